@@ -1,0 +1,250 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The values that travel between the parts of the daemon. All frozen: a change is a new value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """The part that an instance plays in placement, whatever device it really runs on."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+
+
+class Device(StrEnum):
+    """What really computes."""
+
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class RuntimeKind(StrEnum):
+    """Who starts an instance, and how."""
+
+    PROCESS = "process"
+    """syshaxd, as a child process."""
+    EXTERNAL = "external"
+    """Somebody else: syshaxd only watches it and sends requests to it."""
+
+
+class State(StrEnum):
+    """Where an instance stands. The exported names never change."""
+
+    STOPPED = "STOPPED"
+    STARTING = "STARTING"
+    READY = "READY"
+    UNHEALTHY = "UNHEALTHY"
+    DRAINING = "DRAINING"
+    STOPPING = "STOPPING"
+    BACKOFF = "BACKOFF"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSpec:
+    """One inference server, fully described: two equal specs start the same thing."""
+
+    name: str
+    role: Role
+    device: Device
+    runtime: RuntimeKind
+    model: str
+    """Path (or name) of the weights, as the server gets it."""
+    served_model: str
+    """The model's name in the API."""
+    host: str
+    port: int
+    argv: tuple[str, ...] = ()
+    """The server's whole command line; empty for an external instance."""
+    env: tuple[tuple[str, str], ...] = ()
+    """Variables added to the server's environment."""
+    cores: tuple[int, ...] = ()
+    """CPUs that the server is bound to; empty: all."""
+    depends_on: str | None = None
+    """The instance that must be READY first, and whose loss stops this one."""
+    max_num_seqs: int = 256
+    """Requests that the server runs at the same time; more wait inside it."""
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """One launched generation of an instance, as its runtime knows it."""
+
+    name: str
+    generation: int
+    ident: str
+    """Process id or container id."""
+    started_at_s: float
+    """Unix time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a generation ended. `code` and `signal` are None where unknown, as for an adopted process."""
+
+    code: int | None = None
+    signal: int | None = None
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            return f"killed by signal {self.signal}"
+        return "exited with an unknown code" if self.code is None else f"exited with code {self.code}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceStatus:
+    """What the supervisor knows of one instance."""
+
+    spec: InstanceSpec
+    state: State = State.STOPPED
+    wanted: bool = False
+    """Somebody wants it up: it is started again when it ends."""
+    reason: str = ""
+    """Why it is in this state, for a person; empty when there is nothing to say."""
+    generation: int = 0
+    """Count of launches."""
+    attempts: int = 0
+    """Launches that failed in a row."""
+    since_s: float = 0.0
+    """Unix time at which the state was entered."""
+    handle: Handle | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceLoad:
+    """What an instance's own /metrics said last. Rates are over the last polling interval."""
+
+    read_at_s: float
+    """Monotonic time of the reading."""
+    running: int = 0
+    waiting: int = 0
+    kv_usage_ratio: float = 0.0
+    """0..1."""
+    generation_tokens_per_s: float = 0.0
+    prompt_tokens_per_s: float = 0.0
+    preemptions: int = 0
+    """Since the server started."""
+    error: str = ""
+    """Why the last reading failed; the other fields are then those of the last good one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuLoad:
+    """One GPU, read through NVML."""
+
+    index: int
+    name: str
+    uuid: str
+    busy_ratio: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    power_w: float | None = None
+    temperature_c: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLoad:
+    """The host, read through psutil."""
+
+    cpu_count: int
+    cpu_busy_ratio: float
+    """0..1 over all CPUs, over the last interval."""
+    memory_used_bytes: int
+    memory_total_bytes: int
+    shm_used_bytes: int
+    shm_total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The latest readings of everything. Parts may be older than the whole: each carries its own time."""
+
+    taken_at_s: float = 0.0
+    """Monotonic time; 0 before the first reading."""
+    instances: Mapping[str, InstanceLoad] = field(default_factory=dict)
+    gpus: tuple[GpuLoad, ...] = ()
+    host: HostLoad | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequest:
+    """What placement needs to know of a request."""
+
+    request_id: str
+    model: str
+    stream: bool
+    max_tokens: int | None = None
+    pinned: str | None = None
+    """The instance that the client insists on."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOn:
+    """Prefill and decode on one instance."""
+
+    instance: str
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing has room now: stay in the admission queue and be decided again when capacity frees."""
+
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """No instance can serve this for the time being."""
+
+    reason: str
+    retry_after_s: float
+
+
+Decision = RunOn | Wait | Reject
+
+
+class Outcome(StrEnum):
+    """How a request ended. The exported names never change."""
+
+    OK = "ok"
+    CLIENT_ERROR = "client_error"
+    """Answered with a 4xx other than 429."""
+    CLIENT_GONE = "client_gone"
+    REJECTED = "rejected"
+    """429 or 503: no room, or no instance."""
+    FAILED = "failed"
+    """The instance failed it."""
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """The measurements of one request. Filled while it runs, read-only once handed to MetricsService."""
+
+    request_id: str
+    route: str
+    stream: bool = False
+    placement: str = ""
+    """Instance name; empty if it was never placed."""
+    status: int = 0
+    """HTTP status sent to the client; 0 if none was."""
+    outcome: Outcome = Outcome.OK
+    started_at_s: float = 0.0
+    """Monotonic."""
+    queue_s: float = 0.0
+    """In the admission queue."""
+    ttft_s: float | None = None
+    """From the request's arrival to the first byte of the answer's body."""
+    duration_s: float = 0.0
+    tokens_in: int = 0
+    """0 where the instance did not tell."""
+    tokens_out: int = 0
+    retries: int = 0

@@ -1,0 +1,46 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What starts and stops instances. One implementation a RuntimeKind, all held to one contract suite."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
+
+
+class InstanceRuntime(Protocol):
+    """Launches, awaits, ends and finds again the generations of instances."""
+
+    async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
+        """Starts the instance and returns once it runs; it need not be healthy yet.
+
+        Raises:
+            LaunchFailedError: Nothing was started, or what was started is gone again.
+        """
+
+    async def wait(self, handle: Handle) -> ExitStatus:
+        """Returns when the generation has ended, at once if it already has. The one source of exits."""
+
+    async def terminate(self, handle: Handle, grace_s: float) -> None:
+        """Asks the generation to end, ends it by force after `grace_s`, and returns once nothing of it is left.
+
+        A generation that has already ended is no error. `wait` returns before or soon after this does.
+        """
+
+    async def adopt(self, spec: InstanceSpec) -> Handle | None:
+        """Takes over a generation that an earlier daemon left running; None if there is none that fits `spec`.
+
+        One that is there but does not fit (another command line, say) is ended.
+        """
+
+    def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
+        """The instance's output, line by line without line ends, over all generations that are still kept.
+
+        Args:
+            name: The instance.
+            tail: Only so many of the last lines; None: all.
+            follow: Go on with new lines, over restarts too, until the caller closes the iterator.
+        """
+
+    async def close(self) -> None:
+        """Lets go of what the runtime itself holds; running instances are left alone."""
