@@ -248,3 +248,20 @@ class RequestRecord:
     """0 where the instance did not tell."""
     tokens_out: int = 0
     retries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """The whole daemon at one moment, for `syshaxctl status`."""
+
+    version: str
+    started_at_s: float
+    """Unix time."""
+    endpoint: str
+    """URL of the OpenAI endpoint; empty before it listens."""
+    queued: int
+    """Requests in the admission queue."""
+    inflight: Mapping[str, int]
+    """Requests now running on each instance, by the daemon's own count."""
+    instances: tuple[InstanceStatus, ...]
+    snapshot: Snapshot

@@ -1,0 +1,248 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The configuration: its keys, their types, defaults and meaning, and the rules that hold between them.
+
+A file is a mapping of the sections below. `parse` turns it into one frozen `Config`, or raises every fault at once.
+Keys that the seed or upstream sysHAX named keep their names, also where ours would carry a unit.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from syshaxd.core.cpulist import parse_cpulist
+from syshaxd.core.errors import ConfigError, ConfigFault
+from syshaxd.core.types import Device, RuntimeKind
+
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
+ArgValue = bool | int | float | str
+
+
+class Section(BaseModel):
+    """A part of the file: unknown keys are faults, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServiceConfig(Section):
+    """One inference server."""
+
+    enabled: bool = Field(True, description="Whether this instance takes part at all.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address at which the instance listens.")
+    port: Port = Field(description="Port at which the instance listens.")
+    runtime: RuntimeKind = Field(
+        RuntimeKind.EXTERNAL,
+        description="Who starts it: `process` (syshaxd, as a child process) or `external` (somebody else).",
+    )
+    device: Device | None = Field(
+        None, description="What really computes: `cuda` or `cpu`. Unset: the device that the instance is named after."
+    )
+    python: str | None = Field(
+        None, description="Python interpreter of the environment in which vLLM is installed (runtime `process`)."
+    )
+    model: str | None = Field(None, description="Weights of the model: a folder. Unset: models.path.")
+    cores: str | None = Field(None, description="CPUs to bind the instance to, such as `0-39,80-119`. Unset: all.")
+    max_num_seqs: Count = Field(256, description="Requests that the instance runs at the same time.")
+    args: dict[str, ArgValue | list[ArgValue] | None] = Field(
+        default_factory=dict,
+        description="Arguments of `vllm serve` without their dashes, such as `max-model-len: 8192`; "
+        "`true` gives the bare flag, `false` or null leaves it out.",
+    )
+    env: dict[str, str | int | float] = Field(
+        default_factory=dict, description="Environment variables of the instance, such as `VLLM_CPU_KVCACHE_SPACE: 4`."
+    )
+
+    @field_validator("cores")
+    @classmethod
+    def _cores_are_a_cpulist(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_cpulist(value)
+        return value
+
+
+class GpuServiceConfig(ServiceConfig):
+    """The instance in the role `gpu`."""
+
+    port: Port = Field(8001, description="Port at which the instance listens.")
+
+
+class CpuServiceConfig(ServiceConfig):
+    """The instance in the role `cpu`."""
+
+    port: Port = Field(8002, description="Port at which the instance listens.")
+
+
+class ConductorConfig(Section):
+    """The OpenAI endpoint."""
+
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address of the OpenAI endpoint; `0.0.0.0` opens it to the network."
+    )
+    port: Port = Field(8010, description="Port of the OpenAI endpoint.")
+
+
+class ServicesConfig(Section):
+    """Who listens where, and how the instances are started."""
+
+    gpu: GpuServiceConfig = Field(default_factory=GpuServiceConfig, description="The instance in the role `gpu`.")
+    cpu: CpuServiceConfig = Field(default_factory=CpuServiceConfig, description="The instance in the role `cpu`.")
+    conductor: ConductorConfig = Field(default_factory=ConductorConfig, description="The OpenAI endpoint.")
+
+
+class ModelParams(Section):
+    """The connectivity test's request."""
+
+    test_prompt: str = Field("What is the capital of France?", description="Prompt of the connectivity test.")
+    test_tokens: Count = Field(16, description="Tokens that the connectivity test asks for.")
+    temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature of the connectivity test.")
+
+
+class ModelsConfig(Section):
+    """The model that is served."""
+
+    default: str = Field("default", min_length=1, description="The model's name in the API (vLLM's served-model-name).")
+    path: str | None = Field(None, description="Folder of its weights, for instances that syshaxd starts.")
+    params: ModelParams = Field(default_factory=ModelParams, description="The connectivity test's request.")
+
+
+class SystemConfig(Section):
+    """Limits of the whole."""
+
+    max_queue_size: int = Field(
+        1024, ge=0, description="Requests that may wait for a place; one more is answered with 429."
+    )
+    max_queue_wait_s: Seconds = Field(
+        60.0, description="Seconds that a request may wait for a place before it is answered with 503."
+    )
+    request_timeout: Seconds = Field(
+        600.0, description="Seconds that an instance may stay silent on a request before it is given up (504)."
+    )
+
+
+class DeciderConfig(Section):
+    """When requests go to the CPU. The GPU comes first; the CPU helps when the GPU is full."""
+
+    gpu_cache_threshold: Ratio = Field(0.9, description="KV-cache usage (0..1) from which the GPU counts as full.")
+    cpu_throughput_threshold: float = Field(
+        0.0,
+        ge=0,
+        description="Tokens per second under which a working CPU instance gets no further request (0: no such rule).",
+    )
+
+
+class MonitorConfig(Section):
+    """How often loads are read."""
+
+    interval: Seconds = Field(1.0, description="Seconds between two readings of devices and instances.")
+
+
+class LifecycleConfig(Section):
+    """When an instance is given up, started again, or left alone."""
+
+    start_timeout_s: Seconds = Field(900.0, description="Seconds from launch to the first good health probe.")
+    probe_interval_s: Seconds = Field(2.0, description="Seconds between two health probes.")
+    probe_timeout_s: Seconds = Field(5.0, description="Seconds after which a probe counts as failed.")
+    probe_failures: Count = Field(3, description="Failed probes in a row after which a sick instance is ended.")
+    backoff_base_s: Seconds = Field(1.0, description="Pause before the first new attempt; it doubles each time.")
+    backoff_cap_s: Seconds = Field(60.0, description="Longest pause between two attempts.")
+    max_attempts: Count = Field(8, description="Failed launches in a row after which the instance stays FAILED.")
+    stable_s: Seconds = Field(60.0, description="Seconds of good health after which failed attempts are forgotten.")
+    drain_timeout_s: Seconds = Field(30.0, description="Seconds that running requests get to end before a stop.")
+    stop_grace_s: Seconds = Field(15.0, description="Seconds between asking an instance to end and forcing it.")
+
+
+class GatewayConfig(Section):
+    """The OpenAI endpoint's limits."""
+
+    max_body_bytes: Count = Field(32 * 1024 * 1024, description="Largest request body; a larger one gets 413.")
+
+
+class ControlConfig(Section):
+    """The control plane."""
+
+    socket: str | None = Field(
+        None, description="Path of the admin socket. Unset: /run/syshax as a service, else in the user's runtime folder."
+    )
+
+
+class Config(Section):
+    """The whole configuration. Every default is usable as it is."""
+
+    services: ServicesConfig = Field(default_factory=ServicesConfig, description="Who listens where.")
+    models: ModelsConfig = Field(default_factory=ModelsConfig, description="The model that is served.")
+    system: SystemConfig = Field(default_factory=SystemConfig, description="Limits of the whole.")
+    decider: DeciderConfig = Field(default_factory=DeciderConfig, description="When requests go to the CPU.")
+    monitor: MonitorConfig = Field(default_factory=MonitorConfig, description="How often loads are read.")
+    lifecycle: LifecycleConfig = Field(default_factory=LifecycleConfig, description="When instances are restarted.")
+    gateway: GatewayConfig = Field(default_factory=GatewayConfig, description="The OpenAI endpoint's limits.")
+    control: ControlConfig = Field(default_factory=ControlConfig, description="The control plane.")
+
+
+def parse(mapping: Mapping[str, Any]) -> Config:
+    """Returns the configuration that `mapping` (a file's content) describes.
+
+    Raises:
+        ConfigError: With every fault, each under its dotted key.
+    """
+    try:
+        config = Config.model_validate(mapping)
+    except ValidationError as error:
+        raise ConfigError(tuple(_fault(item) for item in error.errors())) from None
+    if faults := _faults_between_keys(config):
+        raise ConfigError(faults)
+    return config
+
+
+def known_keys() -> tuple[str, ...]:
+    """All dotted keys that hold a value, in the order of the file."""
+    return tuple(key for key, _ in _leaves(Config))
+
+
+def _leaves(section: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for name, info in section.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            leaves += _leaves(inner, f"{prefix}{name}.")
+        else:
+            leaves.append((prefix + name, info))
+    return leaves
+
+
+def _fault(error: Mapping[str, Any]) -> ConfigFault:
+    loc = [str(part) for part in error["loc"]]
+    key = ".".join(loc)
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.6)
+        return ConfigFault(key, f"no such key; did you mean {near[0]}?" if near else "no such key")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return ConfigFault(key, f"{message} (it is {error['input']!r})")
+
+
+def _faults_between_keys(config: Config) -> tuple[ConfigFault, ...]:
+    faults = []
+    ports: dict[int, str] = {config.services.conductor.port: "services.conductor.port"}
+    for name, service in enabled_services(config).items():
+        key = f"services.{name}"
+        if service.port in ports:
+            faults.append(ConfigFault(f"{key}.port", f"{service.port} is taken by {ports[service.port]} already"))
+        ports.setdefault(service.port, f"{key}.port")
+        if service.runtime is RuntimeKind.PROCESS:
+            if service.python is None:
+                faults.append(ConfigFault(f"{key}.python", "needed with runtime `process`: the interpreter with vLLM"))
+            if service.model is None and config.models.path is None:
+                faults.append(ConfigFault(f"{key}.model", "needed with runtime `process`, here or as models.path"))
+    if not enabled_services(config):
+        faults.append(ConfigFault("services", "neither gpu nor cpu is enabled; at least one is needed"))
+    return tuple(faults)
+
+
+def enabled_services(config: Config) -> dict[str, ServiceConfig]:
+    """The instances that take part, by name, in their start order."""
+    services: dict[str, ServiceConfig] = {"gpu": config.services.gpu, "cpu": config.services.cpu}
+    return {name: service for name, service in services.items() if service.enabled}

@@ -1,0 +1,39 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Lists of CPUs as the kernel, taskset and CUSTOM_CPU_AFFINITY write them: `0-3,8,16-30:2`."""
+
+import re
+from collections.abc import Iterable
+
+_PART = re.compile(r"(\d{1,6})(?:-(\d{1,6})(?::(\d{1,6}))?)?")
+
+
+def parse_cpulist(text: str) -> tuple[int, ...]:
+    """Returns the CPUs of a list such as `0-3,8,16-30:2`, ascending.
+
+    Raises:
+        ValueError: The text is empty, not a list, runs backwards, or names a CPU twice.
+    """
+    cpus: list[int] = []
+    for part in text.split(","):
+        match = _PART.fullmatch(part.strip())
+        if match is None:
+            raise ValueError(f"{part.strip()!r} in {text!r} is not a CPU or range: write `0-3,8` or `0-30:2`")
+        first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
+        if last < first or step < 1:
+            raise ValueError(f"{part.strip()!r} in {text!r} is empty: a range runs upwards with a step of at least 1")
+        cpus.extend(range(first, last + 1, step))
+    if len(set(cpus)) != len(cpus):
+        raise ValueError(f"{text!r} names a CPU twice")
+    return tuple(sorted(cpus))
+
+
+def format_cpulist(cpus: Iterable[int]) -> str:
+    """Returns the shortest list of plain ranges, such as `0-3,8`; empty for no CPUs."""
+    parts: list[list[int]] = []
+    for cpu in sorted(set(cpus)):
+        if parts and parts[-1][1] == cpu - 1:
+            parts[-1][1] = cpu
+        else:
+            parts.append([cpu, cpu])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
