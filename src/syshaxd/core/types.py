@@ -143,7 +143,8 @@ class GpuLoad:
     index: int
     name: str
     uuid: str
-    busy_ratio: float
+    busy_ratio: float | None
+    """0..1; None where the driver does not tell, as for a GPU in MIG mode."""
     memory_used_bytes: int
     memory_total_bytes: int
     power_w: float | None = None
@@ -171,6 +172,9 @@ class Snapshot:
     """Monotonic time; 0 before the first reading."""
     instances: Mapping[str, InstanceLoad] = field(default_factory=dict)
     gpus: tuple[GpuLoad, ...] = ()
+    """Those that could be read."""
+    gpu_error: str = ""
+    """Why GPUs, or some of them, could not be read; empty when all is well, or when there is none."""
     host: HostLoad | None = None
 
 
