@@ -1,0 +1,183 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""An instance's Prometheus text -> the few samples that we use; two readings -> its load.
+
+Source: the names of vLLM V1 are those of vllm/v1/metrics/loggers.py, the older ones those of vllm/engine/metrics.py.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.types import InstanceLoad
+
+_RUNNING = "vllm:num_requests_running"
+_WAITING = "vllm:num_requests_waiting"
+_SWAPPED = "vllm:num_requests_swapped"
+_KV_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "vllm:cpu_cache_usage_perc")
+"""New name first. Before V1 the CPU backend also reported its cache as `gpu`; `cpu` was the swap space."""
+_PREEMPTIONS = "vllm:num_preemptions_total"
+_PROMPT_TOKENS = "vllm:prompt_tokens_total"
+_PROMPT_TOKENS_BY_SOURCE = "vllm:prompt_tokens_by_source_total"
+_PROMPT_TOKENS_PER_S = "vllm:avg_prompt_throughput_toks_per_s"
+_GENERATION_TOKENS = "vllm:generation_tokens_total"
+_GENERATION_TOKENS_PER_S = "vllm:avg_generation_throughput_toks_per_s"
+
+_NAMES = (
+    *(_RUNNING, _WAITING, _SWAPPED, *_KV_USAGE, _PREEMPTIONS),
+    *(_PROMPT_TOKENS, _PROMPT_TOKENS_BY_SOURCE, _PROMPT_TOKENS_PER_S),
+    *(_GENERATION_TOKENS, _GENERATION_TOKENS_PER_S),
+)
+# A whole exposition has hundreds of lines (50 KB), mostly histogram buckets: only the lines of these names are parsed.
+_LINES = re.compile(rf"^vllm:(?:{'|'.join(name.removeprefix('vllm:') for name in _NAMES)})[{{ \t].*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """Tokens that went through an instance. One of the two is known: old servers tell no counter, only a rate."""
+
+    total: float | None = None
+    """Since the server started."""
+    per_s: float | None = None
+    """By the server's own estimate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What an instance said of itself at one moment, summed over its engines."""
+
+    at_s: float
+    """Monotonic time."""
+    running: int
+    waiting: int
+    """Also those that were swapped out (before V1): they wait, too."""
+    kv_usage_ratio: float
+    """0..1, the mean over the engines."""
+    prompt_tokens: Flow
+    generation_tokens: Flow
+    prompt_tokens_by_source: Mapping[str, float] = field(default_factory=dict)
+    """Such as `local_compute`, `local_cache_hit`, `external_kv_transfer`; empty where it does not tell."""
+    preemptions: int = 0
+    """Since the server started; 0 where it does not count them."""
+
+
+def read(text: str, *, model: str, at_s: float) -> Reading:
+    """Returns what `text`, the answer of an instance's /metrics, says.
+
+    Args:
+        text: Prometheus text format.
+        model: The model whose samples count where the text has several.
+        at_s: Monotonic time of the answer.
+
+    Raises:
+        InstanceFailedError: A sample that is needed is missing, or is not a number.
+    """
+    samples = _Samples(text, model)
+    return Reading(
+        at_s=at_s,
+        running=int(samples.total(_RUNNING)),
+        waiting=int(samples.total(_WAITING) + samples.total(_SWAPPED, missing=0)),
+        kv_usage_ratio=samples.mean(_KV_USAGE),
+        prompt_tokens=samples.flow(_PROMPT_TOKENS, _PROMPT_TOKENS_PER_S),
+        generation_tokens=samples.flow(_GENERATION_TOKENS, _GENERATION_TOKENS_PER_S),
+        prompt_tokens_by_source=samples.by_label(_PROMPT_TOKENS_BY_SOURCE, "source"),
+        preemptions=int(samples.total(_PREEMPTIONS, missing=0)),
+    )
+
+
+def load(now: Reading, before: Reading | None) -> InstanceLoad:
+    """Returns the load at `now`, with rates since `before`; they are 0 for a first reading without rates of its own."""
+    before = before or now
+    elapsed_s = now.at_s - before.at_s
+    return InstanceLoad(
+        read_at_s=now.at_s,
+        running=now.running,
+        waiting=now.waiting,
+        kv_usage_ratio=now.kv_usage_ratio,
+        generation_tokens_per_s=_per_s(now.generation_tokens, before.generation_tokens, elapsed_s),
+        prompt_tokens_per_s=_per_s(now.prompt_tokens, before.prompt_tokens, elapsed_s),
+        preemptions=now.preemptions,
+    )
+
+
+def rate(before: float, after: float, elapsed_s: float) -> float:
+    """Returns a counter's increase per second.
+
+    A counter that fell was reset by a restart: it counts from there, so the result is never negative.
+
+    Args:
+        before: The counter's value at the earlier reading.
+        after: Its value now.
+        elapsed_s: Seconds between the two, above 0.
+    """
+    return (after - before if after >= before else after) / elapsed_s
+
+
+def _per_s(now: Flow, before: Flow, elapsed_s: float) -> float:
+    if now.per_s is not None:
+        return now.per_s
+    if now.total is None or before.total is None or elapsed_s <= 0:
+        return 0.0
+    return rate(before.total, now.total, elapsed_s)
+
+
+class _Samples:
+    """The samples of one text, by metric name, of one model."""
+
+    def __init__(self, text: str, model: str) -> None:
+        lines = "\n".join(_LINES.findall(text))
+        found: list[tuple[str, dict[str, str], float]] = []
+        try:
+            for family in text_string_to_metric_families(lines):
+                found += [(sample.name, sample.labels, sample.value) for sample in family.samples]
+        except (ValueError, IndexError) as error:
+            raise InstanceFailedError(f"/metrics is not in Prometheus text format: {error}") from error
+        models = {labels["model_name"] for _, labels, _ in found if "model_name" in labels}
+        if len(models) > 1 and model not in models:
+            raise InstanceFailedError(f"/metrics tells of the models {', '.join(sorted(models))}, not of {model}")
+        self._by_name: dict[str, list[tuple[dict[str, str], float]]] = {}
+        for name, labels, value in found:
+            if len(models) > 1 and labels.get("model_name", model) != model:
+                continue
+            if not math.isfinite(value) or value < 0:
+                raise InstanceFailedError(f"/metrics: {name} is {value}, which cannot be")
+            self._by_name.setdefault(name, []).append((labels, value))
+
+    def total(self, name: str, *, missing: float | None = None) -> float:
+        if name not in self._by_name and missing is not None:
+            return missing
+        return math.fsum(self._values((name,)))
+
+    def mean(self, names: Iterable[str]) -> float:
+        return fmean(self._values(names))
+
+    def flow(self, total: str, per_s: str) -> Flow:
+        if total in self._by_name:
+            return Flow(total=self.total(total))
+        if per_s in self._by_name:
+            return Flow(per_s=self.total(per_s))
+        raise _missing(total)
+
+    def by_label(self, name: str, label: str) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for labels, value in self._by_name.get(name, ()):
+            key = labels.get(label, "")
+            sums[key] = sums.get(key, 0.0) + value
+        return sums
+
+    def _values(self, names: Iterable[str]) -> list[float]:
+        """The values under the first of `names` that is there."""
+        names = tuple(names)
+        for name in names:
+            if name in self._by_name:
+                return [value for _, value in self._by_name[name]]
+        raise _missing(names[0])
+
+
+def _missing(name: str) -> InstanceFailedError:
+    return InstanceFailedError(f"/metrics has no {name}: is this a vLLM server, with its statistics on?")
