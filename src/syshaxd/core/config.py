@@ -166,7 +166,8 @@ class ControlConfig(Section):
     """The control plane."""
 
     socket: str | None = Field(
-        None, description="Path of the admin socket. Unset: /run/syshax as a service, else in the user's runtime folder."
+        None,
+        description="Path of the admin socket. Unset: /run/syshax as a service, else in the user's runtime folder.",
     )
 
 

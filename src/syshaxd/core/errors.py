@@ -48,6 +48,10 @@ class NotFoundError(BadRequestError):
     """No such model, route or instance."""
 
 
+class MethodNotAllowedError(BadRequestError):
+    """The route exists, but not for this HTTP method."""
+
+
 class TooLargeError(BadRequestError):
     """The request body is over the configured limit."""
 

@@ -1,0 +1,123 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Scheduler: where a request goes. Pure: the same request, loads and counts give the same decision.
+
+First policy, after upstream sysHAX: the GPU comes first; it is full when its slots are taken, when requests wait
+behind running ones, or when its KV cache is nearly used up. Then the CPU helps, unless it is full or too slow itself.
+When both are full, a short backlog inside the GPU's own queue keeps it fed, and everything over that waits here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from syshaxd.core.types import (
+    Decision,
+    InferenceRequest,
+    InstanceLoad,
+    InstanceSpec,
+    Reject,
+    Role,
+    RunOn,
+    Snapshot,
+    Wait,
+)
+
+_NO_LOAD = InstanceLoad(read_at_s=0.0)
+_GPU_HAS_ROOM = ("the GPU has room",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The thresholds of the decision."""
+
+    gpu_cache_threshold: float = 0.9
+    """KV-cache usage, 0..1, from which the GPU counts as full."""
+    cpu_throughput_threshold: float = 0.0
+    """Tokens per second under which a working CPU instance gets no further request; 0: no such rule."""
+    backlog_ratio: float = 0.25
+    """Requests kept waiting inside a full instance, as a share of its slots, so that it never runs dry."""
+
+
+class Scheduler:
+    """Decides by one policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def decide(
+        self,
+        request: InferenceRequest,
+        snapshot: Snapshot,
+        inflight: Mapping[str, int],
+        candidates: Sequence[InstanceSpec],
+    ) -> Decision:
+        """Places one request.
+
+        Args:
+            request: The request.
+            snapshot: The latest readings, up to one interval old.
+            inflight: Requests that the daemon itself has running on each instance now.
+            candidates: The READY instances that serve the request's model and route, in order of preference.
+        """
+        if request.pinned is not None:
+            return self._pinned(request.pinned, inflight, candidates)
+        if not candidates:
+            return Reject("no instance that serves this request is ready", retry_after_s=5.0)
+        gpus = [spec for spec in candidates if spec.role is Role.GPU]
+        cpus = [spec for spec in candidates if spec.role is Role.CPU]
+        if not gpus:
+            return self._shortest(cpus, inflight, ("no GPU instance is ready",))
+        reasons: list[str] = []
+        for spec in gpus:
+            full = self._gpu_full(spec, snapshot.instances.get(spec.name, _NO_LOAD), inflight.get(spec.name, 0))
+            if not full:
+                return RunOn(spec.name, _GPU_HAS_ROOM)
+            reasons.append(f"{spec.name}: {full}")
+        for spec in cpus:
+            full = self._cpu_full(spec, snapshot.instances.get(spec.name, _NO_LOAD), inflight.get(spec.name, 0))
+            if not full:
+                return RunOn(spec.name, (*reasons, f"{spec.name}: has room"))
+            reasons.append(f"{spec.name}: {full}")
+        return self._shortest(gpus, inflight, tuple(reasons))
+
+    def _pinned(self, name: str, inflight: Mapping[str, int], candidates: Sequence[InstanceSpec]) -> Decision:
+        chosen = [spec for spec in candidates if spec.name == name]
+        if not chosen:
+            return Reject(f"{name}, which the request asks for, is not ready or does not serve it", retry_after_s=5.0)
+        return self._shortest(chosen, inflight, ("the request asks for it",))
+
+    def _shortest(
+        self, candidates: Sequence[InstanceSpec], inflight: Mapping[str, int], reasons: tuple[str, ...]
+    ) -> Decision:
+        """The least loaded of the candidates, backlog included."""
+        best = min(candidates, key=lambda spec: inflight.get(spec.name, 0) / spec.max_num_seqs)
+        if inflight.get(best.name, 0) < self.places(best):
+            return RunOn(best.name, reasons)
+        return Wait((*reasons, f"{best.name}: its backlog is full too"))
+
+    def places(self, spec: InstanceSpec) -> int:
+        """Requests that an instance gets at most: its slots and a short backlog."""
+        return spec.max_num_seqs + max(1, int(spec.max_num_seqs * self._policy.backlog_ratio))
+
+    def _gpu_full(self, spec: InstanceSpec, load: InstanceLoad, inflight: int) -> str:
+        """Why the instance can take no more, or an empty text."""
+        running = max(load.running, inflight)
+        if running >= spec.max_num_seqs:
+            return f"{running} of {spec.max_num_seqs} slots taken"
+        if load.waiting > 0 and load.running > 0:
+            return f"{load.waiting} wait behind {load.running} running"
+        if load.kv_usage_ratio > self._policy.gpu_cache_threshold:
+            return f"KV cache {load.kv_usage_ratio:.0%} used"
+        return ""
+
+    def _cpu_full(self, spec: InstanceSpec, load: InstanceLoad, inflight: int) -> str:
+        """Why the instance can take no more, or an empty text."""
+        running = max(load.running, inflight)
+        if running >= spec.max_num_seqs:
+            return f"{running} of {spec.max_num_seqs} slots taken"
+        if load.waiting > 0:
+            return f"{load.waiting} wait"
+        threshold = self._policy.cpu_throughput_threshold
+        if load.running > 0 and load.generation_tokens_per_s < threshold:
+            return f"{load.generation_tokens_per_s:.1f} tokens/s, under {threshold:g}"
+        return ""

@@ -1,0 +1,331 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Engine: places requests, keeps the admission queue, and passes commands on to the instances."""
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from syshaxd import __version__
+from syshaxd.core.errors import (
+    InstanceFailedError,
+    InstanceTimeoutError,
+    NotFoundError,
+    OverloadedError,
+    SyshaxError,
+    UnavailableError,
+)
+from syshaxd.core.scheduler import Scheduler
+from syshaxd.core.types import (
+    Decision,
+    EngineStatus,
+    InferenceRequest,
+    InstanceSpec,
+    InstanceStatus,
+    Outcome,
+    RequestRecord,
+    RunOn,
+    Snapshot,
+    State,
+    Wait,
+)
+from syshaxd.runner import Downstream, Outgoing, Runner
+from syshaxd.runner.catalog import Catalog, assumed
+from syshaxd.supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
+_MAX_RETRY_AFTER_S = 60.0
+# Weight of the newest request in the mean duration, from which Retry-After is estimated.
+_MEAN_WEIGHT = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What placement knows of a client's request: the request, and the route that an instance must have."""
+
+    request: InferenceRequest
+    method: str
+    path: str
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A call in the admission queue."""
+
+    call: Call
+    tried: tuple[str, ...]
+    place: "asyncio.Future[InstanceSpec]"
+
+
+class Engine:
+    """The core of the daemon. Lives in one event loop; every method is called from there."""
+
+    def __init__(
+        self,
+        specs: Sequence[InstanceSpec],
+        *,
+        supervisor: Supervisor,
+        scheduler: Scheduler,
+        runner: Runner,
+        snapshot: Callable[[], Snapshot],
+        read_catalog: Callable[[InstanceSpec], Awaitable[Catalog]],
+        max_queue_size: int,
+        max_queue_wait_s: float,
+    ) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._supervisor = supervisor
+        self._scheduler = scheduler
+        self._runner = runner
+        self._snapshot = snapshot
+        self._read_catalog = read_catalog
+        self._max_queue_size = max_queue_size
+        self._max_queue_wait_s = max_queue_wait_s
+        self._catalogs: dict[str, Catalog] = {spec.name: assumed(spec) for spec in specs}
+        self._ready: tuple[InstanceSpec, ...] = ()
+        self._inflight = dict.fromkeys(self._specs, 0)
+        self._queue: deque[_Waiting] = deque()
+        self._mean_duration_s = 1.0
+        self._drained: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started_at_s = time.time()
+        self.endpoint = ""
+        supervisor.subscribe(self._on_status)
+
+    # Requests.
+
+    async def dispatch(self, call: Call, outgoing: Outgoing, client: Downstream, record: RequestRecord) -> bool:
+        """Places the request, relays its answer to the client, and fills the record.
+
+        A failure before the first byte is tried again on another instance, once.
+
+        Returns:
+            Whether the client's connection may stay open.
+
+        Raises:
+            NotFoundError: No instance has such a model or route.
+            OverloadedError: The admission queue is full.
+            UnavailableError: No instance is ready, or no place came free in time.
+            InstanceFailedError: Nothing was sent to the client, and no other instance could answer.
+            InstanceTimeoutError: As above, and the instance was silent for too long.
+        """
+        self._check_known(call)
+        tried: tuple[str, ...] = ()
+        while True:
+            spec = await self._place(call, tried)
+            record.placement = spec.name
+            placed_at_s = asyncio.get_running_loop().time()
+            record.queue_s = placed_at_s - record.started_at_s
+            last_try = bool(tried) or not self._candidates(call, (spec.name,))
+            try:
+                return await self._runner.run(spec, outgoing, client, record, last_try=last_try)
+            except (InstanceFailedError, InstanceTimeoutError) as error:
+                self._supervisor.suspect(spec.name)
+                if last_try or isinstance(error, InstanceTimeoutError):
+                    raise type(error)(f"instance {spec.name}: {error}") from error
+                _log.warning("request %s: instance %s: %s; trying another", record.request_id, spec.name, error)
+                tried = (spec.name,)
+                record.retries += 1
+            finally:
+                self._release(spec.name)
+                if record.outcome is Outcome.OK:
+                    duration_s = asyncio.get_running_loop().time() - placed_at_s
+                    self._mean_duration_s += _MEAN_WEIGHT * (duration_s - self._mean_duration_s)
+
+    def ready_instances(self) -> tuple[str, ...]:
+        """The instances that requests can go to now."""
+        return tuple(spec.name for spec in self._ready)
+
+    def models(self) -> list[Mapping[str, Any]]:
+        """The models of the instances that are ready, as /v1/models lists them; all instances' if none is ready."""
+        names = [spec.name for spec in self._ready] or list(self._specs)
+        return list({key: model for name in names for key, model in self._catalogs[name].models.items()}.values())
+
+    def _check_known(self, call: Call) -> None:
+        request = call.request
+        if request.pinned is not None and request.pinned not in self._specs:
+            raise NotFoundError(
+                f"no instance {request.pinned!r}; there are {', '.join(self._specs)}", code="instance_not_found"
+            )
+        catalogs = self._catalogs.values()
+        if not any(catalog.serves_model(request.model) for catalog in catalogs):
+            known = sorted({model for catalog in catalogs for model in catalog.models})
+            raise NotFoundError(
+                f"the model {request.model!r} does not exist; there is {', '.join(known)}",
+                param="model",
+                code="model_not_found",
+            )
+        if not any(catalog.serves_route(call.method, call.path) for catalog in catalogs):
+            raise NotFoundError(f"no instance serves {call.method} {call.path}", code="route_not_found")
+
+    def _candidates(self, call: Call, tried: tuple[str, ...]) -> list[InstanceSpec]:
+        pinned = call.request.pinned
+        return [
+            spec
+            for spec in self._ready
+            if spec.name not in tried
+            and (pinned is None or pinned == spec.name)
+            and self._catalogs[spec.name].serves_model(call.request.model)
+            and self._catalogs[spec.name].serves_route(call.method, call.path)
+        ]
+
+    def _decide(self, call: Call, tried: tuple[str, ...]) -> Decision:
+        return self._scheduler.decide(call.request, self._snapshot(), self._inflight, self._candidates(call, tried))
+
+    async def _place(self, call: Call, tried: tuple[str, ...]) -> InstanceSpec:
+        """Returns the instance, with a place taken on it: `_release` gives it back."""
+        if not self._queue or call.request.pinned is not None:
+            decision = self._decide(call, tried)
+            if isinstance(decision, RunOn):
+                self._inflight[decision.instance] += 1
+                return self._specs[decision.instance]
+            if not isinstance(decision, Wait):
+                raise UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)
+        if len(self._queue) >= self._max_queue_size:
+            raise OverloadedError(
+                f"all instances are full and {len(self._queue)} requests wait already",
+                retry_after_s=self._retry_after_s(),
+            )
+        waiting = _Waiting(call, tried, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        try:
+            async with asyncio.timeout(self._max_queue_wait_s):
+                return await waiting.place
+        except BaseException as error:
+            with suppress(ValueError):
+                self._queue.remove(waiting)
+            if waiting.place.done() and not waiting.place.cancelled() and waiting.place.exception() is None:
+                self._release(waiting.place.result().name)  # granted in the very moment in which it was given up
+            if isinstance(error, TimeoutError):
+                raise UnavailableError(
+                    f"no place came free within {self._max_queue_wait_s:g} s", retry_after_s=self._retry_after_s()
+                ) from None
+            raise
+
+    def _release(self, name: str) -> None:
+        self._inflight[name] -= 1
+        if self._queue:
+            self._admit()
+        if self._drained is not None and not self._drained.done() and self._quiet():
+            self._drained.set_result(None)
+        if not self._inflight[name] and self._supervisor.status(name).state is State.DRAINING:
+            self._supervisor.drained(name)
+
+    def _admit(self) -> None:
+        """Gives out places in the order of arrival, until one must wait for a place that all others wait for too."""
+        passed_over: list[_Waiting] = []
+        while self._queue:
+            waiting = self._queue.popleft()
+            if waiting.place.done():
+                continue
+            decision = self._decide(waiting.call, waiting.tried)
+            if isinstance(decision, RunOn):
+                self._inflight[decision.instance] += 1
+                waiting.place.set_result(self._specs[decision.instance])
+            elif isinstance(decision, Wait):
+                passed_over.append(waiting)
+                if waiting.call.request.pinned is None:
+                    break
+            else:
+                waiting.place.set_exception(UnavailableError(decision.reason, retry_after_s=decision.retry_after_s))
+        self._queue.extendleft(reversed(passed_over))
+
+    def _retry_after_s(self) -> float:
+        """When the present queue will have been served, at the present mean duration."""
+        places = sum(self._scheduler.places(spec) for spec in self._ready) or 1
+        return min(_MAX_RETRY_AFTER_S, math.ceil(1 + len(self._queue) * self._mean_duration_s / places))
+
+    # Instances.
+
+    def status(self) -> EngineStatus:
+        """Everything at this moment."""
+        return EngineStatus(
+            version=__version__,
+            started_at_s=self._started_at_s,
+            endpoint=self.endpoint,
+            queued=len(self._queue),
+            inflight=dict(self._inflight),
+            instances=self._supervisor.statuses(),
+            snapshot=self._snapshot(),
+        )
+
+    def start_instance(self, name: str) -> None:
+        """Wants the instance up. Raises NotFoundError for an unknown name."""
+        self._supervisor.start(name)
+
+    def stop_instance(self, name: str, *, drain: bool) -> None:
+        """Wants the instance down, after its running requests if `drain`."""
+        self._supervisor.stop(name, drain=drain)
+
+    def restart_instance(self, name: str, *, drain: bool) -> None:
+        """Stops the instance and starts a new generation."""
+        self._supervisor.restart(name, drain=drain)
+
+    async def watch_instance(self, name: str) -> AsyncGenerator[InstanceStatus, None]:
+        """The instance's present status, then every change of it, until the caller closes the iterator."""
+        changes: asyncio.Queue[InstanceStatus] = asyncio.Queue()
+        changes.put_nowait(self._supervisor.status(name))
+        unsubscribe = self._supervisor.subscribe(
+            lambda status: changes.put_nowait(status) if status.spec.name == name else None
+        )
+        try:
+            while True:
+                yield await changes.get()
+        finally:
+            unsubscribe()
+
+    def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
+        """The instance's output. Raises NotFoundError for an unknown name."""
+        return self._supervisor.logs(name, tail=tail, follow=follow)
+
+    def on_snapshot(self) -> None:
+        """New readings have come: what waits is decided again."""
+        if self._queue:
+            self._admit()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Returns when no request is in flight any more, or after `timeout_s`."""
+        if self._quiet():
+            return
+        self._drained = asyncio.get_running_loop().create_future()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._drained
+
+    def _quiet(self) -> bool:
+        return not self._queue and not any(self._inflight.values())
+
+    def _on_status(self, status: InstanceStatus) -> None:
+        spec = status.spec
+        was_ready = spec in self._ready
+        ready = status.state is State.READY
+        if ready != was_ready:
+            if ready:
+                self._spawn(self._learn(spec))
+            else:
+                self._ready = tuple(other for other in self._ready if other.name != spec.name)
+                self._admit()
+        if status.state is State.DRAINING and not self._inflight[spec.name]:
+            self._supervisor.drained(spec.name)
+
+    async def _learn(self, spec: InstanceSpec) -> None:
+        """Asks a ready instance what it serves, then offers it to requests."""
+        try:
+            self._catalogs[spec.name] = await self._read_catalog(spec)
+        except SyshaxError as error:
+            _log.warning("%s; taking it for what the configuration says", error)
+        if self._supervisor.status(spec.name).state is State.READY and spec not in self._ready:
+            self._ready = tuple(
+                other for other in self._specs.values() if other in self._ready or other.name == spec.name
+            )
+            self._admit()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

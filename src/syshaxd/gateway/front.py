@@ -1,0 +1,116 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The HTTP server under the gateway: aiohttp's low-level server, with connections that a relay writes to directly."""
+
+import asyncio
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+
+from syshaxd.gateway.errors import json_error
+from syshaxd.runner import Relay
+
+
+class ClientConnection(RequestHandler):
+    """A client's connection (a `Downstream`)."""
+
+    __slots__ = ("_relay", "http10")
+
+    def __init__(self, manager: web.Server, **kwargs: Any) -> None:
+        super().__init__(manager, **kwargs)
+        self._relay: Relay | None = None
+        self.http10 = False
+
+    def attach(self, relay: Relay) -> None:
+        """Downstream: the relay is told when to pause and resume."""
+        self._relay = relay
+        if self._paused:
+            relay.pause()
+
+    def detach(self) -> None:
+        """Downstream: the relay is over."""
+        self._relay = None
+
+    def write(self, data: bytes) -> None:
+        """Downstream: sends bytes; nothing when the client is gone, which the handler's cancellation tells."""
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def abort(self) -> None:
+        """Downstream: drops the connection without a proper end."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """asyncio: the client's socket is full."""
+        super().pause_writing()
+        if self._relay is not None:
+            self._relay.pause()
+
+    def resume_writing(self) -> None:
+        """asyncio: the client's socket has room again."""
+        super().resume_writing()
+        if self._relay is not None:
+            self._relay.resume()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """aiohttp: what it can't parse, and our own bugs, in OpenAI's form."""
+        if status >= 500:
+            self.log_exception("Error handling request", exc_info=exc)
+            response = json_error(status, "internal error; the log has the details", kind="internal_error")
+        else:
+            response = json_error(status, message or "bad HTTP request", kind="invalid_request_error")
+        response.force_close()
+        return response
+
+
+class Front(web.Server):
+    """Accepts connections and calls the handler, which is cancelled when its client disconnects."""
+
+    def __init__(self, handler: Any, *, max_body_bytes: int) -> None:
+        super().__init__(handler, handler_cancellation=True, access_log=None)
+        self._max_body_bytes = max_body_bytes
+        self.request_factory = self._request
+
+    def __call__(self) -> ClientConnection:
+        """A protocol for a new connection."""
+        return ClientConnection(self, loop=self._loop, **self._kwargs)
+
+    def _request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+    ) -> web.BaseRequest:
+        return web.BaseRequest(
+            message, payload, protocol, writer, task, self._loop, client_max_size=self._max_body_bytes
+        )
+
+
+class _Sent:
+    """Tells aiohttp that the response has been written already."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing is left to prepare."""
+
+    async def write_eof(self) -> None:
+        """Nothing is left to write."""
+
+
+SENT_KEEP_ALIVE = cast("web.StreamResponse", _Sent(keep_alive=True))
+SENT_CLOSE = cast("web.StreamResponse", _Sent(keep_alive=False))

@@ -1,0 +1,82 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What an instance serves: its models and its routes, asked of the instance itself once it is ready."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.types import InstanceSpec
+
+_TIMEOUT = aiohttp.ClientTimeout(total=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Models and routes of one instance."""
+
+    models: Mapping[str, Mapping[str, Any]]
+    """The objects of its /v1/models, by id."""
+    routes: tuple[tuple[str, re.Pattern[str]], ...] | None = None
+    """Method and path of each route; None: unknown, so everything may be tried."""
+    plain: frozenset[tuple[str, str]] = field(default=frozenset())
+    """The routes without parameters in their path, for a quick look."""
+
+    def serves_model(self, model: str) -> bool:
+        """Whether requests for `model` can go here. No model named: any will do."""
+        return not model or model in self.models
+
+    def serves_route(self, method: str, path: str) -> bool:
+        """Whether the instance has such a route."""
+        if self.routes is None or (method, path) in self.plain:
+            return True
+        return any(verb == method and pattern.fullmatch(path) for verb, pattern in self.routes)
+
+
+def assumed(spec: InstanceSpec) -> Catalog:
+    """What can be said of an instance before it was asked."""
+    return Catalog(
+        {spec.served_model: {"id": spec.served_model, "object": "model", "created": 0, "owned_by": "syshax"}}
+    )
+
+
+async def read_catalog(session: aiohttp.ClientSession, spec: InstanceSpec) -> Catalog:
+    """Asks the instance.
+
+    Raises:
+        InstanceFailedError: It doesn't tell its models. An instance that only hides its routes is fine.
+    """
+    base = f"http://{spec.address}"
+    try:
+        async with session.get(f"{base}/v1/models", timeout=_TIMEOUT) as answer:
+            answer.raise_for_status()
+            listed = (await answer.json())["data"]
+            models = {str(model["id"]): model for model in listed}
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+        raise InstanceFailedError(f"{spec.name} does not tell its models: {error or type(error).__name__}") from error
+    try:
+        async with session.get(f"{base}/openapi.json", timeout=_TIMEOUT) as answer:
+            answer.raise_for_status()
+            paths = (await answer.json())["paths"]
+            routes = [(verb.upper(), path) for path, verbs in paths.items() for verb in verbs]
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
+        return Catalog(models)
+    return Catalog(
+        models,
+        tuple((verb, _pattern(path)) for verb, path in routes if "{" in path),
+        frozenset(route for route in routes if "{" not in route[1]),
+    )
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """`/v1/responses/{id}` as a pattern; `{file:path}` spans slashes, as in FastAPI."""
+    parts = re.split(r"(\{[^}]*\})", template)
+    return re.compile(
+        "".join(
+            (".+" if part.endswith(":path}") else "[^/]+") if part[:1] == "{" else re.escape(part) for part in parts
+        )
+    )

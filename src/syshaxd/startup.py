@@ -1,0 +1,113 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What somebody who starts the daemon sees: progress, the connectivity test, and where the API is."""
+
+import asyncio
+import json
+import logging
+import time
+
+import aiohttp
+
+from syshaxd.core.config import ModelParams
+from syshaxd.core.describe import device_text
+from syshaxd.core.types import InstanceStatus, State
+from syshaxd.engine import Engine
+
+_log = logging.getLogger(__name__)
+_FIRST_REPORT_S = 5.0
+_LONGEST_PAUSE_S = 30.0
+_TEST_TIMEOUT_S = 120.0
+_SETTLED = frozenset((State.FAILED, State.STOPPED))
+
+
+async def watch_start(engine: Engine, model: str, params: ModelParams) -> str:
+    """Reports progress until every wanted instance is ready or has failed, then tests each ready one with a chat.
+
+    Returns:
+        Text for the terminal: where the API is, who plays which role, and a line to try it.
+    """
+    pause_s = _FIRST_REPORT_S
+    while pending := _pending(engine):
+        try:
+            async with asyncio.timeout(pause_s):
+                await _change(engine, pending[0].spec.name)
+        except TimeoutError:
+            for status in _pending(engine):
+                _log.info("%s", await _progress(engine, status))
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TEST_TIMEOUT_S)) as session:
+        for name in engine.ready_instances():
+            await _chat(session, engine.endpoint, name, model, params)
+    return _banner(engine, model)
+
+
+def _pending(engine: Engine) -> list[InstanceStatus]:
+    ready = engine.ready_instances()
+    return [
+        status for status in engine.status().instances if status.spec.name not in ready and status.state not in _SETTLED
+    ]
+
+
+async def _change(engine: Engine, name: str) -> None:
+    """Returns at the next change of an instance, or once it is offered to requests."""
+    states = engine.watch_instance(name)
+    try:
+        first = await anext(states)
+        if first.state is State.READY:
+            await asyncio.sleep(0.2)  # it is just being asked what it serves
+            return
+        await anext(states)
+    finally:
+        await states.aclose()
+
+
+async def _progress(engine: Engine, status: InstanceStatus) -> str:
+    age_s = time.time() - status.since_s
+    text = f"{status.spec.name}: {status.state} for {age_s:.0f} s"
+    if status.reason:
+        text += f" ({status.reason})"
+    async for line in engine.logs(status.spec.name, tail=1, follow=False):
+        text += f", its log says: {line.strip()[:100]}"
+    return text
+
+
+async def _chat(session: aiohttp.ClientSession, endpoint: str, name: str, model: str, params: ModelParams) -> None:
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": params.test_prompt}],
+        "max_tokens": params.test_tokens,
+        "temperature": params.temperature,
+    }
+    started_s = time.monotonic()
+    try:
+        async with session.post(
+            f"{endpoint}/v1/chat/completions", json=body, headers={"X-Syshax-Place": name}
+        ) as answer:
+            text = await answer.text()
+            answer.raise_for_status()
+        content = json.loads(text)["choices"][0]["message"]["content"]
+    except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
+        _log.warning("connectivity test: %s failed: %s; `syshaxctl logs %s` may tell why", name, error, name)
+        return
+    _log.info("connectivity test: %s answered in %.1f s: %r", name, time.monotonic() - started_s, content)
+
+
+def _banner(engine: Engine, model: str) -> str:
+    status = engine.status()
+    url = f"{engine.endpoint}/v1".replace("//0.0.0.0:", "//127.0.0.1:")
+    lines = ["", f"sysHAX serves the model {model} at {url}"]
+    for instance in status.instances:
+        device = device_text(instance.spec, status.snapshot)
+        lines.append(f"  {instance.spec.name:<4} {instance.state:<9} on {device}, port {instance.spec.port}")
+        if instance.state is State.FAILED:
+            lines.append(f"       {instance.reason}; see `syshaxctl logs {instance.spec.name}`")
+    request = {"model": model, "messages": [{"role": "user", "content": "Introduce openEuler."}], "stream": True}
+    lines += [
+        "",
+        "Try it:",
+        f"  curl {url}/chat/completions -H \"Content-Type: application/json\" -d '{json.dumps(request)}'",
+        "Look inside: syshaxctl status      Stop: Ctrl-C",
+        "",
+    ]
+    return "\n".join(lines)

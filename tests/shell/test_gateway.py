@@ -1,0 +1,637 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Gateway, Engine and Runner together, over real sockets, against instances that answer byte by byte as told."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+
+from syshaxd.core.http1 import chunk
+from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.types import InstanceSpec, Outcome, RequestRecord, Role, Snapshot, State
+from syshaxd.engine import Engine
+from syshaxd.gateway import Gateway
+from syshaxd.runner import Runner
+from syshaxd.runner.catalog import Catalog, assumed
+from tests.fakes.instance import SSE_HEAD, FakeInstance, Request, json_answer, sse, stream_answer
+from tests.fakes.supervisor import FakeSupervisor
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+ANSWER = b'{"choices":[],"usage":{"prompt_tokens":3,"total_tokens":8,"completion_tokens":5}}'
+
+
+class RecordingMetrics:
+    """A MetricsService that keeps the records."""
+
+    def __init__(self) -> None:
+        self.records: list[RequestRecord] = []
+
+    def record(self, rec: RequestRecord) -> None:
+        self.records.append(rec)
+
+    def render(self, *args: Any) -> bytes:
+        return b"# nothing\n"
+
+
+@dataclass
+class Stand:
+    """A gateway in front of two fake instances."""
+
+    gpu: FakeInstance
+    cpu: FakeInstance
+    supervisor: FakeSupervisor
+    engine: Engine
+    gateway: Gateway
+    metrics: RecordingMetrics
+    session: aiohttp.ClientSession
+    url: str
+
+    def post(self, body: Any = CHAT, path: str = "/v1/chat/completions", **options: Any) -> Any:
+        if isinstance(body, bytes):
+            return self.session.post(self.url + path, data=body, **options)
+        return self.session.post(self.url + path, json=body, **options)
+
+    async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return await asyncio.open_connection(host, int(port))
+
+    async def ready(self, *names: str) -> None:
+        for name in names:
+            self.supervisor.become(name, State.READY)
+        while not set(names) <= set(self.engine.ready_instances()):
+            await asyncio.sleep(0)
+
+
+MakeStand = Callable[..., Awaitable[Stand]]
+
+
+async def _ok(request: Request) -> None:
+    await request.send(json_answer(ANSWER))
+
+
+@pytest.fixture
+async def make_stand() -> AsyncIterator[MakeStand]:
+    async with AsyncExitStack() as stack:
+
+        async def make(
+            *,
+            slots: int = 4,
+            max_queue_size: int = 10,
+            max_queue_wait_s: float = 5.0,
+            silence_limit_s: float = 30.0,
+            catalog: Callable[[InstanceSpec], Catalog] = assumed,
+        ) -> Stand:
+            gpu = await stack.enter_async_context(FakeInstance("gpu", Role.GPU, _ok))
+            cpu = await stack.enter_async_context(FakeInstance("cpu", Role.CPU, _ok))
+            specs = (gpu.spec(slots), cpu.spec(slots))
+            supervisor = FakeSupervisor(specs)
+            runner = Runner(silence_limit_s=silence_limit_s)
+            sweeper = asyncio.create_task(runner.sweep())
+            stack.callback(sweeper.cancel)
+            stack.callback(runner.close)
+
+            async def read_catalog(spec: InstanceSpec) -> Catalog:
+                return catalog(spec)
+
+            engine = Engine(
+                specs,
+                supervisor=supervisor,
+                scheduler=Scheduler(Policy()),
+                runner=runner,
+                snapshot=Snapshot,
+                read_catalog=read_catalog,
+                max_queue_size=max_queue_size,
+                max_queue_wait_s=max_queue_wait_s,
+            )
+            metrics = RecordingMetrics()
+            gateway = Gateway(engine, metrics, max_body_bytes=100_000)
+            url = await gateway.start("127.0.0.1", 0)
+            stack.push_async_callback(gateway.stop, 0.0)
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            stand = Stand(gpu, cpu, supervisor, engine, gateway, metrics, session, url)
+            await stand.ready("gpu", "cpu")
+            return stand
+
+        yield make
+
+
+async def _error(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    body = await response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert response.headers["x-request-id"]
+    return body["error"]
+
+
+async def test_an_answer_comes_through_as_it_is_with_placement_and_id(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    async with stand.post(headers={"X-Request-Id": "mine-1"}) as response:
+        assert response.status == 200
+        assert await response.read() == ANSWER
+        assert response.headers["x-syshax-placement"] == "gpu"
+        assert response.headers["x-request-id"] == "mine-1"
+    request = stand.gpu.requests[0]
+    assert json.loads(request.body) == CHAT
+    assert b"x-request-id: mine-1\r\n" in request.head
+    record = stand.metrics.records[0]
+    assert (record.placement, record.outcome, record.status) == ("gpu", Outcome.OK, 200)
+    assert (record.tokens_in, record.tokens_out) == (3, 5)
+
+
+async def test_a_stream_comes_through_byte_by_byte_and_its_connection_is_used_again(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    events = [b'{"i":%d}' % i for i in range(20)]
+
+    async def answer(request: Request) -> None:
+        data = stream_answer(*events)
+        for start in range(0, len(data), 7):  # cuts heads, size lines and events anywhere
+            await request.send(data[start : start + 7])
+
+    stand.gpu.answer = answer
+    for _ in range(3):
+        async with stand.post(CHAT | {"stream": True}) as response:
+            assert response.status == 200
+            assert await response.read() == b"".join(b"data: %b\n\n" % event for event in (*events, b"[DONE]"))
+    assert stand.gpu.connections == 1
+    assert stand.metrics.records[0].tokens_out == len(events) - 1  # a chat's first event only tells the role
+    assert stand.metrics.records[0].ttft_s is not None
+
+
+async def test_a_stream_counts_the_usage_that_the_instance_tells(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+
+    async def answer(request: Request) -> None:
+        usage = b'{"choices":[],"usage":{"prompt_tokens":11,"total_tokens":18,"completion_tokens":7}}'
+        await request.send(stream_answer(b'{"a":1}', b'{"a":2}', usage))
+
+    stand.gpu.answer = answer
+    async with stand.post(CHAT | {"stream": True}) as response:
+        await response.read()
+    assert (stand.metrics.records[0].tokens_in, stand.metrics.records[0].tokens_out) == (11, 7)
+
+
+async def test_requests_that_are_pipelined_and_cut_up_are_answered_in_order(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+
+    async def answer(request: Request) -> None:
+        await request.send(json_answer(request.body))
+
+    stand.gpu.answer = answer
+    reader, writer = await stand.raw()
+    bodies = [json.dumps(CHAT | {"user": str(i)}).encode() for i in range(5)]
+    data = b"".join(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(body), body)
+        for body in bodies
+    )
+    for start in range(0, len(data), 11):
+        writer.write(data[start : start + 11])
+        await writer.drain()
+    for body in bodies:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert await reader.readexactly(len(body)) == body
+    writer.close()
+
+
+async def test_an_http10_client_gets_a_plain_body_and_the_connections_end(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+
+    async def answer(request: Request) -> None:
+        await request.send(SSE_HEAD + sse(b'{"i":1}'))
+        await request.send(sse(b'{"i":2}', b"[DONE]") + b"0\r\n\r\n")
+
+    stand.gpu.answer = answer
+    reader, writer = await stand.raw()
+    body = json.dumps(CHAT | {"stream": True}).encode()
+    writer.write(b"POST /v1/chat/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    head, _, rest = (await reader.read()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert rest == b'data: {"i":1}\n\ndata: {"i":2}\n\ndata: [DONE]\n\n'
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "invalid_json"),
+        (b"", 400, "invalid_json"),
+        (b"[]", 400, "invalid_json"),
+        (b'"text"', 400, "invalid_json"),
+        (b'{"model":"m","messages":[{"role":"user","content":"\xff"}]}', 400, "invalid_json"),
+        ({"model": "m"}, 400, "missing_required_parameter"),
+        ({"model": 7, "messages": [{}]}, 400, "invalid_type"),
+        ({"model": "m", "messages": "hi"}, 400, "invalid_type"),
+        ({"model": "m", "messages": []}, 400, "invalid_type"),
+        ({"model": "m", "messages": ["hi"]}, 400, "invalid_type"),
+        (CHAT | {"stream": "yes"}, 400, "invalid_type"),
+        (CHAT | {"max_tokens": "many"}, 400, "invalid_type"),
+        (CHAT | {"max_tokens": 1.5}, 400, "invalid_type"),
+        (CHAT | {"model": "other"}, 404, "model_not_found"),
+        (CHAT | {"user": "x" * 200_000}, 413, None),
+    ],
+)
+async def test_bad_bodies_get_an_openai_error_and_reach_no_instance(
+    make_stand: MakeStand, body: Any, status: int, code: str | None
+) -> None:
+    stand = await make_stand()
+    async with stand.post(body, headers={"Content-Type": "application/json"}) as response:
+        assert response.status == status
+        error = await _error(response)
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)
+    assert stand.gpu.requests == stand.cpu.requests == []
+    assert stand.metrics.records[0].outcome is Outcome.CLIENT_ERROR
+    async with stand.post() as response:  # the daemon goes on
+        assert response.status == 200
+
+
+async def test_a_body_over_the_limit_that_hides_its_length_is_refused_too(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(30):
+            yield b"x" * 10_000
+
+    async with stand.session.post(stand.url + "/v1/chat/completions", data=pieces()) as response:
+        assert response.status == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/chat/completions", 405),
+        ("PUT", "/v1/completions", 405),
+        ("POST", "/v1/models", 405),
+        ("GET", "/nothing", 404),
+        ("GET", "/", 404),
+        ("POST", "/tokenize", 404),
+    ],
+)
+async def test_unknown_routes_and_methods(make_stand: MakeStand, method: str, path: str, status: int) -> None:
+    stand = await make_stand()
+    async with stand.session.request(method, stand.url + path, json=CHAT) as response:
+        assert response.status == status
+        await _error(response)
+
+
+async def test_what_is_not_http_gets_a_400(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    reader, writer = await stand.raw()
+    writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n")
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 400 ") or answer.startswith(b"HTTP/1.0 400 ")
+    assert b'"error"' in answer
+    writer.close()
+
+
+async def test_other_v1_routes_go_to_an_instance_that_has_them(make_stand: MakeStand) -> None:
+    def catalog(spec: InstanceSpec) -> Catalog:
+        plain = {("POST", "/v1/chat/completions")} | ({("POST", "/v1/embeddings")} if spec.name == "cpu" else set())
+        return Catalog(assumed(spec).models, (), frozenset(plain))
+
+    stand = await make_stand(catalog=catalog)
+    async with stand.post({"model": "m", "input": "x"}, path="/v1/embeddings?a=b") as response:
+        assert (response.status, response.headers["x-syshax-placement"]) == (200, "cpu")
+    assert stand.cpu.requests[0].head.startswith(b"POST /v1/embeddings?a=b HTTP/1.1\r\n")
+    async with stand.post({"model": "m"}, path="/v1/rerank") as response:
+        assert response.status == 404
+        assert (await _error(response))["code"] == "route_not_found"
+
+
+async def test_a_pinned_request_goes_where_it_asks(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    async with stand.post(headers={"X-Syshax-Place": "cpu"}) as response:
+        assert response.headers["x-syshax-placement"] == "cpu"
+    assert b"x-syshax-place" not in stand.cpu.requests[0].head.lower()
+    async with stand.post(headers={"X-Syshax-Place": "npu"}) as response:
+        assert response.status == 404
+    stand.supervisor.become("cpu", State.BACKOFF)
+    async with stand.post(headers={"X-Syshax-Place": "cpu"}) as response:
+        assert response.status == 503
+        assert int(response.headers["retry-after"]) >= 1
+
+
+async def test_no_ready_instance_is_a_503_with_retry_after(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    stand.supervisor.become("gpu", State.STARTING)
+    stand.supervisor.become("cpu", State.FAILED)
+    async with stand.post() as response:
+        assert response.status == 503
+        assert int(response.headers["retry-after"]) >= 1
+        assert (await _error(response))["type"] == "service_unavailable_error"
+    assert stand.metrics.records[0].outcome is Outcome.REJECTED
+    async with stand.session.get(stand.url + "/ready") as response:
+        assert response.status == 503
+        assert (await response.json())["instances"] == {"gpu": "STARTING", "cpu": "FAILED"}
+    async with stand.session.get(stand.url + "/health") as response:
+        assert response.status == 200
+
+
+async def _break_before_the_answer(request: Request) -> None:
+    request.abort()
+
+
+async def _break_after_the_head(request: Request) -> None:
+    await request.send(SSE_HEAD)
+    request.abort()
+
+
+async def _break_inside_json(request: Request) -> None:
+    await request.send(json_answer(ANSWER)[:-10])
+    request.abort()
+
+
+async def _engine_dead(request: Request) -> None:
+    await request.send(json_answer(b'{"error":{"message":"EngineCore died"}}', "500 Internal Server Error"))
+
+
+async def _not_http(request: Request) -> None:
+    await request.send(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "fault", [_break_before_the_answer, _break_after_the_head, _break_inside_json, _engine_dead, _not_http]
+)
+async def test_what_fails_before_the_first_byte_is_answered_by_the_other_instance(
+    make_stand: MakeStand, fault: Callable[[Request], Awaitable[None]]
+) -> None:
+    stand = await make_stand()
+    stand.gpu.answer = fault
+    async with stand.post() as response:
+        assert response.status == 200
+        assert response.headers["x-syshax-placement"] == "cpu"
+        assert await response.read() == ANSWER
+    assert stand.supervisor.suspected == ["gpu"]
+    record = stand.metrics.records[0]
+    assert (record.placement, record.outcome, record.retries) == ("cpu", Outcome.OK, 1)
+
+
+async def test_a_refused_connection_is_a_failure_too(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    await stand.gpu.__aexit__()
+    async with stand.post() as response:
+        assert response.headers["x-syshax-placement"] == "cpu"
+
+
+async def test_when_both_fail_the_client_gets_a_502(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    stand.gpu.answer = stand.cpu.answer = _break_before_the_answer
+    async with stand.post() as response:
+        assert response.status == 502
+        error = await _error(response)
+    assert error["code"] == "instance_failed"
+    assert "cpu" in error["message"]
+    assert stand.metrics.records[0].outcome is Outcome.FAILED
+
+
+async def test_the_last_instances_own_error_goes_out_as_it_is(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    stand.gpu.answer = stand.cpu.answer = _engine_dead
+    async with stand.post() as response:
+        assert response.status == 500
+        assert await response.json() == {"error": {"message": "EngineCore died"}}
+
+
+async def test_an_instances_4xx_is_the_answer(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+
+    async def too_long(request: Request) -> None:
+        await request.send(json_answer(b'{"error":{"message":"too long","code":400}}', "400 Bad Request"))
+
+    stand.gpu.answer = too_long
+    async with stand.post() as response:
+        assert response.status == 400
+        assert await response.json() == {"error": {"message": "too long", "code": 400}}
+    assert not stand.cpu.requests
+    assert not stand.supervisor.suspected
+    assert stand.metrics.records[0].outcome is Outcome.CLIENT_ERROR
+
+
+@pytest.mark.parametrize("torn", [b"", b"40\r\ndata: {", b"4"])
+async def test_a_stream_that_breaks_ends_with_an_error_event(make_stand: MakeStand, torn: bytes) -> None:
+    stand = await make_stand()
+
+    async def answer(request: Request) -> None:
+        await request.send(SSE_HEAD + sse(b'{"i":1}', b'{"i":2}') + torn)
+        request.abort()
+
+    stand.gpu.answer = answer
+    async with stand.post(CHAT | {"stream": True}) as response:
+        events = (await response.read()).split(b"\n\n")
+    assert events[:2] == [b'data: {"i":1}', b'data: {"i":2}']
+    assert json.loads(events[2].removeprefix(b"data: "))["error"]["code"] == "instance_failed"
+    assert events[3:] == [b""]
+    assert stand.metrics.records[0].outcome is Outcome.FAILED
+    async with stand.post(headers={"X-Syshax-Place": "cpu"}) as response:
+        assert response.status == 200
+
+
+async def test_a_silent_instance_is_given_up(make_stand: MakeStand) -> None:
+    stand = await make_stand(silence_limit_s=0.5)
+
+    async def silent(request: Request) -> None:
+        await request.gone.wait()
+
+    async def then_silent(request: Request) -> None:
+        await request.send(SSE_HEAD + sse(b'{"i":1}'))
+        await request.gone.wait()
+
+    stand.gpu.answer = silent
+    async with stand.post() as response:
+        assert response.status == 504
+        assert (await _error(response))["code"] == "instance_timeout"
+    stand.gpu.answer = then_silent
+    async with stand.post(CHAT | {"stream": True}) as response:
+        assert b"silent" in await response.read()
+    for request in stand.gpu.requests:
+        await asyncio.wait_for(request.gone.wait(), 5)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_clients_disconnect_reaches_the_instance_and_frees_the_slot(make_stand: MakeStand, stream: bool) -> None:
+    stand = await make_stand()
+    begun = asyncio.Event()
+
+    async def answer(request: Request) -> None:
+        if stream:
+            await request.send(SSE_HEAD + sse(b'{"i":1}'))
+        begun.set()
+        await request.gone.wait()
+
+    stand.gpu.answer = answer
+    reader, writer = await stand.raw()
+    body = json.dumps(CHAT | {"stream": stream}).encode()
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    if stream:
+        await reader.readuntil(b"\n\n")
+    await begun.wait()
+    writer.close()
+    await asyncio.wait_for(stand.gpu.requests[0].gone.wait(), 5)
+    await stand.engine.drain(5)
+    assert stand.engine.status().inflight == {"gpu": 0, "cpu": 0}
+    assert [record.outcome for record in stand.metrics.records] == [Outcome.CLIENT_GONE]
+
+
+async def test_a_slow_reader_slows_the_instance_instead_of_filling_memory(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    total = 64 * 1024 * 1024
+    sent = 0
+    piece = chunk(b"data: " + b"x" * 65_500 + b"\n\n")
+
+    async def flood(request: Request) -> None:
+        nonlocal sent
+        await request.send(SSE_HEAD)
+        while sent < total:
+            await request.send(piece)
+            sent += len(piece)
+        await request.send(b"0\r\n\r\n")
+
+    stand.gpu.answer = flood
+    reader, writer = await stand.raw()
+    body = json.dumps(CHAT | {"stream": True}).encode()
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    await reader.readuntil(b"\r\n\r\n")
+    before = -1
+    while sent != before:  # until it stands still
+        before = sent
+        await asyncio.sleep(0.2)
+    assert sent < total / 2
+    received = 0
+    while not (data := await reader.read(1 << 20)).endswith(b"0\r\n\r\n"):
+        received += len(data)
+    assert received + len(data) >= total
+    writer.close()
+
+
+async def test_when_all_are_full_requests_wait_in_order_and_are_refused_over_the_limit(make_stand: MakeStand) -> None:
+    stand = await make_stand(slots=1, max_queue_size=2)  # places: gpu 1 and a backlog of 1, cpu 1
+    go = asyncio.Event()
+    order: list[str] = []
+
+    async def answer(request: Request) -> None:
+        await go.wait()
+        order.append(json.loads(request.body)["user"])
+        await request.send(json_answer(ANSWER))
+
+    stand.gpu.answer = stand.cpu.answer = answer
+
+    async def ask(user: str) -> tuple[int, str]:
+        async with stand.post(CHAT | {"user": user}) as response:
+            await response.read()
+            return response.status, response.headers.get("retry-after", "")
+
+    asked = []
+    for number in range(5):
+        asked.append(asyncio.create_task(ask(str(number))))
+        while sum(stand.engine.status().inflight.values()) + stand.engine.status().queued <= number:
+            await asyncio.sleep(0)
+    assert stand.engine.status().inflight == {"gpu": 2, "cpu": 1}
+    assert stand.engine.status().queued == 2
+    status, retry_after = await ask("one too many")
+    assert status == 429
+    assert int(retry_after) >= 1
+    go.set()
+    assert [status for status, _ in await asyncio.gather(*asked)] == [200] * 5
+    assert order.index("3") < order.index("4")
+    assert stand.engine.status().inflight == {"gpu": 0, "cpu": 0}
+
+
+async def test_a_request_that_waits_too_long_gets_a_503_and_leaves_the_queue(make_stand: MakeStand) -> None:
+    stand = await make_stand(slots=1, max_queue_wait_s=0.05)
+    go = asyncio.Event()
+
+    async def answer(request: Request) -> None:
+        await go.wait()
+        await request.send(json_answer(ANSWER))
+
+    stand.gpu.answer = stand.cpu.answer = answer
+
+    async def ask() -> int:
+        async with stand.post() as response:
+            return int(response.status)
+
+    first = [asyncio.create_task(ask()) for _ in range(3)]
+    while sum(stand.engine.status().inflight.values()) < 3:
+        await asyncio.sleep(0)
+    assert await ask() == 503
+    assert stand.engine.status().queued == 0
+    go.set()
+    assert await asyncio.gather(*first) == [200] * 3
+
+
+async def test_a_draining_instance_gets_nothing_new_and_is_told_when_it_is_empty(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    go = asyncio.Event()
+
+    async def answer(request: Request) -> None:
+        await go.wait()
+        await request.send(json_answer(ANSWER))
+
+    stand.gpu.answer = answer
+
+    async def ask() -> str:
+        async with stand.post() as response:
+            await response.read()
+            return str(response.headers["x-syshax-placement"])
+
+    running = asyncio.create_task(ask())
+    while not stand.gpu.requests:
+        await asyncio.sleep(0)
+    stand.supervisor.become("gpu", State.DRAINING)
+    assert await ask() == "cpu"
+    assert stand.supervisor.drained_names == []
+    go.set()
+    assert await running == "gpu"
+    assert stand.supervisor.drained_names == ["gpu"]
+
+
+async def test_a_connection_that_the_instance_closed_while_idle_does_no_harm(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+
+    async def answer_and_close(request: Request) -> None:
+        await request.send(json_answer(ANSWER))
+        request.writer.close()
+
+    stand.gpu.answer = answer_and_close
+    for _ in range(5):
+        async with stand.post() as response:
+            assert response.headers["x-syshax-placement"] == "gpu"
+    assert stand.supervisor.suspected == []
+
+
+async def test_models_lists_what_the_instances_serve(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    async with stand.session.get(stand.url + "/v1/models") as response:
+        assert [model["id"] for model in (await response.json())["data"]] == ["m"]
+
+
+async def test_stop_lets_running_requests_end(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    go = asyncio.Event()
+
+    async def answer(request: Request) -> None:
+        await go.wait()
+        await request.send(json_answer(ANSWER))
+
+    stand.gpu.answer = answer
+
+    async def ask() -> bytes:
+        async with stand.post() as response:
+            return bytes(await response.read())
+
+    running = asyncio.create_task(ask())
+    while not stand.gpu.requests:
+        await asyncio.sleep(0)
+    stopping = asyncio.create_task(stand.gateway.stop(10.0))
+    await asyncio.sleep(0)
+    go.set()
+    assert await running == ANSWER
+    await stopping
+    with pytest.raises(aiohttp.ClientError):
+        await ask()
