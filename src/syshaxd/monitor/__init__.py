@@ -1,0 +1,193 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""SystemMonitor: reads instances, GPUs and the host at intervals, and keeps the latest Snapshot in memory."""
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import aiohttp
+
+from syshaxd.core import prom
+from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
+from syshaxd.core.types import HostLoad, InstanceLoad, InstanceSpec, Snapshot
+from syshaxd.monitor.devices import GpuReader, GpuReading, HostReader
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+class SystemMonitor:
+    """Keeps the latest readings of everything.
+
+    Every source is read on its own: one that is slow or dead delays no other. Its last good values stay.
+    """
+
+    def __init__(
+        self,
+        targets: Callable[[], Iterable[InstanceSpec]],
+        *,
+        interval_s: float,
+        timeout_s: float,
+        read_host: Callable[[], HostLoad] | None = None,
+        read_gpus: Callable[[], GpuReading] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Remembers what to read.
+
+        Args:
+            targets: The instances to read; asked at every interval.
+            interval_s: Seconds between two readings of a source.
+            timeout_s: Seconds after which a reading counts as failed.
+            read_host: Reads the host; may block. Default: through psutil.
+            read_gpus: Reads the GPUs; may block, and never return. Default: through NVML.
+            now: Monotonic clock, in seconds.
+        """
+        self._targets = targets
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._read_host = read_host or HostReader().read
+        self._read_gpus = read_gpus or GpuReader().read
+        self._now = now
+        self._snapshot = Snapshot()
+        self._readings: dict[str, prom.Reading] = {}
+        self._host_error = ""
+        self._subscribers: list[Callable[[Snapshot], None]] = []
+
+    def latest(self) -> Snapshot:
+        """Returns the latest readings, from memory."""
+        return self._snapshot
+
+    def subscribe(self, on_snapshot: Callable[[Snapshot], None]) -> None:
+        """Has `on_snapshot` called with every new snapshot: one for each source that was read."""
+        self._subscribers.append(on_snapshot)
+
+    async def run(self) -> None:
+        """Reads everything again and again, until cancelled."""
+        running: dict[str, asyncio.Task[None]] = {}
+        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+            while True:
+                for source, read in self._sources(session).items():
+                    if source not in running or running[source].done():
+                        running[source] = group.create_task(read())
+                await asyncio.sleep(self._interval_s)
+
+    def _sources(self, session: aiohttp.ClientSession) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        specs = {spec.name: spec for spec in self._targets()}
+        if gone := self._snapshot.instances.keys() - specs.keys():
+            for name in gone:
+                self._readings.pop(name, None)
+            self._publish(instances={k: load for k, load in self._snapshot.instances.items() if k not in gone})
+        return {
+            "host": self._update_host,
+            "GPUs": self._update_gpus,
+            **{f"instance {name}": partial(self._update_instance, session, spec) for name, spec in specs.items()},
+        }
+
+    async def _update_instance(self, session: aiohttp.ClientSession, spec: InstanceSpec) -> None:
+        before = self._snapshot.instances.get(spec.name)
+        try:
+            text = await _get(session, spec, "/metrics", self._timeout_s)
+            reading = prom.read(text, model=spec.served_model, at_s=self._now())
+        except (InstanceFailedError, InstanceTimeoutError) as error:
+            load = replace(before or InstanceLoad(read_at_s=0.0), error=str(error))
+            if before is None or not before.error:
+                _log.info("the load of %s cannot be read for now: %s", spec.name, error)
+        else:
+            load = prom.load(reading, self._readings.get(spec.name))
+            self._readings[spec.name] = reading
+            if before is not None and before.error:
+                _log.info("the load of %s can be read", spec.name)
+        self._publish(instances={**self._snapshot.instances, spec.name: load})
+
+    async def _update_host(self) -> None:
+        try:
+            host = await _in_thread(self._read_host)
+        except OSError as error:
+            if str(error) != self._host_error:
+                self._host_error = str(error)
+                _log.warning("the host's load cannot be read for now: %s", error)
+            self._publish(host=None)
+        else:
+            self._host_error = ""
+            self._publish(host=host)
+
+    async def _update_gpus(self) -> None:
+        reading = _in_thread(self._read_gpus)
+        try:
+            await asyncio.wait((reading,), timeout=self._timeout_s)
+            if not reading.done():
+                error = f"NVML has not answered for {self._timeout_s:g} s"
+                _log.warning("GPUs cannot be read: %s", error)
+                self._publish(gpu_error=error)
+            result = await reading
+        finally:
+            reading.cancel()
+        self._publish(gpus=result.gpus, gpu_error=result.error)
+
+    def _publish(self, **changes: Any) -> None:
+        self._snapshot = replace(self._snapshot, taken_at_s=self._now(), **changes)
+        for on_snapshot in self._subscribers:
+            on_snapshot(self._snapshot)
+
+
+async def probe_health(session: aiohttp.ClientSession, spec: InstanceSpec, *, timeout_s: float = 5.0) -> None:
+    """Returns if the instance says that it is well.
+
+    Raises:
+        InstanceFailedError: It could not be reached, or its GET /health did not answer 200.
+        InstanceTimeoutError: It did not answer within `timeout_s` seconds.
+    """
+    await _get(session, spec, "/health", timeout_s)
+
+
+async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, timeout_s: float) -> str:
+    host = f"[{spec.host}]" if ":" in spec.host else spec.host
+    url = f"http://{host}:{spec.port}{path}"
+    try:
+        async with session.get(
+            url,
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+            # Compressing for a neighbour on the same host would cost the instance more than it spares.
+            headers={"Accept-Encoding": "identity"},
+        ) as response:
+            text = await response.text("utf-8", "replace")
+    except TimeoutError:
+        raise InstanceTimeoutError(f"GET {url}: no answer within {timeout_s:g} s") from None
+    except aiohttp.ClientConnectorError as error:
+        raise InstanceFailedError(f"GET {url}: {_reason(error.os_error)}") from error
+    except aiohttp.ClientError as error:
+        raise InstanceFailedError(f"GET {url}: {error}") from error
+    if response.status != 200:
+        raise InstanceFailedError(f"GET {url}: status {response.status} {text[:200]}".rstrip())
+    return text
+
+
+def _reason(error: OSError) -> str:
+    """What a person calls it: asyncio's own text names the address again."""
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _in_thread(function: Callable[[], _Result]) -> asyncio.Future[_Result]:
+    """Returns the future result of `function`, called in a thread of its own.
+
+    The thread is a daemon: a driver call that never returns holds up no exit, as it would in asyncio.to_thread's pool.
+    """
+    outcome: concurrent.futures.Future[_Result] = concurrent.futures.Future()
+    outcome.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            outcome.set_result(function())
+        except Exception as error:  # noqa: BLE001  raised where the result is awaited
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, name="devices", daemon=True).start()
+    return asyncio.wrap_future(outcome)
