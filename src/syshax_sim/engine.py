@@ -1,0 +1,159 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Continuous batching over a device profile: one task paces the steps of all requests."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from syshax_sim.profile import Profile
+
+_MAX_LAG_S = 1.0
+"""A step loop that is late by more has lost the time: it does not run to catch up."""
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """One answer that is being made."""
+
+    prompt_tokens: int
+    max_tokens: int
+    on_token: Callable[["Generation"], None]
+    """Called after every token, and after the last one with `finished` set."""
+    tokens: int = 0
+    """Made so far."""
+    finished: bool = False
+    uncomputed: int = 0
+    """Prompt tokens whose KV is still missing."""
+    chunk: int = 0
+    """Those of them that the present step computes."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """What it needs of the KV cache."""
+        return self.prompt_tokens + self.tokens
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the start."""
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    preemptions: int = 0
+    finished: int = 0
+    aborted: int = 0
+    steps: int = 0
+    busy_s: float = 0.0
+    peak_running: int = 0
+    peak_waiting: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Engine:
+    """Runs generations. Lives in one event loop."""
+
+    profile: Profile
+    counters: Counters = field(default_factory=Counters)
+    running: dict[Generation, None] = field(default_factory=dict)
+    """In the order of admission."""
+    waiting: deque[Generation] = field(default_factory=deque)
+    kv_used_tokens: int = 0
+    stalled: bool = False
+    """A fault: no step is made, whatever waits."""
+    _work: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, generation: Generation) -> None:
+        """Queues a generation."""
+        generation.uncomputed = generation.prompt_tokens
+        self.waiting.append(generation)
+        self.counters.peak_waiting = max(self.counters.peak_waiting, len(self.waiting))
+        self._work.set()
+
+    def abort(self, generation: Generation) -> None:
+        """Ends a generation that nobody wants any more; its place is free at once. Nothing happens if it has ended."""
+        if generation in self.running:
+            self._leave(generation)
+        elif generation in self.waiting:
+            self.waiting.remove(generation)
+        else:
+            return
+        self.counters.aborted += 1
+
+    def stall(self, stalled: bool) -> None:
+        """Stops making steps, or goes on."""
+        self.stalled = stalled
+        self._work.set()
+
+    async def run(self) -> None:
+        """Makes steps until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            if self.stalled or not (self.running or self.waiting):
+                self._work.clear()
+                await self._work.wait()
+                due = loop.time()
+                continue
+            duration_s = self._begin_step()
+            due = max(due + duration_s, loop.time() - _MAX_LAG_S)
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            self._end_step()
+            self.counters.steps += 1
+            self.counters.busy_s += duration_s
+
+    def _begin_step(self) -> float:
+        """Chooses what the step computes; returns how long that takes, in seconds."""
+        self._admit()
+        left = self.profile.max_batched_tokens
+        for generation in self.running:
+            generation.chunk = min(generation.uncomputed, left)
+            left -= generation.chunk
+        prefilled = self.profile.max_batched_tokens - left
+        return (
+            self.profile.step_base_s
+            + self.profile.step_per_request_s * len(self.running)
+            + prefilled / self.profile.prefill_tokens_per_s
+        )
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self.profile.max_num_seqs:
+            needed = self.waiting[0].kv_tokens
+            # One token for each is kept free, so that the next step need not throw anybody out.
+            if self.running and self.kv_used_tokens + needed + len(self.running) + 1 > self.profile.kv_tokens:
+                break
+            self.running[self.waiting.popleft()] = None
+            self.kv_used_tokens += needed
+        self.counters.peak_running = max(self.counters.peak_running, len(self.running))
+
+    def _end_step(self) -> None:
+        while len(self.running) > 1 and self.kv_used_tokens + len(self.running) > self.profile.kv_tokens:
+            self._preempt(next(reversed(self.running)))
+        for generation in list(self.running):
+            # It may have been aborted by what an earlier token of this step set off.
+            if generation not in self.running:
+                continue
+            if generation.uncomputed:
+                self.counters.prompt_tokens += generation.chunk
+                generation.uncomputed -= generation.chunk
+                if generation.uncomputed:
+                    continue
+            generation.tokens += 1
+            self.kv_used_tokens += 1
+            self.counters.generation_tokens += 1
+            if generation.tokens >= generation.max_tokens:
+                generation.finished = True
+                self.counters.finished += 1
+                self._leave(generation)
+            generation.on_token(generation)
+
+    def _preempt(self, generation: Generation) -> None:
+        self._leave(generation)
+        generation.uncomputed = generation.kv_tokens
+        self.waiting.appendleft(generation)
+        self.counters.preemptions += 1
+
+    def _leave(self, generation: Generation) -> None:
+        del self.running[generation]
+        self.kv_used_tokens -= generation.kv_tokens

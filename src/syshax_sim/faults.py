@@ -1,0 +1,41 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What goes wrong, on demand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """The faults now in force; none by default. `POST /sim/fault` sets those that its JSON object names."""
+
+    hang: bool = False
+    """Connections are taken, but no request is answered, whatever its route."""
+    stall: bool = False
+    """The engine makes no steps: streams fall silent while everything else is answered."""
+    health_status: int = 200
+    """Status of GET /health."""
+    api_status: int = 200
+    """Status of POST /v1/...: other than 200, an error object."""
+    api_faults: int = 0
+    """How many requests get `api_status` before all is well again; 0: no end."""
+    break_after_events: int = 0
+    """Every stream's connection is broken after so many events with tokens; 0: none is."""
+    metrics_delay_s: float = 0.0
+    """Pause before /metrics answers."""
+    metrics_text: str = ""
+    """What /metrics says instead."""
+    die: int | None = None
+    """The process ends with this code, at once: the POST gets no answer."""
+
+    def changed(self, values: Mapping[str, Any]) -> "Faults":
+        """Returns these faults with `values` in place of some.
+
+        Raises:
+            ValueError: There is no such fault.
+        """
+        if unknown := values.keys() - {item.name for item in fields(self)}:
+            raise ValueError(f"no such fault: {', '.join(sorted(unknown))}")
+        return replace(self, **values)

@@ -1,0 +1,262 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""vLLM's JSON: requests in, answers, stream events and errors out.
+
+Source: the shapes and the order of the keys are those of serving.py in vllm/entrypoints/openai/{chat_,}completion/.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from syshax_sim.profile import Profile
+from syshax_sim.text import count_tokens, render_chat, seed_of, token, token_id, tokenize
+
+DONE = b"data: [DONE]\n\n"
+_DEFAULT_COMPLETION_TOKENS = 16
+
+
+class ApiError(Exception):
+    """An answer other than 200, with vLLM's error object."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        kind = {400: "BadRequestError", 404: "NotFoundError"}.get(status, "InternalServerError")
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt, as text or as token ids."""
+
+    text: str
+    """What the answer depends on; ids are written out, with commas."""
+    ids: tuple[int, ...] | None = None
+    """None: it came as text."""
+
+    def size(self) -> int:
+        """Number of its tokens."""
+        return count_tokens(self.text) if self.ids is None else len(self.ids)
+
+    def token_ids(self) -> list[int]:
+        """Its tokens."""
+        return tokenize(self.text) if self.ids is None else list(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer that a request asks for."""
+
+    prompt: Prompt
+    prompt_tokens: int
+    seed: int
+    max_tokens: int
+    """Tokens after which it ends, for the reason below."""
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a request asks for."""
+
+    chat: bool
+    choices: tuple[Choice, ...]
+    """`n` for each prompt."""
+    prompt_tokens: int
+    """Of all prompts, each counted once."""
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+    return_token_ids: bool
+
+
+def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile) -> Ask:
+    """Returns what the body `data` of a request asks for.
+
+    Raises:
+        ApiError: vLLM would refuse it.
+    """
+    body = parse_object(data)
+    check_model(body, model)
+    prompts = (Prompt(render_chat(messages_of(body))),) if chat else _prompts(body)
+    stream = bool(body.get("stream"))
+    options = body.get("stream_options") or {}
+    if options and not stream:
+        raise ApiError(400, "Stream options can only be defined when `stream=True`.", param="stream_options")
+    choices = [choice for prompt in prompts for choice in _choices(body, prompt, chat, profile)]
+    return Ask(
+        chat=chat,
+        choices=tuple(choices),
+        prompt_tokens=sum(choice.prompt_tokens for choice in choices) * len(prompts) // len(choices),
+        stream=stream,
+        include_usage=bool(options.get("include_usage", bool(options))),
+        continuous_usage=bool(options.get("continuous_usage_stats")),
+        return_token_ids=bool(body.get("return_token_ids")),
+    )
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Returns the JSON object that `data` is."""
+    try:
+        body = json.loads(data)
+    except ValueError as error:
+        raise ApiError(400, f"JSON decode error: {error}") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "Input should be a valid dictionary")
+    return body
+
+
+def check_model(body: dict[str, Any], model: str) -> None:
+    """Refuses a request for another model than `model`."""
+    wanted = body.get("model")
+    if wanted is not None and wanted != model:
+        raise ApiError(404, f"The model `{wanted}` does not exist.", param="model")
+
+
+def messages_of(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the messages of a chat."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ApiError(400, "Field required: messages", param="messages")
+    return messages
+
+
+def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
+    prompt = body.get("prompt")
+    if not prompt:
+        raise ApiError(400, "Either prompt or prompt_embeds must be provided and non-empty.", param="prompt")
+    if isinstance(prompt, list) and not all(isinstance(item, int) for item in prompt):
+        return tuple(_prompt(item) for item in prompt)
+    return (_prompt(prompt),)
+
+
+def _prompt(value: object) -> Prompt:
+    if isinstance(value, str) and value:
+        return Prompt(value)
+    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
+        return Prompt(",".join(map(str, value)), tuple(value))
+    raise ApiError(400, "Input should be a valid string or list of tokens", param="prompt")
+
+
+def _choices(body: dict[str, Any], prompt: Prompt, chat: bool, profile: Profile) -> list[Choice]:
+    wanted = _int(body, "max_completion_tokens") if chat else None
+    if wanted is None:
+        wanted = _int(body, "max_tokens")
+    if wanted is None and not chat:
+        wanted = _DEFAULT_COMPLETION_TOKENS
+    size = prompt.size()
+    limit = _limit(size, wanted, profile)
+    end = limit
+    if not body.get("ignore_eos"):
+        end = min(limit, max(profile.answer_tokens, _int(body, "min_tokens") or 0))
+    reason = "stop" if end < limit else "length"
+    return [
+        Choice(prompt, size, seed_of(prompt.text, index), end, reason) for index in range(max(1, _int(body, "n") or 1))
+    ]
+
+
+def _int(body: dict[str, Any], key: str) -> int | None:
+    value = body.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ApiError(400, f"{key} must be an integer from 0, got {value!r}.", param=key)
+    return value
+
+
+def _limit(size: int, wanted: int | None, profile: Profile) -> int:
+    if wanted is not None and wanted < 1:
+        raise ApiError(400, f"max_tokens must be at least 1, got {wanted}.", param="max_tokens")
+    if size + (wanted or 1) > profile.max_model_len:
+        raise ApiError(
+            400,
+            f"This model's maximum context length is {profile.max_model_len} tokens. However, you requested "
+            f"{wanted or 0} output tokens and your prompt contains {size} input tokens. "
+            f"Please reduce the length of the input prompt or the number of requested output tokens.",
+            param="input_tokens",
+        )
+    return wanted or profile.max_model_len - size
+
+
+class Reply:
+    """The bytes of one answer."""
+
+    def __init__(self, ask: Ask, *, ident: str, model: str, created: int) -> None:
+        self._ask = ask
+        self._head = {
+            "id": ident,
+            "object": "chat.completion" if ask.chat else "text_completion",
+            "created": created,
+            "model": model,
+        }
+        head = self._head | ({"object": "chat.completion.chunk"} if ask.chat else {})
+        self._event_head = f'data: {compact(head)[:-1]},"choices":['
+
+    def role_event(self, index: int) -> bytes:
+        """The first event of a chat's choice."""
+        delta = '"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null'
+        choice = f'{{"index":{index},{delta}}}]{self._usage_so_far(index, 0)}'
+        return f'{self._event_head}{choice},"prompt_token_ids":{self._prompt_ids(index)}}}\n\n'.encode()
+
+    def token_event(self, index: int, begin: int, end: int, *, finished: bool) -> bytes:
+        """The event with the tokens number `begin` up to `end` of a choice."""
+        choice = self._ask.choices[index]
+        text = "".join([token(choice.seed, at) for at in range(begin, end)])
+        ids = compact([token_id(choice.seed, at) for at in range(begin, end)]) if self._ask.return_token_ids else "null"
+        reason = f'"{choice.finish_reason}"' if finished else "null"
+        if self._ask.chat:
+            stop = ',"stop_reason":null' if finished else ""
+            what = f'"delta":{{"content":"{text}"}},"logprobs":null,"finish_reason":{reason}{stop},"token_ids":{ids}'
+        else:
+            prompt_ids = self._prompt_ids(index) if begin == 0 else "null"
+            what = (
+                f'"text":"{text}","logprobs":null,"finish_reason":{reason},"stop_reason":null,'
+                f'"prompt_token_ids":{prompt_ids},"token_ids":{ids}'
+            )
+        return f'{self._event_head}{{"index":{index},{what}}}]{self._usage_so_far(index, end)}}}\n\n'.encode()
+
+    def usage_event(self, tokens: int) -> bytes:
+        """The event before the last, where it is wanted. `tokens`: those of all choices."""
+        return f'{self._event_head}],"usage":{_usage(self._ask.prompt_tokens, tokens)}}}\n\n'.encode()
+
+    def whole(self) -> bytes:
+        """The answer in one piece."""
+        tokens = sum(choice.max_tokens for choice in self._ask.choices)
+        body: dict[str, Any] = self._head | {
+            "choices": [self._whole_choice(index, choice) for index, choice in enumerate(self._ask.choices)],
+            "service_tier": None,
+            "system_fingerprint": None,
+            "usage": json.loads(_usage(self._ask.prompt_tokens, tokens)) | {"prompt_tokens_details": None},
+        }
+        if self._ask.chat:
+            body |= {"prompt_logprobs": None, "prompt_token_ids": json.loads(self._prompt_ids(0))}
+        return compact(body | {"kv_transfer_params": None}).encode()
+
+    def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        text = "".join([token(choice.seed, at) for at in range(choice.max_tokens)])
+        ids = [token_id(choice.seed, at) for at in range(choice.max_tokens)] if self._ask.return_token_ids else None
+        ending = {"logprobs": None, "finish_reason": choice.finish_reason, "stop_reason": None, "token_ids": ids}
+        if self._ask.chat:
+            nothing = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))
+            return {"index": index, "message": {"role": "assistant", "content": text, **nothing}, **ending}
+        prompt = {"prompt_logprobs": None, "prompt_token_ids": json.loads(self._prompt_ids(index))}
+        return {"index": index, "text": text, **ending, **prompt}
+
+    def _prompt_ids(self, index: int) -> str:
+        return compact(self._ask.choices[index].prompt.token_ids()) if self._ask.return_token_ids else "null"
+
+    def _usage_so_far(self, index: int, tokens: int) -> str:
+        if not self._ask.continuous_usage:
+            return ""
+        return f',"usage":{_usage(self._ask.choices[index].prompt_tokens, tokens)}'
+
+
+def _usage(prompt_tokens: int, tokens: int) -> str:
+    total = prompt_tokens + tokens
+    return f'{{"prompt_tokens":{prompt_tokens},"total_tokens":{total},"completion_tokens":{tokens}}}'
+
+
+def compact(value: object) -> str:
+    """JSON without spaces, as pydantic writes it."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
