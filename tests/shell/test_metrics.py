@@ -1,0 +1,270 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""MetricsService: what it counts, and that its text is what Prometheus takes."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from syshaxd.core.types import (
+    Device,
+    GpuLoad,
+    HostLoad,
+    InstanceLoad,
+    InstanceSpec,
+    InstanceStatus,
+    Outcome,
+    RequestRecord,
+    Role,
+    RuntimeKind,
+    Snapshot,
+    State,
+)
+from syshaxd.metrics import MetricsService
+
+SPEC = InstanceSpec(
+    name="gpu",
+    role=Role.GPU,
+    device=Device.CUDA,
+    runtime=RuntimeKind.EXTERNAL,
+    model="m",
+    served_model="m",
+    host="127.0.0.1",
+    port=8001,
+)
+STATUSES = (
+    InstanceStatus(spec=SPEC, state=State.READY, generation=3),
+    InstanceStatus(spec=replace(SPEC, name="cpu", role=Role.CPU), state=State.BACKOFF, generation=1),
+)
+SNAPSHOT = Snapshot(
+    taken_at_s=100.0,
+    instances={
+        "gpu": InstanceLoad(read_at_s=98.0, running=5, waiting=2, kv_usage_ratio=0.5, preemptions=7),
+        "cpu": InstanceLoad(read_at_s=0.0, error="GET http://127.0.0.1:8002/metrics: Connection refused"),
+    },
+    gpus=(
+        GpuLoad(
+            index=0,
+            name='NVIDIA "H200"\\x',
+            uuid="GPU-1",
+            busy_ratio=None,
+            memory_used_bytes=1,
+            memory_total_bytes=2,
+            power_w=300.5,
+        ),
+    ),
+    host=HostLoad(
+        cpu_count=4,
+        cpu_busy_ratio=0.25,
+        memory_used_bytes=10,
+        memory_total_bytes=20,
+        shm_used_bytes=1,
+        shm_total_bytes=5,
+    ),
+)
+RECORD = RequestRecord(
+    request_id="r1",
+    route="/v1/chat/completions",
+    stream=True,
+    placement="gpu",
+    status=200,
+    queue_s=0.02,
+    ttft_s=0.5,
+    duration_s=2.5,
+    tokens_in=100,
+    tokens_out=21,
+    retries=1,
+)
+
+
+@dataclass
+class Exposition:
+    """Prometheus text, read by a stricter parser than prometheus_client's: every rule of the format is asserted."""
+
+    types: dict[str, str] = field(default_factory=dict)
+    samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = field(default_factory=dict)
+
+    def value(self, name: str, /, **labels: str) -> float:
+        return self.samples[name, frozenset(labels.items())]
+
+    def names(self) -> set[str]:
+        return {name for name, _ in self.samples}
+
+
+_NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
+_SAMPLE = re.compile(rf"({_NAME})(?:\{{(.*)\}})? (\S+)")
+_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\\\|\\"|\\n)*)"')
+
+
+def parse_strictly(text: str) -> Exposition:
+    assert text.endswith("\n")
+    exposition = Exposition()
+    helped: set[str] = set()
+    family = ""
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            family = line.split(" ")[2]
+            assert family not in helped, f"a second HELP of {family}"
+            assert len(line.split(" ", 3)[3]) > 5
+            helped.add(family)
+        elif line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ")
+            assert name == family, "TYPE follows HELP"
+            assert name not in exposition.types
+            assert (kind == "counter") == name.endswith("_total")
+            exposition.types[name] = kind
+        else:
+            match = _SAMPLE.fullmatch(line)
+            assert match is not None, line
+            name, labels, value = match[1], match[2] or "", float(match[3])
+            found = _LABEL.findall(labels)
+            assert ",".join(f'{key}="{text}"' for key, text in found) == labels, line
+            assert len(dict(found)) == len(found), line
+            suffixes = ("_bucket", "_count", "_sum") if exposition.types[family] == "histogram" else ("",)
+            assert name in {family + suffix for suffix in suffixes}, f"{name} stands among the samples of {family}"
+            key = (name, frozenset(found))
+            assert key not in exposition.samples, f"twice: {line}"
+            exposition.samples[key] = value
+    assert helped == exposition.types.keys()
+    _check_histograms(exposition)
+    return exposition
+
+
+def _check_histograms(exposition: Exposition) -> None:
+    buckets: dict[tuple[str, frozenset[tuple[str, str]]], list[tuple[float, float]]] = {}
+    for (name, labels), value in exposition.samples.items():
+        if name.endswith("_bucket"):
+            rest = frozenset(item for item in labels if item[0] != "le")
+            buckets.setdefault((name.removesuffix("_bucket"), rest), []).append((float(dict(labels)["le"]), value))
+    assert {name for name, _ in buckets} <= {name for name, kind in exposition.types.items() if kind == "histogram"}
+    for (name, labels), counts in buckets.items():
+        assert counts == sorted(counts), f"{name} is cumulative, in order"
+        assert counts[-1] == (float("inf"), exposition.samples[f"{name}_count", labels])
+        assert (f"{name}_sum", labels) in exposition.samples
+
+
+def render(service: MetricsService, snapshot: Snapshot = SNAPSHOT) -> Exposition:
+    text = service.render(STATUSES, snapshot, 4, {"gpu": 3, "cpu": 0}).decode()
+    theirs = {
+        (sample.name, frozenset((key, _escape(value)) for key, value in sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    ours = parse_strictly(text)
+    assert theirs == ours.samples
+    return ours
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')
+
+
+@pytest.fixture
+def service() -> MetricsService:
+    return MetricsService(now=lambda: 100.0)
+
+
+def test_a_finished_stream_counts_everywhere(service: MetricsService) -> None:
+    service.record(RECORD)
+    text = render(service)
+    route = "/v1/chat/completions"
+    assert text.value("syshax_requests_total", placement="gpu", route=route, outcome="ok") == 1
+    assert text.value("syshax_tokens_total", placement="gpu", kind="prompt") == 100
+    assert text.value("syshax_tokens_total", placement="gpu", kind="generation") == 21
+    assert text.value("syshax_request_retries_total", placement="gpu") == 1
+    assert text.value("syshax_queue_seconds_sum", placement="gpu") == 0.02
+    assert text.value("syshax_time_to_first_token_seconds_sum", placement="gpu") == 0.5
+    assert text.value("syshax_time_to_first_token_seconds_bucket", placement="gpu", le="0.5") == 1, "le is inclusive"
+    assert text.value("syshax_time_to_first_token_seconds_bucket", placement="gpu", le="0.25") == 0
+    assert text.value("syshax_time_per_output_token_seconds_sum", placement="gpu") == 0.1, "20 gaps in 2 s"
+    assert text.value("syshax_request_duration_seconds_sum", placement="gpu") == 2.5
+
+
+def test_observations_over_the_last_bound_count_in_inf_alone(service: MetricsService) -> None:
+    service.record(replace(RECORD, duration_s=1e6))
+    text = render(service)
+    assert text.value("syshax_request_duration_seconds_bucket", placement="gpu", le="7680.0") == 0
+    assert text.value("syshax_request_duration_seconds_count", placement="gpu") == 1
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        replace(RECORD, stream=False),
+        replace(RECORD, status=400, outcome=Outcome.CLIENT_ERROR),
+        replace(RECORD, ttft_s=None),
+    ],
+)
+def test_only_answered_streams_have_token_times(service: MetricsService, record: RequestRecord) -> None:
+    service.record(record)
+    text = render(service)
+    assert text.value("syshax_time_to_first_token_seconds_count", placement="gpu") == 0
+    assert text.value("syshax_time_per_output_token_seconds_count", placement="gpu") == 0
+    assert text.value("syshax_request_duration_seconds_count", placement="gpu") == 1
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_a_stream_without_gaps_has_no_time_between_tokens(service: MetricsService, tokens: int) -> None:
+    service.record(replace(RECORD, tokens_out=tokens))
+    text = render(service)
+    assert text.value("syshax_time_to_first_token_seconds_count", placement="gpu") == 1
+    assert text.value("syshax_time_per_output_token_seconds_count", placement="gpu") == 0
+
+
+def test_labels_stay_bounded_whatever_clients_send(service: MetricsService) -> None:
+    for number in range(1000):
+        service.record(replace(RECORD, route=f"/v1/{number}", placement="", outcome=Outcome.CLIENT_ERROR, status=404))
+    text = render(service)
+    assert text.value("syshax_requests_total", placement="none", route="other", outcome="client_error") == 1000
+    assert Counter(name for name, _ in text.samples)["syshax_requests_total"] == 1
+
+
+def test_states(service: MetricsService) -> None:
+    text = render(service)
+    states = {
+        (dict(labels)["name"], dict(labels)["state"]): value
+        for (name, labels), value in text.samples.items()
+        if name == "syshax_instance_state"
+    }
+    assert len(states) == 2 * len(State)
+    assert {key for key, value in states.items() if value} == {("gpu", "READY"), ("cpu", "BACKOFF")}
+    assert text.value("syshax_instance_launches_total", name="gpu") == 3
+    assert text.value("syshax_requests_queued") == 4
+    assert text.value("syshax_requests_inflight", name="gpu") == 3
+
+
+def test_readings_and_their_age(service: MetricsService) -> None:
+    text = render(service)
+    assert text.value("syshax_instance_running_requests", name="gpu") == 5
+    assert text.value("syshax_instance_waiting_requests", name="gpu") == 2
+    assert text.value("syshax_instance_kv_usage_ratio", name="gpu") == 0.5
+    assert text.value("syshax_instance_reading_age_seconds", name="gpu") == 2.0
+    assert text.value("syshax_instance_preemptions_total", name="gpu") == 7
+    assert text.value("syshax_instance_reading_ok", name="gpu") == 1
+    assert text.value("syshax_instance_reading_ok", name="cpu") == 0
+
+
+def test_what_was_never_read_is_absent_not_zero(service: MetricsService) -> None:
+    text = render(service)
+    assert ("syshax_instance_running_requests", frozenset({("name", "cpu")})) not in text.samples
+    assert "syshax_gpu_busy_ratio" not in text.names(), "the driver does not tell"
+    assert "syshax_gpu_temperature_celsius" not in text.names()
+    assert not any(name.startswith("syshax_host_") for name in render(service, Snapshot()).types)
+
+
+def test_devices(service: MetricsService) -> None:
+    text = render(service)
+    assert text.value("syshax_gpu_info", gpu="0", model='NVIDIA \\"H200\\"\\\\x', uuid="GPU-1") == 1
+    assert text.value("syshax_gpu_power_watts", gpu="0") == 300.5
+    assert text.value("syshax_gpu_reading_ok") == 1
+    assert text.value("syshax_host_cpu_busy_ratio") == 0.25
+    assert render(service, replace(SNAPSHOT, gpu_error="GPU 0: lost")).value("syshax_gpu_reading_ok") == 0
+
+
+def test_one_name_for_every_family(service: MetricsService) -> None:
+    service.record(RECORD)
+    for name in render(service).types:
+        assert re.fullmatch(r"syshax_[a-z]+(_[a-z]+)*", name)
