@@ -104,7 +104,8 @@ class GpuReader:
         if faults:
             self._close()
             return self._faulty(tuple(gpus), "; ".join(faults))
-        self._say(logging.INFO, f"{count} GPUs are watched: {', '.join(gpu.name for gpu in gpus) or 'none'}")
+        names = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in gpus)
+        self._say(logging.INFO, f"GPUs watched: {names or 'none, the driver sees no GPU'}")
         return GpuReading(tuple(gpus))
 
     def _load(self, index: int) -> GpuLoad:
