@@ -63,6 +63,7 @@ class Engine:
     stalled: bool = False
     """A fault: no step is made, whatever waits."""
     _work: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, generation: Generation) -> None:
         """Queues a generation."""
@@ -70,6 +71,7 @@ class Engine:
         self.waiting.append(generation)
         self.counters.peak_waiting = max(self.counters.peak_waiting, len(self.waiting))
         self._work.set()
+        self._changed.set()
 
     def abort(self, generation: Generation) -> None:
         """Ends a generation that nobody wants any more; its place is free at once. Nothing happens if it has ended."""
@@ -80,11 +82,18 @@ class Engine:
         else:
             return
         self.counters.aborted += 1
+        self._changed.set()
 
     def stall(self, stalled: bool) -> None:
         """Stops making steps, or goes on."""
         self.stalled = stalled
         self._work.set()
+
+    async def until(self, state: Callable[[], bool]) -> None:
+        """Returns once `state()` holds. It is looked at after every step, addition and abortion: for tests."""
+        while not state():
+            self._changed.clear()
+            await self._changed.wait()
 
     async def run(self) -> None:
         """Makes steps until cancelled."""
@@ -96,14 +105,14 @@ class Engine:
                 await self._work.wait()
                 due = loop.time()
                 continue
-            duration_s = self._begin_step()
+            duration_s = self.begin_step()
             due = max(due + duration_s, loop.time() - _MAX_LAG_S)
             await asyncio.sleep(max(0.0, due - loop.time()))
-            self._end_step()
+            self.end_step()
             self.counters.steps += 1
             self.counters.busy_s += duration_s
 
-    def _begin_step(self) -> float:
+    def begin_step(self) -> float:
         """Chooses what the step computes; returns how long that takes, in seconds."""
         self._admit()
         left = self.profile.max_batched_tokens
@@ -127,7 +136,8 @@ class Engine:
             self.kv_used_tokens += needed
         self.counters.peak_running = max(self.counters.peak_running, len(self.running))
 
-    def _end_step(self) -> None:
+    def end_step(self) -> None:
+        """Computes what was chosen: prompts grow, and every request whose prompt is complete gets a token."""
         while len(self.running) > 1 and self.kv_used_tokens + len(self.running) > self.profile.kv_tokens:
             self._preempt(next(reversed(self.running)))
         for generation in list(self.running):
@@ -147,6 +157,7 @@ class Engine:
                 self.counters.finished += 1
                 self._leave(generation)
             generation.on_token(generation)
+        self._changed.set()
 
     def _preempt(self, generation: Generation) -> None:
         self._leave(generation)
