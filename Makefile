@@ -40,5 +40,10 @@ e2e: .venv/.dev
 	$(BIN)/python -m syshax_embedded prepare --engine-only
 	$(BIN)/pytest tests/e2e
 
+# Needs Go and nginx (apt-get install golang-go nginx).
+BENCH_OPTIONS ?= --rounds 3
+bench-gateway: .venv/.run
+	benchmarks/gateway/run.sh build/bench-gateway $(BIN)/syshaxd $(BENCH_OPTIONS)
+
 clean:
 	rm -rf .venv build dist src/*.egg-info

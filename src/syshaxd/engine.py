@@ -41,6 +41,8 @@ from syshaxd.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 _MAX_RETRY_AFTER_S = 60.0
+# Kept answers to "who serves this model and route?"; paths with ids in them must not fill memory.
+_MAX_OFFERS = 1000
 # Weight of the newest request in the mean duration, from which Retry-After is estimated.
 _MEAN_WEIGHT = 0.05
 
@@ -94,6 +96,8 @@ class Engine:
         self._drained: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at_s = time.time()
+        self._loop = asyncio.get_running_loop()  # asking for it costs a system call each time
+        self._offers: dict[tuple[str, str, str, str | None], tuple[InstanceSpec, ...]] = {}
         self.endpoint = ""
         supervisor.subscribe(self._on_status)
 
@@ -114,14 +118,13 @@ class Engine:
             InstanceFailedError: Nothing was sent to the client, and no other instance could answer.
             InstanceTimeoutError: As above, and the instance was silent for too long.
         """
-        self._check_known(call)
         tried: tuple[str, ...] = ()
         while True:
             spec = await self._place(call, tried)
             record.placement = spec.name
-            placed_at_s = asyncio.get_running_loop().time()
+            placed_at_s = self._loop.time()
             record.queue_s = placed_at_s - record.started_at_s
-            last_try = bool(tried) or not self._candidates(call, (spec.name,))
+            last_try = bool(tried) or len(self._candidates(call, ())) < 2
             try:
                 return await self._runner.run(spec, outgoing, client, record, last_try=last_try)
             except (InstanceFailedError, InstanceTimeoutError) as error:
@@ -134,7 +137,7 @@ class Engine:
             finally:
                 self._release(spec.name)
                 if record.outcome is Outcome.OK:
-                    duration_s = asyncio.get_running_loop().time() - placed_at_s
+                    duration_s = self._loop.time() - placed_at_s
                     self._mean_duration_s += _MEAN_WEIGHT * (duration_s - self._mean_duration_s)
 
     def ready_instances(self) -> tuple[str, ...]:
@@ -163,16 +166,28 @@ class Engine:
         if not any(catalog.serves_route(call.method, call.path) for catalog in catalogs):
             raise NotFoundError(f"no instance serves {call.method} {call.path}", code="route_not_found")
 
-    def _candidates(self, call: Call, tried: tuple[str, ...]) -> list[InstanceSpec]:
-        pinned = call.request.pinned
-        return [
-            spec
-            for spec in self._ready
-            if spec.name not in tried
-            and (pinned is None or pinned == spec.name)
-            and self._catalogs[spec.name].serves_model(call.request.model)
-            and self._catalogs[spec.name].serves_route(call.method, call.path)
-        ]
+    def _candidates(self, call: Call, tried: tuple[str, ...]) -> tuple[InstanceSpec, ...]:
+        """The ready instances that serve the call, without those tried. Raises NotFoundError if none ever does."""
+        key = (call.request.model, call.method, call.path, call.request.pinned)
+        offers = self._offers.get(key)
+        if offers is None:
+            self._check_known(call)
+            offers = tuple(
+                spec
+                for spec in self._ready
+                if call.request.pinned in {None, spec.name}
+                and self._catalogs[spec.name].serves_model(call.request.model)
+                and self._catalogs[spec.name].serves_route(call.method, call.path)
+            )
+            if len(self._offers) >= _MAX_OFFERS:
+                self._offers.clear()
+            self._offers[key] = offers
+        return tuple(spec for spec in offers if spec.name not in tried) if tried else offers
+
+    def _set_ready(self, ready: tuple[InstanceSpec, ...]) -> None:
+        self._ready = ready
+        self._offers.clear()
+        self._admit()
 
     def _decide(self, call: Call, tried: tuple[str, ...]) -> Decision:
         return self._scheduler.decide(call.request, self._snapshot(), self._inflight, self._candidates(call, tried))
@@ -191,7 +206,7 @@ class Engine:
                 f"all instances are full and {len(self._queue)} requests wait already",
                 retry_after_s=self._retry_after_s(),
             )
-        waiting = _Waiting(call, tried, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(call, tried, self._loop.create_future())
         self._queue.append(waiting)
         try:
             async with asyncio.timeout(self._max_queue_wait_s):
@@ -292,7 +307,7 @@ class Engine:
         """Returns when no request is in flight any more, or after `timeout_s`."""
         if self._quiet():
             return
-        self._drained = asyncio.get_running_loop().create_future()
+        self._drained = self._loop.create_future()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._drained
@@ -308,8 +323,7 @@ class Engine:
             if ready:
                 self._spawn(self._learn(spec))
             else:
-                self._ready = tuple(other for other in self._ready if other.name != spec.name)
-                self._admit()
+                self._set_ready(tuple(other for other in self._ready if other.name != spec.name))
         if status.state is State.DRAINING and not self._inflight[spec.name]:
             self._supervisor.drained(spec.name)
 
@@ -320,12 +334,11 @@ class Engine:
         except SyshaxError as error:
             _log.warning("%s; taking it for what the configuration says", error)
         if self._supervisor.status(spec.name).state is State.READY and spec not in self._ready:
-            self._ready = tuple(
-                other for other in self._specs.values() if other in self._ready or other.name == spec.name
+            self._set_ready(
+                tuple(other for other in self._specs.values() if other in self._ready or other.name == spec.name)
             )
-            self._admit()
 
     def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -4,7 +4,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from syshaxd.core.http1 import LAST_CHUNK, chunk
@@ -29,25 +28,83 @@ def stream_answer(*events: bytes) -> bytes:
     return SSE_HEAD + sse(*events, b"[DONE]") + LAST_CHUNK
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     """One request as the instance got it, and the connection to answer on."""
 
     head: bytes
     body: bytes
-    writer: asyncio.StreamWriter
+    transport: asyncio.Transport
     gone: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the other side has closed the connection."""
+    """Set when the connection is lost."""
+    writable: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def send(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
+        self.transport.write(data)
+        await self.writable.wait()
 
     def abort(self) -> None:
-        self.writer.transport.abort()
+        self.transport.abort()
+
+    def close(self) -> None:
+        self.transport.close()
 
 
 Answer = Callable[[Request], Awaitable[None]]
+
+
+class _Connection(asyncio.Protocol):
+    """One request after the other."""
+
+    def __init__(self, instance: "FakeInstance") -> None:
+        self._instance = instance
+        self._buffer = b""
+        self._current: Request | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._instance.transports.add(transport)
+        self._instance.connections += 1
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        self._next()
+
+    def _next(self) -> None:
+        head, end, rest = self._buffer.partition(b"\r\n\r\n")
+        if not end or self._current is not None:
+            return
+        lines = head.lower().split(b"\r\n")
+        length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
+        if len(rest) < length:
+            return
+        self._buffer = rest[length:]
+        self._current = Request(head + end, rest[:length], self._transport)
+        self._current.writable.set()
+        self._instance.requests.append(self._current)
+        task = asyncio.ensure_future(self._instance.answer(self._current))
+        self._instance.tasks.add(task)
+        task.add_done_callback(self._answered)
+
+    def _answered(self, task: "asyncio.Task[None]") -> None:
+        self._instance.tasks.discard(task)
+        self._current = None
+        self._next()
+
+    def pause_writing(self) -> None:
+        if self._current is not None:
+            self._current.writable.clear()
+
+    def resume_writing(self) -> None:
+        if self._current is not None:
+            self._current.writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._instance.transports.discard(self._transport)
+        if self._current is not None:
+            self._current.gone.set()
+            self._current.writable.set()
 
 
 class FakeInstance:
@@ -57,23 +114,25 @@ class FakeInstance:
         self.answer = answer
         self.name = name
         self._role = role
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self.tasks: set[asyncio.Future[None]] = set()
+        self.transports: set[asyncio.Transport] = set()
         self.requests: list[Request] = []
         self.connections = 0
 
     async def __aenter__(self) -> "FakeInstance":
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        for task in self._tasks:
+        for transport in list(self.transports):
+            transport.abort()
+        tasks = list(self.tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def spec(self, max_num_seqs: int = 4) -> InstanceSpec:
         return InstanceSpec(
@@ -87,31 +146,3 @@ class FakeInstance:
             port=self.port,
             max_num_seqs=max_num_seqs,
         )
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._writers.add(writer)
-        self.connections += 1
-        with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            while not reader.at_eof():
-                request = await self._read(reader, writer)
-                self.requests.append(request)
-                answering = asyncio.ensure_future(self.answer(request))
-                # Nobody pipelines here: a byte or an end while it is answered means that the other side went away.
-                watching = asyncio.ensure_future(reader.read(1))
-                self._tasks |= {answering, watching}
-                await asyncio.wait([answering, watching], return_when=asyncio.FIRST_COMPLETED)
-                if watching.done():
-                    request.gone.set()
-                watching.cancel()
-                await answering
-        with suppress(Exception):
-            writer.close()
-
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request:
-        head = await reader.readuntil(b"\r\n\r\n")
-        lines = head.lower().split(b"\r\n")
-        length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
-        return Request(head, await reader.readexactly(length), writer)

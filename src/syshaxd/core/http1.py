@@ -5,11 +5,13 @@
 Bodies are never rewritten: bytes and chunk framing go from the instance to the client as they came.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_SIZE_LINE_BYTES = 256
+MAX_HOT_HEAD_BYTES = 8 * 1024
 
 # RFC 9110, 7.6.1, and what each side must set for itself.
 _HOP_BY_HOP = frozenset(
@@ -109,19 +111,75 @@ def response_head(
     return b"".join(parts)
 
 
-def request_head(method: str, raw_headers: Iterable[tuple[bytes, bytes]], *, request_id: bytes, length: int) -> bytes:
-    """The header lines that follow `request_line`: end-to-end headers of the client and our own, and the empty line."""
-    parts = [b"%b: %b\r\n" % pair for pair in raw_headers if pair[0].lower() not in _NOT_TO_INSTANCE]
-    parts.append(b"x-request-id: %b\r\n" % request_id)
+def end_to_end_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The client's header lines that an instance gets."""
+    return b"".join(b"%b: %b\r\n" % pair for pair in raw_headers if pair[0].lower() not in _NOT_TO_INSTANCE)
+
+
+def request_head(method: str, target: str, host: str, headers: bytes, *, request_id: str, length: int) -> bytes:
+    """A request's whole head for an instance; `headers` are lines from `end_to_end_headers`."""
+    start = f"{method} {target} HTTP/1.1\r\nhost: {host}\r\nx-request-id: {request_id}\r\n"
     if length or method not in {"GET", "HEAD", "DELETE", "OPTIONS"}:
-        parts.append(b"content-length: %d\r\n" % length)
-    parts.append(b"\r\n")
-    return b"".join(parts)
+        start += f"content-length: {length}\r\n"
+    return start.encode("latin-1") + headers + b"\r\n"
 
 
-def request_line(method: str, target: str, host: str) -> bytes:
-    """The request line and the Host line."""
-    return f"{method} {target} HTTP/1.1\r\nhost: {host}\r\n".encode("latin-1")
+@dataclass(frozen=True, slots=True)
+class HotRequest:
+    """The head of a plain request on a hot route."""
+
+    path: str
+    headers: bytes
+    """The lines that an instance gets."""
+    request_id: str | None
+    """As the client gave it, unchecked."""
+    place: str | None
+    body_start: int
+    length: int
+
+
+_HOT_LINES = {
+    b"POST /v1/chat/completions HTTP/1.1": "/v1/chat/completions",
+    b"POST /v1/completions HTTP/1.1": "/v1/completions",
+}
+_HEADER_LINES = re.compile(rb"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*)+")
+# Headers that ask for more than a plain request: those go to the full HTTP server.
+_NOT_PLAIN = frozenset(
+    # The last two come here only when given twice, or when not a number.
+    (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"te", b"trailer", b"content-length", b"host")
+)
+
+
+def parse_hot_request(data: bytes) -> HotRequest | None:
+    """Reads the head of a request if it is a plain one on a hot route; None: let the full HTTP server see to it."""
+    line_end = data.find(b"\r\n")
+    path = _HOT_LINES.get(data[:line_end])
+    head_end = data.find(b"\r\n\r\n", line_end)
+    if path is None or head_end < 0 or head_end > MAX_HOT_HEAD_BYTES:
+        return None
+    if _HEADER_LINES.fullmatch(data, line_end, head_end) is None:
+        return None
+    headers: list[bytes] = []
+    length = request_id = place = host = None
+    for line in data[line_end + 2 : head_end].split(b"\r\n"):
+        raw_name, _, value = line.partition(b":")
+        name = raw_name.lower()
+        if name not in _NOT_TO_INSTANCE:
+            headers.append(line)
+        elif name == b"content-length" and length is None and value.strip().isdigit():
+            length = int(value)
+        elif name == b"host" and host is None:
+            host = value
+        elif name == b"x-request-id":
+            request_id = value.strip().decode("latin-1")
+        elif name == b"x-syshax-place":
+            place = value.strip().decode("latin-1")
+        elif name in _NOT_PLAIN or (name == b"connection" and value.strip().lower() != b"keep-alive"):
+            return None
+    if length is None or host is None:
+        return None
+    headers.append(b"")
+    return HotRequest(path, b"\r\n".join(headers), request_id, place, head_end + 4, length)
 
 
 def chunk_size(line: bytes) -> int:
@@ -138,6 +196,11 @@ def chunk_size(line: bytes) -> int:
         return int(digits, 16)
     except ValueError:
         raise ProtocolError(f"not a chunk size: {line[:40]!r}") from None
+
+
+# A stream has few different sizes, and a lookup costs a quarter of a parse.
+_SIZES: dict[bytes, int] = {}
+_MAX_SIZES = 4096
 
 
 def complete_chunks(data: bytes) -> tuple[int, bool]:
@@ -157,7 +220,12 @@ def complete_chunks(data: bytes) -> tuple[int, bool]:
             if size - position >= MAX_SIZE_LINE_BYTES:
                 raise ProtocolError("a chunk's first line has no end")
             break
-        length = chunk_size(data[position:line_end])
+        line = data[position:line_end]
+        length = _SIZES.get(line, -1)
+        if length < 0:
+            length = chunk_size(line)
+            if len(_SIZES) < _MAX_SIZES:
+                _SIZES[line] = length
         if length == 0:
             # Trailers, if any, end with an empty line; without them it follows at once.
             end = data.find(b"\r\n\r\n", line_end)

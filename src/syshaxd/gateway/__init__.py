@@ -9,6 +9,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -21,20 +22,38 @@ from syshaxd.core.errors import (
     TooLargeError,
     UnavailableError,
 )
-from syshaxd.core.http1 import request_head
+from syshaxd.core.http1 import HotRequest, end_to_end_headers
 from syshaxd.core.types import InferenceRequest, Outcome, RequestRecord
 from syshaxd.engine import Call, Engine
 from syshaxd.gateway.body import Body, ChatBody, CompletionBody, parse_body
-from syshaxd.gateway.errors import error_response, status_of
-from syshaxd.gateway.front import SENT_CLOSE, SENT_KEEP_ALIVE, ClientConnection, Front
+from syshaxd.gateway.errors import Answer, error_answer
+from syshaxd.gateway.front import SENT_CLOSE, SENT_KEEP_ALIVE, ClientConnection, Front, to_response
+from syshaxd.gateway.hot import HotConnection
 from syshaxd.metrics import MetricsService
-from syshaxd.runner import Outgoing
+from syshaxd.runner import Downstream, Outgoing
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 4096
+_IDLE_LIMIT_S = 75.0
+_SWEEP_INTERVAL_S = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _BODIES: dict[str, type[Body]] = {"/v1/chat/completions": ChatBody, "/v1/completions": CompletionBody}
-_PLACE_HEADER = "X-Syshax-Place"
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A client's request, whichever server read it."""
+
+    method: str
+    target: str
+    path: str
+    headers: bytes
+    """The lines that an instance gets."""
+    request_id: str
+    place: str | None
+    """The instance that the client asks for."""
+    is_json: bool
+    keep_alive: bool
 
 
 class Gateway:
@@ -43,13 +62,15 @@ class Gateway:
     def __init__(self, engine: Engine, metrics: MetricsService, *, max_body_bytes: int) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
+        self.connections: set[HotConnection] = set()
+        self._loop = asyncio.get_running_loop()
         self._front = Front(self._handle, max_body_bytes=max_body_bytes)
         self._server: asyncio.Server | None = None
-        self._loop = asyncio.get_running_loop()
+        self._sweeper: asyncio.Task[None] | None = None
         self._id_prefix = secrets.token_hex(4)
         self._ids = itertools.count(1)
-        self._own: dict[str, Callable[[web.BaseRequest], web.Response]] = {
+        self._own: dict[str, Callable[[web.BaseRequest], Answer]] = {
             "/v1/models": self._models,
             "/health": self._health,
             "/ready": self._ready,
@@ -63,43 +84,103 @@ class Gateway:
             SyshaxError: The address can't be had.
         """
         try:
-            self._server = await self._loop.create_server(self._front, host, port, backlog=_BACKLOG)
+            self._server = await self._loop.create_server(
+                lambda: HotConnection(self, self._loop), host, port, backlog=_BACKLOG
+            )
         except OSError as error:
             raise SyshaxError(
                 f"services.conductor: cannot listen on {host}:{port}: {error.strerror or error}. "
                 f"See who has the port (ss -ltnp), or set services.conductor.port to another"
             ) from error
+        self._sweeper = self._loop.create_task(self._sweep())
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self, drain_timeout_s: float) -> None:
-        """Accepts nothing more, lets running requests end, then closes every connection."""
-        if self._server is None:
+        """Accepts nothing more, lets running requests end, then closes every connection. May be called again."""
+        if self._server is None or self._sweeper is None:
             return
         self._server.close()
+        self._sweeper.cancel()
         self._front.pre_shutdown()
         await self._engine.drain(drain_timeout_s)
+        for connection in list(self.connections):
+            connection.close()
         await self._front.shutdown(1.0)
 
+    async def _sweep(self) -> None:
+        """Closes connections that send nothing, or not the whole of a request: one timer for all."""
+        while True:
+            await asyncio.sleep(_SWEEP_INTERVAL_S)
+            limit = self._loop.time() - _IDLE_LIMIT_S
+            for connection in list(self.connections):
+                if not connection.busy and connection.idle_since_s < limit:
+                    connection.close()
+
+    # The two servers' requests.
+
+    def full_protocol(self) -> asyncio.Protocol:
+        """HotHandler: a connection of the full HTTP server."""
+        return self._front()
+
+    async def serve_hot(self, client: HotConnection, request: HotRequest, body: bytes) -> bool:
+        """HotHandler: answers a request that was recognised early."""
+        incoming = _Incoming(
+            method="POST",
+            target=request.path,
+            path=request.path,
+            headers=request.headers,
+            request_id=self._request_id(request.request_id),
+            place=request.place,
+            is_json=True,
+            keep_alive=True,
+        )
+        record = RequestRecord(incoming.request_id, request.path, started_at_s=self._loop.time())
+        result = await self._answer(incoming, body, client, record)
+        if isinstance(result, bool):
+            return result
+        client.writer()(result.to_bytes())
+        return True
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        target = request.raw_path
-        path = target.partition("?")[0]
+        """Answers a request of the full HTTP server."""
+        path = request.raw_path.partition("?")[0]
         own = self._own.get(path)
         if own is not None and request.method in {"GET", "HEAD"}:
-            return own(request)
-        record = RequestRecord(
-            request_id=self._request_id(request),
-            route=path,
-            started_at_s=self._loop.time(),
+            return to_response(own(request))
+        headers = request.headers
+        incoming = _Incoming(
+            method=request.method,
+            target=request.raw_path,
+            path=path,
+            headers=end_to_end_headers(request.raw_headers),
+            request_id=self._request_id(headers.get("X-Request-Id")),
+            place=headers.get("X-Syshax-Place"),
+            is_json=request.content_type == "application/json",
+            keep_alive=request.keep_alive,
         )
+        record = RequestRecord(incoming.request_id, path, started_at_s=self._loop.time())
+        client = request.protocol
+        assert isinstance(client, ClientConnection)
+        client.http10 = request.version < (1, 1)
+        result = await self._answer(incoming, request, client, record)
+        if isinstance(result, Answer):
+            return to_response(result)
+        return SENT_KEEP_ALIVE if result else SENT_CLOSE
+
+    async def _answer(
+        self, incoming: _Incoming, body: bytes | web.BaseRequest, client: Downstream, record: RequestRecord
+    ) -> bool | Answer:
+        """Serves a request and records it.
+
+        Returns:
+            Whether the connection may stay open, when the answer has been sent; else the answer.
+        """
         try:
-            if own is not None:
-                raise MethodNotAllowedError(f"{path} takes GET, not {request.method}", code="method_not_allowed")
-            if not path.startswith("/v1/"):
-                raise NotFoundError(f"no route {path}; the API is under /v1", code="route_not_found")
-            keep = await self._serve(request, target, path, record)
+            return await self._serve(incoming, body, client, record)
         except SyshaxError as error:
-            record.status = status_of(error)
+            answer = error_answer(error, record.request_id)
+            record.status = answer.status
             if isinstance(error, BadRequestError):
                 record.outcome = Outcome.CLIENT_ERROR
             elif isinstance(error, OverloadedError | UnavailableError):
@@ -107,46 +188,44 @@ class Gateway:
             else:
                 record.outcome = Outcome.FAILED
                 _log.warning("request %s: %s", record.request_id, error)
-            return error_response(error, record.request_id)
+            return answer
         except asyncio.CancelledError:
             record.outcome = Outcome.CLIENT_GONE
             raise
         finally:
             record.duration_s = self._loop.time() - record.started_at_s
             self._metrics.record(record)
-        return SENT_KEEP_ALIVE if keep else SENT_CLOSE
 
-    async def _serve(self, request: web.BaseRequest, target: str, path: str, record: RequestRecord) -> bool:
-        data = await self._read(request)
-        body = _parse(request, path, data)
-        record.stream = bool(body.stream)
-        headers = request.headers
+    async def _serve(
+        self, incoming: _Incoming, body: bytes | web.BaseRequest, client: Downstream, record: RequestRecord
+    ) -> bool:
+        path = incoming.path
+        if path in self._own:
+            raise MethodNotAllowedError(f"{path} takes GET, not {incoming.method}")
+        if not path.startswith("/v1/"):
+            raise NotFoundError(f"no route {path}; the API is under /v1", code="route_not_found")
+        data = body if isinstance(body, bytes) else await self._read(body)
+        parsed = _parse(incoming, data)
+        record.stream = bool(parsed.stream)
         inference = InferenceRequest(
             request_id=record.request_id,
-            model=body.model or "",
+            model=parsed.model or "",
             stream=record.stream,
-            max_tokens=body.max_tokens,
-            pinned=headers.get(_PLACE_HEADER),
+            max_tokens=parsed.max_tokens,
+            pinned=incoming.place,
         )
-        client = request.protocol
-        assert isinstance(client, ClientConnection)
-        client.http10 = request.version < (1, 1)
         outgoing = Outgoing(
-            method=request.method,
-            target=target,
-            head=request_head(
-                request.method,
-                request.raw_headers,
-                request_id=record.request_id.encode("ascii"),
-                length=len(data),
-            ),
+            method=incoming.method,
+            target=incoming.target,
+            headers=incoming.headers,
+            request_id=record.request_id,
             body=data,
-            keep_alive=request.keep_alive,
+            keep_alive=incoming.keep_alive,
         )
-        return await self._engine.dispatch(Call(inference, request.method, path), outgoing, client, record)
+        return await self._engine.dispatch(Call(inference, incoming.method, path), outgoing, client, record)
 
     async def _read(self, request: web.BaseRequest) -> bytes:
-        limit = self._max_body_bytes
+        limit = self.max_body_bytes
         if request.content_length is not None and request.content_length > limit:
             raise TooLargeError(f"the body has {request.content_length} bytes; at most {limit} are taken")
         try:
@@ -156,43 +235,45 @@ class Gateway:
         except web.RequestPayloadError as error:
             raise BadRequestError(f"the body can't be read: {error}", code="invalid_body") from None
 
-    def _request_id(self, request: web.BaseRequest) -> str:
+    def _request_id(self, given: str | None) -> str:
         """The client's own id if it is a decent one, else a new one."""
-        given = request.headers.get("X-Request-Id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given
         return f"{self._id_prefix}-{next(self._ids):x}"
 
-    def _models(self, request: web.BaseRequest) -> web.Response:
+    # The daemon's own routes.
+
+    def _models(self, request: web.BaseRequest) -> Answer:
         return _json({"object": "list", "data": [dict(model) for model in self._engine.models()]})
 
-    def _health(self, request: web.BaseRequest) -> web.Response:
+    def _health(self, request: web.BaseRequest) -> Answer:
         return _json({"status": "ok"})
 
-    def _ready(self, request: web.BaseRequest) -> web.Response:
+    def _ready(self, request: web.BaseRequest) -> Answer:
         """200 when a request could be served; with `?all=1` only when every instance that is wanted is ready."""
         ready = self._engine.ready_instances()
-        states = {status.spec.name: str(status.state) for status in self._engine.status().instances}
-        wanted = {status.spec.name for status in self._engine.status().instances if status.wanted}
+        instances = self._engine.status().instances
+        wanted = {status.spec.name for status in instances if status.wanted}
         good = wanted <= set(ready) if request.query.get("all") else bool(ready)
+        states = {status.spec.name: str(status.state) for status in instances}
         return _json({"ready": good, "instances": states}, status=200 if good else 503)
 
-    def _render_metrics(self, request: web.BaseRequest) -> web.Response:
+    def _render_metrics(self, request: web.BaseRequest) -> Answer:
         status = self._engine.status()
         text = self._metrics.render(status.instances, status.snapshot, status.queued, status.inflight)
-        return web.Response(body=text, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+        return Answer(200, text, "text/plain; version=0.0.4; charset=utf-8")
 
 
-def _parse(request: web.BaseRequest, path: str, data: bytes) -> Body:
-    kind = _BODIES.get(path)
+def _parse(incoming: _Incoming, data: bytes) -> Body:
+    kind = _BODIES.get(incoming.path)
     if kind is not None:
-        if request.method != "POST":
-            raise MethodNotAllowedError(f"{path} takes POST, not {request.method}", code="method_not_allowed")
+        if incoming.method != "POST":
+            raise MethodNotAllowedError(f"{incoming.path} takes POST, not {incoming.method}")
         return parse_body(kind, data)
-    if data and request.content_type == "application/json":
+    if data and incoming.is_json:
         return parse_body(Body, data)
     return Body()
 
 
-def _json(body: object, status: int = 200) -> web.Response:
-    return web.Response(body=json.dumps(body).encode(), status=status, content_type="application/json")
+def _json(body: object, status: int = 200) -> Answer:
+    return Answer(status, json.dumps(body).encode())

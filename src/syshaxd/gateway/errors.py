@@ -4,8 +4,8 @@
 
 import json
 import math
-
-from aiohttp import web
+from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from syshaxd.core.errors import (
     BadRequestError,
@@ -20,51 +20,50 @@ from syshaxd.core.errors import (
     UnavailableError,
 )
 
-# The first class that fits gives status and OpenAI's error type.
-_STATUSES: tuple[tuple[type[SyshaxError], int, str], ...] = (
-    (NotFoundError, 404, "invalid_request_error"),
-    (MethodNotAllowedError, 405, "invalid_request_error"),
-    (TooLargeError, 413, "invalid_request_error"),
-    (BadRequestError, 400, "invalid_request_error"),
-    (OverloadedError, 429, "rate_limit_error"),
-    (UnavailableError, 503, "service_unavailable_error"),
-    (InstanceFailedError, 502, "upstream_error"),
-    (InstanceTimeoutError, 504, "timeout_error"),
-    (SyshaxError, 500, "internal_error"),
+# The first class that fits gives status, OpenAI's error type, and the code of errors that bring none.
+_KINDS: tuple[tuple[type[SyshaxError], int, str, str | None], ...] = (
+    (NotFoundError, 404, "invalid_request_error", None),
+    (MethodNotAllowedError, 405, "invalid_request_error", "method_not_allowed"),
+    (TooLargeError, 413, "invalid_request_error", "body_too_large"),
+    (BadRequestError, 400, "invalid_request_error", None),
+    (OverloadedError, 429, "rate_limit_error", "overloaded"),
+    (UnavailableError, 503, "service_unavailable_error", "no_instance_ready"),
+    (InstanceFailedError, 502, "upstream_error", "instance_failed"),
+    (InstanceTimeoutError, 504, "timeout_error", "instance_timeout"),
+    (SyshaxError, 500, "internal_error", None),
 )
-_DEFAULT_CODES = {429: "overloaded", 503: "no_instance_ready", 502: "instance_failed", 504: "instance_timeout"}
 
 
-def status_of(error: SyshaxError) -> int:
-    """The HTTP status of an error."""
-    return next(status for kind, status, _ in _STATUSES if isinstance(error, kind))
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A small complete response."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def to_bytes(self, *, close: bool = False) -> bytes:
+        """The response as HTTP/1.1."""
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        lines += [f"content-type: {self.content_type}", f"content-length: {len(self.body)}"]
+        lines += ["connection: close", "", ""] if close else ["", ""]
+        return "\r\n".join(lines).encode("latin-1") + self.body
 
 
-def error_response(error: SyshaxError, request_id: str) -> web.Response:
+def error_answer(error: SyshaxError, request_id: str) -> Answer:
     """The answer to a request that failed with `error`."""
-    status, kind = next((status, kind) for cls, status, kind in _STATUSES if isinstance(error, cls))
-    param = error.param if isinstance(error, BadRequestError) else None
-    code = error.code if isinstance(error, BadRequestError) else None
+    status, kind, code = next(row[1:] for row in _KINDS if isinstance(error, row[0]))
     headers = {"x-request-id": request_id}
     if isinstance(error, RetryableError):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    return json_error(status, str(error), kind=kind, param=param, code=code, headers=headers)
+    param = None
+    if isinstance(error, BadRequestError):
+        param, code = error.param, error.code or code
+    return Answer(status, error_body(str(error), kind=kind, param=param, code=code), headers=headers)
 
 
-def json_error(
-    status: int,
-    message: str,
-    *,
-    kind: str,
-    param: str | None = None,
-    code: str | None = None,
-    headers: dict[str, str] | None = None,
-) -> web.Response:
+def error_body(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> bytes:
     """An OpenAI error object."""
-    body = {"message": message, "type": kind, "param": param, "code": code or _DEFAULT_CODES.get(status)}
-    return web.Response(
-        status=status,
-        body=json.dumps({"error": body}).encode(),
-        content_type="application/json",
-        headers=headers,
-    )
+    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()

@@ -1,8 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The HTTP server under the gateway: aiohttp's low-level server, with connections that a relay writes to directly."""
+"""The full HTTP server: aiohttp's low-level one, with connections that a relay writes to directly."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
@@ -11,7 +12,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from syshaxd.gateway.errors import json_error
+from syshaxd.gateway.errors import Answer, error_body
 from syshaxd.runner import Relay
 
 
@@ -28,22 +29,28 @@ class ClientConnection(RequestHandler):
     def attach(self, relay: Relay) -> None:
         """Downstream: the relay is told when to pause and resume."""
         self._relay = relay
-        if self._paused:
+        if self.writing_paused:
             relay.pause()
 
     def detach(self) -> None:
         """Downstream: the relay is over."""
         self._relay = None
 
-    def write(self, data: bytes) -> None:
-        """Downstream: sends bytes; nothing when the client is gone, which the handler's cancellation tells."""
-        if self.transport is not None:
-            self.transport.write(data)
+    def writer(self) -> Callable[[bytes], None]:
+        """Downstream: sends bytes."""
+        assert self.transport is not None
+        return self.transport.write
 
     def abort(self) -> None:
         """Downstream: drops the connection without a proper end."""
         if self.transport is not None:
             self.transport.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """asyncio: the client is gone. The handler is cancelled soon; nothing may be written meanwhile."""
+        if self._relay is not None:
+            self._relay.cancel()
+        super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         """asyncio: the client's socket is full."""
@@ -67,15 +74,16 @@ class ClientConnection(RequestHandler):
         """aiohttp: what it can't parse, and our own bugs, in OpenAI's form."""
         if status >= 500:
             self.log_exception("Error handling request", exc_info=exc)
-            response = json_error(status, "internal error; the log has the details", kind="internal_error")
+            body = error_body("internal error; the log has the details", kind="internal_error")
         else:
-            response = json_error(status, message or "bad HTTP request", kind="invalid_request_error")
+            body = error_body(message or "bad HTTP request", kind="invalid_request_error")
+        response = to_response(Answer(status, body))
         response.force_close()
         return response
 
 
 class Front(web.Server):
-    """Accepts connections and calls the handler, which is cancelled when its client disconnects."""
+    """Calls the handler for each request, and cancels it when its client disconnects."""
 
     def __init__(self, handler: Any, *, max_body_bytes: int) -> None:
         super().__init__(handler, handler_cancellation=True, access_log=None)
@@ -83,7 +91,7 @@ class Front(web.Server):
         self.request_factory = self._request
 
     def __call__(self) -> ClientConnection:
-        """A protocol for a new connection."""
+        """A protocol for a connection."""
         return ClientConnection(self, loop=self._loop, **self._kwargs)
 
     def _request(
@@ -97,6 +105,13 @@ class Front(web.Server):
         return web.BaseRequest(
             message, payload, protocol, writer, task, self._loop, client_max_size=self._max_body_bytes
         )
+
+
+def to_response(answer: Answer) -> web.Response:
+    """An answer in aiohttp's form."""
+    return web.Response(
+        status=answer.status, body=answer.body, headers=answer.headers | {"content-type": answer.content_type}
+    )
 
 
 class _Sent:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.http1 import request_line
+from syshaxd.core.http1 import request_head
 from syshaxd.core.types import InstanceSpec, RequestRecord
 from syshaxd.runner.relay import Downstream, Relay
 from syshaxd.runner.upstream import IDLE_LIMIT_S, UpstreamConnection, UpstreamPool
@@ -23,8 +23,9 @@ class Outgoing:
     method: str
     target: str
     """Path and query."""
-    head: bytes
-    """Header lines but Host, from `core.http1.request_head`."""
+    headers: bytes
+    """The client's header lines that go to an instance, from `core.http1`."""
+    request_id: str
     body: bytes
     keep_alive: bool
     """The client's connection may stay open afterwards."""
@@ -95,7 +96,14 @@ class Runner:
         self, connection: UpstreamConnection, spec: InstanceSpec, outgoing: Outgoing, relay: Relay
     ) -> None:
         relay.start(connection)
-        head = request_line(outgoing.method, outgoing.target, spec.address) + outgoing.head
+        head = request_head(
+            outgoing.method,
+            outgoing.target,
+            spec.address,
+            outgoing.headers,
+            request_id=outgoing.request_id,
+            length=len(outgoing.body),
+        )
         parts = [head, outgoing.body] if outgoing.body else [head]
         connection.request(parts, relay, bodiless=outgoing.method == "HEAD")
         self._relays[relay] = (-1, 0.0)

@@ -42,8 +42,8 @@ class Downstream(Protocol):
     def detach(self) -> None:
         """The relay is over."""
 
-    def write(self, data: bytes) -> None:
-        """Sends bytes."""
+    def writer(self) -> Callable[[bytes], None]:
+        """The function that sends bytes."""
 
     def abort(self) -> None:
         """Drops the connection: the client sees that the answer is incomplete."""
@@ -67,6 +67,7 @@ class Relay:
         "_record",
         "_streaming",
         "_whole",
+        "_write",
         "committed",
         "done",
         "events",
@@ -106,6 +107,7 @@ class Relay:
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
         self._previous = self._last = b""
+        self._write: Callable[[bytes], None]
 
     def start(self, connection: UpstreamConnection) -> None:
         """The response will come over `connection`."""
@@ -147,7 +149,7 @@ class Relay:
             self.events += data.count(_EVENT)
             self._whole = whole
             self._previous, self._last = self._last, data
-            self._client.write(chunk_payloads(data) if self._client.http10 and self._chunked else data)
+            self._write(data)
             return
         self._buffer.append(data)
         self._buffered_bytes += len(data)
@@ -209,14 +211,17 @@ class Relay:
         self._buffer.clear()
         self.events += body.count(_EVENT)
         self._last = body
+        send = self._client.writer()
+        self._write = send
         if self._client.http10 and head.chunked:
             body = chunk_payloads(body)
+            self._write = lambda data: send(chunk_payloads(data))
         if not head.chunked and head.content_length is None and head.status not in {204, 304}:
             self.keep_alive = False
         self._record.status = head.status
         if head.status >= 400:
             self._record.outcome = Outcome.FAILED if head.status >= 500 else Outcome.CLIENT_ERROR
-        self._client.write(
+        send(
             response_head(
                 head,
                 request_id=self._record.request_id.encode("latin-1"),
@@ -235,10 +240,7 @@ class Relay:
         self._record.outcome = Outcome.FAILED
         if self._streaming and self._whole:
             event = b"data: " + _error_event(error) + b"\n\n"
-            if self._chunked and not self._client.http10:
-                self._client.write(chunk(event) + LAST_CHUNK)
-            else:
-                self._client.write(event)
+            self._write(chunk(event) + LAST_CHUNK if self._chunked else event)
         else:
             self.keep_alive = False
             self._client.abort()

@@ -6,6 +6,7 @@ aiohttp's client costs 110 us more a request and twice the CPU time of a streame
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from syshaxd.core.errors import InstanceFailedError
@@ -52,6 +53,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_paused",
         "_pool",
         "_sink",
+        "_take",
         "_transport",
         "idle_since_s",
         "requests",
@@ -62,6 +64,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
         self._head: ResponseHead | None = None
+        self._take: Callable[[bytes], None] = self._start  # what comes next
         self._held = b""
         self._left = 0  # of a body with a length, or of a chunk that is passed on in pieces
         self._bodiless = False
@@ -129,10 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
             data = self._held + data
             self._held = b""
         try:
-            if self._head is not None:
-                self._body(self._head, data)
-            else:
-                self._start(data)
+            self._take(data)
         except ProtocolError as error:
             sink = self._sink
             self.abort()
@@ -158,34 +158,49 @@ class UpstreamConnection(asyncio.Protocol):
             self._end(reusable=not data)
             return
         self._left = head.content_length or 0
+        if head.chunked:
+            self._take = self._take_chunks
+        else:
+            self._take = self._take_rest if head.content_length is None else self._take_length
         if data:
-            self._body(head, data)
+            self._take(data)
 
-    def _body(self, head: ResponseHead, data: bytes) -> None:
+    def _take_rest(self, data: bytes) -> None:
+        """A body that ends with the connection."""
+        if self._sink is not None:
+            self._sink.body(data, whole=True)
+
+    def _take_length(self, data: bytes) -> None:
+        """A body whose length the head told."""
+        if self._sink is None:
+            return
+        extra = len(data) - self._left
+        if extra < 0:
+            self._left -= len(data)
+            self._sink.body(data, whole=True)
+        else:
+            self._sink.body(data[: self._left] if extra else data, whole=True)
+            self._end(reusable=not extra)
+
+    def _take_piece(self, data: bytes) -> None:
+        """A chunk that is too large to be held."""
         sink = self._sink
         if sink is None:
             return
-        if head.chunked:
-            self._chunks(sink, data)
-        elif head.content_length is None:
-            sink.body(data, whole=True)
-        elif len(data) < self._left:
+        if len(data) < self._left:
             self._left -= len(data)
-            sink.body(data, whole=True)
-        else:
-            extra = len(data) > self._left
-            sink.body(data[: self._left] if extra else data, whole=True)
-            self._end(reusable=not extra)
+            sink.body(data, whole=False)
+            return
+        sink.body(data[: self._left], whole=True)
+        self._take = self._take_chunks
+        if len(data) > self._left:
+            self._take_chunks(data[self._left :])
 
-    def _chunks(self, sink: Sink, data: bytes) -> None:
-        if self._left:
-            if len(data) < self._left:
-                self._left -= len(data)
-                sink.body(data, whole=False)
-                return
-            sink.body(data[: self._left], whole=True)
-            data = data[self._left :]
-            self._left = 0
+    def _take_chunks(self, data: bytes) -> None:
+        """A chunked body."""
+        sink = self._sink
+        if sink is None:
+            return
         whole, ended = complete_chunks(data)
         if ended:
             sink.body(data[:whole], whole=True)
@@ -202,11 +217,13 @@ class UpstreamConnection(asyncio.Protocol):
             else:
                 line_end = data.index(b"\r\n")
                 self._left = line_end + 4 + chunk_size(data[:line_end]) - len(data)
+                self._take = self._take_piece
                 sink.body(data, whole=False)
 
     def _end(self, *, reusable: bool) -> None:
         sink, self._sink = self._sink, None
         head, self._head = self._head, None
+        self._take = self._start
         assert head is not None
         if reusable and head.keep_alive and self.usable:
             self.resume_reading()

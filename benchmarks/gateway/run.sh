@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+#
+# run.sh WORKDIR SYSHAXD [bench.py options]: sysHAX's gateway beside nginx and vllm-router, against a mock engine.
+# Needs Go, nginx and taskset (on Debian: apt-get install golang-go nginx), Python 3.11 with pip. Ports 9101, 9102, 9211, 9214,
+# 9215 and 29214 on loopback. About two minutes a round; prints Markdown tables, keeps results.jsonl in WORKDIR.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+work=$(mkdir -p "$1" && cd "$1" && pwd)
+syshaxd=$(realpath "$2")
+shift 2
+for tool in go nginx taskset; do
+  command -v "$tool" >/dev/null || { echo "run.sh: $tool is missing; install it first (apt-get install golang-go nginx util-linux)" >&2; exit 1; }
+done
+mkdir -p "$work"/{bin,run,logs,state}
+echo "==> building the mock engine and the load generator"
+(cd "$here" && go build -o "$work/bin/engine" ./engine && go build -o "$work/bin/load" ./load)
+if [ ! -x "$work/vllm-router/bin/vllm-router" ]; then
+  echo "==> installing vllm-router"
+  python3 -m venv "$work/vllm-router" && "$work/vllm-router/bin/pip" install -q 'vllm-router==0.1.17'
+fi
+
+cat > "$work/nginx.conf" <<N
+worker_processes 1; daemon off; pid $work/run/nginx.pid; error_log $work/logs/nginx.log; worker_rlimit_nofile 20000;
+events { worker_connections 8192; }
+http {
+  access_log off; client_body_temp_path $work/run/b; proxy_temp_path $work/run/p; fastcgi_temp_path $work/run/f;
+  uwsgi_temp_path $work/run/u; scgi_temp_path $work/run/s;
+  client_body_buffer_size 256k; client_max_body_size 64m; keepalive_requests 10000000; tcp_nodelay on;
+  upstream engines { server 127.0.0.1:9101; server 127.0.0.1:9102; keepalive 512; keepalive_requests 10000000; }
+  server { listen 127.0.0.1:9211 backlog=4096;
+    location / { proxy_pass http://engines; proxy_http_version 1.1; proxy_set_header Connection "";
+                 proxy_buffering off; proxy_request_buffering off; } }
+}
+N
+cat > "$work/syshax.yaml" <<Y
+services:
+  gpu: {port: 9101, max_num_seqs: 150}
+  cpu: {port: 9102, max_num_seqs: 150}
+  conductor: {port: 9215}
+models: {default: mock-model}
+control: {socket: $work/run/admin.sock}
+Y
+python3 - "$work" "$syshaxd" <<'P'
+import json
+import sys
+
+work, syshaxd = sys.argv[1:]
+engines = ["http://127.0.0.1:9101", "http://127.0.0.1:9102"]
+router = [f"{work}/vllm-router/bin/vllm-router", "--host", "127.0.0.1", "--port", "9214", "--prometheus-port", "29214"]
+gateways = {
+    "nginx": {"cmd": ["nginx", "-c", f"{work}/nginx.conf"], "port": 9211},
+    "vllm-router": {
+        "cmd": [*router, "--worker-urls", *engines, "--policy", "power_of_two", "--log-level", "error"],
+        "port": 9214,
+    },
+    "sysHAX": {
+        "cmd": [syshaxd, "--config", f"{work}/syshax.yaml"],
+        "port": 9215,
+        "env": {"XDG_STATE_HOME": f"{work}/state"},
+    },
+}
+with open(f"{work}/gateways.json", "w") as file:
+    json.dump(gateways, file, indent=1)
+P
+python3 "$here/bench.py" --gateways "$work/gateways.json" "$@"

@@ -1,0 +1,125 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Placement: each rule by example, and what holds for all loads."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.types import (
+    Device,
+    InferenceRequest,
+    InstanceLoad,
+    InstanceSpec,
+    Reject,
+    Role,
+    RunOn,
+    RuntimeKind,
+    Snapshot,
+    Wait,
+)
+
+
+def _spec(name: str, role: Role, slots: int = 8) -> InstanceSpec:
+    return InstanceSpec(
+        name=name,
+        role=role,
+        device=Device.CPU,
+        runtime=RuntimeKind.EXTERNAL,
+        model="m",
+        served_model="m",
+        host="h",
+        port=1,
+        max_num_seqs=slots,
+    )
+
+
+GPU, CPU = _spec("gpu", Role.GPU), _spec("cpu", Role.CPU)
+REQUEST = InferenceRequest(request_id="r", model="m", stream=True)
+
+
+def _load(**fields: float) -> InstanceLoad:
+    return InstanceLoad(read_at_s=1.0, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cpu", "inflight", "instance", "reason"),
+    [
+        ({}, {}, {}, "gpu", "has room"),
+        ({"running": 7}, {}, {"gpu": 7}, "gpu", "has room"),
+        ({}, {}, {"gpu": 8}, "cpu", "8 of 8 slots"),
+        ({"running": 8}, {}, {}, "cpu", "8 of 8 slots"),
+        ({"running": 3, "waiting": 2}, {}, {"gpu": 5}, "cpu", "2 wait behind 3"),
+        ({"waiting": 2}, {}, {"gpu": 2}, "gpu", "has room"),
+        ({"running": 3, "kv_usage_ratio": 0.95}, {}, {"gpu": 3}, "cpu", "KV cache 95%"),
+        ({"running": 8}, {"running": 8}, {"gpu": 8, "cpu": 8}, "gpu", "cpu: 8 of 8"),
+        ({"running": 8}, {"waiting": 1}, {"gpu": 8}, "gpu", "cpu: 1 wait"),
+        ({"running": 8}, {"running": 2, "generation_tokens_per_s": 3.0}, {"gpu": 8, "cpu": 2}, "gpu", "under 10"),
+        ({"running": 8}, {"running": 2, "generation_tokens_per_s": 30.0}, {"gpu": 8, "cpu": 2}, "cpu", "has room"),
+    ],
+)
+def test_each_rule(
+    gpu: dict[str, float], cpu: dict[str, float], inflight: dict[str, int], instance: str, reason: str
+) -> None:
+    snapshot = Snapshot(instances={"gpu": _load(**gpu), "cpu": _load(**cpu)})
+    decision = Scheduler(Policy(cpu_throughput_threshold=10.0)).decide(REQUEST, snapshot, inflight, (GPU, CPU))
+    assert isinstance(decision, RunOn)
+    assert decision.instance == instance
+    assert reason in "; ".join(decision.reasons)
+
+
+def test_over_the_backlog_a_request_waits() -> None:
+    scheduler = Scheduler(Policy(backlog_ratio=0.25))
+    full = {"gpu": 10, "cpu": 8}
+    assert scheduler.places(GPU) == 10
+    assert isinstance(scheduler.decide(REQUEST, Snapshot(), full, (GPU, CPU)), Wait)
+    assert isinstance(scheduler.decide(REQUEST, Snapshot(), full | {"gpu": 9}, (GPU, CPU)), RunOn)
+
+
+def test_without_a_gpu_instance_the_cpu_serves_alone() -> None:
+    decision = Scheduler(Policy()).decide(REQUEST, Snapshot(), {}, (CPU,))
+    assert decision == RunOn("cpu", ("no GPU instance is ready",))
+
+
+def test_without_any_instance_it_is_refused() -> None:
+    assert isinstance(Scheduler(Policy()).decide(REQUEST, Snapshot(), {}, ()), Reject)
+
+
+def test_a_pinned_request_waits_for_its_instance_or_is_refused() -> None:
+    pinned = InferenceRequest(request_id="r", model="m", stream=True, pinned="cpu")
+    scheduler = Scheduler(Policy())
+    assert isinstance(scheduler.decide(pinned, Snapshot(), {}, (GPU, CPU)), RunOn)
+    assert isinstance(scheduler.decide(pinned, Snapshot(), {"cpu": 10}, (GPU, CPU)), Wait)
+    assert isinstance(scheduler.decide(pinned, Snapshot(), {}, (GPU,)), Reject)
+
+
+loads = st.builds(
+    InstanceLoad,
+    read_at_s=st.just(1.0),
+    running=st.integers(0, 20),
+    waiting=st.integers(0, 20),
+    kv_usage_ratio=st.floats(0, 1),
+    generation_tokens_per_s=st.floats(0, 100),
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["gpu", "cpu", "gpu2"]), loads),
+    st.dictionaries(st.sampled_from(["gpu", "cpu", "gpu2"]), st.integers(0, 12)),
+    st.lists(st.sampled_from([GPU, CPU, _spec("gpu2", Role.GPU, 3)]), unique=True),
+)
+def test_a_place_is_never_given_beyond_the_limit_and_never_withheld_below_it(
+    instances: dict[str, InstanceLoad], inflight: dict[str, int], candidates: list[InstanceSpec]
+) -> None:
+    scheduler = Scheduler(Policy())
+    decision = scheduler.decide(REQUEST, Snapshot(instances=instances), inflight, candidates)
+    by_name = {spec.name: spec for spec in candidates}
+    if isinstance(decision, RunOn):
+        assert inflight.get(decision.instance, 0) < scheduler.places(by_name[decision.instance])
+        assert decision.reasons
+    elif isinstance(decision, Wait):
+        gpus = [spec for spec in candidates if spec.role is Role.GPU] or candidates
+        assert all(inflight.get(spec.name, 0) >= scheduler.places(spec) for spec in gpus)
+    else:
+        assert not candidates
