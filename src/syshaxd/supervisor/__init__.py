@@ -1,0 +1,423 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Supervisor: one queue, one writer. Event -> core/lifecycle's transition -> effects as tasks -> events."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+from syshaxd.core.errors import LaunchFailedError, NotFoundError, SyshaxError
+from syshaxd.core.lifecycle import (
+    PROBED,
+    Adopted,
+    Drained,
+    Effect,
+    Event,
+    Exited,
+    Launch,
+    Launched,
+    LaunchFailed,
+    Lifecycle,
+    ProbeFailed,
+    ProbeSucceeded,
+    RestartPolicy,
+    SetTimer,
+    StartRequested,
+    StopRequested,
+    Terminate,
+    TerminateFailed,
+    TimerFired,
+    dependency_event,
+    transition,
+)
+from syshaxd.core.types import Handle, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.runtime import InstanceRuntime
+from syshaxd.supervisor.clock import Cancellable, Clock, WallClock
+
+_log = logging.getLogger(__name__)
+_LOG_LEVELS = {State.UNHEALTHY: logging.WARNING, State.BACKOFF: logging.WARNING, State.FAILED: logging.ERROR}
+# While it starts, an instance is asked this often: a quick start should be seen quickly.
+_STARTING_PROBE_INTERVAL_S = 0.5
+# Beyond draining and grace: for what a runtime does besides waiting.
+_SHUTDOWN_MARGIN_S = 10.0
+
+Probe = Callable[[InstanceSpec], Awaitable[None]]
+"""Returns when the instance is well; raises SyshaxError, OSError or TimeoutError with the reason otherwise."""
+Callback = Callable[[InstanceStatus], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Instance:
+    """What the supervisor holds of one instance."""
+
+    status: InstanceStatus
+    runtime: InstanceRuntime
+    policy: RestartPolicy
+    lifecycle: Lifecycle
+    timer: Cancellable | None = None
+    next_probe: Cancellable | None = None
+    probing: asyncio.Task[None] | None = None
+    terminating: asyncio.Task[None] | None = None
+
+    @property
+    def spec(self) -> InstanceSpec:
+        return self.status.spec
+
+    @property
+    def is_probed(self) -> bool:
+        return self.lifecycle.state in PROBED and self.lifecycle.handle is not None
+
+    def cancel_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def cancel_next_probe(self) -> None:
+        if self.next_probe is not None:
+            self.next_probe.cancel()
+            self.next_probe = None
+
+
+class _ShutDown(Exception):  # noqa: N818 - not an error: the way out of the task group
+    """Ends `run` with all its tasks."""
+
+
+class Supervisor:
+    """Keeps the wanted instances up. Lives in one event loop; every method is called from there.
+
+    Commands only post events: what they ask for begins once `run` gets to them, and `status` shows it then.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[InstanceSpec],
+        runtimes: Mapping[RuntimeKind, InstanceRuntime],
+        *,
+        probe: Probe,
+        policy: RestartPolicy,
+        probe_interval_s: float,
+        probe_timeout_s: float,
+        stop_grace_s: float,
+        clock: Clock | None = None,
+    ) -> None:
+        self._probe = probe
+        self._policy = policy
+        self._probe_interval_s = probe_interval_s
+        self._probe_timeout_s = probe_timeout_s
+        self._stop_grace_s = stop_grace_s
+        self._clock = clock or WallClock()
+        self._instances = {
+            spec.name: _Instance(
+                status=InstanceStatus(spec=spec, since_s=self._clock.time()),
+                runtime=runtimes[spec.runtime],
+                policy=policy.for_external() if spec.runtime is RuntimeKind.EXTERNAL else policy,
+                lifecycle=Lifecycle(blocked_by=spec.depends_on),
+            )
+            for spec in specs
+        }
+        self._levels = _levels(specs)
+        self._events: asyncio.Queue[tuple[_Instance, Event] | None] = asyncio.Queue()
+        self._callbacks: list[Callback] = []
+        self._tasks = asyncio.TaskGroup()
+        self._ended = asyncio.Event()
+
+    # Commands.
+
+    def start(self, name: str) -> None:
+        """Wants the instance up; failed attempts are forgotten. Raises NotFoundError for an unknown name."""
+        self._post(self._get(name), StartRequested())
+
+    def stop(self, name: str, *, drain: bool = True) -> None:
+        """Wants the instance down, after its running requests if `drain`. Raises NotFoundError for an unknown name."""
+        self._post(self._get(name), StopRequested(drain))
+
+    def restart(self, name: str, *, drain: bool = True) -> None:
+        """Ends the instance and launches a new generation. Raises NotFoundError for an unknown name."""
+        self.stop(name, drain=drain)
+        self.start(name)
+
+    def drained(self, name: str) -> None:
+        """No request runs on the instance any more. Raises NotFoundError for an unknown name."""
+        instance = self._get(name)
+        self._post(instance, Drained(instance.lifecycle.generation))
+
+    def suspect(self, name: str) -> None:
+        """Something failed with the instance: it is probed at once. Raises NotFoundError for an unknown name.
+
+        Only while it is READY: an instance already known to be sick is not given up sooner for being suspected often.
+        """
+        instance = self._get(name)
+        if instance.lifecycle.state is State.READY and instance.probing is None:
+            instance.cancel_next_probe()
+            self._start_probe(instance)
+
+    # What is known.
+
+    def status(self, name: str) -> InstanceStatus:
+        """The instance's present status. Raises NotFoundError for an unknown name."""
+        return self._get(name).status
+
+    def statuses(self) -> tuple[InstanceStatus, ...]:
+        """All instances, in the order of the specs."""
+        return tuple(instance.status for instance in self._instances.values())
+
+    def subscribe(self, callback: Callback) -> Callable[[], None]:
+        """Calls back at every change of any instance's status, until the returned function is called."""
+        self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback)
+
+    async def wait_until(
+        self, name: str, predicate: Callable[[InstanceStatus], bool], timeout_s: float
+    ) -> InstanceStatus:
+        """Returns the first status that fits, from when all commands so far have been taken up.
+
+        Raises:
+            NotFoundError: Unknown name.
+            TimeoutError: None came within `timeout_s`.
+        """
+        self._get(name)
+        async with asyncio.timeout(timeout_s):
+            await self._events.join()
+            return await self._until(name, predicate)
+
+    def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
+        """The instance's output, as InstanceRuntime.logs gives it. Raises NotFoundError for an unknown name."""
+        return self._get(name).runtime.logs(name, tail=tail, follow=follow)
+
+    # Running.
+
+    async def run(self) -> None:
+        """Adopts what an earlier daemon left running, starts everything else, and serves until `shutdown` is done."""
+        try:
+            async with self._tasks:
+                await self._boot()
+                while (item := await self._events.get()) is not None:
+                    self._handle(*item)
+                    self._events.task_done()
+                raise _ShutDown
+        except* _ShutDown:
+            pass
+        finally:
+            self._ended.set()
+            for instance in self._instances.values():
+                instance.cancel_timer()
+                instance.cancel_next_probe()
+
+    async def shutdown(self, *, leave_running: bool, drain: bool) -> None:
+        """Ends all instances, those that depend on others first, then `run`. Returns when `run` is about to return.
+
+        Args:
+            leave_running: Let the instances run on; a later daemon will adopt them. What is being ended already, is.
+            drain: Give running requests the time to end, `drain_timeout_s` in all.
+        """
+        if self._ended.is_set():
+            return
+        loop = asyncio.get_running_loop()
+        drain_until = loop.time() + (self._policy.drain_timeout_s if drain and not leave_running else 0.0)
+        deadline = drain_until + self._stop_grace_s + _SHUTDOWN_MARGIN_S
+        try:
+            for level in reversed(self._levels):
+                if leave_running:
+                    await self._settle(level, deadline, lambda s: s.state not in {State.DRAINING, State.STOPPING})
+                    continue
+                if drain:
+                    with suppress(TimeoutError):
+                        self._stop_all(level, drain=True)
+                        await self._settle(level, drain_until, lambda s: s.state is State.STOPPED)
+                self._stop_all(level, drain=False)
+                await self._settle(level, deadline, lambda s: s.state is State.STOPPED)
+        except TimeoutError:
+            left = [f"{s.spec.name} ({s.state}: {s.reason})" for s in self.statuses() if s.state is not State.STOPPED]
+            _log.error("not everything has ended in time: %s", ", ".join(left) or "events are not being served")
+        self._events.put_nowait(None)
+        await self._ended.wait()
+
+    async def _settle(self, names: Iterable[str], deadline: float, predicate: Callable[[InstanceStatus], bool]) -> None:
+        async with asyncio.timeout_at(deadline):
+            await self._events.join()
+            for name in names:
+                await self._until(name, predicate)
+
+    def _stop_all(self, names: Iterable[str], *, drain: bool) -> None:
+        for name in names:
+            self.stop(name, drain=drain)
+
+    async def _until(self, name: str, predicate: Callable[[InstanceStatus], bool]) -> InstanceStatus:
+        fits: asyncio.Future[InstanceStatus] = asyncio.get_running_loop().create_future()
+
+        def check(status: InstanceStatus) -> None:
+            if status.spec.name == name and not fits.done() and predicate(status):
+                fits.set_result(status)
+
+        unsubscribe = self.subscribe(check)
+        try:
+            check(self.status(name))
+            return await fits
+        finally:
+            unsubscribe()
+
+    async def _boot(self) -> None:
+        """Finds what runs already, then starts everything, those that others depend on first."""
+        instances = [self._instances[name] for level in self._levels for name in level]
+        found = await asyncio.gather(*(self._find(instance) for instance in instances))
+        for instance, adopted in zip(instances, found, strict=True):
+            if adopted is not None:
+                self._handle(instance, adopted)
+                self._tasks.create_task(self._await_exit(instance, adopted.handle))
+            self._handle(instance, StartRequested())
+
+    async def _find(self, instance: _Instance) -> Adopted | None:
+        try:
+            handle = await instance.runtime.adopt(instance.spec)
+        except (SyshaxError, OSError) as error:
+            _log.warning("%s: cannot tell whether it runs already: %s", instance.spec.name, error)
+            return None
+        if handle is None:
+            return None
+        fault = await self._ask(instance.spec)
+        _log.info("%s: found running as generation %d (%s)", handle.name, handle.generation, handle.ident)
+        return Adopted(handle, healthy=fault is None, age_s=self._clock.time() - handle.started_at_s)
+
+    # Events in.
+
+    def _get(self, name: str) -> _Instance:
+        try:
+            return self._instances[name]
+        except KeyError:
+            raise NotFoundError(f"no instance {name!r}; there are {', '.join(self._instances)}") from None
+
+    def _post(self, instance: _Instance, event: Event) -> None:
+        self._events.put_nowait((instance, event))
+
+    def _handle(self, instance: _Instance, event: Event) -> None:
+        before = instance.lifecycle
+        instance.lifecycle, effects = transition(before, event, instance.policy)
+        state = instance.lifecycle.state
+        if state is not before.state:
+            instance.cancel_timer()
+        self._publish(instance)
+        for effect in effects:
+            self._carry_out(instance, effect)
+        self._plan_probe(instance)
+        if (news := dependency_event(instance.spec.name, before.state, state)) is not None:
+            for other in self._instances.values():
+                if other.spec.depends_on == instance.spec.name:
+                    self._handle(other, news)
+
+    def _publish(self, instance: _Instance) -> None:
+        old, now = instance.status, instance.lifecycle
+        status = replace(
+            old,
+            state=now.state,
+            wanted=now.wanted,
+            reason=now.reason,
+            generation=now.generation,
+            attempts=now.attempts,
+            since_s=old.since_s if now.state is old.state else self._clock.time(),
+            handle=now.handle,
+        )
+        if status == old:
+            return
+        instance.status = status
+        if status.state is not old.state:
+            level = _LOG_LEVELS.get(status.state, logging.INFO)
+            text = f"{status.spec.name}: {old.state} -> {status.state} ({status.since_s - old.since_s:.1f} s)"
+            _log.log(level, "%s", f"{text}: {status.reason}" if status.reason else text)
+        for callback in tuple(self._callbacks):
+            try:
+                callback(status)
+            except Exception:  # noqa: BLE001 - who listens must not break what it listens to
+                _log.exception("%s: a subscriber failed", status.spec.name)
+
+    # Effects out.
+
+    def _carry_out(self, instance: _Instance, effect: Effect) -> None:
+        match effect:
+            case Launch():
+                self._spawn(self._launch(instance, effect.generation))
+            case Terminate():
+                instance.terminating = self._spawn(self._terminate(instance, effect.handle))
+            case SetTimer():
+                instance.cancel_timer()
+                fired = TimerFired(effect.generation, effect.timer)
+                instance.timer = self._clock.call_later(effect.after_s, partial(self._post, instance, fired))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        return self._tasks.create_task(work)
+
+    async def _launch(self, instance: _Instance, generation: int) -> None:
+        if instance.terminating is not None:
+            await instance.terminating  # the last generation is gone, but its runtime may still tidy up
+        try:
+            handle = await instance.runtime.launch(instance.spec, generation)
+        except (SyshaxError, OSError) as error:
+            permanent = isinstance(error, LaunchFailedError) and error.permanent
+            self._post(instance, LaunchFailed(generation, str(error), permanent))
+            return
+        self._post(instance, Launched(handle))
+        await self._await_exit(instance, handle)
+
+    async def _await_exit(self, instance: _Instance, handle: Handle) -> None:
+        status = await instance.runtime.wait(handle)
+        self._post(instance, Exited(handle.generation, status))
+
+    async def _terminate(self, instance: _Instance, handle: Handle) -> None:
+        try:
+            await instance.runtime.terminate(handle, self._stop_grace_s)
+        except (SyshaxError, OSError) as error:
+            self._post(instance, TerminateFailed(handle.generation, _text(error)))
+
+    # Probes.
+
+    def _plan_probe(self, instance: _Instance) -> None:
+        if not instance.is_probed:
+            instance.cancel_next_probe()
+            if instance.probing is not None:
+                instance.probing.cancel()
+                instance.probing = None
+        elif instance.next_probe is None and instance.probing is None:
+            starting = instance.lifecycle.state is State.STARTING
+            interval_s = min(_STARTING_PROBE_INTERVAL_S, self._probe_interval_s) if starting else self._probe_interval_s
+            instance.next_probe = self._clock.call_later(interval_s, partial(self._start_probe, instance))
+
+    def _start_probe(self, instance: _Instance) -> None:
+        instance.next_probe = None
+        instance.probing = self._spawn(self._run_probe(instance, instance.lifecycle.generation))
+
+    async def _run_probe(self, instance: _Instance, generation: int) -> None:
+        fault = await self._ask(instance.spec)
+        instance.probing = None
+        self._post(instance, ProbeSucceeded(generation) if fault is None else ProbeFailed(generation, fault))
+
+    async def _ask(self, spec: InstanceSpec) -> str | None:
+        """Returns what is wrong with the instance; None: nothing."""
+        try:
+            async with asyncio.timeout(self._probe_timeout_s):
+                await self._probe(spec)
+        except (SyshaxError, OSError) as error:
+            return _text(error)
+        return None
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _levels(specs: Sequence[InstanceSpec]) -> list[tuple[str, ...]]:
+    """Names by depth: those that depend on nothing, those that depend on them, and so on."""
+    depth: dict[str, int] = {}
+    depends_on = {spec.name: spec.depends_on for spec in specs}
+
+    def depth_of(name: str) -> int:
+        if name not in depth:
+            other = depends_on[name]
+            depth[name] = 0 if other is None else depth_of(other) + 1
+        return depth[name]
+
+    names: dict[int, list[str]] = {}
+    for spec in specs:
+        names.setdefault(depth_of(spec.name), []).append(spec.name)
+    return [tuple(names[level]) for level in sorted(names)]
