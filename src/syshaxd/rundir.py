@@ -1,0 +1,109 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Where the daemon's socket and its records are, for the daemon and for those who look for it."""
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+from syshaxd.core.errors import SyshaxError
+
+SERVICE_SOCKET = Path("/run/syshax/admin.sock")
+_SOCKET = "admin.sock"
+# `sun_path` holds 108 bytes, the last of which is a NUL.
+_MAX_PATH_BYTES = 107
+
+
+def socket_path(configured: str | None) -> Path:
+    """The path at which a daemon with this environment puts its admin socket.
+
+    Args:
+        configured: The configuration's `control.socket`.
+
+    Raises:
+        SyshaxError: The path is longer than a socket's may be.
+    """
+    if configured:
+        path = Path(configured).expanduser().absolute()
+    elif folders := os.environ.get("RUNTIME_DIRECTORY"):  # systemd made it for this service
+        path = Path(folders.split(":")[0], _SOCKET)
+    else:
+        path = _user_sockets()[0]
+    if (size := len(os.fsencode(path))) > _MAX_PATH_BYTES:
+        raise SyshaxError(
+            f"the socket's path {path} has {size} bytes, and {_MAX_PATH_BYTES} is the most that Linux takes; "
+            "set control.socket to a shorter one"
+        )
+    return path
+
+
+def find_socket(given: Path | None) -> Path:
+    """The socket of the daemon to talk to; nothing may answer there.
+
+    It is the given one, else the user's own if a daemon answers there, else the service's.
+    """
+    if given is not None:
+        return given
+    for path in _user_sockets():
+        if path.exists() and folder_fault(path.parent) is None and answers(path):
+            return path
+    return SERVICE_SOCKET
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens at a socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return False
+        return True
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder that only its owner can enter, unless it is there; afterwards nobody else can put a file into it.
+
+    Raises:
+        SyshaxError: It can't be made, or somebody else owns it or can write to it.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        fault = folder_fault(folder)
+    except OSError as error:
+        raise SyshaxError(f"cannot make the folder {folder} for the socket: {error.strerror}") from error
+    if fault is not None:
+        raise SyshaxError(f"{folder} {fault}: the socket would not be safe there; set control.socket to another place")
+
+
+def folder_fault(folder: Path) -> str | None:
+    """What lets others than the user and root put files into a folder; None if nothing does."""
+    for info in (folder.lstat(), folder.stat()):  # a symbolic link and its target
+        if info.st_uid not in (os.getuid(), 0):
+            return f"belongs to another user (uid {info.st_uid})"
+    if not stat.S_ISDIR(info.st_mode):
+        return "is not a folder"
+    if info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX:
+        return "can be written to by everybody"
+    return None
+
+
+def state_dir() -> Path:
+    """The folder for logs and records of the instances. It need not exist yet."""
+    if folders := os.environ.get("STATE_DIRECTORY"):  # systemd made it for this service
+        return Path(folders.split(":")[0])
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local/state") / "syshax"
+
+
+def _user_sockets() -> tuple[Path, ...]:
+    """Where daemons that this user started by hand have their sockets; the first is where a new one goes.
+
+    All are looked at, since a user's shells don't all have XDG_RUNTIME_DIR (su, cron).
+    """
+    uid = os.getuid()
+    xdg = os.environ.get("XDG_RUNTIME_DIR")
+    temporary = Path(f"/tmp/syshax-{uid}")  # noqa: S108 - make_folder refuses one that is not ours
+    folders = (Path(xdg, "syshax") if xdg else temporary, Path(f"/run/user/{uid}/syshax"), temporary)
+    return tuple(folder / _SOCKET for folder in dict.fromkeys(folders))
