@@ -283,7 +283,8 @@ def _drained(now: Lifecycle) -> Step:
 def _timer_fired(now: Lifecycle, event: TimerFired, policy: RestartPolicy) -> Step:
     match event.timer, now.state:
         case Timer.START, State.STARTING:
-            return _stop(replace(now, failed=True), f"not ready within {policy.start_timeout_s:g} s; {now.reason}")
+            reason = f"not ready within {policy.start_timeout_s:g} s"
+            return _stop(replace(now, failed=True), f"{reason}; {now.reason}" if now.reason else reason)
         case Timer.STABLE, State.READY:
             return replace(now, attempts=0), ()
         case Timer.DRAIN, State.DRAINING:
@@ -306,7 +307,7 @@ def _launch(now: Lifecycle, policy: RestartPolicy) -> Step:
     if now.blocked_by is not None:
         return _wait(now)
     now = replace(now, generation=now.generation + 1, probe_failures=0, failed=False)
-    return _enter(now, State.STARTING, "launched", Launch(now.generation), *_start_timer(now, policy, 0.0))
+    return _enter(now, State.STARTING, "", Launch(now.generation), *_start_timer(now, policy, 0.0))
 
 
 def _start_timer(now: Lifecycle, policy: RestartPolicy, age_s: float) -> Effects:

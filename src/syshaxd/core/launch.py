@@ -1,0 +1,120 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""From the configuration to what is to be started: one InstanceSpec for each enabled service."""
+
+import re
+
+from syshaxd.core.config import ArgValue, Config, ServiceConfig, enabled_services
+from syshaxd.core.cpulist import parse_cpulist
+from syshaxd.core.errors import ConfigError, ConfigFault
+from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
+
+_DEVICES = {Role.GPU: Device.CUDA, Role.CPU: Device.CPU}
+_SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+_MAX_NUM_SEQS = "max-num-seqs"
+_FLAG = re.compile(r"[A-Za-z0-9][\w.-]*")
+_VARIABLE = re.compile(r"[^=\0]+")
+
+Value = ArgValue | list[ArgValue] | None
+
+
+def instance_specs(config: Config) -> tuple[InstanceSpec, ...]:
+    """Returns the instances that take part, in their start order.
+
+    Raises:
+        ConfigError: With every argument and variable that cannot be passed on, each under its dotted key.
+    """
+    faults: list[ConfigFault] = []
+    specs = tuple(_spec(config, name, service, faults) for name, service in enabled_services(config).items())
+    if faults:
+        raise ConfigError(tuple(faults))
+    return specs
+
+
+def _spec(config: Config, name: str, service: ServiceConfig, faults: list[ConfigFault]) -> InstanceSpec:
+    role = Role(name)
+    model = service.model or config.models.path or ""
+    started_here = service.runtime is RuntimeKind.PROCESS
+    own: dict[str, ArgValue] = {
+        "model": model,
+        "served-model-name": config.models.default,
+        "host": service.host,
+        "port": service.port,
+        _MAX_NUM_SEQS: service.max_num_seqs,
+    }
+    own_flags = [part for flag, value in own.items() for part in _flag(flag, value)]
+    argv = (service.python or "", "-m", _SERVER_MODULE, *own_flags, *_extra_flags(name, service, faults))
+    faults += [
+        ConfigFault(f"services.{name}.env.{key}", "not a name that an environment variable can have")
+        for key in service.env
+        if not _VARIABLE.fullmatch(key)
+    ]
+    return InstanceSpec(
+        name=name,
+        role=role,
+        device=service.device or _DEVICES[role],
+        runtime=service.runtime,
+        model=model,
+        served_model=config.models.default,
+        host=service.host,
+        port=service.port,
+        argv=argv if started_here else (),
+        env=tuple((key, str(value)) for key, value in service.env.items()),
+        cores=parse_cpulist(service.cores) if service.cores else (),
+        max_num_seqs=service.max_num_seqs,
+    )
+
+
+def _extra_flags(name: str, service: ServiceConfig, faults: list[ConfigFault]) -> list[str]:
+    """The flags of `args`, in the order of the file."""
+    flags: list[str] = []
+    seen: dict[str, str] = {}
+    for key, value in service.args.items():
+        flag = _flag_name(key)
+        fault = f"given twice, also as {seen[flag]}" if flag in seen else _fault(name, service, key, value)
+        seen.setdefault(flag, key)
+        if fault:
+            faults.append(ConfigFault(f"services.{name}.args.{key}", fault))
+        elif flag != _MAX_NUM_SEQS:  # ours, and it agrees
+            flags += _flag(flag, value)
+    return flags
+
+
+def _fault(name: str, service: ServiceConfig, key: str, value: Value) -> str:
+    """What is wrong with an entry of `args`; empty: nothing."""
+    if not _FLAG.fullmatch(key):
+        return "not an argument's name; write it without leading dashes, such as `max-model-len`"
+    flag = _flag_name(key)
+    own = {
+        "host": f"services.{name}.host",
+        "port": f"services.{name}.port",
+        "model": f"services.{name}.model",
+        "served-model-name": "models.default",
+    }
+    if flag in own:
+        return f"set {own[flag]} instead: syshaxd passes it on"
+    if flag == _MAX_NUM_SEQS and value != service.max_num_seqs:
+        return (
+            f"differs from services.{name}.max_num_seqs ({service.max_num_seqs}): set it there, and leave it out here"
+        )
+    if isinstance(value, list) and (not value or any(isinstance(item, bool) for item in value)):
+        return "a list needs one or more plain values"
+    return ""
+
+
+def _flag_name(key: str) -> str:
+    """`max_model_len` and `max-model-len` are the same; what follows a dot is a key inside a JSON value."""
+    head, dot, tail = key.partition(".")
+    return head.replace("_", "-") + dot + tail
+
+
+def _flag(flag: str, value: Value) -> list[str]:
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [f"--{flag}"]
+    if isinstance(value, list):
+        return [f"--{flag}", *map(str, value)]
+    if str(value).startswith("-"):
+        return [f"--{flag}={value}"]  # or it would be taken for the next flag
+    return [f"--{flag}", str(value)]

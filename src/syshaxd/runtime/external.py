@@ -1,0 +1,44 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Instances that somebody else starts and stops: syshaxd only watches them and sends them requests."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
+
+
+class ExternalRuntime:
+    """Launching begins to watch the server at the spec's address, terminating ends that; the server is not touched."""
+
+    def __init__(self) -> None:
+        self._released: dict[Handle, asyncio.Event] = {}
+
+    async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
+        """Begins to watch the server, whether it is there or not."""
+        handle = Handle(spec.name, generation, spec.address, time.time())
+        self._released[handle] = asyncio.Event()
+        return handle
+
+    async def wait(self, handle: Handle) -> ExitStatus:
+        """Returns only after `terminate`: probes tell whether the server is there."""
+        if handle in self._released:
+            await self._released[handle].wait()
+        return ExitStatus()
+
+    async def terminate(self, handle: Handle, grace_s: float) -> None:
+        """Ends the watching; the server runs on."""
+        released = self._released.pop(handle, None)
+        if released is not None:
+            released.set()
+
+    async def adopt(self, spec: InstanceSpec) -> Handle | None:
+        """None: nothing can be left over from an earlier daemon, so `launch` does all."""
+
+    async def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
+        """One line that says where to look."""
+        yield f"{name} was not started by syshaxd (runtime: external): its output is with whoever started it"
+
+    async def close(self) -> None:
+        """Nothing is held."""
