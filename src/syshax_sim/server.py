@@ -19,9 +19,19 @@ from syshax_sim.faults import Faults
 from syshax_sim.profile import Profile
 from syshax_sim.stream import Stream
 from syshax_sim.text import render_chat, tokenize
-from syshax_sim.wire import ApiError, Ask, Reply, check_model, compact, messages_of, parse_ask, parse_object
+from syshax_sim.wire import (
+    VERSION,
+    ApiError,
+    Ask,
+    Reply,
+    check_model,
+    compact,
+    malformed,
+    messages_of,
+    parse_ask,
+    parse_object,
+)
 
-VERSION = "0.32.0"
 _MAX_BODY_BYTES = 64 * 1024 * 1024
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -145,6 +155,8 @@ class SimInstance:
     async def _generate(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
         self.requests += 1
         self._fail_if_told()
+        if request.content_type != "application/json":
+            raise malformed("Unsupported Media Type: Only 'application/json' is allowed", "body")
         ask = parse_ask(await request.read(), chat=chat, model=self.model, profile=self.engine.profile)
         ident = request.headers.get("X-Request-Id") or uuid.uuid4().hex
         ident = f"chatcmpl-{ident}" if chat else f"cmpl-{ident}"
@@ -170,7 +182,7 @@ class SimInstance:
             return
         if left:
             self.faults = self.faults.changed({"api_faults": left - 1} if left > 1 else {"api_status": 200})
-        raise ApiError(status, "simulated fault")
+        raise ApiError(status, "simulated fault", kind="InternalServerError")
 
     def _start(self, ask: Ask, on_token: Callable[[Generation], None]) -> list[Generation]:
         generations = [Generation(choice.prompt_tokens, choice.max_tokens, on_token) for choice in ask.choices]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """vLLM's JSON: requests in, answers, stream events and errors out.
 
-Source: the shapes and the order of the keys are those of serving.py in vllm/entrypoints/openai/{chat_,}completion/.
+Source: shapes, order of keys and error texts are those of vLLM 0.32.0, vllm/entrypoints/openai/{chat_,}completion/.
 """
 
 import json
@@ -12,18 +12,29 @@ from typing import Any
 from syshax_sim.profile import Profile
 from syshax_sim.text import count_tokens, render_chat, seed_of, token, token_id, tokenize
 
+VERSION = "0.32.0"
 DONE = b"data: [DONE]\n\n"
+_FINGERPRINT = f"vllm-{VERSION}-51a51a51"
 _DEFAULT_COMPLETION_TOKENS = 16
 
 
 class ApiError(Exception):
     """An answer other than 200, with vLLM's error object."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None) -> None:
+    def __init__(self, status: int, message: str, *, kind: str, param: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-        kind = {400: "BadRequestError", 404: "NotFoundError"}.get(status, "InternalServerError")
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def malformed(problem: str, param: str) -> ApiError:
+    """The body fails the schema, before the server looks at what it means."""
+    return ApiError(400, f"1 validation error:\n  {problem}", kind="Bad Request", param=param)
+
+
+def _refused(problem: str, param: str, value: int) -> ApiError:
+    """The body is well-formed, and asks for something impossible."""
+    return ApiError(400, f"{problem} (parameter={param}, value={value})", kind="BadRequestError", param=param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +94,16 @@ def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile) -> Ask:
     stream = bool(body.get("stream"))
     options = body.get("stream_options") or {}
     if options and not stream:
-        raise ApiError(400, "Stream options can only be defined when `stream=True`.", param="stream_options")
+        raise malformed("Stream options can only be defined when `stream=True`.", "stream_options")
+    include_usage = bool(options.get("include_usage", bool(options)))
     choices = [choice for prompt in prompts for choice in _choices(body, prompt, chat, profile)]
     return Ask(
         chat=chat,
         choices=tuple(choices),
         prompt_tokens=sum(choice.prompt_tokens for choice in choices) * len(prompts) // len(choices),
         stream=stream,
-        include_usage=bool(options.get("include_usage", bool(options))),
-        continuous_usage=bool(options.get("continuous_usage_stats")),
+        include_usage=include_usage,
+        continuous_usage=include_usage and bool(options.get("continuous_usage_stats")),
         return_token_ids=bool(body.get("return_token_ids")),
     )
 
@@ -101,9 +113,9 @@ def parse_object(data: bytes) -> dict[str, Any]:
     try:
         body = json.loads(data)
     except ValueError as error:
-        raise ApiError(400, f"JSON decode error: {error}") from None
+        raise malformed(f"JSON decode error: {error}", "body") from None
     if not isinstance(body, dict):
-        raise ApiError(400, "Input should be a valid dictionary")
+        raise malformed("Input should be a valid dictionary or object to extract fields from", "body")
     return body
 
 
@@ -111,21 +123,22 @@ def check_model(body: dict[str, Any], model: str) -> None:
     """Refuses a request for another model than `model`."""
     wanted = body.get("model")
     if wanted is not None and wanted != model:
-        raise ApiError(404, f"The model `{wanted}` does not exist.", param="model")
+        message = f"The model `{wanted}` does not exist. Valid aliases: {model}."
+        raise ApiError(404, message, kind="NotFoundError", param="model")
 
 
 def messages_of(body: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns the messages of a chat."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ApiError(400, "Field required: messages", param="messages")
+        raise malformed("Field required", "body.messages")
     return messages
 
 
 def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
     prompt = body.get("prompt")
     if not prompt:
-        raise ApiError(400, "Either prompt or prompt_embeds must be provided and non-empty.", param="prompt")
+        raise malformed("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
     if isinstance(prompt, list) and not all(isinstance(item, int) for item in prompt):
         return tuple(_prompt(item) for item in prompt)
     return (_prompt(prompt),)
@@ -136,7 +149,7 @@ def _prompt(value: object) -> Prompt:
         return Prompt(value)
     if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
         return Prompt(",".join(map(str, value)), tuple(value))
-    raise ApiError(400, "Input should be a valid string or list of tokens", param="prompt")
+    raise malformed("Input should be a valid string", "body.prompt")
 
 
 def _choices(body: dict[str, Any], prompt: Prompt, chat: bool, profile: Profile) -> list[Choice]:
@@ -160,23 +173,28 @@ def _int(body: dict[str, Any], key: str) -> int | None:
     value = body.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ApiError(400, f"{key} must be an integer from 0, got {value!r}.", param=key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise malformed("Input should be a valid integer", f"body.{key}")
     return value
 
 
 def _limit(size: int, wanted: int | None, profile: Profile) -> int:
-    if wanted is not None and wanted < 1:
-        raise ApiError(400, f"max_tokens must be at least 1, got {wanted}.", param="max_tokens")
-    if size + (wanted or 1) > profile.max_model_len:
-        raise ApiError(
-            400,
-            f"This model's maximum context length is {profile.max_model_len} tokens. However, you requested "
-            f"{wanted or 0} output tokens and your prompt contains {size} input tokens. "
-            f"Please reduce the length of the input prompt or the number of requested output tokens.",
-            param="input_tokens",
+    """Tokens that the answer may have. Asking for more than fits beside the prompt is no error."""
+    most = profile.max_model_len
+    if wanted is not None and wanted > most:
+        problem = (
+            f"max_tokens={wanted} cannot be greater than max_model_len={most}. Please request fewer output tokens."
         )
-    return wanted or profile.max_model_len - size
+        raise _refused(problem, "max_tokens", wanted)
+    if size >= most:
+        problem = (
+            f"This model's maximum context length is {most} tokens. However, your prompt contains {size} input tokens, "
+            "which exceeds this limit even without any output tokens. Please reduce the length of the input prompt."
+        )
+        raise _refused(problem, "input_tokens", size)
+    if wanted is not None and wanted < 1:
+        raise _refused(f"max_tokens must be at least 1, got {wanted}.", "max_tokens", wanted)
+    return min(most - size, most if wanted is None else wanted)
 
 
 class Reply:
@@ -197,7 +215,8 @@ class Reply:
         """The first event of a chat's choice."""
         delta = '"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null'
         choice = f'{{"index":{index},{delta}}}]{self._usage_so_far(index, 0)}'
-        return f'{self._event_head}{choice},"prompt_token_ids":{self._prompt_ids(index)}}}\n\n'.encode()
+        prompt = f'"prompt_token_ids":{self._prompt_ids(index)},"prompt_text":null'
+        return f"{self._event_head}{choice},{prompt}}}\n\n".encode()
 
     def token_event(self, index: int, begin: int, end: int, *, finished: bool) -> bytes:
         """The event with the tokens number `begin` up to `end` of a choice."""
@@ -214,11 +233,15 @@ class Reply:
                 f'"text":"{text}","logprobs":null,"finish_reason":{reason},"stop_reason":null,'
                 f'"prompt_token_ids":{prompt_ids},"token_ids":{ids}'
             )
-        return f'{self._event_head}{{"index":{index},{what}}}]{self._usage_so_far(index, end)}}}\n\n'.encode()
+        more = self._usage_so_far(index, end)
+        if finished and not self._ask.include_usage:
+            more += f',"system_fingerprint":"{_FINGERPRINT}"'
+        return f'{self._event_head}{{"index":{index},{what}}}]{more}}}\n\n'.encode()
 
     def usage_event(self, tokens: int) -> bytes:
         """The event before the last, where it is wanted. `tokens`: those of all choices."""
-        return f'{self._event_head}],"usage":{_usage(self._ask.prompt_tokens, tokens)}}}\n\n'.encode()
+        usage = compact(_usage(self._ask.prompt_tokens, tokens))
+        return f'{self._event_head}],"usage":{usage},"system_fingerprint":"{_FINGERPRINT}"}}\n\n'.encode()
 
     def whole(self) -> bytes:
         """The answer in one piece."""
@@ -226,12 +249,13 @@ class Reply:
         body: dict[str, Any] = self._head | {
             "choices": [self._whole_choice(index, choice) for index, choice in enumerate(self._ask.choices)],
             "service_tier": None,
-            "system_fingerprint": None,
-            "usage": json.loads(_usage(self._ask.prompt_tokens, tokens)) | {"prompt_tokens_details": None},
+            "system_fingerprint": _FINGERPRINT,
+            "usage": _usage(self._ask.prompt_tokens, tokens)
+            | dict.fromkeys(("prompt_tokens_details", "completion_tokens_details")),
         }
         if self._ask.chat:
-            body |= {"prompt_logprobs": None, "prompt_token_ids": json.loads(self._prompt_ids(0))}
-        return compact(body | {"kv_transfer_params": None}).encode()
+            body |= {"prompt_logprobs": None, "prompt_token_ids": json.loads(self._prompt_ids(0)), "prompt_text": None}
+        return compact(body | dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "metrics"))).encode()
 
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
         text = "".join([token(choice.seed, at) for at in range(choice.max_tokens)])
@@ -239,9 +263,10 @@ class Reply:
         ending = {"logprobs": None, "finish_reason": choice.finish_reason, "stop_reason": None, "token_ids": ids}
         if self._ask.chat:
             nothing = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))
-            return {"index": index, "message": {"role": "assistant", "content": text, **nothing}, **ending}
+            message = {"role": "assistant", "content": text, **nothing}
+            return {"index": index, "message": message, **ending, "routed_experts": None}
         prompt = {"prompt_logprobs": None, "prompt_token_ids": json.loads(self._prompt_ids(index))}
-        return {"index": index, "text": text, **ending, **prompt}
+        return {"index": index, "text": text, **ending, **prompt, "routed_experts": None}
 
     def _prompt_ids(self, index: int) -> str:
         return compact(self._ask.choices[index].prompt.token_ids()) if self._ask.return_token_ids else "null"
@@ -249,12 +274,14 @@ class Reply:
     def _usage_so_far(self, index: int, tokens: int) -> str:
         if not self._ask.continuous_usage:
             return ""
-        return f',"usage":{_usage(self._ask.choices[index].prompt_tokens, tokens)}'
+        usage = _usage(self._ask.choices[index].prompt_tokens, tokens)
+        if self._ask.chat:
+            usage["completion_tokens_details"] = None
+        return f',"usage":{compact(usage)}'
 
 
-def _usage(prompt_tokens: int, tokens: int) -> str:
-    total = prompt_tokens + tokens
-    return f'{{"prompt_tokens":{prompt_tokens},"total_tokens":{total},"completion_tokens":{tokens}}}'
+def _usage(prompt_tokens: int, tokens: int) -> dict[str, Any]:
+    return {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens + tokens, "completion_tokens": tokens}
 
 
 def compact(value: object) -> str:

@@ -23,6 +23,7 @@ from syshax_sim.profile import load
 from syshax_sim.text import answer, count_tokens, render_chat, tokenize
 
 LIMIT_S = 10.0
+HEAD = ["id", "object", "created", "model"]
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Grüße, 你好!"}]
 PROMPT = render_chat(MESSAGES)
 SMALL = replace(BUILT_IN["instant"], kv_tokens=64, max_model_len=64, max_num_seqs=4, max_batched_tokens=16)
@@ -107,7 +108,7 @@ class TestOpenAIClient:
             with pytest.raises(openai.NotFoundError, match="The model `x` does not exist"):
                 await client.completions.create(model="x", prompt="one")
             with pytest.raises(openai.BadRequestError, match="maximum context length is 32768 tokens"):
-                await client.completions.create(model="m", prompt="one", max_tokens=40_000)
+                await client.completions.create(model="m", prompt=[1] * 40_000)
 
 
 class TestShapes:
@@ -117,19 +118,21 @@ class TestShapes:
         body = {"messages": MESSAGES, "max_tokens": 1, "return_token_ids": True}
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
         role, token, usage = await events(http, "/v1/chat/completions", body)
-        assert list(role) == ["id", "object", "created", "model", "choices", "usage", "prompt_token_ids"]
+        assert list(role) == [*HEAD, "choices", "usage", "prompt_token_ids", "prompt_text"]
         assert role["object"] == "chat.completion.chunk"
         assert role["choices"] == [
             {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
         ]
         assert role["prompt_token_ids"] == tokenize(PROMPT)
         size = len(tokenize(PROMPT))
-        assert role["usage"] == {"prompt_tokens": size, "total_tokens": size, "completion_tokens": 0}
+        counts = {"prompt_tokens": size, "total_tokens": size, "completion_tokens": 0}
+        assert role["usage"] == counts | {"completion_tokens_details": None}
         assert list(token["choices"][0]) == [
             *("index", "delta", "logprobs", "finish_reason", "stop_reason", "token_ids"),
         ]
         assert len(token["choices"][0]["token_ids"]) == 1
-        assert token["usage"] == usage["usage"]
+        assert token["usage"] == usage["usage"] | {"completion_tokens_details": None}
+        assert list(usage) == [*HEAD, "choices", "usage", "system_fingerprint"]
         assert usage["choices"] == []
 
     async def test_completion_stream_events(self, http: aiohttp.ClientSession) -> None:
@@ -142,6 +145,8 @@ class TestShapes:
             assert sum(len(choice["token_ids"]) for choice in mine) == 3
             assert [choice["finish_reason"] for choice in mine if choice["finish_reason"]] == ["length"]
         assert not any("usage" in chunk for chunk in chunks)
+        ends = [chunk for chunk in chunks if "system_fingerprint" in chunk]
+        assert ends == [chunk for chunk in chunks if chunk["choices"][0]["finish_reason"]]
 
     async def test_request_id_becomes_the_answers_id(self, http: aiohttp.ClientSession) -> None:
         async with http.post("/v1/completions", json={"prompt": "x"}, headers={"X-Request-Id": "abc"}) as response:
@@ -159,11 +164,12 @@ class TestShapes:
         [
             ({"model": "x", "prompt": "a"}, 404, "model"),
             ({}, 400, "prompt"),
-            ({"prompt": [[]]}, 400, "prompt"),
+            ({"prompt": [[]]}, 400, "body.prompt"),
             ({"prompt": "a", "max_tokens": 0}, 400, "max_tokens"),
-            ({"prompt": "a", "max_tokens": "many"}, 400, "max_tokens"),
+            ({"prompt": "a", "max_tokens": 40_000}, 400, "max_tokens"),
+            ({"prompt": "a", "max_tokens": "many"}, 400, "body.max_tokens"),
             ({"prompt": "a", "stream_options": {"include_usage": True}}, 400, "stream_options"),
-            ([], 400, None),
+            ([], 400, "body"),
         ],
     )
     async def test_errors(self, http: aiohttp.ClientSession, body: object, status: int, param: str | None) -> None:
@@ -171,6 +177,16 @@ class TestShapes:
         assert answered == status
         assert set(error["error"]) == {"message", "type", "param", "code"}
         assert (error["error"]["param"], error["error"]["code"]) == (param, status)
+
+    async def test_only_json_is_taken(self, http: aiohttp.ClientSession) -> None:
+        async with http.post("/v1/completions", data=b'{"prompt": "x"}') as response:
+            assert response.status == 400
+
+    async def test_an_answer_is_cut_to_what_fits_beside_the_prompt(self, http: aiohttp.ClientSession) -> None:
+        body = {"prompt": [1] * 32_760, "max_tokens": 100}
+        _, answered = await post(http, "/v1/completions", body)
+        assert answered["usage"]["completion_tokens"] == 8
+        assert answered["choices"][0]["finish_reason"] == "length"
 
     async def test_other_routes(self, sim: SimInstance, http: aiohttp.ClientSession) -> None:
         for path in ("/health", "/ping", "/version", "/load", "/v1/models", "/metrics"):
