@@ -47,20 +47,11 @@ _MAX_OFFERS = 1000
 _MEAN_WEIGHT = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What placement knows of a client's request: the request, and the route that an instance must have."""
-
-    request: InferenceRequest
-    method: str
-    path: str
-
-
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A call in the admission queue."""
+    """A request in the admission queue."""
 
-    call: Call
+    request: InferenceRequest
     tried: tuple[str, ...]
     place: "asyncio.Future[InstanceSpec]"
 
@@ -103,7 +94,9 @@ class Engine:
 
     # Requests.
 
-    async def dispatch(self, call: Call, outgoing: Outgoing, client: Downstream, record: RequestRecord) -> bool:
+    async def dispatch(
+        self, request: InferenceRequest, outgoing: Outgoing, client: Downstream, record: RequestRecord
+    ) -> bool:
         """Places the request, relays its answer to the client, and fills the record.
 
         A failure before the first byte is tried again on another instance, once.
@@ -120,11 +113,11 @@ class Engine:
         """
         tried: tuple[str, ...] = ()
         while True:
-            spec = await self._place(call, tried)
+            spec = self._place_at_once(request, tried) or await self._wait_for_place(request, tried)
             record.placement = spec.name
             placed_at_s = self._loop.time()
             record.queue_s = placed_at_s - record.started_at_s
-            last_try = bool(tried) or len(self._candidates(call, ())) < 2
+            last_try = bool(tried) or len(self._ready) < 2 or request.pinned is not None
             try:
                 return await self._runner.run(spec, outgoing, client, record, last_try=last_try)
             except (InstanceFailedError, InstanceTimeoutError) as error:
@@ -149,8 +142,7 @@ class Engine:
         names = [spec.name for spec in self._ready] or list(self._specs)
         return list({key: model for name in names for key, model in self._catalogs[name].models.items()}.values())
 
-    def _check_known(self, call: Call) -> None:
-        request = call.request
+    def _check_known(self, request: InferenceRequest) -> None:
         if request.pinned is not None and request.pinned not in self._specs:
             raise NotFoundError(
                 f"no instance {request.pinned!r}; there are {', '.join(self._specs)}", code="instance_not_found"
@@ -163,21 +155,21 @@ class Engine:
                 param="model",
                 code="model_not_found",
             )
-        if not any(catalog.serves_route(call.method, call.path) for catalog in catalogs):
-            raise NotFoundError(f"no instance serves {call.method} {call.path}", code="route_not_found")
+        if not any(catalog.serves_route(request.method, request.path) for catalog in catalogs):
+            raise NotFoundError(f"no instance serves {request.method} {request.path}", code="route_not_found")
 
-    def _candidates(self, call: Call, tried: tuple[str, ...]) -> tuple[InstanceSpec, ...]:
+    def _candidates(self, request: InferenceRequest, tried: tuple[str, ...]) -> tuple[InstanceSpec, ...]:
         """The ready instances that serve the call, without those tried. Raises NotFoundError if none ever does."""
-        key = (call.request.model, call.method, call.path, call.request.pinned)
+        key = (request.model, request.method, request.path, request.pinned)
         offers = self._offers.get(key)
         if offers is None:
-            self._check_known(call)
+            self._check_known(request)
             offers = tuple(
                 spec
                 for spec in self._ready
-                if call.request.pinned in {None, spec.name}
-                and self._catalogs[spec.name].serves_model(call.request.model)
-                and self._catalogs[spec.name].serves_route(call.method, call.path)
+                if request.pinned in {None, spec.name}
+                and self._catalogs[spec.name].serves_model(request.model)
+                and self._catalogs[spec.name].serves_route(request.method, request.path)
             )
             if len(self._offers) >= _MAX_OFFERS:
                 self._offers.clear()
@@ -189,24 +181,29 @@ class Engine:
         self._offers.clear()
         self._admit()
 
-    def _decide(self, call: Call, tried: tuple[str, ...]) -> Decision:
-        return self._scheduler.decide(call.request, self._snapshot(), self._inflight, self._candidates(call, tried))
+    def _decide(self, request: InferenceRequest, tried: tuple[str, ...]) -> Decision:
+        return self._scheduler.decide(request, self._snapshot(), self._inflight, self._candidates(request, tried))
 
-    async def _place(self, call: Call, tried: tuple[str, ...]) -> InstanceSpec:
-        """Returns the instance, with a place taken on it: `_release` gives it back."""
-        if not self._queue or call.request.pinned is not None:
-            decision = self._decide(call, tried)
-            if isinstance(decision, RunOn):
-                self._inflight[decision.instance] += 1
-                return self._specs[decision.instance]
-            if not isinstance(decision, Wait):
-                raise UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)
+    def _place_at_once(self, request: InferenceRequest, tried: tuple[str, ...]) -> InstanceSpec | None:
+        """Takes a place, which `_release` gives back; None: all are taken, or others wait already."""
+        if self._queue and request.pinned is None:
+            return None
+        decision = self._decide(request, tried)
+        if isinstance(decision, RunOn):
+            self._inflight[decision.instance] += 1
+            return self._specs[decision.instance]
+        if isinstance(decision, Wait):
+            return None
+        raise UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)
+
+    async def _wait_for_place(self, request: InferenceRequest, tried: tuple[str, ...]) -> InstanceSpec:
+        """Takes a place as soon as one comes free, in the order of arrival."""
         if len(self._queue) >= self._max_queue_size:
             raise OverloadedError(
                 f"all instances are full and {len(self._queue)} requests wait already",
                 retry_after_s=self._retry_after_s(),
             )
-        waiting = _Waiting(call, tried, self._loop.create_future())
+        waiting = _Waiting(request, tried, self._loop.create_future())
         self._queue.append(waiting)
         try:
             async with asyncio.timeout(self._max_queue_wait_s):
@@ -238,13 +235,13 @@ class Engine:
             waiting = self._queue.popleft()
             if waiting.place.done():
                 continue
-            decision = self._decide(waiting.call, waiting.tried)
+            decision = self._decide(waiting.request, waiting.tried)
             if isinstance(decision, RunOn):
                 self._inflight[decision.instance] += 1
                 waiting.place.set_result(self._specs[decision.instance])
             elif isinstance(decision, Wait):
                 passed_over.append(waiting)
-                if waiting.call.request.pinned is None:
+                if waiting.request.pinned is None:
                     break
             else:
                 waiting.place.set_exception(UnavailableError(decision.reason, retry_after_s=decision.retry_after_s))

@@ -184,8 +184,11 @@ class InferenceRequest:
 
     request_id: str
     model: str
+    """Empty: any."""
     stream: bool
-    max_tokens: int | None = None
+    method: str = "POST"
+    path: str = "/v1/chat/completions"
+    """The route that an instance must serve."""
     pinned: str | None = None
     """The instance that the client insists on."""
 

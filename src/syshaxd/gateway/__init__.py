@@ -9,7 +9,6 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -24,9 +23,9 @@ from syshaxd.core.errors import (
 )
 from syshaxd.core.http1 import HotRequest, end_to_end_headers
 from syshaxd.core.types import InferenceRequest, Outcome, RequestRecord
-from syshaxd.engine import Call, Engine
+from syshaxd.engine import Engine
 from syshaxd.gateway.body import Body, ChatBody, CompletionBody, parse_body
-from syshaxd.gateway.errors import Answer, error_answer
+from syshaxd.gateway.errors import Answer, error_answer, internal_error
 from syshaxd.gateway.front import SENT_CLOSE, SENT_KEEP_ALIVE, ClientConnection, Front, to_response
 from syshaxd.gateway.hot import HotConnection
 from syshaxd.metrics import MetricsService
@@ -38,22 +37,6 @@ _IDLE_LIMIT_S = 75.0
 _SWEEP_INTERVAL_S = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _BODIES: dict[str, type[Body]] = {"/v1/chat/completions": ChatBody, "/v1/completions": CompletionBody}
-
-
-@dataclass(slots=True)
-class _Incoming:
-    """A client's request, whichever server read it."""
-
-    method: str
-    target: str
-    path: str
-    headers: bytes
-    """The lines that an instance gets."""
-    request_id: str
-    place: str | None
-    """The instance that the client asks for."""
-    is_json: bool
-    keep_alive: bool
 
 
 class Gateway:
@@ -123,24 +106,28 @@ class Gateway:
         """HotHandler: a connection of the full HTTP server."""
         return self._front()
 
-    async def serve_hot(self, client: HotConnection, request: HotRequest, body: bytes) -> bool:
+    async def serve_hot(self, client: HotConnection, request: HotRequest, body: bytes) -> None:
         """HotHandler: answers a request that was recognised early."""
-        incoming = _Incoming(
+        outgoing = Outgoing(
             method="POST",
-            target=request.path,
             path=request.path,
+            target=request.path,
             headers=request.headers,
             request_id=self._request_id(request.request_id),
-            place=request.place,
-            is_json=True,
+            body=body,
             keep_alive=True,
         )
-        record = RequestRecord(incoming.request_id, request.path, started_at_s=self._loop.time())
-        result = await self._answer(incoming, body, client, record)
-        if isinstance(result, bool):
-            return result
-        client.writer()(result.to_bytes())
-        return True
+        keep_alive = False
+        try:
+            result = await self._answer(outgoing, request.place, client)
+            keep_alive = result is not False
+            if isinstance(result, Answer):
+                client.writer()(result.to_bytes())
+        except Exception:  # noqa: BLE001 - a bug of ours: the client gets an answer, the log the trace
+            _log.exception("request %s", outgoing.request_id)
+            client.writer()(internal_error().to_bytes(close=True))
+        finally:
+            client.served(keep_alive=keep_alive)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers a request of the full HTTP server."""
@@ -149,35 +136,40 @@ class Gateway:
         if own is not None and request.method in {"GET", "HEAD"}:
             return to_response(own(request))
         headers = request.headers
-        incoming = _Incoming(
+        outgoing = Outgoing(
             method=request.method,
-            target=request.raw_path,
             path=path,
+            target=request.raw_path,
             headers=end_to_end_headers(request.raw_headers),
             request_id=self._request_id(headers.get("X-Request-Id")),
-            place=headers.get("X-Syshax-Place"),
-            is_json=request.content_type == "application/json",
+            body=b"",
             keep_alive=request.keep_alive,
         )
-        record = RequestRecord(incoming.request_id, path, started_at_s=self._loop.time())
         client = request.protocol
         assert isinstance(client, ClientConnection)
         client.http10 = request.version < (1, 1)
-        result = await self._answer(incoming, request, client, record)
+        result = await self._answer(outgoing, headers.get("X-Syshax-Place"), client, request)
         if isinstance(result, Answer):
             return to_response(result)
         return SENT_KEEP_ALIVE if result else SENT_CLOSE
 
     async def _answer(
-        self, incoming: _Incoming, body: bytes | web.BaseRequest, client: Downstream, record: RequestRecord
+        self, outgoing: Outgoing, place: str | None, client: Downstream, unread: web.BaseRequest | None = None
     ) -> bool | Answer:
         """Serves a request and records it.
+
+        Args:
+            outgoing: The request.
+            place: The instance that the client asks for.
+            client: Where the answer goes.
+            unread: Where to read the request's body from, if that is still to be done.
 
         Returns:
             Whether the connection may stay open, when the answer has been sent; else the answer.
         """
+        record = RequestRecord(outgoing.request_id, outgoing.path, started_at_s=self._loop.time())
         try:
-            return await self._serve(incoming, body, client, record)
+            return await self._serve(outgoing, place, client, unread, record)
         except SyshaxError as error:
             answer = error_answer(error, record.request_id)
             record.status = answer.status
@@ -197,32 +189,33 @@ class Gateway:
             self._metrics.record(record)
 
     async def _serve(
-        self, incoming: _Incoming, body: bytes | web.BaseRequest, client: Downstream, record: RequestRecord
+        self,
+        outgoing: Outgoing,
+        place: str | None,
+        client: Downstream,
+        unread: web.BaseRequest | None,
+        record: RequestRecord,
     ) -> bool:
-        path = incoming.path
-        if path in self._own:
-            raise MethodNotAllowedError(f"{path} takes GET, not {incoming.method}")
-        if not path.startswith("/v1/"):
-            raise NotFoundError(f"no route {path}; the API is under /v1", code="route_not_found")
-        data = body if isinstance(body, bytes) else await self._read(body)
-        parsed = _parse(incoming, data)
-        record.stream = bool(parsed.stream)
-        inference = InferenceRequest(
-            request_id=record.request_id,
-            model=parsed.model or "",
+        path = outgoing.path
+        is_json = True
+        if unread is not None:
+            if path in self._own:
+                raise MethodNotAllowedError(f"{path} takes GET, not {outgoing.method}")
+            if not path.startswith("/v1/"):
+                raise NotFoundError(f"no route {path}; the API is under /v1", code="route_not_found")
+            outgoing.body = await self._read(unread)
+            is_json = unread.content_type == "application/json"
+        body = _parse(outgoing, is_json=is_json)
+        record.stream = bool(body.stream)
+        request = InferenceRequest(
+            request_id=outgoing.request_id,
+            model=body.model or "",
             stream=record.stream,
-            max_tokens=parsed.max_tokens,
-            pinned=incoming.place,
+            method=outgoing.method,
+            path=path,
+            pinned=place,
         )
-        outgoing = Outgoing(
-            method=incoming.method,
-            target=incoming.target,
-            headers=incoming.headers,
-            request_id=record.request_id,
-            body=data,
-            keep_alive=incoming.keep_alive,
-        )
-        return await self._engine.dispatch(Call(inference, incoming.method, path), outgoing, client, record)
+        return await self._engine.dispatch(request, outgoing, client, record)
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         limit = self.max_body_bytes
@@ -264,14 +257,14 @@ class Gateway:
         return Answer(200, text, "text/plain; version=0.0.4; charset=utf-8")
 
 
-def _parse(incoming: _Incoming, data: bytes) -> Body:
-    kind = _BODIES.get(incoming.path)
+def _parse(outgoing: Outgoing, *, is_json: bool) -> Body:
+    kind = _BODIES.get(outgoing.path)
     if kind is not None:
-        if incoming.method != "POST":
-            raise MethodNotAllowedError(f"{incoming.path} takes POST, not {incoming.method}")
-        return parse_body(kind, data)
-    if data and incoming.is_json:
-        return parse_body(Body, data)
+        if outgoing.method != "POST":
+            raise MethodNotAllowedError(f"{outgoing.path} takes POST, not {outgoing.method}")
+        return parse_body(kind, outgoing.body)
+    if outgoing.body and is_json:
+        return parse_body(Body, outgoing.body)
     return Body()
 
 

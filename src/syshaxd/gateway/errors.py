@@ -64,6 +64,11 @@ def error_answer(error: SyshaxError, request_id: str) -> Answer:
     return Answer(status, error_body(str(error), kind=kind, param=param, code=code), headers=headers)
 
 
+def internal_error() -> Answer:
+    """The answer when the daemon itself is at fault."""
+    return Answer(500, error_body("internal error; syshaxd's log has the details", kind="internal_error"))
+
+
 def error_body(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> bytes:
     """An OpenAI error object."""
     return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()

@@ -12,7 +12,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from syshaxd.gateway.errors import Answer, error_body
+from syshaxd.gateway.errors import Answer, error_body, internal_error
 from syshaxd.runner import Relay
 
 
@@ -74,10 +74,10 @@ class ClientConnection(RequestHandler):
         """aiohttp: what it can't parse, and our own bugs, in OpenAI's form."""
         if status >= 500:
             self.log_exception("Error handling request", exc_info=exc)
-            body = error_body("internal error; the log has the details", kind="internal_error")
+            answer = internal_error()
         else:
-            body = error_body(message or "bad HTTP request", kind="invalid_request_error")
-        response = to_response(Answer(status, body))
+            answer = Answer(status, error_body(message or "bad HTTP request", kind="invalid_request_error"))
+        response = to_response(answer)
         response.force_close()
         return response
 

@@ -22,8 +22,8 @@ class HotHandler(Protocol):
     max_body_bytes: int
     connections: "set[HotConnection]"
 
-    def serve_hot(self, client: "HotConnection", request: HotRequest, body: bytes) -> Coroutine[Any, Any, bool]:
-        """Answers one request; returns whether the connection may stay open."""
+    def serve_hot(self, client: "HotConnection", request: HotRequest, body: bytes) -> Coroutine[Any, Any, None]:
+        """Answers one request, then calls the client's `served`, whatever happens."""
 
     def full_protocol(self) -> asyncio.Protocol:
         """A protocol of the full HTTP server."""
@@ -40,7 +40,7 @@ class HotConnection(asyncio.Protocol):
         self._handler = handler
         self._loop = loop
         self._transport: asyncio.Transport
-        self._task: asyncio.Task[bool] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._relay: Relay | None = None
         self._paused = False
         self._ahead: list[bytes] = []
@@ -130,13 +130,13 @@ class HotConnection(asyncio.Protocol):
             self._ahead.append(data[end:])
         body = data[request.body_start : end]
         self._task = self._loop.create_task(self._handler.serve_hot(self, request, body))
-        self._task.add_done_callback(self._served)
 
-    def _served(self, task: "asyncio.Task[bool]") -> None:
+    def served(self, *, keep_alive: bool) -> None:
+        """The answer has been sent: the next request may be read."""
         self._task = None
-        if task.cancelled() or self._transport.is_closing():
+        if self._transport.is_closing():
             return
-        if not task.result():
+        if not keep_alive:
             self._transport.close()
             return
         self.idle_since_s = self._loop.time()

@@ -9,7 +9,7 @@ from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.http1 import request_head
 from syshaxd.core.types import InstanceSpec, RequestRecord
 from syshaxd.runner.relay import Downstream, Relay
-from syshaxd.runner.upstream import IDLE_LIMIT_S, UpstreamConnection, UpstreamPool
+from syshaxd.runner.upstream import IDLE_LIMIT_S, UpstreamPool
 
 __all__ = ["Downstream", "Outgoing", "Relay", "Runner"]
 
@@ -21,6 +21,7 @@ class Outgoing:
     """A client's request as it goes to an instance, whichever that will be."""
 
     method: str
+    path: str
     target: str
     """Path and query."""
     headers: bytes
@@ -39,7 +40,7 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._silence_limit_s = silence_limit_s
         self._pools: dict[tuple[str, int], UpstreamPool] = {}
-        self._relays: dict[Relay, tuple[int, float]] = {}
+        self._relays: set[Relay] = set()
 
     async def run(
         self, spec: InstanceSpec, outgoing: Outgoing, client: Downstream, record: RequestRecord, *, last_try: bool
@@ -75,42 +76,28 @@ class Runner:
             done=self._loop.create_future(),
         )
         client.attach(relay)
+        self._relays.add(relay)
+        reused = connection is not None
         try:
-            if connection is not None:
+            while True:
+                if connection is None:
+                    connection = await pool.connect()
+                relay.start(connection)
+                connection.request(_head(spec, outgoing), outgoing.body, relay, bodiless=outgoing.method == "HEAD")
                 try:
-                    await self._exchange(connection, spec, outgoing, relay)
+                    await relay.done
                 except InstanceFailedError:
                     # It may have been closed just while it was idle: that says nothing about the instance.
-                    if relay.progress:
+                    if not reused or relay.progress:
                         raise
+                    connection, reused = None, False
                     relay.done = self._loop.create_future()
                 else:
                     return relay.keep_alive
-            await self._exchange(await pool.connect(), spec, outgoing, relay)
-            return relay.keep_alive
         finally:
+            self._relays.remove(relay)
             client.detach()
             relay.cancel()
-
-    async def _exchange(
-        self, connection: UpstreamConnection, spec: InstanceSpec, outgoing: Outgoing, relay: Relay
-    ) -> None:
-        relay.start(connection)
-        head = request_head(
-            outgoing.method,
-            outgoing.target,
-            spec.address,
-            outgoing.headers,
-            request_id=outgoing.request_id,
-            length=len(outgoing.body),
-        )
-        parts = [head, outgoing.body] if outgoing.body else [head]
-        connection.request(parts, relay, bodiless=outgoing.method == "HEAD")
-        self._relays[relay] = (-1, 0.0)
-        try:
-            await relay.done
-        finally:
-            del self._relays[relay]
 
     def _pool(self, spec: InstanceSpec) -> UpstreamPool:
         key = (spec.host, spec.port)
@@ -126,13 +113,22 @@ class Runner:
             now = self._loop.time()
             for pool in self._pools.values():
                 pool.close_idle(IDLE_LIMIT_S - SWEEP_INTERVAL_S)
-            for relay, (progress, since) in list(self._relays.items()):
-                if relay.progress != progress:
-                    self._relays[relay] = (relay.progress, now)
-                elif now - since > self._silence_limit_s:
+            for relay in list(self._relays):
+                if relay.silent_s(now) > self._silence_limit_s:
                     relay.timed_out(self._silence_limit_s)
 
     def close(self) -> None:
         """Closes all idle connections."""
         for pool in self._pools.values():
             pool.close_idle()
+
+
+def _head(spec: InstanceSpec, outgoing: Outgoing) -> bytes:
+    return request_head(
+        outgoing.method,
+        outgoing.target,
+        spec.address,
+        outgoing.headers,
+        request_id=outgoing.request_id,
+        length=len(outgoing.body),
+    )

@@ -65,6 +65,8 @@ class Relay:
         "_placement",
         "_previous",
         "_record",
+        "_seen_at_s",
+        "_seen_progress",
         "_streaming",
         "_whole",
         "_write",
@@ -98,6 +100,8 @@ class Relay:
         """Bytes have gone to the client: no other instance can answer any more."""
         self.progress = 0
         """Grows with every read: the sweeper sees a silent instance by it."""
+        self._seen_progress = -1
+        self._seen_at_s = 0.0
         self.events = 0
         self._connection: UpstreamConnection | None = None
         self._head: ResponseHead | None = None
@@ -140,7 +144,7 @@ class Relay:
         """Sink: decides how the body is passed on. Nothing is sent yet."""
         self.progress += 1
         self._head = head
-        self._streaming = head.header(b"content-type").startswith(b"text/event-stream")
+        self._streaming = head.content_type.startswith(b"text/event-stream")
 
     def body(self, data: bytes, *, whole: bool) -> None:
         """Sink: passes on or holds a piece of the body."""
@@ -173,6 +177,12 @@ class Relay:
         self._connection = None
         self._give_up(error)
 
+    def silent_s(self, now_s: float) -> float:
+        """How long nothing has moved, as far as this has been asked before."""
+        if self.progress != self._seen_progress:
+            self._seen_progress, self._seen_at_s = self.progress, now_s
+        return now_s - self._seen_at_s
+
     def timed_out(self, after_s: float) -> None:
         """The sweeper: nothing moved for so long, by the instance's fault or the client's."""
         self.cancel()
@@ -194,7 +204,7 @@ class Relay:
         if head.status not in _INSTANCE_FAULTS:
             return False
         # The last instance's own error goes out as it is, if it is one that OpenAI's clients can read.
-        return not (self._last_try and head.header(b"content-type").startswith(b"application/json"))
+        return not (self._last_try and head.content_type.startswith(b"application/json"))
 
     def _fault_text(self) -> str:
         assert self._head is not None
@@ -224,10 +234,9 @@ class Relay:
         send(
             response_head(
                 head,
-                request_id=self._record.request_id.encode("latin-1"),
-                placement=self._placement.encode("latin-1"),
-                chunked=head.chunked and not self._client.http10,
-                length=head.content_length,
+                request_id=self._record.request_id,
+                placement=self._placement,
+                dechunked=self._client.http10,
                 close=not self.keep_alive,
             )
             + body
