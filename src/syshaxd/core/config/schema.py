@@ -1,32 +1,37 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The configuration: its keys, their types, defaults and meaning, and the rules that hold between them.
+"""The keys of the configuration: their types, defaults and meaning.
 
-A file is a mapping of the sections below. `parse` turns it into one frozen `Config`, or raises every fault at once.
 Keys that the seed or upstream sysHAX named keep their names, also where ours would carry a unit.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, field_validator, model_validator
 
 from syshaxd.core.cpulist import parse_cpulist
-from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.types import Device, RuntimeKind
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
-Ratio = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(ge=0, le=1, strict=True)]
 ArgValue = bool | int | float | str
 
 
 class Section(BaseModel):
-    """A part of the file: unknown keys are faults, values never change."""
+    """A part of the file: unknown keys are faults, values never change, an empty part is as if it were left out."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_what_is_empty(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        mappings = {name for name, field in cls.model_fields.items() if field.default_factory is not None}
+        return {key: value for key, value in data.items() if value is not None or key not in mappings}
 
 
 class ServiceConfig(Section):
@@ -53,7 +58,7 @@ class ServiceConfig(Section):
         description="Arguments of `vllm serve` without their dashes, such as `max-model-len: 8192`; "
         "`true` gives the bare flag, `false` or null leaves it out.",
     )
-    env: dict[str, str | int | float] = Field(
+    env: dict[str, str | StrictInt | StrictFloat] = Field(
         default_factory=dict, description="Environment variables of the instance, such as `VLLM_CPU_KVCACHE_SPACE: 4`."
     )
 
@@ -99,7 +104,9 @@ class ModelParams(Section):
 
     test_prompt: str = Field("What is the capital of France?", description="Prompt of the connectivity test.")
     test_tokens: Count = Field(16, description="Tokens that the connectivity test asks for.")
-    temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature of the connectivity test.")
+    temperature: float = Field(
+        0.0, ge=0, le=2, strict=True, description="Sampling temperature of the connectivity test."
+    )
 
 
 class ModelsConfig(Section):
@@ -114,7 +121,7 @@ class SystemConfig(Section):
     """Limits of the whole."""
 
     max_queue_size: int = Field(
-        1024, ge=0, description="Requests that may wait for a place; one more is answered with 429."
+        1024, ge=0, strict=True, description="Requests that may wait for a place; one more is answered with 429."
     )
     max_queue_wait_s: Seconds = Field(
         60.0, description="Seconds that a request may wait for a place before it is answered with 503."
@@ -131,6 +138,7 @@ class DeciderConfig(Section):
     cpu_throughput_threshold: float = Field(
         0.0,
         ge=0,
+        strict=True,
         description="Tokens per second under which a working CPU instance gets no further request (0: no such rule).",
     )
 
@@ -182,65 +190,6 @@ class Config(Section):
     lifecycle: LifecycleConfig = Field(default_factory=LifecycleConfig, description="When instances are restarted.")
     gateway: GatewayConfig = Field(default_factory=GatewayConfig, description="The OpenAI endpoint's limits.")
     control: ControlConfig = Field(default_factory=ControlConfig, description="The control plane.")
-
-
-def parse(mapping: Mapping[str, Any]) -> Config:
-    """Returns the configuration that `mapping` (a file's content) describes.
-
-    Raises:
-        ConfigError: With every fault, each under its dotted key.
-    """
-    try:
-        config = Config.model_validate(mapping)
-    except ValidationError as error:
-        raise ConfigError(tuple(_fault(item) for item in error.errors())) from None
-    if faults := _faults_between_keys(config):
-        raise ConfigError(faults)
-    return config
-
-
-def known_keys() -> tuple[str, ...]:
-    """All dotted keys that hold a value, in the order of the file."""
-    return tuple(key for key, _ in _leaves(Config))
-
-
-def _leaves(section: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for name, info in section.model_fields.items():
-        inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            leaves += _leaves(inner, f"{prefix}{name}.")
-        else:
-            leaves.append((prefix + name, info))
-    return leaves
-
-
-def _fault(error: Mapping[str, Any]) -> ConfigFault:
-    loc = [str(part) for part in error["loc"]]
-    key = ".".join(loc)
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.6)
-        return ConfigFault(key, f"no such key; did you mean {near[0]}?" if near else "no such key")
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return ConfigFault(key, f"{message} (it is {error['input']!r})")
-
-
-def _faults_between_keys(config: Config) -> tuple[ConfigFault, ...]:
-    faults = []
-    ports: dict[int, str] = {config.services.conductor.port: "services.conductor.port"}
-    for name, service in enabled_services(config).items():
-        key = f"services.{name}"
-        if service.port in ports:
-            faults.append(ConfigFault(f"{key}.port", f"{service.port} is taken by {ports[service.port]} already"))
-        ports.setdefault(service.port, f"{key}.port")
-        if service.runtime is RuntimeKind.PROCESS:
-            if service.python is None:
-                faults.append(ConfigFault(f"{key}.python", "needed with runtime `process`: the interpreter with vLLM"))
-            if service.model is None and config.models.path is None:
-                faults.append(ConfigFault(f"{key}.model", "needed with runtime `process`, here or as models.path"))
-    if not enabled_services(config):
-        faults.append(ConfigFault("services", "neither gpu nor cpu is enabled; at least one is needed"))
-    return tuple(faults)
 
 
 def enabled_services(config: Config) -> dict[str, ServiceConfig]:

@@ -1,0 +1,268 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The configuration file: read, made, and edited with its comments and order kept. A write is whole or not at all."""
+
+import io
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark, MarkedYAMLError, YAMLError
+from ruamel.yaml.tokens import CommentToken
+
+from syshaxd.core.config import Config, parse, parse_text, set_value, unset_value
+from syshaxd.core.errors import ConfigError, ConfigFault, ConflictError
+
+_SYSTEM_PATH = Path("/etc/syshax/config.yaml")
+_NEW_FILE_MODE = 0o640  # it may hold tokens for the instances' environments
+
+INITIAL = """\
+# Configuration of sysHAX. syshaxd reads it when it starts.
+# `syshax config --help` lists every key; `syshax check-config` checks this file.
+
+services:
+  # The vLLM in the role `gpu`.
+  gpu:
+    # Who starts it: `external` (somebody else) or `process` (syshaxd; then `python` and `models.path` are needed).
+    runtime: external
+    host: 127.0.0.1
+    port: 8001
+
+  # The vLLM in the role `cpu`.
+  cpu:
+    runtime: external
+    host: 127.0.0.1
+    port: 8002
+
+  # The OpenAI endpoint. The host 0.0.0.0 opens it to the network.
+  conductor:
+    host: 127.0.0.1
+    port: 8010
+
+models:
+  # The model's name in the API (vLLM's --served-model-name).
+  default: default
+"""
+
+
+def default_path() -> Path:
+    """The file that is meant when none is named: $SYSHAX_CONFIG, else the system's (root: always), else the user's."""
+    if named := os.environ.get("SYSHAX_CONFIG"):
+        return Path(named)
+    if os.geteuid() == 0 or _SYSTEM_PATH.exists():
+        return _SYSTEM_PATH
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "syshax/config.yaml"
+
+
+def load(path: Path) -> Config:
+    """Returns the configuration in a file.
+
+    Raises:
+        ConfigError: It can't be read, is not YAML, or is not a usable configuration: every fault at once.
+    """
+    return parse(read(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Returns a file's content, unchecked.
+
+    Raises:
+        ConfigError: It can't be read, or is not one YAML mapping.
+    """
+    return _plain(_read_text(path))
+
+
+def create(path: Path, *, force: bool) -> None:
+    """Writes the initial configuration.
+
+    Raises:
+        ConflictError: The file exists, and `force` is not given.
+        ConfigError: It can't be written.
+    """
+    if path.exists() and not force:
+        raise ConflictError(f"{path} exists already; --force replaces it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _fault(f"cannot make the folder {path.parent}: {error.strerror}") from error
+    _write(path, INITIAL)
+
+
+def edit(path: Path, changes: Mapping[str, str | None]) -> None:
+    """Sets each key to what its text means, or with None leaves it to its default; all of it or nothing.
+
+    Raises:
+        ConfigError: The file would not be a usable configuration afterwards. It is as before, and every fault is named.
+    """
+    text = _read_text(path)
+    _plain(text)
+    content = _with_comments().load(text) or CommentedMap()
+    faults: dict[str, ConfigFault] = {}
+    for key, value in changes.items():
+        try:
+            content = _change(content, key, value)
+        except ConfigError as error:
+            faults.update((fault.key, fault) for fault in error.faults)
+    new_text = _dump(content)
+    try:
+        parse(_plain(new_text))
+    except ConfigError as error:
+        faults = {fault.key: fault for fault in error.faults} | faults
+    if faults:
+        raise ConfigError(tuple(faults.values()))
+    _write(path, new_text)
+
+
+def _change(content: CommentedMap, key: str, text: str | None) -> CommentedMap:
+    """Sets a key, or takes it out; comments that stand before the next section stay there.
+
+    ruamel.yaml hangs them on the value before them: another one, once a section gets or loses its last key.
+    """
+    comments = _take_comments_after(content, key)
+    changed = unset_value(content, key) if text is None else set_value(content, key, _value(key, text))
+    if comments:
+        _put_comments_after(changed, key, comments)
+    return changed
+
+
+def _value(key: str, text: str) -> Any:
+    value = parse_text(key, text)
+    if isinstance(value, list):
+        value = CommentedSeq(value)
+        value.fa.set_flow_style()  # on the key's own line
+    return value
+
+
+def _take_comments_after(content: CommentedMap, key: str) -> str:
+    """Removes the comments that follow the section in which a key is (or would be), and returns them."""
+    slots, index = _comment_slot(content, key)
+    if slots is None or slots[index] is None:
+        return ""
+    own, _, following = slots[index].value.partition("\n")
+    slots[index] = _comment(f"{own}\n") if own else None
+    return str(following)
+
+
+def _put_comments_after(content: CommentedMap, key: str, comments: str) -> None:
+    slots, index = _comment_slot(content, key)
+    if slots is not None:
+        own = "" if slots[index] is None else slots[index].value.rstrip("\n")
+        slots[index] = _comment(f"{own}\n{comments}")
+
+
+def _comment_slot(content: CommentedMap, key: str) -> tuple[list[Any] | None, int]:
+    """Where ruamel.yaml keeps the comment that follows the section of a key: at the section's last value."""
+    parent: Any = None
+    name: Any = None
+    node: Any = content
+    for part in key.split("."):
+        if not isinstance(node, CommentedMap) or part not in node:
+            break
+        if isinstance(node[part], CommentedMap) or node[part] is None:
+            parent, name, node = node, part, node[part]
+    while isinstance(node, CommentedMap | CommentedSeq) and node and not node.fa.flow_style():
+        last = next(reversed(node)) if isinstance(node, CommentedMap) else len(node) - 1
+        parent, name, node = node, last, node[last]
+    if parent is None:
+        return None, 0
+    slots = parent.ca.items.setdefault(name, [None, None, None, None])
+    return slots, 0 if isinstance(parent, CommentedSeq) else 2
+
+
+def _comment(text: str) -> CommentToken:
+    return CommentToken(text, CommentMark(0), None)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replaces the file in one step, and keeps its mode and owner."""
+    path = path.resolve()  # a symbolic link stays one
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                _take_over_mode(path, file.fileno())
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink()
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _fault(f"cannot be written: {error.strerror}") from error
+
+
+def _take_over_mode(path: Path, descriptor: int) -> None:
+    try:
+        old = path.stat()
+    except FileNotFoundError:
+        os.fchmod(descriptor, _NEW_FILE_MODE)
+        return
+    with suppress(PermissionError):  # only root may give a file away
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, old.st_mode & 0o7777)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise _fault(f"there is no such file; `syshax init --config {path}` makes one") from None
+    except OSError as error:
+        raise _fault(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise _fault(f"is not UTF-8 text (byte {error.start + 1})") from error
+
+
+def _plain(text: str) -> dict[str, Any]:
+    try:
+        content = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise _fault(_yaml_problem(error)) from None
+    if content is not None and not isinstance(content, dict):
+        raise _fault("must be a mapping of sections such as `services:`")
+    return content or {}
+
+
+def _with_comments() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # long texts stay on their line
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _dump(content: CommentedMap) -> str:
+    text = io.StringIO()
+    _with_comments().dump(content, text)
+    return text.getvalue()
+
+
+def _yaml_problem(error: YAMLError) -> str:
+    """What is wrong and where, without the lines around it: they may hold secrets."""
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return f"is not YAML: {getattr(error, 'reason', 'it cannot be read')}"
+    problem = " ".join(part for part in (error.context, error.problem) if part)
+    if duplicate := re.search(r'found duplicate key "(.*?)" with value', problem):
+        problem = f"the key {duplicate[1]!r} is there twice"
+    return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {problem}"
+
+
+def _fault(problem: str) -> ConfigError:
+    return ConfigError((ConfigFault("", problem),))

@@ -1,0 +1,39 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The configuration: a file's content in, one frozen `Config` out, or every fault at once.
+
+`schema` holds the keys, `parse` the rules between them, `keys` what is done by dotted key.
+"""
+
+from syshaxd.core.config.keys import Key, describe, find_key, get_value, known_keys, parse_text, set_value, unset_value
+from syshaxd.core.config.parse import parse
+from syshaxd.core.config.schema import (
+    ArgValue,
+    Config,
+    CpuServiceConfig,
+    GpuServiceConfig,
+    LifecycleConfig,
+    ModelParams,
+    ServiceConfig,
+    enabled_services,
+)
+
+__all__ = [
+    "ArgValue",
+    "Config",
+    "CpuServiceConfig",
+    "GpuServiceConfig",
+    "Key",
+    "LifecycleConfig",
+    "ModelParams",
+    "ServiceConfig",
+    "describe",
+    "enabled_services",
+    "find_key",
+    "get_value",
+    "known_keys",
+    "parse",
+    "parse_text",
+    "set_value",
+    "unset_value",
+]

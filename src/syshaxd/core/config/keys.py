@@ -1,0 +1,250 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Dotted keys such as `services.gpu.port`: what each takes and means, and reading and changing a mapping by them.
+
+A key of a free mapping, such as `services.gpu.env`, holds entries of any name: `services.gpu.env.OMP_NUM_THREADS`.
+"""
+
+import copy
+import difflib
+import functools
+import json
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Never, TypeVar, cast
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from syshaxd.core.config.schema import Config
+from syshaxd.core.errors import ConfigError, ConfigFault
+
+ENTRY = "NAME"
+"""Stands for the name of an entry in the list of keys."""
+_SECRET_WORDS = ("token", "secret", "password", "passwd", "credential", "api-key", "api_key")
+_KINDS = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+}
+M = TypeVar("M", bound=MutableMapping[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of the configuration."""
+
+    name: str
+    """Dotted; ends in `.NAME` where the user chooses the name."""
+    allowed: str
+    """Type and range, to be read after "must be"."""
+    default: str
+    """As in the file; empty where there is none."""
+    meaning: str
+    values: TypeAdapter[Any]
+    """Checks a value, or for entries the whole mapping."""
+
+    @property
+    def has_entries(self) -> bool:
+        """Whether it stands for all entries of a free mapping."""
+        return self.name.endswith(f".{ENTRY}")
+
+    def holds(self, key: str) -> bool:
+        """Whether `key` is this one, or an entry under it."""
+        if not self.has_entries:
+            return key == self.name
+        prefix = self.name.removesuffix(ENTRY)
+        return key.startswith(prefix) and key != prefix
+
+
+@functools.cache
+def describe() -> tuple[Key, ...]:
+    """Every key, in the order of the file."""
+    return tuple(_keys(Config))
+
+
+def known_keys() -> tuple[str, ...]:
+    """The names of all keys that hold a value, in the order of the file."""
+    return tuple(key.name.removesuffix(f".{ENTRY}") for key in describe())
+
+
+def find_key(key: str) -> Key:
+    """Returns what is known of a key.
+
+    Raises:
+        ConfigError: There is no such key; the nearest one is named.
+    """
+    for known in describe():
+        if known.holds(key):
+            return known
+    raise ConfigError((ConfigFault(key, no_such_key(key)),))
+
+
+def no_such_key(key: str) -> str:
+    """Says that there is no such key, and which was probably meant."""
+    inside = [known.name for known in describe() if known.name.startswith(f"{key.rstrip('.')}.")]
+    if inside:
+        return f"holds several values; choose one of them, such as {inside[0]}"
+    ends = [name for name in known_keys() if name.endswith(f".{key}")]
+    near = ends or difflib.get_close_matches(key, (*_sections(), *known_keys()), n=1, cutoff=0.6)
+    return (
+        f"no such key; did you mean {' or '.join(near)}?" if near else "no such key; `syshax config --help` lists all"
+    )
+
+
+def parse_text(key: str, text: str) -> Any:
+    """Returns the value, as it stands in a file, that `text` means for a key.
+
+    Raises:
+        ConfigError: There is no such key, or the text is not what it takes.
+    """
+    known = find_key(key)
+    if known.has_entries:
+        return _entry_value(known.values, text)
+    try:
+        return known.values.dump_python(known.values.validate_strings(text), mode="json")
+    except ValidationError:
+        raise ConfigError((ConfigFault(key, must_be(known, text)),)) from None
+
+
+def must_be(key: Key, value: object) -> str:
+    """Says what a key takes instead of `value`."""
+    return f"must be {key.allowed}, not {shown(value)}"
+
+
+def shown(value: object) -> str:
+    """A short text for a value of a file."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_secret(key: str) -> bool:
+    """Whether the value may be a secret: any environment variable, and what has such a name."""
+    parts = key.split(".")
+    return "env" in parts or any(word in parts[-1].lower() for word in _SECRET_WORDS)
+
+
+def get_value(mapping: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """The value of a known key in a file's content; `default` where it is not set."""
+    value: Any = mapping
+    for part in _parts(key):
+        if not isinstance(value, Mapping) or part not in value:
+            return default
+        value = value[part]
+    return value
+
+
+def set_value(mapping: M, key: str, value: Any) -> M:
+    """Returns a copy of a file's content in which a known key has the value; sections are made as needed.
+
+    Raises:
+        ConfigError: There is no such key, or something other than a section stands in its way.
+    """
+    changed = copy.deepcopy(mapping)
+    *sections, last = _parts(key)
+    inner: MutableMapping[str, Any] = changed
+    for depth, part in enumerate(sections, start=1):
+        if inner.get(part) is None:
+            inner[part] = type(mapping)()
+        inner = inner[part]
+        if not isinstance(inner, MutableMapping):
+            raise ConfigError((ConfigFault(".".join(sections[:depth]), "must be a section, with keys in it"),))
+    inner[last] = value
+    return changed
+
+
+def unset_value(mapping: M, key: str) -> M:
+    """Returns a copy of a file's content in which a known key is not set; a section that it leaves empty stays.
+
+    Raises:
+        ConfigError: There is no such key.
+    """
+    changed = copy.deepcopy(mapping)
+    *sections, last = _parts(key)
+    outer: Any = None
+    inner: Any = changed
+    for part in sections:
+        outer, inner = inner, inner.get(part) if isinstance(inner, Mapping) else None
+    if isinstance(inner, MutableMapping) and last in inner:
+        del inner[last]
+        if not inner:
+            outer[sections[-1]] = None
+    return changed
+
+
+def _parts(key: str) -> list[str]:
+    """The path to a key. The name of an entry may have dots in it."""
+    known = find_key(key)
+    return key.split(".", known.name.count("."))
+
+
+def _sections() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in known_keys()))
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[Key]:
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _keys(inner, f"{prefix}{name}.")
+            continue
+        values: TypeAdapter[Any] = TypeAdapter(cast("Any", Annotated[inner, field]))
+        schema = values.json_schema()
+        entry = schema.get("additionalProperties")
+        yield Key(
+            name=f"{prefix}{name}.{ENTRY}" if entry else f"{prefix}{name}",
+            allowed=_allowed(entry or schema, schema.get("$defs", {})),
+            default=_default_text(schema.get("default")),
+            meaning=field.description or "",
+            values=values,
+        )
+
+
+def _allowed(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
+    if "$ref" in schema:
+        return _allowed(defs[schema["$ref"].rpartition("/")[2]], defs)
+    if "enum" in schema:
+        return " or ".join(schema["enum"])
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+    if any(kind.get("type") == "number" for kind in kinds):
+        kinds = [kind for kind in kinds if kind.get("type") != "integer"]
+    if len(kinds) == 1 and "type" in kinds[0]:
+        return _KINDS[kinds[0]["type"]] + _range(kinds[0])
+    *firsts, last = (_allowed(kind, defs) for kind in kinds)
+    return f"{', '.join(firsts)} or {last}" if firsts else last
+
+
+def _default_text(value: object) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:g}" if isinstance(value, float) else shown(value)
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    if "exclusiveMinimum" in schema:
+        return f" over {schema['exclusiveMinimum']:g}"
+    if "minimum" not in schema:
+        return ""
+    if "maximum" in schema:
+        return f" from {schema['minimum']:g} to {schema['maximum']:g}"
+    return f" of at least {schema['minimum']:g}"
+
+
+def _entry_value(values: TypeAdapter[Any], text: str) -> Any:
+    """Takes a number, list, true, false or null for what it is where the mapping allows it, anything else as text."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+        values.validate_python({ENTRY: value})
+    except ValueError:
+        return text
+    changes_on_the_way = isinstance(value, int | float) and json.dumps(value) != text  # 0.10, 1e3
+    return text if isinstance(value, str) or changes_on_the_way else value
+
+
+def _no_constant(text: str) -> Never:
+    raise ValueError(text)  # NaN and Infinity are no values of a file

@@ -1,0 +1,78 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""A file's content to the configuration, with the rules that hold between keys."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from syshaxd.core.config.keys import find_key, is_secret, must_be, no_such_key, shown
+from syshaxd.core.config.schema import Config, enabled_services
+from syshaxd.core.errors import ConfigError, ConfigFault
+from syshaxd.core.types import RuntimeKind
+
+# All mean this host, as far as its ports are concerned.
+_LOCAL_HOSTS = frozenset(("127.0.0.1", "localhost", "0.0.0.0", "::", "::1"))  # noqa: S104 - compared, not bound
+
+
+def parse(mapping: Mapping[str, Any]) -> Config:
+    """Returns the configuration that `mapping` (a file's content) describes.
+
+    Raises:
+        ConfigError: With every fault, each under its dotted key. Rules between keys are looked at once each key is
+            right by itself. Values that may be secrets are not shown.
+    """
+    try:
+        config = Config.model_validate(mapping)
+    except ValidationError as error:
+        # A key that takes several types has one error for each.
+        faults = {fault.key: fault for fault in map(_fault, error.errors(include_url=False))}
+        raise ConfigError(tuple(faults.values())) from None
+    if between := tuple(_faults_between_keys(config)):
+        raise ConfigError(between)
+    return config
+
+
+def _fault(error: Mapping[str, Any]) -> ConfigFault:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return ConfigFault(key, no_such_key(key))
+    if error["type"] == "invalid_key" or error["loc"][-1:] == ("[key]",):
+        return ConfigFault(key.removesuffix(".[key]"), "the name must be text; put it into quotes")
+    try:
+        known = find_key(key)
+    except ConfigError:
+        return ConfigFault(
+            key, "must be a mapping" if is_secret(key) else f"must be a mapping, not {shown(error['input'])}"
+        )
+    if known.has_entries:  # what follows the entry's name tells which of its types was tried
+        key = ".".join(str(part) for part in error["loc"][: known.name.count(".") + 1])
+    if error["type"] == "value_error":
+        return ConfigFault(key, str(error["msg"]).removeprefix("Value error, "))
+    if is_secret(key):
+        return ConfigFault(key, f"must be {known.allowed}")
+    return ConfigFault(key, must_be(known, error["input"]))
+
+
+def _faults_between_keys(config: Config) -> Iterator[ConfigFault]:
+    services = enabled_services(config)
+    if not services:
+        yield ConfigFault("services", "neither gpu nor cpu is enabled; at least one is needed")
+    taken = {_place(config.services.conductor.host, config.services.conductor.port): "services.conductor.port"}
+    for name, service in services.items():
+        key = f"services.{name}"
+        other = taken.setdefault(_place(service.host, service.port), f"{key}.port")
+        if other != f"{key}.port":
+            yield ConfigFault(f"{key}.port", f"{service.port} is taken by {other} already")
+        if service.runtime is RuntimeKind.PROCESS:
+            if service.python is None:
+                yield ConfigFault(f"{key}.python", "needed with runtime `process`: the interpreter with vLLM")
+            if service.model is None and config.models.path is None:
+                yield ConfigFault(f"{key}.model", "needed with runtime `process`, here or as models.path")
+    if config.lifecycle.backoff_cap_s < config.lifecycle.backoff_base_s:
+        yield ConfigFault("lifecycle.backoff_cap_s", "must not be under lifecycle.backoff_base_s")
+
+
+def _place(host: str, port: int) -> tuple[str, int]:
+    return ("" if host in _LOCAL_HOSTS else host, port)
