@@ -1,0 +1,273 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Instances as processes of this host: launched, watched, ended with all their children, and found again."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import shlex
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
+from syshaxd.runtime.process import procfs
+from syshaxd.runtime.process.logfile import LogFile
+from syshaxd.runtime.process.procfs import Process
+from syshaxd.runtime.process.record import Record, digest
+from syshaxd.runtime.process.spawn import spawn
+
+_log = logging.getLogger(__name__)
+_LOG_MAX_BYTES = 16 * 1024 * 1024
+# How often the size of a log, and the family of a process, are looked at.
+_CHECK_INTERVAL_S = 10.0
+# The time in which the kernel ends what got SIGKILL. A process inside a device driver may take longer.
+_KILL_TIMEOUT_S = 10.0
+# For an instance of an earlier daemon that doesn't fit any more.
+_MISFIT_GRACE_S = 15.0
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A generation that this runtime watches."""
+
+    record: Record
+    pidfd: int
+    is_child: bool
+    family: frozenset[Process]
+    """Its processes, as they were seen last."""
+    kill_at_s: float = 0.0
+    """Loop time until which those that outlive the main process may end by themselves."""
+    watch: asyncio.Task[ExitStatus] = field(init=False)
+    """Done when nothing is left of it."""
+
+
+class ProcessRuntime:
+    """Launches instances in sessions of their own; keeps their logs and records in one folder.
+
+    An instance doesn't hang on the daemon's life: it writes its output into a file, and its record lets the next daemon
+    adopt it, even after a SIGKILL in the middle of a launch.
+    """
+
+    def __init__(self, folder: Path, *, log_max_bytes: int = _LOG_MAX_BYTES) -> None:
+        """Touches nothing yet.
+
+        Args:
+            folder: For logs and records; made when needed, and used by one runtime at a time.
+            log_max_bytes: Size from which a log's content moves to its second file.
+        """
+        self._folder = folder
+        self._log_max_bytes = log_max_bytes
+        self._logs: dict[str, LogFile] = {}
+        self._running: dict[str, _Running] = {}
+        self._opening = asyncio.Lock()
+        self._lock_fd: int | None = None
+
+    async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
+        """Starts the server's process. See InstanceRuntime."""
+        await self._open()
+        running = self._running.get(spec.name)
+        if running is not None and not running.watch.done():
+            raise LaunchFailedError(f"{spec.name} still runs as pid {running.record.pid}", permanent=False)
+        log = self._log_of(spec.name)
+        await log.limit()
+        now = datetime.now(UTC)
+        await log.append(
+            f"==== {spec.name}, generation {generation}, {now:%Y-%m-%dT%H:%M:%SZ}: {shlex.join(spec.argv)}"
+        )
+        record = Record(
+            name=spec.name,
+            generation=generation,
+            started_at_s=time.time(),
+            spec_digest=digest(spec),
+            boot_id=await asyncio.to_thread(procfs.boot_id),
+        )
+        record = await asyncio.to_thread(spawn, spec, record, self._record_path(spec.name), log.path)
+        return self._watch_from_now(record, os.pidfd_open(record.pid), is_child=True)
+
+    async def wait(self, handle: Handle) -> ExitStatus:
+        """Returns once no process of the generation is left. See InstanceRuntime."""
+        running = self._running.get(handle.name)
+        if running is None or running.record.handle != handle:
+            return ExitStatus()
+        return await asyncio.shield(running.watch)
+
+    async def terminate(self, handle: Handle, grace_s: float) -> None:
+        """Sends SIGTERM to the process group, SIGKILL to what is left after the grace. See InstanceRuntime.
+
+        Raises:
+            SyshaxError: Something resists even SIGKILL.
+        """
+        running = self._running.get(handle.name)
+        if running is None or running.record.handle != handle or running.watch.done():
+            return
+        leader = running.record.process
+        running.family = await asyncio.to_thread(procfs.family, leader, running.family)
+        running.kill_at_s = asyncio.get_running_loop().time() + grace_s
+        with suppress(ProcessLookupError):
+            os.killpg(leader.pid, signal.SIGTERM)
+        if await _is_done(running.watch, grace_s):
+            return
+        running.family = await asyncio.to_thread(procfs.family, leader, running.family)
+        await asyncio.to_thread(_kill, running.family)
+        if not await _is_done(running.watch, _KILL_TIMEOUT_S):
+            left = await asyncio.to_thread(procfs.family, leader, running.family)
+            raise SyshaxError(f"SIGKILL did not end {_pids(left)}; look with `ps -o pid,stat,wchan,args`")
+
+    async def adopt(self, spec: InstanceSpec) -> Handle | None:
+        """Finds the process that the record tells of. See InstanceRuntime."""
+        await self._open()
+        record = await asyncio.to_thread(Record.read, self._record_path(spec.name))
+        if record is None or record.boot_id != await asyncio.to_thread(procfs.boot_id):
+            return None
+        pidfd = await asyncio.to_thread(procfs.open_process, record.process)
+        if pidfd is None:
+            await self._end_family(record, frozenset(), kill_at_s=0.0)
+            return None
+        handle = self._watch_from_now(record, pidfd, is_child=False)
+        if record.spec_digest == digest(spec):
+            return handle
+        _log.info("%s: runs with other settings as pid %d: ending it", spec.name, record.pid)
+        await self.terminate(handle, _MISFIT_GRACE_S)
+        return None
+
+    def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
+        """The lines of the log file and of the one before it. See InstanceRuntime."""
+        return self._log_of(name).lines(tail=tail, follow=follow)
+
+    async def close(self) -> None:
+        """Ends all watching; the instances run on."""
+        watches = [running.watch for running in self._running.values()]
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    # Files.
+
+    def _record_path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    def _log_of(self, name: str) -> LogFile:
+        if name not in self._logs:
+            self._logs[name] = LogFile(self._folder / f"{name}.log", max_bytes=self._log_max_bytes)
+        return self._logs[name]
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._lock_fd is None:
+                self._lock_fd = await asyncio.to_thread(_lock_folder, self._folder)
+
+    # Watching.
+
+    def _watch_from_now(self, record: Record, pidfd: int, *, is_child: bool) -> Handle:
+        running = _Running(record, pidfd, is_child, frozenset((record.process,)))
+        running.watch = asyncio.create_task(self._watch(running), name=f"watch {record.name}")
+        self._running[record.name] = running
+        return record.handle
+
+    async def _watch(self, running: _Running) -> ExitStatus:
+        record = running.record
+        log = self._log_of(record.name)
+        try:
+            while not await _is_readable(running.pidfd, _CHECK_INTERVAL_S):
+                running.family = await asyncio.to_thread(procfs.family, record.process, running.family)
+                await _warn(record.name, log.limit())
+        finally:
+            os.close(running.pidfd)
+        await self._end_family(record, running.family, kill_at_s=running.kill_at_s)
+        # Only now: until it is reaped, nothing else can get its number.
+        status = _reap(record.pid) if running.is_child else ExitStatus()
+        await asyncio.to_thread(self._record_path(record.name).unlink, missing_ok=True)
+        await _warn(record.name, log.append(f"==== {record.name}, generation {record.generation}: {status}"))
+        return status
+
+    async def _end_family(self, record: Record, known: Iterable[Process], *, kill_at_s: float) -> None:
+        """Returns once no process that belongs to a dead main process is left."""
+        loop = asyncio.get_running_loop()
+        while left := await asyncio.to_thread(procfs.family, record.process, known):
+            known = left
+            if await _have_ended(left, kill_at_s - loop.time()):
+                continue
+            await asyncio.to_thread(_kill, left)
+            if not await _have_ended(left, _KILL_TIMEOUT_S):
+                _log.error("%s: SIGKILL did not end %s", record.name, _pids(left))
+
+
+def _lock_folder(folder: Path) -> int:
+    """Makes the folder and returns a descriptor that holds it for as long as it is open."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise LaunchFailedError(
+            f"another syshaxd keeps its instances in {folder}; stop it, or set XDG_STATE_HOME to another folder",
+            permanent=True,
+        ) from None
+    return fd
+
+
+def _reap(pid: int) -> ExitStatus:
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return ExitStatus(signal=-code) if code < 0 else ExitStatus(code=code)
+
+
+def _kill(processes: Iterable[Process]) -> None:
+    for process in processes:
+        procfs.send(process, signal.SIGKILL)
+
+
+def _pids(processes: Iterable[Process]) -> str:
+    return "pid " + ", ".join(str(process.pid) for process in sorted(processes, key=lambda process: process.pid))
+
+
+async def _warn(name: str, log_work: Awaitable[None]) -> None:
+    """A log that can't be written, on a full disk say, is no reason to lose the instance."""
+    try:
+        await log_work
+    except OSError as error:
+        _log.warning("%s: its log: %s", name, error)
+
+
+async def _is_done(watch: asyncio.Task[ExitStatus], timeout_s: float) -> bool:
+    await asyncio.wait([watch], timeout=timeout_s)
+    return watch.done()
+
+
+async def _is_readable(fd: int, timeout_s: float) -> bool:
+    """Whether the descriptor becomes readable in time."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(fd, readable.set)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await readable.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(fd)
+    return True
+
+
+async def _have_ended(processes: Iterable[Process], timeout_s: float) -> bool:
+    """Whether all these processes end in time."""
+    until_s = asyncio.get_running_loop().time() + timeout_s
+    for process in processes:
+        fd = await asyncio.to_thread(procfs.open_process, process)
+        if fd is not None:
+            try:
+                if not await _is_readable(fd, until_s - asyncio.get_running_loop().time()):
+                    return False
+            finally:
+                os.close(fd)
+    return True

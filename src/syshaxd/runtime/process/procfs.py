@@ -1,0 +1,145 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What /proc tells of processes and listening sockets. Blocking, if only for milliseconds: call it in a thread."""
+
+import errno
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals, pidfd_send_signal
+
+_PROC = Path("/proc")
+_LISTENING = "0A"
+_DEAD = frozenset("ZXx")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process. Its number may be used again; together with its start it is unique until the next boot."""
+
+    pid: int
+    start_ticks: int
+    """Clock ticks from the boot to its start."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    process: Process
+    parent: int
+    group: int
+    session: int
+
+
+def boot_id() -> str:
+    """Changes with every boot."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def find(pid: int) -> Process | None:
+    """The process that has this number now; None: none, or only what a dead one left to its parent."""
+    entry = _read(pid)
+    return None if entry is None else entry.process
+
+
+def family(leader: Process, known: Iterable[Process] = ()) -> frozenset[Process]:
+    """The living processes of the leader's session or process group, those known, and the descendants of all these.
+
+    The leader itself may be dead: the others keep its number from being used again.
+    """
+    entries = {entry.process.pid: entry for entry in _all()}
+    holder = entries.get(leader.pid)
+    is_ours = holder is None or holder.process == leader
+    wanted = set(known)
+    members = {
+        pid
+        for pid, entry in entries.items()
+        if entry.process in wanted or (is_ours and leader.pid in {entry.session, entry.group})
+    }
+    grown = True
+    while grown:
+        children = {pid for pid, entry in entries.items() if entry.parent in members} - members
+        members |= children
+        grown = bool(children)
+    return frozenset(entries[pid].process for pid in members)
+
+
+def open_process(process: Process) -> int | None:
+    """Returns a descriptor that becomes readable when the process ends; None: it has ended already."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    if find(process.pid) != process:
+        os.close(fd)
+        return None
+    return fd
+
+
+def send(process: Process, signal: Signals) -> None:
+    """Sends a signal to exactly this process, if it still lives."""
+    fd = open_process(process)
+    if fd is not None:
+        with suppress(ProcessLookupError):
+            pidfd_send_signal(fd, signal)
+        os.close(fd)
+
+
+def listener(host: str, port: int) -> str | None:
+    """Who listens where a server for `host` and `port` would have to: `pid 42 (nginx)`, or `another program`.
+
+    Returns:
+        None if the port is free.
+
+    Raises:
+        OSError: This machine has no such address, or the port needs privileges.
+    """
+    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    address = socket.getaddrinfo(host, port, family=kind, type=socket.SOCK_STREAM)[0][4]
+    with socket.socket(kind) as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return _owner(port)
+    return None
+
+
+def _owner(port: int) -> str:
+    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    for folder in _PROC.glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or belongs to somebody else
+            if any(str(fd.readlink()) in sockets for fd in (folder / "fd").iterdir()):
+                return f"pid {folder.name} ({(folder / 'comm').read_text().strip()})"
+    return "another program"
+
+
+def _listening_inodes(port: int) -> Iterator[str]:
+    for name in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError):
+            for line in (_PROC / "net" / name).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield fields[9]
+
+
+def _all() -> Iterator[_Entry]:
+    for folder in _PROC.iterdir():
+        if folder.name.isdigit() and (entry := _read(int(folder.name))) is not None:
+            yield entry
+
+
+def _read(pid: int) -> _Entry | None:
+    try:
+        text = (_PROC / str(pid) / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The program's name stands in parentheses and may hold anything, also parentheses.
+    state, parent, group, session, *rest = text.rpartition(")")[2].split()
+    if state in _DEAD:
+        return None
+    return _Entry(Process(pid, int(rest[15])), int(parent), int(group), int(session))

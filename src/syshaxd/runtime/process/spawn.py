@@ -1,0 +1,108 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Starting an instance's process. Blocking until its program has taken over: call it in a thread."""
+
+import errno
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from syshaxd.core.cpulist import format_cpulist
+from syshaxd.core.errors import LaunchFailedError
+from syshaxd.core.types import InstanceSpec
+from syshaxd.runtime.process import procfs, shim
+from syshaxd.runtime.process.record import Record
+
+# Between systemd and the daemon: an instance that got them could speak in the daemon's name.
+_PRIVATE_VARIABLES = frozenset(
+    ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "JOURNAL_STREAM")
+)
+
+
+def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path) -> Record:
+    """Starts the instance in a session of its own, bound to its CPUs, with its output going to the log.
+
+    Args:
+        spec: What to start.
+        record: Without `pid` and `start_ticks`.
+        record_path: Where the record is kept from now on.
+        log_path: File to which its output is appended.
+
+    Returns:
+        The whole record.
+
+    Raises:
+        LaunchFailedError: Nothing was started.
+    """
+    _check_port(spec)
+    order = {
+        "cores": spec.cores,
+        "argv": spec.argv,
+        "record": asdict(record),
+        "record_path": os.fspath(record_path),
+    }
+    report_fd, shim_fd = os.pipe()
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", shim.__file__, json.dumps(order)],
+            _environment(spec),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.fspath(log_path), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+                (os.POSIX_SPAWN_DUP2, shim_fd, shim.REPORT_FD),
+            ],
+            setsid=True,
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them, other programs don't expect that
+        )
+    except OSError as error:
+        os.close(report_fd)
+        raise LaunchFailedError(f"{spec.name}: no process could be started: {error}", permanent=False) from error
+    finally:
+        os.close(shim_fd)
+    with os.fdopen(report_fd, "rb") as report_file:
+        report = report_file.read()  # ends when the instance's program takes over, or when the shim dies
+    if not report and (written := Record.read(record_path)) is not None and written.pid == pid:
+        return written
+    os.waitpid(pid, 0)
+    raise _failure(spec, report, log_path)
+
+
+def _check_port(spec: InstanceSpec) -> None:
+    keys = f"services.{spec.name}"
+    try:
+        owner = procfs.listener(spec.host, spec.port)
+    except OSError as error:
+        raise LaunchFailedError(
+            f"{spec.name} cannot listen at {spec.address}: {error.strerror}; set {keys}.host and {keys}.port",
+            permanent=True,
+        ) from error
+    if owner is not None:
+        raise LaunchFailedError(
+            f"port {spec.port}, which {spec.name} needs, is taken by {owner}; end that, or set {keys}.port",
+            permanent=False,
+        )
+
+
+def _environment(spec: InstanceSpec) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if key not in _PRIVATE_VARIABLES}
+    return {"PYTHONUNBUFFERED": "1"} | inherited | dict(spec.env)
+
+
+def _failure(spec: InstanceSpec, report: bytes, log_path: Path) -> LaunchFailedError:
+    if not report:
+        return LaunchFailedError(f"{spec.name}: the process died before its program; see {log_path}", permanent=False)
+    step, number = json.loads(report)
+    why = os.strerror(number)
+    match step:
+        case "bind":
+            text = f"cannot be bound to CPUs {format_cpulist(spec.cores)}: {why}; set services.{spec.name}.cores"
+        case "exec":
+            text = f"cannot start {spec.argv[0]}: {why}; set services.{spec.name}.python to the interpreter with vLLM"
+        case _:
+            return LaunchFailedError(f"{spec.name}: cannot write its record beside {log_path}: {why}", permanent=False)
+    return LaunchFailedError(f"{spec.name} {text}", permanent=number not in {errno.EAGAIN, errno.ENOMEM})
