@@ -40,6 +40,26 @@ e2e: .venv/.dev
 	$(BIN)/python -m syshax_embedded prepare --engine-only
 	$(BIN)/pytest tests/e2e
 
+# Stubs come from the oldest supported generator: they load under newer libraries, while newer stubs don't load under older ones.
+PROTOC_ENV := build/protoc
+PROTOS := $(wildcard proto/syshaxd/api/v1/*.proto)
+protoc = $(PROTOC_ENV)/bin/python -m grpc_tools.protoc -Iproto --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS)
+
+$(PROTOC_ENV)/.done:
+	@echo "==> installing the generator of the gRPC stubs"
+	@$(PYTHON) -m venv $(PROTOC_ENV)
+	@$(PROTOC_ENV)/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.60.*' 'setuptools<81'
+	@touch $@
+
+proto: $(PROTOC_ENV)/.done
+	$(call protoc,src)
+
+proto-check: $(PROTOC_ENV)/.done
+	@rm -rf build/stubs && mkdir -p build/stubs
+	@$(call protoc,build/stubs)
+	@diff -u -r --exclude=__init__.py --exclude=__pycache__ src/syshaxd/api/v1 build/stubs/syshaxd/api/v1 \
+	    || { echo "The gRPC stubs in src/syshaxd/api/v1 are not those of proto/: run \`make proto\` and commit the result." >&2; exit 1; }
+
 # Needs Go and nginx (apt-get install golang-go nginx).
 BENCH_OPTIONS ?= --rounds 3
 bench-gateway: .venv/.run

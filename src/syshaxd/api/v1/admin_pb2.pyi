@@ -1,0 +1,291 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLE_UNSPECIFIED: _ClassVar[Role]
+    ROLE_GPU: _ClassVar[Role]
+    ROLE_CPU: _ClassVar[Role]
+
+class Device(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DEVICE_UNSPECIFIED: _ClassVar[Device]
+    DEVICE_CUDA: _ClassVar[Device]
+    DEVICE_CPU: _ClassVar[Device]
+
+class RuntimeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RUNTIME_KIND_UNSPECIFIED: _ClassVar[RuntimeKind]
+    RUNTIME_KIND_PROCESS: _ClassVar[RuntimeKind]
+    RUNTIME_KIND_EXTERNAL: _ClassVar[RuntimeKind]
+
+class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STATE_UNSPECIFIED: _ClassVar[State]
+    STATE_STOPPED: _ClassVar[State]
+    STATE_STARTING: _ClassVar[State]
+    STATE_READY: _ClassVar[State]
+    STATE_UNHEALTHY: _ClassVar[State]
+    STATE_DRAINING: _ClassVar[State]
+    STATE_STOPPING: _ClassVar[State]
+    STATE_BACKOFF: _ClassVar[State]
+    STATE_FAILED: _ClassVar[State]
+ROLE_UNSPECIFIED: Role
+ROLE_GPU: Role
+ROLE_CPU: Role
+DEVICE_UNSPECIFIED: Device
+DEVICE_CUDA: Device
+DEVICE_CPU: Device
+RUNTIME_KIND_UNSPECIFIED: RuntimeKind
+RUNTIME_KIND_PROCESS: RuntimeKind
+RUNTIME_KIND_EXTERNAL: RuntimeKind
+STATE_UNSPECIFIED: State
+STATE_STOPPED: State
+STATE_STARTING: State
+STATE_READY: State
+STATE_UNHEALTHY: State
+STATE_DRAINING: State
+STATE_STOPPING: State
+STATE_BACKOFF: State
+STATE_FAILED: State
+
+class GetVersionRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetVersionResponse(_message.Message):
+    __slots__ = ("version", "pid")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    pid: int
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("version", "started_at_s", "endpoint", "queued", "inflight", "instances", "snapshot")
+    class InflightEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_S_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    INFLIGHT_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    started_at_s: float
+    endpoint: str
+    queued: int
+    inflight: _containers.ScalarMap[str, int]
+    instances: _containers.RepeatedCompositeFieldContainer[InstanceStatus]
+    snapshot: Snapshot
+    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ...) -> None: ...
+
+class StartInstanceRequest(_message.Message):
+    __slots__ = ("name", "wait")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    wait: bool
+    def __init__(self, name: _Optional[str] = ..., wait: bool = ...) -> None: ...
+
+class StartInstanceResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: InstanceStatus
+    def __init__(self, status: _Optional[_Union[InstanceStatus, _Mapping]] = ...) -> None: ...
+
+class StopInstanceRequest(_message.Message):
+    __slots__ = ("name", "drain", "wait")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    drain: bool
+    wait: bool
+    def __init__(self, name: _Optional[str] = ..., drain: bool = ..., wait: bool = ...) -> None: ...
+
+class StopInstanceResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: InstanceStatus
+    def __init__(self, status: _Optional[_Union[InstanceStatus, _Mapping]] = ...) -> None: ...
+
+class RestartInstanceRequest(_message.Message):
+    __slots__ = ("name", "drain", "wait")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    drain: bool
+    wait: bool
+    def __init__(self, name: _Optional[str] = ..., drain: bool = ..., wait: bool = ...) -> None: ...
+
+class RestartInstanceResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: InstanceStatus
+    def __init__(self, status: _Optional[_Union[InstanceStatus, _Mapping]] = ...) -> None: ...
+
+class StreamLogsRequest(_message.Message):
+    __slots__ = ("name", "tail", "follow")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    tail: int
+    follow: bool
+    def __init__(self, name: _Optional[str] = ..., tail: _Optional[int] = ..., follow: bool = ...) -> None: ...
+
+class StreamLogsResponse(_message.Message):
+    __slots__ = ("line",)
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    line: str
+    def __init__(self, line: _Optional[str] = ...) -> None: ...
+
+class InstanceSpec(_message.Message):
+    __slots__ = ("name", "role", "device", "runtime", "model", "served_model", "host", "port", "cores", "depends_on", "max_num_seqs")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SERVED_MODEL_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    CORES_FIELD_NUMBER: _ClassVar[int]
+    DEPENDS_ON_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_SEQS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    role: Role
+    device: Device
+    runtime: RuntimeKind
+    model: str
+    served_model: str
+    host: str
+    port: int
+    cores: _containers.RepeatedScalarFieldContainer[int]
+    depends_on: str
+    max_num_seqs: int
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., device: _Optional[_Union[Device, str]] = ..., runtime: _Optional[_Union[RuntimeKind, str]] = ..., model: _Optional[str] = ..., served_model: _Optional[str] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., cores: _Optional[_Iterable[int]] = ..., depends_on: _Optional[str] = ..., max_num_seqs: _Optional[int] = ...) -> None: ...
+
+class InstanceStatus(_message.Message):
+    __slots__ = ("spec", "state", "wanted", "reason", "generation", "attempts", "since_s", "handle")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_S_FIELD_NUMBER: _ClassVar[int]
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    spec: InstanceSpec
+    state: State
+    wanted: bool
+    reason: str
+    generation: int
+    attempts: int
+    since_s: float
+    handle: Handle
+    def __init__(self, spec: _Optional[_Union[InstanceSpec, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., wanted: bool = ..., reason: _Optional[str] = ..., generation: _Optional[int] = ..., attempts: _Optional[int] = ..., since_s: _Optional[float] = ..., handle: _Optional[_Union[Handle, _Mapping]] = ...) -> None: ...
+
+class Handle(_message.Message):
+    __slots__ = ("generation", "ident", "started_at_s")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    IDENT_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_S_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    ident: str
+    started_at_s: float
+    def __init__(self, generation: _Optional[int] = ..., ident: _Optional[str] = ..., started_at_s: _Optional[float] = ...) -> None: ...
+
+class Snapshot(_message.Message):
+    __slots__ = ("age_s", "instances", "gpus", "gpu_error", "host")
+    class InstancesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: InstanceLoad
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[InstanceLoad, _Mapping]] = ...) -> None: ...
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    GPU_ERROR_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    age_s: float
+    instances: _containers.MessageMap[str, InstanceLoad]
+    gpus: _containers.RepeatedCompositeFieldContainer[GpuLoad]
+    gpu_error: str
+    host: HostLoad
+    def __init__(self, age_s: _Optional[float] = ..., instances: _Optional[_Mapping[str, InstanceLoad]] = ..., gpus: _Optional[_Iterable[_Union[GpuLoad, _Mapping]]] = ..., gpu_error: _Optional[str] = ..., host: _Optional[_Union[HostLoad, _Mapping]] = ...) -> None: ...
+
+class InstanceLoad(_message.Message):
+    __slots__ = ("age_s", "running", "waiting", "kv_usage_ratio", "generation_tokens_per_s", "prompt_tokens_per_s", "preemptions", "error")
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    KV_USAGE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    age_s: float
+    running: int
+    waiting: int
+    kv_usage_ratio: float
+    generation_tokens_per_s: float
+    prompt_tokens_per_s: float
+    preemptions: int
+    error: str
+    def __init__(self, age_s: _Optional[float] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_usage_ratio: _Optional[float] = ..., generation_tokens_per_s: _Optional[float] = ..., prompt_tokens_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
+class GpuLoad(_message.Message):
+    __slots__ = ("index", "name", "uuid", "busy_ratio", "memory_used_bytes", "memory_total_bytes", "power_w", "temperature_c")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    BUSY_RATIO_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    POWER_W_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    name: str
+    uuid: str
+    busy_ratio: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    power_w: float
+    temperature_c: float
+    def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., uuid: _Optional[str] = ..., busy_ratio: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., power_w: _Optional[float] = ..., temperature_c: _Optional[float] = ...) -> None: ...
+
+class HostLoad(_message.Message):
+    __slots__ = ("cpu_count", "cpu_busy_ratio", "memory_used_bytes", "memory_total_bytes", "shm_used_bytes", "shm_total_bytes")
+    CPU_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CPU_BUSY_RATIO_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHM_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHM_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    cpu_count: int
+    cpu_busy_ratio: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    shm_used_bytes: int
+    shm_total_bytes: int
+    def __init__(self, cpu_count: _Optional[int] = ..., cpu_busy_ratio: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., shm_used_bytes: _Optional[int] = ..., shm_total_bytes: _Optional[int] = ...) -> None: ...
