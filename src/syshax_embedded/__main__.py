@@ -1,0 +1,56 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""`python -m syshax_embedded prepare | run | tiny`: what `make run` and the end-to-end tests call."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import syshax_embedded
+from syshax_embedded import profile
+from syshax_embedded.engine import prepare_engine
+from syshax_embedded.folders import cache_folder, only_one
+from syshax_embedded.model import prepare_model, prepare_tiny
+from syshax_embedded.progress import StepFailedError
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(prog="python -m syshax_embedded", description=syshax_embedded.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    prepare = commands.add_parser("prepare", help="install the engine and the model, write the configuration")
+    prepare.add_argument("--engine-only", action="store_true", help="only the engine")
+    commands.add_parser("run", help="prepare, then run syshaxd in the foreground")
+    tiny = commands.add_parser("tiny", help="make the tests' tiny random model")
+    tiny.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    try:
+        with only_one(cache_folder()):
+            python = prepare_engine()
+            if options.command == "tiny":
+                prepare_tiny(python, options.folder)
+            elif options.command == "run" or not options.engine_only:
+                config = _write_config(prepare_model(python), python)
+    except StepFailedError as error:
+        sys.exit(f"\n{error}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; what was begun is made anew the next time")
+    if options.command == "run":
+        syshaxd = Path(sys.executable).with_name("syshaxd")
+        os.execv(syshaxd, [str(syshaxd), "--config", str(config)])  # noqa: S606 - no shell is wanted
+
+
+def _write_config(model: Path, python: Path) -> Path:
+    cuda, found = profile.find_cuda()
+    text, roles = profile.render(model, python, cuda, found)
+    path = cache_folder() / "embedded.yaml"
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    temporary.replace(path)
+    print("==> the embedded profile: " + "; ".join(roles), flush=True)  # noqa: T201
+    return path
+
+
+if __name__ == "__main__":
+    main()
