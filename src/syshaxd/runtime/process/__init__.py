@@ -77,10 +77,8 @@ class ProcessRuntime:
             raise LaunchFailedError(f"{spec.name} still runs as pid {running.record.pid}", permanent=False)
         log = self._log_of(spec.name)
         await log.limit()
-        now = datetime.now(UTC)
-        await log.append(
-            f"==== {spec.name}, generation {generation}, {now:%Y-%m-%dT%H:%M:%SZ}: {shlex.join(spec.argv)}"
-        )
+        title = f"==== {spec.name}, generation {generation}"
+        await log.append(f"{title}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(spec.argv)}")
         record = Record(
             name=spec.name,
             generation=generation,
@@ -88,7 +86,11 @@ class ProcessRuntime:
             spec_digest=digest(spec),
             boot_id=await asyncio.to_thread(procfs.boot_id),
         )
-        record = await asyncio.to_thread(spawn, spec, record, self._record_path(spec.name), log.path)
+        try:
+            record = await asyncio.to_thread(spawn, spec, record, self._record_path(spec.name), log.path)
+        except LaunchFailedError as error:
+            await log.append(f"{title}: {error}")
+            raise
         return self._watch_from_now(record, os.pidfd_open(record.pid), is_child=True)
 
     async def wait(self, handle: Handle) -> ExitStatus:

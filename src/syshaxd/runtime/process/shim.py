@@ -9,6 +9,7 @@ otherwise closes when the instance's program takes over.
 """
 # ruff: noqa: PTH105, PTH108, PTH123 - to load pathlib takes longer than all else here
 
+import errno
 import json
 import os
 import sys
@@ -25,6 +26,8 @@ def main() -> None:
     try:
         if order["cores"]:
             os.sched_setaffinity(0, order["cores"])
+            if os.sched_getaffinity(0) != set(order["cores"]):  # the kernel just leaves out those that it hasn't got
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         step = "record"
         _write_record(order["record_path"], order["record"])
         step = "exec"

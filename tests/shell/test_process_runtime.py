@@ -1,0 +1,312 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+import asyncio
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import blockbuster
+import pytest
+from tests.fakes import server
+from tests.fakes.specs import make_spec
+from tests.shell.runtime_contract import LONG_S, RuntimeContract
+
+from syshaxd.core.errors import LaunchFailedError
+from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
+from syshaxd.runtime.process import ProcessRuntime, procfs
+from syshaxd.runtime.process.logfile import LogFile
+from syshaxd.runtime.process.record import Record
+
+
+class ProcessHarness:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runtime: ProcessRuntime | None = None
+
+    def new_runtime(self) -> ProcessRuntime:
+        self.runtime = ProcessRuntime(self.folder)
+        return self.runtime
+
+    def spec(self, name: str = "gpu", *options: str, stubborn: bool = False) -> InstanceSpec:
+        return make_spec(name, argv=(sys.executable, server.__file__, *options, *(["stubborn"] if stubborn else [])))
+
+    def broken_spec(self) -> InstanceSpec:
+        return make_spec(argv=("/nowhere/bin/python",))
+
+    async def ready(self, handle: Handle) -> list[str]:
+        """Returns what it said until then."""
+        assert self.runtime is not None
+        said: list[str] = []
+        async with aclosing(self.runtime.logs(handle.name, tail=None, follow=True)) as lines:  # type: ignore[type-var]
+            async for line in lines:
+                if line.startswith(f"==== {handle.name}, generation {handle.generation},"):
+                    said = []
+                said.append(line)
+                if line == "ready" and f"generation {handle.generation}," in said[0]:
+                    return said
+        raise AssertionError("not reached")
+
+    async def exit(self, handle: Handle, code: int) -> None:
+        await self.ready(handle)
+        os.kill(int(handle.ident), signal.SIGRTMIN + code)
+
+    async def say(self, handle: Handle) -> None:
+        await self.ready(handle)
+        os.kill(int(handle.ident), signal.SIGUSR1)
+
+    async def is_alive(self, handle: Handle) -> bool:
+        return await lives(int(handle.ident))
+
+    def end_all(self) -> None:
+        for path in self.folder.glob("*.json"):
+            record = Record.read(path)
+            if record is not None and record.pid:
+                for process in procfs.family(record.process):
+                    procfs.send(process, signal.SIGKILL)
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Iterator[ProcessHarness]:
+    harness = ProcessHarness(tmp_path / "state")
+    yield harness
+    harness.end_all()
+
+
+class TestContract(RuntimeContract):
+    pass
+
+
+@pytest.fixture
+async def runtime(harness: ProcessHarness) -> AsyncIterator[ProcessRuntime]:
+    runtime = harness.new_runtime()
+    yield runtime
+    await runtime.close()
+
+
+async def lives(pid: int) -> bool:
+    return await asyncio.to_thread(procfs.find, pid) is not None
+
+
+def python(code: str, **options: Any) -> InstanceSpec:
+    return make_spec(argv=(sys.executable, "-c", code), **options)
+
+
+async def output(runtime: ProcessRuntime, name: str = "gpu") -> list[str]:
+    lines = [line async for line in runtime.logs(name, tail=None, follow=False)]
+    return [line for line in lines if not line.startswith("====")]
+
+
+class TestLaunch:
+    async def test_it_and_its_children_are_bound_to_the_cores(self, runtime: ProcessRuntime) -> None:
+        core = min(os.sched_getaffinity(0))
+        show = "import os; print(os.sched_getaffinity(0), flush=True)"
+        code = f"import subprocess, sys; {show}; subprocess.run([sys.executable, '-c', '{show}'])"
+        handle = await runtime.launch(python(code, cores=(core,)), 1)
+        assert await runtime.wait(handle) == ExitStatus(code=0)
+        assert await output(runtime) == [f"{{{core}}}"] * 2
+
+    async def test_it_gets_its_environment_but_not_the_daemons_secrets(
+        self, runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+        monkeypatch.setenv("INHERITED", "1")
+        code = "import os; print([os.environ.get(key) for key in ('NOTIFY_SOCKET', 'INHERITED', 'OWN')])"
+        await runtime.wait(await runtime.launch(python(code, env=(("OWN", "x y"),)), 1))
+        assert await output(runtime) == ["[None, '1', 'x y']"]
+
+    async def test_it_has_a_session_of_its_own(self, runtime: ProcessRuntime) -> None:
+        code = "import os; print(os.getsid(0) == os.getpgid(0) == os.getpid())"
+        await runtime.wait(await runtime.launch(python(code), 1))
+        assert await output(runtime) == ["True"]
+
+    async def test_both_outputs_go_to_the_log(self, runtime: ProcessRuntime) -> None:
+        code = "import sys; print('out', flush=True); print('err', file=sys.stderr); print(end='unfinished')"
+        await runtime.wait(await runtime.launch(python(code), 1))
+        assert (await output(runtime))[:2] == ["out", "err"]
+
+    async def test_a_program_that_is_not_executable(self, runtime: ProcessRuntime, tmp_path: Path) -> None:
+        with pytest.raises(LaunchFailedError, match=rf"{tmp_path}: Permission denied.*services\.gpu\.python") as error:
+            await runtime.launch(make_spec(argv=(str(tmp_path),)), 1)
+        assert error.value.permanent
+
+    async def test_cores_that_are_not_there(self, runtime: ProcessRuntime) -> None:
+        with pytest.raises(LaunchFailedError, match=r"CPUs 1000-1001: .*services\.gpu\.cores") as error:
+            await runtime.launch(python("", cores=(1000, 1001)), 1)
+        assert error.value.permanent
+
+    async def test_cores_of_which_some_are_not_there(self, runtime: ProcessRuntime) -> None:
+        with pytest.raises(LaunchFailedError, match=r"CPUs 0,1000: .*services\.gpu\.cores") as error:
+            await runtime.launch(python("", cores=(0, 1000)), 1)
+        assert error.value.permanent
+
+    async def test_an_address_of_another_machine(self, runtime: ProcessRuntime) -> None:
+        with pytest.raises(LaunchFailedError, match=r"203\.0\.113\.1:8001: .*services\.gpu\.host") as error:
+            await runtime.launch(python("", host="203.0.113.1", port=8001), 1)
+        assert error.value.permanent
+
+    async def test_a_port_that_is_taken(self, runtime: ProcessRuntime) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            with pytest.raises(LaunchFailedError, match=rf"port {port}.* taken by pid {os.getpid()} \(.+\)") as error:
+                await runtime.launch(python("", port=port), 1)
+        assert not error.value.permanent
+        assert [line async for line in runtime.logs("gpu", tail=1, follow=False)] == [
+            f"==== gpu, generation 1: {error.value}"
+        ]
+
+    async def test_a_folder_in_use_by_another_daemon(self, runtime: ProcessRuntime, harness: ProcessHarness) -> None:
+        await runtime.adopt(harness.spec())
+        with pytest.raises(LaunchFailedError, match="another syshaxd"):
+            await ProcessRuntime(harness.folder).launch(harness.spec(), 1)
+
+
+class TestEnd:
+    async def test_death_by_signal(self, runtime: ProcessRuntime, harness: ProcessHarness) -> None:
+        handle = await runtime.launch(harness.spec(), 1)
+        os.kill(int(handle.ident), signal.SIGKILL)
+        assert await runtime.wait(handle) == ExitStatus(signal=9)
+
+    async def test_children_of_a_crashed_server_are_killed(
+        self, runtime: ProcessRuntime, harness: ProcessHarness
+    ) -> None:
+        handle = await runtime.launch(harness.spec("gpu", "child"), 1)
+        child = await child_of(harness, handle)
+        await harness.exit(handle, 1)
+        assert await runtime.wait(handle) == ExitStatus(code=1)
+        assert not await lives(child)
+
+    @pytest.mark.parametrize("session", ["its own", "the server's"])
+    async def test_stubborn_children_are_killed_after_the_grace(
+        self, runtime: ProcessRuntime, harness: ProcessHarness, session: str
+    ) -> None:
+        options = ["child", "shy"] if session == "its own" else ["child"]
+        handle = await runtime.launch(harness.spec("gpu", *options), 1)
+        child = await child_of(harness, handle)
+        await runtime.terminate(handle, 0.1)
+        assert not await lives(child)
+        assert await runtime.wait(handle) == ExitStatus(code=0)
+
+
+async def child_of(harness: ProcessHarness, handle: Handle) -> int:
+    said = await harness.ready(handle)
+    return next(int(line.split()[1]) for line in said if line.startswith("child "))
+
+
+DAEMON = """
+import asyncio, pathlib, sys
+from syshaxd.runtime.process import ProcessRuntime
+from tests.fakes.specs import make_spec
+async def main():
+    runtime = ProcessRuntime(pathlib.Path(sys.argv[1]))
+    handle = await runtime.launch(make_spec(argv=tuple(sys.argv[2:])), 4)
+    print(handle.ident, flush=True)
+    await runtime.wait(handle)
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def killed_daemon(harness: ProcessHarness) -> Callable[[InstanceSpec], int]:
+    """Launches a server from a daemon that gets SIGKILL after that; returns the server's pid."""
+
+    def launch(spec: InstanceSpec) -> int:
+        command = [sys.executable, "-c", DAEMON, str(harness.folder), *spec.argv]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as daemon:
+            assert daemon.stdout is not None
+            pid = int(daemon.stdout.readline())
+            daemon.kill()
+        return pid
+
+    return launch
+
+
+class TestAdopt:
+    async def test_after_a_sigkill_of_the_daemon(
+        self, harness: ProcessHarness, runtime: ProcessRuntime, killed_daemon: Callable[[InstanceSpec], int]
+    ) -> None:
+        spec = harness.spec()
+        pid = await asyncio.to_thread(killed_daemon, spec)
+        handle = await runtime.adopt(spec)
+        assert handle is not None
+        assert (handle.ident, handle.generation) == (str(pid), 4)
+        await harness.say(handle)
+        async with aclosing(runtime.logs("gpu", tail=None, follow=True)) as lines:  # type: ignore[type-var]
+            while await anext(lines) != "said":
+                pass
+        await harness.exit(handle, 3)
+        assert await runtime.wait(handle) == ExitStatus()
+
+    async def test_what_a_crashed_server_left_is_ended(
+        self, harness: ProcessHarness, runtime: ProcessRuntime, killed_daemon: Callable[[InstanceSpec], int]
+    ) -> None:
+        spec = harness.spec("gpu", "child")
+        pid = await asyncio.to_thread(killed_daemon, spec)
+        child = await child_of(harness, Handle("gpu", 4, str(pid), 0.0))
+        pidfd = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(select.select, [pidfd], [], [])
+        os.close(pidfd)
+        assert await lives(child)
+        assert await runtime.adopt(spec) is None
+        assert not await lives(child)
+
+    async def test_a_pid_that_belongs_to_another_process_now(
+        self, harness: ProcessHarness, runtime: ProcessRuntime
+    ) -> None:
+        handle = await runtime.launch(harness.spec(), 1)
+        await runtime.close()
+        self.change_record(harness, start_ticks=1)
+        later = harness.new_runtime()
+        assert await later.adopt(harness.spec()) is None
+        assert await harness.is_alive(handle)
+        await later.close()
+        os.kill(int(handle.ident), signal.SIGKILL)
+
+    async def test_a_record_from_before_a_reboot(self, harness: ProcessHarness, runtime: ProcessRuntime) -> None:
+        handle = await runtime.launch(harness.spec(), 1)
+        await runtime.close()
+        self.change_record(harness, boot_id="another")
+        later = harness.new_runtime()
+        assert await later.adopt(harness.spec()) is None
+        assert await harness.is_alive(handle)
+        await later.close()
+        os.kill(int(handle.ident), signal.SIGKILL)
+
+    async def test_a_damaged_record(self, harness: ProcessHarness, runtime: ProcessRuntime) -> None:
+        harness.folder.mkdir()
+        (harness.folder / "gpu.json").write_text('{"pid": 1')
+        assert await runtime.adopt(harness.spec()) is None
+
+    def change_record(self, harness: ProcessHarness, **changes: Any) -> None:
+        path = harness.folder / "gpu.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_it_works_under_uvloop_too(harness: ProcessHarness) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def work() -> None:
+        runtime = harness.new_runtime()
+        handle = await runtime.launch(harness.spec(), 1)
+        await harness.exit(handle, 4)
+        assert await runtime.wait(handle) == ExitStatus(code=4)
+        handle = await runtime.launch(harness.spec(), 2)
+        await runtime.terminate(handle, LONG_S)
+        assert not await harness.is_alive(handle)
+        await runtime.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work())
+
+
+async def test_blocking_calls_would_be_noticed(tmp_path: Path) -> None:
+    with pytest.raises(blockbuster.BlockingError):
+        LogFile(tmp_path / "log", max_bytes=1)._append("x")
