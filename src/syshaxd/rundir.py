@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Where the daemon's socket and its records are, for the daemon and for those who look for it."""
 
+import fcntl
 import os
 import socket
 import stat
 from pathlib import Path
 
-from syshaxd.core.errors import SyshaxError
+from syshaxd.core.errors import ConflictError, SyshaxError
 
 SERVICE_SOCKET = Path("/run/syshax/admin.sock")
 _SOCKET = "admin.sock"
@@ -87,6 +88,55 @@ def folder_fault(folder: Path) -> str | None:
     if info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX:
         return "can be written to by everybody"
     return None
+
+
+def claim_socket(path: Path) -> int:
+    """Makes a socket's path free for this process, and keeps other daemons from it until the process ends.
+
+    Returns:
+        The descriptor that holds the claim; closing it gives the claim back.
+
+    Raises:
+        SyshaxError: Another daemon runs with this socket, or the path can't be used.
+    """
+    make_folder(path.parent)
+    lock_path = path.with_name(f"{path.name}.lock")
+    try:
+        lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise SyshaxError(f"cannot lock the admin socket with {lock_path}: {error.strerror}") from error
+    try:
+        _lock(lock, path)
+        _remove_stale(path)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _lock(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        raise ConflictError(
+            f"syshaxd is already running (pid {pid}) with the socket {path}; stop it first, or set control.socket"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes the socket that a dead daemon left."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise SyshaxError(f"{path} is there already, and it is not a socket; remove it, or set control.socket")
+    if answers(path):
+        raise ConflictError(f"another program listens on {path}; stop it first, or set control.socket")
+    path.unlink()
 
 
 def state_dir() -> Path:

@@ -1,0 +1,95 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+# ruff: noqa: N802, D102 - admin.proto names and explains the methods
+"""The admin service's methods: parse, one Engine call, render."""
+
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from functools import partial
+from typing import Any, Protocol
+
+import grpc
+
+from syshaxd import __version__
+from syshaxd.api.v1 import admin_pb2 as api
+from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
+from syshaxd.control import render
+from syshaxd.core.goal import Command, Goal
+from syshaxd.core.types import EngineStatus, InstanceStatus
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class AdminEngine(Protocol):
+    """What the admin service needs of the Engine."""
+
+    def status(self) -> EngineStatus:
+        """Everything at this moment."""
+
+    def start_instance(self, name: str) -> None:
+        """Wants the instance up. Raises NotFoundError for an unknown name."""
+
+    def stop_instance(self, name: str, *, drain: bool) -> None:
+        """Wants the instance down, after its running requests if `drain`."""
+
+    def restart_instance(self, name: str, *, drain: bool) -> None:
+        """Stops the instance and starts a new generation."""
+
+    def watch_instance(self, name: str) -> AsyncGenerator[InstanceStatus, None]:
+        """The present status, then every change, until closed. Raises NotFoundError for an unknown name."""
+
+    def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
+        """The instance's output by lines. Raises NotFoundError for an unknown name."""
+
+
+class AdminServicer(AdminServiceServicer):
+    """Translates between the wire and the Engine. Errors go through to the interceptor."""
+
+    def __init__(self, engine: AdminEngine) -> None:
+        self._engine = engine
+
+    async def GetVersion(self, request: api.GetVersionRequest, context: Context) -> api.GetVersionResponse:
+        return api.GetVersionResponse(version=__version__, pid=os.getpid())
+
+    async def GetStatus(self, request: api.GetStatusRequest, context: Context) -> api.GetStatusResponse:
+        return render.status(self._engine.status(), now_s=time.monotonic())
+
+    async def StartInstance(self, request: api.StartInstanceRequest, context: Context) -> None:
+        act = partial(self._engine.start_instance, request.name)
+        await self._carry_out(Command.START, act, request, context, api.StartInstanceResponse)
+
+    async def StopInstance(self, request: api.StopInstanceRequest, context: Context) -> None:
+        act = partial(self._engine.stop_instance, request.name, drain=request.drain)
+        await self._carry_out(Command.STOP, act, request, context, api.StopInstanceResponse)
+
+    async def RestartInstance(self, request: api.RestartInstanceRequest, context: Context) -> None:
+        act = partial(self._engine.restart_instance, request.name, drain=request.drain)
+        await self._carry_out(Command.RESTART, act, request, context, api.RestartInstanceResponse)
+
+    async def StreamLogs(self, request: api.StreamLogsRequest, context: Context) -> None:
+        tail = request.tail if request.HasField("tail") else None
+        lines = self._engine.logs(request.name, tail=tail, follow=request.follow)
+        try:
+            async for line in lines:
+                await context.write(api.StreamLogsResponse(line=line))
+        finally:
+            if isinstance(lines, AsyncGenerator):
+                await lines.aclose()
+
+    async def _carry_out(
+        self, command: Command, act: Callable[[], None], request: Any, context: Context, response: type[Any]
+    ) -> None:
+        """Watches first, then acts, so that no change is missed."""
+        async with aclosing(self._engine.watch_instance(request.name)) as statuses:
+            before = await anext(statuses)
+            goal = Goal(command, before)
+            act()
+            await context.write(response(status=render.instance_status(before)))
+            if not request.wait or goal.reached(before):
+                return
+            async for status in statuses:
+                await context.write(response(status=render.instance_status(status)))
+                if goal.reached(status):
+                    return

@@ -1,0 +1,182 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""An Engine whose instances do what the test says, for the control plane and its clients."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
+
+from syshaxd.core.errors import NotFoundError
+from syshaxd.core.types import (
+    Device,
+    EngineStatus,
+    GpuLoad,
+    Handle,
+    HostLoad,
+    InstanceLoad,
+    InstanceSpec,
+    InstanceStatus,
+    Role,
+    RuntimeKind,
+    Snapshot,
+    State,
+)
+
+GIB = 2**30
+
+
+def spec(role: Role, **changes: object) -> InstanceSpec:
+    base = InstanceSpec(
+        name=str(role),
+        role=role,
+        device=Device.CUDA if role is Role.GPU else Device.CPU,
+        runtime=RuntimeKind.PROCESS,
+        model="/models/ds-32b",
+        served_model="ds-32b",
+        host="127.0.0.1",
+        port=8001 if role is Role.GPU else 8002,
+        argv=("vllm", "serve"),
+        env=(("HF_TOKEN", "secret"),),
+        cores=() if role is Role.GPU else tuple(range(40)),
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+class FakeEngine:
+    """Commands are noted; the instances change when the test says `become`, or by `react`."""
+
+    def __init__(self) -> None:
+        now_s = time.time()
+        self.statuses = {
+            role: InstanceStatus(
+                spec=spec(role),
+                state=State.READY,
+                wanted=True,
+                generation=1,
+                since_s=now_s - 7980,
+                handle=Handle(role, 1, "4242", now_s - 8000),
+            )
+            for role in Role
+        }
+        self.commands: list[tuple[object, ...]] = []
+        self.watchers: list[asyncio.Queue[InstanceStatus]] = []
+        self.watching = asyncio.Event()
+        self.react: Callable[[str, str], None] = lambda command, name: None
+        self.lines = ["INFO loading", "INFO ready"]
+        self.more_lines: asyncio.Queue[str] = asyncio.Queue()
+        self.log_readers = 0
+        self.error: Exception | None = None
+        self.snapshot = full_snapshot()
+
+    def status(self) -> EngineStatus:
+        if self.error is not None:
+            raise self.error
+        return EngineStatus(
+            version="9.8.7",
+            started_at_s=time.time() - 8005,
+            endpoint="http://127.0.0.1:8010",
+            queued=3,
+            inflight={"gpu": 15, "cpu": 2},
+            instances=tuple(self.statuses.values()),
+            snapshot=self.snapshot,
+        )
+
+    def become(self, name: str, state: State, **changes: object) -> None:
+        role = self._role(name)
+        self.statuses[role] = replace(self.statuses[role], state=state, since_s=time.time(), **changes)  # type: ignore[arg-type]
+        for queue in self.watchers:
+            queue.put_nowait(self.statuses[role])
+
+    def start_instance(self, name: str) -> None:
+        self._command("start", name)
+
+    def stop_instance(self, name: str, *, drain: bool) -> None:
+        self._command("stop", name, drain)
+
+    def restart_instance(self, name: str, *, drain: bool) -> None:
+        self._command("restart", name, drain)
+
+    async def watch_instance(self, name: str) -> AsyncGenerator[InstanceStatus, None]:
+        queue: asyncio.Queue[InstanceStatus] = asyncio.Queue()
+        queue.put_nowait(self.statuses[self._role(name)])
+        self.watchers.append(queue)
+        try:
+            while True:
+                status = await queue.get()
+                if status.spec.name == name:
+                    yield status
+        finally:
+            self.watchers.remove(queue)
+
+    def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
+        self._role(name)
+        return self._logs(tail, follow=follow)
+
+    async def _logs(self, tail: int | None, *, follow: bool) -> AsyncIterator[str]:
+        self.log_readers += 1
+        try:
+            for line in self.lines[len(self.lines) - (len(self.lines) if tail is None else tail) :]:
+                yield line
+            while follow:
+                yield await self.more_lines.get()
+        finally:
+            self.log_readers -= 1
+
+    def _command(self, command: str, name: str, *options: object) -> None:
+        self._role(name)
+        self.commands.append((command, name, *options))
+        self.react(command, name)
+
+    def _role(self, name: str) -> Role:
+        if name not in set(Role):
+            raise NotFoundError(f"no instance {name!r}; there are gpu, cpu")
+        return Role(name)
+
+
+def full_snapshot() -> Snapshot:
+    now_s = time.monotonic()
+    return Snapshot(
+        taken_at_s=now_s - 0.25,
+        instances={
+            "gpu": InstanceLoad(
+                read_at_s=now_s - 0.5,
+                running=12,
+                waiting=3,
+                kv_usage_ratio=0.43,
+                generation_tokens_per_s=812.5,
+                prompt_tokens_per_s=90.0,
+                preemptions=1,
+            ),
+            "cpu": InstanceLoad(read_at_s=now_s - 40.0, running=2, kv_usage_ratio=0.015, error="connection refused"),
+        },
+        gpus=(
+            GpuLoad(
+                index=0,
+                name="NVIDIA A100-SXM4-80GB",
+                uuid="GPU-0",
+                busy_ratio=0.97,
+                memory_used_bytes=70 * GIB,
+                memory_total_bytes=80 * GIB,
+                power_w=312.0,
+                temperature_c=61.0,
+            ),
+            GpuLoad(
+                index=1,
+                name="NVIDIA A100-SXM4-80GB",
+                uuid="GPU-1",
+                busy_ratio=None,
+                memory_used_bytes=0,
+                memory_total_bytes=80 * GIB,
+            ),
+        ),
+        gpu_error="GPU 2 is lost",
+        host=HostLoad(
+            cpu_count=160,
+            cpu_busy_ratio=0.13,
+            memory_used_bytes=21 * GIB,
+            memory_total_bytes=512 * GIB,
+            shm_used_bytes=GIB,
+            shm_total_bytes=64 * GIB,
+        ),
+    )
