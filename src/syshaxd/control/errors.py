@@ -22,8 +22,8 @@ _CODES = (  # the first that fits
     (errors.InstanceFailedError, grpc.StatusCode.UNAVAILABLE),
     (errors.InstanceTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
 )
-# A status travels in HTTP/2 trailers, which have 8 KiB for everything, up to three bytes for each of a text's.
-_MAX_MESSAGE = 2000
+# A status travels in HTTP/2 trailers: 8 KiB for everything, and up to three of them for each byte of the text.
+_MAX_MESSAGE_BYTES = 2000
 
 Method = Callable[[Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[Any]]
 
@@ -63,6 +63,6 @@ def _mapped(method: Method) -> Any:
         except Exception:  # noqa: BLE001 - the last edge before the wire
             _log.exception("an admin call failed: %r", request)
             code, message = grpc.StatusCode.INTERNAL, "an error inside syshaxd; its log tells more"
-        return await context.abort(code, message[:_MAX_MESSAGE])
+        return await context.abort(code, message.encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore"))
 
     return call

@@ -1,0 +1,224 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""ControlClient: the daemon's commands over its admin socket, in the terms of core/types.py."""
+
+import os
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import grpc
+
+from syshaxd.api.v1 import admin_pb2 as api
+from syshaxd.api.v1.admin_pb2_grpc import AdminServiceStub
+from syshaxd.core import errors
+from syshaxd.core.types import (
+    Device,
+    EngineStatus,
+    GpuLoad,
+    Handle,
+    HostLoad,
+    InstanceLoad,
+    InstanceSpec,
+    InstanceStatus,
+    Role,
+    RuntimeKind,
+    Snapshot,
+    State,
+)
+
+_ANSWER_TIMEOUT_S = 10.0
+_GONE = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED))
+_ERRORS: dict[grpc.StatusCode, type[errors.SyshaxError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.BadRequestError,
+    grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.ConflictError,
+}
+
+
+class UnreachableError(errors.SyshaxError):
+    """No daemon answers on the socket, or it went away in the middle of a call."""
+
+
+class ControlClient:
+    """Talks to one daemon. Use it with `async with`.
+
+    Every method raises UnreachableError where the daemon does not answer, and else what the daemon says is wrong.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Connects to nothing yet."""
+        self.path = path
+
+    async def __aenter__(self) -> Self:
+        self._channel = grpc.aio.insecure_channel(f"unix:{quote(os.fspath(self.path.absolute()))}")
+        self._stub: Any = AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+    async def version(self) -> tuple[str, int]:
+        """The daemon's version and process id."""
+        with self._errors_mapped():
+            answer = await self._stub.GetVersion(api.GetVersionRequest(), timeout=_ANSWER_TIMEOUT_S)
+        return answer.version, answer.pid
+
+    async def status(self) -> EngineStatus:
+        """Everything at this moment."""
+        with self._errors_mapped():
+            answer = await self._stub.GetStatus(api.GetStatusRequest(), timeout=_ANSWER_TIMEOUT_S)
+        return _engine_status(answer, time.monotonic())
+
+    def start(self, name: str, *, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
+        """Wants the instance up.
+
+        Yields:
+            The status when the command is accepted; with `wait`, every later one until the instance is READY.
+        """
+        return self._command(self._stub.StartInstance(api.StartInstanceRequest(name=name, wait=wait)))
+
+    def stop(self, name: str, *, drain: bool, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
+        """Wants the instance down, after its running requests if `drain`. Yields as `start`, until it is STOPPED."""
+        return self._command(self._stub.StopInstance(api.StopInstanceRequest(name=name, drain=drain, wait=wait)))
+
+    def restart(self, name: str, *, drain: bool, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
+        """Ends the instance and starts it anew. Yields as `start`, until the new generation is READY."""
+        return self._command(self._stub.RestartInstance(api.RestartInstanceRequest(name=name, drain=drain, wait=wait)))
+
+    async def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncGenerator[str, None]:
+        """The instance's output by lines; None: all that is kept. With `follow` it goes on until closed."""
+        call = self._stub.StreamLogs(api.StreamLogsRequest(name=name, tail=tail, follow=follow))
+        with self._errors_mapped(), self._ended(call):
+            async for answer in call:
+                yield answer.line
+
+    async def _command(self, call: Any) -> AsyncGenerator[InstanceStatus, None]:
+        with self._errors_mapped(), self._ended(call):
+            async for answer in call:
+                yield _instance_status(answer.status)
+
+    @contextmanager
+    def _ended(self, call: Any) -> Iterator[None]:
+        """The call ends with the block, also when the caller has had enough."""
+        try:
+            yield
+        finally:
+            call.cancel()
+
+    @contextmanager
+    def _errors_mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+            if code in _GONE:
+                raise UnreachableError(f"no syshaxd answers on {self.path}") from None
+            raise _ERRORS.get(code, errors.SyshaxError)(error.details() or code.name) from None
+
+
+def _engine_status(message: api.GetStatusResponse, now_s: float) -> EngineStatus:
+    """Ages of readings become times of this process's monotonic clock, which is `now_s`."""
+    return EngineStatus(
+        version=message.version,
+        started_at_s=message.started_at_s,
+        endpoint=message.endpoint,
+        queued=message.queued,
+        inflight=dict(message.inflight),
+        instances=tuple(_instance_status(status) for status in message.instances),
+        snapshot=_snapshot(message.snapshot, now_s),
+    )
+
+
+def _instance_status(message: api.InstanceStatus) -> InstanceStatus:
+    handle = message.handle
+    return InstanceStatus(
+        spec=_spec(message.spec),
+        state=State[_name(api.State, message.state)],
+        wanted=message.wanted,
+        reason=message.reason,
+        generation=message.generation,
+        attempts=message.attempts,
+        since_s=message.since_s,
+        handle=Handle(message.spec.name, handle.generation, handle.ident, handle.started_at_s)
+        if message.HasField("handle")
+        else None,
+    )
+
+
+def _spec(message: api.InstanceSpec) -> InstanceSpec:
+    """Without command line and environment, which do not travel."""
+    return InstanceSpec(
+        name=message.name,
+        role=Role[_name(api.Role, message.role)],
+        device=Device[_name(api.Device, message.device)],
+        runtime=RuntimeKind[_name(api.RuntimeKind, message.runtime)],
+        model=message.model,
+        served_model=message.served_model,
+        host=message.host,
+        port=message.port,
+        cores=tuple(message.cores),
+        depends_on=message.depends_on or None,
+        max_num_seqs=message.max_num_seqs,
+    )
+
+
+def _name(enum: Any, value: int) -> str:
+    """The enum value's name without the enum's own: `READY` of STATE_READY."""
+    if value not in enum.values():
+        raise errors.SyshaxError("syshaxd is newer than this syshaxctl and says something that it does not know")
+    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
+    return str(enum.Name(value).removeprefix(prefix))
+
+
+def _snapshot(message: api.Snapshot, now_s: float) -> Snapshot:
+    return Snapshot(
+        taken_at_s=now_s - message.age_s if message.HasField("age_s") else 0.0,
+        instances={name: _load(load, now_s) for name, load in message.instances.items()},
+        gpus=tuple(_gpu(gpu) for gpu in message.gpus),
+        gpu_error=message.gpu_error,
+        host=_host(message.host) if message.HasField("host") else None,
+    )
+
+
+def _load(message: api.InstanceLoad, now_s: float) -> InstanceLoad:
+    return InstanceLoad(
+        read_at_s=now_s - message.age_s,
+        running=message.running,
+        waiting=message.waiting,
+        kv_usage_ratio=message.kv_usage_ratio,
+        generation_tokens_per_s=message.generation_tokens_per_s,
+        prompt_tokens_per_s=message.prompt_tokens_per_s,
+        preemptions=message.preemptions,
+        error=message.error,
+    )
+
+
+def _gpu(message: api.GpuLoad) -> GpuLoad:
+    return GpuLoad(
+        index=message.index,
+        name=message.name,
+        uuid=message.uuid,
+        busy_ratio=message.busy_ratio if message.HasField("busy_ratio") else None,
+        memory_used_bytes=message.memory_used_bytes,
+        memory_total_bytes=message.memory_total_bytes,
+        power_w=message.power_w if message.HasField("power_w") else None,
+        temperature_c=message.temperature_c if message.HasField("temperature_c") else None,
+    )
+
+
+def _host(message: api.HostLoad) -> HostLoad:
+    return HostLoad(
+        cpu_count=message.cpu_count,
+        cpu_busy_ratio=message.cpu_busy_ratio,
+        memory_used_bytes=message.memory_used_bytes,
+        memory_total_bytes=message.memory_total_bytes,
+        shm_used_bytes=message.shm_used_bytes,
+        shm_total_bytes=message.shm_total_bytes,
+    )

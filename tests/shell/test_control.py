@@ -1,0 +1,319 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+import asyncio
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+from tests.fakes.engine import FakeEngine
+
+from syshaxd import __version__, rundir
+from syshaxd.api.v1 import admin_pb2 as api
+from syshaxd.client import ControlClient, UnreachableError
+from syshaxd.control import ControlServer
+from syshaxd.control.errors import status_code
+from syshaxd.core import errors
+from syshaxd.core.types import Device, Role, RuntimeKind, Snapshot, State
+
+IN_TIME_S = 10.0
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "admin.sock"
+
+
+@pytest.fixture
+async def server(engine: FakeEngine, path: Path) -> AsyncIterator[ControlServer]:
+    server = ControlServer(engine, path)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def client(server: ControlServer, path: Path) -> AsyncIterator[ControlClient]:
+    async with ControlClient(path) as client, asyncio.timeout(IN_TIME_S):
+        yield client
+
+
+@pytest.fixture
+def bound(path: Path) -> Iterator[socket.socket]:
+    """A socket of somebody else at the path."""
+    rundir.make_folder(path.parent)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.fspath(path))
+        yield bound
+
+
+# What is asked and answered.
+
+
+async def test_version_names_this_process(client: ControlClient) -> None:
+    assert await client.version() == (__version__, os.getpid())
+
+
+async def test_status_arrives_as_the_engine_gave_it(client: ControlClient, engine: FakeEngine) -> None:
+    sent, got = engine.status(), await client.status()
+    assert [status.spec.name for status in got.instances] == ["gpu", "cpu"]
+    for mine, theirs in zip(got.instances, sent.instances, strict=True):
+        assert mine == replace(theirs, spec=replace(theirs.spec, argv=(), env=()))
+    for name, load in sent.snapshot.instances.items():
+        assert got.snapshot.instances[name] == replace(load, read_at_s=pytest.approx(load.read_at_s, abs=5))
+    assert got.snapshot.taken_at_s == pytest.approx(sent.snapshot.taken_at_s, abs=5)
+    for part in ("gpus", "gpu_error", "host"):
+        assert getattr(got.snapshot, part) == getattr(sent.snapshot, part)
+    for part in ("version", "endpoint", "queued", "inflight"):
+        assert getattr(got, part) == getattr(sent, part)
+
+
+async def test_status_before_the_first_reading(client: ControlClient, engine: FakeEngine) -> None:
+    engine.snapshot = Snapshot()
+    engine.become("cpu", State.STOPPED, handle=None, wanted=False, generation=0)
+    got = await client.status()
+    assert got.snapshot == Snapshot()
+    assert got.instances[1].handle is None
+
+
+async def test_no_secret_travels(client: ControlClient, engine: FakeEngine) -> None:
+    assert "secret" in repr(engine.status())
+    assert "secret" not in repr(await client.status())
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(State, api.State), (Role, api.Role), (Device, api.Device)])
+def test_every_value_has_its_number(ours: type[State], theirs: object) -> None:
+    prefix = f"{ours.__name__.upper()}_"
+    assert {f"{prefix}{value.name}" for value in ours} | {f"{prefix}UNSPECIFIED"} == set(theirs.keys())  # type: ignore[attr-defined]
+
+
+def test_every_runtime_has_its_number() -> None:
+    assert {f"RUNTIME_KIND_{kind.name}" for kind in RuntimeKind} < set(api.RuntimeKind.keys())
+
+
+async def test_a_command_without_wait_answers_once(client: ControlClient, engine: FakeEngine) -> None:
+    seen = [status.state async for status in client.stop("cpu", drain=True, wait=False)]
+    seen += [status.state async for status in client.start("cpu", wait=False)]
+    seen += [status.state async for status in client.restart("gpu", drain=False, wait=False)]
+    assert seen == [State.READY] * 3
+    assert engine.commands == [("stop", "cpu", True), ("start", "cpu"), ("restart", "gpu", False)]
+
+
+async def test_a_restart_is_watched_until_the_new_generation_is_ready(
+    client: ControlClient, engine: FakeEngine
+) -> None:
+    def react(command: str, name: str) -> None:
+        engine.become(name, State.DRAINING, wanted=False)
+        engine.become(name, State.DRAINING, wanted=True)
+        engine.become(name, State.STOPPING)
+        engine.become(name, State.STARTING, generation=2)
+        engine.become(name, State.READY)
+        engine.become(name, State.UNHEALTHY)
+
+    engine.react = react
+    seen = [status.state async for status in client.restart("cpu", drain=True, wait=True)]
+    assert [str(state) for state in seen] == ["READY", "DRAINING", "DRAINING", "STOPPING", "STARTING", "READY"]
+    assert engine.watchers == []
+
+
+async def test_a_command_on_an_instance_that_is_there_already_is_done_at_once(client: ControlClient) -> None:
+    assert [status.state async for status in client.start("gpu", wait=True)] == [State.READY]
+
+
+async def test_waiting_ends_when_the_instance_fails(client: ControlClient, engine: FakeEngine) -> None:
+    engine.react = lambda command, name: engine.become(name, State.FAILED, reason="no such model", generation=2)
+    with pytest.raises(errors.ConflictError, match="cpu failed: no such model"):
+        _ = [status async for status in client.restart("cpu", drain=True, wait=True)]
+
+
+async def test_a_client_that_stops_waiting_leaves_nothing_behind(client: ControlClient, engine: FakeEngine) -> None:
+    statuses = client.stop("gpu", drain=True, wait=True)
+    assert (await anext(statuses)).state is State.READY
+    assert len(engine.watchers) == 1
+    await statuses.aclose()
+    await client.status()
+    await _until(lambda: engine.watchers == [])
+
+
+@pytest.mark.parametrize(("tail", "expected"), [(None, ["INFO loading", "INFO ready"]), (1, ["INFO ready"]), (0, [])])
+async def test_logs(client: ControlClient, tail: int | None, expected: list[str]) -> None:
+    assert [line async for line in client.logs("gpu", tail=tail, follow=False)] == expected
+
+
+async def test_logs_go_on_until_the_client_has_enough(client: ControlClient, engine: FakeEngine) -> None:
+    async with aclosing(client.logs("gpu", tail=0, follow=True)) as lines:
+        engine.more_lines.put_nowait("new")
+        assert await anext(lines) == "new"
+        assert engine.log_readers == 1
+    await _until(lambda: engine.log_readers == 0)
+
+
+# What goes wrong.
+
+
+async def test_an_unknown_instance(client: ControlClient) -> None:
+    for call in (
+        client.start("tpu", wait=True),
+        client.stop("tpu", drain=True, wait=False),
+        client.logs("tpu", tail=None, follow=False),
+    ):
+        with pytest.raises(errors.NotFoundError, match="no instance 'tpu'; there are gpu, cpu"):
+            await anext(call)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.BadRequestError("x"), "INVALID_ARGUMENT"),
+        (errors.ConfigError(()), "INVALID_ARGUMENT"),
+        (errors.NotFoundError("x"), "NOT_FOUND"),
+        (errors.ConflictError("x"), "FAILED_PRECONDITION"),
+        (errors.LaunchFailedError("x", permanent=True), "FAILED_PRECONDITION"),
+        (errors.OverloadedError("x", retry_after_s=1), "RESOURCE_EXHAUSTED"),
+        (errors.UnavailableError("x", retry_after_s=1), "UNAVAILABLE"),
+        (errors.InstanceFailedError("x"), "UNAVAILABLE"),
+        (errors.InstanceTimeoutError("x"), "DEADLINE_EXCEEDED"),
+        (errors.SyshaxError("x"), "INTERNAL"),
+    ],
+)
+def test_status_codes(error: errors.SyshaxError, code: str) -> None:
+    assert status_code(error).name == code
+
+
+async def test_an_error_keeps_its_text(client: ControlClient, engine: FakeEngine) -> None:
+    engine.error = errors.ConflictError("schön, but\nnot now")
+    with pytest.raises(errors.ConflictError, match=r"^schön, but\nnot now$"):
+        await client.status()
+
+
+async def test_a_very_long_error_is_cut(client: ControlClient, engine: FakeEngine) -> None:
+    engine.error = errors.ConflictError("中" * 100_000)
+    with pytest.raises(errors.ConflictError, match=r"^中+$"):
+        await client.status()
+
+
+async def test_a_bug_is_logged_and_not_shown(
+    client: ControlClient, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.error = ZeroDivisionError("private")
+    with pytest.raises(errors.SyshaxError, match="an error inside syshaxd; its log tells more"):
+        await client.status()
+    assert "private" in caplog.text
+
+
+async def test_a_method_of_a_newer_version(server: ControlServer, path: Path) -> None:
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/syshaxd.api.v1.AdminService/Fly")(b"")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_nobody_answers(path: Path) -> None:
+    async with ControlClient(path) as client:
+        with pytest.raises(UnreachableError, match=r"no syshaxd answers on .*/admin\.sock"):
+            await client.status()
+
+
+async def test_the_daemon_goes_away_in_the_middle(
+    client: ControlClient, engine: FakeEngine, server: ControlServer
+) -> None:
+    lines = client.logs("gpu", tail=1, follow=True)
+    await anext(lines)
+    await server.stop()
+    with pytest.raises(UnreachableError):
+        await anext(lines)
+
+
+# The socket.
+
+
+async def test_the_socket_is_for_its_user_and_group(server: ControlServer, path: Path) -> None:
+    info = await asyncio.to_thread(path.stat)
+    assert stat.S_ISSOCK(info.st_mode)
+    assert stat.S_IMODE(info.st_mode) == 0o660
+    folder = await asyncio.to_thread(path.parent.stat)
+    assert stat.S_IMODE(folder.st_mode) == 0o700
+
+
+async def test_the_socket_goes_when_the_server_stops(engine: FakeEngine, path: Path) -> None:
+    server = ControlServer(engine, path)
+    await server.start()
+    await server.stop()
+    await server.stop()
+    assert not await asyncio.to_thread(path.exists)
+
+
+async def test_a_socket_of_a_dead_daemon_is_replaced(engine: FakeEngine, path: Path, bound: socket.socket) -> None:
+    bound.close()
+    server = ControlServer(engine, path)
+    await server.start()
+    async with ControlClient(path) as client:
+        await client.version()
+    await server.stop()
+
+
+async def test_a_running_daemon_keeps_its_socket(client: ControlClient, engine: FakeEngine, path: Path) -> None:
+    second = ControlServer(engine, path)
+    with pytest.raises(errors.ConflictError, match=rf"already running \(pid {os.getpid()}\)"):
+        await second.start()
+    await second.stop()
+    await client.version()
+
+
+async def test_a_running_daemon_of_another_process_keeps_its_socket(engine: FakeEngine, path: Path) -> None:
+    program = (
+        f"from syshaxd import rundir; import pathlib; rundir.claim_socket(pathlib.Path({os.fspath(path)!r})); input()"
+    )
+    other = await asyncio.to_thread(
+        subprocess.Popen, [sys.executable, "-c", f"{program}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        lock = path.with_name("admin.sock.lock")
+        await _until(lambda: lock.exists() and lock.read_text() != "")
+        with pytest.raises(errors.ConflictError, match=rf"already running \(pid {other.pid}\)"):
+            await ControlServer(engine, path).start()
+    finally:
+        await asyncio.to_thread(other.communicate, b"\n")
+
+
+async def test_another_program_keeps_its_socket(engine: FakeEngine, path: Path, bound: socket.socket) -> None:
+    bound.listen()
+    with pytest.raises(errors.ConflictError, match="another program listens on"):
+        await ControlServer(engine, path).start()
+
+
+def test_a_file_in_the_way_is_left_alone(path: Path) -> None:
+    rundir.make_folder(path.parent)
+    path.write_text("precious")
+    with pytest.raises(errors.SyshaxError, match="not a socket"):
+        rundir.claim_socket(path)
+    assert path.read_text() == "precious"
+
+
+async def test_a_path_with_odd_characters(engine: FakeEngine, tmp_path: Path) -> None:
+    path = tmp_path / "a b%20c#d?e&ü" / "admin.sock"
+    server = ControlServer(engine, path)
+    await server.start()
+    assert path.exists()
+    async with ControlClient(path) as client:
+        await client.version()
+    await server.stop()
+
+
+async def _until(condition: object) -> None:
+    """Gives way to the event loop until the condition holds."""
+    async with asyncio.timeout(IN_TIME_S):
+        while not await asyncio.to_thread(condition):  # type: ignore[arg-type]
+            pass
