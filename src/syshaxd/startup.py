@@ -18,7 +18,6 @@ _log = logging.getLogger(__name__)
 _FIRST_REPORT_S = 5.0
 _LONGEST_PAUSE_S = 30.0
 _TEST_TIMEOUT_S = 120.0
-_SETTLED = frozenset((State.FAILED, State.STOPPED))
 
 
 async def watch_start(engine: Engine, model: str, params: ModelParams) -> str:
@@ -27,6 +26,8 @@ async def watch_start(engine: Engine, model: str, params: ModelParams) -> str:
     Returns:
         Text for the terminal: where the API is, who plays which role, and a line to try it.
     """
+    for status in engine.status().instances:
+        await _wanted(engine, status.spec.name)
     pause_s = _FIRST_REPORT_S
     while pending := _pending(engine):
         try:
@@ -45,8 +46,21 @@ async def watch_start(engine: Engine, model: str, params: ModelParams) -> str:
 def _pending(engine: Engine) -> list[InstanceStatus]:
     ready = engine.ready_instances()
     return [
-        status for status in engine.status().instances if status.spec.name not in ready and status.state not in _SETTLED
+        status
+        for status in engine.status().instances
+        if status.spec.name not in ready and status.wanted and status.state is not State.FAILED
     ]
+
+
+async def _wanted(engine: Engine, name: str) -> None:
+    """Returns once somebody has wanted the instance up: the supervisor does, as soon as it runs."""
+    states = engine.watch_instance(name)
+    try:
+        async for status in states:
+            if status.wanted or status.state is State.FAILED:
+                return
+    finally:
+        await states.aclose()
 
 
 async def _change(engine: Engine, name: str) -> None:

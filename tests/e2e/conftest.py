@@ -31,7 +31,7 @@ BODY_LIMIT_BYTES = 1_000_000
 
 
 def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    """Asks again until the condition holds, and returns its value. For states of other processes, which send no event."""
+    """Asks again until the condition holds; returns its value. For states of other processes, which send no event."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"

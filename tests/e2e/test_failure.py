@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""An instance is killed under load: what had not begun is answered elsewhere, what had begun ends clearly, and it comes back."""
+"""An instance is killed under load: what had not begun is answered elsewhere, what had begun ends clearly."""
 
 import asyncio
 import json
