@@ -176,7 +176,7 @@ class RuntimeContract:
         assert [line async for line in runtime.logs("cpu", tail=None, follow=False)] == []
 
     async def test_logs_can_be_followed_over_generations(self, harness: Harness, runtime: InstanceRuntime) -> None:
-        async with aclosing(runtime.logs("gpu", tail=0, follow=True)) as lines:  # type: ignore[type-var]
+        async with aclosing(runtime.logs("gpu", tail=0, follow=True)) as lines:
             for generation in (1, 2):
                 handle = await runtime.launch(harness.spec(), generation)
                 speaking = asyncio.create_task(harness.say(handle))

@@ -45,7 +45,7 @@ class ProcessHarness:
         """Returns what it said until then."""
         assert self.runtime is not None
         said: list[str] = []
-        async with aclosing(self.runtime.logs(handle.name, tail=None, follow=True)) as lines:  # type: ignore[type-var]
+        async with aclosing(self.runtime.logs(handle.name, tail=None, follow=True)) as lines:
             async for line in lines:
                 if line.startswith(f"==== {handle.name}, generation {handle.generation},"):
                     said = []
@@ -238,7 +238,7 @@ class TestAdopt:
         assert handle is not None
         assert (handle.ident, handle.generation) == (str(pid), 4)
         await harness.say(handle)
-        async with aclosing(runtime.logs("gpu", tail=None, follow=True)) as lines:  # type: ignore[type-var]
+        async with aclosing(runtime.logs("gpu", tail=None, follow=True)) as lines:
             while await anext(lines) != "said":
                 pass
         await harness.exit(handle, 3)
