@@ -77,13 +77,13 @@ async def _change(engine: Engine, name: str) -> None:
 
 
 async def _progress(engine: Engine, status: InstanceStatus) -> str:
-    age_s = time.time() - status.since_s
-    text = f"{status.spec.name}: {status.state} for {age_s:.0f} s"
-    if status.reason:
-        text += f" ({status.reason})"
-    async for line in engine.logs(status.spec.name, tail=1, follow=False):
-        text += f", its log says: {line.strip()[:100]}"
-    return text
+    """Where the start of an instance stands: what its log says last, else why the supervisor thinks it is not ready."""
+    name, age_s = status.spec.name, time.time() - status.since_s
+    said = status.reason
+    if status.state is State.STARTING:
+        async for line in engine.logs(name, tail=1, follow=False):
+            said = line
+    return f"{name}: {status.state} for {age_s:.0f} s: {said.strip()[:110]}"
 
 
 async def _chat(session: aiohttp.ClientSession, endpoint: str, name: str, model: str, params: ModelParams) -> None:

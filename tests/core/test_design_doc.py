@@ -1,0 +1,66 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""docs/design.md shows the state table that the code has: it is made from the rows that test_lifecycle.py checks."""
+
+import re
+from pathlib import Path
+
+from syshaxd.core.lifecycle import Effect, Event, Launch, Lifecycle, SetTimer, Terminate, TimerFired
+from syshaxd.core.types import State
+from tests.core.test_lifecycle import ROWS
+
+DOC = Path(__file__).parents[2] / "docs" / "design.md"
+
+
+def _from(lifecycle: Lifecycle) -> str:
+    if lifecycle.state is State.STOPPED and lifecycle.wanted:
+        return "STOPPED, waiting"
+    marks = []
+    if lifecycle.state in {State.STOPPING, State.DRAINING} and lifecycle.wanted:
+        marks.append("failed" if lifecycle.failed else "to start again")
+    if lifecycle.blocked_by and lifecycle.state is not State.STOPPED:
+        marks.append("blocked")
+    if lifecycle.probe_failures == 2:
+        marks.append("last probe")
+    if lifecycle.attempts == 7:
+        marks.append("last attempt")
+    return f"{lifecycle.state}{f' ({chr(44).join(marks)})' if marks else ''}".replace(",", ", ")
+
+
+def _event(event: Event) -> str:
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(event).__name__)
+    if isinstance(event, TimerFired):
+        return f"timer {event.timer.upper()}"
+    notes = [word for word in ("drain", "permanent", "healthy") if getattr(event, word, False)]
+    return name.lower() + "".join(f", {note}" for note in notes)
+
+
+def _effects(effects: tuple[Effect, ...]) -> str:
+    words = []
+    for effect in sorted(effects, key=lambda effect: type(effect).__name__):
+        match effect:
+            case Launch():
+                words.append("launch")
+            case Terminate():
+                words.append("terminate")
+            case SetTimer():
+                words.append(f"timer {effect.timer.upper()}")
+    return ", ".join(words) or "-"
+
+
+def state_table() -> str:
+    """The rows that change something, those with the same consequence together."""
+    grouped: dict[tuple[str, str, str], list[str]] = {}
+    for before, event, after, effects in ROWS:
+        if before.state is after and not effects:
+            continue
+        froms = grouped.setdefault((_event(event), str(after), _effects(effects)), [])
+        if _from(before) not in froms:
+            froms.append(_from(before))
+    lines = ["| event | from | to | effects |", "| --- | --- | --- | --- |"]
+    lines += [f"| {event} | {'; '.join(froms)} | {to} | {effects} |" for (event, to, effects), froms in grouped.items()]
+    return "\n".join(lines)
+
+
+def test_the_documents_state_table_is_that_of_the_code() -> None:
+    assert state_table() in DOC.read_text(), f"put this table into {DOC}:\n{state_table()}"
