@@ -61,7 +61,7 @@ class Engine:
     waiting: deque[Generation] = field(default_factory=deque)
     kv_used_tokens: int = 0
     stalled: bool = False
-    """A fault: no step is made, whatever waits."""
+    """A fault: requests are let in, but no step ends."""
     _work: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -85,7 +85,7 @@ class Engine:
         self._changed.set()
 
     def stall(self, stalled: bool) -> None:
-        """Stops making steps, or goes on."""
+        """Stops ending steps, or goes on."""
         self.stalled = stalled
         self._work.set()
 
@@ -100,6 +100,9 @@ class Engine:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
+            if self.stalled:
+                self.admit()
+                self._changed.set()
             if self.stalled or not (self.running or self.waiting):
                 self._work.clear()
                 await self._work.wait()
@@ -114,7 +117,7 @@ class Engine:
 
     def begin_step(self) -> float:
         """Chooses what the step computes; returns how long that takes, in seconds."""
-        self._admit()
+        self.admit()
         left = self.profile.max_batched_tokens
         for generation in self.running:
             generation.chunk = min(generation.uncomputed, left)
@@ -126,7 +129,8 @@ class Engine:
             + prefilled / self.profile.prefill_tokens_per_s
         )
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Lets waiting requests in as far as there is room."""
         while self.waiting and len(self.running) < self.profile.max_num_seqs:
             needed = self.waiting[0].kv_tokens
             # One token for each is kept free, so that the next step need not throw anybody out.

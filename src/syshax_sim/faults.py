@@ -14,7 +14,7 @@ class Faults:
     hang: bool = False
     """Connections are taken, but no request is answered, whatever its route."""
     stall: bool = False
-    """The engine makes no steps: streams fall silent while everything else is answered."""
+    """The engine's steps do not end: streams fall silent while everything else is answered."""
     health_status: int = 200
     """Status of GET /health."""
     api_status: int = 200

@@ -111,7 +111,7 @@ async def test_reads_an_instance(sim: SimInstance, session: aiohttp.ClientSessio
     async with Watched(spec_of(sim)).running() as watched:
         await watched.until(lambda snapshot: "gpu" in snapshot.instances)
         request = asyncio.create_task(complete(session, sim))
-        snapshot = await watched.until(lambda snapshot: snapshot.instances["gpu"].waiting == 1)
+        snapshot = await watched.until(lambda snapshot: snapshot.instances["gpu"].running == 1)
         assert snapshot.instances["gpu"].error == ""
         assert snapshot.taken_at_s >= snapshot.instances["gpu"].read_at_s > 0
         sim.set_faults(Faults())

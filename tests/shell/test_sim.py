@@ -207,9 +207,9 @@ class TestShapes:
         async with asyncio.TaskGroup() as group:
             for stream in (True, False):
                 task = group.create_task(post(http, "/v1/completions", {"prompt": "x", "stream": stream}))
-                await until(sim, lambda: len(sim.engine.waiting) == 1)
+                await until(sim, lambda: len(sim.engine.running) == 1)
                 task.cancel()
-                await until(sim, lambda: not sim.engine.waiting)
+                await until(sim, lambda: not sim.engine.running)
         assert sim.engine.counters.aborted == 2
 
 
@@ -360,7 +360,7 @@ class TestFaults:
     async def test_a_silent_engine(self, sim: SimInstance, http: aiohttp.ClientSession) -> None:
         await post(http, "/sim/fault", {"stall": True})
         request = asyncio.create_task(post(http, "/v1/completions", {"prompt": "x"}))
-        await until(sim, lambda: len(sim.engine.waiting) == 1)
+        await until(sim, lambda: len(sim.engine.running) == 1)
         async with http.get("/health") as response:
             assert response.status == 200
         assert not request.done()
