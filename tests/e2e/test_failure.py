@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
+
 from tests.e2e.conftest import MODEL, SLOTS, Daemon, until
 
 pytestmark = pytest.mark.timeout(300)

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+
 from tests.e2e.conftest import BODY_LIMIT_BYTES, MODEL, Daemon, get, until
 
 PROMPTS = ("Hello", "def forward(self, x):", "The quick brown fox jumps over the lazy dog. " * 20)
