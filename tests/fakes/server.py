@@ -1,16 +1,19 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A server that serves nothing: `python server.py [stubborn] [child] [shy]`.
+"""A server that serves nothing: `python server.py [stubborn] [child] [shy] [shm]`.
 
 It exits with code N on SIGRTMIN+N, and says "said" on SIGUSR1. `stubborn`: takes no notice of SIGTERM. `child`: has a
-stubborn child; `shy`: the child is in a session of its own. Says "ready" once all this holds.
+stubborn child; `shy`: the child is in a session of its own. `shm`: has a file in /dev/shm mapped, and its child has it
+open. Says "ready" once all this holds.
 """
 
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 _CHILD = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('child', flush=True); time.sleep(600)"
@@ -26,9 +29,20 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    passed = []
+    if "shm" in options:
+        path = Path(f"/dev/shm/syshax-test-{os.getpid()}")
+        with path.open("w+b") as file:
+            file.truncate(4096)
+            memory = mmap.mmap(file.fileno(), 4096)  # noqa: F841 - only its being mapped matters
+            passed.append(os.dup(file.fileno()))
+        print(f"shm {path}", flush=True)
     if "child" in options:
-        child = subprocess.Popen([sys.executable, "-c", _CHILD], start_new_session="shy" in options)
+        command = [sys.executable, "-c", _CHILD]
+        child = subprocess.Popen(command, start_new_session="shy" in options, pass_fds=passed)
         print(f"child {child.pid}", flush=True)
+    for fd in passed:
+        os.close(fd)
     print("ready", flush=True)
     while True:
         time.sleep(600)

@@ -15,15 +15,15 @@ from typing import Any
 
 import blockbuster
 import pytest
-from tests.fakes import server
-from tests.fakes.specs import make_spec
-from tests.shell.runtime_contract import LONG_S, RuntimeContract
 
 from syshaxd.core.errors import LaunchFailedError
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.process import ProcessRuntime, procfs
 from syshaxd.runtime.process.logfile import LogFile
 from syshaxd.runtime.process.record import Record
+from tests.fakes import server
+from tests.fakes.specs import make_spec
+from tests.shell.runtime_contract import LONG_S, RuntimeContract
 
 
 class ProcessHarness:
@@ -194,10 +194,38 @@ class TestEnd:
         assert not await lives(child)
         assert await runtime.wait(handle) == ExitStatus(code=0)
 
+    @pytest.mark.parametrize("asked", [True, False])
+    async def test_shared_memory_that_it_leaves_is_removed(
+        self, runtime: ProcessRuntime, harness: ProcessHarness, asked: bool
+    ) -> None:
+        handle = await runtime.launch(harness.spec("gpu", "shm", *([] if asked else ["child"])), 1)
+        path = Path(await said(harness, handle, "shm"))
+        if asked:
+            await runtime.terminate(handle, LONG_S)
+        else:
+            await harness.exit(handle, 1)
+            await runtime.wait(handle)
+        assert not await asyncio.to_thread(path.exists)
+
+    async def test_shared_memory_that_somebody_else_uses_is_kept(
+        self, runtime: ProcessRuntime, harness: ProcessHarness
+    ) -> None:
+        handle = await runtime.launch(harness.spec("gpu", "shm"), 1)
+        path = Path(await said(harness, handle, "shm"))
+        fd = os.open(path, os.O_RDONLY)
+        await runtime.terminate(handle, LONG_S)
+        os.close(fd)
+        await asyncio.to_thread(path.unlink)  # it is still there
+
+
+async def said(harness: ProcessHarness, handle: Handle, what: str) -> str:
+    """What follows `what` in the server's output."""
+    lines = await harness.ready(handle)
+    return next(line.removeprefix(f"{what} ") for line in lines if line.startswith(f"{what} "))
+
 
 async def child_of(harness: ProcessHarness, handle: Handle) -> int:
-    said = await harness.ready(handle)
-    return next(int(line.split()[1]) for line in said if line.startswith("child "))
+    return int(await said(harness, handle, "child"))
 
 
 DAEMON = """

@@ -11,13 +11,13 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
-from syshaxd.runtime.process import procfs
+from syshaxd.runtime.process import procfs, shm
 from syshaxd.runtime.process.logfile import LogFile
 from syshaxd.runtime.process.procfs import Process
 from syshaxd.runtime.process.record import Record, digest
@@ -110,7 +110,7 @@ class ProcessRuntime:
         if running is None or running.record.handle != handle or running.watch.done():
             return
         leader = running.record.process
-        running.family = await asyncio.to_thread(procfs.family, leader, running.family)
+        await self._look(running)
         running.kill_at_s = asyncio.get_running_loop().time() + grace_s
         with suppress(ProcessLookupError):
             os.killpg(leader.pid, signal.SIGTERM)
@@ -130,7 +130,8 @@ class ProcessRuntime:
             return None
         pidfd = await asyncio.to_thread(procfs.open_process, record.process)
         if pidfd is None:
-            await self._end_family(record, frozenset(), kill_at_s=0.0)
+            await self._clear_away(record, (), kill_at_s=0.0)
+            await asyncio.to_thread(self._record_path(spec.name).unlink)
             return None
         handle = self._watch_from_now(record, pidfd, is_child=False)
         if record.spec_digest == digest(spec):
@@ -181,27 +182,47 @@ class ProcessRuntime:
         log = self._log_of(record.name)
         try:
             while not await _is_readable(running.pidfd, _CHECK_INTERVAL_S):
-                running.family = await asyncio.to_thread(procfs.family, record.process, running.family)
+                await self._look(running)
                 await _warn(record.name, log.limit())
         finally:
             os.close(running.pidfd)
-        await self._end_family(record, running.family, kill_at_s=running.kill_at_s)
+        await self._clear_away(running.record, running.family, kill_at_s=running.kill_at_s)
         # Only now: until it is reaped, nothing else can get its number.
         status = _reap(record.pid) if running.is_child else ExitStatus()
         await asyncio.to_thread(self._record_path(record.name).unlink, missing_ok=True)
         await _warn(record.name, log.append(f"==== {record.name}, generation {record.generation}: {status}"))
         return status
 
-    async def _end_family(self, record: Record, known: Iterable[Process], *, kill_at_s: float) -> None:
-        """Returns once no process that belongs to a dead main process is left."""
+    async def _look(self, running: _Running) -> None:
+        """Notes what would have to be cleared away if the main process died now."""
+        record = running.record
+        running.family = await asyncio.to_thread(procfs.family, record.process, running.family)
+        shared_memory = tuple(sorted(await asyncio.to_thread(shm.used_by, running.family)))
+        if shared_memory != record.shared_memory and not running.watch.done():
+            running.record = replace(record, shared_memory=shared_memory)
+            await _warn(record.name, asyncio.to_thread(running.record.write, self._record_path(record.name)))
+
+    async def _clear_away(self, record: Record, known: Iterable[Process], *, kill_at_s: float) -> None:
+        """Returns once nothing is left of a generation whose main process is dead: no process, no shared memory.
+
+        Args:
+            record: The generation.
+            known: Its processes as they were seen last.
+            kill_at_s: Loop time until which they may end by themselves.
+        """
         loop = asyncio.get_running_loop()
+        shared_memory = set(record.shared_memory)
         while left := await asyncio.to_thread(procfs.family, record.process, known):
             known = left
+            shared_memory |= await asyncio.to_thread(shm.used_by, left)
             if await _have_ended(left, kill_at_s - loop.time()):
                 continue
             await asyncio.to_thread(_kill, left)
             if not await _have_ended(left, _KILL_TIMEOUT_S):
                 _log.error("%s: SIGKILL did not end %s", record.name, _pids(left))
+        count, size_bytes = await asyncio.to_thread(shm.remove_unused, shared_memory)
+        if count:
+            _log.info("%s: removed %d files (%d MB) that it left in /dev/shm", record.name, count, size_bytes >> 20)
 
 
 def _lock_folder(folder: Path) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals, pidfd_send_signal
 
-_PROC = Path("/proc")
+PROC = Path("/proc")
 _LISTENING = "0A"
 _DEAD = frozenset("ZXx")
 
@@ -35,7 +35,7 @@ class _Entry:
 
 def boot_id() -> str:
     """Changes with every boot."""
-    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
 def find(pid: int) -> Process | None:
@@ -87,6 +87,14 @@ def send(process: Process, signal: Signals) -> None:
         os.close(fd)
 
 
+def open_files(pid: int) -> Iterator[str]:
+    """What a process has open: paths, and names such as `socket:[4711]`. Nothing if it belongs to somebody else."""
+    with suppress(OSError):
+        for fd in (PROC / str(pid) / "fd").iterdir():
+            with suppress(OSError):  # it has just been closed
+                yield str(fd.readlink())
+
+
 def listener(host: str, port: int) -> str | None:
     """Who listens where a server for `host` and `port` would have to: `pid 42 (nginx)`, or `another program`.
 
@@ -111,9 +119,9 @@ def listener(host: str, port: int) -> str | None:
 
 def _owner(port: int) -> str:
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
-    for folder in _PROC.glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, or belongs to somebody else
-            if any(str(fd.readlink()) in sockets for fd in (folder / "fd").iterdir()):
+    for folder in PROC.glob("[0-9]*"):
+        if not sockets.isdisjoint(open_files(int(folder.name))):
+            with suppress(OSError):
                 return f"pid {folder.name} ({(folder / 'comm').read_text().strip()})"
     return "another program"
 
@@ -121,21 +129,21 @@ def _owner(port: int) -> str:
 def _listening_inodes(port: int) -> Iterator[str]:
     for name in ("tcp", "tcp6"):
         with suppress(FileNotFoundError):
-            for line in (_PROC / "net" / name).read_text().splitlines()[1:]:
+            for line in (PROC / "net" / name).read_text().splitlines()[1:]:
                 fields = line.split()
                 if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
                     yield fields[9]
 
 
 def _all() -> Iterator[_Entry]:
-    for folder in _PROC.iterdir():
+    for folder in PROC.iterdir():
         if folder.name.isdigit() and (entry := _read(int(folder.name))) is not None:
             yield entry
 
 
 def _read(pid: int) -> _Entry | None:
     try:
-        text = (_PROC / str(pid) / "stat").read_text()
+        text = (PROC / str(pid) / "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The program's name stands in parentheses and may hold anything, also parentheses.

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The record of a launched instance: what a later daemon needs to find it again."""
+"""The record of a launched instance: what a later daemon needs to find it again, or to clear away its remains."""
 
 import hashlib
 import json
@@ -24,6 +24,8 @@ class Record:
     boot_id: str
     pid: int = 0
     start_ticks: int = 0
+    shared_memory: tuple[str, ...] = ()
+    """Files that would be left in /dev/shm if it were killed now."""
 
     @property
     def handle(self) -> Handle:
@@ -39,9 +41,16 @@ class Record:
     def read(cls, path: Path) -> Self | None:
         """The record in a file; None if there is none, or if it can't be understood."""
         try:
-            return cls(**json.loads(path.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+            fields = json.loads(path.read_text())
+            return cls(**fields | {"shared_memory": tuple(fields["shared_memory"])})
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
+
+    def write(self, path: Path) -> None:
+        """Replaces the file's content, wholly or not at all."""
+        temporary = path.with_name(f"{path.name}.new")
+        temporary.write_text(json.dumps(asdict(self)))
+        temporary.replace(path)
 
 
 def digest(spec: InstanceSpec) -> str:
