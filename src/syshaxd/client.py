@@ -11,6 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+# What goes wrong comes as an exception; gRPC's own lines on stderr would only disturb.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import grpc
 
 from syshaxd.api.v1 import admin_pb2 as api

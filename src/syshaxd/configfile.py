@@ -18,6 +18,7 @@ from ruamel.yaml.tokens import CommentToken
 
 from syshaxd.core.config import Config, parse, parse_text, set_value, unset_value
 from syshaxd.core.errors import ConfigError, ConfigFault, ConflictError
+from syshaxd.core.launch import instance_specs
 
 _SYSTEM_PATH = Path("/etc/syshax/config.yaml")
 _NEW_FILE_MODE = 0o640  # it may hold tokens for the instances' environments
@@ -112,7 +113,7 @@ def edit(path: Path, changes: Mapping[str, str | None]) -> None:
             faults.update((fault.key, fault) for fault in error.faults)
     new_text = _dump(content)
     try:
-        parse(_plain(new_text))
+        instance_specs(parse(_plain(new_text)))
     except ConfigError as error:
         faults = {fault.key: fault for fault in error.faults} | faults
     if faults:

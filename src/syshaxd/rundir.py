@@ -54,12 +54,21 @@ def find_socket(given: Path | None) -> Path:
 
 def answers(path: Path) -> bool:
     """Whether somebody listens at a socket."""
+    return _connect_error(path) is None
+
+
+def forbidden(path: Path) -> bool:
+    """Whether a socket is there that this user may not use."""
+    return isinstance(_connect_error(path), PermissionError)
+
+
+def _connect_error(path: Path) -> OSError | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(os.fspath(path))
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            return error
+        return None
 
 
 def make_folder(folder: Path) -> None:

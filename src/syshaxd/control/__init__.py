@@ -7,7 +7,7 @@ import os
 # gRPC's handlers for fork() can't cope with a running server: a child of ours could die before its program starts.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-from syshaxd.control.server import ControlServer  # noqa: E402
-from syshaxd.control.servicer import AdminEngine  # noqa: E402
+from syshaxd.control.server import ControlServer
+from syshaxd.control.servicer import AdminEngine
 
 __all__ = ["AdminEngine", "ControlServer"]

@@ -5,7 +5,17 @@
 `schema` holds the keys, `parse` the rules between them, `keys` what is done by dotted key.
 """
 
-from syshaxd.core.config.keys import Key, describe, find_key, get_value, known_keys, parse_text, set_value, unset_value
+from syshaxd.core.config.keys import (
+    Key,
+    describe,
+    find_key,
+    get_value,
+    is_secret,
+    known_keys,
+    parse_text,
+    set_value,
+    unset_value,
+)
 from syshaxd.core.config.parse import parse
 from syshaxd.core.config.schema import (
     ArgValue,
@@ -31,6 +41,7 @@ __all__ = [
     "enabled_services",
     "find_key",
     "get_value",
+    "is_secret",
     "known_keys",
     "parse",
     "parse_text",

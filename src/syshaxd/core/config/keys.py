@@ -9,6 +9,7 @@ import copy
 import difflib
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Never, TypeVar, cast
@@ -20,7 +21,9 @@ from syshaxd.core.errors import ConfigError, ConfigFault
 
 ENTRY = "NAME"
 """Stands for the name of an entry in the list of keys."""
-_SECRET_WORDS = ("token", "secret", "password", "passwd", "credential", "api-key", "api_key")
+_SECRET = re.compile(
+    r"[-_.](token|secret|password|passwd|credentials?|(api|access|secret|private)[-_]?key)$", re.IGNORECASE
+)
 _KINDS = {
     "array": "a list",
     "boolean": "true or false",
@@ -124,9 +127,8 @@ def shown(value: object) -> str:
 
 
 def is_secret(key: str) -> bool:
-    """Whether the value may be a secret: any environment variable, and what has such a name."""
-    parts = key.split(".")
-    return "env" in parts or any(word in parts[-1].lower() for word in _SECRET_WORDS)
+    """Whether the value is a secret by its name, such as `services.cpu.env.HF_TOKEN`."""
+    return _SECRET.search(key) is not None
 
 
 def get_value(mapping: Mapping[str, Any], key: str, default: Any = None) -> Any:

@@ -1,0 +1,230 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The daemon's status for people (tables that fit the terminal) and for programs (JSON)."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from syshaxd.core.cpulist import format_cpulist
+from syshaxd.core.describe import device_text
+from syshaxd.core.types import EngineStatus, GpuLoad, HostLoad, InstanceLoad, InstanceStatus, State
+
+_GIB = 2**30
+_STALE_S = 10.0
+_COLOURS = {
+    State.READY: "green",
+    State.STARTING: "yellow",
+    State.DRAINING: "yellow",
+    State.STOPPING: "yellow",
+    State.STOPPED: "dim",
+    State.UNHEALTHY: "red",
+    State.BACKOFF: "red",
+    State.FAILED: "bold red",
+}
+
+
+def state_text(state: State) -> Text:
+    """The state in its colour."""
+    return Text(state, _COLOURS[state])
+
+
+def duration_text(duration_s: float) -> str:
+    """The two units that matter: `8s`, `13m05s`, `2h13m`, `3d04h`."""
+    seconds = max(0, int(duration_s))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02}s"
+    if seconds < 86400:
+        return f"{seconds // 3600}h{seconds // 60 % 60:02}m"
+    return f"{seconds // 86400}d{seconds // 3600 % 24:02}h"
+
+
+def status_table(status: EngineStatus, *, width: int, now_s: float, monotonic_s: float) -> RenderableType:
+    """The whole status, for a terminal of `width` columns. `now_s` is Unix time."""
+    view = _View(status, now_s, monotonic_s)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
+    columns = [column for column in _COLUMNS if width >= column.from_width]
+    for column in columns:
+        name = column.name if width >= _WIDE else column.short_name or column.name
+        table.add_column(name, justify=column.justify, no_wrap=not column.wraps, overflow="ellipsis")
+    for instance in status.instances:
+        table.add_row(*(column.cell(view, instance) for column in columns))
+    return Group(*_header(status, now_s), Text(), table, *_notes(view), *_gpus(status))
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A status, and the moment at which it is shown."""
+
+    status: EngineStatus
+    now_s: float
+    monotonic_s: float
+
+    def load(self, instance: InstanceStatus) -> InstanceLoad | None:
+        return self.status.snapshot.instances.get(instance.spec.name)
+
+    def device(self, instance: InstanceStatus) -> str:
+        return device_text(instance.spec, self.status.snapshot)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    cell: Callable[[_View, InstanceStatus], str | Text]
+    from_width: int = 0
+    """Shown in terminals of at least so many columns."""
+    short_name: str = ""
+    justify: Literal["left", "right"] = "left"
+    wraps: bool = False
+    """Takes several lines where the terminal is narrow."""
+
+
+def _of_load(text: Callable[[InstanceLoad], str]) -> Callable[[_View, InstanceStatus], str]:
+    def cell(view: _View, instance: InstanceStatus) -> str:
+        load = view.load(instance)
+        return "-" if load is None else text(load)
+
+    return cell
+
+
+_WIDE = 120
+_COLUMNS = (
+    _Column("INSTANCE", lambda view, instance: instance.spec.name),
+    _Column("ROLE", lambda view, instance: instance.spec.role, from_width=_WIDE),
+    _Column("STATE", lambda view, instance: state_text(instance.state)),
+    _Column("FOR", lambda view, instance: duration_text(view.now_s - instance.since_s), justify="right"),
+    _Column("DEVICE", lambda view, instance: view.device(instance), wraps=True),
+    _Column("MODEL", lambda view, instance: instance.spec.served_model, from_width=100, wraps=True),
+    _Column("RUNNING", _of_load(lambda load: str(load.running)), short_name="RUN", justify="right"),
+    _Column("WAITING", _of_load(lambda load: str(load.waiting)), short_name="WAIT", justify="right"),
+    _Column(
+        "IN FLIGHT",
+        lambda view, instance: str(view.status.inflight.get(instance.spec.name, 0)),
+        short_name="IN\nFLIGHT",
+        justify="right",
+    ),
+    _Column("KV", _of_load(lambda load: f"{load.kv_usage_ratio:.0%}"), justify="right"),
+    _Column("LAUNCHES", lambda view, instance: str(instance.generation), from_width=_WIDE, justify="right"),
+)
+
+
+def _header(status: EngineStatus, now_s: float) -> Iterator[Text]:
+    where = status.endpoint or "an endpoint that does not listen yet"
+    up = duration_text(now_s - status.started_at_s)
+    yield Text.assemble(("sysHAX ", "bold"), f"{status.version} at ", (where, "bold"), f", up {up}, ", _queued(status))
+    if status.snapshot.host is not None:
+        yield Text(_host_text(status.snapshot.host))
+
+
+def _queued(status: EngineStatus) -> str:
+    return "1 request queued" if status.queued == 1 else f"{status.queued} requests queued"
+
+
+def _host_text(host: HostLoad) -> str:
+    return (
+        f"host: {host.cpu_busy_ratio:.0%} of {host.cpu_count} CPUs, "
+        f"{_of_gib(host.memory_used_bytes, host.memory_total_bytes)} memory, "
+        f"{_of_gib(host.shm_used_bytes, host.shm_total_bytes)} /dev/shm"
+    )
+
+
+def _notes(view: _View) -> Iterator[Text]:
+    """What is to be said about instances beyond figures."""
+    notes = []
+    for instance in view.status.instances:
+        name, load = instance.spec.name, view.load(instance)
+        if instance.reason:
+            notes.append(Text.assemble((f"{name}: ", "bold"), instance.reason))
+        if load is not None and (load.error or view.monotonic_s - load.read_at_s > _STALE_S):
+            age = duration_text(view.monotonic_s - load.read_at_s)
+            why = f": {load.error}" if load.error else ""
+            notes.append(Text.assemble((f"{name}: ", "bold"), (f"its load was read {age} ago{why}", "yellow")))
+    if view.status.snapshot.gpu_error:
+        notes.append(Text.assemble(("GPUs: ", "bold"), (view.status.snapshot.gpu_error, "yellow")))
+    if notes:
+        yield Text()
+        yield from notes
+
+
+def _gpus(status: EngineStatus) -> Iterator[Text]:
+    if status.snapshot.gpus:
+        yield Text()
+    for gpu in status.snapshot.gpus:
+        yield Text(_gpu_text(gpu))
+
+
+def _gpu_text(gpu: GpuLoad) -> str:
+    parts = [f"{_of_gib(gpu.memory_used_bytes, gpu.memory_total_bytes)} memory"]
+    if gpu.busy_ratio is not None:
+        parts.insert(0, f"{gpu.busy_ratio:.0%} busy")
+    if gpu.power_w is not None:
+        parts.append(f"{gpu.power_w:.0f} W")
+    if gpu.temperature_c is not None:
+        parts.append(f"{gpu.temperature_c:.0f} °C")
+    return f"GPU {gpu.index} {gpu.name}: {', '.join(parts)}"
+
+
+def _of_gib(used_bytes: int, total_bytes: int) -> str:
+    return f"{used_bytes / _GIB:.1f} of {total_bytes / _GIB:.1f} GiB"
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal; wide enough for everything where there is none."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+    return Console(highlight=False, width=width)
+
+
+def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
+    """The status with keys that never change. Times are Unix time, `age_s` is seconds since a reading."""
+    snapshot = status.snapshot
+    return {
+        "version": status.version,
+        "endpoint": status.endpoint,
+        "started_at_s": status.started_at_s,
+        "queued": status.queued,
+        "instances": [_instance_json(status, instance, monotonic_s) for instance in status.instances],
+        "host": None if snapshot.host is None else asdict(snapshot.host),
+        "gpus": [asdict(gpu) for gpu in snapshot.gpus],
+        "gpu_error": snapshot.gpu_error,
+    }
+
+
+def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: float) -> dict[str, Any]:
+    spec, handle = instance.spec, instance.handle
+    load = status.snapshot.instances.get(spec.name)
+    return {
+        "name": spec.name,
+        "role": spec.role,
+        "device": spec.device,
+        "device_text": device_text(spec, status.snapshot),
+        "runtime": spec.runtime,
+        "model": spec.model,
+        "served_model": spec.served_model,
+        "address": spec.address,
+        "cores": format_cpulist(spec.cores),
+        "depends_on": spec.depends_on,
+        "max_num_seqs": spec.max_num_seqs,
+        "state": instance.state,
+        "wanted": instance.wanted,
+        "reason": instance.reason,
+        "since_s": instance.since_s,
+        "launches": instance.generation,
+        "failed_attempts": instance.attempts,
+        "ident": None if handle is None else handle.ident,
+        "launched_at_s": None if handle is None else handle.started_at_s,
+        "inflight": status.inflight.get(spec.name, 0),
+        "load": None if load is None else _load_json(load, monotonic_s),
+    }
+
+
+def _load_json(load: InstanceLoad, monotonic_s: float) -> dict[str, Any]:
+    values = asdict(load)
+    return {"age_s": round(monotonic_s - values.pop("read_at_s"), 3), **values}

@@ -1,0 +1,184 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""syshax: makes, edits and checks the configuration, and runs the daemon. Needs no daemon.
+
+Exit codes: 0 done, 1 refused or failed, 2 usage.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from syshaxd import __version__, configfile
+from syshaxd.core.config import describe, enabled_services, find_key, get_value, is_secret
+from syshaxd.core.errors import ConfigError, SyshaxError
+from syshaxd.core.launch import instance_specs
+
+_HIDDEN = "(hidden)"
+
+_config_option = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default=configfile.default_path,
+    show_default="$SYSHAX_CONFIG, else the system's or your own",
+    metavar="FILE",
+    help="Configuration file.",
+)
+
+
+class _ConfigCommand(click.Command):
+    """Lists all keys in its help."""
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Keys"):
+            for key in describe():
+                formatter.write_text(key.name)
+                default = f"; default: {key.default}" if key.default else ""
+                with formatter.indentation():
+                    formatter.write_text(f"{key.meaning} [{key.allowed}{default}]")
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Turns every error of ours into a message and exit code 1."""
+    try:
+        yield
+    except ConfigError as error:
+        faults = "".join(f"\n  {fault}" for fault in error.faults)
+        raise click.ClickException(f"{path}:{faults}") from None
+    except SyshaxError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="syshax")
+def main() -> None:
+    """Sets up and runs sysHAX. See `syshaxctl` for the running daemon.
+
+    \b
+    Examples:
+      syshax init
+      syshax config services.gpu.port 8001
+      syshax config models.default ds-32b
+      syshax run
+    """  # noqa: D301 - \b keeps click from joining the lines
+
+
+@main.command()
+@click.option("--force", is_flag=True, help="Replace the file if there is one.")
+@_config_option
+def init(path: Path, *, force: bool) -> None:
+    """Writes a configuration file with the usual keys.
+
+    \b
+    Examples:
+      syshax init
+      syshax init --config ./syshax.yaml
+    """  # noqa: D301
+    with _errors_of(path):
+        configfile.create(path, force=force)
+    click.echo(f"{path} is written. Look through it, or set keys with `syshax config KEY VALUE`; then `syshax run`.")
+
+
+@main.command(cls=_ConfigCommand)
+@click.argument("words", nargs=-1, metavar="[KEY [VALUE]] ...")
+@click.option("--unset", multiple=True, metavar="KEY", help="Set KEY back to its default.")
+@_config_option
+def config(path: Path, words: tuple[str, ...], unset: tuple[str, ...]) -> None:
+    """Sets, shows or lists keys of the configuration file.
+
+    Several keys are set together or not at all. Nothing is written if the file would not be usable afterwards. A
+    running syshaxd goes on as it is; the next one takes the new values.
+
+    \b
+    Examples:
+      syshax config                               what the file sets
+      syshax config services.gpu.port             one value
+      syshax config services.gpu.port 8001
+      syshax config services.gpu.port 8002 services.cpu.port 8001
+      syshax config services.cpu.args.max-model-len 8192
+      syshax config services.cpu.env.VLLM_CPU_KVCACHE_SPACE 40
+      syshax config --unset services.cpu.cores
+    """  # noqa: D301
+    if len(words) % 2 and (len(words) > 1 or unset):
+        raise click.UsageError(f"the key {words[-1]} has no value")
+    with _errors_of(path):
+        if len(words) > 1 or unset:
+            _edit(path, dict(zip(words[::2], words[1::2], strict=True)) | dict.fromkeys(unset))
+        elif words:
+            _show(path, words[0])
+        else:
+            _list(path)
+
+
+@main.command("check-config")
+@_config_option
+def check_config(path: Path) -> None:
+    """Says whether the configuration file is usable, with every fault in it.
+
+    \b
+    Examples:
+      syshax check-config
+      syshax check-config --config ./syshax.yaml
+    """  # noqa: D301
+    with _errors_of(path):
+        config = configfile.load(path)
+        instance_specs(config)
+    click.echo(f"{path} is good. Instances: {', '.join(enabled_services(config))}.")
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@_config_option
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def run(path: Path, options: tuple[str, ...]) -> None:
+    """Runs syshaxd in the foreground. OPTIONS are those of `syshaxd --help`.
+
+    \b
+    Examples:
+      syshax run
+      syshax run --config ./syshax.yaml --log-level debug
+    """  # noqa: D301
+    from syshaxd import daemon  # noqa: PLC0415 - the other commands need not wait for its libraries
+
+    daemon.main.main(["--config", str(path), *options], prog_name="syshaxd")
+
+
+def _edit(path: Path, changes: Mapping[str, str | None]) -> None:
+    configfile.edit(path, changes)
+    for key, text in changes.items():
+        click.echo(f"{key} has its default" if text is None else f"{key} is set")
+
+
+def _show(path: Path, key: str) -> None:
+    known = find_key(key)
+    value = get_value(configfile.read(path), key)
+    if value is not None:
+        click.echo(_text(value))
+    else:
+        click.echo(known.default)
+        click.echo(f"{key} is not set in {path}" + ("; that is the default" if known.default else ""), err=True)
+
+
+def _list(path: Path) -> None:
+    values = list(_flat(configfile.read(path)))
+    for key, value in values:
+        click.echo(f"{key} {_HIDDEN if is_secret(key) else _text(value)}")
+    if not values:
+        click.echo(f"{path} sets nothing: every key has its default", err=True)
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield f"{prefix}{name}", value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,251 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""syshaxctl: an operator's commands to the running daemon.
+
+Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon answers, 130 ended with Ctrl-C.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from syshaxd import __version__, rundir
+from syshaxd.cli import show
+from syshaxd.client import ControlClient, UnreachableError
+from syshaxd.core.errors import SyshaxError
+from syshaxd.core.types import InstanceStatus
+
+_INTERRUPTED = 130
+
+Work = Callable[[ControlClient], Coroutine[Any, Any, None]]
+Statuses = AsyncGenerator[InstanceStatus, None]
+
+
+class _UnreachableException(click.ClickException):
+    exit_code = 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    envvar="SYSHAX_SOCKET",
+    show_envvar=True,
+    help="Admin socket of the daemon. Unset: your own daemon's if one answers, else the service's.",
+)
+@click.version_option(__version__, prog_name="syshaxctl")
+@click.pass_context
+def main(context: click.Context, socket: Path | None) -> None:
+    """Looks into a running syshaxd and commands its instances.
+
+    \b
+    Examples:
+      syshaxctl status
+      syshaxctl logs -f cpu
+      syshaxctl restart cpu --timeout 300
+    """  # noqa: D301 - \b keeps click from joining the lines
+    context.obj = socket
+
+
+@main.command()
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def status(socket: Path | None, output: str) -> None:
+    """Shows the daemon, its instances and their load.
+
+    \b
+    Examples:
+      syshaxctl status
+      syshaxctl status -o json | jq '.instances[].state'
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        now = await client.status()
+        if output == "json":
+            click.echo(json.dumps(show.status_json(now, monotonic_s=time.monotonic()), indent=2))
+            return
+        console = show.console()
+        table = show.status_table(now, width=console.width, now_s=time.time(), monotonic_s=time.monotonic())
+        console.print(table)
+
+    _run(socket, work)
+
+
+@main.command()
+@click.argument("name")
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Last lines to show.")
+@click.option("--all", "everything", is_flag=True, help="Show all lines that are kept.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.pass_obj
+def logs(socket: Path | None, name: str, lines: int, *, everything: bool, follow: bool) -> None:
+    """Shows the output of the instance NAME.
+
+    \b
+    Examples:
+      syshaxctl logs gpu
+      syshaxctl logs cpu -n 20 -f
+      syshaxctl logs cpu --all | grep ERROR
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        async with aclosing(client.logs(name, tail=None if everything else lines, follow=follow)) as output:
+            async for line in output:
+                click.echo(line)
+
+    _run(socket, work)
+
+
+def _waiting_options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option(
+        "--timeout", type=click.FloatRange(min=0, min_open=True), help="Wait so many seconds at most."
+    )(command)
+    return click.option("--wait/--no-wait", default=True, help="Return once it is done (the default), or at once.")(
+        command
+    )
+
+
+_now_option = click.option("--now", is_flag=True, help="Don't let the running requests end first.")
+
+
+@main.command()
+@click.argument("name")
+@_waiting_options
+@click.pass_obj
+def start(socket: Path | None, name: str, timeout: float | None, *, wait: bool) -> None:
+    """Starts the instance NAME, and waits until it is READY.
+
+    \b
+    Examples:
+      syshaxctl start gpu
+      syshaxctl start gpu --timeout 600
+      syshaxctl start cpu --no-wait
+    """  # noqa: D301
+    _command(socket, name, timeout, lambda client: client.start(name, wait=wait), wait=wait)
+
+
+@main.command()
+@click.argument("name")
+@_waiting_options
+@_now_option
+@click.pass_obj
+def stop(socket: Path | None, name: str, timeout: float | None, *, wait: bool, now: bool) -> None:
+    """Stops the instance NAME after its running requests, and waits until it is STOPPED.
+
+    \b
+    Examples:
+      syshaxctl stop cpu
+      syshaxctl stop cpu --now
+    """  # noqa: D301
+    _command(socket, name, timeout, lambda client: client.stop(name, drain=not now, wait=wait), wait=wait)
+
+
+@main.command()
+@click.argument("name")
+@_waiting_options
+@_now_option
+@click.pass_obj
+def restart(socket: Path | None, name: str, timeout: float | None, *, wait: bool, now: bool) -> None:
+    """Stops the instance NAME after its running requests, starts it again, and waits until it is READY.
+
+    \b
+    Examples:
+      syshaxctl restart cpu
+      syshaxctl restart gpu --now --timeout 600
+    """  # noqa: D301
+    _command(socket, name, timeout, lambda client: client.restart(name, drain=not now, wait=wait), wait=wait)
+
+
+def _command(
+    socket: Path | None, name: str, timeout_s: float | None, send: Callable[[ControlClient], Statuses], *, wait: bool
+) -> None:
+    last: InstanceStatus | None = None
+
+    async def work(client: ControlClient) -> None:
+        nonlocal last
+        with _Live(name) if wait else nullcontext() as live:
+            try:
+                async with asyncio.timeout(timeout_s), aclosing(send(client)) as statuses:
+                    async for last in statuses:
+                        if live is not None:
+                            live.show(last)
+            except TimeoutError:
+                state = "not heard of" if last is None else last.state
+                raise SyshaxError(
+                    f"{name} is still {state} after {timeout_s:g} s; the command goes on, see `syshaxctl status`"
+                ) from None
+        assert last is not None
+        click.echo(f"{name} is {last.state}" if wait else f"{name}: accepted; it is {last.state} now")
+
+    _run(socket, work)
+
+
+class _Live:
+    """The states that an instance goes through, shown as they come if somebody is looking."""
+
+    def __init__(self, name: str) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(name)
+        self._name = name
+        self._started_s = time.monotonic()
+        self._shown = ""
+
+    def __enter__(self) -> "_Live":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def show(self, status: InstanceStatus) -> None:
+        """Adds a line if it says something new."""
+        if self._progress.disable or self._shown == (news := f"{status.state} {status.reason}"):
+            return
+        self._shown = news
+        age_s = time.monotonic() - self._started_s
+        line = Text.assemble(f"{age_s:6.1f} s  ", show.state_text(status.state), f"  {status.reason}")
+        self._progress.console.print(line)
+        self._progress.update(self._task, description=f"{self._name} {status.state}")
+
+
+def _run(socket: Path | None, work: Work) -> None:
+    """Does the work with a client, and turns every error into a message and an exit code."""
+    path = rundir.find_socket(socket)
+
+    async def with_client() -> None:
+        async with ControlClient(path) as client:
+            await work(client)
+
+    try:
+        asyncio.run(with_client())
+    except UnreachableError as error:
+        raise _UnreachableException(f"{error}{_advice(path)}") from None
+    except SyshaxError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(_INTERRUPTED) from None
+
+
+def _advice(path: Path) -> str:
+    if rundir.forbidden(path):
+        return "\nThis user may not use the socket: try `sudo syshaxctl`, or become the user who runs the daemon."
+    return (
+        "\nStart it: `systemctl start syshaxd` as a service, `syshax run` by hand, `make run` in a source tree."
+        "\nIf it runs with another socket, name that with --socket."
+    )
