@@ -151,7 +151,7 @@ class MetricsService:
             requests.add_metric((placement or NO_PLACEMENT, route, outcome), count)
         yield requests
 
-        tokens = CounterMetricFamily("syshax_tokens", "Tokens, as the instances told.", labels=("placement", "kind"))
+        tokens = CounterMetricFamily("syshax_tokens", "Tokens, prompt and generated.", labels=("placement", "kind"))
         retries = CounterMetricFamily(
             "syshax_request_retries", "Times a request was tried again elsewhere.", labels=("placement",)
         )

@@ -5,6 +5,7 @@
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,6 +26,7 @@ from syshaxd.core.types import (
 )
 from syshaxd.metrics import MetricsService
 
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 SPEC = InstanceSpec(
     name="gpu",
     role=Role.GPU,
@@ -268,3 +270,19 @@ def test_one_name_for_every_family(service: MetricsService) -> None:
     service.record(RECORD)
     for name in render(service).types:
         assert re.fullmatch(r"syshax_[a-z]+(_[a-z]+)*", name)
+
+
+def test_the_documentation_lists_every_family(service: MetricsService) -> None:
+    """docs/metrics.md has the same names, types and labels, in the same order."""
+    service.record(RECORD)
+    gpu = replace(SNAPSHOT.gpus[0], busy_ratio=0.5, temperature_c=40.0)
+    text = render(service, replace(SNAPSHOT, gpus=(gpu,)))
+    labels_of: dict[str, set[str]] = {}
+    for name, labels in text.samples:
+        family = re.sub("_(bucket|count|sum)$", "", name)
+        labels_of.setdefault(family, set()).update(key for key, _ in labels if key != "le")
+    rows = [line.split("|") for line in DOCS.read_text().splitlines() if line.startswith("| `syshax_")]
+    documented = [
+        (name.strip(" `"), kind.strip(), set(re.findall(r"\w+", labels))) for _, name, kind, labels, _, _ in rows
+    ]
+    assert documented == [(name, kind, labels_of[name]) for name, kind in text.types.items()]
