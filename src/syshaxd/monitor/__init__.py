@@ -138,8 +138,13 @@ class SystemMonitor:
             on_snapshot(self._snapshot)
 
 
-async def probe_health(session: aiohttp.ClientSession, spec: InstanceSpec, *, timeout_s: float = 5.0) -> None:
+async def probe_health(session: aiohttp.ClientSession, spec: InstanceSpec, *, timeout_s: float | None = None) -> None:
     """Returns if the instance says that it is well.
+
+    Args:
+        session: What to ask with.
+        spec: Whom to ask.
+        timeout_s: The longest wait; None: the caller has a limit of its own.
 
     Raises:
         InstanceFailedError: It could not be reached, or its GET /health did not answer 200.
@@ -148,7 +153,7 @@ async def probe_health(session: aiohttp.ClientSession, spec: InstanceSpec, *, ti
     await _get(session, spec, "/health", timeout_s)
 
 
-async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, timeout_s: float) -> str:
+async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, timeout_s: float | None) -> str:
     host = f"[{spec.host}]" if ":" in spec.host else spec.host
     url = f"http://{host}:{spec.port}{path}"
     try:
