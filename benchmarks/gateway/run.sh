@@ -36,8 +36,9 @@ http {
 N
 cat > "$work/syshax.yaml" <<Y
 services:
-  gpu: {port: 9101, max_num_seqs: 150}
-  cpu: {port: 9102, max_num_seqs: 150}
+  # The mock engine counts for both ports together, so neither may look full.
+  gpu: {port: 9101, max_num_seqs: 1000}
+  cpu: {port: 9102, max_num_seqs: 1000}
   conductor: {port: 9215}
 models: {default: mock-model}
 control: {socket: $work/run/admin.sock}

@@ -32,7 +32,18 @@ class HotHandler(Protocol):
 class HotConnection(asyncio.Protocol):
     """A client's connection (a `Downstream`)."""
 
-    __slots__ = ("_ahead", "_handler", "_loop", "_missing", "_paused", "_relay", "_task", "_transport", "idle_since_s")
+    __slots__ = (
+        "_ahead",
+        "_handler",
+        "_incomplete",
+        "_loop",
+        "_missing",
+        "_paused",
+        "_relay",
+        "_task",
+        "_transport",
+        "idle_since_s",
+    )
 
     http10 = False
 
@@ -44,6 +55,7 @@ class HotConnection(asyncio.Protocol):
         self._relay: Relay | None = None
         self._paused = False
         self._ahead: list[bytes] = []
+        self._incomplete: HotRequest | None = None
         self._missing = 0
         self.idle_since_s = loop.time()
 
@@ -110,19 +122,23 @@ class HotConnection(asyncio.Protocol):
             if sum(map(len, self._ahead)) > _MAX_AHEAD_BYTES:
                 self._transport.pause_reading()
             return
-        if self._ahead:
+        request = self._incomplete
+        if request is not None:
             self._ahead.append(data)
             if len(data) < self._missing:
                 self._missing -= len(data)
                 return
             data = b"".join(self._ahead)
             self._ahead.clear()
-        request = parse_hot_request(data)
-        if request is None or request.length > self._handler.max_body_bytes:
-            self._hand_over(data)
-            return
+            self._incomplete = None
+        else:
+            request = parse_hot_request(data)
+            if request is None or request.length > self._handler.max_body_bytes:
+                self._hand_over(data)
+                return
         end = request.body_start + request.length
         if len(data) < end:
+            self._incomplete = request
             self._missing = end - len(data)
             self._ahead.append(data)
             return
