@@ -186,7 +186,8 @@ def _parts(key: str) -> list[str]:
 
 
 def _sections() -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in known_keys()))
+    parts = [name.split(".") for name in known_keys()]
+    return tuple(dict.fromkeys(".".join(part[:depth]) for part in parts for depth in range(1, len(part))))
 
 
 def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[Key]:
