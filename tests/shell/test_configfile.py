@@ -1,0 +1,277 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from syshaxd import configfile
+from syshaxd.core.config import Config, parse
+from syshaxd.core.errors import ConfigError, ConflictError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.yaml"
+
+
+@pytest.fixture
+def made(path: Path) -> Path:
+    configfile.create(path, force=False)
+    return path
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def faults_of(path: Path) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        configfile.load(path)
+    return [str(fault) for fault in caught.value.faults]
+
+
+# Reading
+
+
+def test_the_initial_file_says_what_the_defaults_are(made: Path) -> None:
+    assert configfile.load(made) == Config()
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "services:\n"])
+def test_an_empty_file_is_usable(path: Path, text: str) -> None:
+    assert configfile.load(written(path, text)) == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a: [\n", "line 2, column 1: while parsing a flow node expected the node content, but found '<stream end>'"),
+        ("a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
+        ("services:\n  gpu:\n    port: 1\n    port: 2\n", "line 4, column 5: the key 'port' is there twice"),
+        ("a: 1\n---\nb: 1\n", "line 2, column 1: expected a single document in the stream but found another document"),
+        ("a: *b\n", "line 1, column 4: found undefined alias 'b'"),
+        ("- a\n", "must be a mapping of sections such as `services:`"),
+        ("a: \0\n", "is not YAML: special characters are not allowed"),
+        ("x: 1\n", "x: no such key; `syshax config --help` lists all"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(path: Path, text: str, fault: str) -> None:
+    assert faults_of(written(path, text)) == [fault]
+
+
+def test_a_secret_that_is_there_twice_is_not_shown(path: Path) -> None:
+    text = "services:\n  cpu:\n    env:\n      HF_TOKEN: s3cret\n      HF_TOKEN: s3cret2\n"
+    assert faults_of(written(path, text)) == ["line 5, column 7: the key 'HF_TOKEN' is there twice"]
+
+
+def test_a_file_in_another_encoding(path: Path) -> None:
+    path.write_bytes("models:\n  default: größe\n".encode("latin-1"))
+    assert faults_of(path) == ["is not UTF-8 text (byte 22)"]
+
+
+def test_a_missing_file_says_how_to_make_one(path: Path) -> None:
+    assert faults_of(path) == [f"there is no such file; `syshax init --config {path}` makes one"]
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    assert faults_of(tmp_path) == ["cannot be read: Is a directory"]
+
+
+def test_merged_and_special_values_are_read(path: Path) -> None:
+    text = """\
+services:
+  gpu: {port: 0x1F41, enabled: yes, env: &both {A: 1}}
+  cpu:
+    env:
+      <<: *both
+      B: "2"
+"""
+    services = configfile.load(written(path, text)).services
+    assert services.gpu.port == 8001
+    assert services.cpu.env == {"A": 1, "B": "2"}
+
+
+# Making
+
+
+def test_a_new_file_is_not_for_everybody(made: Path) -> None:
+    assert stat.S_IMODE(made.stat().st_mode) == 0o640
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "config.yaml"
+    configfile.create(path, force=False)
+    assert configfile.load(path) == Config()
+
+
+def test_an_existing_file_is_replaced_only_by_force(path: Path) -> None:
+    written(path, "mine")
+    with pytest.raises(ConflictError, match=r"exists already; --force replaces it"):
+        configfile.create(path, force=False)
+    assert path.read_text() == "mine"
+    configfile.create(path, force=True)
+    assert configfile.load(path) == Config()
+
+
+# Editing
+
+_COMMENTED = """\
+# top
+services:
+  # before gpu
+  gpu:
+    runtime: external   # who starts it
+    port: 8001  # where
+
+  # before cpu
+  cpu:
+    port: 0x1F42
+    env:
+      "A": 'one'
+
+# before models
+models:
+  default: größe
+# end
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "old", "new"),
+    [
+        ({"services.gpu.port": "9001"}, "port: 8001  #", "port: 9001  #"),
+        ({"services.gpu.python": "/p"}, "# where\n", "# where\n    python: /p\n"),
+        ({"services.cpu.env.A": "two"}, "'one'", "'two'"),
+        ({"services.cpu.env.B": "007"}, "'one'\n", "'one'\n      B: '007'\n"),
+        ({"services.cpu.args.x": '[1, "a"]'}, "'one'\n", "'one'\n    args:\n      x: [1, a]\n"),
+        ({"monitor.interval": "2"}, "# end\n", "monitor:\n  interval: 2.0\n# end\n"),
+        ({"services.gpu.port": None}, "    port: 8001  # where\n", ""),
+        ({"services.cpu.env.A": None}, "    env:\n      \"A\": 'one'\n", "    env:\n"),
+        ({"services.gpu.runtime": None}, "    runtime: external   # who starts it\n", ""),
+        ({"services.cpu.cores": None}, "", ""),
+    ],
+)
+def test_an_edit_changes_only_its_lines(path: Path, changes: dict[str, str | None], old: str, new: str) -> None:
+    written(path, _COMMENTED)
+    configfile.edit(path, changes)
+    got = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    assert got == [line.split() for line in _COMMENTED.replace(old, new).splitlines()]
+
+
+def test_comments_survive_a_section_that_is_emptied_and_filled_again(made: Path) -> None:
+    gpu = ("services.gpu.runtime", "services.gpu.host", "services.gpu.port")
+    configfile.edit(made, dict.fromkeys(gpu))
+    configfile.edit(made, {"services.gpu.port": "9001"})
+    assert "  gpu:\n    port: 9001\n\n  # The vLLM in the role `cpu`.\n  cpu:\n" in made.read_text()
+
+
+def test_several_keys_go_together(made: Path) -> None:
+    with pytest.raises(ConfigError):
+        configfile.edit(made, {"services.gpu.port": "8002"})
+    configfile.edit(made, {"services.gpu.port": "8002", "services.cpu.port": "8001"})
+    services = configfile.load(made).services
+    assert (services.gpu.port, services.cpu.port) == (8002, 8001)
+
+
+def test_a_refused_edit_names_every_fault_and_changes_nothing(made: Path) -> None:
+    before = made.read_bytes()
+    with pytest.raises(ConfigError) as caught:
+        configfile.edit(
+            made,
+            {
+                "models.default": "good",
+                "services.gpu.port": "70000",
+                "services.gpu.prot": "1",
+                "services.cpu.cores": "4-1",
+            },
+        )
+    assert {fault.key for fault in caught.value.faults} == {
+        "services.gpu.port",
+        "services.gpu.prot",
+        "services.cpu.cores",
+    }
+    assert made.read_bytes() == before
+
+
+def test_arguments_that_the_launch_refuses_are_refused(made: Path) -> None:
+    with pytest.raises(ConfigError, match=r"services\.cpu\.args\.port"):
+        configfile.edit(made, {"services.cpu.args.port": "3"})
+
+
+def test_a_faulty_file_can_be_mended(path: Path) -> None:
+    written(path, "services:\n  gpu:\n    port: 0\n    # why\n    runtime: docker\n")
+    with pytest.raises(ConfigError, match=r"services\.gpu\.runtime"):
+        configfile.edit(path, {"services.gpu.port": "8001"})
+    configfile.edit(path, {"services.gpu.port": "8001", "services.gpu.runtime": None})
+    assert configfile.load(path) == Config()
+    assert "# why" in path.read_text()
+
+
+def test_a_file_that_cannot_be_read_is_not_edited(path: Path) -> None:
+    written(path, "a: [\n")
+    with pytest.raises(ConfigError, match="line 2"):
+        configfile.edit(path, {"models.default": "x"})
+    assert path.read_text() == "a: [\n"
+
+
+# Writing
+
+
+def test_a_write_that_fails_leaves_the_old_file(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = made.read_bytes()
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
+        configfile.edit(made, {"models.default": "other"})
+    assert made.read_bytes() == before
+    assert os.listdir(made.parent) == [made.name]
+
+
+def test_an_edit_keeps_the_mode(made: Path) -> None:
+    made.chmod(0o604)
+    configfile.edit(made, {"models.default": "other"})
+    assert stat.S_IMODE(made.stat().st_mode) == 0o604
+
+
+def test_a_symbolic_link_stays_one(made: Path) -> None:
+    link = made.with_name("link.yaml")
+    link.symlink_to(made.name)
+    configfile.edit(link, {"models.default": "other"})
+    assert link.is_symlink()
+    assert parse(configfile.read(made)).models.default == "other"
+
+
+# Where
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("SYSHAX_CONFIG", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(configfile, "_SYSTEM_PATH", tmp_path / "etc" / "config.yaml")
+    return tmp_path
+
+
+def test_the_file_of_a_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configfile.default_path() == home / ".config/syshax/config.yaml"
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/xdg")
+    assert configfile.default_path() == Path("/xdg/syshax/config.yaml")
+    monkeypatch.setenv("SYSHAX_CONFIG", "/named.yaml")
+    assert configfile.default_path() == Path("/named.yaml")
+
+
+def test_the_systems_file_comes_first_where_it_is(home: Path) -> None:
+    configfile.create(home / "etc" / "config.yaml", force=False)
+    assert configfile.default_path() == home / "etc" / "config.yaml"
+
+
+def test_root_has_the_systems_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert configfile.default_path() == home / "etc" / "config.yaml"
