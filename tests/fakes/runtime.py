@@ -49,6 +49,10 @@ class FakeRuntime:
         self.host = host or FakeHost()
         self.launched: list[tuple[str, int]] = []
         """Name and generation of each launch that was tried."""
+        self.terminated: list[str] = []
+        """Names, in the order in which servers were ended."""
+        self.adopt_errors: dict[str, list[Exception]] = {}
+        """What the next searches for an instance fail with."""
         self.launch_errors: dict[str, list[Exception]] = {}
         """What the next launches of an instance fail with."""
         self.terminate_errors: dict[str, list[Exception]] = {}
@@ -81,10 +85,13 @@ class FakeRuntime:
         if errors := self.terminate_errors.get(handle.name):
             raise errors.pop(0)
         if self.host.is_alive(handle):
+            self.terminated.append(handle.name)
             stubborn = self.host.servers[handle.name].stubborn
             self.host.exit(handle.name, ExitStatus(signal=9) if stubborn else ExitStatus(code=0))
 
     async def adopt(self, spec: InstanceSpec) -> Handle | None:
+        if errors := self.adopt_errors.get(spec.name):
+            raise errors.pop(0)
         server = self.host.servers.get(spec.name)
         if server is None or server.ended.is_set():
             return None

@@ -4,8 +4,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -36,6 +36,9 @@ from syshaxd.core.lifecycle import (
 from syshaxd.core.types import Handle, InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.supervisor.clock import Cancellable, Clock, WallClock
+from syshaxd.supervisor.prober import Probe, Prober
+
+__all__ = ["Probe", "Supervisor"]
 
 _log = logging.getLogger(__name__)
 _LOG_LEVELS = {State.UNHEALTHY: logging.WARNING, State.BACKOFF: logging.WARNING, State.FAILED: logging.ERROR}
@@ -44,8 +47,6 @@ _STARTING_PROBE_INTERVAL_S = 0.5
 # Beyond draining and grace: for what a runtime does besides waiting.
 _SHUTDOWN_MARGIN_S = 10.0
 
-Probe = Callable[[InstanceSpec], Awaitable[None]]
-"""Returns when the instance is well; raises SyshaxError, OSError or TimeoutError with the reason otherwise."""
 Callback = Callable[[InstanceStatus], None]
 
 
@@ -57,28 +58,18 @@ class _Instance:
     runtime: InstanceRuntime
     policy: RestartPolicy
     lifecycle: Lifecycle
+    prober: Prober
     timer: Cancellable | None = None
-    next_probe: Cancellable | None = None
-    probing: asyncio.Task[None] | None = None
     terminating: asyncio.Task[None] | None = None
 
     @property
     def spec(self) -> InstanceSpec:
         return self.status.spec
 
-    @property
-    def is_probed(self) -> bool:
-        return self.lifecycle.state in PROBED and self.lifecycle.handle is not None
-
     def cancel_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-
-    def cancel_next_probe(self) -> None:
-        if self.next_probe is not None:
-            self.next_probe.cancel()
-            self.next_probe = None
 
 
 class _ShutDown(Exception):  # noqa: N818 - not an error: the way out of the task group
@@ -103,10 +94,8 @@ class Supervisor:
         stop_grace_s: float,
         clock: Clock | None = None,
     ) -> None:
-        self._probe = probe
         self._policy = policy
         self._probe_interval_s = probe_interval_s
-        self._probe_timeout_s = probe_timeout_s
         self._stop_grace_s = stop_grace_s
         self._clock = clock or WallClock()
         self._instances = {
@@ -115,6 +104,14 @@ class Supervisor:
                 runtime=runtimes[spec.runtime],
                 policy=policy.for_external() if spec.runtime is RuntimeKind.EXTERNAL else policy,
                 lifecycle=Lifecycle(blocked_by=spec.depends_on),
+                prober=Prober(
+                    spec,
+                    probe,
+                    timeout_s=probe_timeout_s,
+                    clock=self._clock,
+                    spawn=self._spawn,
+                    report=partial(self._on_probe, spec.name),
+                ),
             )
             for spec in specs
         }
@@ -122,6 +119,7 @@ class Supervisor:
         self._events: asyncio.Queue[tuple[_Instance, Event] | None] = asyncio.Queue()
         self._callbacks: list[Callback] = []
         self._tasks = asyncio.TaskGroup()
+        self._has_begun = False
         self._ended = asyncio.Event()
 
     # Commands.
@@ -150,9 +148,8 @@ class Supervisor:
         Only while it is READY: an instance already known to be sick is not given up sooner for being suspected often.
         """
         instance = self._get(name)
-        if instance.lifecycle.state is State.READY and instance.probing is None:
-            instance.cancel_next_probe()
-            self._start_probe(instance)
+        if instance.lifecycle.state is State.READY:
+            instance.prober.ask_now()
 
     # What is known.
 
@@ -191,6 +188,9 @@ class Supervisor:
 
     async def run(self) -> None:
         """Adopts what an earlier daemon left running, starts everything else, and serves until `shutdown` is done."""
+        if self._ended.is_set():
+            return
+        self._has_begun = True
         try:
             async with self._tasks:
                 await self._boot()
@@ -204,42 +204,57 @@ class Supervisor:
             self._ended.set()
             for instance in self._instances.values():
                 instance.cancel_timer()
-                instance.cancel_next_probe()
+                instance.prober.stop()
 
     async def shutdown(self, *, leave_running: bool, drain: bool) -> None:
-        """Ends all instances, those that depend on others first, then `run`. Returns when `run` is about to return.
+        """Ends all instances, those that depend on others first, then `run`. May be called again, to hurry.
 
         Args:
             leave_running: Let the instances run on; a later daemon will adopt them. What is being ended already, is.
             drain: Give running requests the time to end, `drain_timeout_s` in all.
         """
-        if self._ended.is_set():
+        if not self._has_begun:
+            self._ended.set()
             return
-        loop = asyncio.get_running_loop()
-        drain_until = loop.time() + (self._policy.drain_timeout_s if drain and not leave_running else 0.0)
-        deadline = drain_until + self._stop_grace_s + _SHUTDOWN_MARGIN_S
+        ending = asyncio.create_task(self._leave() if leave_running else self._end_all(drain=drain))
+        ended = asyncio.create_task(self._ended.wait())
         try:
-            for level in reversed(self._levels):
-                if leave_running:
-                    await self._settle(level, deadline, lambda s: s.state not in {State.DRAINING, State.STOPPING})
-                    continue
-                if drain:
-                    with suppress(TimeoutError):
-                        self._stop_all(level, drain=True)
-                        await self._settle(level, drain_until, lambda s: s.state is State.STOPPED)
-                self._stop_all(level, drain=False)
-                await self._settle(level, deadline, lambda s: s.state is State.STOPPED)
-        except TimeoutError:
-            left = [f"{s.spec.name} ({s.state}: {s.reason})" for s in self.statuses() if s.state is not State.STOPPED]
-            _log.error("not everything has ended in time: %s", ", ".join(left) or "events are not being served")
-        self._events.put_nowait(None)
-        await self._ended.wait()
+            await asyncio.wait((ending, ended), return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
+                await ending
+                self._events.put_nowait(None)
+                await ended
+        finally:
+            ending.cancel()
+            ended.cancel()
 
-    async def _settle(self, names: Iterable[str], deadline: float, predicate: Callable[[InstanceStatus], bool]) -> None:
-        async with asyncio.timeout_at(deadline):
-            await self._events.join()
-            for name in names:
-                await self._until(name, predicate)
+    async def _end_all(self, *, drain: bool) -> None:
+        drain_until = asyncio.get_running_loop().time() + (self._policy.drain_timeout_s if drain else 0.0)
+        deadline = drain_until + self._stop_grace_s + _SHUTDOWN_MARGIN_S
+        for level in reversed(self._levels):
+            if drain:
+                self._stop_all(level, drain=True)
+                await self._settled(level, {State.STOPPED}, drain_until)
+            self._stop_all(level, drain=False)
+            if not await self._settled(level, {State.STOPPED}, deadline):
+                left = [self.status(name) for name in level if self.status(name).state is not State.STOPPED]
+                for status in left:
+                    _log.error("%s: has not ended in time: %s: %s", status.spec.name, status.state, status.reason)
+
+    async def _leave(self) -> None:
+        deadline = asyncio.get_running_loop().time() + self._stop_grace_s + _SHUTDOWN_MARGIN_S
+        await self._settled(self._instances, set(State) - {State.DRAINING, State.STOPPING}, deadline)
+
+    async def _settled(self, names: Iterable[str], states: Set[State], deadline: float) -> bool:
+        """Whether all these instances get into one of the states in time, with all commands so far taken up."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._events.join()
+                for name in names:
+                    await self._until(name, lambda status: status.state in states)
+        except TimeoutError:
+            return False
+        return True
 
     def _stop_all(self, names: Iterable[str], *, drain: bool) -> None:
         for name in names:
@@ -277,7 +292,7 @@ class Supervisor:
             return None
         if handle is None:
             return None
-        fault = await self._ask(instance.spec)
+        fault = await instance.prober.ask()
         _log.info("%s: found running as generation %d (%s)", handle.name, handle.generation, handle.ident)
         return Adopted(handle, healthy=fault is None, age_s=self._clock.time() - handle.started_at_s)
 
@@ -306,6 +321,18 @@ class Supervisor:
             for other in self._instances.values():
                 if other.spec.depends_on == instance.spec.name:
                     self._handle(other, news)
+
+    def _on_probe(self, name: str, generation: int, fault: str | None) -> None:
+        event = ProbeSucceeded(generation) if fault is None else ProbeFailed(generation, fault)
+        self._post(self._instances[name], event)
+
+    def _plan_probe(self, instance: _Instance) -> None:
+        lifecycle = instance.lifecycle
+        if lifecycle.state not in PROBED or lifecycle.handle is None:
+            instance.prober.stop()
+        else:
+            longest_s = _STARTING_PROBE_INTERVAL_S if lifecycle.state is State.STARTING else math.inf
+            instance.prober.plan(lifecycle.generation, min(self._probe_interval_s, longest_s))
 
     def _publish(self, instance: _Instance) -> None:
         old, now = instance.status, instance.lifecycle
@@ -369,37 +396,6 @@ class Supervisor:
             await instance.runtime.terminate(handle, self._stop_grace_s)
         except (SyshaxError, OSError) as error:
             self._post(instance, TerminateFailed(handle.generation, _text(error)))
-
-    # Probes.
-
-    def _plan_probe(self, instance: _Instance) -> None:
-        if not instance.is_probed:
-            instance.cancel_next_probe()
-            if instance.probing is not None:
-                instance.probing.cancel()
-                instance.probing = None
-        elif instance.next_probe is None and instance.probing is None:
-            starting = instance.lifecycle.state is State.STARTING
-            interval_s = min(_STARTING_PROBE_INTERVAL_S, self._probe_interval_s) if starting else self._probe_interval_s
-            instance.next_probe = self._clock.call_later(interval_s, partial(self._start_probe, instance))
-
-    def _start_probe(self, instance: _Instance) -> None:
-        instance.next_probe = None
-        instance.probing = self._spawn(self._run_probe(instance, instance.lifecycle.generation))
-
-    async def _run_probe(self, instance: _Instance, generation: int) -> None:
-        fault = await self._ask(instance.spec)
-        instance.probing = None
-        self._post(instance, ProbeSucceeded(generation) if fault is None else ProbeFailed(generation, fault))
-
-    async def _ask(self, spec: InstanceSpec) -> str | None:
-        """Returns what is wrong with the instance; None: nothing."""
-        try:
-            async with asyncio.timeout(self._probe_timeout_s):
-                await self._probe(spec)
-        except (SyshaxError, OSError) as error:
-            return _text(error)
-        return None
 
 
 def _text(error: Exception) -> str:
