@@ -1,0 +1,195 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from syshaxd import __version__, configfile
+from syshaxd.cli.syshax import main
+from syshaxd.core.config import Config, describe
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "etc" / "config.yaml"
+    monkeypatch.setenv("SYSHAX_CONFIG", str(path))
+    return path
+
+
+def syshax(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words), catch_exceptions=False)
+
+
+def done(*words: str) -> str:
+    result = syshax(*words)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(*words: str) -> str:
+    result = syshax(*words)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    return result.stderr
+
+
+def test_the_basic_configuration_of_the_readme(path: Path) -> None:
+    done("init")
+    done("config", "services.gpu.port", "8001")
+    done("config", "services.cpu.port", "8002")
+    done("config", "services.conductor.port", "8010")
+    done("config", "models.default", "ds-32b")
+    config = configfile.load(path)
+    services = config.services
+    assert (services.gpu.port, services.cpu.port, services.conductor.port) == (8001, 8002, 8010)
+    assert config.models.default == "ds-32b"
+    assert done("check-config") == f"{path} is good. Instances: gpu, cpu.\n"
+
+
+def test_init_does_not_overwrite(path: Path) -> None:
+    assert str(path) in done("init")
+    done("config", "models.default", "mine")
+    assert refused("init") == f"Error: {path} exists already; --force replaces it\n"
+    assert configfile.load(path).models.default == "mine"
+    done("init", "--force")
+    assert configfile.load(path) == Config()
+
+
+def test_another_file(path: Path, tmp_path: Path) -> None:
+    other = str(tmp_path / "other.yaml")
+    done("init", "--config", other)
+    done("config", "--config", other, "models.default", "x")
+    assert done("config", "models.default", "--config", other) == "x\n"
+    assert not path.exists()
+
+
+def test_one_value(path: Path) -> None:
+    done("init")
+    assert done("config", "services.gpu.port") == "8001\n"
+    result = syshax("config", "services.gpu.max_num_seqs")
+    assert result.stdout == "256\n"
+    assert result.stderr == f"services.gpu.max_num_seqs is not set in {path}; that is the default\n"
+    result = syshax("config", "services.gpu.cores")
+    assert (result.stdout, result.stderr) == ("\n", f"services.gpu.cores is not set in {path}\n")
+
+
+def test_what_is_set(path: Path) -> None:
+    done("init")
+    done("config", "services.cpu.args.x", "[1, 2]", "services.cpu.args.flag", "true")
+    lines = done("config").splitlines()
+    assert "services.gpu.port 8001" in lines
+    assert "services.cpu.args.x [1, 2]" in lines
+    assert "services.cpu.args.flag true" in lines
+    path.write_text("services:\n")
+    result = syshax("config")
+    assert (result.stdout, result.stderr) == ("", f"{path} sets nothing: every key has its default\n")
+
+
+def test_secrets_are_shown_only_when_asked_for(path: Path) -> None:
+    done("init")
+    assert "s3cret" not in done("config", "services.cpu.env.HF_TOKEN", "s3cret")
+    assert "services.cpu.env.HF_TOKEN (hidden)\n" in done("config")
+    assert done("config", "services.cpu.env.HF_TOKEN") == "s3cret\n"
+
+
+def test_a_key_goes_back_to_its_default(path: Path) -> None:
+    done("init")
+    assert done("config", "monitor.interval", "3") == "monitor.interval is set\n"
+    assert done("config", "--unset", "monitor.interval") == "monitor.interval has its default\n"
+    assert configfile.load(path).monitor.interval == 1.0
+
+
+def test_all_that_is_wrong_is_said_and_nothing_done(path: Path) -> None:
+    done("init")
+    before = path.read_text()
+    message = refused("config", "services.gpu.prot", "1", "services.gpu.port", "abc", "services.cpu.device", "npu")
+    assert message == (
+        f"Error: {path}:\n"
+        "  services.gpu.prot: no such key; did you mean services.gpu.port?\n"
+        '  services.gpu.port: must be a whole number from 1 to 65535, not "abc"\n'
+        '  services.cpu.device: must be cuda or cpu, not "npu"\n'
+    )
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "words", [("config", "gpu.port"), ("config", "gpu.port", "1"), ("config", "--unset", "gpu.port")]
+)
+def test_the_nearest_key_is_named(path: Path, words: tuple[str, ...]) -> None:
+    done("init")
+    assert "gpu.port: no such key; did you mean services.gpu.port?" in refused(*words)
+
+
+@pytest.mark.parametrize(
+    "words", [("config",), ("config", "models.default"), ("config", "models.default", "x"), ("check-config",)]
+)
+def test_without_a_file(path: Path, words: tuple[str, ...]) -> None:
+    assert refused(*words) == f"Error: {path}:\n  there is no such file; `syshax init --config {path}` makes one\n"
+
+
+def test_check_config_names_every_fault(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("services:\n  gpu:\n    port: 0\n    nonsense: 1\n")
+    message = refused("check-config")
+    assert "services.gpu.port: must be" in message
+    assert "services.gpu.nonsense: no such key" in message
+
+
+def test_check_config_knows_what_the_launch_refuses(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("services:\n  cpu:\n    args: {port: 3}\n")
+    assert "services.cpu.args.port" in refused("check-config")
+
+
+@pytest.mark.parametrize(
+    "words", [("config", "a", "b", "c"), ("config", "a", "--unset", "b"), ("config", "--what"), ("fly",)]
+)
+def test_wrong_usage(path: Path, words: tuple[str, ...]) -> None:
+    assert syshax(*words).exit_code == 2
+
+
+def test_help_lists_every_key(path: Path) -> None:
+    text = " ".join(done("config", "--help").split())
+    for key in describe():
+        default = f"; default: {key.default}" if key.default else ""
+        assert " ".join(f"{key.name} {key.meaning} [{key.allowed}{default}]".split()) in text
+
+
+@pytest.mark.parametrize("command", ["init", "config", "check-config", "run"])
+def test_every_command_has_examples(command: str) -> None:
+    assert f"Examples:\n    syshax {command}" in done(command, "--help")
+
+
+def test_version() -> None:
+    assert done("--version") == f"syshax, version {__version__}\n"
+
+
+# The program itself.
+
+
+def program(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([BIN / "syshax", *words], capture_output=True, text=True, check=False, env=os.environ)
+
+
+def test_the_programs_exit_codes(path: Path) -> None:
+    assert program("init").returncode == 0
+    assert program("init").returncode == 1
+    assert program("what").returncode == 2
+
+
+def test_run_is_the_daemon(path: Path) -> None:
+    result = program("run", "--log-level", "loud")
+    assert result.returncode == 2
+    assert "Usage: syshaxd" in result.stderr
+    done("init")
+    assert program("run", "--check-config").returncode == 0
+    path.write_text("x: 1\n")
+    result = program("run")
+    assert result.returncode == 1
+    assert f"{path}:\nx: no such key" in result.stderr
