@@ -39,7 +39,7 @@ def _ask(number: int, tokens: int) -> dict[str, object]:
 def test_kill_of_an_instance_under_load(daemon: Daemon, killed: str) -> None:
     daemon.wait_ready()
     other = {"gpu": "cpu", "cpu": "gpu"}[killed]
-    generation = daemon.status()[killed]["generation"]
+    generation = daemon.status()[killed]["launches"]
     victim = daemon.pid(killed)
     killing = asyncio.Event()
 
@@ -86,7 +86,7 @@ def test_kill_of_an_instance_under_load(daemon: Daemon, killed: str) -> None:
     for seen in streams:
         for event in seen.events:
             assert event == "[DONE]" or json.loads(event)
-    until(lambda: daemon.status()[killed]["generation"] > generation, 30, f"{killed} is launched again")
+    until(lambda: daemon.status()[killed]["launches"] > generation, 30, f"{killed} is launched again")
     daemon.wait_ready()
 
     async def again() -> str:

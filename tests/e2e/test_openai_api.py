@@ -192,7 +192,7 @@ def test_status_names_both_instances(daemon: Daemon) -> None:
     assert set(status) == {"gpu", "cpu"}
     for instance in status.values():
         assert instance["state"] == "READY"
-        assert instance["model"] == MODEL
+        assert instance["served_model"] == MODEL
         assert "CPU" in instance["device"]
     table = daemon.syshaxctl("status")
     assert table.returncode == 0

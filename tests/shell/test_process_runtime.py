@@ -217,6 +217,20 @@ class TestEnd:
         os.close(fd)
         await asyncio.to_thread(path.unlink)  # it is still there
 
+    async def test_semaphores_of_a_killed_one_are_removed_by_its_resource_tracker(
+        self, runtime: ProcessRuntime, harness: ProcessHarness
+    ) -> None:
+        code = (
+            "import multiprocessing, signal; semaphore = multiprocessing.get_context('spawn').Semaphore();"
+            "print('semaphore', semaphore._semlock.name); print('ready', flush=True); signal.pause()"
+        )
+        handle = await runtime.launch(python(code), 1)
+        path = Path("/dev/shm/sem." + (await said(harness, handle, "semaphore")).removeprefix("/"))
+        assert await asyncio.to_thread(path.exists)
+        os.kill(int(handle.ident), signal.SIGKILL)
+        await runtime.wait(handle)
+        assert not await asyncio.to_thread(path.exists)
+
 
 async def said(harness: ProcessHarness, handle: Handle, what: str) -> str:
     """What follows `what` in the server's output."""

@@ -29,6 +29,8 @@ _LOG_MAX_BYTES = 16 * 1024 * 1024
 _CHECK_INTERVAL_S = 10.0
 # The time in which the kernel ends what got SIGKILL. A process inside a device driver may take longer.
 _KILL_TIMEOUT_S = 10.0
+# Python's resource trackers remove semaphores of the dead, which nothing else can name; then they end by themselves.
+_TRACKER_TIMEOUT_S = 2.0
 # For an instance of an earlier daemon that doesn't fit any more.
 _MISFIT_GRACE_S = 15.0
 
@@ -216,6 +218,11 @@ class ProcessRuntime:
             known = left
             shared_memory |= await asyncio.to_thread(shm.used_by, left)
             if await _have_ended(left, kill_at_s - loop.time()):
+                continue
+            trackers = {process for process in left if procfs.is_resource_tracker(process)}
+            if left != trackers and trackers:
+                await asyncio.to_thread(_kill, left - trackers)
+                await _have_ended(left, _TRACKER_TIMEOUT_S)
                 continue
             await asyncio.to_thread(_kill, left)
             if not await _have_ended(left, _KILL_TIMEOUT_S):

@@ -87,6 +87,14 @@ def send(process: Process, signal: Signals) -> None:
         os.close(fd)
 
 
+def is_resource_tracker(process: Process) -> bool:
+    """Whether it is the helper process of Python's multiprocessing that clears up after the others."""
+    try:
+        return b"multiprocessing.resource_tracker" in (PROC / str(process.pid) / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def open_files(pid: int) -> Iterator[str]:
     """What a process has open: paths, and names such as `socket:[4711]`. Nothing if it belongs to somebody else."""
     with suppress(OSError):
