@@ -9,7 +9,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -119,7 +119,7 @@ class ProcessRuntime:
         if await _is_done(running.watch, grace_s):
             return
         running.family = await asyncio.to_thread(procfs.family, leader, running.family)
-        await asyncio.to_thread(_kill, running.family)
+        await asyncio.to_thread(_kill, running.family, spare=procfs.is_resource_tracker)
         if not await _is_done(running.watch, _KILL_TIMEOUT_S):
             left = await asyncio.to_thread(procfs.family, leader, running.family)
             raise SyshaxError(f"SIGKILL did not end {_pids(left)}; look with `ps -o pid,stat,wchan,args`")
@@ -219,10 +219,8 @@ class ProcessRuntime:
             shared_memory |= await asyncio.to_thread(shm.used_by, left)
             if await _have_ended(left, kill_at_s - loop.time()):
                 continue
-            trackers = {process for process in left if procfs.is_resource_tracker(process)}
-            if left != trackers and trackers:
-                await asyncio.to_thread(_kill, left - trackers)
-                await _have_ended(left, _TRACKER_TIMEOUT_S)
+            await asyncio.to_thread(_kill, left, spare=procfs.is_resource_tracker)
+            if await _have_ended(left, _TRACKER_TIMEOUT_S):
                 continue
             await asyncio.to_thread(_kill, left)
             if not await _have_ended(left, _KILL_TIMEOUT_S):
@@ -252,9 +250,10 @@ def _reap(pid: int) -> ExitStatus:
     return ExitStatus(signal=-code) if code < 0 else ExitStatus(code=code)
 
 
-def _kill(processes: Iterable[Process]) -> None:
+def _kill(processes: Iterable[Process], *, spare: Callable[[Process], bool] = lambda _: False) -> None:
     for process in processes:
-        procfs.send(process, signal.SIGKILL)
+        if not spare(process):
+            procfs.send(process, signal.SIGKILL)
 
 
 def _pids(processes: Iterable[Process]) -> str:
