@@ -1,11 +1,11 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 import pytest
+
+from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from tests.fakes.runtime import FakeHost, FakeRuntime
 from tests.fakes.specs import make_spec
 from tests.shell.runtime_contract import RuntimeContract
-
-from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 
 
 class FakeHarness:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from syshaxd.core.errors import SyshaxError
 from syshaxd.runtime.process.logfile import LogFile
 
 
@@ -106,3 +107,9 @@ async def test_tail_reaches_back_over_long_lines(path: Path, write: Callable[[st
 async def test_progress_bars_and_rubbish(log: LogFile, path: Path) -> None:
     await asyncio.to_thread(path.write_bytes, b"0%\r50%\r100%\r\n\xff\xfe\n\n")
     assert await everything(log) == ["100%", "\ufffd\ufffd", ""]
+
+
+async def test_following_without_a_folder_says_what_is_missing(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "nowhere" / "gpu.log", max_bytes=100)
+    with pytest.raises(SyshaxError, match=f"cannot watch {tmp_path}/nowhere: No such file"):
+        await anext(log.lines(tail=None, follow=True))

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from syshaxd.core.errors import SyshaxError
+
 _IN_MODIFY = 0x2
 _IN_CREATE = 0x100
 _EVENTS_BYTES = 64 * 1024
@@ -21,12 +23,12 @@ class FolderWatch:
         """Begins to watch.
 
         Raises:
-            OSError: The folder is not there, or the user's limit of watches (fs.inotify.max_user_instances) is reached.
+            SyshaxError: The folder is not there, or the user has too many watches already.
         """
         libc = ctypes.CDLL(None, use_errno=True)
         self._fd: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
-            raise _error("no further inotify watch; raise fs.inotify.max_user_instances")
+            raise _error("no more files can be watched; raise fs.inotify.max_user_instances")
         if libc.inotify_add_watch(self._fd, os.fsencode(folder), _IN_MODIFY | _IN_CREATE) < 0:
             error = _error(f"cannot watch {folder}")
             os.close(self._fd)
@@ -53,6 +55,5 @@ class FolderWatch:
         self._changed.set()
 
 
-def _error(text: str) -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, f"{text}: {os.strerror(number)}")
+def _error(text: str) -> SyshaxError:
+    return SyshaxError(f"{text}: {os.strerror(ctypes.get_errno())}")
