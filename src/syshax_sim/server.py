@@ -203,7 +203,7 @@ class SimInstance:
             "root": self.model,
             "parent": None,
             "max_model_len": self.engine.profile.max_model_len,
-            "permission": [],
+            "permission": [],  # vLLM has one object here, which allows everything
         }
         return _json({"object": "list", "data": [card]})
 

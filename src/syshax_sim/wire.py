@@ -32,9 +32,10 @@ def malformed(problem: str, param: str) -> ApiError:
     return ApiError(400, f"1 validation error:\n  {problem}", kind="Bad Request", param=param)
 
 
-def _refused(problem: str, param: str, value: int) -> ApiError:
-    """The body is well-formed, and asks for something impossible."""
-    return ApiError(400, f"{problem} (parameter={param}, value={value})", kind="BadRequestError", param=param)
+def _refused(problem: str, param: str, value: int | None = None) -> ApiError:
+    """The body fits the schema, and asks for something impossible."""
+    which = f"parameter={param}" if value is None else f"parameter={param}, value={value}"
+    return ApiError(400, f"{problem} ({which})", kind="BadRequestError", param=param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile) -> Ask:
     stream = bool(body.get("stream"))
     options = body.get("stream_options") or {}
     if options and not stream:
-        raise malformed("Stream options can only be defined when `stream=True`.", "stream_options")
+        raise _refused("Stream options can only be defined when `stream=True`.", "stream_options")
     include_usage = bool(options.get("include_usage", bool(options)))
     choices = [choice for prompt in prompts for choice in _choices(body, prompt, chat, profile)]
     return Ask(
@@ -138,7 +139,7 @@ def messages_of(body: dict[str, Any]) -> list[dict[str, Any]]:
 def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
     prompt = body.get("prompt")
     if not prompt:
-        raise malformed("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+        raise _refused("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
     if isinstance(prompt, list) and not all(isinstance(item, int) for item in prompt):
         return tuple(_prompt(item) for item in prompt)
     return (_prompt(prompt),)
