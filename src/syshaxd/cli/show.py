@@ -54,7 +54,7 @@ def status_table(status: EngineStatus, *, width: int, now_s: float, monotonic_s:
     columns = [column for column in _COLUMNS if width >= column.from_width]
     for column in columns:
         name = column.name if width >= _WIDE else column.short_name or column.name
-        table.add_column(name, justify=column.justify, no_wrap=not column.wraps, overflow="ellipsis")
+        table.add_column(name, justify=column.justify, no_wrap=not column.wraps, overflow=column.overflow)
     for instance in status.instances:
         table.add_row(*(column.cell(view, instance) for column in columns))
     return Group(*_header(status, now_s), Text(), table, *_notes(view), *_gpus(status))
@@ -85,6 +85,10 @@ class _Column:
     justify: Literal["left", "right"] = "left"
     wraps: bool = False
     """Takes several lines where the terminal is narrow."""
+
+    @property
+    def overflow(self) -> Literal["fold", "ellipsis"]:
+        return "fold" if self.wraps else "ellipsis"
 
 
 def _of_load(text: Callable[[InstanceLoad], str]) -> Callable[[_View, InstanceStatus], str]:

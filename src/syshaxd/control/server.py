@@ -48,8 +48,7 @@ class ControlServer:
     async def stop(self) -> None:
         """Ends all calls and removes the socket. May be called at any time."""
         if self._server is not None:
-            await self._server.stop(None)
-            self._server = None
+            await self._server.stop(None)  # and kept: while its last object goes, gRPC blocks the event loop
         if self._claim is not None:
             await asyncio.to_thread(self._path.unlink, missing_ok=True)
             os.close(self._claim)

@@ -1,0 +1,290 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+import asyncio
+import io
+import json
+import os
+import pty
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from syshaxd import __version__
+from syshaxd.cli import show
+from syshaxd.cli.syshaxctl import main
+from syshaxd.control import ControlServer
+from syshaxd.core.types import Device, Role, Snapshot, State
+from tests.fakes.engine import FakeEngine, spec
+
+PROGRAM = Path(sys.executable).with_name("syshaxctl")
+IN_TIME_S = 20.0
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+async def socket(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[Path]:
+    server = ControlServer(engine, tmp_path / "run" / "admin.sock")
+    await server.start()
+    yield tmp_path / "run" / "admin.sock"
+    await server.stop()
+
+
+def environment(socket: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "FORCE_COLOR", "NO_COLOR"}}
+    return kept | {"SYSHAX_SOCKET": str(socket), "TERM": "xterm"}
+
+
+async def syshaxctl(socket: Path, *words: str) -> Outcome:
+    async with asyncio.timeout(IN_TIME_S):
+        program = await asyncio.create_subprocess_exec(
+            PROGRAM,
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(socket),
+        )
+        out, err = await program.communicate()
+    assert program.returncode is not None
+    return Outcome(program.returncode, out.decode(), err.decode())
+
+
+def table(engine: FakeEngine, width: int, *, colours: bool = False) -> str:
+    """What `status` prints on a terminal of that width."""
+    status = engine.status()
+    text = io.StringIO()
+    console = Console(file=text, width=width, highlight=False, color_system="standard" if colours else None)
+    times = {"now_s": status.started_at_s + 8005, "monotonic_s": status.snapshot.taken_at_s + 0.25}
+    console.print(show.status_table(status, width=width, **times))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+# The table.
+
+
+def test_the_table_on_a_wide_terminal(engine: FakeEngine) -> None:
+    assert table(engine, 140) == (
+        """\
+sysHAX 9.8.7 at http://127.0.0.1:8010, up 2h13m, 3 requests queued
+host: 13% of 160 CPUs, 21.0 of 512.0 GiB memory, 1.0 of 64.0 GiB /dev/shm
+
+INSTANCE  ROLE  STATE    FOR  DEVICE                     MODEL   RUNNING  WAITING  IN FLIGHT   KV  LAUNCHES
+gpu       gpu   READY  2h13m  NVIDIA A100-SXM4-80GB 0-1  ds-32b       12        3         15  43%         1
+cpu       cpu   READY  2h13m  CPU 0-39                   ds-32b        2        0          2   2%         1
+
+cpu: its load was read 40s ago: connection refused
+GPUs: GPU 2 is lost
+
+GPU 0 NVIDIA A100-SXM4-80GB: 97% busy, 70.0 of 80.0 GiB memory, 312 W, 61 °C
+GPU 1 NVIDIA A100-SXM4-80GB: 0.0 of 80.0 GiB memory"""
+    )
+
+
+def test_the_table_on_an_ordinary_terminal(engine: FakeEngine) -> None:
+    engine.become("cpu", State.BACKOFF, reason="exited with code 1; next attempt (3 of 8) in 4 s [it says]")
+    engine.snapshot = Snapshot()
+    text = table(engine, 80)
+    assert "cpu: exited with code 1; next attempt (3 of 8) in 4 s [it says]" in text
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[3].split() == ["INSTANCE", "STATE", "FOR", "DEVICE", "RUN", "WAIT", "FLIGHT", "KV"]
+    assert lines[4].split() == ["gpu", "READY", "2h13m", "GPU", "-", "-", "15", "-"]
+    assert lines[5].split() == ["cpu", "BACKOFF", "0s", "CPU", "0-39", "-", "-", "2", "-"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 119, 120])
+def test_the_table_stays_within_its_terminal(engine: FakeEngine, width: int) -> None:
+    text = table(engine, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+
+
+def test_an_instance_in_the_other_role(engine: FakeEngine) -> None:
+    engine.statuses[Role.GPU] = replace(engine.statuses[Role.GPU], spec=spec(Role.GPU, device=Device.CPU, cores=(0,)))
+    assert "CPU 0, as gpu" in table(engine, 80)
+
+
+def test_states_have_colours_only_on_a_terminal(engine: FakeEngine) -> None:
+    assert "\x1b[32mREADY" in table(engine, 80, colours=True)
+    assert "\x1b" not in table(engine, 80)
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "text"),
+    [(-1, "0s"), (59.9, "59s"), (60, "1m00s"), (3599, "59m59s"), (3600, "1h00m"), (86399, "23h59m"), (86400, "1d00h")],
+)
+def test_durations(duration_s: float, text: str) -> None:
+    assert show.duration_text(duration_s) == text
+
+
+# The commands, on a real socket.
+
+
+async def test_status(socket: Path) -> None:
+    outcome = await syshaxctl(socket, "status")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "NVIDIA A100-SXM4-80GB 0-1  ds-32b" in outcome.out
+    assert "\x1b" not in outcome.out
+
+
+async def test_status_as_json(socket: Path) -> None:
+    outcome = await syshaxctl(socket, "status", "-o", "json")
+    assert outcome.code == 0
+    status = json.loads(outcome.out)
+    assert list(status) == ["version", "endpoint", "started_at_s", "queued", "instances", "host", "gpus", "gpu_error"]
+    gpu, cpu = status["instances"]
+    assert list(gpu) == [
+        *("name", "role", "device", "device_text", "runtime", "model", "served_model", "address", "cores"),
+        *("depends_on", "max_num_seqs", "state", "wanted", "reason", "since_s", "launches", "failed_attempts"),
+        *("ident", "launched_at_s", "inflight", "load"),
+    ]
+    assert (gpu["state"], gpu["ident"], gpu["inflight"], gpu["load"]["running"]) == ("READY", "4242", 15, 12)
+    assert (cpu["cores"], cpu["load"]["error"]) == ("0-39", "connection refused")
+    assert status["gpus"][1]["busy_ratio"] is None
+    assert "secret" not in outcome.out
+
+
+async def test_restart_waits(socket: Path, engine: FakeEngine) -> None:
+    def react(command: str, name: str) -> None:
+        engine.become(name, State.STARTING, generation=2)
+        engine.become(name, State.READY)
+
+    engine.react = react
+    outcome = await syshaxctl(socket, "restart", "cpu")
+    assert outcome == Outcome(0, "cpu is READY\n", "")
+    assert engine.commands == [("restart", "cpu", True)]
+
+
+async def test_stop_at_once(socket: Path, engine: FakeEngine) -> None:
+    engine.react = lambda command, name: engine.become(name, State.STOPPED, wanted=False)
+    assert await syshaxctl(socket, "stop", "gpu", "--now") == Outcome(0, "gpu is STOPPED\n", "")
+    assert engine.commands == [("stop", "gpu", False)]
+
+
+async def test_a_command_that_is_not_waited_for(socket: Path) -> None:
+    outcome = await syshaxctl(socket, "start", "gpu", "--no-wait")
+    assert outcome == Outcome(0, "gpu: accepted; it is READY now\n", "")
+
+
+async def test_a_start_that_fails(socket: Path, engine: FakeEngine) -> None:
+    engine.react = lambda command, name: engine.become(name, State.FAILED, reason="no such model")
+    engine.become("cpu", State.STOPPED, wanted=False)
+    assert await syshaxctl(socket, "start", "cpu") == Outcome(1, "", "Error: cpu failed: no such model\n")
+
+
+async def test_a_time_limit(socket: Path, engine: FakeEngine) -> None:
+    engine.react = lambda command, name: engine.become(name, State.DRAINING, wanted=False)
+    outcome = await syshaxctl(socket, "stop", "cpu", "--timeout", "0.3")
+    assert outcome.code == 1
+    assert outcome.err == ("Error: cpu is still DRAINING after 0.3 s; the command goes on, see `syshaxctl status`\n")
+    assert engine.commands == [("stop", "cpu", True)]
+
+
+@pytest.mark.parametrize("words", [("logs", "tpu"), ("start", "tpu"), ("stop", "tpu"), ("restart", "tpu", "--no-wait")])
+async def test_an_unknown_instance(socket: Path, words: tuple[str, ...]) -> None:
+    outcome = await syshaxctl(socket, *words)
+    assert outcome == Outcome(1, "", "Error: no instance 'tpu'; there are gpu, cpu\n")
+
+
+async def test_logs(socket: Path, engine: FakeEngine) -> None:
+    engine.lines = [str(number) for number in range(150)]
+    assert (await syshaxctl(socket, "logs", "gpu", "-n", "2")).out == "148\n149\n"
+    assert len((await syshaxctl(socket, "logs", "gpu")).out.splitlines()) == 100
+    assert len((await syshaxctl(socket, "logs", "gpu", "--all")).out.splitlines()) == 150
+
+
+async def test_following_logs_ends_quietly_with_ctrl_c(socket: Path, engine: FakeEngine) -> None:
+    async with asyncio.timeout(IN_TIME_S):
+        program = await asyncio.create_subprocess_exec(
+            PROGRAM,
+            *("logs", "-f", "gpu", "-n", "1"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(socket),
+        )
+        assert program.stdout is not None
+        assert await program.stdout.readline() == b"INFO ready\n"
+        engine.more_lines.put_nowait("and more")
+        assert await program.stdout.readline() == b"and more\n"
+        program.send_signal(signal.SIGINT)
+        assert await program.communicate() == (b"", b"")
+    assert program.returncode == 130
+
+
+async def test_the_states_are_shown_to_who_looks(socket: Path, engine: FakeEngine) -> None:
+    def react(command: str, name: str) -> None:
+        engine.become(name, State.DRAINING, wanted=False, reason="stop requested")
+        engine.become(name, State.DRAINING, wanted=True)
+        engine.become(name, State.STARTING, generation=2, reason="")
+        engine.become(name, State.READY)
+
+    engine.react = react
+    terminal, program_end = pty.openpty()
+    try:
+        async with asyncio.timeout(IN_TIME_S):
+            program = await asyncio.create_subprocess_exec(
+                PROGRAM,
+                *("restart", "cpu"),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=program_end,
+                env=environment(socket),
+            )
+            assert await program.communicate() == (b"cpu is READY\n", None)
+        os.set_blocking(terminal, False)
+        text = os.read(terminal, 100_000).decode()
+    finally:
+        os.close(terminal)
+        os.close(program_end)
+    assert program.returncode == 0
+    assert text.count("DRAINING\x1b[0m  stop requested") == 1
+    assert text.index("DRAINING") < text.index("STARTING") < text.rindex("READY")
+
+
+# Without a daemon.
+
+
+async def test_no_daemon(tmp_path: Path) -> None:
+    socket = tmp_path / "admin.sock"
+    for words in (("status",), ("logs", "gpu"), ("start", "gpu"), ("stop", "gpu", "--no-wait")):
+        outcome = await syshaxctl(socket, *words)
+        assert outcome.code == 3
+        assert outcome.out == ""
+        assert outcome.err.startswith(f"Error: no syshaxd answers on {socket}\n")
+        for way in ("systemctl start syshaxd", "syshax run", "make run", "--socket"):
+            assert way in outcome.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("what",), ("start",), ("status", "-o", "xml"), ("logs", "gpu", "-n", "-1"), ("stop", "gpu", "--timeout", "0")],
+)
+def test_wrong_usage(words: tuple[str, ...]) -> None:
+    assert CliRunner().invoke(main, list(words)).exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "start", "stop", "restart"])
+def test_every_command_has_examples(command: str) -> None:
+    result = CliRunner().invoke(main, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"Examples:\n    syshaxctl {command}" in result.output
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(main, ["--version"]).output == f"syshaxctl, version {__version__}\n"
