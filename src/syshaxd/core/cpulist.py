@@ -37,3 +37,19 @@ def format_cpulist(cpus: Iterable[int]) -> str:
         else:
             parts.append([cpu, cpu])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+
+
+def format_stepped(cpus: Iterable[int]) -> str:
+    """Returns a list that uses `start-end:step` where that is shorter, such as `0-38:2` for CPUs numbered in turns."""
+    parts: list[str] = []
+    rest = sorted(set(cpus))
+    while rest:
+        step = rest[1] - rest[0] if len(rest) > 1 else 1
+        length = 1
+        while length < len(rest) and rest[length] - rest[length - 1] == step:
+            length += 1
+        if step > 1 and length < 3:
+            length = 1  # two CPUs are no pattern
+        run, rest = rest[:length], rest[length:]
+        parts.append(format_cpulist(run) if step == 1 or length == 1 else f"{run[0]}-{run[-1]}:{step}")
+    return ",".join(parts)

@@ -98,3 +98,15 @@ class LaunchFailedError(SyshaxError):
     def __init__(self, message: str, *, permanent: bool) -> None:
         super().__init__(message)
         self.permanent = permanent
+
+
+class TopologyError(SyshaxError):
+    """The host's CPUs and memory, or a text that describes them, can't be read or contradict themselves."""
+
+
+class NoBindingError(SyshaxError):
+    """No valid binding to CPUs exists for what was asked."""
+
+
+class ProcessGoneError(SyshaxError):
+    """The process that was to be looked at has ended."""

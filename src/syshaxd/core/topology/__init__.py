@@ -1,0 +1,46 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""NUMA: what a host is made of, which binding to its CPUs is right, and whether a running instance keeps to it.
+
+Needs nothing but Python itself, so that it also runs where only Python is installed.
+"""
+
+from syshaxd.core.topology.binding import Binding, Dialect, Settings, Surroundings, dialect_of
+from syshaxd.core.topology.check import Fault, Rule, check_binding
+from syshaxd.core.topology.draw import draw_topology
+from syshaxd.core.topology.model import Accelerator, AcceleratorKind, Node, NumaTopology
+from syshaxd.core.topology.plan import plan_binding, plan_nearest, reserve_cores
+from syshaxd.core.topology.reading import binding_of, read_settings
+from syshaxd.core.topology.text import parse_lscpu, parse_numactl, parse_topology
+from syshaxd.core.topology.verify import Drift, DriftKind, Memory, Placement, Thread, Verification, verify_binding
+
+__all__ = [
+    "Accelerator",
+    "AcceleratorKind",
+    "Binding",
+    "Dialect",
+    "Drift",
+    "DriftKind",
+    "Fault",
+    "Memory",
+    "Node",
+    "NumaTopology",
+    "Placement",
+    "Rule",
+    "Settings",
+    "Surroundings",
+    "Thread",
+    "Verification",
+    "binding_of",
+    "check_binding",
+    "dialect_of",
+    "draw_topology",
+    "parse_lscpu",
+    "parse_numactl",
+    "parse_topology",
+    "plan_binding",
+    "plan_nearest",
+    "read_settings",
+    "reserve_cores",
+    "verify_binding",
+]

@@ -1,0 +1,146 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""A topology from the text of `lscpu`, of `numactl -H`, or of both: for hosts that are not at hand."""
+
+import re
+from dataclasses import replace
+
+from syshaxd.core.cpulist import format_cpulist, parse_cpulist
+from syshaxd.core.errors import TopologyError
+from syshaxd.core.topology.model import Node, NumaTopology
+
+_LSCPU_FIELD = re.compile(r"^\s*([A-Za-z][^:\n]*?)\s*:[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+_LSCPU_NODE = re.compile(r"NUMA node(\d+) CPU\(s\)")
+_NUMACTL_HEAD = re.compile(r"^available: (\d+) nodes", re.MULTILINE)
+_NUMACTL_CPUS = re.compile(r"^node (\d+) cpus:([ \d]*)$", re.MULTILINE)
+_NUMACTL_SIZE = re.compile(r"^node (\d+) size: (\d+) MB$", re.MULTILINE)
+_NUMACTL_ROW = re.compile(r"^ *(\d+): +([ \d]+)$", re.MULTILINE)
+_MIB = 2**20
+
+Groups = tuple[tuple[int, ...], ...]
+
+
+def parse_topology(text: str) -> NumaTopology:
+    """Returns the topology that the output of `lscpu`, of `numactl -H`, or of both one after the other, describes.
+
+    numactl tells distances and memory, lscpu tells cores and sockets; with both, only clusters and accelerators miss.
+
+    Raises:
+        TopologyError: It is neither, something is missing, or the two contradict each other.
+    """
+    has_numactl = _NUMACTL_HEAD.search(text) is not None
+    if "On-line CPU(s) list" not in text:
+        if not has_numactl:
+            raise TopologyError("this is the output of neither `LC_ALL=C lscpu` nor `numactl -H`")
+        return parse_numactl(text)
+    topology = parse_lscpu(text)
+    if not has_numactl:
+        return topology
+    numactl = parse_numactl(text)
+    if [(node.id, node.cpus) for node in numactl.nodes] != [(node.id, node.cpus) for node in topology.nodes]:
+        raise TopologyError("lscpu and numactl disagree about the nodes' CPUs: are they of the same host and moment?")
+    return replace(topology, nodes=numactl.nodes)
+
+
+def parse_lscpu(text: str) -> NumaTopology:
+    """Returns the topology that `LC_ALL=C lscpu` printed. Memory and distances are not in it.
+
+    Raises:
+        TopologyError: A field is missing or makes no sense, or the cores can't be told from it.
+    """
+    fields = dict(_LSCPU_FIELD.findall(text))
+    online = _cpus(fields, "On-line CPU(s) list")
+    nodes = {
+        int(match[1]): _cpus(fields, key, may_be_empty=True) for key in fields if (match := _LSCPU_NODE.fullmatch(key))
+    } or {0: online}  # a kernel without NUMA
+    if len(nodes) != (count := _number(fields, "NUMA node(s)", default=1)):
+        raise TopologyError(f"lscpu counts {count} NUMA nodes, but lists {len(nodes)}")
+    if stray := set(online) ^ {cpu for cpus in nodes.values() for cpu in cpus}:
+        raise TopologyError(f"lscpu's nodes and its online CPUs disagree about CPUs {format_cpulist(stray)}")
+    threads = _number(fields, "Thread(s) per core", default=1)
+    offline = _cpus(fields, "Off-line CPU(s) list", may_be_empty=True) if "Off-line CPU(s) list" in fields else ()
+    return NumaTopology(
+        nodes=tuple(Node(id=node, cpus=nodes[node]) for node in sorted(nodes)),
+        cores=tuple(core for node in sorted(nodes) for core in _cores(nodes[node], threads)),
+        sockets=_sockets([nodes[node] for node in sorted(nodes)], _number(fields, "Socket(s)", default=1)),
+        offline=offline,
+    )
+
+
+def _number(fields: dict[str, str], key: str, *, default: int) -> int:
+    """A count of lscpu's; `-` and a missing field are how it says that it does not know."""
+    value = fields.get(key, "-")
+    if value == "-":
+        return default
+    if not value.isdecimal() or int(value) < 1:
+        raise TopologyError(f"lscpu's {key!r} is {value!r}, not a count")
+    return int(value)
+
+
+def _cpus(fields: dict[str, str], key: str, *, may_be_empty: bool = False) -> tuple[int, ...]:
+    if key not in fields:
+        raise TopologyError(f"lscpu's {key!r} is missing; print it with LC_ALL=C")
+    if may_be_empty and not fields[key]:
+        return ()
+    try:
+        return parse_cpulist(fields[key])
+    except ValueError as error:
+        raise TopologyError(f"lscpu's {key!r}: {error}") from None
+
+
+def _cores(cpus: tuple[int, ...], threads: int) -> Groups:
+    """Cores of one node. lscpu gives no list of siblings, but kernels number them in two ways.
+
+    Either all first threads come before all second ones (`0-59,120-179`: 0 and 120 are a core), or siblings follow each
+    other (`0-7`: 0 and 1 are).
+    """
+    if threads == 1:
+        return tuple((cpu,) for cpu in cpus)
+    runs = [parse_cpulist(run) for run in format_cpulist(cpus).split(",")] if cpus else []
+    if len(runs) == threads and len({len(run) for run in runs}) == 1:
+        return tuple(zip(*runs, strict=True))
+    if all(len(run) % threads == 0 for run in runs):
+        return tuple(run[i : i + threads] for run in runs for i in range(0, len(run), threads))
+    raise TopologyError(
+        f"lscpu does not tell which of the CPUs {format_cpulist(cpus)} share a core ({threads} threads per core): "
+        "read the topology on the host itself"
+    )
+
+
+def _sockets(nodes: list[tuple[int, ...]], sockets: int) -> Groups:
+    """CPUs by socket, if nodes and sockets divide evenly; else nothing is known."""
+    with_cpus = [cpus for cpus in nodes if cpus]
+    if len(with_cpus) % sockets:
+        return ()
+    share = len(with_cpus) // sockets
+    return tuple(
+        tuple(sorted(cpu for cpus in with_cpus[i : i + share] for cpu in cpus)) for i in range(0, len(with_cpus), share)
+    )
+
+
+def parse_numactl(text: str) -> NumaTopology:
+    """Returns the topology that `numactl -H` printed. Cores are not in it: each CPU counts as one.
+
+    Raises:
+        TopologyError: A node's CPUs, size or distances are missing.
+    """
+    head = _NUMACTL_HEAD.search(text)
+    if head is None:
+        raise TopologyError("`available: N nodes` is missing: this is not the output of `numactl -H`")
+    cpus = {int(node): tuple(sorted(map(int, listed.split()))) for node, listed in _NUMACTL_CPUS.findall(text)}
+    sizes = {int(node): int(size) * _MIB for node, size in _NUMACTL_SIZE.findall(text)}
+    start = text.find("node distances:")
+    rows = _NUMACTL_ROW.findall(text, start) if start >= 0 else []
+    distances = {int(node): tuple(map(int, row.split())) for node, row in rows}
+    nodes = cpus.keys()
+    if len(nodes) != int(head[1]) or not nodes == sizes.keys() == distances.keys():
+        raise TopologyError(
+            f"numactl counts {head[1]} nodes, but there are CPUs of {len(cpus)}, sizes of {len(sizes)} "
+            f"and distances of {len(distances)}: is the text whole?"
+        )
+    return NumaTopology(
+        nodes=tuple(
+            Node(id=node, cpus=cpus[node], memory_bytes=sizes[node], distances=distances[node]) for node in sorted(cpus)
+        ),
+        cores=tuple((cpu,) for node in sorted(cpus) for cpu in cpus[node]),
+    )
