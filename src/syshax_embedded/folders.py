@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_STAMP = ".complete"
+from syshax_embedded.progress import StepFailedError, say
+
+_STAMP = ".syshax-made-by"
+_BEGUN = "begun"
 
 
 def cache_folder() -> Path:
@@ -22,29 +25,52 @@ def is_complete(folder: Path, recipe: str) -> bool:
     """Whether the folder was made to its end, by this recipe."""
     try:
         return (folder / _STAMP).read_text() == recipe
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
 def begin(folder: Path) -> None:
-    """Makes the folder anew: what an interrupted attempt left is not trusted."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """Makes the folder anew, with nothing in it: what an interrupted attempt left is not trusted.
+
+    Raises:
+        StepFailedError: It holds things that this program did not make.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = folder / _STAMP
+    if not stamp.exists() and any(folder.iterdir()):
+        raise StepFailedError(f"{folder} holds files that are not of this program: name another folder, or empty it")
+    write_whole(stamp, _BEGUN)
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry != stamp:
+            entry.unlink()
 
 
 def finish(folder: Path, recipe: str) -> None:
     """Marks the folder as complete. The last step."""
-    (folder / _STAMP).write_text(recipe)
+    write_whole(folder / _STAMP, recipe)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replaces a file's content, wholly or not at all."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 @contextmanager
 def only_one(cache: Path) -> Iterator[None]:
-    """Lets one process at a time prepare; another one waits here."""
+    """Lets one process at a time prepare; another one waits here.
+
+    Programs started inside hold the lock too: one that outlives a killed preparation can't meet the next preparation.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "prepare.lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("another process is preparing the same; waiting for it", flush=True)  # noqa: T201
+            say("another process is preparing the same; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -10,9 +10,20 @@ from pathlib import Path
 
 from syshax_embedded.model import SERVED_NAME
 
-MAX_NUM_SEQS = 8
 _CUDA_PYTHON = "SYSHAX_CUDA_PYTHON"
 _PROBE_CUDA = "import torch, vllm; assert torch.cuda.is_available(); print(torch.cuda.get_device_name(0))"
+_PROBE_TIMEOUT_S = 120.0
+# What a GPU's own process needs; the rest computes.
+_CORES_BESIDE_GPU = 4
+_MAX_MODEL_LEN_TOKENS = 4096
+_ARGS: dict[str, object] = {
+    "dtype": "bfloat16",
+    "max-model-len": _MAX_MODEL_LEN_TOKENS,
+    # syshaxd asks these every second or two: a log full of them tells nothing.
+    "disable-access-log-for-endpoints": "/health,/metrics",
+}
+# No hub, no telemetry.
+_ENV: dict[str, object] = {"HF_HUB_OFFLINE": 1, "VLLM_NO_USAGE_STATS": 1, "DO_NOT_TRACK": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +31,7 @@ class Cuda:
     """A usable GPU."""
 
     python: str
+    """Interpreter of the environment with a CUDA build of vLLM."""
     name: str
 
 
@@ -33,51 +45,65 @@ def find_cuda() -> tuple[Cuda | None, str]:
         return None, f"{listed.splitlines()[0]} found, but {_CUDA_PYTHON} does not name a Python that has vLLM for CUDA"
     name = _output([python, "-c", _PROBE_CUDA])
     if not name:
-        return None, f"{_CUDA_PYTHON}={python} has no usable vLLM for CUDA (try: {python} -c '{_PROBE_CUDA}')"
+        return None, f"{_CUDA_PYTHON}={python} has no usable vLLM for CUDA; try: {python} -c '{_PROBE_CUDA}'"
     return Cuda(python, name.splitlines()[-1]), f"{name.splitlines()[-1]} found"
 
 
 def _output(argv: list[str]) -> str:
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def halves(cores: list[int], *, gpu_computes: bool) -> tuple[list[int], list[int]]:
-    """Splits the cores between the roles gpu and cpu. A real GPU needs only a few; a single core is shared."""
+def split(cores: list[int], *, gpu_computes: bool) -> tuple[list[int], list[int]]:
+    """Shares the cores out between the roles gpu and cpu. A real GPU needs only a few; a single core serves both."""
     if len(cores) == 1:
         return cores, cores
-    cut = min(4, len(cores) // 2) if gpu_computes else len(cores) // 2
+    cut = len(cores) // 2
+    if gpu_computes:
+        cut = min(cut, _CORES_BESIDE_GPU)
     return cores[:cut], cores[cut:]
 
 
-def describe(cuda: Cuda | None, found: str, gpu_cores: list[int], cpu_cores: list[int]) -> list[str]:
-    """Says plainly who plays which role."""
-    gpu = f"{cuda.name}" if cuda else f"CPU {_cpulist(gpu_cores)} ({found})"
-    return [f"role gpu: {gpu}", f"role cpu: CPU {_cpulist(cpu_cores)}"]
+def roles(cuda: Cuda | None, found: str, cores: list[int]) -> tuple[str, str]:
+    """Says plainly who plays which role, and why."""
+    gpu_cores, cpu_cores = split(cores, gpu_computes=cuda is not None)
+    if cuda is not None:
+        gpu = f"{found}: it plays the role gpu, with {_in_words(gpu_cores)}"
+    else:
+        gpu = f"{found}: {_in_words(gpu_cores)} plays the role gpu"
+    return gpu, f"{_in_words(cpu_cores)} plays the role cpu"
 
 
-def render(model: Path, cpu_python: Path, cuda: Cuda | None, found: str) -> tuple[str, list[str]]:
-    """Returns the configuration file's text, and who plays which role."""
-    gpu_cores, cpu_cores = halves(sorted(os.sched_getaffinity(0)), gpu_computes=cuda is not None)
-    roles = describe(cuda, found, gpu_cores, cpu_cores)
-    gpu = _cuda_service(cuda, gpu_cores) if cuda else _cpu_service(cpu_python, gpu_cores)
+def render(model: Path, cpu_python: Path, cuda: Cuda | None, found: str, cores: list[int]) -> str:
+    """Returns the configuration file's text.
+
+    Args:
+        model: The weights' folder.
+        cpu_python: Interpreter of the environment with the CPU build of vLLM.
+        cuda: The GPU that is to be used.
+        found: In words what was found of GPUs.
+        cores: Numbers of the CPUs that may be used.
+    """
+    gpu_cores, cpu_cores = split(cores, gpu_computes=cuda is not None)
     services = {
-        "gpu": {"port": 8001, **gpu},
-        "cpu": {"port": 8002, **_cpu_service(cpu_python, cpu_cores)},
+        "gpu": {"port": 8001} | (_cuda_service(cuda, gpu_cores) if cuda else _cpu_service(cpu_python, gpu_cores)),
+        "cpu": {"port": 8002} | _cpu_service(cpu_python, cpu_cores),
         "conductor": {"port": 8010},
     }
     models = {"default": SERVED_NAME, "path": str(model)}
     lines = [
-        "# The embedded profile, written by `make run` at each start: changes here are lost.",
-        *(f"# {role}" for role in roles),
+        "# The embedded profile, written by `make run` at each start: changes here are lost. To keep some, run",
+        "# `syshaxd --config` on a copy.",
+        "#",
+        *(f"# {role}" for role in roles(cuda, found, cores)),
         # JSON is YAML, and the standard library writes it.
-        f"services: {json.dumps(services, indent=2)}",
-        f"models: {json.dumps(models)}",
+        f"services: {json.dumps(services, indent=2, ensure_ascii=False)}",
+        f"models: {json.dumps(models, indent=2, ensure_ascii=False)}",
     ]
-    return "\n".join(lines) + "\n", roles
+    return "\n".join(lines) + "\n"
 
 
 def _cpu_service(python: Path, cores: list[int]) -> dict[str, object]:
@@ -85,14 +111,12 @@ def _cpu_service(python: Path, cores: list[int]) -> dict[str, object]:
         "runtime": "process",
         "device": "cpu",
         "python": str(python),
-        "cores": _cpulist(cores),
-        "max_num_seqs": MAX_NUM_SEQS,
-        "args": {"dtype": "bfloat16", "max-model-len": 4096, "enforce-eager": True},
-        "env": {
-            "VLLM_CPU_KVCACHE_SPACE": 1,
-            "VLLM_CPU_OMP_THREADS_BIND": _cpulist(cores),
-            **_QUIET,
-        },
+        "cores": cpulist(cores),
+        "max_num_seqs": 8,
+        # To compile takes minutes on a few cores, and gains little for a small model.
+        "args": _ARGS | {"enforce-eager": True},
+        # 1 GiB holds eight requests of full length.
+        "env": {"VLLM_CPU_KVCACHE_SPACE": 1, "VLLM_CPU_OMP_THREADS_BIND": cpulist(cores)} | _ENV,
     }
 
 
@@ -101,16 +125,24 @@ def _cuda_service(cuda: Cuda, cores: list[int]) -> dict[str, object]:
         "runtime": "process",
         "device": "cuda",
         "python": cuda.python,
-        "cores": _cpulist(cores),
+        "cores": cpulist(cores),
         "max_num_seqs": 32,
-        "args": {"dtype": "bfloat16", "max-model-len": 4096, "gpu-memory-utilization": 0.3},
-        "env": dict(_QUIET),
+        "args": _ARGS | {"gpu-memory-utilization": 0.3},
+        # The other sampler needs a compiler for CUDA on the machine.
+        "env": {"VLLM_USE_FLASHINFER_SAMPLER": 0} | _ENV,
     }
 
 
-# No hub, no telemetry.
-_QUIET = {"HF_HUB_OFFLINE": 1, "VLLM_NO_USAGE_STATS": 1, "DO_NOT_TRACK": 1}
+def cpulist(cores: list[int]) -> str:
+    """Writes ascending numbers as the kernel does: `0-3,8`."""
+    ranges: list[tuple[int, int]] = []
+    for core in cores:
+        if ranges and core == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], core)
+        else:
+            ranges.append((core, core))
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in ranges)
 
 
-def _cpulist(cores: list[int]) -> str:
-    return ",".join(map(str, cores))
+def _in_words(cores: list[int]) -> str:
+    return f"CPU core{'s' if len(cores) > 1 else ''} {cpulist(cores)}"

@@ -9,53 +9,81 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 _TERMINAL_INTERVAL_S = 1.0
-_PLAIN_INTERVAL_S = 15.0
+_PLAIN_INTERVAL_S = 10.0
 _TAIL_LINES = 25
 _WIDTH = 100
+# What pip says, but not about its progress.
+_NO_NEWS = ("WARNING", "uninstall", "Uninstall", "existing installation")
+_ERASE_LINE = "\r\x1b[2K"
 
 
 class StepFailedError(Exception):
     """A step did not succeed. The message tells which, the end of its output, and what to do."""
 
 
+def say(text: str) -> None:
+    """Shows a line at once."""
+    print(text, flush=True)  # noqa: T201
+
+
 class Step:
     """One step that takes seconds. Use as a context manager; `run` programs inside."""
 
-    def __init__(self, title: str, log: Path) -> None:
-        """`log`: gets the whole output of the programs."""
+    def __init__(self, title: str, log: Path, *, plain_interval_s: float = _PLAIN_INTERVAL_S) -> None:
+        """Touches nothing yet.
+
+        Args:
+            title: What is done, for people.
+            log: Gets the whole output of the programs.
+            plain_interval_s: Seconds between two lines where there is no terminal.
+        """
         self._title = title
         self._log = log
-        self._last_line = ""
+        self._news = ""
+        self._terminal = sys.stdout.isatty()
+        self._interval_s = _TERMINAL_INTERVAL_S if self._terminal else plain_interval_s
         self._started_s = 0.0
         self._done = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
-    def __enter__(self) -> "Step":
+    def __enter__(self) -> Self:
         """Shows that the step begins."""
         self._started_s = time.monotonic()
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        _say(f"==> {self._title}")
+        self._log.write_text("")
+        say(f"==> {self._title}")
         self._ticker.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Shows that the step has ended, and how long it took."""
         self._done.set()
         self._ticker.join()
-        _clear()
-        if kind is None:
-            _say(f"    done in {time.monotonic() - self._started_s:.0f} s")
+        if self._terminal:
+            sys.stdout.write(_ERASE_LINE)
+        how = "done in" if kind is None else "not done, after"
+        say(f"    {how} {time.monotonic() - self._started_s:.0f} s")
 
-    def run(self, argv: Sequence[object], env: Mapping[str, str] | None = None) -> None:
-        """Runs a program to its end.
+    def run(self, what: str, argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+        """Runs a program to its end; if this is interrupted, the program is killed.
+
+        Args:
+            what: What the program does, for people.
+            argv: The program and its arguments.
+            env: All its environment variables, if not ours.
 
         Raises:
             StepFailedError: It can't be started, or its exit code is not 0.
         """
         tail: deque[str] = deque(maxlen=_TAIL_LINES)
         command = [str(part) for part in argv]
+        self._news = what
         with self._log.open("a") as log:
             log.write(f"$ {' '.join(command)}\n")
             try:
@@ -66,39 +94,34 @@ class Step:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
+                    errors="replace",
+                    close_fds=False,  # it holds the lock of `only_one`
                 )
             except OSError as error:
-                raise StepFailedError(f"{self._title}: cannot start {command[0]}: {error.strerror}") from error
+                raise StepFailedError(f"{what}: cannot start {command[0]}: {error.strerror}") from error
             with process:
                 assert process.stdout is not None
-                for line in process.stdout:
-                    log.write(line)
-                    tail.append(line.rstrip())
-                    if not line.startswith(("WARNING", " ")):
-                        self._last_line = line.strip() or self._last_line
+                try:
+                    for line in process.stdout:
+                        log.write(line)
+                        tail.append(line.rstrip())
+                        if line.strip() and not any(word in line for word in _NO_NEWS):
+                            self._news = f"{what}: {line.strip()}"
+                except BaseException:
+                    process.kill()
+                    raise
         if process.returncode != 0:
             raise StepFailedError(
-                f"{self._title} failed ({command[0]} exited with code {process.returncode}). The end of its output:\n\n"
+                f"{what}: {command[0]} ended with code {process.returncode}. The end of its output:\n\n"
                 + "\n".join(f"    {line}" for line in tail)
                 + f"\n\nAll of it is in {self._log}. Once the cause is mended, run the same command again."
             )
 
     def _tick(self) -> None:
-        interval_s = _TERMINAL_INTERVAL_S if sys.stdout.isatty() else _PLAIN_INTERVAL_S
-        while not self._done.wait(interval_s):
-            text = f"    {time.monotonic() - self._started_s:4.0f} s  {self._last_line}"[:_WIDTH]
-            if sys.stdout.isatty():
-                sys.stdout.write(f"\r\x1b[2K{text}")
+        while not self._done.wait(self._interval_s):
+            text = f"    {time.monotonic() - self._started_s:4.0f} s  {self._news}"[:_WIDTH]
+            if self._terminal:
+                sys.stdout.write(f"{_ERASE_LINE}{text}")
                 sys.stdout.flush()
             else:
-                _say(text)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
-
-
-def _clear() -> None:
-    if sys.stdout.isatty():
-        sys.stdout.write("\r\x1b[2K")
-        sys.stdout.flush()
+                say(text)
