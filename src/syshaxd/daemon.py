@@ -139,7 +139,7 @@ async def serve(config: Config) -> None:
             max_queue_size=config.system.max_queue_size,
             max_queue_wait_s=config.system.max_queue_wait_s,
         )
-                monitor.subscribe(lambda _: engine.on_snapshot())
+        monitor.subscribe(lambda _: engine.on_snapshot())
         gateway = Gateway(engine, MetricsService(), max_body_bytes=config.gateway.max_body_bytes)
         control = ControlServer(engine, rundir.socket_path(config.control.socket))
 

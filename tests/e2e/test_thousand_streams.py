@@ -211,6 +211,7 @@ control: {{socket: {folder}/admin.sock}}
         daemon = await stack.enter_async_context(child(*argv, env=env))
 
         async def ready() -> bool:
+            assert daemon.returncode is None, "the daemon has ended"
             try:
                 async with http.get(f"http://127.0.0.1:{port}/ready?all=1") as answered:
                     return answered.status == 200
