@@ -13,7 +13,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.fakes.engine import FakeEngine
 
 from syshaxd import __version__, rundir
 from syshaxd.api.v1 import admin_pb2 as api
@@ -22,6 +21,7 @@ from syshaxd.control import ControlServer
 from syshaxd.control.errors import status_code
 from syshaxd.core import errors
 from syshaxd.core.types import Device, Role, RuntimeKind, Snapshot, State
+from tests.fakes.engine import FakeEngine
 
 IN_TIME_S = 10.0
 
