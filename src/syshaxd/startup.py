@@ -5,7 +5,10 @@
 import asyncio
 import json
 import logging
+import shutil
+import sys
 import time
+from pathlib import Path
 
 import aiohttp
 
@@ -82,8 +85,8 @@ async def _progress(engine: Engine, status: InstanceStatus) -> str:
     said = status.reason
     if status.state is State.STARTING:
         async for line in engine.logs(name, tail=1, follow=False):
-            said = line
-    return f"{name}: {status.state} for {age_s:.0f} s: {said.strip()[:110]}"
+            said = "" if line.startswith("====") else line  # its own output has not begun
+    return f"{name}: {status.state} for {age_s:.0f} s" + (f": {said.strip()[:110]}" if said else "")
 
 
 async def _chat(session: aiohttp.ClientSession, endpoint: str, name: str, model: str, params: ModelParams) -> None:
@@ -121,7 +124,15 @@ def _banner(engine: Engine, model: str) -> str:
         "",
         "Try it:",
         f"  curl {url}/chat/completions -H \"Content-Type: application/json\" -d '{json.dumps(request)}'",
-        "Look inside: syshaxctl status      Stop: Ctrl-C",
+        f"Look inside: {_syshaxctl()} status      Stop: Ctrl-C",
         "",
     ]
     return "\n".join(lines)
+
+
+def _syshaxctl() -> str:
+    """How a shell here finds the program: beside the interpreter, where the PATH need not lead."""
+    beside = Path(sys.executable).with_name("syshaxctl")
+    if shutil.which("syshaxctl") or not beside.exists():
+        return "syshaxctl"
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)

@@ -104,9 +104,9 @@ def test_the_table_on_an_ordinary_terminal(engine: FakeEngine) -> None:
     assert "cpu: exited with code 1; next attempt (3 of 8) in 4 s [it says]" in text
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[3].split() == ["INSTANCE", "STATE", "FOR", "DEVICE", "RUN", "WAIT", "FLIGHT", "KV"]
-    assert lines[4].split() == ["gpu", "READY", "2h13m", "GPU", "-", "-", "15", "-"]
-    assert lines[5].split() == ["cpu", "BACKOFF", "0s", "CPU", "0-39", "-", "-", "2", "-"]
+    assert lines[3].split() == ["INSTANCE", "STATE", "FOR", "DEVICE", "MODEL", "RUN", "WAIT", "FLIGHT", "KV"]
+    assert lines[4].split() == ["gpu", "READY", "2h13m", "GPU", "ds-32b", "-", "-", "15", "-"]
+    assert lines[5].split() == ["cpu", "BACKOFF", "0s", "CPU", "0-39", "ds-32b", "-", "-", "2", "-"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 119, 120])

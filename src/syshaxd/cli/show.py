@@ -106,7 +106,7 @@ _COLUMNS = (
     _Column("STATE", lambda view, instance: state_text(instance.state)),
     _Column("FOR", lambda view, instance: duration_text(view.now_s - instance.since_s), justify="right"),
     _Column("DEVICE", lambda view, instance: view.device(instance), wraps=True),
-    _Column("MODEL", lambda view, instance: instance.spec.served_model, from_width=100, wraps=True),
+    _Column("MODEL", lambda view, instance: instance.spec.served_model, wraps=True),
     _Column("RUNNING", _of_load(lambda load: str(load.running)), short_name="RUN", justify="right"),
     _Column("WAITING", _of_load(lambda load: str(load.waiting)), short_name="WAIT", justify="right"),
     _Column(
