@@ -46,7 +46,9 @@ class Gateway:
         self._engine = engine
         self._metrics = metrics
         self.max_body_bytes = max_body_bytes
-        self.connections: set[HotConnection] = set()
+                self.connections: set[HotConnection] = set()
+        self.stopping = False
+
         self._loop = asyncio.get_running_loop()
         self._front = Front(self._handle, max_body_bytes=max_body_bytes)
         self._server: asyncio.Server | None = None
@@ -83,9 +85,14 @@ class Gateway:
         """Accepts nothing more, lets running requests end, then closes every connection. May be called again."""
         if self._server is None or self._sweeper is None:
             return
+                self.stopping = True
         self._server.close()
         self._sweeper.cancel()
         self._front.pre_shutdown()
+        for connection in list(self.connections):
+            if not connection.busy:
+                connection.close()
+
         await self._engine.drain(drain_timeout_s)
         for connection in list(self.connections):
             connection.close()
