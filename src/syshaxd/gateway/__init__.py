@@ -46,7 +46,7 @@ class Gateway:
         self._engine = engine
         self._metrics = metrics
         self.max_body_bytes = max_body_bytes
-                self.connections: set[HotConnection] = set()
+        self.connections: set[HotConnection] = set()
         self.stopping = False
 
         self._loop = asyncio.get_running_loop()
@@ -85,7 +85,7 @@ class Gateway:
         """Accepts nothing more, lets running requests end, then closes every connection. May be called again."""
         if self._server is None or self._sweeper is None:
             return
-                self.stopping = True
+        self.stopping = True
         self._server.close()
         self._sweeper.cancel()
         self._front.pre_shutdown()

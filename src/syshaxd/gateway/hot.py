@@ -20,10 +20,9 @@ class HotHandler(Protocol):
     """What answers hot requests, and where the others go."""
 
     max_body_bytes: int
-        connections: "set[HotConnection]"
+    connections: "set[HotConnection]"
     stopping: bool
     """Connections are closed as soon as nothing is being answered on them."""
-
 
     def serve_hot(self, client: "HotConnection", request: HotRequest, body: bytes) -> Coroutine[Any, Any, None]:
         """Answers one request, then calls the client's `served`, whatever happens."""
@@ -155,7 +154,7 @@ class HotConnection(asyncio.Protocol):
         self._task = None
         if self._transport.is_closing():
             return
-                if not keep_alive or self._handler.stopping:
+        if not keep_alive or self._handler.stopping:
             self._transport.close()
             return
 
