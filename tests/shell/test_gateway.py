@@ -637,9 +637,10 @@ async def test_stop_lets_running_requests_end(make_stand: MakeStand) -> None:
     running = asyncio.create_task(ask())
     while not stand.gpu.requests:
         await asyncio.sleep(0)
-    idle, _ = await stand.raw()
+    idle, idle_writer = await stand.raw()
     stopping = asyncio.create_task(stand.gateway.stop(10.0))
     assert await idle.read() == b""  # nothing is being answered there
+    idle_writer.close()
     assert not running.done()
     go.set()
     assert await running == ANSWER
