@@ -11,8 +11,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ SLOTS = 8
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 60.0
 BODY_LIMIT_BYTES = 1_000_000
+_SHM = Path("/dev/shm")
+_TAIL_BYTES = 6000
 
 
 def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
@@ -49,10 +52,32 @@ def get(url: str) -> tuple[int, bytes]:
         return 0, b""
 
 
+_RUNNING = pytest.StashKey["Daemon"]()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def shared_memory(processes: Iterable[psutil.Process]) -> set[int]:
+    """Inodes of the shared memory that the processes use.
+
+    Names would not do: a semaphore is mapped under another one than it has in the folder.
+    """
+    inodes: set[int] = set()
+    for process in processes:
+        with suppress(OSError):  # it has just ended
+            for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
+                fields = line.split(maxsplit=5)
+                if len(fields) == 6 and fields[5].startswith(f"{_SHM}/"):
+                    inodes.add(int(fields[4]))
+    return inodes
+
+
+def left_in_shared_memory(inodes: set[int]) -> list[str]:
+    return [entry.name for entry in os.scandir(_SHM) if entry.inode() in inodes]
 
 
 @dataclass
@@ -65,6 +90,13 @@ class Daemon:
     """Of the instances, by name."""
     log: Path
     environment: dict[str, str]
+    shared_memory: set[int] = field(default_factory=set)
+    """Inodes of what its instances were seen to use."""
+    seen: set[psutil.Process] = field(default_factory=set)
+    """Processes of its instances, dead ones too."""
+
+    def log_tail(self) -> str:
+        return self.log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
 
     def syshaxctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         program = str(Path(sys.executable).with_name("syshaxctl"))
@@ -81,7 +113,7 @@ class Daemon:
 
     def is_ready(self) -> bool:
         if self.process.poll() is not None:
-            pytest.fail(f"syshaxd ended with {self.process.returncode}:\n{self.log.read_text()[-4000:]}")
+            pytest.fail(f"syshaxd ended with {self.process.returncode}")
         return get(f"{self.url}/ready?all=1")[0] == 200
 
     def metric(self, name: str, sample: str) -> float:
@@ -99,13 +131,37 @@ class Daemon:
         assert pid is not None
         return pid
 
+    def family(self, name: str) -> list[psutil.Process]:
+        """All processes of an instance, its server first."""
+        server = psutil.Process(self.pid(name))
+        return [server, *server.children(recursive=True)]
+
     def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        """All processes of all instances. Notes them and their shared memory."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.seen.update(children)
+        self.shared_memory |= shared_memory(children)
+        return children
+
+
+def gone(processes: Iterable[psutil.Process]) -> bool:
+    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the daemon said."""
+    report = yield
+    running = item.session.stash.get(_RUNNING, None)
+    if report.failed and running is not None:
+        report.sections.append(("syshaxd's log", running.log_tail()))
+    return report
 
 
 @pytest.fixture(scope="session")
 def tiny_model() -> Path:
     """The folder of the tiny model."""
+    assert engine_python().exists(), "run this first: .venv/bin/python -m syshax_embedded prepare --engine-only"
     return prepare_tiny(engine_python(), cache_folder() / "models" / "tiny-random")
 
 
@@ -136,7 +192,9 @@ def _service(port: int, core: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def daemon(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Daemon]:
     """A daemon whose two instances are ready. Afterwards nothing of it may be left."""
     folder = tmp_path_factory.mktemp("d")
     cores = sorted(os.sched_getaffinity(0))
@@ -150,34 +208,49 @@ def daemon(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         },
         "models": {"default": MODEL, "path": str(tiny_model)},
         "gateway": {"max_body_bytes": BODY_LIMIT_BYTES},
-        "lifecycle": {"backoff_base_s": 0.5},
+        # So that an instance that hangs is given up in seconds.
+        "lifecycle": {
+            "backoff_base_s": 0.5,
+            "probe_interval_s": 1.0,
+            "probe_timeout_s": 3.0,
+            "probe_failures": 2,
+            "stop_grace_s": 5.0,
+        },
         "control": {"socket": str(folder / "admin.sock")},
     }
     (folder / "config.yaml").write_text(json.dumps(config))
-    environment = os.environ | {"XDG_STATE_HOME": str(folder / "state"), "SYSHAX_SOCKET": str(folder / "admin.sock")}
+    temporary = folder / "t"  # vLLM's sockets go there, and their paths may not be long
+    temporary.mkdir()
+    environment = os.environ | {
+        "XDG_STATE_HOME": str(folder / "state"),
+        "SYSHAX_SOCKET": str(folder / "admin.sock"),
+        "TMPDIR": str(temporary),
+    }
     log = folder / "syshaxd.log"
-    shm_before = set(os.listdir("/dev/shm"))
     program = str(Path(sys.executable).with_name("syshaxd"))
     with log.open("wb") as output:
         process = subprocess.Popen(
             [program, "--config", str(folder / "config.yaml")], env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     running = Daemon(process, f"http://127.0.0.1:{url_port}", ports, log, environment)
-    children: list[psutil.Process] = []
+    request.session.stash[_RUNNING] = running
     try:
         running.wait_ready()
+        running.children()
         yield running
         children = running.children()
-        assert process.poll() is None, log.read_text()[-4000:]
         process.send_signal(signal.SIGINT)
-        assert process.wait(STOP_TIMEOUT_S) == 0, log.read_text()[-4000:]
+        assert process.wait(STOP_TIMEOUT_S) == 0
+        assert len(children) >= 2
+        assert gone(children)
+        assert all(get(f"http://127.0.0.1:{port}/health") == (0, b"") for port in (url_port, *ports.values()))
+        assert not left_in_shared_memory(running.shared_memory)
+        assert not (folder / "admin.sock").exists()
     finally:
-        for left in [psutil.Process(process.pid), *children] if process.poll() is None else children:
-            if left.is_running():
+        if process.poll() is None:
+            running.children()
+            process.kill()
+            process.wait()
+        for left in running.seen:
+            with suppress(psutil.NoSuchProcess):
                 left.kill()
-        process.wait()
-    assert len(children) >= 2
-    assert not [left for left in children if left.is_running() and left.status() != psutil.STATUS_ZOMBIE]
-    assert all(get(f"http://127.0.0.1:{port}/health") == (0, b"") for port in (url_port, *ports.values()))
-    assert set(os.listdir("/dev/shm")) <= shm_before
-    assert not (folder / "admin.sock").exists()
