@@ -51,6 +51,22 @@ def test_a_chat_is_answered_streamed_and_not_on_both_placements(client: Any, pla
 
 
 @pytest.mark.parametrize("place", PLACES)
+def test_a_text_is_completed_streamed_and_not(client: Any, place: str) -> None:
+    ask = {
+        "model": MODEL,
+        "prompt": "def forward(",
+        "max_tokens": 16,
+        "temperature": 0,
+        "extra_headers": {"X-Syshax-Place": place, "X-Request-Id": f"of-{place}"},
+        "extra_body": {"ignore_eos": True},
+    }
+    whole = client.completions.with_raw_response.create(**ask)
+    assert whole.headers["x-request-id"] == f"of-{place}"
+    pieces = client.completions.create(**ask, stream=True)
+    assert "".join(piece.choices[0].text for piece in pieces) == whole.parse().choices[0].text != ""
+
+
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_greedy_answers_equal_the_instances_own_token_by_token(daemon: Daemon, place: str, prompt: str) -> None:
     greedy = {"model": MODEL, "max_tokens": 32, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
@@ -107,24 +123,27 @@ def test_a_hundred_streams_at_once_are_all_complete(daemon: Daemon) -> None:
     assert {place for place, _, _ in results} == {"gpu", "cpu"}  # the GPU's slots are few: the CPU helps
 
 
-def test_a_client_that_disconnects_frees_its_slot(daemon: Daemon) -> None:
-    def busy(name: str) -> float:
-        return daemon.metric(name, "vllm:num_requests_running") + daemon.metric(name, "vllm:num_requests_waiting")
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_disconnects_frees_its_slot(daemon: Daemon, stream: bool) -> None:
+    def busy() -> float:
+        return daemon.metric("cpu", "vllm:num_requests_running") + daemon.metric("cpu", "vllm:num_requests_waiting")
 
     async def begin_and_leave() -> None:
-        async with aiohttp.ClientSession() as session:
-            body = {"model": MODEL, "messages": messages("Hello"), "max_tokens": 1900, "stream": True}
-            response = await session.post(
-                f"{daemon.url}/v1/chat/completions",
-                json=body | {"ignore_eos": True},
-                headers={"X-Syshax-Place": "cpu"},
-            )
-            await response.content.readuntil(b"\n\n")
-            assert await asyncio.to_thread(busy, "cpu") == 1
-            response.close()
+        body = {"model": MODEL, "messages": messages("Hello"), "max_tokens": 2000, "stream": stream, "ignore_eos": True}
+        async with aiohttp.ClientSession(headers={"X-Syshax-Place": "cpu"}) as session:
+            asking = asyncio.create_task(session.post(f"{daemon.url}/v1/chat/completions", json=body).__aenter__())
+            if stream:
+                await (await asking).content.readuntil(b"\n\n")
+            await asyncio.to_thread(until, lambda: busy() == 1, 10, "the instance works on it")
+            if stream:
+                asking.result().close()
+            else:
+                asking.cancel()
 
+    generated = daemon.metric("cpu", "vllm:generation_tokens_total")
     asyncio.run(begin_and_leave())
-    until(lambda: busy("cpu") == 0, 10, "the instance has stopped working on it")
+    until(lambda: busy() == 0, 10, "the instance has stopped working on it")
+    assert daemon.metric("cpu", "vllm:generation_tokens_total") < generated + 2000
     until(lambda: daemon.status()["cpu"]["inflight"] == 0, 10, "the daemon has forgotten it")
 
 
@@ -149,6 +168,34 @@ def test_bad_requests_get_an_openai_error(daemon: Daemon, body: Any, status: int
         async with (
             aiohttp.ClientSession() as session,
             session.post(f"{daemon.url}/v1/chat/completions", data=data, headers=headers) as response,
+        ):
+            return response.status, await response.json()
+
+    answered, content = asyncio.run(ask())
+    assert answered == status
+    assert content["error"]["message"]
+    assert content["error"]["type"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/v1/nothing", None, 404),
+        ("GET", "/elsewhere", None, 404),
+        ("POST", "/v1/embeddings", {"model": MODEL, "input": "Hello"}, 404),  # vLLM has no such route for this model
+        ("GET", "/v1/chat/completions", None, 405),
+        ("POST", "/v1/completions", {"model": MODEL}, 400),
+        ("POST", "/v1/completions", {"model": "gpt-9", "prompt": "Hello"}, 404),
+        ("POST", "/v1/completions", {"model": MODEL, "prompt": "word " * 5000}, 400),
+        ("POST", "/v1/responses", {"model": MODEL}, 400),  # passed through, with vLLM's own judgement
+        ("POST", "/v1/responses", {"model": "gpt-9", "input": "Hello"}, 404),
+    ],
+)
+def test_errors_of_all_routes_are_openai_errors(daemon: Daemon, method: str, path: str, body: Any, status: int) -> None:
+    async def ask() -> tuple[int, Any]:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, daemon.url + path, json=body) as response,
         ):
             return response.status, await response.json()
 
