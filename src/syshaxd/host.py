@@ -84,6 +84,18 @@ def allowed(pid: int | str = "self", root: Path = _ROOT) -> Allowed:
     return Allowed(_allowed_list(path, fields, "Cpus_allowed_list"), _allowed_list(path, fields, "Mems_allowed_list"))
 
 
+def weights_bytes(folder: Path) -> int:
+    """Returns the size of a model's weights on disk: that of its safetensors files, else of its GGUF or PyTorch files.
+
+    Raises:
+        SyshaxError: There are none.
+    """
+    for pattern in ("*.safetensors", "*.gguf", "*.bin"):
+        if sizes := [path.stat().st_size for path in folder.glob(pattern)]:
+            return sum(sizes)
+    raise SyshaxError(f"{folder} holds no weights (*.safetensors, *.gguf, *.bin): is it the folder of a model?")
+
+
 def process_tree(pid: int, root: Path = _ROOT) -> tuple[int, ...]:
     """Returns a process and all that descend from it, parents first.
 

@@ -184,9 +184,9 @@ def test_changes_are_told_line_by_line() -> None:
         ([], [], "one or more nodes"),
         ([Node(id=1, cpus=(0,)), Node(id=0)], [(0,)], "ascending"),
         ([Node(id=0)], [], "no node has a CPU"),
-        ([Node(id=0, cpus=(0,)), Node(id=1, cpus=(0,))], [(0,)], "CPUs 0 are in more than one node"),
-        ([Node(id=0, cpus=(0, 1))], [(0, 1), (1,)], "CPUs 1 are in more than one core"),
-        ([Node(id=0, cpus=(0, 1))], [(0,)], "CPUs 1 have a node but no core"),
+        ([Node(id=0, cpus=(0,)), Node(id=1, cpus=(0,))], [(0,)], "CPU 0: in more than one node"),
+        ([Node(id=0, cpus=(0, 1))], [(0, 1), (1,)], "CPU 1: in more than one core"),
+        ([Node(id=0, cpus=(0, 1))], [(0,)], "CPU 1: on a node but in no core"),
         ([Node(id=0, cpus=(0,), distances=(10, 20))], [(0,)], "node 0 has 2 distances, but there are 1 nodes"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_topology_that_contradicts_itself_is_refused(
 
 
 def test_a_cpu_is_online_or_offline() -> None:
-    with pytest.raises(TopologyError, match="CPUs 0 are said to be both"):
+    with pytest.raises(TopologyError, match="CPU 0: said to be both"):
         NumaTopology(nodes=(Node(id=0, cpus=(0,)),), cores=((0,),), offline=(0,))
 
 

@@ -20,6 +20,7 @@ from syshaxd.core.topology import (
     Settings,
     Surroundings,
     check_binding,
+    memory_needs,
     plan_binding,
     plan_nearest,
 )
@@ -156,6 +157,7 @@ def test_the_rules_on_the_documented_server(settings: Settings, expected: set[Ru
         (replace(stock("0-38", VLLM_CPU_NUM_OF_RESERVED_CPU="1"), cpuset_cpus="0-39"), SERVER, set()),
         (stock("auto", VLLM_CPU_NUM_OF_RESERVED_CPU="2"), SERVER, set()),
         (stock("auto", VLLM_CPU_NUM_OF_RESERVED_CPU="-2"), SERVER, {Rule.SYNTAX}),
+        (stock("auto", VLLM_CPU_KVCACHE_SPACE="4.5"), SERVER, {Rule.SYNTAX}),
         (stock("0-7,8-15"), SMT, {Rule.SMT, Rule.RANK_NODE}),
         # an instance on a GPU
         (Settings(dialect=Dialect.PLAIN), SERVER, set()),
@@ -242,6 +244,20 @@ def test_proposals_stay_near_to_what_was_wanted(
     proposal = check_binding(settings, SERVER, around)[0].proposal
     assert proposal is not None
     assert settings.changes_to(proposal) == changes
+
+
+@pytest.mark.parametrize(
+    ("settings", "needs"),
+    [
+        (patched(1, "0"), (64 * GIB, 0)),
+        (patched(1, "0", SYSHAX_QUANTIZE="q8_0"), (34 * GIB, 0)),
+        (patched(1, "0", SYSHAX_QUANTIZE="q4_0", VLLM_CPU_KVCACHE_SPACE="40"), (18 * GIB, 0)),
+        (stock("auto", VLLM_CPU_KVCACHE_SPACE="40"), (64 * GIB, 40 * GIB)),
+        (stock("auto", VLLM_CPU_KVCACHE_SPACE="4.5"), (64 * GIB, 0)),
+    ],
+)
+def test_settings_tell_how_much_memory_is_needed(settings: Settings, needs: tuple[int, int]) -> None:
+    assert memory_needs(settings, 64 * GIB) == needs
 
 
 def test_there_is_no_proposal_where_nothing_can_be_right() -> None:

@@ -107,7 +107,7 @@ def test_accelerators_are_told_by_their_pci_class(
         ("sys/devices/system/cpu/cpu3/topology/core_cpus_list", "", "cpu3/topology/core_cpus_list: ''"),
         ("sys/devices/system/cpu/cpu3/topology/core_cpus_list", None, "cpu3/topology/core_cpus_list is missing"),
         ("sys/devices/system/cpu/cpu0/topology/package_cpus_list", None, "cpu0/topology/package_cpus_list is missing"),
-        ("sys/devices/system/cpu/cpu1/topology/core_cpus_list", "0-1", "CPUs 0-1 are in more than one core"),
+        ("sys/devices/system/cpu/cpu1/topology/core_cpus_list", "0-1", "CPUs 0-1: in more than one core"),
         ("sys/devices/system/node/online", "0-1", "node1/cpulist is missing"),
     ],
 )
@@ -234,6 +234,24 @@ def test_a_process_that_nobody_has_buried_has_ended() -> None:
     with pytest.raises(ProcessGoneError):
         host.placement(child.pid)
     child.wait()
+
+
+@pytest.mark.parametrize(
+    ("files", "size"),
+    [
+        ({"a.safetensors": "12", "b.safetensors": "345", "old.bin": "6789"}, 5),
+        ({"m.gguf": "12"}, 2),
+        ({"m.bin": "1"}, 1),
+    ],
+)
+def test_weights_are_what_the_engine_loads(tmp_path: Path, files: dict[str, str], size: int) -> None:
+    write(tmp_path, files)
+    assert host.weights_bytes(tmp_path) == size
+
+
+def test_a_folder_without_weights_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SyshaxError, match="holds no weights"):
+        host.weights_bytes(tmp_path)
 
 
 # This very machine.

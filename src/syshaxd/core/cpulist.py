@@ -3,7 +3,7 @@
 """Lists of CPUs as the kernel, taskset and CUSTOM_CPU_AFFINITY write them: `0-3,8,16-30:2`."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _PART = re.compile(r"(\d{1,6})(?:-(\d{1,6})(?::(\d{1,6}))?)?")
 
@@ -53,3 +53,8 @@ def format_stepped(cpus: Iterable[int]) -> str:
         run, rest = rest[:length], rest[length:]
         parts.append(format_cpulist(run) if step == 1 or length == 1 else f"{run[0]}-{run[-1]}:{step}")
     return ",".join(parts)
+
+
+def describe_cpus(cpus: Collection[int]) -> str:
+    """`CPU 5` or `CPUs 5-7`."""
+    return f"CPU{'' if len(cpus) == 1 else 's'} {format_cpulist(cpus)}"

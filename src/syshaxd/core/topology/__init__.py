@@ -5,7 +5,7 @@
 Needs nothing but Python itself, so that it also runs where only Python is installed.
 """
 
-from syshaxd.core.topology.binding import Binding, Dialect, Settings, Surroundings, dialect_of
+from syshaxd.core.topology.binding import Binding, Dialect, Settings, Surroundings, dialect_of, memory_needs
 from syshaxd.core.topology.check import Fault, Rule, check_binding
 from syshaxd.core.topology.draw import draw_topology
 from syshaxd.core.topology.model import Accelerator, AcceleratorKind, Node, NumaTopology
@@ -35,6 +35,7 @@ __all__ = [
     "check_binding",
     "dialect_of",
     "draw_topology",
+    "memory_needs",
     "parse_lscpu",
     "parse_numactl",
     "parse_topology",

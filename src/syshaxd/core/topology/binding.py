@@ -15,6 +15,11 @@ NRC = "NRC"
 QUANTIZE = "SYSHAX_QUANTIZE"
 OMP_BIND = "VLLM_CPU_OMP_THREADS_BIND"
 RESERVED = "VLLM_CPU_NUM_OF_RESERVED_CPU"
+KV_SPACE = "VLLM_CPU_KVCACHE_SPACE"
+
+_GIB = 2**30
+# Blocks of 32 weights and a 16-bit scale, against 16 bits a weight.
+_QUANTIZED = {"q8_0": (32 * 8 + 16) / (32 * 16), "q4_0": (32 * 4 + 16) / (32 * 16)}
 
 
 class Dialect(StrEnum):
@@ -124,8 +129,21 @@ class Surroundings:
     model_bytes: int = 0
     """Weights of the whole model as they lie in memory; 0: not known."""
     kv_cache_bytes: int = 0
-    """KV cache of each rank; 0: it takes what is left."""
+    """KV cache of each rank; 0: it takes what is left. See `memory_needs`."""
 
     def bytes_per_rank(self, ranks: int) -> int:
         """Memory that each of `ranks` processes needs."""
         return self.model_bytes // ranks + self.kv_cache_bytes
+
+
+def memory_needs(settings: Settings, weights_bytes: int) -> tuple[int, int]:
+    """What settings say of memory: bytes of the weights once loaded, and of each rank's KV cache (0: they don't say).
+
+    Args:
+        settings: Of the instance.
+        weights_bytes: The weights as they are stored, 16 bits each.
+    """
+    if settings.dialect is Dialect.PATCHED:
+        return int(weights_bytes * _QUANTIZED.get(settings.env.get(QUANTIZE, ""), 1.0)), 0
+    space = settings.env.get(KV_SPACE, "")
+    return weights_bytes, int(space) * _GIB if space.isascii() and space.isdecimal() else 0

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from syshaxd.core.cpulist import format_cpulist
+from syshaxd.core.cpulist import describe_cpus, format_cpulist
 from syshaxd.core.errors import NoBindingError
 from syshaxd.core.topology.binding import (
     AFFINITY,
     FUSED,
+    KV_SPACE,
     NRC,
     OMP_BIND,
     QUANTIZE,
@@ -22,7 +23,7 @@ from syshaxd.core.topology.binding import (
 )
 from syshaxd.core.topology.model import NumaTopology
 from syshaxd.core.topology.plan import plan_nearest
-from syshaxd.core.topology.reading import CPUSET_CPUS, CPUSET_MEMS, Reading, describe, read_settings
+from syshaxd.core.topology.reading import CPUSET_CPUS, CPUSET_MEMS, Reading, read_settings
 
 _GIB = 2**30
 _NRC_VALUES = ("2", "4")
@@ -110,6 +111,8 @@ def _proposal(reading: Reading, topology: NumaTopology, around: Surroundings) ->
     if settings.dialect is Dialect.PATCHED:
         env |= {NRC: "4"} if env.get(NRC) not in (None, *_NRC_VALUES) else {}
         env |= {QUANTIZE: "q8_0"} if env.get(QUANTIZE) not in (None, *_QUANTIZE_VALUES) else {}
+    if any(unreadable.key == KV_SPACE for unreadable in reading.unreadable):
+        del env[KV_SPACE]
     candidates = [replace(settings, env=env), *_replanned(reading, env, topology, around)]
     passing = (item for item in candidates if not any(fault.blocking for fault in _faults(item, topology, around)))
     return next(passing, None)
@@ -152,10 +155,10 @@ def _existence(reading: Reading, topology: NumaTopology, _: Surroundings) -> Ite
         missing = tuple(sorted(set(cpus) - set(topology.online) - set(off)))
         if missing:
             detail = f"this host has CPUs {format_cpulist(topology.online)}"
-            yield Fault(rule=Rule.EXISTS, part=f"{key}: {describe(missing)}", detail=detail)
+            yield Fault(rule=Rule.EXISTS, part=f"{key}: {describe_cpus(missing)}", detail=detail)
         if off:
             detail = "switched off: the kernel runs nothing there"
-            yield Fault(rule=Rule.ONLINE, part=f"{key}: {describe(off)}", detail=detail)
+            yield Fault(rule=Rule.ONLINE, part=f"{key}: {describe_cpus(off)}", detail=detail)
     if missing := tuple(node for node in reading.mems or () if not topology.has_node(node)):
         detail = f"this host has nodes {format_cpulist(node.id for node in topology.nodes)}"
         yield Fault(rule=Rule.EXISTS, part=f"{CPUSET_MEMS}: nodes {format_cpulist(missing)}", detail=detail)
@@ -203,7 +206,7 @@ def _siblings(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iter
             f"hardware threads of cores that are named already ({' and '.join(map(str, doubled[0]))} are one core): "
             "compute threads on the same core slow each other down"
         )
-        yield Fault(rule=Rule.SMT, part=f"{reading.source}: {describe(extra)}", detail=detail)
+        yield Fault(rule=Rule.SMT, part=f"{reading.source}: {describe_cpus(extra)}", detail=detail)
 
 
 def _nodes(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
@@ -211,7 +214,7 @@ def _nodes(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterato
         for node, cpus in topology.by_node(reading.cpus).items():
             if not topology.node(node).has_memory:
                 detail = f"node {node} has no memory of its own: whatever they read comes from another node"
-                yield Fault(rule=Rule.MEMORYLESS, part=f"{reading.source}: {describe(cpus)}", detail=detail)
+                yield Fault(rule=Rule.MEMORYLESS, part=f"{reading.source}: {describe_cpus(cpus)}", detail=detail)
     for node in reading.mems or ():
         if topology.has_node(node) and not topology.node(node).cpus:
             detail = "it has no CPU that is online, so that its memory is far from every thread"
@@ -224,12 +227,12 @@ def _overlap(reading: Reading, _: NumaTopology, around: Surroundings) -> Iterato
     for key, cpus in reading.named.items():
         for owner, kept in around.taken.items():
             if shared := tuple(sorted(set(cpus) & set(kept))):
-                yield Fault(rule=Rule.OVERLAP, part=f"{key}: {describe(shared)}", detail=f"kept for {owner}")
+                yield Fault(rule=Rule.OVERLAP, part=f"{key}: {describe_cpus(shared)}", detail=f"kept for {owner}")
     seen: dict[int, int] = {}
     for rank, group in enumerate(reading.groups):
         if shared := tuple(cpu for cpu in group if cpu in seen):
             detail = f"in the groups of ranks {seen[shared[0]]} and {rank}; a CPU can serve one rank"
-            yield Fault(rule=Rule.OVERLAP, part=f"{reading.source}: {describe(shared)}", detail=detail)
+            yield Fault(rule=Rule.OVERLAP, part=f"{reading.source}: {describe_cpus(shared)}", detail=detail)
         seen |= {cpu: rank for cpu in group if cpu not in seen}
 
 
@@ -243,12 +246,12 @@ def _cpuset(reading: Reading, topology: NumaTopology, around: Surroundings) -> I
         for limit, allowed in limits.items():
             if allowed is not None and (outside := set(cpus) - set(allowed)):
                 detail = f"{limit} allows only {format_cpulist(allowed)}: binding a thread elsewhere fails"
-                yield Fault(rule=Rule.CPUSET, part=f"{key}: {describe(outside)}", detail=detail)
+                yield Fault(rule=Rule.CPUSET, part=f"{key}: {describe_cpus(outside)}", detail=detail)
         for limit, nodes in {CPUSET_MEMS: reading.mems, group: around.allowed_nodes}.items():
             for node, on_node in topology.by_node(cpus).items():
                 if nodes is not None and node not in nodes:
                     detail = f"on node {node}, but {limit} gives memory only from nodes {format_cpulist(nodes)}"
-                    yield Fault(rule=Rule.CPUSET, part=f"{key}: {describe(on_node)}", detail=detail)
+                    yield Fault(rule=Rule.CPUSET, part=f"{key}: {describe_cpus(on_node)}", detail=detail)
 
 
 def _values(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fault]:
@@ -307,7 +310,7 @@ def _ranks(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterato
         for rank, group in enumerate(groups):
             if len(nodes := topology.by_node(group)) > 1:
                 detail = f"rank {rank} spans nodes {format_cpulist(nodes)}, but all its memory is on one"
-                yield Fault(rule=Rule.RANK_NODE, part=f"{OMP_BIND}: {describe(group)}", detail=detail)
+                yield Fault(rule=Rule.RANK_NODE, part=f"{OMP_BIND}: {describe_cpus(group)}", detail=detail)
 
 
 def _no_effect(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fault]:

@@ -5,7 +5,7 @@
 from collections.abc import Mapping, Sequence
 from string import ascii_lowercase, digits
 
-from syshaxd.core.cpulist import format_cpulist
+from syshaxd.core.cpulist import describe_cpus, format_cpulist
 from syshaxd.core.topology.model import Node, NumaTopology
 
 _GIB = 2**30
@@ -32,7 +32,7 @@ def draw_topology(topology: NumaTopology, owners: Mapping[str, Sequence[int]] | 
         last = homes or last
         lines += ["  " + line for line in _node(node, topology, letters)]
     if topology.offline:
-        lines.append(f"offline: CPUs {format_cpulist(topology.offline)}")
+        lines.append(f"offline: {describe_cpus(topology.offline)}")
     unplaced = [device.address for device in topology.accelerators if device.node is None]
     if unplaced:
         lines.append(f"no known node: {', '.join(unplaced)}")
@@ -64,7 +64,7 @@ def _headline(topology: NumaTopology) -> str:
 def _node(node: Node, topology: NumaTopology, letters: Mapping[int, str]) -> list[str]:
     sizes = {None: "memory unknown", 0: "no memory"}
     memory = sizes.get(node.memory_bytes) or f"{(node.memory_bytes or 0) / _GIB:.1f} GiB"
-    cpus = f"CPUs {format_cpulist(node.cpus)}" if node.cpus else "no CPUs"
+    cpus = describe_cpus(node.cpus) if node.cpus else "no CPUs"
     devices = [
         f"{device.vendor} {device.kind.upper()} {device.address}"
         for device in topology.accelerators

@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 from itertools import pairwise
 
-from syshaxd.core.cpulist import format_cpulist
+from syshaxd.core.cpulist import describe_cpus
 from syshaxd.core.errors import TopologyError
 
 
@@ -75,9 +75,9 @@ class NumaTopology:
         in_cores = sorted(cpu for core in self.cores for cpu in core)
         _refuse_twice("core", in_cores)
         if odd := set(on_nodes) ^ set(in_cores):
-            raise TopologyError(f"CPUs {format_cpulist(odd)} have a node but no core, or a core but no node")
+            raise TopologyError(f"{describe_cpus(odd)}: on a node but in no core, or in a core but on no node")
         if both := set(on_nodes) & set(self.offline):
-            raise TopologyError(f"CPUs {format_cpulist(both)} are said to be both online and offline")
+            raise TopologyError(f"{describe_cpus(both)}: said to be both online and offline")
         for node in self.nodes:
             if len(node.distances) not in (0, len(ids)):
                 raise TopologyError(
@@ -97,6 +97,10 @@ class NumaTopology:
     @cached_property
     def _by_id(self) -> dict[int, Node]:
         return {node.id: node for node in self.nodes}
+
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        return {node.id: position for position, node in enumerate(self.nodes)}
 
     @cached_property
     def _node_ids(self) -> dict[int, int]:
@@ -133,10 +137,10 @@ class NumaTopology:
         """The firmware's distance between two nodes; where it is not known, 10 for the same node and 20 for others."""
         distances = self._by_id[start].distances
         if distances:
-            return distances[[node.id for node in self.nodes].index(end)]
+            return distances[self._positions[end]]
         return 10 if start == end else 20
 
 
 def _refuse_twice(kind: str, cpus: list[int]) -> None:
     if twice := {cpu for cpu, following in pairwise(cpus) if cpu == following}:
-        raise TopologyError(f"CPUs {format_cpulist(twice)} are in more than one {kind}")
+        raise TopologyError(f"{describe_cpus(twice)}: in more than one {kind}")

@@ -72,20 +72,20 @@ def plan_nearest(
         NoBindingError: No binding at all is valid.
     """
     around = surroundings or Surroundings()
-    free = _free_cpus(topology, around, prefer=cpus)
     if dialect is Dialect.PLAIN:
         return _plain(topology, cpus, around)
-    on_same_nodes = {node: free[node] for node in topology.by_node(cpus) if node in free}
-    try:
-        shapes = _shapes(topology, on_same_nodes, dialect, ranks, around)
-        free = on_same_nodes
-    except NoBindingError:
-        shapes = _shapes(topology, free, dialect, ranks, around)
+    free, wanted = _free_cpus(topology, around, prefer=cpus), set(cpus)
+    anywhere = [(free, shape) for shape in _shapes(topology, free, dialect, ranks, around)]
     if threads is None:
-        return _realise(topology, free, dialect, max(shapes, key=_Shape.preference))
-    wish, near = threads, [shape.nearest_to(threads) for shape in shapes]
-    best = min(near, key=lambda shape: (abs(shape.threads - wish), *(-part for part in shape.preference())))
-    return _realise(topology, free, dialect, best)
+        return _realise(topology, free, dialect, max((shape for _, shape in anywhere), key=_Shape.preference))
+    on_same_nodes = {node: free[node] for node in topology.by_node(cpus) if node in free}
+    there = [(on_same_nodes, shape) for shape in _shapes_if_any(topology, on_same_nodes, dialect, ranks, around)]
+    near = [(where, shape.nearest_to(threads)) for where, shape in there + anywhere]
+    least = min(abs(shape.threads - threads) for _, shape in near)
+    best = [(where, shape) for where, shape in near if abs(shape.threads - threads) == least]
+    best.sort(key=lambda item: item[1].preference(), reverse=True)
+    bindings = [_realise(topology, where, dialect, shape) for where, shape in best]
+    return min(bindings, key=lambda binding: len(wanted.symmetric_difference(binding.cpus)))
 
 
 def reserve_cores(
@@ -154,7 +154,19 @@ class _Shape:
 
 
 def _shapes(topology: NumaTopology, free: FreeCpus, dialect: Dialect, ranks: int, around: Surroundings) -> list[_Shape]:
-    """Every shape that fits, each with the most CPUs that it can have. Never empty."""
+    """Every shape that fits, each with the most CPUs that it can have; one at least.
+
+    Raises:
+        NoBindingError: None fits.
+    """
+    if shapes := _shapes_if_any(topology, free, dialect, ranks, around):
+        return shapes
+    raise NoBindingError(_why_nothing_fits(free, ranks, around))
+
+
+def _shapes_if_any(
+    topology: NumaTopology, free: FreeCpus, dialect: Dialect, ranks: int, around: Surroundings
+) -> list[_Shape]:
     stock = dialect is Dialect.STOCK
     shapes = []
     for nodes in range(1, len(free) + 1):
@@ -168,8 +180,6 @@ def _shapes(topology: NumaTopology, free: FreeCpus, dialect: Dialect, ranks: int
             if len(room) >= nodes and room[nodes - 1] >= 1:
                 most = room[nodes - 1]
                 shapes.append(_Shape(nodes=nodes, groups_each=groups_each, cpus_each=most, spare_each=spare, able=able))
-    if not shapes:
-        raise NoBindingError(_why_nothing_fits(free, ranks, around))
     return shapes
 
 

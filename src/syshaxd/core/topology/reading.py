@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """From settings as they are written to what they mean on a host, as far as they can be understood."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
-from syshaxd.core.cpulist import format_cpulist, parse_cpulist
+from syshaxd.core.cpulist import parse_cpulist
 from syshaxd.core.topology.binding import (
     AFFINITY,
+    KV_SPACE,
     OMP_BIND,
     RESERVED,
     THREADS,
@@ -109,6 +109,7 @@ def read_settings(settings: Settings, topology: NumaTopology, surroundings: Surr
     cpuset = reader.cpulist(CPUSET_CPUS, settings.cpuset_cpus)
     mems = reader.cpulist(CPUSET_MEMS, settings.cpuset_mems)
     threads, reserved = reader.number(THREADS), reader.number(RESERVED)
+    reader.number(KV_SPACE)
     around = surroundings or Surroundings()
     confined = next(cpus for cpus in (cpuset, around.allowed_cpus, topology.online) if cpus is not None)
     visible = mems if mems is not None else around.allowed_nodes
@@ -177,8 +178,3 @@ def binding_of(reading: Reading, topology: NumaTopology) -> Binding:
         cpuset=reading.cpuset or (),
         memory_nodes=mems if bound else (),
     )
-
-
-def describe(cpus: Collection[int]) -> str:
-    """`CPU 5` or `CPUs 5-7`."""
-    return f"CPU{'s' if len(cpus) > 1 else ''} {format_cpulist(cpus)}"

@@ -5,7 +5,7 @@
 import re
 from dataclasses import replace
 
-from syshaxd.core.cpulist import format_cpulist, parse_cpulist
+from syshaxd.core.cpulist import describe_cpus, format_cpulist, parse_cpulist
 from syshaxd.core.errors import TopologyError
 from syshaxd.core.topology.model import Node, NumaTopology
 
@@ -56,7 +56,7 @@ def parse_lscpu(text: str) -> NumaTopology:
     if len(nodes) != (count := _number(fields, "NUMA node(s)", default=1)):
         raise TopologyError(f"lscpu counts {count} NUMA nodes, but lists {len(nodes)}")
     if stray := set(online) ^ {cpu for cpus in nodes.values() for cpu in cpus}:
-        raise TopologyError(f"lscpu's nodes and its online CPUs disagree about CPUs {format_cpulist(stray)}")
+        raise TopologyError(f"lscpu's nodes and its online CPUs disagree about {describe_cpus(stray)}")
     threads = _number(fields, "Thread(s) per core", default=1)
     offline = _cpus(fields, "Off-line CPU(s) list", may_be_empty=True) if "Off-line CPU(s) list" in fields else ()
     return NumaTopology(
@@ -102,7 +102,7 @@ def _cores(cpus: tuple[int, ...], threads: int) -> Groups:
     if all(len(run) % threads == 0 for run in runs):
         return tuple(run[i : i + threads] for run in runs for i in range(0, len(run), threads))
     raise TopologyError(
-        f"lscpu does not tell which of the CPUs {format_cpulist(cpus)} share a core ({threads} threads per core): "
+        f"lscpu does not tell which of {describe_cpus(cpus)} share a core ({threads} threads per core): "
         "read the topology on the host itself"
     )
 

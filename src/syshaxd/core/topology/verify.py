@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from syshaxd.core.cpulist import format_cpulist
+from syshaxd.core.cpulist import describe_cpus, format_cpulist
 from syshaxd.core.topology.binding import Binding, Dialect
 from syshaxd.core.topology.model import NumaTopology
 
@@ -167,19 +167,19 @@ def _outside(binding: Binding, outside: Sequence[Thread]) -> Iterator[Drift]:
         tids = tuple(thread.tid for thread in threads)
         names = ", ".join(f"{thread.name} ({thread.tid})" for thread in threads[:3])
         more = f" and {len(threads) - 3} more" if len(threads) > 3 else ""
-        detail = f"{names}{more} may run on CPUs {format_cpulist(cpus)}, not only on {format_cpulist(binding.cpuset)}"
+        detail = f"{names}{more} may run on {describe_cpus(cpus)}, not only on {format_cpulist(binding.cpuset)}"
         yield Drift(kind=DriftKind.THREAD_OUTSIDE, detail=detail, tids=tids, cpus=cpus)
 
 
 def _off_line(binding: Binding, topology: NumaTopology) -> Iterator[Drift]:
     if off := tuple(sorted(set(binding.cpus) - set(topology.online))):
-        detail = f"CPUs {format_cpulist(off)} of the plan are offline: their threads run elsewhere"
+        detail = f"{describe_cpus(off)} of the plan: offline, so that what ran there runs elsewhere"
         yield Drift(kind=DriftKind.CPU_OFFLINE, detail=detail, cpus=off)
 
 
 def _unbound(binding: Binding, bound: set[int], topology: NumaTopology) -> Iterator[Drift]:
     if idle := tuple(sorted(set(binding.cpus) & set(topology.online) - bound)):
-        detail = f"no compute thread is bound to CPUs {format_cpulist(idle)} of the plan"
+        detail = f"no compute thread is bound to {describe_cpus(idle)} of the plan"
         yield Drift(kind=DriftKind.CPU_WITHOUT_THREAD, detail=detail, cpus=idle)
 
 
