@@ -60,6 +60,12 @@ proto-check: $(PROTOC_ENV)/.done
 	@diff -u -r --exclude=__init__.py --exclude=__pycache__ src/syshaxd/api/v1 build/stubs/syshaxd/api/v1 \
 	    || { echo "The gRPC stubs in src/syshaxd/api/v1 are not those of proto/: run \`make proto\` and commit the result." >&2; exit 1; }
 
+# Needs root: it installs what it lacks (qemu). MACHINE_ARCH=aarch64 emulates an Arm server instead.
+MACHINE_ARCH ?= x86_64
+test-machine: .venv/.dev
+	tests/machine/setup.sh $(MACHINE_ARCH)
+	MACHINE_ARCH=$(MACHINE_ARCH) $(BIN)/pytest tests/machine
+
 # Needs Go and nginx (apt-get install golang-go nginx).
 BENCH_OPTIONS ?= --rounds 3
 bench-gateway: .venv/.run

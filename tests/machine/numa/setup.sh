@@ -1,0 +1,58 @@
+#!/bin/bash
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+#
+# Builds what the NUMA tests boot: a Debian kernel and a small initramfs with Python, lscpu, numactl, and sysHAX's own
+# code. Needs root, for installing qemu; runs on Debian 12 and later, on any processor.
+#
+#   setup.sh FOLDER x86_64|aarch64      leaves FOLDER/x86_64/{kernel,initramfs.gz}
+set -euo pipefail
+
+folder=$(realpath -m "$1")/$2
+arch=$2
+here=$(dirname "$(realpath "$0")")
+repo=$(realpath "$here/../../..")
+case $arch in
+    x86_64) debian=amd64 qemu=qemu-system-x86 ;;
+    aarch64) debian=arm64 qemu=qemu-system-arm ;;
+    *) echo "setup.sh: no such architecture: $arch" >&2; exit 2 ;;
+esac
+
+# Package lists of the guest's architecture in a place of their own: the host's apt stays as it is.
+apt="$folder/apt"
+mkdir -p "$apt"/{state/lists/partial,cache/archives/partial} "$folder/packages"
+touch "$apt/state/status"
+guest_apt=(-o "APT::Architecture=$debian" -o "APT::Architectures=$debian" -o "Dir::State=$apt/state" -o "Dir::Cache=$apt/cache"
+           -o "Dir::State::status=$apt/state/status" -o "APT::Sandbox::User=root" -q=2)
+dependency() { apt-cache "${guest_apt[@]}" depends --important "$1" | sed -n "s/^ *\(Pre\)\?Depends: \($2\)$/\2/p" | head -1; }
+
+if [[ ! -e $folder/packages/complete ]]; then
+    echo "==> fetching a kernel and the guest's programs ($arch)"
+    apt-get -o DPkg::Lock::Timeout=600 -q=2 install -y --no-install-recommends "$qemu" cpio >/dev/null
+    apt-get "${guest_apt[@]}" update
+    python=$(dependency python3-minimal 'python3\.[0-9]*-minimal')
+    kernel=$(dependency "linux-image-cloud-$debian" 'linux-image-.*')
+    (cd "$folder/packages" && apt-get "${guest_apt[@]}" download "$kernel" busybox-static "$python" "lib$python" \
+        "lib${python%-minimal}-stdlib" libc6 zlib1g libexpat1 numactl libnuma1 util-linux libsmartcols1 libtinfo6)
+    touch "$folder/packages/complete"
+fi
+
+echo "==> building the guest ($arch)"
+root="$folder/root"
+rm -rf "$root"
+mkdir -p "$root"/{proc,sys,dev,run,tmp,opt/syshax/syshaxd/core}
+for package in "$folder"/packages/*.deb; do dpkg-deb -x "$package" "$root"; done
+mv "$root"/boot/vmlinuz-* "$folder/kernel"
+rm -rf "$root"/{boot,lib/modules,usr/share,usr/lib/modules} "$root"/usr/lib/python3*/{test,idlelib,lib2to3,ensurepip,pydoc_data,config-*}
+ln -sf busybox "$root/bin/sh"
+ln -sf "$(basename "$root"/usr/bin/python3.*)" "$root/usr/bin/python3"
+
+# The code under test, as it stands in the working tree, and only what needs nothing but Python.
+src="$repo/src/syshaxd"
+cp "$src"/{__init__,host}.py "$root/opt/syshax/syshaxd/"
+cp "$src"/core/{__init__,cpulist,errors}.py "$root/opt/syshax/syshaxd/core/"
+cp -r "$src/core/topology" "$root/opt/syshax/syshaxd/core/"
+cp "$here"/{guest,worker}.py "$root/opt/syshax/"
+install -m 755 "$here/init" "$root/init"
+(cd "$root" && find . -name __pycache__ -prune -o -print0 | cpio --quiet --null -o -H newc | gzip -1) >"$folder/initramfs.gz"
+rm -rf "$root"
