@@ -226,3 +226,21 @@ def test_anything_can_be_drawn_and_every_cpu_is_in_the_drawing(topology: NumaTop
     cells = "".join(line.split(maxsplit=1)[1] for line in lines if line.strip()[:1].isdecimal() and "CPU" not in line)
     drawn = [cell for cell in cells if cell in ("a", "c")]
     assert len(drawn) == len(topology.online)
+
+
+@pytest.mark.parametrize(("nodes", "cores", "threads"), [(32, 32, 1), (32, 16, 2), (1, 1024, 1), (8, 32, 4)])
+def test_the_largest_hosts(nodes: int, cores: int, threads: int) -> None:
+    all_cores = [tuple(range(first, first + threads)) for first in range(0, nodes * cores * threads, threads)]
+    shares = [all_cores[node * cores : (node + 1) * cores] for node in range(nodes)]
+    topology = NumaTopology(
+        nodes=tuple(Node(id=node, cpus=tuple(chain.from_iterable(share))) for node, share in enumerate(shares)),
+        cores=tuple(all_cores),
+    )
+    assert len(topology.online) == 1024
+    plan = plan_binding(topology, dialect=Dialect.PATCHED)
+    assert len(plan.cpus) == nodes * cores
+    assert check_binding(plan.settings(), topology) == ()
+    wrong = Settings(dialect=Dialect.PATCHED, env={"CUSTOM_CPU_AFFINITY": "0-1024", "OMP_NUM_THREADS": "1023"})
+    proposal = check_binding(wrong, topology)[0].proposal
+    assert proposal is not None
+    assert check_binding(proposal, topology) == ()
