@@ -102,8 +102,9 @@ async def serve(config: Config) -> None:
     lifecycle = config.lifecycle
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
+        processes = ProcessRuntime(rundir.state_dir())
         runtimes: dict[RuntimeKind, InstanceRuntime] = {
-            RuntimeKind.PROCESS: ProcessRuntime(rundir.state_dir()),
+            RuntimeKind.PROCESS: processes,
             RuntimeKind.EXTERNAL: ExternalRuntime(),
         }
         for runtime in runtimes.values():
@@ -148,6 +149,7 @@ async def serve(config: Config) -> None:
         engine.endpoint = await gateway.start(config.services.conductor.host, config.services.conductor.port)
         _log.info("listening on %s", engine.endpoint)
         sdnotify.notify("READY=1", "STATUS=listening; instances are starting")
+        await processes.end_others([spec.name for spec in specs if spec.runtime is RuntimeKind.PROCESS])
         tasks = [
             asyncio.create_task(supervisor.run(), name="supervisor"),
             asyncio.create_task(monitor.run(), name="monitor"),

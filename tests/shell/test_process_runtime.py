@@ -286,6 +286,19 @@ class TestAdopt:
         await harness.exit(handle, 3)
         assert await runtime.wait(handle) == ExitStatus()
 
+    async def test_an_instance_that_is_not_configured_any_more_is_ended(
+        self, harness: ProcessHarness, runtime: ProcessRuntime, killed_daemon: Callable[[InstanceSpec], int]
+    ) -> None:
+        spec = harness.spec("gpu", "child")
+        pid = await asyncio.to_thread(killed_daemon, spec)
+        child = await child_of(harness, Handle("gpu", 4, str(pid), 0.0))
+        await runtime.end_others(["gpu", "cpu"])
+        assert await lives(pid)
+        await runtime.end_others(["cpu"])
+        assert not await lives(pid)
+        assert not await lives(child)
+        assert await runtime.adopt(spec) is None
+
     async def test_what_a_crashed_server_left_is_ended(
         self, harness: ProcessHarness, runtime: ProcessRuntime, killed_daemon: Callable[[InstanceSpec], int]
     ) -> None:

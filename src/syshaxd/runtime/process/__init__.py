@@ -9,7 +9,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -126,21 +126,37 @@ class ProcessRuntime:
 
     async def adopt(self, spec: InstanceSpec) -> Handle | None:
         """Finds the process that the record tells of. See InstanceRuntime."""
+        record = await self._find(spec.name)
+        if record is None:
+            return None
+        if record.spec_digest == digest(spec):
+            return record.handle
+        _log.info("%s: runs with other settings as pid %d: ending it", spec.name, record.pid)
+        await self.terminate(record.handle, _MISFIT_GRACE_S)
+        return None
+
+    async def end_others(self, names: Collection[str]) -> None:
+        """Ends what an earlier daemon left running of instances that are not among `names` any more."""
+        recorded = await asyncio.to_thread(lambda: {path.stem for path in self._folder.glob("*.json")})
+        for name in sorted(recorded.difference(names)):
+            record = await self._find(name)
+            if record is not None:
+                _log.info("%s: is not configured any more, and runs as pid %d: ending it", name, record.pid)
+                await self.terminate(record.handle, _MISFIT_GRACE_S)
+
+    async def _find(self, name: str) -> Record | None:
+        """Watches the process that a record tells of. None: it is gone, and what it left is cleared away."""
         await self._open()
-        record = await asyncio.to_thread(Record.read, self._record_path(spec.name))
+        record = await asyncio.to_thread(Record.read, self._record_path(name))
         if record is None or record.boot_id != await asyncio.to_thread(procfs.boot_id):
             return None
         pidfd = await asyncio.to_thread(procfs.open_process, record.process)
         if pidfd is None:
             await self._clear_away(record, (), kill_at_s=0.0)
-            await asyncio.to_thread(self._record_path(spec.name).unlink)
+            await asyncio.to_thread(self._record_path(name).unlink)
             return None
-        handle = self._watch_from_now(record, pidfd, is_child=False)
-        if record.spec_digest == digest(spec):
-            return handle
-        _log.info("%s: runs with other settings as pid %d: ending it", spec.name, record.pid)
-        await self.terminate(handle, _MISFIT_GRACE_S)
-        return None
+        self._watch_from_now(record, pidfd, is_child=False)
+        return record
 
     def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
         """The lines of the log file and of the one before it. See InstanceRuntime."""
