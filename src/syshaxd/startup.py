@@ -119,7 +119,11 @@ def _banner(engine: Engine, model: str) -> str:
         lines.append(f"  {instance.spec.name:<4} {instance.state:<9} on {device}, port {instance.spec.port}")
         if instance.state is State.FAILED:
             lines.append(f"       {instance.reason}; see `syshaxctl logs {instance.spec.name}`")
-    request = {"model": model, "messages": [{"role": "user", "content": "Introduce openEuler."}], "stream": True}
+    request = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Write two sentences about Paris."}],
+        "stream": True,
+    }
     lines += [
         "",
         "Try it:",

@@ -51,6 +51,8 @@ class FakeRuntime:
         """Name and generation of each launch that was tried."""
         self.terminated: list[str] = []
         """Names, in the order in which servers were ended."""
+        self.graces_s: list[float] = []
+        """What each of them got."""
         self.adopt_errors: dict[str, list[Exception]] = {}
         """What the next searches for an instance fail with."""
         self.launch_errors: dict[str, list[Exception]] = {}
@@ -86,6 +88,7 @@ class FakeRuntime:
             raise errors.pop(0)
         if self.host.is_alive(handle):
             self.terminated.append(handle.name)
+            self.graces_s.append(grace_s)
             stubborn = self.host.servers[handle.name].stubborn
             self.host.exit(handle.name, ExitStatus(signal=9) if stubborn else ExitStatus(code=0))
 

@@ -620,6 +620,16 @@ async def test_models_lists_what_the_instances_serve(make_stand: MakeStand) -> N
         assert [model["id"] for model in (await response.json())["data"]] == ["m"]
 
 
+async def test_one_model_is_found_by_its_id(make_stand: MakeStand) -> None:
+    stand = await make_stand(catalog=lambda _: Catalog({"org/m": {"id": "org/m", "object": "model"}}))
+    for path in ("org/m", "org%2Fm", "org/m?x=1"):
+        async with stand.session.get(f"{stand.url}/v1/models/{path}") as response:
+            assert (response.status, await response.json()) == (200, {"id": "org/m", "object": "model"})
+    async with stand.session.get(f"{stand.url}/v1/models/other") as response:
+        assert response.status == 404
+        assert (await _error(response))["code"] == "model_not_found"
+
+
 async def test_stop_lets_running_requests_end(make_stand: MakeStand) -> None:
     stand = await make_stand()
     go = asyncio.Event()

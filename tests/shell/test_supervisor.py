@@ -269,6 +269,17 @@ class TestCommands:
             await b.calm()
             assert (b.state(), runtime.terminated) == (State.STOPPED, ["gpu"])
 
+    async def test_only_a_server_that_was_ready_gets_the_whole_grace(self) -> None:
+        async with bench(ready=False) as b:
+            b.supervisor.stop("gpu")
+            await b.calm()
+            b.supervisor.start("gpu")
+            await b.advance(5.0)
+            assert b.state() is State.READY
+            b.supervisor.stop("gpu", drain=False)
+            await b.calm()
+            assert b.runtime.graces_s == [1.0, 15.0]
+
     async def test_a_server_that_cannot_be_ended_is_tried_again(self) -> None:
         async with bench() as b:
             b.runtime.terminate_errors["gpu"] = [SyshaxError("no daemon"), OSError("no daemon")]

@@ -9,6 +9,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -33,6 +34,7 @@ from syshaxd.runner import Downstream, Outgoing
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 4096
+_MODEL_PATH = "/v1/models/"
 _IDLE_LIMIT_S = 75.0
 _SWEEP_INTERVAL_S = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -139,7 +141,7 @@ class Gateway:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers a request of the full HTTP server."""
         path = request.raw_path.partition("?")[0]
-        own = self._own.get(path)
+        own = self._model if path.startswith(_MODEL_PATH) else self._own.get(path)
         if own is not None and request.method in {"GET", "HEAD"}:
             return to_response(own(request))
         headers = request.headers
@@ -245,6 +247,14 @@ class Gateway:
 
     def _models(self, request: web.BaseRequest) -> Answer:
         return _json({"object": "list", "data": [dict(model) for model in self._engine.models()]})
+
+    def _model(self, request: web.BaseRequest) -> Answer:
+        name = unquote(request.raw_path.partition("?")[0].removeprefix(_MODEL_PATH))
+        for model in self._engine.models():
+            if model["id"] == name:
+                return _json(dict(model))
+        error = NotFoundError(f"the model {name!r} does not exist", param="model", code="model_not_found")
+        return error_answer(error, self._request_id(request.headers.get("X-Request-Id")))
 
     def _health(self, request: web.BaseRequest) -> Answer:
         return _json({"status": "ok"})

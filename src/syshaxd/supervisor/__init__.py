@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 _LOG_LEVELS = {State.UNHEALTHY: logging.WARNING, State.BACKOFF: logging.WARNING, State.FAILED: logging.ERROR}
 # While it starts, an instance is asked this often: a quick start should be seen quickly.
 _STARTING_PROBE_INTERVAL_S = 0.5
+# For a server that was never ready: vLLM doesn't hear SIGTERM while its engine starts (seen for 40 s with 0.32).
+_UNSERVED_GRACE_S = 1.0
 # Beyond draining and grace: for what a runtime does besides waiting.
 _SHUTDOWN_MARGIN_S = 10.0
 
@@ -366,7 +368,7 @@ class Supervisor:
             case Launch():
                 self._spawn(self._launch(instance, effect.generation))
             case Terminate():
-                instance.terminating = self._spawn(self._terminate(instance, effect.handle))
+                instance.terminating = self._spawn(self._terminate(instance, effect))
             case SetTimer():
                 instance.cancel_timer()
                 fired = TimerFired(effect.generation, effect.timer)
@@ -391,11 +393,12 @@ class Supervisor:
         status = await instance.runtime.wait(handle)
         self._post(instance, Exited(handle.generation, status))
 
-    async def _terminate(self, instance: _Instance, handle: Handle) -> None:
+    async def _terminate(self, instance: _Instance, effect: Terminate) -> None:
+        grace_s = self._stop_grace_s if effect.served else min(self._stop_grace_s, _UNSERVED_GRACE_S)
         try:
-            await instance.runtime.terminate(handle, self._stop_grace_s)
+            await instance.runtime.terminate(effect.handle, grace_s)
         except (SyshaxError, OSError) as error:
-            self._post(instance, TerminateFailed(handle.generation, _text(error)))
+            self._post(instance, TerminateFailed(effect.handle.generation, _text(error)))
 
 
 def _text(error: Exception) -> str:

@@ -235,7 +235,7 @@ def _adopted(now: Lifecycle, event: Adopted, policy: RestartPolicy) -> Step:
 
 def _launched(now: Lifecycle, event: Launched) -> Step:
     now = replace(now, handle=event.handle)
-    return now, (Terminate(event.handle),) if now.state is State.STOPPING else ()
+    return now, (Terminate(event.handle, served=False),) if now.state is State.STOPPING else ()
 
 
 def _launch_failed(now: Lifecycle, event: LaunchFailed, policy: RestartPolicy) -> Step:
@@ -336,7 +336,9 @@ def _end(now: Lifecycle, policy: RestartPolicy, reason: str, *, drain: bool) -> 
 
 def _stop(now: Lifecycle, reason: str) -> Step:
     # Without a handle the launch is still under way: Launched will bring the Terminate.
-    return _enter(now, State.STOPPING, reason, *(() if now.handle is None else (Terminate(now.handle),)))
+    if now.handle is None:
+        return _enter(now, State.STOPPING, reason)
+    return _enter(now, State.STOPPING, reason, Terminate(now.handle, served=now.state is not State.STARTING))
 
 
 def _gone(now: Lifecycle, reason: str, policy: RestartPolicy) -> Step:

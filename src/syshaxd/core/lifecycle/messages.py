@@ -150,6 +150,8 @@ class Terminate:
     """End the server; answered by Exited or TerminateFailed."""
 
     handle: Handle
+    served: bool = True
+    """It may have requests to end. One that was never ready has none, and some can't be asked while they start."""
 
 
 @dataclass(frozen=True, slots=True)
