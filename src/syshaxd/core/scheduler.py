@@ -63,21 +63,23 @@ class Scheduler:
             return self._pinned(request.pinned, inflight, candidates)
         if not candidates:
             return Reject("no instance that serves this request is ready", retry_after_s=5.0)
-        gpus = [spec for spec in candidates if spec.role is Role.GPU]
-        cpus = [spec for spec in candidates if spec.role is Role.CPU]
-        if not gpus:
-            return self._shortest(cpus, inflight, ("no GPU instance is ready",))
+        gpus: list[InstanceSpec] = []
         reasons: list[str] = []
-        for spec in gpus:
-            full = self._gpu_full(spec, snapshot.instances.get(spec.name, _NO_LOAD), inflight.get(spec.name, 0))
-            if not full:
-                return RunOn(spec.name, _GPU_HAS_ROOM)
-            reasons.append(f"{spec.name}: {full}")
-        for spec in cpus:
-            full = self._cpu_full(spec, snapshot.instances.get(spec.name, _NO_LOAD), inflight.get(spec.name, 0))
-            if not full:
-                return RunOn(spec.name, (*reasons, f"{spec.name}: has room"))
-            reasons.append(f"{spec.name}: {full}")
+        for spec in candidates:
+            if spec.role is Role.GPU:
+                full = self._gpu_full(spec, snapshot.instances.get(spec.name, _NO_LOAD), inflight.get(spec.name, 0))
+                if not full:
+                    return RunOn(spec.name, _GPU_HAS_ROOM)
+                gpus.append(spec)
+                reasons.append(f"{spec.name}: {full}")
+        if not gpus:
+            return self._shortest(candidates, inflight, ("no GPU instance is ready",))
+        for spec in candidates:
+            if spec.role is Role.CPU:
+                full = self._cpu_full(spec, snapshot.instances.get(spec.name, _NO_LOAD), inflight.get(spec.name, 0))
+                if not full:
+                    return RunOn(spec.name, (*reasons, f"{spec.name}: has room"))
+                reasons.append(f"{spec.name}: {full}")
         return self._shortest(gpus, inflight, tuple(reasons))
 
     def _pinned(self, name: str, inflight: Mapping[str, int], candidates: Sequence[InstanceSpec]) -> Decision:
