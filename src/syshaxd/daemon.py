@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,15 @@ from pathlib import Path
 import aiohttp
 import click
 
-from syshaxd import __version__, configfile, logs, rundir, sdnotify, startup
+from syshaxd import __version__, configfile, host, logs, rundir, sdnotify, startup
 from syshaxd.control import ControlServer
-from syshaxd.core.config import Config, enabled_services
-from syshaxd.core.errors import SyshaxError
+from syshaxd.core.bindings import Host, bind_instances, describe_fault, refusal
+from syshaxd.core.config import AUTO, Config, enabled_services
+from syshaxd.core.errors import SyshaxError, TopologyError
 from syshaxd.core.launch import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import RuntimeKind, State
+from syshaxd.core.types import InstanceSpec, RuntimeKind, State
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway
 from syshaxd.metrics import MetricsService
@@ -50,15 +51,15 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     SIGINT and SIGTERM stop it after the running requests; a second one stops it at once.
     """
     path = config_path or configfile.default_path()
+    logs.setup(log_level)
     try:
         config = configfile.load(path)
-        specs = instance_specs(config)
+        specs = bound_specs(config)
     except SyshaxError as error:
         raise click.ClickException(f"{path}:\n{error}") from None
     if check_config:
         click.echo(f"{path}: good. Instances: {', '.join(enabled_services(config))}; {len(specs)} in all.")
         return
-    logs.setup(log_level)
     _log.info("syshaxd %s starts with %s", __version__, path)
     # Requests leave no cycles behind: collecting often only costs time on the hot path.
     gc.collect()
@@ -66,7 +67,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     gc.set_threshold(50_000, 20, 20)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(config))
+            runner.run(serve(config, specs))
     except SyshaxError as error:
         raise click.ClickException(str(error)) from None
 
@@ -81,7 +82,31 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def serve(config: Config) -> None:
+def bound_specs(config: Config) -> tuple[InstanceSpec, ...]:
+    """Returns the instances that take part, with the CPUs on which they are to run; tells of what could be better.
+
+    Raises:
+        SyshaxError: An instance's binding is wrong, unless `numa.enforce` is off, or can't be planned.
+    """
+    specs = instance_specs(config)
+    try:
+        allowed = host.allowed()
+        here = Host(topology=host.topology(), allowed_cpus=allowed.cpus, allowed_nodes=allowed.nodes)
+    except TopologyError as error:
+        if any(service.cores == AUTO for service in enabled_services(config).values()):
+            raise
+        _log.warning("bindings to CPUs are not checked: %s", error)
+        return specs
+    bound = bind_instances(config, specs, here)
+    if config.numa.enforce and (wrong := refusal(bound)):
+        raise wrong
+    for name, faults in bound.faults.items():
+        for fault in faults:
+            _log.warning("%s: binding to CPUs: %s", name, describe_fault(fault))
+    return bound.specs
+
+
+async def serve(config: Config, specs: Sequence[InstanceSpec]) -> None:
     """Runs the daemon until it is told to stop."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -98,7 +123,6 @@ async def serve(config: Config) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, partial(on_signal, number))
 
-    specs = instance_specs(config)
     lifecycle = config.lifecycle
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())

@@ -4,7 +4,7 @@
 
 import re
 
-from syshaxd.core.config import ArgValue, Config, ServiceConfig, enabled_services
+from syshaxd.core.config import AUTO, ArgValue, Config, ServiceConfig, enabled_services
 from syshaxd.core.cpulist import parse_cpulist
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
@@ -19,7 +19,7 @@ Value = ArgValue | list[ArgValue] | None
 
 
 def instance_specs(config: Config) -> tuple[InstanceSpec, ...]:
-    """Returns the instances that take part, in their start order.
+    """Returns the instances that take part, in their start order; those with `cores: auto` are not bound yet.
 
     Raises:
         ConfigError: With every argument and variable that cannot be passed on, each under its dotted key.
@@ -60,7 +60,7 @@ def _spec(config: Config, name: str, service: ServiceConfig, faults: list[Config
         port=service.port,
         argv=argv if started_here else (),
         env=tuple((key, str(value)) for key, value in service.env.items()),
-        cores=parse_cpulist(service.cores) if service.cores else (),
+        cores=parse_cpulist(service.cores) if service.cores and service.cores != AUTO else (),
         max_num_seqs=service.max_num_seqs,
     )
 

@@ -18,6 +18,7 @@ from syshaxd.core.config.keys import (
 )
 from syshaxd.core.config.parse import parse
 from syshaxd.core.config.schema import (
+    AUTO,
     ArgValue,
     Config,
     CpuServiceConfig,
@@ -29,6 +30,7 @@ from syshaxd.core.config.schema import (
 )
 
 __all__ = [
+    "AUTO",
     "ArgValue",
     "Config",
     "CpuServiceConfig",

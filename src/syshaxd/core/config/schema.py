@@ -18,6 +18,8 @@ Seconds = Annotated[float, Field(gt=0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Ratio = Annotated[float, Field(ge=0, le=1, strict=True)]
 ArgValue = bool | int | float | str
+AUTO = "auto"
+"""As `cores`: planned at start."""
 
 
 class Section(BaseModel):
@@ -51,7 +53,10 @@ class ServiceConfig(Section):
         None, description="Python interpreter of the environment in which vLLM is installed (runtime `process`)."
     )
     model: str | None = Field(None, description="Weights of the model: a folder. Unset: models.path.")
-    cores: str | None = Field(None, description="CPUs to bind the instance to, such as `0-39,80-119`. Unset: all.")
+    cores: str | None = Field(
+        None,
+        description="CPUs to bind the instance to, such as `0-39,80-119`; `auto`: the best for this host. Unset: all.",
+    )
     max_num_seqs: Count = Field(256, description="Requests that the instance runs at the same time.")
     args: dict[str, ArgValue | list[ArgValue] | None] = Field(
         default_factory=dict,
@@ -65,7 +70,7 @@ class ServiceConfig(Section):
     @field_validator("cores")
     @classmethod
     def _cores_are_a_cpulist(cls, value: str | None) -> str | None:
-        if value is not None:
+        if value not in (None, AUTO):
             parse_cpulist(value)
         return value
 
@@ -143,6 +148,17 @@ class DeciderConfig(Section):
     )
 
 
+class NumaConfig(Section):
+    """On which CPUs the instances compute."""
+
+    enforce: bool = Field(
+        True, description="Whether an instance with a wrong binding to CPUs keeps syshaxd from starting."
+    )
+    gpu_cores: Count = Field(
+        4, description="Cores, near the accelerators, for an instance on a GPU whose `cores` are `auto`."
+    )
+
+
 class MonitorConfig(Section):
     """How often loads are read."""
 
@@ -186,6 +202,7 @@ class Config(Section):
     models: ModelsConfig = Field(default_factory=ModelsConfig, description="The model that is served.")
     system: SystemConfig = Field(default_factory=SystemConfig, description="Limits of the whole.")
     decider: DeciderConfig = Field(default_factory=DeciderConfig, description="When requests go to the CPU.")
+    numa: NumaConfig = Field(default_factory=NumaConfig, description="On which CPUs the instances compute.")
     monitor: MonitorConfig = Field(default_factory=MonitorConfig, description="How often loads are read.")
     lifecycle: LifecycleConfig = Field(default_factory=LifecycleConfig, description="When instances are restarted.")
     gateway: GatewayConfig = Field(default_factory=GatewayConfig, description="The OpenAI endpoint's limits.")

@@ -1,0 +1,132 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Instances with the CPUs that the configuration gives them, on hosts of every size."""
+
+from typing import Any
+
+import pytest
+
+from syshaxd.core.bindings import Bound, Host, bind_instances, refusal
+from syshaxd.core.config import parse
+from syshaxd.core.errors import ConfigError
+from syshaxd.core.launch import instance_specs
+from syshaxd.core.topology import Accelerator, AcceleratorKind, Node, NumaTopology, Rule
+
+_GIB = 2**30
+
+
+def host(nodes: int = 4, cpus_each: int = 40, *, allowed: tuple[int, ...] | None = None) -> Host:
+    """A host of equal nodes without SMT, with a GPU on the last one; 4 times 40 CPUs are the seed's server."""
+    cpus = [tuple(range(node * cpus_each, (node + 1) * cpus_each)) for node in range(nodes)]
+    gpu = Accelerator(kind=AcceleratorKind.GPU, address="0000:17:00.0", vendor="NVIDIA", node=nodes - 1)
+    topology = NumaTopology(
+        nodes=tuple(Node(id=node, cpus=cpus[node], memory_bytes=64 * _GIB) for node in range(nodes)),
+        cores=tuple((cpu,) for node in cpus for cpu in node),
+        accelerators=(gpu,),
+    )
+    return Host(topology=topology, allowed_cpus=allowed)
+
+
+def bind(where: Host, *, gpu: dict[str, Any] | None = None, cpu: dict[str, Any] | None = None, **rest: Any) -> Bound:
+    ours = {"runtime": "process", "python": "/venv/bin/python"}
+    services = {name: ours | given if given is not None else {"enabled": False} for name, given in _by_name(gpu, cpu)}
+    config = parse({"services": services, "models": {"path": "/models/m"}} | rest)
+    return bind_instances(config, instance_specs(config), where)
+
+
+def _by_name(gpu: dict[str, Any] | None, cpu: dict[str, Any] | None) -> list[tuple[str, dict[str, Any] | None]]:
+    return [("gpu", gpu), ("cpu", cpu)]
+
+
+def rules(bound: Bound, name: str) -> set[Rule]:
+    return {fault.rule for fault in bound.faults.get(name, ())}
+
+
+def patched(affinity: str, threads: int) -> dict[str, Any]:
+    return {
+        "env": {"INFERENCE_OP_MODE": "fused", "CUSTOM_CPU_AFFINITY": affinity, "OMP_NUM_THREADS": threads, "NRC": 4}
+    }
+
+
+class TestThoseThatNameNoCpus:
+    def test_share_the_host(self) -> None:
+        bound = bind(host(), gpu={}, cpu={})
+        assert refusal(bound) is None
+        assert [spec.cores for spec in bound.specs] == [(), ()]
+
+    def test_beside_one_that_does(self) -> None:
+        assert refusal(bind(host(), gpu={"cores": "0-3"}, cpu={})) is None
+
+
+class TestThoseOfTheEmbeddedProfile:
+    """Two stock instances on the CPU, each on its half of the cores."""
+
+    @staticmethod
+    def service(cores: str) -> dict[str, Any]:
+        return {"device": "cpu", "cores": cores, "env": {"VLLM_CPU_OMP_THREADS_BIND": cores}}
+
+    def test_on_two_cores(self) -> None:
+        assert refusal(bind(host(1, 2), gpu=self.service("0"), cpu=self.service("1"))) is None
+
+    def test_on_a_single_core_they_share_it(self) -> None:
+        assert refusal(bind(host(1, 1), gpu=self.service("0"), cpu=self.service("0"))) is None
+
+    def test_on_a_single_core_of_many(self) -> None:
+        assert refusal(bind(host(allowed=(7,)), gpu=self.service("7"), cpu=self.service("7"))) is None
+
+    def test_sharing_is_a_fault_where_it_need_not_be(self) -> None:
+        bound = bind(host(1, 2), gpu=self.service("0"), cpu=self.service("0"))
+        assert Rule.OVERLAP in rules(bound, "gpu") & rules(bound, "cpu")
+
+
+class TestThoseThatAreWrong:
+    def test_every_fault_of_every_instance_comes_with_what_is_right(self) -> None:
+        bound = bind(host(), gpu={"cores": "200"}, cpu=patched("0-39,40-59", 61))
+        assert rules(bound, "gpu") >= {Rule.EXISTS}
+        assert rules(bound, "cpu") >= {Rule.BALANCE, Rule.THREADS}
+        error = refusal(bound)
+        assert error is not None
+        assert {fault.key for fault in error.faults} == {"services.gpu", "services.cpu", "numa.enforce"}
+        assert "services.gpu: [exists] cores: CPU 200: this host has CPUs 0-159; right would be cores=" in str(error)
+        assert "OMP_NUM_THREADS=62 CUSTOM_CPU_AFFINITY=0-30,40-70" in str(error)
+
+    def test_advice_keeps_nothing_from_starting(self) -> None:
+        bound = bind(host(), cpu={"cores": "0-39", "env": {"OMP_NUM_THREADS": 4, "VLLM_CPU_OMP_THREADS_BIND": "0-38"}})
+        assert rules(bound, "cpu") == {Rule.NO_EFFECT}
+        assert refusal(bound) is None
+
+    def test_secrets_are_not_shown(self) -> None:
+        bound = bind(host(), cpu={"cores": "200", "env": {"HF_TOKEN": "hush"}})
+        assert "hush" not in str(refusal(bound))
+
+    def test_external_instances_are_somebody_elses(self) -> None:
+        assert not bind(host(), gpu={"runtime": "external", "cores": "200"}).faults
+
+
+class TestAuto:
+    def test_the_gpu_gets_cores_near_it_and_the_cpu_even_shares_of_the_rest(self) -> None:
+        bound = bind(host(), gpu={"cores": "auto"}, cpu={"cores": "auto", "env": {"INFERENCE_OP_MODE": "fused"}})
+        assert not bound.faults
+        gpu, cpu = bound.specs
+        assert gpu.cores == (156, 157, 158, 159)
+        assert len(cpu.cores) == 4 * 36
+        assert dict(cpu.env)["OMP_NUM_THREADS"] == "144"
+
+    def test_as_many_threads_as_are_asked_for(self) -> None:
+        env = {"INFERENCE_OP_MODE": "fused", "OMP_NUM_THREADS": 80}
+        assert len(bind(host(), cpu={"cores": "auto", "env": env}).specs[0].cores) == 80
+
+    def test_a_rank_for_each_node(self) -> None:
+        (spec,) = bind(host(), cpu={"cores": "auto", "args": {"tensor_parallel_size": 4}}).specs
+        assert dict(spec.env)["VLLM_CPU_OMP_THREADS_BIND"] == "0-38|40-78|80-118|120-158"
+
+    def test_it_leaves_others_their_cores(self) -> None:
+        bound = bind(host(), gpu={"cores": "0-3"}, cpu={"cores": "auto", "env": {"INFERENCE_OP_MODE": "fused"}})
+        assert not set(bound.specs[0].cores) & set(bound.specs[1].cores)
+
+    def test_the_number_of_cores_for_the_gpu(self) -> None:
+        assert bind(host(), gpu={"cores": "auto"}, numa={"gpu_cores": 2}).specs[0].cores == (158, 159)
+
+    def test_nothing_is_left(self) -> None:
+        with pytest.raises(ConfigError, match=r"services\.cpu\.cores: .*no core is free"):
+            bind(host(1, 2), gpu={"cores": "0-1"}, cpu={"cores": "auto"})
