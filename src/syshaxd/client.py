@@ -136,6 +136,7 @@ def _engine_status(message: api.GetStatusResponse, now_s: float) -> EngineStatus
         inflight=dict(message.inflight),
         instances=tuple(_instance_status(status) for status in message.instances),
         snapshot=_snapshot(message.snapshot, now_s),
+        binding_faults={name: tuple(its.faults) for name, its in message.binding_faults.items()},
     )
 
 

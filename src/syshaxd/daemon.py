@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,13 @@ import click
 
 from syshaxd import __version__, configfile, host, logs, rundir, sdnotify, startup
 from syshaxd.control import ControlServer
-from syshaxd.core.bindings import Host, bind_instances, describe_fault, refusal
+from syshaxd.core.bindings import Bound, Host, bind_instances, describe_fault, refusal
 from syshaxd.core.config import AUTO, Config, enabled_services
 from syshaxd.core.errors import SyshaxError, TopologyError
 from syshaxd.core.launch import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import InstanceSpec, RuntimeKind, State
+from syshaxd.core.types import RuntimeKind, State
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway
 from syshaxd.metrics import MetricsService
@@ -54,11 +54,11 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     logs.setup(log_level)
     try:
         config = configfile.load(path)
-        specs = bound_specs(config)
+        bound = bind(config)
     except SyshaxError as error:
         raise click.ClickException(f"{path}:\n{error}") from None
     if check_config:
-        click.echo(f"{path}: good. Instances: {', '.join(enabled_services(config))}; {len(specs)} in all.")
+        click.echo(f"{path}: good. Instances: {', '.join(enabled_services(config))}; {len(bound.specs)} in all.")
         return
     _log.info("syshaxd %s starts with %s", __version__, path)
     # Requests leave no cycles behind: collecting often only costs time on the hot path.
@@ -67,7 +67,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     gc.set_threshold(50_000, 20, 20)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(config, specs))
+            runner.run(serve(config, bound))
     except SyshaxError as error:
         raise click.ClickException(str(error)) from None
 
@@ -82,8 +82,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def bound_specs(config: Config) -> tuple[InstanceSpec, ...]:
-    """Returns the instances that take part, with the CPUs on which they are to run; tells of what could be better.
+def bind(config: Config) -> Bound:
+    """Returns the instances that take part, with the CPUs on which they are to run; logs what could be better.
 
     Raises:
         SyshaxError: An instance's binding is wrong, unless `numa.enforce` is off, or can't be planned.
@@ -96,18 +96,19 @@ def bound_specs(config: Config) -> tuple[InstanceSpec, ...]:
         if any(service.cores == AUTO for service in enabled_services(config).values()):
             raise
         _log.warning("bindings to CPUs are not checked: %s", error)
-        return specs
+        return Bound(specs=specs)
     bound = bind_instances(config, specs, here)
     if config.numa.enforce and (wrong := refusal(bound)):
         raise wrong
     for name, faults in bound.faults.items():
         for fault in faults:
             _log.warning("%s: binding to CPUs: %s", name, describe_fault(fault))
-    return bound.specs
+    return bound
 
 
-async def serve(config: Config, specs: Sequence[InstanceSpec]) -> None:
+async def serve(config: Config, bound: Bound) -> None:
     """Runs the daemon until it is told to stop."""
+    specs = bound.specs
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     hurry = asyncio.Event()
@@ -163,6 +164,7 @@ async def serve(config: Config, specs: Sequence[InstanceSpec]) -> None:
             read_catalog=partial(read_catalog, session),
             max_queue_size=config.system.max_queue_size,
             max_queue_wait_s=config.system.max_queue_wait_s,
+            binding_faults={name: tuple(map(describe_fault, faults)) for name, faults in bound.faults.items()},
         )
         monitor.subscribe(lambda _: engine.on_snapshot())
         gateway = Gateway(engine, MetricsService(), max_body_bytes=config.gateway.max_body_bytes)

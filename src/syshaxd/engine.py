@@ -70,6 +70,7 @@ class Engine:
         read_catalog: Callable[[InstanceSpec], Awaitable[Catalog]],
         max_queue_size: int,
         max_queue_wait_s: float,
+        binding_faults: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self._specs = {spec.name: spec for spec in specs}
         self._supervisor = supervisor
@@ -79,6 +80,7 @@ class Engine:
         self._read_catalog = read_catalog
         self._max_queue_size = max_queue_size
         self._max_queue_wait_s = max_queue_wait_s
+        self._binding_faults = binding_faults or {}
         self._catalogs: dict[str, Catalog] = {spec.name: assumed(spec) for spec in specs}
         self._ready: tuple[InstanceSpec, ...] = ()
         self._inflight = dict.fromkeys(self._specs, 0)
@@ -264,6 +266,7 @@ class Engine:
             inflight=dict(self._inflight),
             instances=self._supervisor.statuses(),
             snapshot=self._snapshot(),
+            binding_faults=self._binding_faults,
         )
 
     def start_instance(self, name: str) -> None:

@@ -68,6 +68,7 @@ class FakeEngine:
         self.log_readers = 0
         self.error: Exception | None = None
         self.snapshot = full_snapshot()
+        self.binding_faults: dict[str, tuple[str, ...]] = {}
 
     def status(self) -> EngineStatus:
         if self.error is not None:
@@ -80,6 +81,7 @@ class FakeEngine:
             inflight={"gpu": 15, "cpu": 2},
             instances=tuple(self.statuses.values()),
             snapshot=self.snapshot,
+            binding_faults=self.binding_faults,
         )
 
     def become(self, name: str, state: State, **changes: object) -> None:

@@ -109,6 +109,11 @@ def test_the_table_on_an_ordinary_terminal(engine: FakeEngine) -> None:
     assert lines[5].split() == ["cpu", "BACKOFF", "0s", "CPU", "0-39", "ds-32b", "-", "-", "2", "-"]
 
 
+def test_a_wrong_binding_stays_visible(engine: FakeEngine) -> None:
+    engine.binding_faults = {"cpu": ("[smt] cores: CPUs 0-1: one core",)}
+    assert "cpu: CPU binding: [smt] cores: CPUs 0-1: one core" in table(engine, 80)
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 119, 120])
 def test_the_table_stays_within_its_terminal(engine: FakeEngine, width: int) -> None:
     text = table(engine, width)
@@ -153,7 +158,7 @@ async def test_status_as_json(socket: Path) -> None:
     assert list(gpu) == [
         *("name", "role", "device", "device_text", "runtime", "model", "served_model", "address", "cores"),
         *("depends_on", "max_num_seqs", "state", "wanted", "reason", "since_s", "launches", "failed_attempts"),
-        *("ident", "launched_at_s", "inflight", "load"),
+        *("ident", "launched_at_s", "inflight", "binding_faults", "load"),
     ]
     assert (gpu["state"], gpu["ident"], gpu["inflight"], gpu["load"]["running"]) == ("READY", "4242", 15, 12)
     assert (cpu["cores"], cpu["load"]["error"]) == ("0-39", "connection refused")

@@ -151,6 +151,10 @@ def _notes(view: _View) -> Iterator[Text]:
             age = duration_text(view.monotonic_s - load.read_at_s)
             why = f": {load.error}" if load.error else ""
             notes.append(Text.assemble((f"{name}: ", "bold"), (f"its load was read {age} ago{why}", "yellow")))
+        notes += [
+            Text.assemble((f"{name}: ", "bold"), (f"CPU binding: {fault}", "yellow"))
+            for fault in view.status.binding_faults.get(name, ())
+        ]
     if view.status.snapshot.gpu_error:
         notes.append(Text.assemble(("GPUs: ", "bold"), (view.status.snapshot.gpu_error, "yellow")))
     if notes:
@@ -225,6 +229,7 @@ def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: 
         "ident": None if handle is None else handle.ident,
         "launched_at_s": None if handle is None else handle.started_at_s,
         "inflight": status.inflight.get(spec.name, 0),
+        "binding_faults": list(status.binding_faults.get(spec.name, ())),
         "load": None if load is None else _load_json(load, monotonic_s),
     }
 

@@ -25,6 +25,7 @@ def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:
         inflight=status.inflight,
         instances=[instance_status(instance) for instance in status.instances],
         snapshot=_snapshot(status.snapshot, now_s),
+        binding_faults={name: api.BindingFaults(faults=faults) for name, faults in status.binding_faults.items()},
     )
 
 

@@ -117,7 +117,7 @@ def describe_fault(fault: Fault) -> str:
     """Returns a fault in one line, with what would be right."""
     its, text = fault.proposal, str(fault).replace(CPUSET_CPUS, "cores")
     if its is None:
-        return f"{text}; this host has no binding that would be right"
+        return f"{text}; beside the others no binding would be right"
     right = [f"cores={its.cpuset_cpus}"] if its.cpuset_cpus else []
     right += [f"{key}={value}" for key, value in its.env.items() if key in _SHOWN]
     right += [f"tensor-parallel-size={its.ranks}"] if its.ranks > 1 else []

@@ -272,3 +272,5 @@ class EngineStatus:
     """Requests now running on each instance, by the daemon's own count."""
     instances: tuple[InstanceStatus, ...]
     snapshot: Snapshot
+    binding_faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What is wrong, or could be better, with the CPUs to which instances are bound, by instance, a line each."""
