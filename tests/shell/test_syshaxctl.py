@@ -20,6 +20,7 @@ from syshaxd.cli import show
 from syshaxd.cli.syshaxctl import main
 from syshaxd.control import ControlServer
 from syshaxd.core.types import Device, Role, Snapshot, State
+from tests.core.topologies import KUNPENG_LSCPU
 from tests.fakes.engine import FakeEngine, spec
 
 PROGRAM = Path(sys.executable).with_name("syshaxctl")
@@ -293,3 +294,34 @@ def test_every_command_has_examples(command: str) -> None:
 
 def test_version() -> None:
     assert CliRunner().invoke(main, ["--version"]).output == f"syshaxctl, version {__version__}\n"
+
+
+# The topology.
+
+
+async def test_the_topology_of_this_host_with_the_owners_of_its_cores(socket: Path) -> None:
+    done = await syshaxctl(socket, "topology", "-o", "json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["owners"] == {"cpu": list(range(40))}
+    assert len(told["nodes"]) >= 1
+
+
+async def test_the_topology_needs_no_daemon(tmp_path: Path) -> None:
+    done = await syshaxctl(tmp_path / "none.sock", "topology")
+    assert (done.code, done.err) == (0, "")
+    assert "node 0" in done.out
+
+
+async def test_the_topology_of_another_host(tmp_path: Path) -> None:
+    (tmp_path / "lscpu.txt").write_text(KUNPENG_LSCPU)
+    done = await syshaxctl(tmp_path / "none.sock", "topology", str(tmp_path / "lscpu.txt"))
+    assert (done.code, done.err) == (0, "")
+    assert "node 3" in done.out
+
+
+async def test_a_file_that_is_no_topology(tmp_path: Path) -> None:
+    (tmp_path / "odd.txt").write_text("hello\n")
+    done = await syshaxctl(tmp_path / "none.sock", "topology", str(tmp_path / "odd.txt"))
+    assert done.code == 1
+    assert "neither `LC_ALL=C lscpu` nor `numactl -H`" in done.err

@@ -10,18 +10,20 @@ import json
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from syshaxd import __version__, rundir
+from syshaxd import __version__, host, rundir
 from syshaxd.cli import show
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
+from syshaxd.core.topology import draw_topology, parse_topology
 from syshaxd.core.types import InstanceStatus
 
 _INTERRUPTED = 130
@@ -102,6 +104,43 @@ def logs(socket: Path | None, name: str, lines: int, *, everything: bool, follow
                 click.echo(line)
 
     _run(socket, work)
+
+
+@main.command()
+@click.argument("text", type=click.File(), required=False, metavar="[FILE]")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def topology(socket: Path | None, text: TextIO | None, output: str) -> None:
+    """Draws this host's nodes, CPUs and accelerators, and whose cores they are if a daemon answers.
+
+    FILE holds the output of `LC_ALL=C lscpu`, of `numactl -H`, or of both; then the host that it is of is drawn. `-` is
+    the standard input.
+
+    \b
+    Examples:
+      syshaxctl topology
+      syshaxctl topology -o json | jq '.nodes[].cpus'
+      ssh server 'LC_ALL=C lscpu; numactl -H' | syshaxctl topology -
+    """  # noqa: D301
+    try:
+        drawn = host.topology() if text is None else parse_topology(text.read())
+        owners = asyncio.run(_owners(rundir.find_socket(socket))) if text is None else {}
+    except (SyshaxError, UnicodeDecodeError) as error:
+        raise click.ClickException(str(error)) from None
+    if output == "json":
+        click.echo(json.dumps(asdict(drawn) | {"owners": owners}, indent=2))
+    else:
+        click.echo("\n".join(draw_topology(drawn, owners)))
+
+
+async def _owners(socket: Path) -> dict[str, tuple[int, ...]]:
+    """CPUs of each instance that is bound to some; none if no daemon answers."""
+    try:
+        async with ControlClient(socket) as client:
+            instances = (await client.status()).instances
+    except UnreachableError:
+        return {}
+    return {instance.spec.name: instance.spec.cores for instance in instances if instance.spec.cores}
 
 
 def _waiting_options(command: Callable[..., None]) -> Callable[..., None]:
