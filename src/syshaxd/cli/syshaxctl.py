@@ -21,6 +21,7 @@ from rich.text import Text
 
 from syshaxd import __version__, host, rundir
 from syshaxd.cli import show
+from syshaxd.cli.numa import numa
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.topology import draw_topology, parse_topology
@@ -56,6 +57,9 @@ def main(context: click.Context, socket: Path | None) -> None:
       syshaxctl restart cpu --timeout 300
     """  # noqa: D301 - \b keeps click from joining the lines
     context.obj = socket
+
+
+main.add_command(numa)
 
 
 @main.command()
