@@ -11,7 +11,11 @@ from pathlib import Path
 from syshax_embedded.model import SERVED_NAME
 
 _CUDA_PYTHON = "SYSHAX_CUDA_PYTHON"
-_PROBE_CUDA = "import torch, vllm; assert torch.cuda.is_available(); print(torch.cuda.get_device_name(0))"
+# A CPU build of vLLM beside a CUDA build of PyTorch would not do: vLLM itself is asked.
+_PROBE_CUDA = (
+    "import torch; from vllm.platforms import current_platform; "
+    "assert current_platform.is_cuda(); print(torch.cuda.get_device_name(0))"
+)
 _PROBE_TIMEOUT_S = 120.0
 # What a GPU's own process needs; the rest computes.
 _CORES_BESIDE_GPU = 4
@@ -73,8 +77,8 @@ def roles(cuda: Cuda | None, found: str, cores: list[int]) -> tuple[str, str]:
     if cuda is not None:
         gpu = f"{found}: it plays the role gpu, with {_in_words(gpu_cores)}"
     else:
-        gpu = f"{found}: {_in_words(gpu_cores)} plays the role gpu"
-    return gpu, f"{_in_words(cpu_cores)} plays the role cpu"
+        gpu = f"{found}: {_in_words(gpu_cores)} {_play(gpu_cores)} the role gpu"
+    return gpu, f"{_in_words(cpu_cores)} {_play(cpu_cores)} the role cpu"
 
 
 def render(model: Path, cpu_python: Path, cuda: Cuda | None, found: str, cores: list[int]) -> str:
@@ -115,8 +119,14 @@ def _cpu_service(python: Path, cores: list[int]) -> dict[str, object]:
         "max_num_seqs": 8,
         # To compile takes minutes on a few cores, and gains little for a small model.
         "args": _ARGS | {"enforce-eager": True},
-        # 1 GiB holds eight requests of full length.
-        "env": {"VLLM_CPU_KVCACHE_SPACE": 1, "VLLM_CPU_OMP_THREADS_BIND": cpulist(cores)} | _ENV,
+        "env": {
+            # Holds eight requests of full length.
+            "VLLM_CPU_KVCACHE_SPACE": 1,
+            "VLLM_CPU_OMP_THREADS_BIND": cpulist(cores),
+            # Where PyTorch is a build for CUDA, the instance would take half a GiB of the GPU.
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        | _ENV,
     }
 
 
@@ -146,3 +156,7 @@ def cpulist(cores: list[int]) -> str:
 
 def _in_words(cores: list[int]) -> str:
     return f"CPU core{'s' if len(cores) > 1 else ''} {cpulist(cores)}"
+
+
+def _play(cores: list[int]) -> str:
+    return "plays" if len(cores) == 1 else "play"

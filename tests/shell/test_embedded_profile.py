@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The embedded profile's configuration, held to the daemon's own reading of it."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def test_without_a_gpu_cpu_cores_play_its_role(tmp_path: Path) -> None:
         assert {"--enforce-eager", "--max-model-len"} <= set(spec.argv)
         assert dict(spec.env)["HF_HUB_OFFLINE"] == "1"
         assert dict(spec.env)["VLLM_CPU_OMP_THREADS_BIND"] == profile.cpulist(list(cores))
+        assert dict(spec.env)["CUDA_VISIBLE_DEVICES"] == ""
     assert config.services.conductor.port == 8010
     assert config.models.default == "smollm2"
 
@@ -69,6 +71,7 @@ def test_a_usable_gpu_plays_its_own_role(tmp_path: Path) -> None:
     assert gpu.argv[0] == "/cuda/bin/python"
     assert gpu.cores == (0, 1, 2, 3)
     assert "--enforce-eager" not in gpu.argv
+    assert "CUDA_VISIBLE_DEVICES" not in dict(gpu.env)
     assert cpu.device is Device.CPU
     assert cpu.cores == tuple(range(4, 16))
 
@@ -86,7 +89,7 @@ def test_the_file_and_the_screen_say_who_plays_which_role() -> None:
     )
     assert profile.roles(Cuda("/p", "NVIDIA H200"), "NVIDIA H200 found", list(range(16))) == (
         "NVIDIA H200 found: it plays the role gpu, with CPU cores 0-3",
-        "CPU cores 4-15 plays the role cpu",
+        "CPU cores 4-15 play the role cpu",
     )
     text = profile.render(Path("/m"), Path("/p"), None, "no NVIDIA GPU found", [0, 1])
     assert "# no NVIDIA GPU found: CPU core 0 plays the role gpu\n" in text
@@ -119,3 +122,16 @@ def test_looking_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setenv("SYSHAX_CUDA_PYTHON", str(tmp_path / "nothing"))
     assert profile.find_cuda()[0] is None
+
+
+@pytest.mark.parametrize("is_cuda", [True, False])
+def test_a_cpu_build_of_vllm_is_not_taken_for_a_cuda_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cuda: bool
+) -> None:
+    """Not even beside a PyTorch that sees the GPU."""
+    (tmp_path / "torch.py").write_text("class cuda:\n    get_device_name = 'NVIDIA H200 {}'.format\n")
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm/platforms.py").write_text(f"class current_platform:\n    is_cuda = lambda: {is_cuda}\n")
+    python = program(tmp_path / "python", f'PYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"')
+    monkeypatch.setenv("SYSHAX_CUDA_PYTHON", str(python))
+    assert profile.find_cuda()[0] == (Cuda(str(python), "NVIDIA H200 0") if is_cuda else None)
