@@ -8,6 +8,7 @@ import logging
 import shutil
 import sys
 import time
+from contextlib import aclosing
 from pathlib import Path
 
 import aiohttp
@@ -57,26 +58,20 @@ def _pending(engine: Engine) -> list[InstanceStatus]:
 
 async def _wanted(engine: Engine, name: str) -> None:
     """Returns once somebody has wanted the instance up: the supervisor does, as soon as it runs."""
-    states = engine.watch_instance(name)
-    try:
-        async for status in states:
+    async with aclosing(engine.watch_instance(name)) as statuses:
+        async for status in statuses:
             if status.wanted or status.state is State.FAILED:
                 return
-    finally:
-        await states.aclose()
 
 
 async def _change(engine: Engine, name: str) -> None:
     """Returns at the next change of an instance, or once it is offered to requests."""
-    states = engine.watch_instance(name)
-    try:
-        first = await anext(states)
+    async with aclosing(engine.watch_instance(name)) as statuses:
+        first = await anext(statuses)
         if first.state is State.READY:
             await asyncio.sleep(0.2)  # it is just being asked what it serves
-            return
-        await anext(states)
-    finally:
-        await states.aclose()
+        else:
+            await anext(statuses)
 
 
 async def _progress(engine: Engine, status: InstanceStatus) -> str:

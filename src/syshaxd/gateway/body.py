@@ -10,7 +10,7 @@ from syshaxd.core.errors import BadRequestError
 
 
 class Body(BaseModel):
-    """The fields that placement needs, of any JSON request."""
+    """The fields of any JSON request that placement needs, or whose types are checked here."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 

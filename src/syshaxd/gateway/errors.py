@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The error tree as HTTP: status, OpenAI error object, Retry-After."""
 
-import json
 import math
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -19,6 +18,7 @@ from syshaxd.core.errors import (
     TooLargeError,
     UnavailableError,
 )
+from syshaxd.core.openai import error_body
 
 # The first class that fits gives status, OpenAI's error type, and the code of errors that bring none.
 _KINDS: tuple[tuple[type[SyshaxError], int, str, str | None], ...] = (
@@ -67,8 +67,3 @@ def error_answer(error: SyshaxError, request_id: str) -> Answer:
 def internal_error() -> Answer:
     """The answer when the daemon itself is at fault."""
     return Answer(500, error_body("internal error; syshaxd's log has the details", kind="internal_error"))
-
-
-def error_body(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> bytes:
-    """An OpenAI error object."""
-    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()

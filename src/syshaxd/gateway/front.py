@@ -12,7 +12,8 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from syshaxd.gateway.errors import Answer, error_body, internal_error
+from syshaxd.core.openai import error_body
+from syshaxd.gateway.errors import Answer, internal_error
 from syshaxd.runner import Relay
 
 

@@ -8,13 +8,13 @@ nothing has been sent at all, and another instance may answer instead.
 """
 
 import asyncio
-import json
 import re
 from collections.abc import Callable
 from typing import Protocol
 
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.http1 import LAST_CHUNK, ResponseHead, chunk, chunk_payloads, response_head
+from syshaxd.core.openai import error_body
 from syshaxd.core.types import Outcome, RequestRecord
 from syshaxd.runner.upstream import UpstreamConnection
 
@@ -248,7 +248,7 @@ class Relay:
             return
         self._record.outcome = Outcome.FAILED
         if self._streaming and self._whole:
-            event = b"data: " + _error_event(error) + b"\n\n"
+            event = b"data: " + error_body(str(error), kind="upstream_error", code="instance_failed") + b"\n\n"
             self._write(chunk(event) + LAST_CHUNK if self._chunked else event)
         else:
             self.keep_alive = False
@@ -273,8 +273,3 @@ class Relay:
             self.done.set_result(None)
         else:
             self.done.set_exception(error)
-
-
-def _error_event(error: Exception) -> bytes:
-    body = {"message": str(error), "type": "upstream_error", "param": None, "code": "instance_failed"}
-    return json.dumps({"error": body}).encode()

@@ -58,7 +58,6 @@ class UpstreamConnection(asyncio.Protocol):
         "_take",
         "_transport",
         "idle_since_s",
-        "requests",
     )
 
     def __init__(self, pool: "UpstreamPool") -> None:
@@ -72,7 +71,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._bodiless = False
         self._paused = False
         self.idle_since_s = 0.0
-        self.requests = 0
 
     @property
     def usable(self) -> bool:
@@ -85,7 +83,6 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._sink is None
         self._sink = sink
         self._bodiless = bodiless
-        self.requests += 1
         if len(body) < MAX_JOINED_BYTES:
             self._transport.write(head + body)
         else:
