@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-machine check lint types contracts unit e2e proto proto-check bench-gateway clean
+.PHONY: run env test test-machine check lint types contracts unit e2e proto proto-check bench-gateway clean
 
 run: .venv/.run
 	@exec $(BIN)/python -m syshax_embedded run
+
+# What `python3 cli.py` and `python3 main.py` use.
+env: .venv/.run
 
 .venv/.run: pyproject.toml
 	@echo "==> making the environment in .venv"

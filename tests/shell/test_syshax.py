@@ -119,11 +119,11 @@ def test_all_that_is_wrong_is_said_and_nothing_done(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("config", "gpu.port"), ("config", "gpu.port", "1"), ("config", "--unset", "gpu.port")]
+    "words", [("config", "gpu.prot"), ("config", "gpu.prot", "1"), ("config", "--unset", "services.gpu.prot")]
 )
 def test_the_nearest_key_is_named(path: Path, words: tuple[str, ...]) -> None:
     done("init")
-    assert "gpu.port: no such key; did you mean services.gpu.port?" in refused(*words)
+    assert "services.gpu.prot: no such key; did you mean services.gpu.port?" in refused(*words)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,49 @@ def test_help_lists_every_key(path: Path) -> None:
         assert " ".join(f"{key.name} {key.meaning} [{key.allowed}{default}]".split()) in text
 
 
-@pytest.mark.parametrize("command", ["init", "config", "check-config", "run"])
+@pytest.mark.parametrize("command", sorted(main.commands))
 def test_every_command_has_examples(command: str) -> None:
     assert f"Examples:\n    syshax {command}" in done(command, "--help")
+
+
+# The words of upstream sysHAX 0.2.
+
+
+def test_short_keys(path: Path) -> None:
+    done("init")
+    assert done("config", "gpu.port", "9001", "model", "ds-32b") == (
+        "services.gpu.port is set\nmodels.default is set\n"
+    )
+    done("config", "maxtokens", "32", "temperature", "0.5", "conductor.port", "9010")
+    config = configfile.load(path)
+    assert (config.services.gpu.port, config.services.conductor.port) == (9001, 9010)
+    assert (config.models.default, config.models.params.test_tokens) == ("ds-32b", 32)
+    assert done("config", "gpu.port") == "9001\n"
+    done("config", "--unset", "gpu.port")
+    assert configfile.load(path).services.gpu.port == 8001
+
+
+def test_one_host_for_all(path: Path) -> None:
+    done("init")
+    done("config", "host", "10.0.0.7")
+    assert done("config", "host") == "10.0.0.7\n" * 3
+    assert done("interfaces") == (
+        "gpu: http://10.0.0.7:8001\ncpu: http://10.0.0.7:8002\nconductor: http://10.0.0.7:8010\n"
+    )
+    done("config", "host", "::1")
+    assert "cpu: http://[::1]:8002\n" in done("interfaces")
+
+
+def test_the_model(path: Path) -> None:
+    done("init")
+    done("config", "model", "ds-32b", "maxtokens", "64")
+    assert done("model") == "model name: ds-32b\nmax_tokens: 64\ntemperature: 0\n"
+
+
+def test_files_take_no_short_keys(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("gpu: {port: 8001}\n")
+    assert "gpu: no such key; did you mean services.gpu?" in refused("check-config")
 
 
 def test_version() -> None:

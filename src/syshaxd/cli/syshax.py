@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 refused or failed, 2 usage.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,16 @@ from typing import Any
 import click
 
 from syshaxd import __version__, configfile
-from syshaxd.core.config import describe, enabled_services, find_key, get_value, is_secret
+from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value, is_secret
 from syshaxd.core.errors import ConfigError, SyshaxError
 from syshaxd.core.launch import instance_specs
 
 _HIDDEN = "(hidden)"
+_SHORT_KEYS_HELP = (
+    "`gpu.`, `cpu.` and `conductor.` may stand for `services.gpu.` and so on; "
+    + "; ".join(f"`{short}` for {', '.join(keys)}" for short, keys in SHORT_KEYS.items())
+    + "."
+)
 
 _config_option = click.option(
     "--config",
@@ -41,6 +46,8 @@ class _ConfigCommand(click.Command):
                 default = f"; default: {key.default}" if key.default else ""
                 with formatter.indentation():
                     formatter.write_text(f"{key.meaning} [{key.allowed}{default}]")
+        with formatter.section("Short keys"):
+            formatter.write_text(_SHORT_KEYS_HELP)
 
 
 @contextmanager
@@ -82,7 +89,8 @@ def init(path: Path, *, force: bool) -> None:
     """  # noqa: D301
     with _errors_of(path):
         configfile.create(path, force=force)
-    click.echo(f"{path} is written. Look through it, or set keys with `syshax config KEY VALUE`; then `syshax run`.")
+    name = click.get_current_context().find_root().info_name
+    click.echo(f"{path} is written. Look through it, or set keys with `{name} config KEY VALUE`; then `{name} run`.")
 
 
 @main.command(cls=_ConfigCommand)
@@ -109,9 +117,10 @@ def config(path: Path, words: tuple[str, ...], unset: tuple[str, ...]) -> None:
         raise click.UsageError(f"the key {words[-1]} has no value")
     with _errors_of(path):
         if len(words) > 1 or unset:
-            _edit(path, dict(zip(words[::2], words[1::2], strict=True)) | dict.fromkeys(unset))
+            changes = [*zip(words[::2], words[1::2], strict=True), *((key, None) for key in unset)]
+            _edit(path, {key: text for short, text in changes for key in full_keys(short)})
         elif words:
-            _show(path, words[0])
+            _show(path, full_keys(words[0]))
         else:
             _list(path)
 
@@ -130,6 +139,40 @@ def check_config(path: Path) -> None:
         config = configfile.load(path)
         instance_specs(config)
     click.echo(f"{path} is good. Instances: {', '.join(enabled_services(config))}.")
+
+
+@main.command()
+@_config_option
+def interfaces(path: Path) -> None:
+    """Shows the URLs of the instances and of the OpenAI endpoint, as the configuration file says.
+
+    \b
+    Examples:
+      syshax interfaces
+    """  # noqa: D301
+    with _errors_of(path):
+        config = configfile.load(path)
+    places = {name: (service.host, service.port) for name, service in enabled_services(config).items()}
+    conductor = config.services.conductor
+    for name, (host, port) in (places | {"conductor": (conductor.host, conductor.port)}).items():
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"{name}: http://{shown}:{port}")
+
+
+@main.command()
+@_config_option
+def model(path: Path) -> None:
+    """Shows the model's name, and what the connectivity test asks of it, as the configuration file says.
+
+    \b
+    Examples:
+      syshax model
+    """  # noqa: D301
+    with _errors_of(path):
+        models = configfile.load(path).models
+    click.echo(f"model name: {models.default}")
+    click.echo(f"max_tokens: {models.params.test_tokens}")
+    click.echo(f"temperature: {models.params.temperature:g}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -154,14 +197,14 @@ def _edit(path: Path, changes: Mapping[str, str | None]) -> None:
         click.echo(f"{key} has its default" if text is None else f"{key} is set")
 
 
-def _show(path: Path, key: str) -> None:
-    known = find_key(key)
-    value = get_value(configfile.read(path), key)
-    if value is not None:
-        click.echo(_text(value))
-    else:
-        click.echo(known.default)
-        click.echo(f"{key} is not set in {path}" + ("; that is the default" if known.default else ""), err=True)
+def _show(path: Path, keys: Sequence[str]) -> None:
+    known = [find_key(key) for key in keys]
+    content = configfile.read(path)
+    for key, its in zip(keys, known, strict=True):
+        value = get_value(content, key)
+        click.echo(its.default if value is None else _text(value))
+        if value is None:
+            click.echo(f"{key} is not set in {path}" + ("; that is the default" if its.default else ""), err=True)
 
 
 def _list(path: Path) -> None:

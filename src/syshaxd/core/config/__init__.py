@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The configuration: a file's content in, one frozen `Config` out, or every fault at once.
 
-`schema` holds the keys, `parse` the rules between them, `keys` what is done by dotted key.
+`schema` holds the keys, `parse` the rules between them, `keys` what is done by dotted key, `aliases` shorter keys.
 """
 
+from syshaxd.core.config.aliases import SHORT_KEYS, full_keys
 from syshaxd.core.config.keys import (
     Key,
     describe,
@@ -31,6 +32,7 @@ from syshaxd.core.config.schema import (
 
 __all__ = [
     "AUTO",
+    "SHORT_KEYS",
     "ArgValue",
     "Config",
     "CpuServiceConfig",
@@ -42,6 +44,7 @@ __all__ = [
     "describe",
     "enabled_services",
     "find_key",
+    "full_keys",
     "get_value",
     "is_secret",
     "known_keys",

@@ -89,7 +89,7 @@ def no_such_key(key: str) -> str:
     inside = [known.name for known in describe() if known.name.startswith(f"{key.rstrip('.')}.")]
     if inside:
         return f"holds several values; choose one of them, such as {inside[0]}"
-    ends = [name for name in known_keys() if name.endswith(f".{key}")]
+    ends = [name for name in (*_sections(), *known_keys()) if name.endswith(f".{key}")]
     near = ends or difflib.get_close_matches(key, (*_sections(), *known_keys()), n=1, cutoff=0.6)
     return (
         f"no such key; did you mean {' or '.join(near)}?" if near else "no such key; `syshax config --help` lists all"
