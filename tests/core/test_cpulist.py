@@ -48,7 +48,9 @@ def test_lists(text: str, cpus: tuple[int, ...]) -> None:
     assert parse_cpulist(text) == cpus
 
 
-@pytest.mark.parametrize("text", ["", ",", "0,", "3-1", "0-3:0", "1,1", "0-3,2", "a", "-1", "0-", "1:2", "9999999"])
+@pytest.mark.parametrize(
+    "text", ["", ",", "0,", "3-1", "0-3:0", "1,1", "0-3,2", "a", "-1", "0-", "1:2", "9999999", "٣"]
+)
 def test_faults(text: str) -> None:
     with pytest.raises(ValueError, match=r"write|empty|twice"):
         parse_cpulist(text)

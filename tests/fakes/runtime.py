@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from syshaxd.core.errors import LaunchFailedError
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 
+FAKE_PID = 4_200_000
+"""More than Linux gives out."""
+
 
 @dataclass(eq=False)
 class FakeServer:
@@ -102,6 +105,9 @@ class FakeRuntime:
             return server.handle
         await self.terminate(server.handle, 0.0)
         return None
+
+    async def pid(self, handle: Handle) -> int | None:
+        return FAKE_PID + handle.generation if self.host.is_alive(handle) else None
 
     async def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
         lines = self.host.lines.setdefault(name, [])

@@ -56,6 +56,16 @@ class RuntimeContract:
         assert await harness.is_alive(handle)
         await runtime.terminate(handle, LONG_S)
 
+    async def test_its_process_is_known_while_it_runs(self, harness: Harness, runtime: InstanceRuntime) -> None:
+        first = await runtime.launch(harness.spec(), 1)
+        assert (await runtime.pid(first) or 0) > 1
+        await runtime.terminate(first, LONG_S)
+        await runtime.wait(first)
+        assert await runtime.pid(first) is None
+        second = await runtime.launch(harness.spec(), 2)
+        assert await runtime.pid(first) is None
+        await runtime.terminate(second, LONG_S)
+
     @pytest.mark.parametrize("code", [0, 3])
     async def test_wait_tells_the_exit_code(self, harness: Harness, runtime: InstanceRuntime, code: int) -> None:
         handle = await runtime.launch(harness.spec(), 1)

@@ -5,7 +5,7 @@
 import re
 from collections.abc import Collection, Iterable
 
-_PART = re.compile(r"(\d{1,6})(?:-(\d{1,6})(?::(\d{1,6}))?)?")
+_PART = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6})(?::([0-9]{1,6}))?)?")
 
 
 def parse_cpulist(text: str) -> tuple[int, ...]:

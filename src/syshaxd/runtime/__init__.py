@@ -33,6 +33,9 @@ class InstanceRuntime(Protocol):
         One that is there but does not fit (another command line, say) is ended.
         """
 
+    async def pid(self, handle: Handle) -> int | None:
+        """The generation's main process, as this host numbers it; None: it has ended, or nobody here knows."""
+
     def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
         """The instance's output, line by line without line ends, over all generations that are still kept.
 

@@ -36,6 +36,9 @@ class ExternalRuntime:
     async def adopt(self, spec: InstanceSpec) -> Handle | None:
         """None: nothing can be left over from an earlier daemon, so `launch` does all."""
 
+    async def pid(self, handle: Handle) -> int | None:
+        """None: who started it knows."""
+
     async def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
         """One line that says where to look."""
         yield f"{name} was not started by syshaxd (runtime: external): its output is with whoever started it"

@@ -71,7 +71,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "started_at_s", "endpoint", "queued", "inflight", "instances", "snapshot", "binding_faults")
+    __slots__ = ("version", "started_at_s", "endpoint", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings")
     class InflightEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,13 @@ class GetStatusResponse(_message.Message):
         key: str
         value: BindingFaults
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[BindingFaults, _Mapping]] = ...) -> None: ...
+    class BindingsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: BindingStatus
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[BindingStatus, _Mapping]] = ...) -> None: ...
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_S_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +101,7 @@ class GetStatusResponse(_message.Message):
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     BINDING_FAULTS_FIELD_NUMBER: _ClassVar[int]
+    BINDINGS_FIELD_NUMBER: _ClassVar[int]
     version: str
     started_at_s: float
     endpoint: str
@@ -102,7 +110,8 @@ class GetStatusResponse(_message.Message):
     instances: _containers.RepeatedCompositeFieldContainer[InstanceStatus]
     snapshot: Snapshot
     binding_faults: _containers.MessageMap[str, BindingFaults]
-    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ...) -> None: ...
+    bindings: _containers.MessageMap[str, BindingStatus]
+    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ...) -> None: ...
 
 class BindingFaults(_message.Message):
     __slots__ = ("faults",)
@@ -304,3 +313,190 @@ class HostLoad(_message.Message):
     shm_used_bytes: int
     shm_total_bytes: int
     def __init__(self, cpu_count: _Optional[int] = ..., cpu_busy_ratio: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., shm_used_bytes: _Optional[int] = ..., shm_total_bytes: _Optional[int] = ...) -> None: ...
+
+class GetTopologyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetTopologyResponse(_message.Message):
+    __slots__ = ("nodes", "cores", "clusters", "sockets", "offline", "accelerators", "owners")
+    class OwnersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: CpuGroup
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[CpuGroup, _Mapping]] = ...) -> None: ...
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    CORES_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    SOCKETS_FIELD_NUMBER: _ClassVar[int]
+    OFFLINE_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATORS_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    cores: _containers.RepeatedCompositeFieldContainer[CpuGroup]
+    clusters: _containers.RepeatedCompositeFieldContainer[CpuGroup]
+    sockets: _containers.RepeatedCompositeFieldContainer[CpuGroup]
+    offline: _containers.RepeatedScalarFieldContainer[int]
+    accelerators: _containers.RepeatedCompositeFieldContainer[Accelerator]
+    owners: _containers.MessageMap[str, CpuGroup]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., cores: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., clusters: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., sockets: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., offline: _Optional[_Iterable[int]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., owners: _Optional[_Mapping[str, CpuGroup]] = ...) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("id", "cpus", "memory_bytes", "distances")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CPUS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISTANCES_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    cpus: _containers.RepeatedScalarFieldContainer[int]
+    memory_bytes: int
+    distances: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, id: _Optional[int] = ..., cpus: _Optional[_Iterable[int]] = ..., memory_bytes: _Optional[int] = ..., distances: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CpuGroup(_message.Message):
+    __slots__ = ("cpus",)
+    CPUS_FIELD_NUMBER: _ClassVar[int]
+    cpus: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, cpus: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Accelerator(_message.Message):
+    __slots__ = ("kind", "address", "vendor", "node")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    VENDOR_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    address: str
+    vendor: str
+    node: int
+    def __init__(self, kind: _Optional[str] = ..., address: _Optional[str] = ..., vendor: _Optional[str] = ..., node: _Optional[int] = ...) -> None: ...
+
+class BindingSettings(_message.Message):
+    __slots__ = ("env", "cpuset_cpus", "cpuset_mems", "ranks")
+    class EnvEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ENV_FIELD_NUMBER: _ClassVar[int]
+    CPUSET_CPUS_FIELD_NUMBER: _ClassVar[int]
+    CPUSET_MEMS_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    env: _containers.ScalarMap[str, str]
+    cpuset_cpus: str
+    cpuset_mems: str
+    ranks: int
+    def __init__(self, env: _Optional[_Mapping[str, str]] = ..., cpuset_cpus: _Optional[str] = ..., cpuset_mems: _Optional[str] = ..., ranks: _Optional[int] = ...) -> None: ...
+
+class CheckBindingRequest(_message.Message):
+    __slots__ = ("name", "settings")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    settings: BindingSettings
+    def __init__(self, name: _Optional[str] = ..., settings: _Optional[_Union[BindingSettings, _Mapping]] = ...) -> None: ...
+
+class CheckBindingResponse(_message.Message):
+    __slots__ = ("faults", "proposal")
+    FAULTS_FIELD_NUMBER: _ClassVar[int]
+    PROPOSAL_FIELD_NUMBER: _ClassVar[int]
+    faults: _containers.RepeatedCompositeFieldContainer[BindingFault]
+    proposal: BindingSettings
+    def __init__(self, faults: _Optional[_Iterable[_Union[BindingFault, _Mapping]]] = ..., proposal: _Optional[_Union[BindingSettings, _Mapping]] = ...) -> None: ...
+
+class BindingFault(_message.Message):
+    __slots__ = ("rule", "part", "detail", "blocking")
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    BLOCKING_FIELD_NUMBER: _ClassVar[int]
+    rule: str
+    part: str
+    detail: str
+    blocking: bool
+    def __init__(self, rule: _Optional[str] = ..., part: _Optional[str] = ..., detail: _Optional[str] = ..., blocking: bool = ...) -> None: ...
+
+class VerifyBindingRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class VerifyBindingResponse(_message.Message):
+    __slots__ = ("verifications", "unverified")
+    class VerificationsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Verification
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Verification, _Mapping]] = ...) -> None: ...
+    class UnverifiedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    VERIFICATIONS_FIELD_NUMBER: _ClassVar[int]
+    UNVERIFIED_FIELD_NUMBER: _ClassVar[int]
+    verifications: _containers.MessageMap[str, Verification]
+    unverified: _containers.ScalarMap[str, str]
+    def __init__(self, verifications: _Optional[_Mapping[str, Verification]] = ..., unverified: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class BindingStatus(_message.Message):
+    __slots__ = ("verification", "read_at_s", "drifts", "drifted_at_s")
+    VERIFICATION_FIELD_NUMBER: _ClassVar[int]
+    READ_AT_S_FIELD_NUMBER: _ClassVar[int]
+    DRIFTS_FIELD_NUMBER: _ClassVar[int]
+    DRIFTED_AT_S_FIELD_NUMBER: _ClassVar[int]
+    verification: Verification
+    read_at_s: float
+    drifts: _containers.RepeatedCompositeFieldContainer[Drift]
+    drifted_at_s: float
+    def __init__(self, verification: _Optional[_Union[Verification, _Mapping]] = ..., read_at_s: _Optional[float] = ..., drifts: _Optional[_Iterable[_Union[Drift, _Mapping]]] = ..., drifted_at_s: _Optional[float] = ...) -> None: ...
+
+class Verification(_message.Message):
+    __slots__ = ("drifts", "threads", "threads_outside", "cpus_planned", "cpus_bound", "memory_bytes", "memory_far_bytes", "unreadable")
+    class MemoryBytesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+    DRIFTS_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    THREADS_OUTSIDE_FIELD_NUMBER: _ClassVar[int]
+    CPUS_PLANNED_FIELD_NUMBER: _ClassVar[int]
+    CPUS_BOUND_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FAR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
+    drifts: _containers.RepeatedCompositeFieldContainer[Drift]
+    threads: int
+    threads_outside: int
+    cpus_planned: int
+    cpus_bound: int
+    memory_bytes: _containers.ScalarMap[int, int]
+    memory_far_bytes: int
+    unreadable: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, drifts: _Optional[_Iterable[_Union[Drift, _Mapping]]] = ..., threads: _Optional[int] = ..., threads_outside: _Optional[int] = ..., cpus_planned: _Optional[int] = ..., cpus_bound: _Optional[int] = ..., memory_bytes: _Optional[_Mapping[int, int]] = ..., memory_far_bytes: _Optional[int] = ..., unreadable: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Drift(_message.Message):
+    __slots__ = ("kind", "detail", "tids", "cpus", "nodes")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    TIDS_FIELD_NUMBER: _ClassVar[int]
+    CPUS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    detail: str
+    tids: _containers.RepeatedScalarFieldContainer[int]
+    cpus: _containers.RepeatedScalarFieldContainer[int]
+    nodes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, kind: _Optional[str] = ..., detail: _Optional[str] = ..., tids: _Optional[_Iterable[int]] = ..., cpus: _Optional[_Iterable[int]] = ..., nodes: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -44,6 +44,21 @@ class AdminServiceStub(object):
                 request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.StreamLogsRequest.SerializeToString,
                 response_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.StreamLogsResponse.FromString,
                 )
+        self.GetTopology = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/GetTopology',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.GetTopologyRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.GetTopologyResponse.FromString,
+                )
+        self.CheckBinding = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/CheckBinding',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CheckBindingRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CheckBindingResponse.FromString,
+                )
+        self.VerifyBinding = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/VerifyBinding',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingResponse.FromString,
+                )
 
 
 class AdminServiceServicer(object):
@@ -94,6 +109,27 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTopology(self, request, context):
+        """Nodes, CPUs and accelerators of the host, read now, and whose CPUs they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckBinding(self, request, context):
+        """What is wrong with a binding to CPUs, on the host as it is now and beside the other instances. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyBinding(self, request, context):
+        """Where instances run and where their memory lies, read now, against their bindings.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +162,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.StreamLogs,
                     request_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.StreamLogsRequest.FromString,
                     response_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.StreamLogsResponse.SerializeToString,
+            ),
+            'GetTopology': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTopology,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.GetTopologyRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.GetTopologyResponse.SerializeToString,
+            ),
+            'CheckBinding': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckBinding,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CheckBindingRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CheckBindingResponse.SerializeToString,
+            ),
+            'VerifyBinding': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyBinding,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -236,5 +287,56 @@ class AdminService(object):
         return grpc.experimental.unary_stream(request, target, '/syshaxd.api.v1.AdminService/StreamLogs',
             syshaxd_dot_api_dot_v1_dot_admin__pb2.StreamLogsRequest.SerializeToString,
             syshaxd_dot_api_dot_v1_dot_admin__pb2.StreamLogsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetTopology(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/GetTopology',
+            syshaxd_dot_api_dot_v1_dot_admin__pb2.GetTopologyRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_admin__pb2.GetTopologyResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CheckBinding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/CheckBinding',
+            syshaxd_dot_api_dot_v1_dot_admin__pb2.CheckBindingRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_admin__pb2.CheckBindingResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def VerifyBinding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/VerifyBinding',
+            syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

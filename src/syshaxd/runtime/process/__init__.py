@@ -97,8 +97,8 @@ class ProcessRuntime:
 
     async def wait(self, handle: Handle) -> ExitStatus:
         """Returns once no process of the generation is left. See InstanceRuntime."""
-        running = self._running.get(handle.name)
-        if running is None or running.record.handle != handle:
+        running = self._running_as(handle)
+        if running is None:
             return ExitStatus()
         return await asyncio.shield(running.watch)
 
@@ -108,8 +108,8 @@ class ProcessRuntime:
         Raises:
             SyshaxError: Something resists even SIGKILL.
         """
-        running = self._running.get(handle.name)
-        if running is None or running.record.handle != handle or running.watch.done():
+        running = self._running_as(handle)
+        if running is None or running.watch.done():
             return
         leader = running.record.process
         await self._look(running)
@@ -158,6 +158,11 @@ class ProcessRuntime:
         self._watch_from_now(record, pidfd, is_child=False)
         return record
 
+    async def pid(self, handle: Handle) -> int | None:
+        """The process that was launched. See InstanceRuntime."""
+        running = self._running_as(handle)
+        return None if running is None or running.watch.done() else running.record.pid
+
     def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
         """The lines of the log file and of the one before it. See InstanceRuntime."""
         return self._log_of(name).lines(tail=tail, follow=follow)
@@ -188,6 +193,10 @@ class ProcessRuntime:
                 self._lock_fd = await asyncio.to_thread(_lock_folder, self._folder)
 
     # Watching.
+
+    def _running_as(self, handle: Handle) -> _Running | None:
+        running = self._running.get(handle.name)
+        return running if running is not None and running.record.handle == handle else None
 
     def _watch_from_now(self, record: Record, pidfd: int, *, is_child: bool) -> Handle:
         running = _Running(record, pidfd, is_child, frozenset((record.process,)))
