@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run env test test-machine check lint types contracts unit e2e proto proto-check bench-gateway clean
+.PHONY: run env man completion test test-machine check lint types contracts unit e2e proto proto-check bench-gateway clean
 
 run: .venv/.run
 	@exec $(BIN)/python -m syshax_embedded run
@@ -62,6 +62,11 @@ proto-check: $(PROTOC_ENV)/.done
 	@$(call protoc,build/stubs)
 	@diff -u -r --exclude=__init__.py --exclude=__pycache__ src/syshaxd/api/v1 build/stubs/syshaxd/api/v1 \
 	    || { echo "The gRPC stubs in src/syshaxd/api/v1 are not those of proto/: run \`make proto\` and commit the result." >&2; exit 1; }
+
+# For packages: build/man/PROGRAM.SECTION and build/completion/{bash,zsh,fish}/... DOCS_PYTHON is one that has what sysHAX needs.
+DOCS_PYTHON ?= $(BIN)/python
+man completion: $(if $(filter $(BIN)/python,$(DOCS_PYTHON)),.venv/.run)
+	PYTHONPATH=src $(DOCS_PYTHON) packaging/$@.py build/$@
 
 # Needs root: it installs what it lacks (qemu). MACHINE_ARCH=aarch64 emulates an Arm server instead.
 MACHINE_ARCH ?= x86_64

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from syshaxd import __version__, configfile
+from syshaxd.cli import complete
 from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value, is_secret
 from syshaxd.core.errors import ConfigError, SyshaxError
 from syshaxd.core.launch import instance_specs
@@ -94,8 +95,10 @@ def init(path: Path, *, force: bool) -> None:
 
 
 @main.command(cls=_ConfigCommand)
-@click.argument("words", nargs=-1, metavar="[KEY [VALUE]] ...")
-@click.option("--unset", multiple=True, metavar="KEY", help="Set KEY back to its default.")
+@click.argument("words", nargs=-1, metavar="[KEY [VALUE]] ...", shell_complete=complete.keys_and_values)
+@click.option(
+    "--unset", multiple=True, metavar="KEY", shell_complete=complete.keys, help="Set KEY back to its default."
+)
 @_config_option
 def config(path: Path, words: tuple[str, ...], unset: tuple[str, ...]) -> None:
     """Sets, shows or lists keys of the configuration file.

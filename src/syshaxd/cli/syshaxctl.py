@@ -20,7 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from syshaxd import __version__, host, rundir
-from syshaxd.cli import show
+from syshaxd.cli import complete, show
 from syshaxd.cli.numa import numa
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
@@ -31,6 +31,9 @@ _INTERRUPTED = 130
 
 Work = Callable[[ControlClient], Coroutine[Any, Any, None]]
 Statuses = AsyncGenerator[InstanceStatus, None]
+
+
+_name_argument = click.argument("name", shell_complete=complete.instances)
 
 
 class _UnreachableException(click.ClickException):
@@ -87,7 +90,7 @@ def status(socket: Path | None, output: str) -> None:
 
 
 @main.command()
-@click.argument("name")
+@_name_argument
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Last lines to show.")
 @click.option("--all", "everything", is_flag=True, help="Show all lines that are kept.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
@@ -160,7 +163,7 @@ _now_option = click.option("--now", is_flag=True, help="Don't let the running re
 
 
 @main.command()
-@click.argument("name")
+@_name_argument
 @_waiting_options
 @click.pass_obj
 def start(socket: Path | None, name: str, timeout: float | None, *, wait: bool) -> None:
@@ -176,7 +179,7 @@ def start(socket: Path | None, name: str, timeout: float | None, *, wait: bool) 
 
 
 @main.command()
-@click.argument("name")
+@_name_argument
 @_waiting_options
 @_now_option
 @click.pass_obj
@@ -192,7 +195,7 @@ def stop(socket: Path | None, name: str, timeout: float | None, *, wait: bool, n
 
 
 @main.command()
-@click.argument("name")
+@_name_argument
 @_waiting_options
 @_now_option
 @click.pass_obj

@@ -7,6 +7,7 @@
 
 from syshaxd.core.config.aliases import SHORT_KEYS, full_keys
 from syshaxd.core.config.keys import (
+    ENTRY,
     Key,
     describe,
     find_key,
@@ -32,6 +33,7 @@ from syshaxd.core.config.schema import (
 
 __all__ = [
     "AUTO",
+    "ENTRY",
     "SHORT_KEYS",
     "ArgValue",
     "Config",

@@ -47,6 +47,8 @@ class Key:
     meaning: str
     values: TypeAdapter[Any]
     """Checks a value, or for entries the whole mapping."""
+    choices: tuple[str, ...] = ()
+    """All values, as they stand in a file, where they can be listed."""
 
     @property
     def has_entries(self) -> bool:
@@ -205,7 +207,16 @@ def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[Key]:
             default=_default_text(schema.get("default")),
             meaning=field.description or "",
             values=values,
+            choices=() if entry else _choices(schema, schema.get("$defs", {})),
         )
+
+
+def _choices(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> tuple[str, ...]:
+    if "$ref" in schema:
+        return _choices(defs[schema["$ref"].rpartition("/")[2]], defs)
+    if "anyOf" in schema:
+        return tuple(value for kind in schema["anyOf"] for value in _choices(kind, defs))
+    return ("true", "false") if schema.get("type") == "boolean" else tuple(schema.get("enum", ()))
 
 
 def _allowed(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:

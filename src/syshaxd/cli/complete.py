@@ -1,0 +1,58 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What a shell offers when the user presses Tab. Whatever goes wrong here means: nothing to offer."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from syshaxd import configfile, rundir
+from syshaxd.core.config import ENTRY, describe, enabled_services, find_key
+from syshaxd.core.errors import SyshaxError
+
+_PATIENCE_S = 1.0
+
+
+def instances(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of instances: the daemon's, or the configuration file's where no daemon answers."""
+    try:
+        socket = context.find_root().params.get("socket")
+        states = asyncio.run(_states(rundir.find_socket(socket)))
+    except (SyshaxError, TimeoutError):
+        states = dict.fromkeys(_configured(), "")
+    return [CompletionItem(name, help=state) for name, state in states.items() if name.startswith(incomplete)]
+
+
+async def _states(socket: Path) -> dict[str, str]:
+    from syshaxd.client import ControlClient  # noqa: PLC0415 - gRPC is slow to load, and most completions don't need it
+
+    async with asyncio.timeout(_PATIENCE_S), ControlClient(socket) as client:
+        return {instance.spec.name: instance.state for instance in (await client.status()).instances}
+
+
+def _configured() -> tuple[str, ...]:
+    try:
+        return tuple(enabled_services(configfile.load(configfile.default_path())))
+    except SyshaxError:
+        return ()
+
+
+def keys(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Keys of the configuration. For a key with entries: what stands before an entry's name."""
+    names = {key.name.removesuffix(ENTRY): key.meaning for key in describe()}
+    return [CompletionItem(name, help=meaning) for name, meaning in names.items() if name.startswith(incomplete)]
+
+
+def keys_and_values(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """A key, or after a key the values that it takes, where they can be listed."""
+    words: Any = context.params.get(parameter.name or "") or ()
+    if len(words) % 2 == 0:
+        return keys(context, parameter, incomplete)
+    try:
+        choices = find_key(words[-1]).choices
+    except SyshaxError:
+        return []
+    return [CompletionItem(choice) for choice in choices if choice.startswith(incomplete)]
