@@ -21,6 +21,8 @@ class Generation:
     max_tokens: int
     on_token: Callable[["Generation"], None]
     """Called after every token, and after the last one with `finished` set."""
+    loaded_tokens: int = 0
+    """Prompt tokens whose KV came from another instance."""
     tokens: int = 0
     """Made so far."""
     finished: bool = False
@@ -40,6 +42,7 @@ class Counters:
     """Since the start."""
 
     prompt_tokens: int = 0
+    loaded_tokens: int = 0
     generation_tokens: int = 0
     preemptions: int = 0
     finished: int = 0
@@ -67,7 +70,8 @@ class Engine:
 
     def add(self, generation: Generation) -> None:
         """Queues a generation."""
-        generation.uncomputed = generation.prompt_tokens
+        generation.uncomputed = generation.prompt_tokens - generation.loaded_tokens
+        self.counters.loaded_tokens += generation.loaded_tokens
         self.waiting.append(generation)
         self.counters.peak_waiting = max(self.counters.peak_waiting, len(self.waiting))
         self._work.set()

@@ -23,6 +23,8 @@ class Faults:
     """How many requests get `api_status` before all is well again; 0: no end."""
     break_after_events: int = 0
     """Every stream's connection is broken after so many events with tokens; 0: none is."""
+    lose_loads: bool = False
+    """KV caches that were handed over are not found: prompts are computed again."""
     metrics_delay_s: float = 0.0
     """Pause before /metrics answers."""
     metrics_text: str = ""

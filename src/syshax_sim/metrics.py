@@ -14,7 +14,7 @@ def render(engine: Engine, *, model: str, old_names: bool) -> str:
         ("gauge", "num_requests_running", "", len(engine.running)),
         ("gauge", "num_requests_waiting", "", len(engine.waiting)),
         ("counter", "num_preemptions_total", "", counters.preemptions),
-        ("counter", "prompt_tokens_total", "", counters.prompt_tokens),
+        ("counter", "prompt_tokens_total", "", counters.prompt_tokens + counters.loaded_tokens),
         ("counter", "generation_tokens_total", "", counters.generation_tokens),
     ]
     if old_names:
@@ -29,6 +29,7 @@ def render(engine: Engine, *, model: str, old_names: bool) -> str:
         samples += [
             ("gauge", "kv_cache_usage_perc", "", usage_ratio),
             ("counter", "prompt_tokens_by_source_total", ',source="local_compute"', counters.prompt_tokens),
+            ("counter", "prompt_tokens_by_source_total", ',source="external_kv_transfer"', counters.loaded_tokens),
             ("counter", "request_success_total", ',finished_reason="length"', counters.finished),
             ("counter", "request_success_total", ',finished_reason="abort"', counters.aborted),
         ]

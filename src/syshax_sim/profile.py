@@ -27,10 +27,14 @@ class Profile:
     """Tokens of prompt and answer together."""
     answer_tokens: int = 256
     """Tokens after which an answer ends by itself, unless the request says `ignore_eos`."""
+    wide_characters: bool = False
+    """Whether some characters of answers span two tokens."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
+            if item.type is bool:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise ValueError(f"profile: {item.name} must be a number from 0, not {value!r}")
         for name in ("prefill_tokens_per_s", "max_num_seqs", "max_batched_tokens", "max_model_len", "answer_tokens"):

@@ -16,9 +16,10 @@ from aiohttp import web
 from syshax_sim import metrics
 from syshax_sim.engine import Engine, Generation
 from syshax_sim.faults import Faults
+from syshax_sim.handover import KvStore
 from syshax_sim.profile import Profile
 from syshax_sim.stream import Stream
-from syshax_sim.text import render_chat, tokenize
+from syshax_sim.text import detokenize, render_chat, tokenize
 from syshax_sim.wire import (
     VERSION,
     ApiError,
@@ -47,6 +48,8 @@ class SimInstance:
         host: str = "127.0.0.1",
         port: int = 0,
         old_metric_names: bool = False,
+        version: str = VERSION,
+        kv_store: KvStore | None = None,
         die: Callable[[int], None] | None = None,
     ) -> None:
         """Remembers what to simulate.
@@ -57,6 +60,8 @@ class SimInstance:
             host: Address to listen at.
             port: Port to listen at; 0: any, see `port` after the start.
             old_metric_names: Whether /metrics uses the names from before V1.
+            version: That of vLLM, as /version tells it.
+            kv_store: Where KV caches are handed over; instances that share one can do that.
             die: What the fault `die` does. Default: all connections are broken, and no new ones are taken.
         """
         self.engine = Engine(profile)
@@ -66,6 +71,8 @@ class SimInstance:
         self.model = model
         self.host = host
         self.port = port
+        self.kv_store = kv_store or KvStore()
+        self._version = version
         self._old_metric_names = old_metric_names
         self._die = die or (lambda _: self.kill())
         self._created = int(time.time())
@@ -79,10 +86,11 @@ class SimInstance:
             "/v1/models": ("GET", self._models),
             "/health": ("GET", self._health),
             "/ping": ("GET", self._ping),
-            "/version": ("GET", self._version),
+            "/version": ("GET", self._tell_version),
             "/load": ("GET", self._load),
             "/metrics": ("GET", self._metrics),
             "/tokenize": ("POST", self._tokenize),
+            "/detokenize": ("POST", self._detokenize),
             "/openapi.json": ("GET", self._openapi),
         }
         for path, (method, handler) in self._routes.items():
@@ -167,13 +175,13 @@ class SimInstance:
             try:
                 return await stream.run(generations)
             finally:
-                self._abort(generations)
+                self._end(ask, generations)
         done = asyncio.Event()
         generations = self._start(ask, lambda _: done.set() if all(item.finished for item in generations) else None)
         try:
             await done.wait()
         finally:
-            self._abort(generations)
+            self._end(ask, generations)
         return web.Response(body=reply.whole(), content_type="application/json")
 
     def _fail_if_told(self) -> None:
@@ -185,12 +193,24 @@ class SimInstance:
         raise ApiError(status, "simulated fault", kind="InternalServerError")
 
     def _start(self, ask: Ask, on_token: Callable[[Generation], None]) -> list[Generation]:
-        generations = [Generation(choice.prompt_tokens, choice.max_tokens, on_token) for choice in ask.choices]
+        loaded = 0
+        if ask.orders.load is not None:
+            loaded = 0 if self.faults.lose_loads else self.kv_store.load(ask.orders.load, _known_ids(ask))
+            ask.orders.cached_tokens = loaded
+        generations = [
+            Generation(choice.prompt_tokens, choice.max_tokens, on_token, loaded_tokens=loaded)
+            for choice in ask.choices
+        ]
         for generation in generations:
             self.engine.add(generation)
         return generations
 
-    def _abort(self, generations: list[Generation]) -> None:
+    def _end(self, ask: Ask, generations: list[Generation]) -> None:
+        """The request is over, by itself or because its client has gone."""
+        if all(generation.finished for generation in generations):
+            ask.orders.finish(self.kv_store, _known_ids(ask, generations[0].tokens))
+        else:
+            ask.orders.abort(self.kv_store, _known_ids(ask, generations[0].tokens))
         for generation in generations:
             self.engine.abort(generation)
 
@@ -213,8 +233,8 @@ class SimInstance:
     async def _ping(self, request: web.Request) -> web.Response:
         return web.Response()
 
-    async def _version(self, request: web.Request) -> web.Response:
-        return _json({"version": VERSION})
+    async def _tell_version(self, request: web.Request) -> web.Response:
+        return _json({"version": self._version})
 
     async def _load(self, request: web.Request) -> web.Response:
         return _json({"server_load": len(self.engine.running) + len(self.engine.waiting)})
@@ -233,6 +253,11 @@ class SimInstance:
         ids = tokenize(text)
         max_len = self.engine.profile.max_model_len
         return _json({"count": len(ids), "max_model_len": max_len, "tokens": ids, "token_strs": None})
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        body = parse_object(await request.read())
+        check_model(body, self.model)
+        return _json({"prompt": detokenize(body.get("tokens") or ())})
 
     async def _openapi(self, request: web.Request) -> web.Response:
         paths: dict[str, object] = {path: {method.lower(): {}} for path, (method, _) in self._routes.items()}
@@ -256,6 +281,12 @@ class SimInstance:
             "kv_used_tokens": self.engine.kv_used_tokens,
         }
         return _json(state | asdict(self.engine.counters))
+
+
+def _known_ids(ask: Ask, generated: int = 0) -> list[int]:
+    """The tokens of the prompt, and of the answer as far as it has got."""
+    choice = ask.choices[0]
+    return choice.prompt.token_ids() + [choice.token_id(at, wide=ask.wide) for at in range(generated)]
 
 
 def _json(body: object, status: int = 200) -> web.Response:

@@ -9,8 +9,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from syshax_sim.handover import Orders, parse_orders
 from syshax_sim.profile import Profile
-from syshax_sim.text import count_tokens, render_chat, seed_of, token, token_id, tokenize
+from syshax_sim.text import Detokenizer, count_tokens, render_chat, seed_of, split_ids, token, token_id, tokenize
 
 VERSION = "0.32.0"
 DONE = b"data: [DONE]\n\n"
@@ -43,9 +44,9 @@ class Prompt:
     """A prompt, as text or as token ids."""
 
     text: str
-    """What the answer depends on; ids are written out, with commas."""
+    """Empty where it came as ids."""
     ids: tuple[int, ...] | None = None
-    """None: it came as text."""
+    """None: it came as text. Ids may end in tokens of an answer that goes on."""
 
     def size(self) -> int:
         """Number of its tokens."""
@@ -63,9 +64,15 @@ class Choice:
     prompt: Prompt
     prompt_tokens: int
     seed: int
+    first: int
+    """Number of the first token to make: those before it came with the prompt."""
     max_tokens: int
     """Tokens after which it ends, for the reason below."""
     finish_reason: str
+
+    def token_id(self, at: int, *, wide: bool) -> int:
+        """Returns the id of the token number `at` of those that are made here."""
+        return token_id(self.seed, self.first + at, wide=wide)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +88,10 @@ class Ask:
     include_usage: bool
     continuous_usage: bool
     return_token_ids: bool
+    wide: bool
+    """Some characters span two tokens."""
+    orders: Orders
+    """What is to be done with the KV cache."""
 
 
 def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile) -> Ask:
@@ -91,7 +102,10 @@ def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile) -> Ask:
     """
     body = parse_object(data)
     check_model(body, model)
+    orders = parse_orders(body)
     prompts = (Prompt(render_chat(messages_of(body))),) if chat else _prompts(body)
+    if orders.prompt_token_ids is not None:
+        prompts = (_prompt(orders.prompt_token_ids),)
     stream = bool(body.get("stream"))
     options = body.get("stream_options") or {}
     if options and not stream:
@@ -106,6 +120,8 @@ def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile) -> Ask:
         include_usage=include_usage,
         continuous_usage=include_usage and bool(options.get("continuous_usage_stats")),
         return_token_ids=bool(body.get("return_token_ids")),
+        wide=profile.wide_characters,
+        orders=orders,
     )
 
 
@@ -149,7 +165,7 @@ def _prompt(value: object) -> Prompt:
     if isinstance(value, str) and value:
         return Prompt(value)
     if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
-        return Prompt(",".join(map(str, value)), tuple(value))
+        return Prompt("", tuple(value))
     raise malformed("Input should be a valid string", "body.prompt")
 
 
@@ -161,12 +177,14 @@ def _choices(body: dict[str, Any], prompt: Prompt, chat: bool, profile: Profile)
         wanted = _DEFAULT_COMPLETION_TOKENS
     size = prompt.size()
     limit = _limit(size, wanted, profile)
-    end = limit
+    text, first = (prompt.text.encode(), 0) if prompt.ids is None else split_ids(prompt.ids)
+    end, reason = limit, "length"
     if not body.get("ignore_eos"):
-        end = min(limit, max(profile.answer_tokens, _int(body, "min_tokens") or 0))
-    reason = "stop" if end < limit else "length"
+        by_itself = max(profile.answer_tokens - first, _int(body, "min_tokens") or 0, 1)
+        if by_itself <= limit:
+            end, reason = by_itself, "stop"
     return [
-        Choice(prompt, size, seed_of(prompt.text, index), end, reason) for index in range(max(1, _int(body, "n") or 1))
+        Choice(prompt, size, seed_of(text, index), first, end, reason) for index in range(max(1, _int(body, "n") or 1))
     ]
 
 
@@ -211,6 +229,7 @@ class Reply:
         }
         head = self._head | ({"object": "chat.completion.chunk"} if ask.chat else {})
         self._event_head = f'data: {compact(head)[:-1]},"choices":['
+        self._detokenizers = [Detokenizer(choice.prompt.ids or ()) for choice in ask.choices] if ask.wide else []
 
     def role_event(self, index: int) -> bytes:
         """The first event of a chat's choice."""
@@ -222,8 +241,8 @@ class Reply:
     def token_event(self, index: int, begin: int, end: int, *, finished: bool) -> bytes:
         """The event with the tokens number `begin` up to `end` of a choice."""
         choice = self._ask.choices[index]
-        text = "".join([token(choice.seed, at) for at in range(begin, end)])
-        ids = compact([token_id(choice.seed, at) for at in range(begin, end)]) if self._ask.return_token_ids else "null"
+        text = self._text(index, begin, end)
+        ids = compact(self._ids(choice, begin, end)) if self._ask.return_token_ids else "null"
         reason = f'"{choice.finish_reason}"' if finished else "null"
         if self._ask.chat:
             stop = ',"stop_reason":null' if finished else ""
@@ -239,9 +258,18 @@ class Reply:
             more += f',"system_fingerprint":"{_FINGERPRINT}"'
         return f'{self._event_head}{{"index":{index},{what}}}]{more}}}\n\n'.encode()
 
+    def _text(self, index: int, begin: int, end: int) -> str:
+        choice = self._ask.choices[index]
+        if not self._detokenizers:
+            return "".join([token(choice.seed, choice.first + at) for at in range(begin, end)])
+        return "".join(map(self._detokenizers[index].push, self._ids(choice, begin, end)))
+
+    def _ids(self, choice: Choice, begin: int, end: int) -> list[int]:
+        return [choice.token_id(at, wide=self._ask.wide) for at in range(begin, end)]
+
     def usage_event(self, tokens: int) -> bytes:
         """The event before the last, where it is wanted. `tokens`: those of all choices."""
-        usage = compact(_usage(self._ask.prompt_tokens, tokens))
+        usage = compact(_usage(self._ask.prompt_tokens, tokens) | self._ask.orders.usage())
         return f'{self._event_head}],"usage":{usage},"system_fingerprint":"{_FINGERPRINT}"}}\n\n'.encode()
 
     def whole(self) -> bytes:
@@ -252,15 +280,17 @@ class Reply:
             "service_tier": None,
             "system_fingerprint": _FINGERPRINT,
             "usage": _usage(self._ask.prompt_tokens, tokens)
-            | dict.fromkeys(("prompt_tokens_details", "completion_tokens_details")),
+            | dict.fromkeys(("prompt_tokens_details", "completion_tokens_details"))
+            | self._ask.orders.usage(),
         }
         if self._ask.chat:
             body |= {"prompt_logprobs": None, "prompt_token_ids": json.loads(self._prompt_ids(0)), "prompt_text": None}
-        return compact(body | dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "metrics"))).encode()
+        body |= dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "metrics"))
+        return compact(body | {"kv_transfer_params": self._ask.orders.told}).encode()
 
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        text = "".join([token(choice.seed, at) for at in range(choice.max_tokens)])
-        ids = [token_id(choice.seed, at) for at in range(choice.max_tokens)] if self._ask.return_token_ids else None
+        text = self._text(index, 0, choice.max_tokens)
+        ids = self._ids(choice, 0, choice.max_tokens) if self._ask.return_token_ids else None
         ending = {"logprobs": None, "finish_reason": choice.finish_reason, "stop_reason": None, "token_ids": ids}
         if self._ask.chat:
             nothing = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))

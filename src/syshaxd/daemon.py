@@ -26,10 +26,12 @@ from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.types import RuntimeKind, State
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway
+from syshaxd.handover import Handover, HandoverPolicy
 from syshaxd.metrics import MetricsService
 from syshaxd.monitor import SystemMonitor, probe_health
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import read_catalog
+from syshaxd.runner.facts import read_facts
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.runtime.process import ProcessRuntime
@@ -150,6 +152,12 @@ async def serve(config: Config, bound: Bound) -> None:
         )
         runner = Runner(silence_limit_s=config.system.request_timeout)
         stack.callback(runner.close)
+        handover = Handover(
+            specs,
+            runner,
+            read_facts=partial(read_facts, session),
+            policy=HandoverPolicy(enabled=config.offload.enabled, migrate=config.offload.migrate),
+        )
         engine = Engine(
             specs,
             supervisor=supervisor,
@@ -157,9 +165,11 @@ async def serve(config: Config, bound: Bound) -> None:
                 Policy(
                     gpu_cache_threshold=config.decider.gpu_cache_threshold,
                     cpu_throughput_threshold=config.decider.cpu_throughput_threshold,
+                    offload_min_prompt_tokens=config.offload.min_prompt_tokens,
                 )
             ),
             runner=runner,
+            handover=handover,
             snapshot=monitor.latest,
             read_catalog=partial(read_catalog, session),
             max_queue_size=config.system.max_queue_size,

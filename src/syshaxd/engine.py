@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from syshaxd import __version__
@@ -28,13 +28,16 @@ from syshaxd.core.types import (
     InferenceRequest,
     InstanceSpec,
     InstanceStatus,
+    Offload,
     Outcome,
+    Placement,
     RequestRecord,
     RunOn,
     Snapshot,
     State,
     Wait,
 )
+from syshaxd.handover import Handover
 from syshaxd.runner import Downstream, Outgoing, Runner
 from syshaxd.runner.catalog import Catalog, assumed
 from syshaxd.supervisor import Supervisor
@@ -53,7 +56,7 @@ class _Waiting:
 
     request: InferenceRequest
     tried: tuple[str, ...]
-    place: "asyncio.Future[InstanceSpec]"
+    place: "asyncio.Future[Placement]"
 
 
 class Engine:
@@ -66,6 +69,7 @@ class Engine:
         supervisor: Supervisor,
         scheduler: Scheduler,
         runner: Runner,
+        handover: Handover,
         snapshot: Callable[[], Snapshot],
         read_catalog: Callable[[InstanceSpec], Awaitable[Catalog]],
         max_queue_size: int,
@@ -76,6 +80,7 @@ class Engine:
         self._supervisor = supervisor
         self._scheduler = scheduler
         self._runner = runner
+        self._handover = handover
         self._snapshot = snapshot
         self._read_catalog = read_catalog
         self._max_queue_size = max_queue_size
@@ -113,24 +118,40 @@ class Engine:
             InstanceFailedError: Nothing was sent to the client, and no other instance could answer.
             InstanceTimeoutError: As above, and the instance was silent for too long.
         """
+        body: Mapping[str, Any] | None = None
+        if self._handover.pairs:
+            request, body = self._handover.examine(request, outgoing)
         tried: tuple[str, ...] = ()
         while True:
-            spec = self._place_at_once(request, tried) or await self._wait_for_place(request, tried)
-            record.placement = spec.name
+            placement = self._place_at_once(request, tried) or await self._wait_for_place(request, tried)
+            record.placement = "+".join(placement.places)
             placed_at_s = self._loop.time()
             record.queue_s = placed_at_s - record.started_at_s
             last_try = bool(tried) or len(self._ready) < 2 or request.pinned is not None
+            first = placement.places[0]
             try:
-                return await self._runner.run(spec, outgoing, client, record, last_try=last_try)
+                if body is not None and self._handover.takes(placement, request):
+                    return await self._handover.carry(
+                        placement,
+                        body=body,
+                        outgoing=outgoing,
+                        client=client,
+                        record=record,
+                        places=_JourneyPlaces(self, request),
+                        last_try=last_try,
+                    )
+                try:
+                    return await self._runner.run(self._specs[first], outgoing, client, record, last_try=last_try)
+                finally:
+                    self.release(first)
             except (InstanceFailedError, InstanceTimeoutError) as error:
-                self._supervisor.suspect(spec.name)
+                self._supervisor.suspect(first)
                 if last_try or isinstance(error, InstanceTimeoutError):
-                    raise type(error)(f"instance {spec.name}: {error}") from error
-                _log.warning("request %s: instance %s: %s; trying another", record.request_id, spec.name, error)
-                tried = (spec.name,)
+                    raise type(error)(f"instance {first}: {error}") from error
+                _log.warning("request %s: instance %s: %s; trying another", record.request_id, first, error)
+                tried = (first,)
                 record.retries += 1
             finally:
-                self._release(spec.name)
                 if record.outcome is Outcome.OK:
                     duration_s = self._loop.time() - placed_at_s
                     self._mean_duration_s += _MEAN_WEIGHT * (duration_s - self._mean_duration_s)
@@ -184,21 +205,27 @@ class Engine:
         self._admit()
 
     def _decide(self, request: InferenceRequest, tried: tuple[str, ...]) -> Decision:
-        return self._scheduler.decide(request, self._snapshot(), self._inflight, self._candidates(request, tried))
+        return self._scheduler.decide(
+            request, self._snapshot(), self._inflight, self._candidates(request, tried), self._handover.pairs
+        )
 
-    def _place_at_once(self, request: InferenceRequest, tried: tuple[str, ...]) -> InstanceSpec | None:
+    def _take(self, placement: Placement) -> None:
+        for name in placement.places:
+            self._inflight[name] += 1
+
+    def _place_at_once(self, request: InferenceRequest, tried: tuple[str, ...]) -> Placement | None:
         """Takes a place, which `_release` gives back; None: all are taken, or others wait already."""
         if self._queue and request.pinned is None:
             return None
         decision = self._decide(request, tried)
-        if isinstance(decision, RunOn):
-            self._inflight[decision.instance] += 1
-            return self._specs[decision.instance]
+        if isinstance(decision, RunOn | Offload):
+            self._take(decision)
+            return decision
         if isinstance(decision, Wait):
             return None
         raise UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)
 
-    async def _wait_for_place(self, request: InferenceRequest, tried: tuple[str, ...]) -> InstanceSpec:
+    async def _wait_for_place(self, request: InferenceRequest, tried: tuple[str, ...]) -> Placement:
         """Takes a place as soon as one comes free, in the order of arrival."""
         if len(self._queue) >= self._max_queue_size:
             raise OverloadedError(
@@ -214,14 +241,27 @@ class Engine:
             with suppress(ValueError):
                 self._queue.remove(waiting)
             if waiting.place.done() and not waiting.place.cancelled() and waiting.place.exception() is None:
-                self._release(waiting.place.result().name)  # granted in the very moment in which it was given up
+                for name in waiting.place.result().places:
+                    self.release(name)  # granted in the very moment in which it was given up
             if isinstance(error, TimeoutError):
                 raise UnavailableError(
                     f"no place came free within {self._max_queue_wait_s:g} s", retry_after_s=self._retry_after_s()
                 ) from None
             raise
 
-    def _release(self, name: str) -> None:
+    async def place_rest(self, request: InferenceRequest, failed: str) -> InstanceSpec:
+        """Takes a place for the rest of an answer whose instance has failed.
+
+        Raises:
+            SyshaxError: No other instance can go on.
+        """
+        self._supervisor.suspect(failed)
+        rest = replace(request, offload=False, whole_because="it has begun already")
+        placement = self._place_at_once(rest, (failed,)) or await self._wait_for_place(rest, (failed,))
+        return self._specs[placement.places[-1]]
+
+    def release(self, name: str) -> None:
+        """Gives a place on an instance back."""
         self._inflight[name] -= 1
         if self._queue:
             self._admit()
@@ -238,9 +278,9 @@ class Engine:
             if waiting.place.done():
                 continue
             decision = self._decide(waiting.request, waiting.tried)
-            if isinstance(decision, RunOn):
-                self._inflight[decision.instance] += 1
-                waiting.place.set_result(self._specs[decision.instance])
+            if isinstance(decision, RunOn | Offload):
+                self._take(decision)
+                waiting.place.set_result(decision)
             elif isinstance(decision, Wait):
                 passed_over.append(waiting)
                 if waiting.request.pinned is None:
@@ -333,6 +373,7 @@ class Engine:
             self._catalogs[spec.name] = await self._read_catalog(spec)
         except SyshaxError as error:
             _log.warning("%s; taking it for what the configuration says", error)
+        await self._handover.learn(spec)
         if self._supervisor.status(spec.name).state is State.READY and spec not in self._ready:
             self._set_ready(
                 tuple(other for other in self._specs.values() if other in self._ready or other.name == spec.name)
@@ -342,3 +383,17 @@ class Engine:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+class _JourneyPlaces:
+    """Where one request's answer can go on (the journey's `Places`)."""
+
+    def __init__(self, engine: Engine, request: InferenceRequest) -> None:
+        self._engine = engine
+        self._request = request
+
+    async def another(self, failed: str) -> InstanceSpec:
+        return await self._engine.place_rest(self._request, failed)
+
+    def release(self, name: str) -> None:
+        self._engine.release(name)

@@ -22,6 +22,7 @@ from syshaxd.core.types import GpuLoad, HostLoad, InstanceLoad, InstanceStatus, 
 ROUTES = frozenset(
     {
         "/v1/chat/completions",
+        "/v1/chat/pd_disagg",
         "/v1/completions",
         "/v1/embeddings",
         "/v1/messages",

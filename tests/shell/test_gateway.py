@@ -17,8 +17,10 @@ from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.types import InstanceSpec, Outcome, RequestRecord, Role, Snapshot, State
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway
+from syshaxd.handover import Handover, HandoverPolicy
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import Catalog, assumed
+from tests.fakes.handover import no_facts
 from tests.fakes.instance import SSE_HEAD, FakeInstance, Request, json_answer, sse, stream_answer
 from tests.fakes.supervisor import FakeSupervisor
 
@@ -104,6 +106,7 @@ async def make_stand() -> AsyncIterator[MakeStand]:
                 supervisor=supervisor,
                 scheduler=Scheduler(Policy()),
                 runner=runner,
+                handover=Handover(specs, runner, read_facts=no_facts, policy=HandoverPolicy(enabled=False)),
                 snapshot=Snapshot,
                 read_catalog=read_catalog,
                 max_queue_size=max_queue_size,

@@ -62,6 +62,7 @@ def _spec(config: Config, name: str, service: ServiceConfig, faults: list[Config
         env=tuple((key, str(value)) for key, value in service.env.items()),
         cores=parse_cpulist(service.cores) if service.cores and service.cores != AUTO else (),
         max_num_seqs=service.max_num_seqs,
+        protocol=service.protocol,
     )
 
 

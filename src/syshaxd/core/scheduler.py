@@ -5,9 +5,10 @@
 First policy, after upstream sysHAX: the GPU comes first; it is full when its slots are taken, when requests wait
 behind running ones, or when its KV cache is nearly used up. Then the CPU helps, unless it is full or too slow itself.
 When both are full, a short backlog inside the GPU's own queue keeps it fed, and everything over that waits here.
+Where the GPU can hand over to the CPU, it makes the first token of what the CPU helps with, and the CPU the rest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from syshaxd.core.types import (
@@ -15,6 +16,7 @@ from syshaxd.core.types import (
     InferenceRequest,
     InstanceLoad,
     InstanceSpec,
+    Offload,
     Reject,
     Role,
     RunOn,
@@ -22,6 +24,7 @@ from syshaxd.core.types import (
     Wait,
 )
 
+_NO_PAIRS: Set[tuple[str, str]] = frozenset()
 _NO_LOAD = InstanceLoad(read_at_s=0.0)
 _GPU_HAS_ROOM = ("the GPU has room",)
 
@@ -36,6 +39,8 @@ class Policy:
     """Tokens per second under which a working CPU instance gets no further request; 0: no such rule."""
     backlog_ratio: float = 0.25
     """Requests kept waiting inside a full instance, as a share of its slots, so that it never runs dry."""
+    offload_min_prompt_tokens: int = 64
+    """Prompts under this are computed where they are decoded: handing them over gains nothing."""
 
 
 class Scheduler:
@@ -50,6 +55,7 @@ class Scheduler:
         snapshot: Snapshot,
         inflight: Mapping[str, int],
         candidates: Sequence[InstanceSpec],
+        pairs: Set[tuple[str, str]] = _NO_PAIRS,
     ) -> Decision:
         """Places one request.
 
@@ -58,11 +64,14 @@ class Scheduler:
             snapshot: The latest readings, up to one interval old.
             inflight: Requests that the daemon itself has running on each instance now.
             candidates: The READY instances that serve the request's model and route, in order of preference.
+            pairs: Which of them can hand over to which, by name.
         """
         if request.pinned is not None:
             return self._pinned(request.pinned, inflight, candidates)
         if not candidates:
             return Reject("no instance that serves this request is ready", retry_after_s=5.0)
+        if request.offload and (forced := self._offload(request, candidates, inflight, pairs)):
+            return forced
         gpus: list[InstanceSpec] = []
         reasons: list[str] = []
         for spec in candidates:
@@ -78,9 +87,46 @@ class Scheduler:
             if spec.role is Role.CPU:
                 full = self._cpu_full(spec, snapshot.instances.get(spec.name, _NO_LOAD), inflight.get(spec.name, 0))
                 if not full:
-                    return RunOn(spec.name, (*reasons, f"{spec.name}: has room"))
+                    return self._help(request, gpus, spec, pairs, tuple(reasons))
                 reasons.append(f"{spec.name}: {full}")
         return self._shortest(gpus, inflight, tuple(reasons))
+
+    def _offload(
+        self,
+        request: InferenceRequest,
+        candidates: Sequence[InstanceSpec],
+        inflight: Mapping[str, int],
+        pairs: Set[tuple[str, str]],
+    ) -> Offload | Wait | None:
+        """An offload that the client asks for, now or later; None: it cannot be."""
+        if request.whole_because:
+            return None
+        able = [
+            (gpu, cpu)
+            for gpu in candidates
+            for cpu in candidates
+            if gpu.role is Role.GPU and cpu.role is Role.CPU and (gpu.name, cpu.name) in pairs
+        ]
+        for gpu, cpu in able:
+            if all(inflight.get(spec.name, 0) < self.places(spec) for spec in (gpu, cpu)):
+                return Offload(gpu.name, cpu.name, ("the request asks for it",))
+        return Wait(("the request asks for an offload, and the backlogs are full",)) if able else None
+
+    def _help(
+        self,
+        request: InferenceRequest,
+        gpus: Sequence[InstanceSpec],
+        cpu: InstanceSpec,
+        pairs: Set[tuple[str, str]],
+        reasons: tuple[str, ...],
+    ) -> RunOn | Offload:
+        """What the CPU takes over from full GPUs."""
+        reasons = (*reasons, f"{cpu.name}: has room")
+        if not request.whole_because and request.prompt_tokens >= self._policy.offload_min_prompt_tokens:
+            for gpu in gpus:
+                if (gpu.name, cpu.name) in pairs:
+                    return Offload(gpu.name, cpu.name, reasons)
+        return RunOn(cpu.name, reasons)
 
     def _pinned(self, name: str, inflight: Mapping[str, int], candidates: Sequence[InstanceSpec]) -> Decision:
         chosen = [spec for spec in candidates if spec.name == name]

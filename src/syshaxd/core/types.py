@@ -30,6 +30,14 @@ class RuntimeKind(StrEnum):
     """Somebody else: syshaxd only watches it and sends requests to it."""
 
 
+class Protocol(StrEnum):
+    """How an instance hands KV caches over."""
+
+    NONE = "none"
+    CONNECTOR = "connector"
+    """Through syshax_connector, a plug-in of stock vLLM."""
+
+
 class State(StrEnum):
     """Where an instance stands. The exported names never change."""
 
@@ -67,6 +75,8 @@ class InstanceSpec:
     """The instance that must be READY first, and whose loss stops this one."""
     max_num_seqs: int = 256
     """Requests that the server runs at the same time; more wait inside it."""
+    protocol: Protocol = Protocol.NONE
+    """How it hands KV caches over."""
 
     @property
     def address(self) -> str:
@@ -191,6 +201,14 @@ class InferenceRequest:
     """The route that an instance must serve."""
     pinned: str | None = None
     """The instance that the client insists on."""
+    offload: bool = False
+    """The client insists on prefill and decode in different places."""
+    prompt_tokens: int = 0
+    """Roughly; 0: not looked at."""
+    max_tokens: int | None = None
+    """Limit of the answer; None: not told."""
+    whole_because: str = "no two instances can hand over"
+    """Why it must stay on one instance; empty: it can go on elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +217,25 @@ class RunOn:
 
     instance: str
     reasons: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The instances on which it takes a place; the last one makes the answer."""
+        return (self.instance,)
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """Prefill on one instance, decode on another: the KV cache is handed over."""
+
+    prefill: str
+    decode: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The instances on which it takes a place; the last one makes the answer."""
+        return (self.prefill, self.decode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +253,8 @@ class Reject:
     retry_after_s: float
 
 
-Decision = RunOn | Wait | Reject
+Placement = RunOn | Offload
+Decision = Placement | Wait | Reject
 
 
 class Outcome(StrEnum):
@@ -230,6 +268,38 @@ class Outcome(StrEnum):
     """429 or 503: no room, or no instance."""
     FAILED = "failed"
     """The instance failed it."""
+
+
+class Cause(StrEnum):
+    """Why an answer went on elsewhere. The exported names never change."""
+
+    OFFLOAD = "offload"
+    """It was planned so: prefill here, decode there."""
+    DRAIN = "drain"
+    """The instance is to stop."""
+    PRESSURE = "pressure"
+    """The instance is full."""
+    ROOM = "room"
+    """The better instance has room again."""
+    FAILURE = "failure"
+    """The instance failed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class HandoverRecord:
+    """One change of instance in the middle of an answer."""
+
+    source: str
+    target: str
+    cause: Cause
+    known_tokens: int
+    """Prompt and answer so far."""
+    asked: bool = False
+    """KV was saved, and was to be loaded; else all was to be recomputed."""
+    cached_tokens: int | None = None
+    """Tokens that the target did not compute; None: it did not tell."""
+    gap_s: float | None = None
+    """From the last token of the source to the first of the target; None: none came."""
 
 
 @dataclass(slots=True)
@@ -255,6 +325,7 @@ class RequestRecord:
     """0 where the instance did not tell."""
     tokens_out: int = 0
     retries: int = 0
+    handovers: list[HandoverRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,10 @@ _MODEL_PATH = "/v1/models/"
 _IDLE_LIMIT_S = 75.0
 _SWEEP_INTERVAL_S = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_BODIES: dict[str, type[Body]] = {"/v1/chat/completions": ChatBody, "/v1/completions": CompletionBody}
+_CHAT = "/v1/chat/completions"
+_OFFLOADED_CHAT = "/v1/chat/pd_disagg"
+"""A chat whose prefill and decode are to be in different places; instances know it as a chat."""
+_BODIES: dict[str, type[Body]] = {_CHAT: ChatBody, "/v1/completions": CompletionBody, _OFFLOADED_CHAT: ChatBody}
 
 
 class Gateway:
@@ -216,6 +219,9 @@ class Gateway:
             is_json = unread.content_type == "application/json"
         body = _parse(outgoing, is_json=is_json)
         record.stream = bool(body.stream)
+        offload = path == _OFFLOADED_CHAT
+        if offload:
+            path = outgoing.path = outgoing.target = _CHAT
         request = InferenceRequest(
             request_id=outgoing.request_id,
             model=body.model or "",
@@ -223,6 +229,7 @@ class Gateway:
             method=outgoing.method,
             path=path,
             pinned=place,
+            offload=offload,
         )
         return await self._engine.dispatch(request, outgoing, client, record)
 

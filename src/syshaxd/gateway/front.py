@@ -14,28 +14,28 @@ from aiohttp.web_protocol import RequestHandler
 
 from syshaxd.core.openai import error_body
 from syshaxd.gateway.errors import Answer, internal_error
-from syshaxd.runner import Relay
+from syshaxd.runner import Flow
 
 
 class ClientConnection(RequestHandler):
     """A client's connection (a `Downstream`)."""
 
-    __slots__ = ("_relay", "http10")
+    __slots__ = ("_flow", "http10")
 
     def __init__(self, manager: web.Server, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
-        self._relay: Relay | None = None
+        self._flow: Flow | None = None
         self.http10 = False
 
-    def attach(self, relay: Relay) -> None:
+    def attach(self, flow: Flow) -> None:
         """Downstream: the relay is told when to pause and resume."""
-        self._relay = relay
+        self._flow = flow
         if self.writing_paused:
-            relay.pause()
+            flow.pause()
 
     def detach(self) -> None:
         """Downstream: the relay is over."""
-        self._relay = None
+        self._flow = None
 
     def writer(self) -> Callable[[bytes], None]:
         """Downstream: sends bytes."""
@@ -49,21 +49,21 @@ class ClientConnection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """asyncio: the client is gone. The handler is cancelled soon; nothing may be written meanwhile."""
-        if self._relay is not None:
-            self._relay.cancel()
+        if self._flow is not None:
+            self._flow.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         """asyncio: the client's socket is full."""
         super().pause_writing()
-        if self._relay is not None:
-            self._relay.pause()
+        if self._flow is not None:
+            self._flow.pause()
 
     def resume_writing(self) -> None:
         """asyncio: the client's socket has room again."""
         super().resume_writing()
-        if self._relay is not None:
-            self._relay.resume()
+        if self._flow is not None:
+            self._flow.resume()
 
     def handle_error(
         self,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
 
 from syshaxd.core.http1 import HotRequest, parse_hot_request
-from syshaxd.runner import Relay
+from syshaxd.runner import Flow
 
 # More of a pipelining client's bytes are left in the socket.
 _MAX_AHEAD_BYTES = 64 * 1024
@@ -36,12 +36,12 @@ class HotConnection(asyncio.Protocol):
 
     __slots__ = (
         "_ahead",
+        "_flow",
         "_handler",
         "_incomplete",
         "_loop",
         "_missing",
         "_paused",
-        "_relay",
         "_task",
         "_transport",
         "idle_since_s",
@@ -54,7 +54,7 @@ class HotConnection(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport
         self._task: asyncio.Task[None] | None = None
-        self._relay: Relay | None = None
+        self._flow: Flow | None = None
         self._paused = False
         self._ahead: list[bytes] = []
         self._incomplete: HotRequest | None = None
@@ -72,15 +72,15 @@ class HotConnection(asyncio.Protocol):
 
     # Downstream.
 
-    def attach(self, relay: Relay) -> None:
-        """The relay is told when to pause and resume."""
-        self._relay = relay
+    def attach(self, flow: Flow) -> None:
+        """The flow is told when to pause and resume."""
+        self._flow = flow
         if self._paused:
-            relay.pause()
+            flow.pause()
 
     def detach(self) -> None:
-        """The relay is over."""
-        self._relay = None
+        """The flow is over."""
+        self._flow = None
 
     def writer(self) -> Callable[[bytes], None]:
         """Sends bytes."""
@@ -100,22 +100,22 @@ class HotConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: nobody wants the answer."""
         self._handler.connections.discard(self)
-        if self._relay is not None:
-            self._relay.cancel()
+        if self._flow is not None:
+            self._flow.cancel()
         if self._task is not None:
             self._task.cancel()
 
     def pause_writing(self) -> None:
         """The client's socket is full."""
         self._paused = True
-        if self._relay is not None:
-            self._relay.pause()
+        if self._flow is not None:
+            self._flow.pause()
 
     def resume_writing(self) -> None:
         """The client's socket has room again."""
         self._paused = False
-        if self._relay is not None:
-            self._relay.resume()
+        if self._flow is not None:
+            self._flow.resume()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""

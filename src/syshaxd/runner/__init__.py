@@ -3,33 +3,17 @@
 """Runner: carries out a placement. Sends the request to the instance and relays what comes back."""
 
 import asyncio
-from dataclasses import dataclass
 
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.http1 import request_head
 from syshaxd.core.types import InstanceSpec, RequestRecord
-from syshaxd.runner.relay import Downstream, Relay
+from syshaxd.runner.exchange import Downstream, Exchange, Flow, Outgoing
+from syshaxd.runner.relay import Relay
 from syshaxd.runner.upstream import IDLE_LIMIT_S, UpstreamPool
 
-__all__ = ["Downstream", "Outgoing", "Relay", "Runner"]
+__all__ = ["Downstream", "Flow", "Outgoing", "Relay", "Runner"]
 
 SWEEP_INTERVAL_S = 1.0
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """A client's request as it goes to an instance, whichever that will be."""
-
-    method: str
-    path: str
-    target: str
-    """Path and query."""
-    headers: bytes
-    """The client's header lines that go to an instance, from `core.http1`."""
-    request_id: str
-    body: bytes
-    keep_alive: bool
-    """The client's connection may stay open afterwards."""
 
 
 class Runner:
@@ -40,7 +24,7 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._silence_limit_s = silence_limit_s
         self._pools: dict[tuple[str, int], UpstreamPool] = {}
-        self._relays: set[Relay] = set()
+        self._exchanges: set[Exchange] = set()
 
     async def run(
         self, spec: InstanceSpec, outgoing: Outgoing, client: Downstream, record: RequestRecord, *, last_try: bool
@@ -64,8 +48,6 @@ class Runner:
             InstanceFailedError: Nothing was sent to the client; another instance may be asked.
             InstanceTimeoutError: As above, and the instance was silent for too long.
         """
-        pool = self._pool(spec)
-        connection = pool.take()
         relay = Relay(
             client,
             record,
@@ -76,28 +58,42 @@ class Runner:
             done=self._loop.create_future(),
         )
         client.attach(relay)
-        self._relays.add(relay)
+        try:
+            await self.exchange(spec, outgoing, relay)
+        finally:
+            client.detach()
+        return relay.keep_alive
+
+    async def exchange(self, spec: InstanceSpec, outgoing: Outgoing, exchange: Exchange) -> None:
+        """Sends a request to the instance; returns when its answer is over. Cancelling drops the connection.
+
+        Raises:
+            InstanceFailedError: What the exchange was settled with.
+            InstanceTimeoutError: As above, and the instance was silent for too long.
+        """
+        pool = self._pool(spec)
+        connection = pool.take()
+        self._exchanges.add(exchange)
         reused = connection is not None
         try:
             while True:
                 if connection is None:
                     connection = await pool.connect()
-                relay.start(connection)
-                connection.request(_head(spec, outgoing), outgoing.body, relay, bodiless=outgoing.method == "HEAD")
+                exchange.start(connection)
+                connection.request(_head(spec, outgoing), outgoing.body, exchange, bodiless=outgoing.method == "HEAD")
                 try:
-                    await relay.done
+                    await exchange.done
                 except InstanceFailedError:
                     # It may have been closed just while it was idle: that says nothing about the instance.
-                    if not reused or relay.progress:
+                    if not reused or exchange.progress:
                         raise
                     connection, reused = None, False
-                    relay.done = self._loop.create_future()
+                    exchange.done = self._loop.create_future()
                 else:
-                    return relay.keep_alive
+                    return
         finally:
-            self._relays.remove(relay)
-            client.detach()
-            relay.cancel()
+            self._exchanges.remove(exchange)
+            exchange.cancel()
 
     def _pool(self, spec: InstanceSpec) -> UpstreamPool:
         key = (spec.host, spec.port)
@@ -113,9 +109,9 @@ class Runner:
             now = self._loop.time()
             for pool in self._pools.values():
                 pool.close_idle(IDLE_LIMIT_S - SWEEP_INTERVAL_S)
-            for relay in list(self._relays):
-                if relay.silent_s(now) > self._silence_limit_s:
-                    relay.timed_out(self._silence_limit_s)
+            for exchange in list(self._exchanges):
+                if exchange.silent_s(now) > self._silence_limit_s:
+                    exchange.timed_out(self._silence_limit_s)
 
     def close(self) -> None:
         """Closes all idle connections."""

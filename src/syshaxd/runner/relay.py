@@ -10,43 +10,24 @@ nothing has been sent at all, and another instance may answer instead.
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Protocol
 
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.http1 import LAST_CHUNK, ResponseHead, chunk, chunk_payloads, response_head
 from syshaxd.core.openai import error_body
 from syshaxd.core.types import Outcome, RequestRecord
+from syshaxd.runner.exchange import Downstream
 from syshaxd.runner.upstream import UpstreamConnection
 
 # A response that is not an event stream is held back up to this size, then passed on as it comes.
 MAX_BUFFERED_BYTES = 4 * 1024 * 1024
 # Statuses with which another instance may do better.
-_INSTANCE_FAULTS = frozenset((500, 502, 503, 504))
+INSTANCE_FAULTS = frozenset((500, 502, 503, 504))
 # JSON escapes line ends, so this can't stand inside an event.
 _EVENT = b"\ndata: {"
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d+)')
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
 # The usage object stands in the last event; the connection's last reads surely hold it.
 _TAIL_BYTES = 4096
-
-
-class Downstream(Protocol):
-    """The client's connection."""
-
-    http10: bool
-    """The client speaks HTTP/1.0: no chunks, and the end of the connection ends the body."""
-
-    def attach(self, relay: "Relay") -> None:
-        """From now on the relay's `pause` and `resume` are called when the client is slower than the instance."""
-
-    def detach(self) -> None:
-        """The relay is over."""
-
-    def writer(self) -> Callable[[bytes], None]:
-        """The function that sends bytes."""
-
-    def abort(self) -> None:
-        """Drops the connection: the client sees that the answer is incomplete."""
 
 
 class Relay:
@@ -201,7 +182,7 @@ class Relay:
     def _is_instance_fault(self) -> bool:
         head = self._head
         assert head is not None
-        if head.status not in _INSTANCE_FAULTS:
+        if head.status not in INSTANCE_FAULTS:
             return False
         # The last instance's own error goes out as it is, if it is one that OpenAI's clients can read.
         return not (self._last_try and head.content_type.startswith(b"application/json"))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, field_validator, model_validator
 
 from syshaxd.core.cpulist import parse_cpulist
-from syshaxd.core.types import Device, RuntimeKind
+from syshaxd.core.types import Device, Protocol, RuntimeKind
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Seconds = Annotated[float, Field(gt=0, strict=True)]
@@ -58,6 +58,10 @@ class ServiceConfig(Section):
         description="CPUs to bind the instance to, such as `0-39,80-119`; `auto`: the best for this host. Unset: all.",
     )
     max_num_seqs: Count = Field(256, description="Requests that the instance runs at the same time.")
+    protocol: Protocol = Field(
+        Protocol.NONE,
+        description="How the instance hands KV caches over: `connector` (syshax_connector in vLLM) or `none`.",
+    )
     args: dict[str, ArgValue | list[ArgValue] | None] = Field(
         default_factory=dict,
         description="Arguments of `vllm serve` without their dashes, such as `max-model-len: 8192`; "
@@ -148,6 +152,18 @@ class DeciderConfig(Section):
     )
 
 
+class OffloadConfig(Section):
+    """When the GPU makes the first token of an answer and the CPU the rest, and when running answers move."""
+
+    enabled: bool = Field(True, description="Whether instances that can hand KV caches over to each other do so.")
+    min_prompt_tokens: int = Field(
+        64, ge=0, strict=True, description="Shorter prompts are computed where they are decoded."
+    )
+    migrate: bool = Field(
+        True, description="Whether running streams go on elsewhere when their instance stops, fails or is full."
+    )
+
+
 class NumaConfig(Section):
     """On which CPUs the instances compute."""
 
@@ -202,6 +218,7 @@ class Config(Section):
     models: ModelsConfig = Field(default_factory=ModelsConfig, description="The model that is served.")
     system: SystemConfig = Field(default_factory=SystemConfig, description="Limits of the whole.")
     decider: DeciderConfig = Field(default_factory=DeciderConfig, description="When requests go to the CPU.")
+    offload: OffloadConfig = Field(default_factory=OffloadConfig, description="When answers are made by two instances.")
     numa: NumaConfig = Field(default_factory=NumaConfig, description="On which CPUs the instances compute.")
     monitor: MonitorConfig = Field(default_factory=MonitorConfig, description="How often loads are read.")
     lifecycle: LifecycleConfig = Field(default_factory=LifecycleConfig, description="When instances are restarted.")

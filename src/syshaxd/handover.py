@@ -1,0 +1,169 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Handover: which instances can hand over to which, and the answers that two of them make together."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from syshaxd.core.errors import SyshaxError
+from syshaxd.core.offload.bodies import CHAT_PATH, COMPLETIONS_PATH, token_limit
+from syshaxd.core.offload.dialect import ConnectorDialect, HandoverDialect
+from syshaxd.core.offload.pairs import InstanceFacts, refusal
+from syshaxd.core.offload.rules import whole_because
+from syshaxd.core.types import Cause, InferenceRequest, InstanceSpec, Offload, Placement, Protocol, RequestRecord
+from syshaxd.runner.exchange import Downstream, Outgoing
+from syshaxd.runner.journey import Exchanger, Journey, Places
+
+_log = logging.getLogger(__name__)
+_PATHS = frozenset((CHAT_PATH, COMPLETIONS_PATH))
+# Prompts are measured before they are tokenised.
+_BYTES_PER_TOKEN = 4
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandoverPolicy:
+    """What may be handed over."""
+
+    enabled: bool = True
+    migrate: bool = True
+    """Streams that run may move, too."""
+
+
+class Handover:
+    """Lives in one event loop, beside the Engine."""
+
+    def __init__(
+        self,
+        specs: Sequence[InstanceSpec],
+        runner: Exchanger,
+        *,
+        read_facts: Callable[[InstanceSpec], Awaitable[InstanceFacts]],
+        policy: HandoverPolicy,
+        pair_allowed: Callable[[str, str], str] = lambda source, target: "",
+    ) -> None:
+        """Remembers whom to pair.
+
+        Args:
+            specs: All instances.
+            runner: Carries out the parts.
+            read_facts: Asks an instance about itself.
+            policy: What may be handed over.
+            pair_allowed: Says why two instances, by name, must not hand over although they could; empty: they may.
+        """
+        self._specs = {spec.name: spec for spec in specs}
+        self._runner = runner
+        self._read_facts = read_facts
+        self._policy = policy
+        self._pair_allowed = pair_allowed
+        self._facts: dict[str, InstanceFacts] = {}
+        self._dialects: dict[Protocol, HandoverDialect] = {Protocol.CONNECTOR: ConnectorDialect()}
+        self._journeys: set[Journey] = set()
+        self._loop = asyncio.get_running_loop()
+        self.pairs: frozenset[tuple[str, str]] = frozenset()
+        """Source and target of every hand-over that is possible."""
+
+    async def learn(self, spec: InstanceSpec) -> None:
+        """Asks an instance that has become ready."""
+        if not self._policy.enabled or spec.protocol is Protocol.NONE:
+            return
+        try:
+            self._facts[spec.name] = await self._read_facts(spec)
+        except SyshaxError as error:
+            _log.warning("%s: it cannot hand over: %s", spec.name, error)
+            self._facts.pop(spec.name, None)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Finds out again which pairs are possible."""
+        self.pairs = frozenset(pair for pair, why in self.report().items() if not why)
+
+    def report(self) -> dict[tuple[str, str], str]:
+        """For each source and target why they cannot hand over; empty: they can."""
+        return {
+            (source.name, target.name): self._refusal(source, target)
+            for source in self._specs.values()
+            for target in self._specs.values()
+            if source is not target
+        }
+
+    def _refusal(self, source: InstanceSpec, target: InstanceSpec) -> str:
+        if not self._policy.enabled:
+            return "offload.enabled is false"
+        return refusal(source, target, self._facts) or self._pair_allowed(source.name, target.name)
+
+    def examine(self, request: InferenceRequest, outgoing: Outgoing) -> tuple[InferenceRequest, Body | None]:
+        """Reads what placement needs to know of a request that could be split; the body, if it can."""
+        if outgoing.path not in _PATHS or outgoing.method != "POST":
+            return request, None
+        body: Body = json.loads(outgoing.body)
+        why = whole_because(body)
+        if not why and request.pinned is not None:
+            why = "the client asks for one instance"
+        limit = None if why else token_limit(body)
+        lengths = [facts.max_model_len for facts in self._facts.values() if facts.max_model_len]
+        if limit is not None and lengths and limit > min(lengths):
+            why = f"max_tokens: over the {min(lengths)} tokens that an instance holds"
+        looked_at = replace(
+            request,
+            whole_because=why,
+            prompt_tokens=len(outgoing.body) // _BYTES_PER_TOKEN,
+            max_tokens=limit,
+        )
+        return looked_at, None if why else body
+
+    def takes(self, placement: Placement, request: InferenceRequest) -> bool:
+        """Whether a request that can be split is carried here, not relayed."""
+        if isinstance(placement, Offload):
+            return True
+        return self._policy.migrate and request.stream and any(source == placement.instance for source, _ in self.pairs)
+
+    async def carry(
+        self,
+        placement: Placement,
+        *,
+        body: Body,
+        outgoing: Outgoing,
+        client: Downstream,
+        record: RequestRecord,
+        places: Places,
+        last_try: bool,
+    ) -> bool:
+        """Answers a request, as the Runner's `run` does; gives the places back in any case."""
+        *firsts, name = placement.places
+        spec = self._specs[name]
+        journey = Journey(
+            self._runner,
+            places,
+            self._dialects[spec.protocol],
+            self._facts,
+            outgoing=outgoing,
+            body=body,
+            client=client,
+            record=record,
+            movable=self._policy.migrate,
+            last_try=last_try,
+            clock=self._loop.time,
+        )
+        self._journeys.add(journey)
+        try:
+            return await journey.run(self._specs[firsts[0]] if firsts else None, spec)
+        finally:
+            self._journeys.remove(journey)
+
+    def journeys_on(self, name: str) -> list[Journey]:
+        """Those that could leave an instance now, the longest first."""
+        there = [journey for journey in self._journeys if journey.spec and journey.spec.name == name]
+        return sorted((journey for journey in there if journey.may_move), key=lambda journey: -journey.tokens)
+
+    def targets_of(self, name: str) -> list[str]:
+        """Where an instance can hand over to."""
+        return [target for source, target in self.pairs if source == name]
+
+
+__all__ = ["Cause", "Handover", "HandoverPolicy"]

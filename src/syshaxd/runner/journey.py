@@ -1,0 +1,359 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""A request whose answer is made by several instances, one after the other: an offload, or a stream that moves."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, SyshaxError
+from syshaxd.core.offload.dialect import HandoverDialect
+from syshaxd.core.offload.joining import JoinedAnswer, incomplete_tail
+from syshaxd.core.offload.pairs import InstanceFacts
+from syshaxd.core.types import Cause, HandoverRecord, InstanceSpec, Outcome, RequestRecord
+from syshaxd.runner.exchange import Downstream, Exchange, Outgoing
+from syshaxd.runner.leg import Event, Leg
+from syshaxd.runner.relay import INSTANCE_FAULTS
+from syshaxd.runner.reply import Reply
+
+_MAX_FAILURES = 3
+# A UTF-8 character has at most four bytes, so at most three tokens can belong to one that is incomplete.
+_MAX_INCOMPLETE_TOKENS = 3
+
+
+class Exchanger(Protocol):
+    """Who sends requests to instances: the Runner."""
+
+    async def run(
+        self, spec: InstanceSpec, outgoing: Outgoing, client: Downstream, record: RequestRecord, *, last_try: bool
+    ) -> bool:
+        """Relays a whole answer."""
+
+    async def exchange(self, spec: InstanceSpec, outgoing: Outgoing, exchange: Exchange) -> None:
+        """Sends a request; the exchange takes its answer."""
+
+
+class Places(Protocol):
+    """Where the journey can go on: places are taken and given back here."""
+
+    async def another(self, failed: str) -> InstanceSpec:
+        """Takes a place for the rest of the answer, after `failed` has failed. Raises SyshaxError: there is none."""
+
+    def release(self, name: str) -> None:
+        """Gives a place back."""
+
+
+class Journey:
+    """Carries one request through (a `Flow`)."""
+
+    def __init__(
+        self,
+        runner: Exchanger,
+        places: Places,
+        dialect: HandoverDialect,
+        facts: Mapping[str, InstanceFacts],
+        *,
+        outgoing: Outgoing,
+        body: Mapping[str, Any],
+        client: Downstream,
+        record: RequestRecord,
+        movable: bool,
+        last_try: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self._runner = runner
+        self._places = places
+        self._dialect = dialect
+        self._facts = facts
+        self._outgoing = outgoing
+        self._body = body
+        self._client = client
+        self._record = record
+        self._movable = movable and dialect.movable
+        self._last_try = last_try
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._answer = JoinedAnswer(outgoing.path, body)
+        self._reply = Reply(client, record, keep_alive=outgoing.keep_alive, clock=clock)
+        self._leg: Leg | None = None
+        self._legs = 0
+        self._paused = False
+        self._prefilled = False
+        self._load: str | None = None
+        self._moving_to: InstanceSpec | None = None
+        self._cause = Cause.OFFLOAD
+        self._handover: HandoverRecord | None = None
+        self._last_at_s = 0.0
+        self.spec: InstanceSpec | None = None
+        """Where it is now."""
+
+    # What the client's connection says.
+
+    def pause(self) -> None:
+        """Flow: the client takes no more for now."""
+        self._paused = True
+        if self._leg is not None:
+            self._leg.pause()
+
+    def resume(self) -> None:
+        """Flow: the client takes more again."""
+        self._paused = False
+        if self._leg is not None:
+            self._leg.resume()
+
+    def cancel(self) -> None:
+        """Flow: the client is gone."""
+        if self._leg is not None:
+            self._leg.cancel()
+
+    # What the Engine says.
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the client has got."""
+        return len(self._answer.token_ids)
+
+    @property
+    def may_move(self) -> bool:
+        """Whether `move` has a chance."""
+        return self._movable and self._answer.may_be_cut and self._leg is not None and self._moving_to is None
+
+    def move(self, target: InstanceSpec, cause: Cause) -> bool:
+        """Goes on at `target` as soon as what the client has got ends with a whole character.
+
+        Args:
+            target: Where to; a place there has been taken, and is given back by the journey.
+            cause: Why.
+
+        Returns:
+            False: it cannot be moved now, and the place was not used.
+        """
+        if not self.may_move:
+            return False
+        self._moving_to, self._cause = target, cause
+        self._cut_if_due()
+        return True
+
+    # The journey.
+
+    async def run(self, prefill: InstanceSpec | None, spec: InstanceSpec) -> bool:
+        """Answers the client.
+
+        Args:
+            prefill: Where the first token is made; None: where the rest is.
+            spec: Where the answer is made. Places have been taken on both, and are given back in any case.
+
+        Returns:
+            Whether the client's connection may stay open.
+
+        Raises:
+            InstanceFailedError: Nothing was sent to the client; another instance may be asked.
+            InstanceTimeoutError: As above, and the instance was silent for too long.
+        """
+        self.spec = spec
+        self._client.attach(self)
+        try:
+            if prefill is not None and await self._prefill(prefill):
+                return self._reply.keep_alive
+            failures = 0
+            while not self._answer.finished:
+                try:
+                    if await self._go_on(self.spec):
+                        return self._reply.keep_alive
+                except (InstanceFailedError, InstanceTimeoutError) as error:
+                    failures += 1
+                    if not await self._recover(error, failures):
+                        return self._reply.keep_alive
+            self._finish()
+            return self._reply.keep_alive
+        finally:
+            self._client.detach()
+            self._note_handover()
+            for place in (self.spec, self._moving_to):
+                if place is not None:
+                    self._places.release(place.name)
+            self.spec = self._moving_to = None
+            self._record.tokens_in = self._record.tokens_in or len(self._answer.prompt_ids)
+            self._record.tokens_out = self._record.tokens_out or len(self._answer.token_ids)
+
+    async def _prefill(self, spec: InstanceSpec) -> bool:
+        """Has the first token made; returns whether that is all that there is to answer."""
+        key = _new_key()
+        try:
+            leg = await self._send(spec, self._outgoing.path, self._dialect.prefill(self._body, key), _ignore)
+            if self._passed_on(leg):
+                return True
+            try:
+                answer = json.loads(leg.body_bytes)
+                out = self._answer.take_prefill(answer, max_model_len=self._facts[spec.name].max_model_len)
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+                raise InstanceFailedError(f"the instance's first token cannot be read: {error!r}") from error
+            if not self._answer.plain:
+                self._record.placement = spec.name
+                await self._runner.run(spec, self._outgoing, self._client, self._record, last_try=True)
+                return True
+        finally:
+            self._places.release(spec.name)
+        self._prefilled = True
+        self._load = self._dialect.load_key(answer, key)
+        self._last_at_s = self._clock()
+        if out:
+            self._reply.stream(out)
+        if not self._answer.finished:
+            assert self.spec is not None
+            self._handover = self._new_handover(spec.name, self.spec.name)
+        return False
+
+    async def _go_on(self, spec: InstanceSpec) -> bool:
+        """Has the answer made, or the rest of it, up to its end or a cut; returns whether it was passed on as it is."""
+        save = _new_key() if self._movable else None
+        first = not self._prefilled and not self._answer.token_ids
+        if first:
+            assert save is not None
+            path, body = self._outgoing.path, self._dialect.movable_stream(self._body, save)
+        else:
+            await self._drop_incomplete(spec)
+            path, body = self._dialect.continuation(
+                self._body, self._answer, self._facts[spec.name], load=self._load, save=save
+            )
+        self._answer.begin_part()
+        leg = await self._send(spec, path, body, self._take)
+        if leg.cut_off:
+            self._load = save
+            self._change_place()
+            return False
+        if not leg.streamed:
+            if first and self._passed_on(leg):
+                return True
+            raise InstanceFailedError(_fault_text(leg))
+        if not self._answer.finished:
+            raise InstanceFailedError("the instance's stream ended before the answer did")
+        return False
+
+    async def _send(self, spec: InstanceSpec, path: str, body: bytes, take: Callable[[Event], None]) -> Leg:
+        # Should one instance get two parts, its log can tell them apart.
+        ident = f"{self._outgoing.request_id}-{self._legs}" if self._legs else self._outgoing.request_id
+        self._legs += 1
+        outgoing = replace(self._outgoing, path=path, target=path, body=body, request_id=ident)
+        leg = self._leg = Leg(take, self._loop.create_future(), paused=self._paused)
+        try:
+            await self._runner.exchange(spec, outgoing, leg)
+        finally:
+            self._leg = None
+        return leg
+
+    def _take(self, event: Event) -> None:
+        out = self._answer.take(event)
+        if not out:
+            return
+        now_s = self._clock()
+        if self._handover is not None and self._handover.gap_s is None:
+            self._handover.gap_s = now_s - self._last_at_s
+        self._last_at_s = now_s
+        if self._answer.stream:
+            self._reply.stream(out)
+        self._cut_if_due()
+
+    def _cut_if_due(self) -> None:
+        if self._moving_to is not None and self._answer.surely_whole and self._answer.may_be_cut and self._leg:
+            self._leg.cut()
+
+    def _passed_on(self, leg: Leg) -> bool:
+        """Gives the client an answer other than 200 as it is; an instance's fault is raised: others may do better."""
+        head = leg.head_
+        assert head is not None
+        if head.status == 200:
+            return False
+        is_json = head.content_type.startswith(b"application/json")
+        if head.status in INSTANCE_FAULTS and not (self._last_try and is_json):
+            raise InstanceFailedError(_fault_text(leg))
+        self._reply.whole(head.status, head.reason, head.content_type, leg.body_bytes)
+        return True
+
+    def _change_place(self) -> None:
+        source, target = self.spec, self._moving_to
+        assert source is not None
+        assert target is not None
+        self.spec, self._moving_to = target, None
+        self._places.release(source.name)
+        self._note_handover()
+        self._handover = self._new_handover(source.name, target.name)
+
+    async def _recover(self, error: InstanceFailedError | InstanceTimeoutError, failures: int) -> bool:
+        """Finds another place after a failure; False: the client's answer has been ended."""
+        failed = self.spec
+        assert failed is not None
+        if isinstance(error, InstanceTimeoutError) and self._paused:
+            self._record.outcome = Outcome.CLIENT_GONE
+            self._reply.keep_alive = False
+            self._client.abort()
+            return False
+        carried = self._answer.may_be_cut or (self._prefilled and self._answer.plain)
+        try:
+            if not carried or failures > _MAX_FAILURES:
+                raise error
+            target = self._moving_to or await self._places.another(failed.name)
+        except SyshaxError:
+            if not self._reply.begun:
+                raise error from None
+            self._reply.break_off(error)
+            return False
+        self._moving_to, self._cause = target, Cause.FAILURE
+        self._load = None
+        self._change_place()
+        self._record.retries += 1
+        return True
+
+    async def _drop_incomplete(self, spec: InstanceSpec) -> None:
+        """Has tokens made again whose character was not delivered, as its end was to come with the next token."""
+        if self._answer.surely_whole:
+            return
+        tail = self._answer.tail_ids()
+        texts: list[str] = []
+        for dropped in range(_MAX_INCOMPLETE_TOKENS + 1):
+            request = {"model": self._body.get("model") or spec.served_model, "tokens": tail[: len(tail) - dropped]}
+            leg = await self._send(spec, "/detokenize", json.dumps(request).encode(), _ignore)
+            try:
+                texts.append(str(json.loads(leg.body_bytes)["prompt"]))
+            except (ValueError, KeyError, TypeError):
+                raise InstanceFailedError(f"cannot tell where a character ends: {_fault_text(leg)}") from None
+            if incomplete_tail(texts) < len(texts):
+                break
+        if not self._answer.drop_tail(min(incomplete_tail(texts), _MAX_INCOMPLETE_TOKENS)):
+            raise InstanceFailedError("the answer broke off inside a character whose tokens the client has")
+
+    def _finish(self) -> None:
+        if self._answer.stream:
+            self._reply.end(self._answer.end())
+        else:
+            self._reply.whole(200, b"OK", b"application/json", self._answer.whole())
+
+    def _new_handover(self, source: str, target: str) -> HandoverRecord:
+        known = len(self._answer.prompt_ids) + len(self._answer.token_ids)
+        record = HandoverRecord(source=source, target=target, cause=self._cause, known_tokens=known)
+        record.asked = self._load is not None
+        return record
+
+    def _note_handover(self) -> None:
+        """The part that followed the last hand-over is over."""
+        handover, self._handover = self._handover, None
+        if handover is not None:
+            handover.cached_tokens = self._answer.cached_tokens
+            self._record.handovers.append(handover)
+
+
+def _ignore(event: Event) -> None:
+    """An event where none was to come."""
+
+
+def _fault_text(leg: Leg) -> str:
+    if leg.head_ is None:
+        return "the instance did not answer"
+    return f"the instance answered {leg.head_.status}: {leg.body_bytes[:200].decode(errors='replace') or 'nothing'}"
+
+
+def _new_key() -> str:
+    return secrets.token_hex(16)

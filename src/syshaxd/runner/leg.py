@@ -1,0 +1,171 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""One instance's part of an answer that several make: its events are parsed, unlike those of a plain relay."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
+from syshaxd.core.http1 import ResponseHead, chunk_payloads
+from syshaxd.runner.upstream import UpstreamConnection
+
+# An answer that is not an event stream is the daemon's to read: a first token, or an error.
+_MAX_BODY_BYTES = 16 * 1024 * 1024
+_DATA = b"data: "
+_DONE = b"[DONE]"
+
+Event = Mapping[str, Any]
+
+
+class Leg:
+    """Takes one response (an `Exchange`): event by event if it is a good event stream, else as a whole."""
+
+    __slots__ = (
+        "_connection",
+        "_on_event",
+        "_paused",
+        "_pieces",
+        "_rest",
+        "_seen_at_s",
+        "_seen_progress",
+        "_streaming",
+        "body_bytes",
+        "cut_off",
+        "done",
+        "head_",
+        "progress",
+    )
+
+    def __init__(self, on_event: Callable[[Event], None], done: "asyncio.Future[None]", *, paused: bool) -> None:
+        """`on_event`: called with each event; what it raises fails the leg. `paused`: the client takes no more yet."""
+        self._on_event = on_event
+        self.done = done
+        self.progress = 0
+        self.head_: ResponseHead | None = None
+        """The response's head, once it has come."""
+        self.body_bytes = b""
+        """The body, if it was not an event stream."""
+        self.cut_off = False
+        """It was ended from here."""
+        self._paused = paused
+        self._connection: UpstreamConnection | None = None
+        self._streaming = False
+        self._pieces: list[bytes] = []
+        self._rest = b""
+        self._seen_progress = -1
+        self._seen_at_s = 0.0
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the response was a good event stream."""
+        return self._streaming
+
+    def start(self, connection: UpstreamConnection) -> None:
+        """Exchange: the response will come over `connection`."""
+        self._connection = connection
+        if self._paused:
+            connection.pause_reading()
+
+    def pause(self) -> None:
+        """The client takes no more for now."""
+        self._paused = True
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        """The client takes more again."""
+        self._paused = False
+        self.progress += 1
+        if self._connection is not None:
+            self._connection.resume_reading()
+
+    def cancel(self) -> None:
+        """Exchange: nobody wants the rest; the instance is told by dropping its connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    def cut(self) -> None:
+        """Ends the response here; another instance makes the rest."""
+        self.cut_off = True
+        self.cancel()
+        self._settle(None)
+
+    def head(self, head: ResponseHead) -> None:
+        """Sink: the response's head."""
+        self.progress += 1
+        self.head_ = head
+        self._streaming = head.status == 200 and head.content_type.startswith(b"text/event-stream")
+
+    def body(self, data: bytes, *, whole: bool) -> None:
+        """Sink: a piece of the body."""
+        self.progress += 1
+        self._pieces.append(data)
+        if not self._streaming:
+            if sum(map(len, self._pieces)) > _MAX_BODY_BYTES:
+                self._fail(InstanceFailedError(f"the instance's answer is over {_MAX_BODY_BYTES} bytes"))
+            return
+        if not whole:
+            return
+        assert self.head_ is not None
+        data = self._take_pieces()
+        *events, self._rest = (self._rest + data).split(b"\n\n")
+        try:
+            for event in events:
+                text = event.removeprefix(_DATA)
+                if text not in (_DONE, event):
+                    self._on_event(json.loads(text))
+                if self.done.done():
+                    return
+        except InstanceFailedError as error:
+            self._fail(error)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            self._fail(InstanceFailedError(f"the instance sent an event that cannot be read: {error!r}"))
+
+    def end(self) -> None:
+        """Sink: the response is complete."""
+        self._connection = None
+        if not self._streaming:
+            self.body_bytes = self._take_pieces()
+        self._settle(None)
+
+    def failed(self, error: InstanceFailedError) -> None:
+        """Sink: the instance broke off."""
+        self._connection = None
+        self._settle(error)
+
+    def silent_s(self, now_s: float) -> float:
+        """Exchange: how long nothing has moved, as far as this has been asked before. A paused one is not silent."""
+        if self.progress != self._seen_progress:
+            self._seen_progress, self._seen_at_s = self.progress, now_s
+        return now_s - self._seen_at_s
+
+    def timed_out(self, after_s: float) -> None:
+        """Exchange: nothing moved for so long."""
+        who = "the client took nothing" if self._paused else "the instance was silent"
+        self._fail(InstanceTimeoutError(f"{who} for {after_s:g} s"))
+
+    @property
+    def paused(self) -> bool:
+        """The client takes no more."""
+        return self._paused
+
+    def _take_pieces(self) -> bytes:
+        assert self.head_ is not None
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return chunk_payloads(data) if self.head_.chunked else data
+
+    def _fail(self, error: InstanceFailedError | InstanceTimeoutError) -> None:
+        self.cancel()
+        self._settle(error)
+
+    def _settle(self, error: Exception | None) -> None:
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)

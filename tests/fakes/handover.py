@@ -1,0 +1,155 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Gateway, Engine, Handover and Runner over simulated instances that hand over to each other."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import aiohttp
+
+from syshax_sim import KvStore, Profile, SimInstance
+from syshaxd.core.offload.pairs import InstanceFacts
+from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.types import Device, InstanceSpec, Protocol, RequestRecord, Role, RuntimeKind, Snapshot, State
+from syshaxd.engine import Engine
+from syshaxd.gateway import Gateway
+from syshaxd.handover import Handover, HandoverPolicy
+from syshaxd.metrics import MetricsService
+from syshaxd.runner import Runner
+from syshaxd.runner.catalog import read_catalog
+from syshaxd.runner.facts import read_facts
+from tests.fakes.supervisor import FakeSupervisor
+
+FAST = Profile(prefill_tokens_per_s=1e9, step_base_s=0.0005, step_per_request_s=0)
+
+
+async def no_facts(spec: InstanceSpec) -> InstanceFacts:
+    return InstanceFacts()
+
+
+class KeptMetrics(MetricsService):
+    """Keeps the records, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[RequestRecord] = []
+
+    def record(self, rec: RequestRecord) -> None:
+        self.records.append(rec)
+        super().record(rec)
+
+
+@dataclass
+class Duo:
+    """A gateway in front of two simulated instances, `gpu` and `cpu`."""
+
+    sims: dict[str, SimInstance]
+    supervisor: FakeSupervisor
+    engine: Engine
+    handover: Handover
+    metrics: KeptMetrics
+    session: aiohttp.ClientSession
+    url: str
+    loads: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gpu(self) -> SimInstance:
+        return self.sims["gpu"]
+
+    @property
+    def cpu(self) -> SimInstance:
+        return self.sims["cpu"]
+
+    async def ready(self, *names: str) -> None:
+        for name in names:
+            self.supervisor.become(name, State.READY)
+        while not set(names) <= set(self.engine.ready_instances()):
+            await asyncio.sleep(0.001)
+
+    def post(self, path: str, body: Any, **options: Any) -> Any:
+        return self.session.post(self.url + path, json=body, **options)
+
+    async def whole(self, path: str, body: Any, **options: Any) -> tuple[Any, str]:
+        """A JSON answer, and where it was made."""
+        async with self.post(path, body, **options) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json(), answer.headers["x-syshax-placement"]
+
+    async def events(self, path: str, body: Any, **options: Any) -> tuple[list[Any], str]:
+        """The events of a stream, which must be well-formed and complete, and where it was made."""
+        async with self.post(path, body | {"stream": True}, **options) as answer:
+            assert answer.status == 200, await answer.text()
+            text = await answer.text()
+            assert text.endswith("\n\ndata: [DONE]\n\n"), text[-300:]
+            blocks = text.removesuffix("data: [DONE]\n\n").split("\n\n")
+            assert blocks.pop() == ""
+            return [json.loads(block.removeprefix("data: ")) for block in blocks], answer.headers["x-syshax-placement"]
+
+
+@asynccontextmanager
+async def duo(
+    profile: Profile = FAST,
+    *,
+    policy: Policy | None = None,
+    handover: HandoverPolicy | None = None,
+    slots: int = 64,
+    version: str = "0.32.0",
+    pair_allowed: Callable[[str, str], str] = lambda source, target: "",
+    snapshot: Callable[[], Snapshot] = Snapshot,
+) -> AsyncIterator[Duo]:
+    async with AsyncExitStack() as stack:
+        store = KvStore()
+        sims: dict[str, SimInstance] = {}
+        for role in Role:
+            sims[role] = await stack.enter_async_context(SimInstance(profile, kv_store=store, version=version))
+        specs = [
+            InstanceSpec(
+                name=role,
+                role=role,
+                device=Device.CPU,
+                runtime=RuntimeKind.EXTERNAL,
+                model="m",
+                served_model="m",
+                host="127.0.0.1",
+                port=sims[role].port,
+                max_num_seqs=slots,
+                protocol=Protocol.CONNECTOR,
+            )
+            for role in Role
+        ]
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        supervisor = FakeSupervisor(specs)
+        runner = Runner(silence_limit_s=30.0)
+        sweeper = asyncio.create_task(runner.sweep())
+        stack.callback(sweeper.cancel)
+        stack.callback(runner.close)
+        hands = Handover(
+            specs,
+            runner,
+            read_facts=partial(read_facts, session),
+            policy=handover or HandoverPolicy(),
+            pair_allowed=pair_allowed,
+        )
+        engine = Engine(
+            specs,
+            supervisor=supervisor,
+            scheduler=Scheduler(policy or Policy()),
+            runner=runner,
+            handover=hands,
+            snapshot=snapshot,
+            read_catalog=partial(read_catalog, session),
+            max_queue_size=1000,
+            max_queue_wait_s=10.0,
+        )
+        metrics = KeptMetrics()
+        gateway = Gateway(engine, metrics, max_body_bytes=1_000_000)
+        url = await gateway.start("127.0.0.1", 0)
+        stack.push_async_callback(gateway.stop, 0.0)
+        both = Duo(sims, supervisor, engine, hands, metrics, session, url)
+        await both.ready("gpu", "cpu")
+        yield both
