@@ -1,0 +1,7 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""A vLLM KV connector: hands a request's KV cache to another vLLM instance of the same host, through shared memory.
+
+It runs inside stock vLLM (0.26 to 0.32) from a bare folder on PYTHONPATH and needs nothing but vLLM's own environment.
+`PROTOCOL.md` beside this file is its contract with whoever sends the requests; `docs/handover.md` tells how it works.
+"""

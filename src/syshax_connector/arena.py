@@ -1,0 +1,147 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""A rank's piece of shared memory that hand-overs are written to, made once and used again and again.
+
+Fresh pages of a tmpfs cost 1 to 3 GB/s, pages that are there already cost nothing: so they are made at start, and a
+hand-over takes some of them. The owner holds a lock on the file while it lives; the kernel drops it however it dies.
+"""
+
+import ctypes
+import fcntl
+import mmap
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from .extents import PAGE_BYTES
+
+_MAGIC = b"SYSHAXARENA1 "
+_POPULATE_WRITE = 23
+_POPULATE_READ = 22
+_CHUNK_BYTES = 64 << 20
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ArenaError(OSError):
+    """The arena is not there, not whole, or not the one that is wanted."""
+
+
+@dataclass(slots=True)
+class Arena:
+    """A mapped arena. Its memory may be used as long as the object lives."""
+
+    path: Path
+    id: str
+    """Made anew with each arena: another file under the same name has another one."""
+    memory: mmap.mmap
+    fd: int
+
+    @property
+    def address(self) -> int:
+        """Where it is mapped."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+
+    def check(self) -> None:
+        """Makes sure that the memory may be touched: behind the end of a file that was cut off, that would be the end.
+
+        Raises:
+            ArenaError: The file was removed or cut off.
+        """
+        found = os.fstat(self.fd)
+        if found.st_nlink == 0:
+            raise ArenaError(f"{self.path}: the arena was removed")
+        if found.st_size < len(self.memory):
+            raise ArenaError(f"{self.path}: the arena was cut off to {found.st_size} bytes")
+
+    def is_removed(self) -> bool:
+        """Whether the file has lost its name."""
+        return os.fstat(self.fd).st_nlink == 0
+
+    def remove(self) -> None:
+        """Removes the file; who has mapped it may go on."""
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Gives up the file; its memory goes with the last view of it."""
+        os.close(self.fd)
+
+    def populate(self, *, write: bool) -> None:
+        """Makes the page table's entries now, so that the first copy does not pay for them. Releases the GIL."""
+        base, size = self.address, len(self.memory)
+        advice = _POPULATE_WRITE if write else _POPULATE_READ
+        for offset in range(0, size, _CHUNK_BYTES):
+            chunk = min(_CHUNK_BYTES, size - offset)
+            # An older kernel does not know it: then the first copies are slower.
+            if _libc.madvise(ctypes.c_void_p(base + offset), ctypes.c_size_t(chunk), advice):
+                return
+
+
+def create(path: Path, size: int) -> Arena:
+    """Makes an arena; it appears under its name when it is whole. Takes seconds for each few GB.
+
+    Raises:
+        OSError: No room (ENOSPC), or the name is taken by a living owner.
+    """
+    # Without a name until it is whole: a process that is killed here leaves nothing.
+    fd = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        # Not ftruncate: writing to pages that the tmpfs can't give later is a SIGBUS, not an error.
+        os.posix_fallocate(fd, 0, size)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        name = uuid.uuid4().hex
+        os.pwrite(fd, _MAGIC + name.encode() + b"\n", 0)
+        arena = Arena(path, name, mmap.mmap(fd, size), fd)
+        arena.populate(write=True)
+        if path.exists() and not is_owned(path):
+            path.unlink(missing_ok=True)
+        give_name(fd, path)
+    except OSError:
+        os.close(fd)
+        raise
+    return arena
+
+
+def attach(path: Path, arena_id: str) -> Arena:
+    """Maps another engine's arena.
+
+    Raises:
+        ArenaError: It is not there, or is another one.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise ArenaError(f"{path}: {error.strerror}") from error
+    try:
+        if os.pread(fd, PAGE_BYTES, 0).partition(b"\n")[0] != _MAGIC + arena_id.encode():
+            raise ArenaError(f"{path}: another arena than {arena_id}")
+        return Arena(path, arena_id, mmap.mmap(fd, os.fstat(fd).st_size), fd)
+    except (OSError, ValueError) as error:
+        os.close(fd)
+        raise error if isinstance(error, ArenaError) else ArenaError(f"{path}: {error}") from error
+
+
+def give_name(fd: int, path: Path) -> None:
+    """Makes a file that was opened with O_TMPFILE appear.
+
+    Raises:
+        FileExistsError: The name is taken.
+    """
+    # With an absolute path the folder's descriptor is not looked at, but given one, Python follows the link (linkat).
+    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+
+
+def is_owned(path: Path) -> bool:
+    """Whether the process that made the arena lives. Process numbers would not do: containers have their own."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

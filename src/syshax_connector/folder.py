@@ -1,0 +1,191 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The folder that engines share: arenas, and one small file for each hand-over that is ready to be loaded.
+
+A hand-over's file appears whole, under its key. Who holds the lock on it may use the bytes that it names: a consumer
+while it loads, the producer when it takes the bytes back. Locks vanish with their holder.
+"""
+
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import arena
+from .header import MOST_BYTES, BadHeaderError, Header, decode, encode
+
+_HANDOVER = ".kv"
+_ARENA = ".arena"
+
+
+class FolderError(OSError):
+    """The folder can't be used."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """A hand-over that nobody else may load or take back until it is closed."""
+
+    path: Path
+    header: Header
+    _fd: int
+
+    def free(self) -> None:
+        """It was loaded, or is of no use: its bytes go back to the producer."""
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Leaves it to others."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Folder:
+    """One folder of arenas and hand-overs."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes the folder if need be.
+
+        Raises:
+            FolderError: It can't be made, or others can write to it.
+        """
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = path.lstat()
+        except OSError as error:
+            raise FolderError(f"arena_dir {path}: {error.strerror}") from error
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise FolderError(
+                f"arena_dir {path}: a folder of this user's own is wanted (mode 0700, owner {os.geteuid()}), found "
+                f"mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}; who can write there can forge KV caches"
+            )
+
+    def arena_path(self, owner: str, rank: int) -> Path:
+        """Where an engine's arena of a tensor-parallel rank is."""
+        return self.path / f"{owner}.{rank}{_ARENA}"
+
+    def publish(self, header: Header) -> None:
+        """Makes a hand-over appear, whole.
+
+        Raises:
+            FileExistsError: The key was used before.
+            OSError: No room.
+        """
+        fd = os.open(self.path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(encode(header))
+            file.flush()
+            arena.give_name(fd, self._handover(header.key))
+
+    def exists(self, key: str) -> bool:
+        """Whether the hand-over is there."""
+        return self._handover(key).exists()
+
+    def claim(self, key: str) -> Claim | None:
+        """Takes a hand-over for loading; None if it is not there (yet).
+
+        Raises:
+            BlockingIOError: Somebody else has it.
+            BadHeaderError: It is damaged, or of another key.
+            OSError: It can't be read.
+        """
+        path = self._handover(key)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = os.fstat(fd)
+            if found.st_nlink == 0:  # it was taken back between the two calls
+                os.close(fd)
+                return None
+            if found.st_size > MOST_BYTES:
+                raise BadHeaderError(f"{found.st_size} bytes are no header")
+            header = decode(os.pread(fd, found.st_size, 0))
+            if header.key != key:
+                raise BadHeaderError(f"it is of the key {header.key}")
+        except (OSError, BadHeaderError):
+            os.close(fd)
+            raise
+        return Claim(path, header, fd)
+
+    def take_back(self, key: str) -> bool:
+        """Removes a hand-over unless somebody is loading it; tells whether it is gone."""
+        return _remove_unlocked(self._handover(key))
+
+    def reap(self, ttl_s: float, grace_s: float) -> int:
+        """Removes what dead owners left, and returns how many files that were.
+
+        Args:
+            ttl_s: No hand-over may be older, whoever owns it.
+            grace_s: How old the files of a dead owner must be.
+        """
+        reaped = 0
+        wanted: set[str] = set()
+        arenas: list[tuple[Path, float]] = []
+        for path, age_s in list(self._files()):
+            if path.suffix == _ARENA:
+                arenas.append((path, age_s))
+                continue
+            parts = self._parts(path)
+            owned = bool(parts) and arena.is_owned(self.path / parts[0])
+            if age_s > (ttl_s + grace_s if owned else grace_s) and _remove_unlocked(path):
+                reaped += 1
+            else:
+                wanted.update(parts)
+        for path, age_s in arenas:
+            if age_s > grace_s and path.name not in wanted and not arena.is_owned(path):
+                reaped += _remove_unlocked(path)
+        return reaped
+
+    def survey(self) -> tuple[int, float]:
+        """How many hand-overs wait to be loaded, and the age of the oldest in seconds."""
+        ages_s = [age_s for path, age_s in self._files() if path.suffix == _HANDOVER]
+        return len(ages_s), max(ages_s, default=0.0)
+
+    def _files(self) -> Iterator[tuple[Path, float]]:
+        now = time.time()
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                if not entry.name.endswith((_ARENA, _HANDOVER)):
+                    continue
+                try:
+                    yield Path(entry.path), max(0.0, now - entry.stat(follow_symlinks=False).st_mtime)
+                except FileNotFoundError:  # it has just gone
+                    continue
+
+    def _parts(self, handover: Path) -> list[str]:
+        """The arenas that a hand-over's bytes are in; none if it is damaged or gone."""
+        try:
+            return [part.arena for part in decode(handover.read_bytes()).parts]
+        except (OSError, BadHeaderError):
+            return []
+
+    def _handover(self, key: str) -> Path:
+        return self.path / f"{key}{_HANDOVER}"
+
+
+def _remove_unlocked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:  # a link, say: it is not ours, and nobody will load it
+        path.unlink(missing_ok=True)
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(fd)

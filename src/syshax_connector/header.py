@@ -1,0 +1,144 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The file that tells of a hand-over: whose, what, and where its bytes are. Pure.
+
+SYSHAXKV1 <SHA-256 of all that follows this line, in hex>
+<one JSON object>
+<token ids, little-endian int32>
+"""
+
+import hashlib
+import json
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+MAGIC = b"SYSHAXKV1"
+MOST_BYTES = 64 << 20
+"""More is no header."""
+_ID_BYTES = 4
+
+
+class BadHeaderError(ValueError):
+    """The file is damaged, cut off, or of another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What must be equal on both sides, so that the KV cache means the same."""
+
+    identity: str
+    dtype: str
+    """As PyTorch says it: bfloat16."""
+    rope: str
+    """Digest of the rotary embedding's parameters."""
+    layers: int
+    kv_heads: int
+    head_size: int
+
+    def difference(self, other: "Model") -> str | None:
+        """Names the first field that differs, with both values."""
+        for field in fields(self):
+            mine, others = getattr(self, field.name), getattr(other, field.name)
+            if mine != others:
+                return f"{field.name} {others!r} instead of {mine!r}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One rank's share of the KV cache."""
+
+    arena: str
+    """Name of the arena's file, in the same folder."""
+    arena_id: str
+    """What the arena says of itself: another file under its name is not it."""
+    crc32: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One published hand-over."""
+
+    key: str
+    owner: str
+    """The engine that saved it."""
+    model: Model
+    parts: tuple[Part, ...]
+    """By the producer's tensor-parallel rank."""
+    offset: int
+    """Where its bytes begin in each arena."""
+    size: int
+    """Bytes in each arena."""
+    created_at: float
+    """Seconds since the epoch."""
+    token_ids: tuple[int, ...]
+    """The tokens whose K and V it holds."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it holds."""
+        return len(self.token_ids)
+
+    def without_ids(self) -> "Header":
+        """The same, but short."""
+        return replace(self, token_ids=())
+
+
+def encode(header: Header) -> bytes:
+    """Returns the file's bytes."""
+    fixed = asdict(header)
+    del fixed["token_ids"]
+    fixed["tokens"] = header.tokens
+    ids = array("i", header.token_ids)
+    if sys.byteorder == "big":
+        ids.byteswap()
+    body = json.dumps(fixed).encode() + b"\n" + ids.tobytes()
+    return MAGIC + b" " + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def decode(data: bytes) -> Header:
+    """Reads the file's bytes.
+
+    Raises:
+        BadHeaderError: They are not what `encode` wrote.
+    """
+    first, _, body = data.partition(b"\n")
+    magic, _, digest = first.partition(b" ")
+    if magic != MAGIC:
+        raise BadHeaderError("not a hand-over of this version")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise BadHeaderError("damaged or cut off: the checksum differs")
+    text, _, raw = body.partition(b"\n")
+    try:
+        return _build(json.loads(text), raw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadHeaderError(f"malformed: {error!r}") from error
+
+
+def _build(fixed: dict[str, Any], raw: bytes) -> Header:
+    tokens = fixed.pop("tokens")
+    if len(raw) != tokens * _ID_BYTES:
+        raise BadHeaderError(f"{len(raw)} bytes of token ids for {tokens} tokens")
+    ids = array("i")
+    ids.frombytes(raw)
+    if sys.byteorder == "big":
+        ids.byteswap()
+    model = Model(**fixed.pop("model"))
+    parts = tuple(Part(**part) for part in fixed.pop("parts"))
+    header = Header(**fixed, model=model, parts=parts, token_ids=tuple(ids))
+    if header.offset < 0 or header.size <= 0 or not header.parts:
+        raise BadHeaderError(f"offset {header.offset}, size {header.size}, {len(header.parts)} parts")
+    if any("/" in part.arena or part.arena.startswith(".") for part in header.parts):
+        raise BadHeaderError("an arena outside the folder")
+    return header
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens at the beginning are equal."""
+    length = min(len(first), len(second))
+    if tuple(first[:length]) == tuple(second[:length]):
+        return length
+    return next(index for index in range(length) if first[index] != second[index])

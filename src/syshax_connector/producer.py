@@ -1,0 +1,171 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The saving engine's book: which extents of its arenas are taken, by which hand-overs, until when."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .extents import Extent, Extents
+from .folder import Folder
+from .header import Header, Model, Part
+from .layout import Shape
+from .settings import Settings
+
+
+class RefusedError(Exception):
+    """There will be no hand-over; `reason` is one word for metrics, the message is for people."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class _Entry:
+    extent: Extent
+    published_at: float | None = None
+    """Monotonic."""
+
+
+class Producer:
+    """Reserves, publishes and takes back. Used by the engine's own thread and by the sweeper's."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        settings: Settings,
+        *,
+        owner: str,
+        model: Model,
+        shape: Shape,
+        ranks: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begins with an empty book.
+
+        Args:
+            folder: Where to publish.
+            settings: The engine's.
+            owner: The engine's name.
+            model: What the KV cache is of.
+            shape: Of the model's KV cache.
+            ranks: Tensor-parallel size; each rank's arena has the same extents taken.
+            clock: Monotonic seconds.
+        """
+        self._folder = folder
+        self._settings = settings
+        self._owner = owner
+        self._model = model
+        self._shape = shape
+        self._ranks = ranks
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._extents = Extents(settings.arena_bytes)
+        self._entries: dict[str, _Entry] = {}
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes taken in each rank's arena."""
+        return self._extents.used_bytes
+
+    def reserve(self, key: str, tokens: int) -> Extent:
+        """Takes room for a hand-over.
+
+        Raises:
+            RefusedError: No room even after dropping what waits longest, no arena, or a key that is in use.
+        """
+        size = self._shape.rank_bytes(tokens, self._ranks)
+        with self._lock:
+            if key in self._entries or self._folder.exists(key):
+                raise RefusedError("key", f"the key {key} is in use: each hand-over needs a new one")
+            if size > self._extents.most_bytes:
+                raise RefusedError("budget", f"{size} bytes are wanted, arena_bytes is {self._settings.arena_bytes}")
+            for rank in range(self._ranks):
+                if not (path := self._folder.arena_path(self._owner, rank)).exists():
+                    raise RefusedError("arena", f"{path}: not there; it is being made, or there is no room for it")
+            extent = self._extents.take(size)
+            if extent is None:
+                self._collect()
+                extent = self._extents.take(size) or self._evict(size)
+            if extent is None:
+                raise RefusedError(
+                    "budget", f"{size} bytes are wanted, {self.used_bytes} of {self._settings.arena_bytes} are taken"
+                )
+            self._entries[key] = _Entry(extent)
+            return extent
+
+    def publish(self, key: str, token_ids: Sequence[int], parts: Sequence[Part]) -> None:
+        """Makes a hand-over visible whose bytes are all there.
+
+        Raises:
+            OSError: No room for its file; its extent is free again.
+        """
+        with self._lock:
+            entry = self._entries[key]
+            size = self._shape.rank_bytes(len(token_ids), self._ranks)
+            header = Header(
+                key=key,
+                owner=self._owner,
+                model=self._model,
+                parts=tuple(parts),
+                offset=entry.extent.offset,
+                size=size,
+                created_at=time.time(),
+                token_ids=tuple(token_ids),
+            )
+            try:
+                self._folder.publish(header)
+            except OSError:
+                self._forget(key)
+                raise
+            entry.published_at = self._clock()
+
+    def drop(self, key: str) -> None:
+        """Frees the room of a hand-over that could not be saved."""
+        with self._lock:
+            self._forget(key)
+
+    def sweep(self) -> int:
+        """Frees what was loaded, and what nobody came for within the time limit; returns how many were dropped so."""
+        with self._lock:
+            self._collect()
+            expired = [key for key, age_s in self._published() if age_s > self._settings.ttl_s]
+            return sum(self._take_back(key) for key in expired)
+
+    def close(self) -> None:
+        """Takes back all that nobody is loading."""
+        with self._lock:
+            for key, _ in self._published():
+                self._take_back(key)
+
+    def _published(self) -> list[tuple[str, float]]:
+        """Keys and ages of what is visible, the oldest first."""
+        now = self._clock()
+        ages = [
+            (key, now - entry.published_at) for key, entry in self._entries.items() if entry.published_at is not None
+        ]
+        return sorted(ages, key=lambda pair: -pair[1])
+
+    def _collect(self) -> None:
+        for key, _ in self._published():
+            if not self._folder.exists(key):
+                self._forget(key)
+
+    def _evict(self, size: int) -> Extent | None:
+        """Drops unclaimed hand-overs, the oldest first, until there is room."""
+        for key, age_s in self._published():
+            # Somebody is just about to load a young one.
+            if age_s > self._settings.wait_s and self._take_back(key) and (extent := self._extents.take(size)):
+                return extent
+        return None
+
+    def _take_back(self, key: str) -> bool:
+        if not self._folder.take_back(key):
+            return False
+        self._forget(key)
+        return True
+
+    def _forget(self, key: str) -> None:
+        self._extents.give_back(self._entries.pop(key).extent)

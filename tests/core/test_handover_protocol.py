@@ -1,0 +1,69 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""PROTOCOL.md's examples are what the connector understands and says."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import syshax_connector
+from syshax_connector import protocol, settings
+from syshax_connector.protocol import BadParamsError, Handover
+
+_TEXT = (Path(syshax_connector.__file__).parent / "PROTOCOL.md").read_text()
+EXAMPLES = {name: json.loads(text) for name, text in re.findall(r"```json (\w+)\n(.*?)```", _TEXT, re.DOTALL)}
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("save", Handover("h-7f3a-1", "finish", None)),
+        ("load", Handover(load_key="h-7f3a-1")),
+        ("both", Handover("h-7f3a-2", "abort", "h-7f3a-1")),
+    ],
+)
+def test_requests(name: str, meaning: Handover) -> None:
+    assert protocol.parse(EXAMPLES[name]["kv_transfer_params"]) == meaning
+
+
+def test_answers() -> None:
+    saving = EXAMPLES["saving"]["kv_transfer_params"]
+    assert protocol.saving("h-7f3a-1", 1500, saving["syshax"]["bytes"]) == saving
+    refused = EXAMPLES["refused"]["kv_transfer_params"]
+    assert protocol.refused("h-7f3a-1", 1500, 0, refused["syshax"]["reason"]) == refused
+
+
+def test_configuration() -> None:
+    config = EXAMPLES["config"]
+    assert settings.parse(config["kv_connector_extra_config"]).identity == "SmolLM2-135M-Instruct@main"
+    for name in settings.Settings.__slots__:
+        assert f"| `{name}` |" in _TEXT
+
+
+@pytest.mark.parametrize("params", [None, {}, {"prompt_token_ids": [1]}, {"syshax": {}}, {"syshax": {"later": 1}}, "x"])
+def test_nothing_is_asked_for(params: object) -> None:
+    assert protocol.parse(params) == Handover()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        1,
+        {"save": 1},
+        {"save": {}},
+        {"load": {"key": 1}},
+        {"load": {"key": ""}},
+        {"load": {"key": "../../etc/passwd"}},
+        {"load": {"key": "a/b"}},
+        {"load": {"key": "a\n"}},
+        {"load": {"key": "a" * 129}},
+        {"save": {"key": "k", "on": "start"}},
+        {"save": {"key": "k", "on": []}},
+    ],
+)
+def test_a_malformed_entry_is_refused(entry: Any) -> None:
+    with pytest.raises(BadParamsError):
+        protocol.parse({"syshax": entry})

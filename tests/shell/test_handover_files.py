@@ -1,0 +1,382 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The connector's files: arenas, hand-overs, locks and who outlives whom. Real files, in shared memory."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from syshax_connector import arena
+from syshax_connector.arena import ArenaError
+from syshax_connector.consumer import Consumer, MissError
+from syshax_connector.folder import Claim, Folder, FolderError
+from syshax_connector.header import Model, Part
+from syshax_connector.layout import Shape
+from syshax_connector.producer import Producer, RefusedError
+from syshax_connector.settings import Settings
+from syshax_connector.sweeper import Sweeper
+
+SHAPE = Shape(layers=2, kv_heads=2, head_size=32, item_bytes=2)  # 512 bytes a token
+MODEL = Model("m", "bfloat16", "r", 2, 2, 32)
+TOKENS = list(range(100))
+ARENA_BYTES = 1 << 20
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Bench:
+    """One engine that saves and one that loads, in this process."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = Folder(path)
+        self.clock = Clock()
+        self.settings = Settings(arena_dir=path, arena_bytes=ARENA_BYTES, ttl_s=60, wait_s=1)
+        self.arena = arena.create(self.folder.arena_path("e", 0), ARENA_BYTES)
+        self.producer = Producer(
+            self.folder, self.settings, owner="e", model=MODEL, shape=SHAPE, ranks=1, clock=self.clock
+        )
+        self.consumer = self.consumer_of(MODEL)
+
+    def consumer_of(self, model: Model) -> Consumer:
+        return Consumer(self.folder, self.settings, model=model, shape=SHAPE, clock=self.clock)
+
+    def save(self, key: str, token_ids: list[int] = TOKENS) -> None:
+        self.producer.reserve(key, len(token_ids))
+        self.producer.publish(key, token_ids, [Part(self.arena.path.name, self.arena.id)])
+
+    def claim(self, key: str, token_ids: list[int] = TOKENS) -> tuple[Claim, int] | None:
+        return self.consumer.claim(key, token_ids, self.clock.now_s)
+
+    def names(self) -> set[str]:
+        return set(os.listdir(self.folder.path))
+
+
+@pytest.fixture
+def shm() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="syshax-test-") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def bench(shm: Path) -> Iterator[Bench]:
+    bench = Bench(shm)
+    yield bench
+    bench.arena.remove()
+
+
+def test_what_was_saved_is_loaded_once_and_freed(bench: Bench) -> None:
+    bench.save("k")
+    found = bench.claim("k", [*TOKENS[:60], 7])
+    assert found is not None
+    claim, tokens = found
+    assert tokens == 60
+    assert (claim.header.tokens, claim.header.size) == (100, 51200)
+    claim.free()
+    assert bench.claim("k") is None
+    bench.producer.sweep()
+    assert bench.producer.used_bytes == 0
+    assert bench.names() == {bench.arena.path.name}
+
+
+def test_a_request_waits_only_so_long(bench: Bench) -> None:
+    since = bench.clock.now_s
+    assert bench.consumer.claim("k", TOKENS, since) is None
+    bench.clock.now_s += 1.1
+    with pytest.raises(MissError) as miss:
+        bench.consumer.claim("k", TOKENS, since)
+    assert miss.value.reason == "missing"
+
+
+def test_what_is_being_loaded_is_nobody_elses(bench: Bench) -> None:
+    bench.save("k")
+    found = bench.claim("k")
+    assert found is not None
+    with pytest.raises(MissError) as miss:
+        bench.claim("k")
+    assert miss.value.reason == "busy"
+    bench.clock.now_s += 1000
+    assert bench.producer.sweep() == 0
+    found[0].close()  # as when the loading engine dies
+    assert bench.producer.sweep() == 1
+    assert bench.producer.used_bytes == 0
+
+
+@pytest.mark.parametrize("name", ["identity", "dtype", "rope"])
+def test_another_models_cache_is_left_alone(bench: Bench, name: str) -> None:
+    bench.save("k")
+    other = bench.consumer_of(replace(MODEL, **{name: "other"}))
+    with pytest.raises(MissError, match=name) as miss:
+        other.claim("k", TOKENS, bench.clock.now_s)
+    assert miss.value.reason == "model"
+    assert bench.claim("k") is not None, "its own model still finds it"
+
+
+def test_another_text_is_not_loaded(bench: Bench) -> None:
+    bench.save("k")
+    with pytest.raises(MissError) as miss:
+        bench.claim("k", [9999, *TOKENS])
+    assert miss.value.reason == "tokens"
+
+
+def test_damaged_swapped_and_foreign_files_are_refused_and_removed(bench: Bench) -> None:
+    bench.save("one")
+    bench.save("two", [5, *TOKENS])
+    one, two = bench.folder.path / "one.kv", bench.folder.path / "two.kv"
+    one.rename(bench.folder.path / "swap")
+    two.rename(one)
+    (bench.folder.path / "swap").rename(two)
+    two.write_bytes(two.read_bytes()[:-3])
+    for key in ("one", "two"):
+        with pytest.raises(MissError) as miss:
+            bench.claim(key)
+        assert miss.value.reason == "damaged"
+    (bench.folder.path / "link.kv").symlink_to("/etc/passwd")
+    with pytest.raises(MissError, match="link"):
+        bench.claim("link")
+    assert bench.names() == {bench.arena.path.name}
+    bench.producer.sweep()
+    assert bench.producer.used_bytes == 0
+
+
+def test_an_arena_that_is_gone_or_cut_off_is_noticed(bench: Bench) -> None:
+    other = arena.attach(bench.arena.path, bench.arena.id)
+    other.check()
+    with pytest.raises(ArenaError, match="another arena"):
+        arena.attach(bench.arena.path, "0" * 32)
+    bench.save("k")
+    os.truncate(bench.arena.path, 8192)
+    with pytest.raises(MissError) as miss:
+        bench.claim("k")
+    assert miss.value.reason == "arena"
+    with pytest.raises(ArenaError, match="cut off"):
+        other.check()
+    bench.arena.path.unlink()
+    with pytest.raises(MissError) as miss:
+        bench.claim("k")
+    assert miss.value.reason == "arena"
+    with pytest.raises(ArenaError, match="removed"):
+        other.check()
+    with pytest.raises(RefusedError) as refusal:
+        bench.producer.reserve("k2", 1)
+    assert refusal.value.reason == "arena"
+    other.close()
+
+
+def test_no_room_in_the_tmpfs_is_an_error_that_leaves_nothing(shm: Path) -> None:
+    too_much = os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize + (1 << 20)
+    with pytest.raises(OSError, match="No space left"):
+        arena.create(shm / "e.0.arena", too_much)
+    assert not list(shm.iterdir())
+
+
+def test_a_full_arena_drops_the_oldest_unclaimed_but_no_young_one(bench: Bench) -> None:
+    tokens = 1000  # half of the arena
+    bench.save("old", list(range(tokens)))
+    with pytest.raises(RefusedError) as refusal:
+        bench.producer.reserve("much", 1500)
+    assert refusal.value.reason == "budget"
+    bench.clock.now_s += 2
+    bench.save("new", list(range(tokens)))
+    held = bench.claim("old", list(range(tokens)))
+    assert held is not None
+    with pytest.raises(RefusedError):
+        bench.producer.reserve("third", tokens)
+    held[0].close()
+    bench.save("third", list(range(tokens)))
+    assert not bench.folder.exists("old")
+    assert bench.folder.exists("new")
+    with pytest.raises(RefusedError, match="arena_bytes"):
+        bench.producer.reserve("huge", 5000)
+
+
+def test_a_key_is_used_once(bench: Bench) -> None:
+    bench.save("k")
+    with pytest.raises(RefusedError) as refusal:
+        bench.save("k")
+    assert refusal.value.reason == "key"
+
+
+def test_stopping_takes_back_what_nobody_loads(bench: Bench) -> None:
+    bench.save("one")
+    bench.save("two")
+    held = bench.claim("two")
+    bench.producer.close()
+    assert bench.names() == {bench.arena.path.name, "two.kv"}
+    assert held is not None
+    held[0].free()
+
+
+def test_a_folder_that_others_can_write_to_is_refused(shm: Path) -> None:
+    shm.chmod(0o777)
+    with pytest.raises(FolderError, match="0777"):
+        Folder(shm)
+    with pytest.raises(FolderError):
+        Folder(Path("/proc/syshax"))
+    shm.chmod(0o700)
+
+
+_OWNER = """
+import os, signal, sys
+from pathlib import Path
+from syshax_connector import arena
+from syshax_connector.folder import Folder
+from syshax_connector.header import Header, Model, Part
+folder = Folder(Path(sys.argv[1]))
+made = arena.create(folder.arena_path("dead", 0), 1 << 20)
+model = Model("m", "bfloat16", "r", 2, 2, 32)
+folder.publish(Header("left", "dead", model, (Part(made.path.name, made.id),), 4096, 512, 0.0, (1,)))
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+def test_what_a_killed_engine_left_is_removed_after_the_grace(bench: Bench) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", _OWNER, bench.folder.path], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == b"ready\n"
+    before = bench.names()
+    assert {"dead.0.arena", "left.kv"} < before
+    assert bench.folder.reap(ttl_s=60, grace_s=0) == 0, "its owner lives"
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    assert bench.folder.reap(ttl_s=60, grace_s=60) == 0, "somebody may be about to load it"
+    assert bench.names() == before
+    claim = bench.folder.claim("left")
+    assert claim is not None
+    assert bench.folder.reap(ttl_s=60, grace_s=0) == 0, "it is being loaded, so its arena stays too"
+    claim.close()
+    assert bench.folder.reap(ttl_s=60, grace_s=0) == 2
+    assert bench.names() == {bench.arena.path.name}
+
+
+def test_a_new_engine_takes_the_name_of_a_dead_one_but_not_of_a_living_one(bench: Bench) -> None:
+    with pytest.raises(FileExistsError):
+        arena.create(bench.arena.path, ARENA_BYTES)
+    bench.arena.close()  # the lock goes, the file stays: as when it was killed
+    del bench.arena
+    bench.arena = arena.create(bench.folder.arena_path("e", 0), ARENA_BYTES)
+    bench.arena.check()
+
+
+def test_nothing_is_older_than_its_time(bench: Bench) -> None:
+    bench.save("k")
+    long_ago = time.time() - 100
+    os.utime(bench.folder.path / "k.kv", (long_ago, long_ago))
+    assert bench.folder.survey()[0] == 1
+    assert bench.folder.survey()[1] == pytest.approx(100, abs=5)
+    assert bench.folder.reap(ttl_s=200, grace_s=1) == 0
+    assert bench.folder.reap(ttl_s=60, grace_s=1) == 1
+
+
+class BookMachine(RuleBasedStateMachine):
+    """The producer's book against what the folder really holds, under any order of events."""
+
+    bench: Bench
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holder = tempfile.TemporaryDirectory(dir="/dev/shm", prefix="syshax-test-")
+        self.bench = Bench(Path(self.holder.name))
+        self.made = 0
+        self.claims: list[Claim] = []
+
+    @rule(tokens=st.integers(1, 900))
+    def save(self, tokens: int) -> None:
+        self.made += 1
+        with suppress(RefusedError):
+            self.bench.save(f"k{self.made}", list(range(tokens)))
+
+    @rule(data=st.data())
+    def claim(self, data: st.DataObject) -> None:
+        keys = sorted(path.stem for path in self.bench.folder.path.glob("*.kv"))
+        if keys:
+            key = data.draw(st.sampled_from(keys))
+            if key in {claim.header.key for claim in self.claims}:
+                with pytest.raises(MissError, match="somebody else"):
+                    self.bench.claim(key, list(range(900)))
+            else:
+                found = self.bench.claim(key, list(range(900)))
+                assert found is not None
+                self.claims.append(found[0])
+
+    @rule(free=st.booleans())
+    def end_claim(self, free: bool) -> None:
+        if self.claims:
+            claim = self.claims.pop()
+            claim.free() if free else claim.close()
+
+    @rule(seconds=st.sampled_from([0.1, 5.0, 100.0]))
+    def sweep_later(self, seconds: float) -> None:
+        self.bench.clock.now_s += seconds
+        self.bench.producer.sweep()
+
+    @invariant()
+    def no_bytes_are_used_twice(self) -> None:
+        held = [claim.header for claim in self.claims]
+        waiting = [self.bench.folder.claim(path.stem) for path in self._unclaimed()]
+        headers = sorted(held + [claim.header for claim in waiting if claim], key=lambda header: header.offset)
+        for claim in waiting:
+            assert claim is not None
+            claim.close()
+        assert all(one.offset + one.size <= two.offset for one, two in pairwise(headers))
+        assert sum(header.size for header in headers) <= self.bench.producer.used_bytes <= ARENA_BYTES
+
+    def _unclaimed(self) -> list[Path]:
+        held = {claim.path for claim in self.claims}
+        return [path for path in self.bench.folder.path.glob("*.kv") if path not in held]
+
+    def teardown(self) -> None:
+        for claim in self.claims:
+            claim.close()
+        self.bench.producer.close()
+        assert self.bench.producer.used_bytes == 0
+        self.bench.arena.remove()
+        assert not list(self.bench.folder.path.iterdir())
+        self.holder.cleanup()
+
+
+def test_the_book_is_right_in_any_order_of_events() -> None:
+    run_state_machine_as_test(
+        BookMachine,
+        settings=hypothesis_settings(
+            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        ),
+    )
+
+
+def test_a_sweeper_goes_on_after_an_error_and_stops() -> None:
+    calls = 0
+
+    def sweep() -> None:
+        nonlocal calls
+        calls += 1
+        raise OSError("no room")
+
+    sweeper = Sweeper("test", 0.001, sweep)
+    deadline = time.monotonic() + 10
+    while calls < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    sweeper.stop()
+    done = calls
+    assert calls == done
