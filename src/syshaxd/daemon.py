@@ -23,9 +23,11 @@ from syshaxd.core.errors import SyshaxError, TopologyError
 from syshaxd.core.launch import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.topology import NumaTopology
 from syshaxd.core.types import RuntimeKind, State
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway
+from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.handover import Handover, HandoverPolicy
 from syshaxd.metrics import MetricsService
 from syshaxd.monitor import SystemMonitor, probe_health
@@ -108,6 +110,14 @@ def bind(config: Config) -> Bound:
     return bound
 
 
+def _topology() -> NumaTopology | None:
+    """This host, for the dashboard; `bind` has said why where it can't be read."""
+    try:
+        return host.topology()
+    except TopologyError:
+        return None
+
+
 async def serve(config: Config, bound: Bound) -> None:
     """Runs the daemon until it is told to stop."""
     specs = bound.specs
@@ -177,7 +187,12 @@ async def serve(config: Config, bound: Bound) -> None:
             binding_faults={name: tuple(map(describe_fault, faults)) for name, faults in bound.faults.items()},
         )
         monitor.subscribe(lambda _: engine.on_snapshot())
-        gateway = Gateway(engine, MetricsService(), max_body_bytes=config.gateway.max_body_bytes)
+        gateway = Gateway(
+            engine,
+            MetricsService(),
+            max_body_bytes=config.gateway.max_body_bytes,
+            dashboard=Dashboard(engine.status, _topology()) if config.gateway.dashboard else None,
+        )
         control = ControlServer(engine, rundir.socket_path(config.control.socket))
 
         await control.start()

@@ -84,6 +84,9 @@ class FakeEngine:
             binding_faults=self.binding_faults,
         )
 
+    async def drain(self, timeout_s: float) -> None:
+        pass
+
     def become(self, name: str, state: State, **changes: object) -> None:
         role = self._role(name)
         self.statuses[role] = replace(self.statuses[role], state=state, since_s=time.time(), **changes)  # type: ignore[arg-type]

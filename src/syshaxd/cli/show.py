@@ -1,18 +1,17 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The daemon's status for people (tables that fit the terminal) and for programs (JSON)."""
+"""The daemon's status for people: tables that fit the terminal. `core/status.py` has it for programs."""
 
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.describe import device_text
 from syshaxd.core.types import EngineStatus, GpuLoad, HostLoad, InstanceLoad, InstanceStatus, State
 
@@ -188,52 +187,3 @@ def console() -> Console:
     """Where tables go: as wide as the terminal; wide enough for everything where there is none."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     return Console(highlight=False, width=width)
-
-
-def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
-    """The status with keys that never change. Times are Unix time, `age_s` is seconds since a reading."""
-    snapshot = status.snapshot
-    return {
-        "version": status.version,
-        "endpoint": status.endpoint,
-        "started_at_s": status.started_at_s,
-        "queued": status.queued,
-        "instances": [_instance_json(status, instance, monotonic_s) for instance in status.instances],
-        "host": None if snapshot.host is None else asdict(snapshot.host),
-        "gpus": [asdict(gpu) for gpu in snapshot.gpus],
-        "gpu_error": snapshot.gpu_error,
-    }
-
-
-def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: float) -> dict[str, Any]:
-    spec, handle = instance.spec, instance.handle
-    load = status.snapshot.instances.get(spec.name)
-    return {
-        "name": spec.name,
-        "role": spec.role,
-        "device": spec.device,
-        "device_text": device_text(spec, status.snapshot),
-        "runtime": spec.runtime,
-        "model": spec.model,
-        "served_model": spec.served_model,
-        "address": spec.address,
-        "cores": format_cpulist(spec.cores),
-        "depends_on": spec.depends_on,
-        "max_num_seqs": spec.max_num_seqs,
-        "state": instance.state,
-        "wanted": instance.wanted,
-        "reason": instance.reason,
-        "since_s": instance.since_s,
-        "launches": instance.generation,
-        "failed_attempts": instance.attempts,
-        "ident": None if handle is None else handle.ident,
-        "launched_at_s": None if handle is None else handle.started_at_s,
-        "inflight": status.inflight.get(spec.name, 0),
-        "binding_faults": list(status.binding_faults.get(spec.name, ())),
-        "load": None if load is None else _load_json(load, monotonic_s),
-    }
-
-
-def _load_json(load: InstanceLoad, monotonic_s: float) -> dict[str, Any]:
-    values = asdict(load)
-    return {"age_s": round(monotonic_s - values.pop("read_at_s"), 3), **values}

@@ -24,6 +24,7 @@ from syshaxd.cli import complete, show
 from syshaxd.cli.numa import numa
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
+from syshaxd.core.status import status_json
 from syshaxd.core.topology import draw_topology, parse_topology
 from syshaxd.core.types import InstanceStatus
 
@@ -80,7 +81,7 @@ def status(socket: Path | None, output: str) -> None:
     async def work(client: ControlClient) -> None:
         now = await client.status()
         if output == "json":
-            click.echo(json.dumps(show.status_json(now, monotonic_s=time.monotonic()), indent=2))
+            click.echo(json.dumps(status_json(now, monotonic_s=time.monotonic()), indent=2))
             return
         console = show.console()
         table = show.status_table(now, width=console.width, now_s=time.time(), monotonic_s=time.monotonic())

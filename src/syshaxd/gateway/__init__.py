@@ -26,6 +26,7 @@ from syshaxd.core.http1 import HotRequest, end_to_end_headers
 from syshaxd.core.types import InferenceRequest, Outcome, RequestRecord
 from syshaxd.engine import Engine
 from syshaxd.gateway.body import Body, ChatBody, CompletionBody, parse_body
+from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.gateway.errors import Answer, error_answer, internal_error
 from syshaxd.gateway.front import SENT_CLOSE, SENT_KEEP_ALIVE, ClientConnection, Front, to_response
 from syshaxd.gateway.hot import HotConnection
@@ -47,7 +48,9 @@ _BODIES: dict[str, type[Body]] = {_CHAT: ChatBody, "/v1/completions": Completion
 class Gateway:
     """Serves the OpenAI API over HTTP."""
 
-    def __init__(self, engine: Engine, metrics: MetricsService, *, max_body_bytes: int) -> None:
+    def __init__(
+        self, engine: Engine, metrics: MetricsService, *, max_body_bytes: int, dashboard: Dashboard | None = None
+    ) -> None:
         self._engine = engine
         self._metrics = metrics
         self.max_body_bytes = max_body_bytes
@@ -66,6 +69,9 @@ class Gateway:
             "/ready": self._ready,
             "/metrics": self._render_metrics,
         }
+        if dashboard is not None:
+            self._own["/dashboard"] = lambda _: dashboard.page()
+            self._own["/dashboard/status.json"] = lambda _: dashboard.status()
 
     async def start(self, host: str, port: int) -> str:
         """Listens; returns the URL of the endpoint.

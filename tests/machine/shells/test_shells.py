@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Completion in zsh and fish, and the manual pages as `man` shows them. `setup.sh` installs these programs."""
+"""What takes programs that `setup.sh` installs: completion in zsh and fish, manual pages, the dashboard's script."""
 
 import os
 import subprocess
@@ -76,3 +76,7 @@ def test_manual_pages_are_good_roff(made: Path, env: dict[str, str], page: str) 
     output(env, "mandoc", "-T", "lint", "-W", "warning", path)
     shown = output(env, "mandoc", "-T", "utf8", path)
     assert "\\" not in shown.replace("\b", "")
+
+
+def test_the_dashboards_script_parses(env: dict[str, str]) -> None:
+    output(env, "node", "--check", str(ROOT / "src/syshaxd/gateway/dashboard/page.js"))

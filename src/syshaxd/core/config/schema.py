@@ -197,8 +197,9 @@ class LifecycleConfig(Section):
 
 
 class GatewayConfig(Section):
-    """The OpenAI endpoint's limits."""
+    """What the OpenAI endpoint takes and shows."""
 
+    dashboard: bool = Field(True, description="Whether GET /dashboard shows states and loads, to whoever can reach it.")
     max_body_bytes: Count = Field(32 * 1024 * 1024, description="Largest request body; a larger one gets 413.")
 
 
@@ -222,7 +223,9 @@ class Config(Section):
     numa: NumaConfig = Field(default_factory=NumaConfig, description="On which CPUs the instances compute.")
     monitor: MonitorConfig = Field(default_factory=MonitorConfig, description="How often loads are read.")
     lifecycle: LifecycleConfig = Field(default_factory=LifecycleConfig, description="When instances are restarted.")
-    gateway: GatewayConfig = Field(default_factory=GatewayConfig, description="The OpenAI endpoint's limits.")
+    gateway: GatewayConfig = Field(
+        default_factory=GatewayConfig, description="What the OpenAI endpoint takes and shows."
+    )
     control: ControlConfig = Field(default_factory=ControlConfig, description="The control plane.")
 
 

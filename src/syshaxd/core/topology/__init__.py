@@ -9,6 +9,7 @@ from syshaxd.core.topology.binding import Binding, Dialect, Settings, Surroundin
 from syshaxd.core.topology.check import Fault, Rule, check_binding
 from syshaxd.core.topology.draw import draw_topology
 from syshaxd.core.topology.model import Accelerator, AcceleratorKind, Node, NumaTopology
+from syshaxd.core.topology.picture import picture
 from syshaxd.core.topology.plan import plan_binding, plan_nearest, reserve_cores
 from syshaxd.core.topology.reading import binding_of, read_settings
 from syshaxd.core.topology.text import parse_lscpu, parse_numactl, parse_topology
@@ -39,6 +40,7 @@ __all__ = [
     "parse_lscpu",
     "parse_numactl",
     "parse_topology",
+    "picture",
     "plan_binding",
     "plan_nearest",
     "read_settings",

@@ -1,0 +1,78 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The dashboard: one read-only page, and the status that it asks for every second.
+
+Whoever reaches the OpenAI endpoint can see it. So it shows states and loads, but nothing of requests or clients, no
+environment, and neither paths, processes nor addresses of instances.
+"""
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+from syshaxd.core.status import status_json
+from syshaxd.core.topology import NumaTopology, picture
+from syshaxd.core.types import EngineStatus
+from syshaxd.gateway.errors import Answer
+
+_PRIVATE = frozenset(("model", "address", "ident"))
+
+
+class Dashboard:
+    """Answers the routes of the dashboard."""
+
+    def __init__(self, status: Callable[[], EngineStatus], topology: NumaTopology | None) -> None:
+        self._status = status
+        self._topology = topology
+
+    def page(self) -> Answer:
+        """The page, complete: it loads nothing but the status."""
+        return _PAGE
+
+    def status(self) -> Answer:
+        """What the page shows; the picture of the topology is None where the host's could not be read."""
+        status = self._status()
+        content = status_json(status, monotonic_s=time.monotonic())
+        content["now_s"] = time.time()
+        content["instances"] = [_public(instance) for instance in content["instances"]]
+        owners = {instance.spec.name: instance.spec.cores for instance in status.instances if instance.spec.cores}
+        content["topology"] = None if self._topology is None else picture(self._topology, owners)
+        return Answer(200, json.dumps(content).encode(), headers={"cache-control": "no-store"})
+
+
+def _public(instance: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in instance.items() if key not in _PRIVATE}
+
+
+def _page() -> Answer:
+    """Puts style and script into the page, and allows the browser these two and nothing else."""
+    folder = resources.files(__name__)
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    text = (
+        (folder / "page.html")
+        .read_text(encoding="utf-8")
+        .replace("/* page.css */", style)
+        .replace("/* page.js */", script)
+    )
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    headers = {
+        "content-security-policy": policy,
+        "cache-control": "no-cache",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+    }
+    return Answer(200, text.encode(), "text/html; charset=utf-8", headers)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+_PAGE = _page()
