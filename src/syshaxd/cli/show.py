@@ -46,8 +46,10 @@ def duration_text(duration_s: float) -> str:
     return f"{seconds // 86400}d{seconds // 3600 % 24:02}h"
 
 
-def status_table(status: EngineStatus, *, width: int, now_s: float, monotonic_s: float) -> RenderableType:
-    """The whole status, for a terminal of `width` columns. `now_s` is Unix time."""
+def status_table(
+    status: EngineStatus, *, width: int, now_s: float, monotonic_s: float, devices: bool = True
+) -> RenderableType:
+    """The whole status, for a terminal of `width` columns; host and GPUs only with `devices`. `now_s` is Unix time."""
     view = _View(status, now_s, monotonic_s)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
     columns = [column for column in _COLUMNS if width >= column.from_width]
@@ -56,7 +58,10 @@ def status_table(status: EngineStatus, *, width: int, now_s: float, monotonic_s:
         table.add_column(name, justify=column.justify, no_wrap=not column.wraps, overflow=column.overflow)
     for instance in status.instances:
         table.add_row(*(column.cell(view, instance) for column in columns))
-    return Group(*_header(status, now_s), Text(), table, *_notes(view), *_gpus(status))
+    parts = [_headline(status, now_s)]
+    if devices and status.snapshot.host is not None:
+        parts.append(Text(_host_text(status.snapshot.host)))
+    return Group(*parts, Text(), table, *_notes(view), *(_gpus(status) if devices else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +124,10 @@ _COLUMNS = (
 )
 
 
-def _header(status: EngineStatus, now_s: float) -> Iterator[Text]:
+def _headline(status: EngineStatus, now_s: float) -> Text:
     where = status.endpoint or "an endpoint that does not listen yet"
     up = duration_text(now_s - status.started_at_s)
-    yield Text.assemble(("sysHAX ", "bold"), f"{status.version} at ", (where, "bold"), f", up {up}, ", _queued(status))
-    if status.snapshot.host is not None:
-        yield Text(_host_text(status.snapshot.host))
+    return Text.assemble(("sysHAX ", "bold"), f"{status.version} at ", (where, "bold"), f", up {up}, ", _queued(status))
 
 
 def _queued(status: EngineStatus) -> str:
@@ -134,8 +137,8 @@ def _queued(status: EngineStatus) -> str:
 def _host_text(host: HostLoad) -> str:
     return (
         f"host: {host.cpu_busy_ratio:.0%} of {host.cpu_count} CPUs, "
-        f"{_of_gib(host.memory_used_bytes, host.memory_total_bytes)} memory, "
-        f"{_of_gib(host.shm_used_bytes, host.shm_total_bytes)} /dev/shm"
+        f"{of_gib(host.memory_used_bytes, host.memory_total_bytes)} memory, "
+        f"{of_gib(host.shm_used_bytes, host.shm_total_bytes)} /dev/shm"
     )
 
 
@@ -169,7 +172,7 @@ def _gpus(status: EngineStatus) -> Iterator[Text]:
 
 
 def _gpu_text(gpu: GpuLoad) -> str:
-    parts = [f"{_of_gib(gpu.memory_used_bytes, gpu.memory_total_bytes)} memory"]
+    parts = [f"{of_gib(gpu.memory_used_bytes, gpu.memory_total_bytes)} memory"]
     if gpu.busy_ratio is not None:
         parts.insert(0, f"{gpu.busy_ratio:.0%} busy")
     if gpu.power_w is not None:
@@ -179,7 +182,8 @@ def _gpu_text(gpu: GpuLoad) -> str:
     return f"GPU {gpu.index} {gpu.name}: {', '.join(parts)}"
 
 
-def _of_gib(used_bytes: int, total_bytes: int) -> str:
+def of_gib(used_bytes: int, total_bytes: int) -> str:
+    """`21.0 of 512.0 GiB`."""
     return f"{used_bytes / _GIB:.1f} of {total_bytes / _GIB:.1f} GiB"
 
 

@@ -22,6 +22,7 @@ from rich.text import Text
 from syshaxd import __version__, host, rundir
 from syshaxd.cli import complete, show
 from syshaxd.cli.numa import numa
+from syshaxd.cli.top import TopView, watch
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.status import status_json
@@ -88,6 +89,41 @@ def status(socket: Path | None, output: str) -> None:
         console.print(table)
 
     _run(socket, work)
+
+
+@main.command()
+@click.option(
+    "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two readings."
+)
+@click.option("--once", is_flag=True, help="Print one view and end, also where there is no terminal.")
+@click.pass_obj
+def top(socket: Path | None, interval: float, *, once: bool) -> None:
+    """Shows instances, queue, devices and the latest events, live. `q` or Ctrl-C ends it.
+
+    \b
+    Examples:
+      syshaxctl top
+      syshaxctl top --interval 5
+      syshaxctl top --once
+    """  # noqa: D301
+    console = show.console()
+
+    async def print_once(client: ControlClient) -> None:
+        view = TopView()
+        view.saw(await client.status(), now_s=time.time(), monotonic_s=time.monotonic())
+        console.print(view.render(width=console.width, now_s=time.time(), monotonic_s=time.monotonic()))
+
+    if once:
+        _run(socket, print_once)
+        return
+    if not console.is_terminal:
+        raise click.UsageError("this is no terminal; `--once` prints one view")
+    try:
+        asyncio.run(watch(socket, console, interval_s=interval))
+    except SyshaxError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        return
 
 
 @main.command()

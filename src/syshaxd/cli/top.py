@@ -1,0 +1,215 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The live view of `syshaxctl top`: what it knows, how it looks, and the loop that keeps it fresh."""
+
+import asyncio
+import os
+import sys
+import termios
+import time
+import tty
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from syshaxd import rundir
+from syshaxd.cli import show
+from syshaxd.client import ControlClient, UnreachableError
+from syshaxd.core.types import EngineStatus, GpuLoad, HostLoad, State
+
+_SAMPLES = 60
+_EVENTS = 20
+_HIGH_RATIO = 0.9
+_LEVELS = "▁▂▃▄▅▆▇█"
+_SPARKS_FROM_WIDTH = 100
+
+
+class TopView:
+    """The latest status, what came before it, and whether the daemon still answers."""
+
+    def __init__(self) -> None:
+        self.status: EngineStatus | None = None
+        self._read_at_s = 0.0
+        self._lost_at_s: float | None = None
+        self._lost_why = ""
+        self._history: dict[str, deque[float]] = {}
+        self._events: deque[tuple[float, str, Text]] = deque(maxlen=_EVENTS)
+        self._seen: dict[str, tuple[State, float]] = {}
+
+    def saw(self, status: EngineStatus, *, now_s: float, monotonic_s: float) -> None:
+        """Takes a new status. `now_s` is Unix time."""
+        if self._lost_at_s is not None:
+            self._events.appendleft((now_s, "syshaxd", Text("answers again")))
+        self.status, self._read_at_s, self._lost_at_s = status, monotonic_s, None
+        for instance in status.instances:
+            name = instance.spec.name
+            if self._seen.get(name) != (instance.state, instance.since_s):
+                told = show.state_text(instance.state).append(
+                    f" {instance.reason}" if instance.reason else "", "default"
+                )
+                self._events.appendleft((instance.since_s, name, told))
+            self._seen[name] = instance.state, instance.since_s
+            load = status.snapshot.instances.get(name)
+            self._note(f"tokens of {name}", load.generation_tokens_per_s if load else 0.0)
+        self._note("queued", status.queued)
+        if status.snapshot.host is not None:
+            self._note("host", status.snapshot.host.cpu_busy_ratio)
+        for gpu in status.snapshot.gpus:
+            if gpu.busy_ratio is not None:
+                self._note(gpu.uuid, gpu.busy_ratio)
+
+    def lost(self, why: str, *, now_s: float) -> None:
+        """Notes that the daemon does not answer; the last status stays in view."""
+        if self._lost_at_s is None:
+            self._events.appendleft((now_s, "syshaxd", Text("does not answer", "red")))
+            self._lost_at_s, self._lost_why = now_s, why
+
+    def render(self, *, width: int, now_s: float, monotonic_s: float) -> RenderableType:
+        """What is to be seen, most important first: a low terminal cuts the rest off."""
+        parts: list[RenderableType] = []
+        if self._lost_at_s is not None:
+            age = show.duration_text(now_s - self._lost_at_s)
+            parts += [Text(f"{self._lost_why} for {age}; asking again", "bold red"), Text()]
+            monotonic_s = self._read_at_s  # what is shown is as old as the last answer, and ages no more
+        if self.status is not None:
+            status = self.status
+            parts.append(show.status_table(status, width=width, now_s=now_s, monotonic_s=monotonic_s, devices=False))
+            parts += [Text(), self._rates(status, width), Text(), self._devices(status, width)]
+        if self._events:
+            parts += [Text(), self._event_table()]
+        return Group(*parts)
+
+    def _note(self, name: str, value: float) -> None:
+        self._history.setdefault(name, deque(maxlen=_SAMPLES)).append(value)
+
+    def _spark(self, name: str, top: float | None = None) -> str:
+        """The history as a line of blocks; its top is the highest value, or `top`."""
+        values = self._history.get(name, ())
+        highest = top or max(values, default=0.0) or 1.0
+        return "".join(_LEVELS[round(min(1.0, value / highest) * (len(_LEVELS) - 1))] for value in values)
+
+    def _rates(self, status: EngineStatus, width: int) -> Table:
+        table = _table()
+        rows = [
+            (instance.spec.name, f"{load.generation_tokens_per_s:,.0f} tokens/s", f"tokens of {instance.spec.name}")
+            for instance in status.instances
+            if (load := status.snapshot.instances.get(instance.spec.name)) is not None
+        ]
+        for name, value, history in [*rows, ("queue", f"{status.queued:,} requests", "queued")]:
+            table.add_row(Text(name, "bold"), Text(value), Text(self._spark(history)[-_room(width) :], "cyan"))
+        return table
+
+    def _devices(self, status: EngineStatus, width: int) -> Table:
+        table = _table()
+        host = status.snapshot.host
+        if host is not None:
+            for row in _host_rows(host):
+                table.add_row(
+                    Text(row[0], "bold"), _bar(row[1], width), Text(row[2]), self._busy("host", row[0], width)
+                )
+        for gpu in status.snapshot.gpus:
+            used = gpu.memory_used_bytes / gpu.memory_total_bytes if gpu.memory_total_bytes else 0.0
+            name = f"GPU {gpu.index}"
+            table.add_row(
+                Text(name, "bold"),
+                _bar(gpu.busy_ratio, width),
+                Text(_gpu_text(gpu)),
+                self._busy(gpu.uuid, "CPU", width),
+            )
+            memory = show.of_gib(gpu.memory_used_bytes, gpu.memory_total_bytes)
+            table.add_row(Text("  memory"), _bar(used, width), Text(memory), Text())
+        return table
+
+    def _busy(self, history: str, row: str, width: int) -> Text:
+        shown = row == "CPU" and width >= _SPARKS_FROM_WIDTH
+        return Text(self._spark(history, 1.0)[-_room(width) :] if shown else "", "cyan")
+
+    def _event_table(self) -> Table:
+        table = _table()
+        for at_s, name, text in self._events:
+            table.add_row(Text(time.strftime("%H:%M:%S", time.localtime(at_s)), "dim"), Text(name, "bold"), text)
+        return table
+
+
+def _table() -> Table:
+    return Table.grid(padding=(0, 2, 0, 0))
+
+
+def _room(width: int) -> int:
+    """Columns for a line of blocks."""
+    return max(8, min(_SAMPLES, width - 60))
+
+
+def _bar(ratio: float | None, width: int) -> Text:
+    """A gauge of a ratio, as wide as there is room for; None: not known."""
+    if ratio is None:
+        return Text("not told", "dim")
+    cells = 10 if width < _SPARKS_FROM_WIDTH else 20
+    full = round(min(1.0, ratio) * cells)
+    colour = "yellow" if ratio >= _HIGH_RATIO else "green"
+    return Text.assemble(("█" * full, colour), ("░" * (cells - full), "dim"), f" {ratio:4.0%}")
+
+
+def _host_rows(host: HostLoad) -> Iterator[tuple[str, float, str]]:
+    yield "CPU", host.cpu_busy_ratio, f"{host.cpu_count} CPUs"
+    for name, used, total in (
+        ("memory", host.memory_used_bytes, host.memory_total_bytes),
+        ("shm", host.shm_used_bytes, host.shm_total_bytes),
+    ):
+        yield name, used / total if total else 0.0, show.of_gib(used, total)
+
+
+def _gpu_text(gpu: GpuLoad) -> str:
+    power = "" if gpu.power_w is None else f", {gpu.power_w:.0f} W"
+    heat = "" if gpu.temperature_c is None else f", {gpu.temperature_c:.0f} °C"
+    return f"{gpu.name}{power}{heat}"
+
+
+async def watch(socket: Path | None, console: Console, *, interval_s: float) -> None:
+    """Shows the view on the whole terminal until the user presses `q`. A daemon that goes away may come back.
+
+    Raises:
+        SyshaxError: The daemon says something that is not understood.
+    """
+    view = TopView()
+    with _quit_key() as quitting, Live(console=console, screen=True, auto_refresh=False) as live:
+        while not quitting.is_set():
+            path = rundir.find_socket(socket)
+            try:
+                async with ControlClient(path) as client:
+                    view.saw(await client.status(), now_s=time.time(), monotonic_s=time.monotonic())
+            except UnreachableError as error:
+                view.lost(str(error), now_s=time.time())
+            live.update(view.render(width=console.width, now_s=time.time(), monotonic_s=time.monotonic()), refresh=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval_s):
+                    await quitting.wait()
+
+
+@contextmanager
+def _quit_key() -> Iterator[asyncio.Event]:
+    """An event that `q` sets, where somebody can press it. Inside, keys are read as they come and not shown."""
+    quitting = asyncio.Event()
+    if not sys.stdin.isatty():
+        yield quitting
+        return
+    loop, keys = asyncio.get_running_loop(), sys.stdin.fileno()
+    before = termios.tcgetattr(keys)
+
+    def on_key() -> None:
+        if os.read(keys, 1) in {b"q", b"Q", b""}:
+            quitting.set()
+
+    tty.setcbreak(keys)
+    loop.add_reader(keys, on_key)
+    try:
+        yield quitting
+    finally:
+        loop.remove_reader(keys)
+        termios.tcsetattr(keys, termios.TCSADRAIN, before)
