@@ -21,8 +21,9 @@ from syshaxd.core.errors import (
     SyshaxError,
     UnavailableError,
 )
-from syshaxd.core.scheduler import Scheduler
+from syshaxd.core.scheduler import Move, Scheduler
 from syshaxd.core.types import (
+    Cause,
     Decision,
     EngineStatus,
     InferenceRequest,
@@ -92,6 +93,7 @@ class Engine:
         self._queue: deque[_Waiting] = deque()
         self._mean_duration_s = 1.0
         self._drained: asyncio.Future[None] | None = None
+        self._ready_changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at_s = time.time()
         self._loop = asyncio.get_running_loop()  # asking for it costs a system call each time
@@ -139,6 +141,7 @@ class Engine:
                         record=record,
                         places=_JourneyPlaces(self, request),
                         last_try=last_try,
+                        may_return=not request.offload,
                     )
                 try:
                     return await self._runner.run(self._specs[first], outgoing, client, record, last_try=last_try)
@@ -201,6 +204,8 @@ class Engine:
 
     def _set_ready(self, ready: tuple[InstanceSpec, ...]) -> None:
         self._ready = ready
+        self._ready_changed.set()
+        self._ready_changed = asyncio.Event()
         self._offers.clear()
         self._admit()
 
@@ -213,9 +218,11 @@ class Engine:
         for name in placement.places:
             self._inflight[name] += 1
 
-    def _place_at_once(self, request: InferenceRequest, tried: tuple[str, ...]) -> Placement | None:
-        """Takes a place, which `_release` gives back; None: all are taken, or others wait already."""
-        if self._queue and request.pinned is None:
+    def _place_at_once(
+        self, request: InferenceRequest, tried: tuple[str, ...], *, first: bool = False
+    ) -> Placement | None:
+        """Takes a place, which `release` gives back; None: all are taken, or others wait already (unless `first`)."""
+        if self._queue and request.pinned is None and not first:
             return None
         decision = self._decide(request, tried)
         if isinstance(decision, RunOn | Offload):
@@ -225,15 +232,20 @@ class Engine:
             return None
         raise UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)
 
-    async def _wait_for_place(self, request: InferenceRequest, tried: tuple[str, ...]) -> Placement:
-        """Takes a place as soon as one comes free, in the order of arrival."""
-        if len(self._queue) >= self._max_queue_size:
+    async def _wait_for_place(
+        self, request: InferenceRequest, tried: tuple[str, ...], *, first: bool = False
+    ) -> Placement:
+        """Takes a place as soon as one comes free, in the order of arrival, or before all others."""
+        if len(self._queue) >= self._max_queue_size and not first:
             raise OverloadedError(
                 f"all instances are full and {len(self._queue)} requests wait already",
                 retry_after_s=self._retry_after_s(),
             )
         waiting = _Waiting(request, tried, self._loop.create_future())
-        self._queue.append(waiting)
+        if first:
+            self._queue.appendleft(waiting)
+        else:
+            self._queue.append(waiting)
         try:
             async with asyncio.timeout(self._max_queue_wait_s):
                 return await waiting.place
@@ -250,15 +262,28 @@ class Engine:
             raise
 
     async def place_rest(self, request: InferenceRequest, failed: str) -> InstanceSpec:
-        """Takes a place for the rest of an answer whose instance has failed.
+        """Takes a place for the rest of an answer whose instance has failed, before all that has not begun yet.
 
         Raises:
-            SyshaxError: No other instance can go on.
+            SyshaxError: No instance can go on, nor has one become ready in the time that a request may wait.
         """
         self._supervisor.suspect(failed)
         rest = replace(request, offload=False, whole_because="it has begun already")
-        placement = self._place_at_once(rest, (failed,)) or await self._wait_for_place(rest, (failed,))
-        return self._specs[placement.places[-1]]
+        tried: tuple[str, ...] = (failed,)
+        deadline_s = self._loop.time() + self._max_queue_wait_s
+        while True:
+            try:
+                placement = self._place_at_once(rest, tried, first=True) or await self._wait_for_place(
+                    rest, tried, first=True
+                )
+            except UnavailableError as error:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(deadline_s):
+                        await self._ready_changed.wait()
+                    tried = ()
+                    continue
+                raise error from None
+            return self._specs[placement.places[-1]]
 
     def release(self, name: str) -> None:
         """Gives a place on an instance back."""
@@ -342,6 +367,30 @@ class Engine:
         """New readings have come: what waits is decided again."""
         if self._queue:
             self._admit()
+        self._move_streams()
+
+    def _move_streams(self) -> None:
+        """Has running streams go on where they are better off."""
+        if not self._handover.pairs:
+            return
+        for status in self._supervisor.statuses():
+            if status.state is State.DRAINING:
+                for target in self._handover.targets_of(status.spec.name):
+                    self._move(Move(status.spec.name, target, Cause.DRAIN, self._inflight[status.spec.name]))
+        if not self._queue:
+            for move in self._scheduler.moves(self._snapshot(), self._inflight, self._ready, self._handover.pairs):
+                self._move(move)
+
+    def _move(self, move: Move) -> None:
+        target = next((spec for spec in self._ready if spec.name == move.target), None)
+        if target is None:
+            return
+        for journey in self._handover.journeys_on(move.source, move.cause)[: move.count]:
+            if self._inflight[target.name] >= self._scheduler.places(target):
+                return
+            self._inflight[target.name] += 1
+            if not journey.move(target, move.cause):
+                self.release(target.name)
 
     async def drain(self, timeout_s: float) -> None:
         """Returns when no request is in flight any more, or after `timeout_s`."""
@@ -364,8 +413,11 @@ class Engine:
                 self._spawn(self._learn(spec))
             else:
                 self._set_ready(tuple(other for other in self._ready if other.name != spec.name))
-        if status.state is State.DRAINING and not self._inflight[spec.name]:
-            self._supervisor.drained(spec.name)
+        if status.state is State.DRAINING:
+            if not self._inflight[spec.name]:
+                self._supervisor.drained(spec.name)
+            else:
+                self._move_streams()
 
     async def _learn(self, spec: InstanceSpec) -> None:
         """Asks a ready instance what it serves, then offers it to requests."""

@@ -133,6 +133,7 @@ class Handover:
         record: RequestRecord,
         places: Places,
         last_try: bool,
+        may_return: bool,
     ) -> bool:
         """Answers a request, as the Runner's `run` does; gives the places back in any case."""
         *firsts, name = placement.places
@@ -147,6 +148,7 @@ class Handover:
             client=client,
             record=record,
             movable=self._policy.migrate,
+            may_return=may_return,
             last_try=last_try,
             clock=self._loop.time,
         )
@@ -156,14 +158,18 @@ class Handover:
         finally:
             self._journeys.remove(journey)
 
-    def journeys_on(self, name: str) -> list[Journey]:
-        """Those that could leave an instance now, the longest first."""
-        there = [journey for journey in self._journeys if journey.spec and journey.spec.name == name]
-        return sorted((journey for journey in there if journey.may_move), key=lambda journey: -journey.tokens)
+    def journeys_on(self, name: str, cause: Cause) -> list[Journey]:
+        """Those that could leave an instance now for that cause, the longest first."""
+        able = [
+            journey
+            for journey in self._journeys
+            if journey.spec is not None
+            and journey.spec.name == name
+            and journey.may_move
+            and (cause is not Cause.ROOM or journey.may_return)
+        ]
+        return sorted(able, key=lambda journey: -journey.tokens)
 
     def targets_of(self, name: str) -> list[str]:
         """Where an instance can hand over to."""
         return [target for source, target in self.pairs if source == name]
-
-
-__all__ = ["Cause", "Handover", "HandoverPolicy"]

@@ -98,6 +98,7 @@ async def duo(
     policy: Policy | None = None,
     handover: HandoverPolicy | None = None,
     slots: int = 64,
+    max_queue_wait_s: float = 10.0,
     version: str = "0.32.0",
     pair_allowed: Callable[[str, str], str] = lambda source, target: "",
     snapshot: Callable[[], Snapshot] = Snapshot,
@@ -144,7 +145,7 @@ async def duo(
             snapshot=snapshot,
             read_catalog=partial(read_catalog, session),
             max_queue_size=1000,
-            max_queue_wait_s=10.0,
+            max_queue_wait_s=max_queue_wait_s,
         )
         metrics = KeptMetrics()
         gateway = Gateway(engine, metrics, max_body_bytes=1_000_000)

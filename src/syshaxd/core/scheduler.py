@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from syshaxd.core.types import (
+    Cause,
     Decision,
     InferenceRequest,
     InstanceLoad,
@@ -26,6 +27,8 @@ from syshaxd.core.types import (
 
 _NO_PAIRS: Set[tuple[str, str]] = frozenset()
 _NO_LOAD = InstanceLoad(read_at_s=0.0)
+# Between giving streams away and taking them back, as a share of slots and of KV.
+_HYSTERESIS = 0.2
 _GPU_HAS_ROOM = ("the GPU has room",)
 
 
@@ -41,6 +44,17 @@ class Policy:
     """Requests kept waiting inside a full instance, as a share of its slots, so that it never runs dry."""
     offload_min_prompt_tokens: int = 64
     """Prompts under this are computed where they are decoded: handing them over gains nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Streams that should go on elsewhere."""
+
+    source: str
+    target: str
+    cause: Cause
+    count: int
+    """At most so many; the longest first."""
 
 
 class Scheduler:
@@ -90,6 +104,45 @@ class Scheduler:
                     return self._help(request, gpus, spec, pairs, tuple(reasons))
                 reasons.append(f"{spec.name}: {full}")
         return self._shortest(gpus, inflight, tuple(reasons))
+
+    def moves(
+        self,
+        snapshot: Snapshot,
+        inflight: Mapping[str, int],
+        ready: Sequence[InstanceSpec],
+        pairs: Set[tuple[str, str]],
+    ) -> tuple[Move, ...]:
+        """Which running streams should move: back to a GPU that has room again, or off one whose KV cache is full.
+
+        Args:
+            snapshot: The latest readings.
+            inflight: Requests that the daemon itself has running on each instance now.
+            ready: The READY instances.
+            pairs: Which of them can hand over to which, by name.
+        """
+        moves: list[Move] = []
+        for gpu in (spec for spec in ready if spec.role is Role.GPU):
+            load = snapshot.instances.get(gpu.name, _NO_LOAD)
+            for cpu in (spec for spec in ready if spec.role is Role.CPU):
+                back = self._room(gpu, load, inflight.get(gpu.name, 0))
+                if (cpu.name, gpu.name) in pairs and back:
+                    moves.append(Move(cpu.name, gpu.name, Cause.ROOM, back))
+                elif (gpu.name, cpu.name) in pairs and self._under_pressure(load):
+                    cpu_load = snapshot.instances.get(cpu.name, _NO_LOAD)
+                    if not self._cpu_full(cpu, cpu_load, inflight.get(cpu.name, 0)):
+                        moves.append(Move(gpu.name, cpu.name, Cause.PRESSURE, 1))
+        return tuple(moves)
+
+    def _room(self, gpu: InstanceSpec, load: InstanceLoad, inflight: int) -> int:
+        """Streams that a GPU can take back at once, such that it does not have to give them away again soon."""
+        if load.waiting or load.kv_usage_ratio > self._policy.gpu_cache_threshold - _HYSTERESIS:
+            return 0
+        room = int(gpu.max_num_seqs * (1 - _HYSTERESIS)) - max(load.running, inflight)
+        return max(0, min(room, 1 + gpu.max_num_seqs // 8))
+
+    def _under_pressure(self, load: InstanceLoad) -> bool:
+        """Requests wait, and no KV is left for them: the GPU would preempt."""
+        return load.waiting > 0 and load.kv_usage_ratio > self._policy.gpu_cache_threshold
 
     def _offload(
         self,

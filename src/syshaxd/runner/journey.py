@@ -61,6 +61,7 @@ class Journey:
         client: Downstream,
         record: RequestRecord,
         movable: bool,
+        may_return: bool,
         last_try: bool,
         clock: Callable[[], float],
     ) -> None:
@@ -74,6 +75,8 @@ class Journey:
         self._record = record
         self._movable = movable and dialect.movable
         self._last_try = last_try
+        self.may_return = may_return
+        """It need not stay where it was offloaded to."""
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._answer = JoinedAnswer(outgoing.path, body)

@@ -1,0 +1,264 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Streams that move from one simulated instance to another: no token is missing, none comes twice."""
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from syshax_sim import Faults
+from syshax_sim.text import answer, count_tokens, render_chat
+from syshaxd.core.types import Cause, InstanceLoad, Outcome, Snapshot, State
+from tests.fakes.handover import FAST, Duo, duo
+
+MESSAGES = [{"role": "user", "content": "Introduce openEuler. " * 20}]
+PROMPT = render_chat(MESSAGES)
+CHAT: dict[str, Any] = {"model": "m", "messages": MESSAGES, "max_tokens": 60, "stream": True}
+USAGE = {"stream_options": {"include_usage": True}}
+SLOW = replace(FAST, step_base_s=0.004)
+FULL = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=1, waiting=3)})
+
+
+class Client:
+    """Reads one stream event by event."""
+
+    def __init__(self, both: Duo, path: str, body: Any) -> None:
+        self._request = both.post(path, body)
+        self.events: list[Any] = []
+        self.text = ""
+        self.done = False
+
+    async def __aenter__(self) -> "Client":
+        self._answer = await self._request.__aenter__()
+        assert self._answer.status == 200, await self._answer.text()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._request.__aexit__(*exc)
+
+    async def read(self, tokens: int | None = None) -> None:
+        """Reads until so many tokens have come; None: to the end."""
+        while tokens is None or sum(bool(_text(event)) for event in self.events) < tokens:
+            line = (await self._answer.content.readline()).decode()
+            if line == "data: [DONE]\n":
+                self.done = True
+                return
+            if not line:
+                return
+            if line.startswith("data: "):
+                self.events.append(json.loads(line.removeprefix("data: ")))
+                self.text += _text(self.events[-1])
+
+
+def _text(event: Any) -> str:
+    return "".join(
+        choice["delta"].get("content", "") if "delta" in choice else choice["text"]
+        for choice in event.get("choices", [])
+    )
+
+
+def check(client: Client, tokens: int) -> None:
+    """The stream is that of one instance."""
+    assert client.done, client.events[-1]
+    assert client.text == answer(PROMPT, tokens)
+    assert len({(event["id"], event["created"]) for event in client.events}) == 1
+    choices = [event["choices"][0] for event in client.events if event["choices"]]
+    assert [bool(choice["delta"].get("role")) for choice in choices] == [True] + [False] * (len(choices) - 1)
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
+    assert choices[-1]["finish_reason"] == "length"
+    assert all(choice.get("token_ids") is None for choice in choices)
+
+
+def causes(both: Duo) -> list[str]:
+    return [handover.cause for handover in both.metrics.records[0].handovers]
+
+
+async def settled(both: Duo) -> None:
+    async with asyncio.timeout(5.0):
+        while sum(both.engine.status().inflight.values()) or any(sim.engine.running for sim in both.sims.values()):
+            await asyncio.sleep(0.005)
+
+
+class TestDrain:
+    @pytest.mark.parametrize("tokens", [1, 2, 17, 50])
+    async def test_a_stream_leaves_an_instance_that_is_to_stop_with_its_kv(self, tokens: int) -> None:
+        async with duo(SLOW) as both:
+            async with Client(both, "/v1/chat/completions", CHAT | USAGE) as client:
+                await client.read(tokens)
+                both.supervisor.become("gpu", State.DRAINING)
+                await client.read()
+            check(client, 60)
+            assert client.events[-1]["usage"] == {
+                "prompt_tokens": count_tokens(PROMPT),
+                "completion_tokens": 60,
+                "total_tokens": count_tokens(PROMPT) + 60,
+            }
+            await settled(both)
+            assert both.supervisor.drained_names == ["gpu"]
+            (handover,) = both.metrics.records[0].handovers
+            assert (handover.source, handover.target, handover.cause) == ("gpu", "cpu", Cause.DRAIN)
+            assert both.cpu.engine.counters.prompt_tokens == 1
+            assert handover.cached_tokens == handover.known_tokens - 1
+            assert handover.gap_s is not None
+
+    async def test_a_stream_that_has_no_token_yet_leaves_as_soon_as_it_has(self) -> None:
+        async with duo(SLOW) as both:
+            both.gpu.set_faults(Faults(stall=True))
+            async with asyncio.TaskGroup() as group:
+                client = Client(both, "/v1/chat/completions", CHAT)
+
+                async def run() -> None:
+                    async with client:
+                        await client.read()
+
+                group.create_task(run())
+                await both.gpu.engine.until(lambda: bool(both.gpu.engine.running))
+                both.supervisor.become("gpu", State.DRAINING)
+                both.gpu.set_faults(Faults())
+                while not client.text:
+                    await asyncio.sleep(0.001)
+                both.engine.on_snapshot()
+            check(client, 60)
+            assert causes(both) == ["drain"]
+
+    async def test_a_request_that_cannot_be_split_ends_where_it_is(self) -> None:
+        async with duo(SLOW) as both:
+            async with Client(both, "/v1/chat/completions", CHAT | {"seed": 1}) as client:
+                await client.read(2)
+                both.supervisor.become("gpu", State.DRAINING)
+                await client.read()
+            check(client, 60)
+            assert both.cpu.requests == 0
+
+    async def test_a_drained_cpu_gives_its_streams_back(self) -> None:
+        async with duo(SLOW) as both:
+            async with Client(both, "/v1/chat/pd_disagg", CHAT) as client:
+                await client.read(5)
+                both.supervisor.become("cpu", State.DRAINING)
+                await client.read()
+            check(client, 60)
+            assert causes(both) == ["offload", "drain"]
+            await settled(both)
+            assert both.supervisor.drained_names == ["cpu"]
+
+
+class TestFailover:
+    @pytest.mark.parametrize("tokens", [1, 2, 30])
+    async def test_a_stream_goes_on_elsewhere_when_its_instance_dies(self, tokens: int) -> None:
+        async with duo(SLOW) as both:
+            async with Client(both, "/v1/chat/completions", CHAT) as client:
+                await client.read(tokens)
+                both.gpu.kill()
+                await client.read()
+            check(client, 60)
+            assert causes(both) == ["failure"]
+            assert both.supervisor.suspected == ["gpu"]
+            assert both.cpu.engine.counters.loaded_tokens == 0
+            assert both.metrics.records[0].outcome is Outcome.OK
+
+    async def test_without_another_instance_in_time_it_ends_with_an_error_event(self) -> None:
+        async with duo(SLOW, max_queue_wait_s=0.05) as both:
+            both.supervisor.become("cpu", State.STOPPED)
+            async with Client(both, "/v1/chat/completions", CHAT) as client:
+                await client.read(3)
+                both.gpu.kill()
+                await client.read()
+            assert client.events[-1]["error"]["code"] == "instance_failed"
+            assert both.metrics.records[0].outcome is Outcome.FAILED
+            await settled(both)
+
+    async def test_a_target_that_refuses_is_as_if_it_had_failed(self) -> None:
+        async with duo(SLOW) as both:
+            both.cpu.set_faults(Faults(api_status=500, api_faults=1))
+            async with Client(both, "/v1/chat/completions", CHAT) as client:
+                await client.read(3)
+                both.supervisor.become("gpu", State.DRAINING)
+                both.supervisor.become("gpu", State.READY)
+                await client.read()
+            check(client, 60)
+            assert causes(both) == ["drain", "failure"]
+
+
+class TestRoom:
+    async def test_an_offloaded_stream_goes_back_when_the_gpu_has_room_again(self) -> None:
+        async with duo(SLOW) as both:
+            both.engine._snapshot = lambda: FULL
+            async with Client(both, "/v1/chat/completions", CHAT) as client:
+                await client.read(10)
+                both.engine._snapshot = Snapshot
+                both.engine.on_snapshot()
+                await client.read()
+            check(client, 60)
+            assert causes(both) == ["offload", "room"]
+            assert both.metrics.records[0].handovers[1].cached_tokens
+            assert both.gpu.engine.counters.generation_tokens > 40
+
+    async def test_a_stream_that_was_to_be_offloaded_stays(self) -> None:
+        async with duo(SLOW) as both:
+            async with Client(both, "/v1/chat/pd_disagg", CHAT) as client:
+                await client.read(10)
+                both.engine.on_snapshot()
+                await client.read()
+            assert causes(both) == ["offload"]
+
+    async def test_the_longest_stream_leaves_a_gpu_without_kv(self) -> None:
+        async with duo(SLOW) as both, AsyncExitStack() as stack:
+            long = await stack.enter_async_context(Client(both, "/v1/chat/completions", CHAT))
+            await long.read(10)
+            short = await stack.enter_async_context(Client(both, "/v1/chat/completions", CHAT))
+            await short.read(2)
+            pressed = InstanceLoad(read_at_s=1.0, running=2, waiting=3, kv_usage_ratio=0.99)
+            both.engine._snapshot = lambda: Snapshot(instances={"gpu": pressed})
+            both.engine.on_snapshot()
+            await long.read()
+            await short.read()
+            check(long, 60)
+            check(short, 60)
+            await settled(both)
+            assert sorted(len(record.handovers) for record in both.metrics.records) == [0, 1]
+
+
+@given(
+    cuts=st.lists(st.integers(1, 40), min_size=1, max_size=4, unique=True).map(sorted),
+    content=st.text(min_size=1, max_size=9),
+    dies=st.booleans(),
+    ids=st.booleans(),
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_wherever_a_stream_is_cut_the_text_is_that_of_one_instance(
+    cuts: list[int], content: str, dies: bool, ids: bool
+) -> None:
+    """Also inside characters that span two tokens, and several times in one stream."""
+
+    async def run() -> None:
+        async with duo(replace(SLOW, step_base_s=0.001, wide_characters=True)) as both:
+            body = {"model": "m", "prompt": content, "max_tokens": 45, "stream": True, "return_token_ids": ids, **USAGE}
+            async with Client(both, "/v1/completions", body) as client:
+                for cut in cuts:
+                    await client.read(cut)
+                    here = next((name for name, sim in both.sims.items() if sim.engine.running), None)
+                    if here is None:
+                        break
+                    if dies:
+                        both.sims[here].set_faults(Faults(break_after_events=1))
+                        await client.read(cut + 2)
+                        both.sims[here].set_faults(Faults())
+                    else:
+                        both.supervisor.become(here, State.DRAINING)
+                        both.supervisor.become(here, State.READY)
+                        await both.ready("gpu", "cpu")
+                await client.read()
+            assert client.done, client.events[-1]
+            assert client.text == answer(content, 45, wide=True)
+            assert client.events[-1]["usage"]["completion_tokens"] == 45
+            told = [number for event in client.events[:-1] for number in event["choices"][0]["token_ids"] or ()]
+            assert len(told) == len(set(told)) == (45 if ids else 0)
+            await settled(both)
+
+    asyncio.run(run())
