@@ -97,6 +97,8 @@ def render(model: Path, cpu_python: Path, cuda: Cuda | None, found: str, cores: 
         "cpu": {"port": 8002} | _cpu_service(cpu_python, cpu_cores),
         "conductor": {"port": 8010},
     }
+    # 23 KB a token: 11,000 tokens on their way from one instance to the other.
+    offload = {"arena_bytes": 256 * 1024 * 1024}
     models = {"default": SERVED_NAME, "path": str(model)}
     lines = [
         "# The embedded profile, written by `make run` at each start: changes here are lost. To keep some, run",
@@ -105,6 +107,7 @@ def render(model: Path, cpu_python: Path, cuda: Cuda | None, found: str, cores: 
         *(f"# {role}" for role in roles(cuda, found, cores)),
         # JSON is YAML, and the standard library writes it.
         f"services: {json.dumps(services, indent=2, ensure_ascii=False)}",
+        f"offload: {json.dumps(offload, indent=2)}",
         f"models: {json.dumps(models, indent=2, ensure_ascii=False)}",
     ]
     return "\n".join(lines) + "\n"

@@ -26,6 +26,7 @@ from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.topology import NumaTopology
 from syshaxd.core.types import RuntimeKind, State
 from syshaxd.engine import Engine
+from syshaxd.enginefiles import read_launch_host
 from syshaxd.gateway import Gateway
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.handover import Handover, HandoverPolicy
@@ -92,7 +93,7 @@ def bind(config: Config) -> Bound:
     Raises:
         SyshaxError: An instance's binding is wrong, unless `numa.enforce` is off, or can't be planned.
     """
-    specs = instance_specs(config)
+    specs = instance_specs(config, read_launch_host(config))
     try:
         allowed = host.allowed()
         here = Host(topology=host.topology(), allowed_cpus=allowed.cpus, allowed_nodes=allowed.nodes)

@@ -3,35 +3,79 @@
 """From the configuration to what is to be started: one InstanceSpec for each enabled service."""
 
 import re
+from collections.abc import Mapping
 
 from syshaxd.core.config import AUTO, ArgValue, Config, ServiceConfig, enabled_services
 from syshaxd.core.cpulist import parse_cpulist
 from syshaxd.core.errors import ConfigError, ConfigFault
-from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
+from syshaxd.core.offload.connector import (
+    KV_TRANSFER_FLAG,
+    EngineFiles,
+    LaunchHost,
+    connector_doubt,
+    connector_flags,
+)
+from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind
 
 _DEVICES = {Role.GPU: Device.CUDA, Role.CPU: Device.CPU}
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 _MAX_NUM_SEQS = "max-num-seqs"
+_UNKNOWN_HOST = LaunchHost()
+_MAX_ARENAS_RATIO = 0.5
+"""Of the shared memory that arenas take unasked, at most."""
 _FLAG = re.compile(r"[A-Za-z0-9][\w.-]*")
 _VARIABLE = re.compile(r"[^=\0]+")
 
 Value = ArgValue | list[ArgValue] | None
 
 
-def instance_specs(config: Config) -> tuple[InstanceSpec, ...]:
+def instance_specs(config: Config, host: LaunchHost = _UNKNOWN_HOST) -> tuple[InstanceSpec, ...]:
     """Returns the instances that take part, in their start order; those with `cores: auto` are not bound yet.
+
+    Args:
+        config: The configuration.
+        host: What is known of the host: where it is little, no instance is made to hand over unasked.
 
     Raises:
         ConfigError: With every argument and variable that cannot be passed on, each under its dotted key.
     """
     faults: list[ConfigFault] = []
-    specs = tuple(_spec(config, name, service, faults) for name, service in enabled_services(config).items())
+    unasked = Protocol.NONE if any(connector_doubts(config, host).values()) else Protocol.CONNECTOR
+    specs = tuple(
+        _spec(config, name, service, faults, unasked=unasked, arena_dir=host.arena_dir)
+        for name, service in enabled_services(config).items()
+    )
     if faults:
         raise ConfigError(tuple(faults))
     return specs
 
 
-def _spec(config: Config, name: str, service: ServiceConfig, faults: list[ConfigFault]) -> InstanceSpec:
+def connector_doubts(config: Config, host: LaunchHost) -> dict[str, str]:
+    """For each service why no instance is made to hand over unasked, for a person; empty: it has no such doubt."""
+    services = enabled_services(config)
+    arenas_bytes = config.offload.arena_bytes * len(services)
+    if not config.offload.enabled:
+        common = "offload.enabled is false"
+    elif len(services) < 2:
+        common = "there is no other instance"
+    elif arenas_bytes > host.shm_total_bytes * _MAX_ARENAS_RATIO:
+        common = f"{arenas_bytes} bytes of arenas are over half of the shared memory; see offload.arena_bytes"
+    else:
+        common = ""
+    return {
+        name: common or _doubt(service, host.engines.get(name, EngineFiles())) for name, service in services.items()
+    }
+
+
+def _doubt(service: ServiceConfig, files: EngineFiles) -> str:
+    if service.runtime is RuntimeKind.EXTERNAL:
+        return "somebody else starts it: set its protocol if it has the connector"
+    return connector_doubt(files, {_flag_name(key): value for key, value in service.args.items()})
+
+
+def _spec(
+    config: Config, name: str, service: ServiceConfig, faults: list[ConfigFault], *, unasked: Protocol, arena_dir: str
+) -> InstanceSpec:
     role = Role(name)
     model = service.model or config.models.path or ""
     started_here = service.runtime is RuntimeKind.PROCESS
@@ -42,8 +86,11 @@ def _spec(config: Config, name: str, service: ServiceConfig, faults: list[Config
         "port": service.port,
         _MAX_NUM_SEQS: service.max_num_seqs,
     }
+    protocol = unasked if service.protocol is None else service.protocol
+    if protocol is Protocol.CONNECTOR:
+        own |= connector_flags(arena_dir=config.offload.arena_dir or arena_dir, arena_bytes=config.offload.arena_bytes)
     own_flags = [part for flag, value in own.items() for part in _flag(flag, value)]
-    argv = (service.python or "", "-m", _SERVER_MODULE, *own_flags, *_extra_flags(name, service, faults))
+    argv = (service.python or "", "-m", _SERVER_MODULE, *own_flags, *_extra_flags(name, service, own, faults))
     faults += [
         ConfigFault(f"services.{name}.env.{key}", "not a name that an environment variable can have")
         for key in service.env
@@ -62,12 +109,14 @@ def _spec(config: Config, name: str, service: ServiceConfig, faults: list[Config
         env=tuple((key, str(value)) for key, value in service.env.items()),
         cores=parse_cpulist(service.cores) if service.cores and service.cores != AUTO else (),
         max_num_seqs=service.max_num_seqs,
-        protocol=service.protocol,
+        protocol=protocol,
     )
 
 
-def _extra_flags(name: str, service: ServiceConfig, faults: list[ConfigFault]) -> list[str]:
-    """The flags of `args`, in the order of the file."""
+def _extra_flags(
+    name: str, service: ServiceConfig, own: Mapping[str, ArgValue], faults: list[ConfigFault]
+) -> list[str]:
+    """The flags of `args`, in the order of the file, without those that are `own` already."""
     flags: list[str] = []
     seen: dict[str, str] = {}
     for key, value in service.args.items():
@@ -76,7 +125,9 @@ def _extra_flags(name: str, service: ServiceConfig, faults: list[ConfigFault]) -
         seen.setdefault(flag, key)
         if fault:
             faults.append(ConfigFault(f"services.{name}.args.{key}", fault))
-        elif flag != _MAX_NUM_SEQS:  # ours, and it agrees
+        elif flag == KV_TRANSFER_FLAG and flag in own:
+            faults.append(ConfigFault(f"services.{name}.args.{key}", f"set services.{name}.protocol to none instead"))
+        elif flag not in own:  # ours agrees
             flags += _flag(flag, value)
     return flags
 

@@ -58,9 +58,10 @@ class ServiceConfig(Section):
         description="CPUs to bind the instance to, such as `0-39,80-119`; `auto`: the best for this host. Unset: all.",
     )
     max_num_seqs: Count = Field(256, description="Requests that the instance runs at the same time.")
-    protocol: Protocol = Field(
-        Protocol.NONE,
-        description="How the instance hands KV caches over: `connector` (syshax_connector in vLLM) or `none`.",
+    protocol: Protocol | None = Field(
+        None,
+        description="How the instance hands KV caches over: `connector` (syshax_connector in vLLM) or `none`. Unset: "
+        "`connector` if syshaxd starts all instances and it surely works, else `none`.",
     )
     args: dict[str, ArgValue | list[ArgValue] | None] = Field(
         default_factory=dict,
@@ -161,6 +162,15 @@ class OffloadConfig(Section):
     )
     migrate: bool = Field(
         True, description="Whether running streams go on elsewhere when their instance stops, fails or is full."
+    )
+    arena_dir: str | None = Field(
+        None,
+        description="Folder in shared memory for KV caches on their way; all instances see it, one user has it. "
+        "Unset: /dev/shm/syshax, with the user's number behind it for others than root.",
+    )
+    arena_bytes: Count = Field(
+        1024 * 1024 * 1024,
+        description="Shared memory that each instance takes at start for them, for each of its tensor-parallel ranks.",
     )
 
 

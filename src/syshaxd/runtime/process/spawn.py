@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from syshaxd.core.cpulist import format_cpulist
-from syshaxd.core.errors import LaunchFailedError
-from syshaxd.core.types import InstanceSpec
+from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.types import InstanceSpec, Protocol
+from syshaxd.enginefiles import importable_folder
 from syshaxd.runtime.process import procfs, shim
 from syshaxd.runtime.process.record import Record
 
@@ -38,6 +39,7 @@ def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path)
         LaunchFailedError: Nothing was started.
     """
     _check_port(spec)
+    environment = _environment(spec, record_path.parent)
     order = {
         "cores": spec.cores,
         "argv": spec.argv,
@@ -49,7 +51,7 @@ def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path)
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-I", "-S", shim.__file__, json.dumps(order)],
-            _environment(spec),
+            environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, os.fspath(log_path), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600),
@@ -88,9 +90,16 @@ def _check_port(spec: InstanceSpec) -> None:
         )
 
 
-def _environment(spec: InstanceSpec) -> dict[str, str]:
+def _environment(spec: InstanceSpec, folder: Path) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if key not in _PRIVATE_VARIABLES}
-    return {"PYTHONUNBUFFERED": "1"} | inherited | dict(spec.env)
+    environment = {"PYTHONUNBUFFERED": "1"} | inherited | dict(spec.env)
+    if spec.protocol is Protocol.CONNECTOR:
+        try:
+            folders = [os.fspath(importable_folder(folder)), environment.get("PYTHONPATH", "")]
+        except SyshaxError as error:
+            raise LaunchFailedError(f"{spec.name} cannot get the connector: {error}", permanent=True) from error
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
+    return environment
 
 
 def _failure(spec: InstanceSpec, report: bytes, log_path: Path) -> LaunchFailedError:

@@ -1,0 +1,92 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What an instance that syshaxd starts needs in order to hand over: whether it can at all, and its flags.
+
+Source: src/syshax_connector/PROTOCOL.md and its identity.py, which refuses to start where it cannot work.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+PACKAGE = "syshax_connector"
+"""Must be importable for the instance: the folder that holds it belongs on its PYTHONPATH."""
+KV_TRANSFER_FLAG = "kv-transfer-config"
+PROMPT_DETAILS_FLAG = "enable-prompt-tokens-details"
+_SINCE = (0, 26)
+_VERSION = re.compile(r"(\d+)\.(\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFiles:
+    """What is known of an instance before it is started."""
+
+    version: str = ""
+    """Of its vLLM; empty: not found."""
+    model: Mapping[str, Any] | None = None
+    """The model's config.json; None: not found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchHost:
+    """What is known of the host before instances are started on it."""
+
+    engines: Mapping[str, EngineFiles] = field(default_factory=dict)
+    """By service; none for instances that somebody else starts."""
+    arena_dir: str = "/dev/shm/syshax"  # noqa: S108 - the connector makes it, for one user alone
+    """Where KV caches on their way are kept, unless the configuration says otherwise."""
+    shm_total_bytes: int = 0
+    """Size of the shared memory; 0: not known."""
+
+
+def connector_flags(*, arena_dir: str, arena_bytes: int) -> dict[str, str | bool]:
+    """The flags of `vllm serve` that turn the connector on, by name."""
+    config = {
+        "kv_connector": "SyshaxConnector",
+        "kv_connector_module_path": f"{PACKAGE}.connector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",  # vLLM's default answers with an error
+        "kv_connector_extra_config": {"arena_dir": arena_dir, "arena_bytes": arena_bytes},
+    }
+    return {KV_TRANSFER_FLAG: json.dumps(config, separators=(",", ":")), PROMPT_DETAILS_FLAG: True}
+
+
+def connector_doubt(files: EngineFiles, args: Mapping[str, Any]) -> str:
+    """Why an instance is not given the connector unasked, for a person; empty: it surely works.
+
+    Args:
+        files: What is known of the instance.
+        args: Its flags, by name with dashes.
+    """
+    found = _VERSION.match(files.version)
+    if found is None:
+        return "the version of its vLLM is not known"
+    if (int(found[1]), int(found[2])) < _SINCE:
+        return f"its vLLM {files.version} is older than {'.'.join(map(str, _SINCE))}"
+    if KV_TRANSFER_FLAG in args:
+        return f"its args have a {KV_TRANSFER_FLAG} already"
+    if args.get("kv-cache-dtype", "auto") != "auto":
+        return f"its KV cache is of {args['kv-cache-dtype']}"
+    for flag in ("pipeline-parallel-size", "decode-context-parallel-size", "prefill-context-parallel-size"):
+        if args.get(flag, 1) != 1:
+            return f"its {flag} is {args[flag]}"
+    if files.model is None:
+        return "the model's config.json was not found"
+    return _model_doubt(files.model)
+
+
+def _model_doubt(model: Mapping[str, Any]) -> str:
+    """The connector knows one kind of KV cache: that of full attention in every layer."""
+    if "num_attention_heads" not in model:
+        return "the model's config.json names no attention heads"
+    if model.get("kv_lora_rank"):
+        return "the model has latent attention (MLA)"
+    if model.get("sliding_window") and model.get("use_sliding_window", True):
+        return "the model has a sliding window"
+    if any(kind != "full_attention" for kind in model.get("layer_types") or ()):
+        return "the model has layers of several kinds"
+    if model.get("is_encoder_decoder"):
+        return "the model has an encoder"
+    return ""

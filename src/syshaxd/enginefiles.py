@@ -1,0 +1,91 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What the disk tells of an instance before it is started: its vLLM's version and its model's configuration."""
+
+import importlib.util
+import json
+import os
+import re
+from pathlib import Path
+
+from syshaxd.core.config import Config, enabled_services
+from syshaxd.core.errors import SyshaxError
+from syshaxd.core.offload.connector import PACKAGE, EngineFiles, LaunchHost
+from syshaxd.core.types import RuntimeKind
+
+_SHM = "/dev/shm"  # noqa: S108 - only its size is read
+_ARENA_DIR = f"{_SHM}/syshax"
+_DIST_INFO = re.compile(r"vllm(?:_cpu)?-(\d[^-]*)\.dist-info")
+
+
+def read_launch_host(config: Config) -> LaunchHost:
+    """Looks at what the instances that syshaxd starts will run, and where. What is not found is left empty."""
+    engines = {
+        name: EngineFiles(
+            version=_vllm_version(Path(service.python)) if service.python else "",
+            model=_model_config(Path(service.model or config.models.path or "")),
+        )
+        for name, service in enabled_services(config).items()
+        if service.runtime is not RuntimeKind.EXTERNAL
+    }
+    user = os.getuid()
+    return LaunchHost(
+        engines=engines, arena_dir=f"{_ARENA_DIR}-{user}" if user else _ARENA_DIR, shm_total_bytes=_shm_total_bytes()
+    )
+
+
+def _shm_total_bytes() -> int:
+    try:
+        shm = os.statvfs(_SHM)
+    except OSError:
+        return 0
+    return shm.f_blocks * shm.f_frsize
+
+
+def connector_package() -> Path:
+    """The folder of the package `syshax_connector`, without importing it: it needs vLLM's environment.
+
+    Raises:
+        SyshaxError: It is not installed beside syshaxd.
+    """
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise SyshaxError(f"{PACKAGE} is not installed: install sysHAX again, or set services.NAME.protocol to none")
+    return Path(found.origin).parent
+
+
+def importable_folder(base: Path) -> Path:
+    """Returns a folder under `base` that has `syshax_connector` in it and nothing else, for an instance's PYTHONPATH.
+
+    The package's own parent would not do: where sysHAX is installed, it holds packages of other versions than vLLM's.
+
+    Raises:
+        SyshaxError: The package is not installed, or the folder cannot be made.
+    """
+    package = connector_package()
+    folder = base / "python"
+    link = folder / PACKAGE
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not link.is_symlink() or link.readlink() != package:
+            link.unlink(missing_ok=True)
+            link.symlink_to(package)
+    except OSError as error:
+        raise SyshaxError(f"cannot make {link}: {error.strerror}") from error
+    return folder
+
+
+def _vllm_version(python: Path) -> str:
+    for folder in python.parent.parent.glob("lib*/python3*/site-packages"):
+        for entry in folder.glob("vllm*.dist-info"):
+            if found := _DIST_INFO.fullmatch(entry.name):
+                return found[1]
+    return ""
+
+
+def _model_config(folder: Path) -> dict[str, object] | None:
+    try:
+        content = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
