@@ -21,6 +21,7 @@ from syshaxd.core.errors import (
     SyshaxError,
     UnavailableError,
 )
+from syshaxd.core.estimate import Estimates, observe_answer, observe_loads
 from syshaxd.core.scheduler import Move, Scheduler
 from syshaxd.core.types import (
     Cause,
@@ -92,6 +93,7 @@ class Engine:
         self._inflight = dict.fromkeys(self._specs, 0)
         self._queue: deque[_Waiting] = deque()
         self._mean_duration_s = 1.0
+        self._estimates = Estimates()
         self._drained: asyncio.Future[None] | None = None
         self._ready_changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,6 +129,7 @@ class Engine:
         while True:
             placement = self._place_at_once(request, tried) or await self._wait_for_place(request, tried)
             record.placement = "+".join(placement.places)
+            record.prediction = placement.prediction if isinstance(placement, Offload) else None
             placed_at_s = self._loop.time()
             record.queue_s = placed_at_s - record.started_at_s
             last_try = bool(tried) or len(self._ready) < 2 or request.pinned is not None
@@ -158,6 +161,8 @@ class Engine:
                 if record.outcome is Outcome.OK:
                     duration_s = self._loop.time() - placed_at_s
                     self._mean_duration_s += _MEAN_WEIGHT * (duration_s - self._mean_duration_s)
+                    if record.tokens_out:
+                        self._estimates = observe_answer(self._estimates, record.tokens_out)
 
     def ready_instances(self) -> tuple[str, ...]:
         """The instances that requests can go to now."""
@@ -211,7 +216,13 @@ class Engine:
 
     def _decide(self, request: InferenceRequest, tried: tuple[str, ...]) -> Decision:
         return self._scheduler.decide(
-            request, self._snapshot(), self._inflight, self._candidates(request, tried), self._handover.pairs
+            request,
+            self._snapshot(),
+            self._inflight,
+            self._candidates(request, tried),
+            self._handover.pairs,
+            queued=len(self._queue),
+            estimates=self._estimates,
         )
 
     def _take(self, placement: Placement) -> None:
@@ -365,6 +376,7 @@ class Engine:
 
     def on_snapshot(self) -> None:
         """New readings have come: what waits is decided again."""
+        self._estimates = observe_loads(self._estimates, self._snapshot())
         if self._queue:
             self._admit()
         self._move_streams()

@@ -17,7 +17,16 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from syshaxd import __version__
-from syshaxd.core.types import GpuLoad, HostLoad, InstanceLoad, InstanceStatus, RequestRecord, Snapshot, State
+from syshaxd.core.types import (
+    GpuLoad,
+    HandoverRecord,
+    HostLoad,
+    InstanceLoad,
+    InstanceStatus,
+    RequestRecord,
+    Snapshot,
+    State,
+)
 
 ROUTES = frozenset(
     {
@@ -90,6 +99,55 @@ class _Placement:
         self.duration = _Histogram(_WHOLE_S)
 
 
+# A hand-over takes milliseconds for a small model, seconds where a long prompt is computed again.
+_GAP_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class _Handovers:
+    """The sums over all hand-overs."""
+
+    def __init__(self) -> None:
+        self.counts: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
+        self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.size_bytes: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.gaps: defaultdict[str, _Histogram] = defaultdict(lambda: _Histogram(_GAP_S))
+
+    def add(self, handover: HandoverRecord) -> None:
+        pair = (handover.source, handover.target)
+        self.counts[(*pair, handover.cause, handover.result)] += 1
+        if handover.result == "loaded":
+            self.tokens[pair] += handover.cached_tokens or 0
+            self.size_bytes[pair] += handover.size_bytes
+        if handover.gap_s is not None:
+            self.gaps[handover.cause].observe(handover.gap_s)
+
+    def families(self) -> Iterator[Metric]:
+        total = CounterMetricFamily(
+            "syshax_handovers",
+            "Answers that went on elsewhere.",
+            labels=("source", "target", "cause", "result"),
+        )
+        for labels, count in self.counts.items():
+            total.add_metric(labels, count)
+        yield total
+        for name, text, sums in (
+            ("syshax_handover_tokens", "Tokens whose KV was handed over and used.", self.tokens),
+            ("syshax_handover_bytes", "KV that was handed over and used, where the source told.", self.size_bytes),
+        ):
+            family = CounterMetricFamily(name, text, labels=("source", "target"))
+            for pair, value in sums.items():
+                family.add_metric(pair, value)
+            yield family
+        gaps = HistogramMetricFamily(
+            "syshax_handover_gap_seconds",
+            "From the source's last token to the target's first.",
+            labels=("cause",),
+        )
+        for cause, gap in self.gaps.items():
+            gaps.add_metric((cause,), gap.buckets(), gap.total)
+        yield gaps
+
+
 class MetricsService:
     """Counts requests and renders metrics. Lives in one event loop."""
 
@@ -97,6 +155,7 @@ class MetricsService:
         self._now = now
         self._requests: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self._placements: defaultdict[str, _Placement] = defaultdict(_Placement)
+        self._handovers = _Handovers()
 
     def record(self, rec: RequestRecord) -> None:
         """Counts a request that has ended.
@@ -111,6 +170,8 @@ class MetricsService:
         sums.retries += rec.retries
         sums.queue.observe(rec.queue_s)
         sums.duration.observe(rec.duration_s)
+        for handover in rec.handovers:
+            self._handovers.add(handover)
         if rec.stream and rec.ttft_s is not None and rec.status == 200:
             sums.to_first_token.observe(rec.ttft_s)
             if rec.tokens_out > 1:
@@ -134,6 +195,7 @@ class MetricsService:
         families = [
             _info("syshax_build", "The daemon.", {"version": __version__, "python": platform.python_version()}),
             *self._request_families(),
+            *self._handovers.families(),
             _gauge("syshax_requests_queued", "Requests in the admission queue.", queued),
             _gauges("syshax_requests_inflight", "Requests now running, by instance.", "name", inflight),
             *_state_families(statuses),

@@ -1,13 +1,17 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
-from syshaxd.core.launch import instance_specs
-from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
+from syshaxd.core.launch import connector_doubts, instance_specs
+from syshaxd.core.offload.connector import EngineFiles, LaunchHost
+from syshaxd.core.offload.pairs import flag_value
+from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind
 
 OWN = ("--model", "/m/tiny", "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", "8001")
 
@@ -116,3 +120,87 @@ def test_all_faults_come_at_once() -> None:
         "services.gpu.args.host",
         "services.gpu.env.",
     ]
+
+
+MODEL = {"num_attention_heads": 8, "num_key_value_heads": 2}
+FILES = EngineFiles(version="0.32.0", model=MODEL)
+HOST = LaunchHost(engines={"gpu": FILES, "cpu": FILES}, arena_dir="/dev/shm/x", shm_total_bytes=2**33)
+
+
+def both(host: LaunchHost = HOST, **changes: Any) -> tuple[InstanceSpec, ...]:
+    """Two instances that syshaxd starts."""
+    service = {"runtime": "process", "python": "/venv/bin/python"}
+    services = {"gpu": service | changes.pop("gpu", {}), "cpu": service | changes.pop("cpu", {})}
+    return instance_specs(parse({"services": services, "models": {"path": "/m/tiny"}} | changes), host)
+
+
+def test_instances_that_surely_can_get_the_connector_unasked() -> None:
+    for spec in both(offload={"arena_bytes": 1000}):
+        assert spec.protocol is Protocol.CONNECTOR
+        assert json.loads(flag_value(spec, "kv-transfer-config")) == {
+            "kv_connector": "SyshaxConnector",
+            "kv_connector_module_path": "syshax_connector.connector",
+            "kv_role": "kv_both",
+            "kv_load_failure_policy": "recompute",
+            "kv_connector_extra_config": {"arena_dir": "/dev/shm/x", "arena_bytes": 1000},
+        }
+        assert "--enable-prompt-tokens-details" in spec.argv
+
+
+@pytest.mark.parametrize(
+    ("host", "changes", "doubt"),
+    [
+        (LaunchHost(), {}, "over half of the shared memory"),
+        (replace(HOST, shm_total_bytes=2**31), {}, "over half of the shared memory"),
+        (replace(HOST, engines={"gpu": FILES}), {}, "the version of its vLLM is not known"),
+        (HOST, {"offload": {"enabled": False}}, "offload.enabled is false"),
+        (HOST, {"cpu": {"runtime": "external"}}, "somebody else starts it"),
+        (HOST, {"cpu": {"args": {"kv_cache_dtype": "fp8"}}}, "its KV cache is of fp8"),
+        (HOST, {"cpu": {"args": {"pipeline-parallel-size": 2}}}, "its pipeline-parallel-size is 2"),
+        (HOST, {"cpu": {"args": {"kv-transfer-config": "{}"}}}, "a kv-transfer-config already"),
+        *(
+            (replace(HOST, engines={"gpu": FILES, "cpu": replace(FILES, **files)}), {}, doubt)
+            for files, doubt in (
+                ({"version": "0.25.1"}, "older than 0.26"),
+                ({"model": None}, "config.json was not found"),
+                ({"model": {}}, "names no attention heads"),
+                ({"model": MODEL | {"kv_lora_rank": 512}}, "latent attention"),
+                ({"model": MODEL | {"sliding_window": 4096}}, "sliding window"),
+                ({"model": MODEL | {"layer_types": ["full_attention", "linear_attention"]}}, "several kinds"),
+                ({"model": MODEL | {"is_encoder_decoder": True}}, "an encoder"),
+            )
+        ),
+    ],
+)
+def test_any_doubt_about_one_instance_keeps_the_connector_from_both(
+    host: LaunchHost, changes: dict[str, Any], doubt: str
+) -> None:
+    for spec in both(host, **dict(changes)):
+        assert spec.protocol is Protocol.NONE
+        assert "SyshaxConnector" not in " ".join(spec.argv)
+    service = {"runtime": "process", "python": "/venv/bin/python"}
+    services = {name: service | changes.get(name, {}) for name in ("gpu", "cpu")}
+    others = {key: value for key, value in changes.items() if key == "offload"}
+    config = parse({"services": services, "models": {"path": "/m/tiny"}} | others)
+    assert doubt in connector_doubts(config, host)["cpu"]
+
+
+def test_a_protocol_that_is_set_is_obeyed() -> None:
+    gpu, cpu = both(LaunchHost(), gpu={"protocol": "connector"}, cpu={"protocol": "none"})
+    assert (gpu.protocol, cpu.protocol) == (Protocol.CONNECTOR, Protocol.NONE)
+    assert flag_value(gpu, "kv-transfer-config")
+    assert not flag_value(cpu, "kv-transfer-config")
+
+
+def test_a_model_with_a_sliding_window_that_is_not_used_has_none() -> None:
+    model = MODEL | {"sliding_window": 4096, "use_sliding_window": False, "layer_types": ["full_attention"]}
+    gpu, _ = both(replace(HOST, engines=dict.fromkeys(("gpu", "cpu"), replace(FILES, model=model))))
+    assert gpu.protocol is Protocol.CONNECTOR
+
+
+def test_the_connectors_flags_are_not_given_twice() -> None:
+    details = {"args": {"enable-prompt-tokens-details": True}}
+    gpu, _ = both(gpu=details)
+    assert gpu.argv.count("--enable-prompt-tokens-details") == 1
+    with pytest.raises(ConfigError, match=r"set services\.gpu\.protocol to none instead"):
+        both(gpu={"protocol": "connector", "args": {"kv_transfer_config": "{}"}})

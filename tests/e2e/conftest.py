@@ -121,6 +121,13 @@ class Daemon:
         text = get(f"http://127.0.0.1:{self.ports[name]}/metrics")[1].decode()
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(sample))
 
+    def handovers(self, **labels: str) -> float:
+        """Hand-overs by the daemon's count: those with all of these labels."""
+        text = get(f"{self.url}/metrics")[1].decode()
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        lines = [line for line in text.splitlines() if line.startswith("syshax_handovers_total{")]
+        return sum(float(line.rpartition(" ")[2]) for line in lines if all(part in line for part in wanted))
+
     def pid(self, name: str) -> int:
         """The process that listens at the instance's port."""
         (pid,) = {
@@ -208,6 +215,7 @@ def daemon(
         },
         "models": {"default": MODEL, "path": str(tiny_model)},
         "gateway": {"max_body_bytes": BODY_LIMIT_BYTES},
+        "offload": {"arena_dir": f"/dev/shm/syshax-e2e-{os.getpid()}", "arena_bytes": 64 * 1024 * 1024},
         # So that an instance that hangs is given up in seconds.
         "lifecycle": {
             "backoff_base_s": 0.5,

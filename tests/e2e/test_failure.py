@@ -1,13 +1,12 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""An instance fails under load: what had not begun is answered elsewhere, the rest ends clearly, and it comes back."""
+"""An instance fails under load: what had not begun is answered elsewhere, streams go on there, and it comes back."""
 
 import asyncio
 import json
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import psutil
@@ -51,10 +50,11 @@ class Stream:
     events: list[str] = field(default_factory=list)
 
     @property
-    def error(self) -> dict[str, Any] | None:
-        """The error that ended it. An event that is no JSON fails the test."""
-        last = [json.loads(event) for event in self.events if event != "[DONE]"][-1]
-        return last.get("error")
+    def text(self) -> str:
+        """What it said. An event that is no JSON, or tells of an error, fails the test."""
+        assert self.events[-1] == "[DONE]", self.events[-1]
+        choices = [choice for event in self.events[:-1] for choice in json.loads(event)["choices"]]
+        return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
 @dataclass
@@ -141,14 +141,8 @@ def test_an_instance_fails_under_load(
     streams, placements = asyncio.run(run())
     (other,) = daemon.ports.keys() - {victim}
     assert set(placements) == {other}
-    for stream in streams:
-        if stream.placement == other:
-            assert stream.error is None
-            assert stream.events[-1] == "[DONE]"
-        else:  # told by us, or by vLLM if its server still could
-            assert stream.error is not None
-            assert stream.error["message"]
-            assert stream.error["type"]
+    # They ask for the same, and in float32 greedy answers do not depend on what else is computed.
+    assert len({stream.text for stream in streams}) == 1
 
     until(lambda: gone(family), 30, f"nothing of the failed {victim} is left")
     until(lambda: daemon.status()[victim]["launches"] > launches, 30, f"{victim} is launched again")

@@ -11,8 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from syshaxd.core.types import (
+    Cause,
     Device,
     GpuLoad,
+    HandoverRecord,
     HostLoad,
     InstanceLoad,
     InstanceSpec,
@@ -79,6 +81,18 @@ RECORD = RequestRecord(
     tokens_in=100,
     tokens_out=21,
     retries=1,
+    handovers=[
+        HandoverRecord(
+            source="gpu",
+            target="cpu",
+            cause=Cause.OFFLOAD,
+            known_tokens=101,
+            asked=True,
+            cached_tokens=100,
+            size_bytes=2_304_000,
+            gap_s=0.02,
+        )
+    ],
 )
 
 
@@ -264,6 +278,24 @@ def test_devices(service: MetricsService) -> None:
     assert text.value("syshax_gpu_reading_ok") == 1
     assert text.value("syshax_host_cpu_busy_ratio") == 0.25
     assert render(service, replace(SNAPSHOT, gpu_error="GPU 0: lost")).value("syshax_gpu_reading_ok") == 0
+
+
+def test_handovers_are_counted_by_pair_cause_and_result(service: MetricsService) -> None:
+    (loaded,) = RECORD.handovers
+    others = [
+        replace(loaded, cached_tokens=0),
+        replace(loaded, asked=False, cached_tokens=None, gap_s=None, cause=Cause.FAILURE),
+        replace(loaded, cached_tokens=None),
+    ]
+    service.record(replace(RECORD, handovers=[loaded, *others]))
+    text = render(service)
+    pair = {"source": "gpu", "target": "cpu"}
+    for cause, result in (("offload", "loaded"), ("offload", "recomputed"), ("failure", "recomputed")):
+        assert text.value("syshax_handovers_total", **pair, cause=cause, result=result) == 1
+    assert text.value("syshax_handovers_total", **pair, cause="offload", result="unknown") == 1
+    assert text.value("syshax_handover_tokens_total", **pair) == 100
+    assert text.value("syshax_handover_bytes_total", **pair) == 2_304_000
+    assert text.value("syshax_handover_gap_seconds_count", cause="offload") == 3
 
 
 def test_one_name_for_every_family(service: MetricsService) -> None:

@@ -11,6 +11,7 @@ Where the GPU can hand over to the CPU, it makes the first token of what the CPU
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from syshaxd.core.estimate import Estimates, predict_offload
 from syshaxd.core.types import (
     Cause,
     Decision,
@@ -26,6 +27,7 @@ from syshaxd.core.types import (
 )
 
 _NO_PAIRS: Set[tuple[str, str]] = frozenset()
+_NOTHING_KNOWN = Estimates()
 _NO_LOAD = InstanceLoad(read_at_s=0.0)
 # Between giving streams away and taking them back, as a share of slots and of KV.
 _HYSTERESIS = 0.2
@@ -70,6 +72,9 @@ class Scheduler:
         inflight: Mapping[str, int],
         candidates: Sequence[InstanceSpec],
         pairs: Set[tuple[str, str]] = _NO_PAIRS,
+        *,
+        queued: int = 0,
+        estimates: Estimates = _NOTHING_KNOWN,
     ) -> Decision:
         """Places one request.
 
@@ -79,6 +84,8 @@ class Scheduler:
             inflight: Requests that the daemon itself has running on each instance now.
             candidates: The READY instances that serve the request's model and route, in order of preference.
             pairs: Which of them can hand over to which, by name.
+            queued: Requests that wait before this one.
+            estimates: What the instances were measured to do.
         """
         if request.pinned is not None:
             return self._pinned(request.pinned, inflight, candidates)
@@ -101,7 +108,13 @@ class Scheduler:
             if spec.role is Role.CPU:
                 full = self._cpu_full(spec, snapshot.instances.get(spec.name, _NO_LOAD), inflight.get(spec.name, 0))
                 if not full:
-                    return self._help(request, gpus, spec, pairs, tuple(reasons))
+                    able = (gpu for gpu in gpus if (gpu.name, spec.name) in pairs)
+                    gpu = next((gpu for gpu in able if inflight.get(gpu.name, 0) < self.places(gpu)), None)
+                    ahead = queued + (snapshot.instances.get(gpu.name, _NO_LOAD).waiting if gpu else 0) + 1
+                    helped = self._help(request, gpu, spec, tuple(reasons), ahead=ahead, estimates=estimates)
+                    if isinstance(helped, RunOn | Offload):
+                        return helped
+                    full = helped
                 reasons.append(f"{spec.name}: {full}")
         return self._shortest(gpus, inflight, tuple(reasons))
 
@@ -168,18 +181,37 @@ class Scheduler:
     def _help(
         self,
         request: InferenceRequest,
-        gpus: Sequence[InstanceSpec],
+        gpu: InstanceSpec | None,
         cpu: InstanceSpec,
-        pairs: Set[tuple[str, str]],
         reasons: tuple[str, ...],
-    ) -> RunOn | Offload:
-        """What the CPU takes over from full GPUs."""
-        reasons = (*reasons, f"{cpu.name}: has room")
-        if not request.whole_because and request.prompt_tokens >= self._policy.offload_min_prompt_tokens:
-            for gpu in gpus:
-                if (gpu.name, cpu.name) in pairs:
-                    return Offload(gpu.name, cpu.name, reasons)
-        return RunOn(cpu.name, reasons)
+        *,
+        ahead: int,
+        estimates: Estimates,
+    ) -> RunOn | Offload | str:
+        """What a CPU with room takes over from a full GPU; a text: why it is better to wait.
+
+        Args:
+            request: The request.
+            gpu: The GPU that can hand over to it and take the prefill into its backlog, if any.
+            cpu: The CPU.
+            reasons: Why the GPU is full.
+            ahead: Requests that get the GPU before this one.
+            estimates: What the instances were measured to do.
+        """
+        long_enough = request.prompt_tokens >= self._policy.offload_min_prompt_tokens
+        if gpu is None or request.whole_because or not long_enough:
+            return RunOn(cpu.name, (*reasons, f"{cpu.name}: has room"))
+        prediction = predict_offload(
+            estimates,
+            gpu=gpu.name,
+            cpu=cpu.name,
+            max_tokens=request.max_tokens,
+            ahead=ahead,
+            slots=gpu.max_num_seqs,
+        )
+        if prediction is not None and prediction.benefit_s < 0:
+            return f"would take {prediction.offload_s:.1f} s, the wait for {gpu.name} {prediction.wait_s:.1f} s"
+        return Offload(gpu.name, cpu.name, (*reasons, f"{cpu.name}: has room"), prediction)
 
     def _pinned(self, name: str, inflight: Mapping[str, int], candidates: Sequence[InstanceSpec]) -> Decision:
         chosen = [spec for spec in candidates if spec.name == name]

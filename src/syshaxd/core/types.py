@@ -224,6 +224,21 @@ class RunOn:
         return (self.instance,)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What was expected of an offload when it was decided."""
+
+    offload_s: float
+    """Seconds to the end of the answer."""
+    wait_s: float
+    """The same had the request waited for the GPU."""
+
+    @property
+    def benefit_s(self) -> float:
+        """Seconds that the offload was expected to gain."""
+        return self.wait_s - self.offload_s
+
+
 @dataclass(frozen=True, slots=True)
 class Offload:
     """Prefill on one instance, decode on another: the KV cache is handed over."""
@@ -231,6 +246,8 @@ class Offload:
     prefill: str
     decode: str
     reasons: tuple[str, ...] = ()
+    prediction: Prediction | None = None
+    """None: the client asked for it, or too little is known yet."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -270,6 +287,9 @@ class Outcome(StrEnum):
     """The instance failed it."""
 
 
+_MAX_COMPUTED_TOKENS = 16
+
+
 class Cause(StrEnum):
     """Why an answer went on elsewhere. The exported names never change."""
 
@@ -298,8 +318,19 @@ class HandoverRecord:
     """KV was saved, and was to be loaded; else all was to be recomputed."""
     cached_tokens: int | None = None
     """Tokens that the target did not compute; None: it did not tell."""
+    size_bytes: int = 0
+    """Of the KV cache that was handed over; 0: not told."""
     gap_s: float | None = None
     """From the last token of the source to the first of the target; None: none came."""
+
+    @property
+    def result(self) -> str:
+        """`loaded`, `recomputed`, or `unknown` if the target did not tell."""
+        if self.cached_tokens is None:
+            return "recomputed" if not self.asked else "unknown"
+        # The last token has no KV yet. A prefix cache finds whole blocks only, which may leave out some more.
+        loaded = self.asked and self.known_tokens - self.cached_tokens <= _MAX_COMPUTED_TOKENS
+        return "loaded" if loaded else "recomputed"
 
 
 @dataclass(slots=True)
@@ -326,6 +357,8 @@ class RequestRecord:
     tokens_out: int = 0
     retries: int = 0
     handovers: list[HandoverRecord] = field(default_factory=list)
+    prediction: Prediction | None = None
+    """Of an offload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,6 +87,7 @@ class Journey:
         self._prefilled = False
         self._load: str | None = None
         self._moving_to: InstanceSpec | None = None
+        self._left: InstanceSpec | None = None
         self._cause = Cause.OFFLOAD
         self._handover: HandoverRecord | None = None
         self._last_at_s = 0.0
@@ -175,10 +176,10 @@ class Journey:
         finally:
             self._client.detach()
             self._note_handover()
-            for place in (self.spec, self._moving_to):
+            for place in (self.spec, self._moving_to, self._left):
                 if place is not None:
                     self._places.release(place.name)
-            self.spec = self._moving_to = None
+            self.spec = self._moving_to = self._left = None
             self._record.tokens_in = self._record.tokens_in or len(self._answer.prompt_ids)
             self._record.tokens_out = self._record.tokens_out or len(self._answer.token_ids)
 
@@ -208,6 +209,7 @@ class Journey:
         if not self._answer.finished:
             assert self.spec is not None
             self._handover = self._new_handover(spec.name, self.spec.name)
+            self._handover.size_bytes = self._dialect.size_bytes(answer)
         return False
 
     async def _go_on(self, spec: InstanceSpec) -> bool:
@@ -226,7 +228,7 @@ class Journey:
         leg = await self._send(spec, path, body, self._take)
         if leg.cut_off:
             self._load = save
-            self._change_place()
+            self._left = self._change_place()  # it may not stop before its KV cache has been loaded
             return False
         if not leg.streamed:
             if first and self._passed_on(leg):
@@ -252,6 +254,7 @@ class Journey:
         out = self._answer.take(event)
         if not out:
             return
+        self._leave()
         now_s = self._clock()
         if self._handover is not None and self._handover.gap_s is None:
             self._handover.gap_s = now_s - self._last_at_s
@@ -276,14 +279,21 @@ class Journey:
         self._reply.whole(head.status, head.reason, head.content_type, leg.body_bytes)
         return True
 
-    def _change_place(self) -> None:
+    def _leave(self) -> None:
+        left, self._left = self._left, None
+        if left is not None:
+            self._places.release(left.name)
+
+    def _change_place(self) -> InstanceSpec:
+        """Makes the target the present instance; returns the source, whose place is still to be given back."""
         source, target = self.spec, self._moving_to
         assert source is not None
         assert target is not None
         self.spec, self._moving_to = target, None
-        self._places.release(source.name)
+        self._leave()
         self._note_handover()
         self._handover = self._new_handover(source.name, target.name)
+        return source
 
     async def _recover(self, error: InstanceFailedError | InstanceTimeoutError, failures: int) -> bool:
         """Finds another place after a failure; False: the client's answer has been ended."""
@@ -306,7 +316,8 @@ class Journey:
             return False
         self._moving_to, self._cause = target, Cause.FAILURE
         self._load = None
-        self._change_place()
+        self._left = self._change_place()
+        self._leave()
         self._record.retries += 1
         return True
 

@@ -30,6 +30,9 @@ class HandoverDialect(Protocol):
     def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
         """Where the prefill's answer says that its KV cache is; None: nowhere."""
 
+    def size_bytes(self, answer: Mapping[str, Any]) -> int:
+        """How much the prefill's answer says is handed over; 0: it does not tell."""
+
     def movable_stream(self, body: Mapping[str, Any], key: str) -> bytes:
         """The request itself, such that its stream can go on elsewhere."""
 
@@ -59,8 +62,11 @@ class ConnectorDialect:
 
     def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
         """HandoverDialect: the connector may have refused to save."""
-        told = (answer.get("kv_transfer_params") or {}).get("syshax") or {}
-        return key if told.get("state") == "saving" else None
+        return key if _told(answer).get("state") == "saving" else None
+
+    def size_bytes(self, answer: Mapping[str, Any]) -> int:
+        """HandoverDialect."""
+        return int(_told(answer).get("bytes") or 0)
 
     def movable_stream(self, body: Mapping[str, Any], key: str) -> bytes:
         """HandoverDialect."""
@@ -81,3 +87,7 @@ class ConnectorDialect:
             save=save,
         )
         return CHAT_PATH if chat else COMPLETIONS_PATH, rest
+
+
+def _told(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (answer.get("kv_transfer_params") or {}).get("syshax") or {}

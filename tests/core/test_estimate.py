@@ -1,0 +1,77 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syshaxd.core.estimate import Estimates, observe_answer, observe_loads, predict_offload
+from syshaxd.core.types import InstanceLoad, Snapshot
+
+positive = st.floats(0.001, 10.0)
+
+
+def seen(gpu_s: float, cpu_s: float, answer_tokens: float = 256.0) -> Estimates:
+    return Estimates(per_token_s={"gpu": gpu_s, "cpu": cpu_s}, answer_tokens=answer_tokens)
+
+
+def load(read_at_s: float, running: int, tokens_per_s: float, error: str = "") -> Snapshot:
+    one = InstanceLoad(read_at_s=read_at_s, running=running, generation_tokens_per_s=tokens_per_s, error=error)
+    return Snapshot(instances={"gpu": one})
+
+
+def test_time_per_token_is_that_of_one_stream_of_the_batch() -> None:
+    assert observe_loads(Estimates(), load(1.0, 32, 4894.0)).per_token_s["gpu"] == pytest.approx(32 / 4894)
+
+
+def test_a_reading_counts_once_and_newer_ones_count_more() -> None:
+    once = observe_loads(Estimates(), load(1.0, 1, 10.0))
+    assert observe_loads(once, load(1.0, 1, 10.0)) == once
+    twice = observe_loads(once, load(2.0, 1, 5.0))
+    assert twice.per_token_s["gpu"] == pytest.approx(0.1 + 0.3 * 0.1)
+
+
+@pytest.mark.parametrize("idle", [load(2.0, 0, 0.0), load(2.0, 3, 0.0), load(2.0, 0, 9.0), load(2.0, 1, 1.0, "gone")])
+def test_an_instance_without_work_leaves_what_is_known_as_it_is(idle: Snapshot) -> None:
+    known = observe_loads(Estimates(), load(1.0, 1, 10.0))
+    assert observe_loads(known, idle).per_token_s == known.per_token_s
+    assert observe_loads(Estimates(), idle).per_token_s == {}
+
+
+def test_what_was_never_seen_at_work_is_not_predicted() -> None:
+    for known in ({}, {"gpu": 0.01}, {"cpu": 0.01}):
+        estimates = Estimates(per_token_s=known)
+        assert predict_offload(estimates, gpu="gpu", cpu="cpu", max_tokens=9, ahead=1, slots=1) is None
+
+
+def test_a_fast_gpu_is_worth_a_wait_and_a_long_queue_is_not() -> None:
+    """The figures of an 8-billion-parameter model on an H200 and on 12 cores."""
+    estimates = seen(0.0065, 0.35)
+    short = predict_offload(estimates, gpu="gpu", cpu="cpu", max_tokens=None, ahead=8, slots=32)
+    assert short is not None
+    assert short.offload_s == pytest.approx(0.1 + 256 * 0.35)
+    assert short.wait_s == pytest.approx(8 * 256 * 0.0065 / 32 + 256 * 0.0065)
+    assert short.benefit_s < -80
+    long = predict_offload(estimates, gpu="gpu", cpu="cpu", max_tokens=20, ahead=1000, slots=32)
+    assert long is not None
+    assert long.benefit_s > 40
+
+
+@given(positive, positive, st.integers(1, 4000), st.integers(1, 500), st.integers(1, 64), st.floats(1, 4000))
+def test_a_longer_queue_never_speaks_against_an_offload(
+    gpu_s: float, cpu_s: float, max_tokens: int, ahead: int, slots: int, mean: float
+) -> None:
+    estimates = seen(gpu_s, cpu_s, mean)
+    now = predict_offload(estimates, gpu="gpu", cpu="cpu", max_tokens=max_tokens, ahead=ahead, slots=slots)
+    later = predict_offload(estimates, gpu="gpu", cpu="cpu", max_tokens=max_tokens, ahead=ahead + 1, slots=slots)
+    assert now is not None
+    assert later is not None
+    assert later.benefit_s > now.benefit_s
+    assert later.offload_s == now.offload_s
+
+
+@given(st.lists(st.integers(1, 4000), min_size=1))
+def test_the_mean_length_stays_among_those_seen(lengths: list[int]) -> None:
+    estimates = Estimates()
+    for tokens in lengths:
+        estimates = observe_answer(estimates, tokens)
+    assert min(*lengths, 256) - 1e-6 <= estimates.answer_tokens <= max(*lengths, 256) + 1e-6

@@ -1,0 +1,106 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The requests that a split answer is made by."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syshaxd.core.offload.bodies import continuation_body, movable_body, prefill_body, token_limit
+
+CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20, "stream": True}
+TEXT: dict[str, Any] = {"model": "m", "prompt": "hi"}
+
+
+def prefill(body: dict[str, Any]) -> Any:
+    return json.loads(prefill_body(body, "k"))
+
+
+def rest(body: dict[str, Any], generated: int = 1, *, chat: bool = True, **more: Any) -> Any:
+    ids = list(range(100, 100 + generated))
+    options = {"max_model_len": 4096, "load": "l", "save": "s"} | more
+    return json.loads(continuation_body(body, chat=chat, prompt_ids=[1, 2], generated_ids=ids, **options))
+
+
+def test_a_prefill_asks_for_one_token_its_id_and_to_keep_the_kv() -> None:
+    got = prefill(CHAT | {"stream_options": {"include_usage": True}, "temperature": 0.5, "user": "Ünal"})
+    assert got == {
+        "model": "m",
+        "messages": CHAT["messages"],
+        "temperature": 0.5,
+        "user": "Ünal",
+        "max_tokens": 1,
+        "stream": False,
+        "return_token_ids": True,
+        "kv_transfer_params": {"syshax": {"save": {"key": "k", "on": "finish"}}},
+    }
+    assert prefill(CHAT | {"max_completion_tokens": 50})["max_completion_tokens"] == 1
+
+
+@pytest.mark.parametrize(("given_", "sent"), [(0, 0), (1, 1), (5, 1), ("many", "many")])
+def test_a_prefill_never_asks_for_more_tokens_than_it_may_have(given_: Any, sent: Any) -> None:
+    assert prefill(CHAT | {"min_tokens": given_})["min_tokens"] == sent
+
+
+def test_a_movable_stream_is_the_request_itself() -> None:
+    got = json.loads(movable_body(CHAT, "k"))
+    assert got == CHAT | {
+        "return_token_ids": True,
+        "kv_transfer_params": {"syshax": {"save": {"key": "k", "on": "abort"}}},
+    }
+
+
+def test_a_chat_goes_on_from_its_tokens() -> None:
+    got = rest(CHAT | {"min_tokens": 5}, 3)
+    assert got["kv_transfer_params"] == {
+        "prompt_token_ids": [1, 2, 100, 101, 102],
+        "syshax": {"load": {"key": "l"}, "save": {"key": "s", "on": "abort"}},
+    }
+    assert (got["max_tokens"], got["min_tokens"]) == (17, 2)
+    assert got["messages"] == CHAT["messages"]
+    assert got["stream_options"] == {"include_usage": True}
+
+
+def test_a_chat_goes_on_as_text_where_chats_take_no_tokens() -> None:
+    got = rest(CHAT | {"max_completion_tokens": 30, "chat_template_kwargs": {}}, 3, chat=False)
+    assert got["prompt"] == [1, 2, 100, 101, 102]
+    assert got["max_tokens"] == 27
+    assert not {"messages", "max_completion_tokens", "chat_template_kwargs"} & set(got)
+    assert "prompt_token_ids" not in got["kv_transfer_params"]
+
+
+def test_without_a_key_nothing_is_ordered() -> None:
+    assert rest(CHAT, load=None, save=None)["kv_transfer_params"] == {"prompt_token_ids": [1, 2, 100]}
+
+
+@pytest.mark.parametrize(
+    ("body", "limit"),
+    [
+        (CHAT, 20),
+        (CHAT | {"max_completion_tokens": 7}, 7),
+        (CHAT | {"max_tokens": None}, None),
+        (TEXT, 16),
+        (TEXT | {"max_tokens": 3}, 3),
+    ],
+)
+def test_an_answers_limit(body: dict[str, Any], limit: int | None) -> None:
+    assert token_limit(body) == limit
+
+
+@given(
+    st.one_of(st.none(), st.integers(2, 10_000)), st.integers(1, 50), st.booleans(), st.sampled_from([None, 100, 4096])
+)
+def test_both_parts_together_have_the_limit_of_the_request(
+    limit: int | None, generated: int, chat: bool, max_model_len: int | None
+) -> None:
+    for body in (CHAT | {"max_tokens": limit}, CHAT | {"max_completion_tokens": limit, "max_tokens": None}):
+        got = rest(body, generated, chat=chat, max_model_len=max_model_len)
+        allowed = [number for number in (limit, max_model_len and max_model_len - 2) if number]
+        sent = got.get("max_completion_tokens") or got.get("max_tokens")
+        if allowed:
+            assert sent == min(allowed) - generated
+        else:
+            assert sent is None

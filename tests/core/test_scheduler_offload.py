@@ -1,0 +1,171 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Placement on two instances that can hand over to each other: each rule by example, and what holds for all loads."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syshaxd.core.estimate import Estimates
+from syshaxd.core.scheduler import Move, Policy, Scheduler
+from syshaxd.core.types import (
+    Cause,
+    Decision,
+    InferenceRequest,
+    InstanceLoad,
+    Offload,
+    Reject,
+    RunOn,
+    Snapshot,
+    Wait,
+)
+from tests.fakes.specs import make_spec
+
+GPU, CPU = replace(make_spec("gpu"), max_num_seqs=8), replace(make_spec("cpu"), max_num_seqs=8)
+BOTH = frozenset({("gpu", "cpu"), ("cpu", "gpu")})
+SCHEDULER = Scheduler(Policy())
+SPLIT = InferenceRequest(request_id="r", model="m", stream=True, whole_because="", prompt_tokens=500, max_tokens=100)
+FULL = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=8, waiting=2)})
+FAST_GPU = Estimates(per_token_s={"gpu": 0.0065, "cpu": 0.35})
+
+
+def decide(request: InferenceRequest = SPLIT, snapshot: Snapshot = FULL, **more: object) -> Decision:
+    return SCHEDULER.decide(request, snapshot, {}, (GPU, CPU), BOTH, **more)  # type: ignore[arg-type]
+
+
+def test_a_full_gpu_hands_over_to_a_cpu_with_room_and_says_why() -> None:
+    decision = decide()
+    assert isinstance(decision, Offload)
+    assert (decision.prefill, decision.decode, decision.prediction) == ("gpu", "cpu", None)
+    assert decision.reasons == ("gpu: 8 of 8 slots taken", "cpu: has room")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [replace(SPLIT, whole_because="n: its answers share one prompt"), replace(SPLIT, prompt_tokens=63)],
+)
+def test_what_cannot_be_split_or_is_short_goes_to_the_cpu_whole(request_: InferenceRequest) -> None:
+    assert isinstance(decide(request_), RunOn)
+
+
+def test_without_a_pair_it_goes_to_the_cpu_whole() -> None:
+    for pairs in (frozenset[tuple[str, str]](), frozenset({("cpu", "gpu")})):
+        assert isinstance(SCHEDULER.decide(SPLIT, FULL, {}, (GPU, CPU), pairs), RunOn)
+
+
+def test_when_the_gpus_backlog_is_full_the_cpu_does_all_of_it() -> None:
+    assert isinstance(SCHEDULER.decide(SPLIT, FULL, {"gpu": 9}, (GPU, CPU), BOTH), Offload)
+    assert isinstance(SCHEDULER.decide(SPLIT, FULL, {"gpu": 10}, (GPU, CPU), BOTH), RunOn)
+
+
+def test_an_offload_that_takes_longer_than_the_wait_does_not_happen() -> None:
+    decision = decide(estimates=FAST_GPU)
+    assert isinstance(decision, RunOn)
+    assert decision.instance == "gpu", "into its backlog"
+    assert "would take 35.1 s, the wait for gpu" in decision.reasons[-1]
+
+
+def test_a_long_queue_makes_it_worth_while() -> None:
+    decision = decide(queued=500, estimates=FAST_GPU)
+    assert isinstance(decision, Offload)
+    assert decision.prediction is not None
+    assert decision.prediction.benefit_s > 0
+
+
+def test_an_offload_that_the_client_asks_for_needs_places_on_both() -> None:
+    asked = replace(SPLIT, offload=True, prompt_tokens=1)
+    idle = Snapshot()
+    assert isinstance(decide(asked, idle), Offload)
+    for full in ("gpu", "cpu"):
+        assert isinstance(SCHEDULER.decide(asked, idle, {full: 10}, (GPU, CPU), BOTH), Wait)
+    assert isinstance(SCHEDULER.decide(asked, idle, {}, (GPU, CPU)), RunOn)
+    assert isinstance(decide(replace(asked, whole_because="seed"), idle), RunOn)
+
+
+def moves(
+    gpu: InstanceLoad, cpu: InstanceLoad | None = None, inflight: dict[str, int] | None = None
+) -> tuple[Move, ...]:
+    loads = {"gpu": gpu} | ({"cpu": cpu} if cpu else {})
+    return SCHEDULER.moves(Snapshot(instances=loads), inflight or {}, (GPU, CPU), BOTH)
+
+
+def test_streams_go_back_to_a_gpu_with_room_to_spare() -> None:
+    assert moves(InstanceLoad(read_at_s=1.0, running=2)) == (Move("cpu", "gpu", Cause.ROOM, 2),)
+    assert moves(InstanceLoad(read_at_s=1.0, running=5)) == (Move("cpu", "gpu", Cause.ROOM, 1),)
+    for running, inflight in ((6, 0), (2, 6)):
+        assert moves(InstanceLoad(read_at_s=1.0, running=running), inflight={"gpu": inflight}) == ()
+    assert moves(InstanceLoad(read_at_s=1.0, running=2, waiting=1)) == ()
+    assert moves(InstanceLoad(read_at_s=1.0, running=2, kv_usage_ratio=0.75)) == ()
+
+
+def test_one_stream_at_a_time_leaves_a_gpu_without_kv() -> None:
+    pressed = InstanceLoad(read_at_s=1.0, running=4, waiting=1, kv_usage_ratio=0.95)
+    assert moves(pressed) == (Move("gpu", "cpu", Cause.PRESSURE, 1),)
+    assert moves(pressed, inflight={"cpu": 8}) == ()
+    assert moves(pressed, InstanceLoad(read_at_s=1.0, waiting=1)) == ()
+
+
+loads = st.builds(
+    InstanceLoad,
+    read_at_s=st.just(1.0),
+    running=st.integers(0, 12),
+    waiting=st.integers(0, 4),
+    kv_usage_ratio=st.floats(0, 1),
+)
+counts = st.fixed_dictionaries({"gpu": st.integers(0, 14), "cpu": st.integers(0, 14)})
+requests = st.builds(
+    InferenceRequest,
+    request_id=st.just("r"),
+    model=st.just("m"),
+    stream=st.booleans(),
+    offload=st.booleans(),
+    prompt_tokens=st.integers(0, 200),
+    whole_because=st.sampled_from(["", "seed"]),
+)
+estimates = st.builds(
+    Estimates,
+    per_token_s=st.dictionaries(st.sampled_from(["gpu", "cpu"]), st.floats(0.001, 1.0)),
+    answer_tokens=st.floats(1, 1000),
+)
+
+
+@given(requests, loads, loads, counts, st.integers(0, 100), estimates, st.booleans())
+def test_for_all_loads(
+    request_: InferenceRequest,
+    gpu: InstanceLoad,
+    cpu: InstanceLoad,
+    inflight: dict[str, int],
+    queued: int,
+    known: Estimates,
+    paired: bool,
+) -> None:
+    snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
+    pairs = BOTH if paired else frozenset[tuple[str, str]]()
+    decision = SCHEDULER.decide(request_, snapshot, inflight, (GPU, CPU), pairs, queued=queued, estimates=known)
+    assert not isinstance(decision, Reject)
+    if isinstance(decision, RunOn | Offload):
+        places = {spec.name: SCHEDULER.places(spec) for spec in (GPU, CPU)}
+        assert all(inflight[name] < places[name] for name in decision.places)
+    if isinstance(decision, Offload):
+        assert paired
+        assert not request_.whole_because
+        assert (decision.prefill, decision.decode) == ("gpu", "cpu")
+        if not request_.offload:
+            assert request_.prompt_tokens >= 64
+            assert decision.prediction is None or decision.prediction.benefit_s >= 0
+
+
+@given(loads, loads, counts)
+def test_a_stream_is_never_given_away_and_taken_back_at_once(
+    gpu: InstanceLoad, cpu: InstanceLoad, inflight: dict[str, int]
+) -> None:
+    snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
+    found = SCHEDULER.moves(snapshot, inflight, (GPU, CPU), BOTH)
+    assert len({move.cause for move in found}) <= 1
+    for move in found:
+        if move.cause is Cause.ROOM:
+            decision = SCHEDULER.decide(SPLIT, snapshot, inflight, (GPU, CPU), BOTH)
+            assert isinstance(decision, RunOn)
+            assert decision.instance == "gpu"

