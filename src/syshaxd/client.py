@@ -139,6 +139,7 @@ def _engine_status(message: api.GetStatusResponse, now_s: float) -> EngineStatus
         instances=tuple(_instance_status(status) for status in message.instances),
         snapshot=_snapshot(message.snapshot, now_s),
         binding_faults={name: tuple(its.faults) for name, its in message.binding_faults.items()},
+        handover_refusals={(pair.source, pair.target): pair.refusal for pair in message.handover_pairs},
     )
 
 

@@ -343,6 +343,7 @@ class Engine:
             instances=self._supervisor.statuses(),
             snapshot=self._snapshot(),
             binding_faults=self._binding_faults,
+            handover_refusals=self._handover.report(),
         )
 
     def start_instance(self, name: str) -> None:

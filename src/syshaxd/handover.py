@@ -84,12 +84,12 @@ class Handover:
         self.pairs = frozenset(pair for pair, why in self.report().items() if not why)
 
     def report(self) -> dict[tuple[str, str], str]:
-        """For each source and target why they cannot hand over; empty: they can."""
+        """For each source and target, one of which has a protocol, why they cannot hand over; empty: they can."""
         return {
             (source.name, target.name): self._refusal(source, target)
             for source in self._specs.values()
             for target in self._specs.values()
-            if source is not target
+            if source is not target and {source.protocol, target.protocol} != {Protocol.NONE}
         }
 
     def _refusal(self, source: InstanceSpec, target: InstanceSpec) -> str:

@@ -4,6 +4,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -207,6 +208,7 @@ def daemon(
     cores = sorted(os.sched_getaffinity(0))
     ports = {"gpu": free_port(), "cpu": free_port()}
     url_port = free_port()
+    arenas = Path(f"/dev/shm/syshax-e2e-{os.getpid()}")
     config = {
         "services": {
             "gpu": _service(ports["gpu"], cores[0]),
@@ -215,7 +217,7 @@ def daemon(
         },
         "models": {"default": MODEL, "path": str(tiny_model)},
         "gateway": {"max_body_bytes": BODY_LIMIT_BYTES},
-        "offload": {"arena_dir": f"/dev/shm/syshax-e2e-{os.getpid()}", "arena_bytes": 64 * 1024 * 1024},
+        "offload": {"arena_dir": str(arenas), "arena_bytes": 64 * 1024 * 1024},
         # So that an instance that hangs is given up in seconds.
         "lifecycle": {
             "backoff_base_s": 0.5,
@@ -262,3 +264,4 @@ def daemon(
         for left in running.seen:
             with suppress(psutil.NoSuchProcess):
                 left.kill()
+        shutil.rmtree(arenas, ignore_errors=True)

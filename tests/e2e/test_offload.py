@@ -108,7 +108,7 @@ def test_an_offloaded_chat_is_that_of_one_instance(daemon: Daemon, more: dict[st
                 assert offloaded.text == alone.text
                 for count in ("prompt_tokens", "completion_tokens", "total_tokens"):
                     assert offloaded.usage[count] == alone.usage[count]
-                assert computed == 1
+                assert computed == 1 or number == 0  # the connectivity test may have run beside the first
 
     asyncio.run(run())
 

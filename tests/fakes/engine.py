@@ -69,6 +69,7 @@ class FakeEngine:
         self.error: Exception | None = None
         self.snapshot = full_snapshot()
         self.binding_faults: dict[str, tuple[str, ...]] = {}
+        self.handover_refusals: dict[tuple[str, str], str] = {}
 
     def status(self) -> EngineStatus:
         if self.error is not None:
@@ -82,6 +83,7 @@ class FakeEngine:
             instances=tuple(self.statuses.values()),
             snapshot=self.snapshot,
             binding_faults=self.binding_faults,
+            handover_refusals=self.handover_refusals,
         )
 
     async def drain(self, timeout_s: float) -> None:

@@ -68,6 +68,7 @@ async def test_version_names_this_process(client: ControlClient) -> None:
 
 async def test_status_arrives_as_the_engine_gave_it(client: ControlClient, engine: FakeEngine) -> None:
     engine.binding_faults = {"cpu": ("[smt] one", "[online] two")}
+    engine.handover_refusals = {("gpu", "cpu"): "", ("cpu", "gpu"): "their dtype differs"}
     sent, got = engine.status(), await client.status()
     assert [status.spec.name for status in got.instances] == ["gpu", "cpu"]
     for mine, theirs in zip(got.instances, sent.instances, strict=True):
@@ -77,7 +78,7 @@ async def test_status_arrives_as_the_engine_gave_it(client: ControlClient, engin
     assert got.snapshot.taken_at_s == pytest.approx(sent.snapshot.taken_at_s, abs=5)
     for part in ("gpus", "gpu_error", "host"):
         assert getattr(got.snapshot, part) == getattr(sent.snapshot, part)
-    for part in ("version", "endpoint", "queued", "inflight", "binding_faults"):
+    for part in ("version", "endpoint", "queued", "inflight", "binding_faults", "handover_refusals"):
         assert getattr(got, part) == getattr(sent, part)
 
 

@@ -122,6 +122,13 @@ def test_the_table_stays_within_its_terminal(engine: FakeEngine, width: int) -> 
     assert "…" not in text
 
 
+def test_hand_overs_are_told_with_what_keeps_them_from_happening(engine: FakeEngine) -> None:
+    engine.handover_refusals = {("gpu", "cpu"): "", ("cpu", "gpu"): "cpu has not been ready yet"}
+    text = table(engine, 120)
+    assert "gpu to cpu: can hand over" in text
+    assert "cpu to gpu: no hand-over: cpu has not been ready yet" in text
+
+
 def test_an_instance_in_the_other_role(engine: FakeEngine) -> None:
     engine.statuses[Role.GPU] = replace(engine.statuses[Role.GPU], spec=spec(Role.GPU, device=Device.CPU, cores=(0,)))
     assert "CPU 0, as gpu" in table(engine, 80)
@@ -154,7 +161,17 @@ async def test_status_as_json(socket: Path) -> None:
     outcome = await syshaxctl(socket, "status", "-o", "json")
     assert outcome.code == 0
     status = json.loads(outcome.out)
-    assert list(status) == ["version", "endpoint", "started_at_s", "queued", "instances", "host", "gpus", "gpu_error"]
+    assert list(status) == [
+        "version",
+        "endpoint",
+        "started_at_s",
+        "queued",
+        "instances",
+        "handovers",
+        "host",
+        "gpus",
+        "gpu_error",
+    ]
     gpu, cpu = status["instances"]
     assert list(gpu) == [
         *("name", "role", "device", "device_text", "runtime", "model", "served_model", "address", "cores"),

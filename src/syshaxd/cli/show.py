@@ -157,6 +157,10 @@ def _notes(view: _View) -> Iterator[Text]:
             Text.assemble((f"{name}: ", "bold"), (f"CPU binding: {fault}", "yellow"))
             for fault in view.status.binding_faults.get(name, ())
         ]
+    notes += [
+        Text.assemble((f"{source} to {target}: ", "bold"), f"no hand-over: {refusal}" if refusal else "can hand over")
+        for (source, target), refusal in view.status.handover_refusals.items()
+    ]
     if view.status.snapshot.gpu_error:
         notes.append(Text.assemble(("GPUs: ", "bold"), (view.status.snapshot.gpu_error, "yellow")))
     if notes:

@@ -26,6 +26,10 @@ def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:
         instances=[instance_status(instance) for instance in status.instances],
         snapshot=_snapshot(status.snapshot, now_s),
         binding_faults={name: api.BindingFaults(faults=faults) for name, faults in status.binding_faults.items()},
+        handover_pairs=[
+            api.HandoverPair(source=source, target=target, refusal=refusal)
+            for (source, target), refusal in status.handover_refusals.items()
+        ],
     )
 
 

@@ -19,6 +19,10 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
         "started_at_s": status.started_at_s,
         "queued": status.queued,
         "instances": [_instance_json(status, instance, monotonic_s) for instance in status.instances],
+        "handovers": [
+            {"source": source, "target": target, "possible": not refusal, "refusal": refusal}
+            for (source, target), refusal in status.handover_refusals.items()
+        ],
         "host": None if snapshot.host is None else asdict(snapshot.host),
         "gpus": [asdict(gpu) for gpu in snapshot.gpus],
         "gpu_error": snapshot.gpu_error,

@@ -378,3 +378,5 @@ class EngineStatus:
     snapshot: Snapshot
     binding_faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What is wrong, or could be better, with the CPUs to which instances are bound, by instance, a line each."""
+    handover_refusals: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Why one instance cannot hand over to another, by source and target; empty: it can."""

@@ -71,7 +71,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "started_at_s", "endpoint", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings")
+    __slots__ = ("version", "started_at_s", "endpoint", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs")
     class InflightEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class GetStatusResponse(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     BINDING_FAULTS_FIELD_NUMBER: _ClassVar[int]
     BINDINGS_FIELD_NUMBER: _ClassVar[int]
+    HANDOVER_PAIRS_FIELD_NUMBER: _ClassVar[int]
     version: str
     started_at_s: float
     endpoint: str
@@ -111,7 +112,18 @@ class GetStatusResponse(_message.Message):
     snapshot: Snapshot
     binding_faults: _containers.MessageMap[str, BindingFaults]
     bindings: _containers.MessageMap[str, BindingStatus]
-    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ...) -> None: ...
+    handover_pairs: _containers.RepeatedCompositeFieldContainer[HandoverPair]
+    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ...) -> None: ...
+
+class HandoverPair(_message.Message):
+    __slots__ = ("source", "target", "refusal")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    refusal: str
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class BindingFaults(_message.Message):
     __slots__ = ("faults",)

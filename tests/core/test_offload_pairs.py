@@ -1,0 +1,68 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+from dataclasses import replace
+
+import pytest
+
+from syshaxd.core.offload.pairs import InstanceFacts, flag_value, refusal
+from syshaxd.core.types import Protocol
+from tests.fakes.specs import make_spec
+
+GPU = replace(make_spec("gpu", argv=("vllm", "--dtype", "bfloat16")), protocol=Protocol.CONNECTOR)
+CPU = replace(make_spec("cpu", argv=("vllm", "--dtype=bfloat16")), protocol=Protocol.CONNECTOR)
+FACTS = InstanceFacts(version="0.32.0", max_model_len=4096, probe_ids=(1, 2, 3))
+
+
+def why(source: object = GPU, target: object = CPU, **facts: InstanceFacts) -> str:
+    return refusal(source, target, {"gpu": FACTS, "cpu": FACTS} | facts)  # type: ignore[arg-type]
+
+
+def test_equal_instances_can_hand_over_both_ways() -> None:
+    assert why() == why(CPU, GPU) == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (replace(CPU, protocol=Protocol.NONE), "services.cpu.protocol is none"),
+        (replace(CPU, served_model="other"), "their models differ: tiny and other"),
+        (replace(CPU, argv=("vllm", "--dtype", "float32")), "their dtype differs: bfloat16 and float32"),
+        (replace(CPU, argv=("vllm",)), "their dtype differs: bfloat16 and not set"),
+        (
+            replace(CPU, argv=(*CPU.argv, "--revision", "abc")),
+            "their revision differs: not set and abc",
+        ),
+        (replace(CPU, argv=(*CPU.argv, "--reasoning-parser", "deepseek_r1")), "cpu has a reasoning-parser"),
+        (replace(CPU, name="cpu2"), "cpu2 has not been ready yet"),
+    ],
+)
+def test_why_not_by_what_is_configured(target: object, reason: str) -> None:
+    assert why(target=target).startswith(reason)
+
+
+def test_flags_of_an_instance_that_somebody_else_started_are_not_known() -> None:
+    assert why(target=replace(CPU, argv=())) == ""
+
+
+def test_why_not_by_what_the_instances_say() -> None:
+    assert why(cpu=replace(FACTS, probe_ids=(1, 2, 4))) == "their tokenizers or chat templates differ"
+    assert why(cpu=replace(FACTS, max_model_len=2048)) == (
+        "cpu holds 2048 tokens a request, gpu 4096: see max-model-len"
+    )
+    assert why(CPU, GPU, cpu=replace(FACTS, max_model_len=2048)) == "", "a longer one can take what a shorter one has"
+    assert why(cpu=InstanceFacts()) == "", "what it does not tell does not speak against it"
+
+
+@pytest.mark.parametrize(
+    ("version", "takes"), [("0.32.0", True), ("0.33.0rc1+cpu", True), ("1.0", True), ("0.26.0", False), ("", False)]
+)
+def test_which_vllm_takes_a_chat_as_tokens(version: str, takes: bool) -> None:
+    assert InstanceFacts(version=version).takes_chat_ids is takes
+
+
+def test_flags_are_found_in_both_forms() -> None:
+    assert (flag_value(GPU, "dtype"), flag_value(CPU, "dtype"), flag_value(CPU, "revision")) == (
+        "bfloat16",
+        "bfloat16",
+        "",
+    )
