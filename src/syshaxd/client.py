@@ -58,9 +58,7 @@ class ControlClient:
         self.path = path
 
     async def __aenter__(self) -> Self:
-        # gRPC would let all channels of a process share how long they still wait before they connect again.
-        own = (("grpc.use_local_subchannel_pool", 1),)
-        self._channel = grpc.aio.insecure_channel(f"unix:{quote(os.fspath(self.path.absolute()))}", own)
+        self._channel = grpc.aio.insecure_channel(f"unix:{quote(os.fspath(self.path.absolute()))}")
         self._stub: Any = AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
         return self
 

@@ -1,6 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""syshaxd: reads the configuration, builds the parts by hand, runs them, and stops them in order."""
+"""syshaxd: reads the configuration, builds the parts by hand, runs them, and stops them in order.
+
+Exit codes: 0 stopped as it was told, 1 refused or failed, 2 usage.
+"""
 
 import asyncio
 import gc
@@ -45,16 +48,29 @@ _SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-@click.command()
-@click.option("--config", "config_path", type=click.Path(path_type=Path), help="Configuration file.")
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Configuration file. Unset: $SYSHAX_CONFIG, else the system's or your own.",
+)
 @click.option("--check-config", is_flag=True, help="Only check the configuration: exit 0 if it is usable.")
-@click.option("--log-level", type=click.Choice(_LOG_LEVELS), default="info", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(_LOG_LEVELS), default="info", show_default=True, help="Least level that is logged."
+)
 @click.version_option(__version__, prog_name="syshaxd")
 def main(config_path: Path | None, log_level: str, *, check_config: bool) -> None:
     """Runs sysHAX in the foreground: supervises the instances and serves the OpenAI API.
 
     SIGINT and SIGTERM stop it after the running requests; a second one stops it at once.
-    """
+
+    \b
+    Examples:
+      syshaxd --check-config
+      syshaxd --config ./syshax.yaml --log-level debug
+    """  # noqa: D301 - \b keeps click from joining the lines
     path = config_path or configfile.default_path()
     logs.setup(log_level)
     try:
@@ -225,7 +241,9 @@ async def serve(config: Config, bound: Bound) -> None:
 
 
 async def _show_start(engine: Engine, config: Config) -> None:
-    text = await startup.watch_start(engine, config.models.default, config.models.params)
+    text = await startup.watch_start(
+        engine, config.models.default, config.models.params, dashboard=config.gateway.dashboard
+    )
     sdnotify.notify(f"STATUS=serving {config.models.default} at {engine.endpoint}")
     if not logs.is_journal(sys.stdout):
         click.echo(text)

@@ -24,7 +24,7 @@ _LONGEST_PAUSE_S = 30.0
 _TEST_TIMEOUT_S = 120.0
 
 
-async def watch_start(engine: Engine, model: str, params: ModelParams) -> str:
+async def watch_start(engine: Engine, model: str, params: ModelParams, *, dashboard: bool) -> str:
     """Reports progress until every wanted instance is ready or has failed, then tests each ready one with a chat.
 
     Returns:
@@ -44,7 +44,7 @@ async def watch_start(engine: Engine, model: str, params: ModelParams) -> str:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TEST_TIMEOUT_S)) as session:
         for name in engine.ready_instances():
             await _chat(session, engine.endpoint, name, model, params)
-    return _banner(engine, model)
+    return _banner(engine, model, dashboard=dashboard)
 
 
 def _pending(engine: Engine) -> list[InstanceStatus]:
@@ -105,10 +105,10 @@ async def _chat(session: aiohttp.ClientSession, endpoint: str, name: str, model:
     _log.info("connectivity test: %s answered in %.1f s: %r", name, time.monotonic() - started_s, content)
 
 
-def _banner(engine: Engine, model: str) -> str:
+def _banner(engine: Engine, model: str, *, dashboard: bool) -> str:
     status = engine.status()
-    url = f"{engine.endpoint}/v1".replace("//0.0.0.0:", "//127.0.0.1:")
-    lines = ["", f"sysHAX serves the model {model} at {url}"]
+    endpoint = engine.endpoint.replace("//0.0.0.0:", "//127.0.0.1:")
+    lines = ["", f"sysHAX serves the model {model} at {endpoint}/v1"]
     for instance in status.instances:
         device = device_text(instance.spec, status.snapshot)
         lines.append(f"  {instance.spec.name:<4} {instance.state:<9} on {device}, port {instance.spec.port}")
@@ -122,8 +122,8 @@ def _banner(engine: Engine, model: str) -> str:
     lines += [
         "",
         "Try it:",
-        f"  curl {url}/chat/completions -H \"Content-Type: application/json\" -d '{json.dumps(request)}'",
-        f"Look inside: {_syshaxctl()} status      Stop: Ctrl-C",
+        f"  curl {endpoint}/v1/chat/completions -H \"Content-Type: application/json\" -d '{json.dumps(request)}'",
+        f"Look inside: {_syshaxctl()} top{f', {endpoint}/dashboard' if dashboard else ''}      Stop: Ctrl-C",
         "",
     ]
     return "\n".join(lines)

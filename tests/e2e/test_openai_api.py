@@ -248,3 +248,12 @@ def test_status_names_both_instances(daemon: Daemon) -> None:
     assert "CPU" in table.stdout
     logs = daemon.syshaxctl("logs", "gpu", "-n", "5")
     assert len(logs.stdout.splitlines()) == 5
+
+
+def test_top_and_dashboard_show_both_instances(daemon: Daemon) -> None:
+    view = daemon.syshaxctl("top", "--once")
+    assert (view.returncode, view.stdout.count("READY")) == (0, 4), view.stdout  # as instances, and as events
+    assert get(f"{daemon.url}/dashboard")[0] == 200
+    shown = json.loads(get(f"{daemon.url}/dashboard/status.json")[1])
+    assert {instance["name"]: instance["state"] for instance in shown["instances"]} == {"gpu": "READY", "cpu": "READY"}
+    assert sum(len(node["cores"]) for node in shown["topology"]["nodes"]) > 0

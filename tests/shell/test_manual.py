@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The manual pages name all that there is. `tests/machine/shells` looks at them as `man` does."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,9 +33,22 @@ def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Com
             yield from commands(inner, f"{path} {name}")
 
 
-@pytest.mark.parametrize(
+PROGRAMS = pytest.mark.parametrize(
     ("page", "program"), [("syshax.1", syshax.main), ("syshaxctl.1", syshaxctl.main), ("syshaxd.8", daemon.main)]
 )
+
+
+@PROGRAMS
+def test_each_command_shows_examples_in_its_help(page: str, program: click.Command) -> None:
+    name = page.partition(".")[0]
+    for path, command in commands(program, name):
+        if path != name and isinstance(command, click.Group):
+            continue
+        text = click.Context(command, info_name=path).get_help()
+        assert re.search(rf"Examples:\n +(ssh server .*)?{path}", text), f"{path} --help shows no example"
+
+
+@PROGRAMS
 def test_each_command_and_option_is_named(pages: dict[str, str], page: str, program: click.Command) -> None:
     for path, command in commands(program, page.partition(".")[0]):
         options = [opt for option in command.params if isinstance(option, click.Option) for opt in option.opts]

@@ -131,7 +131,7 @@ def config(path: Path, words: tuple[str, ...], unset: tuple[str, ...]) -> None:
 @main.command("check-config")
 @_config_option
 def check_config(path: Path) -> None:
-    """Says whether the configuration file is usable, with every fault in it.
+    """Checks the configuration file, and names every fault.
 
     \b
     Examples:
@@ -147,7 +147,7 @@ def check_config(path: Path) -> None:
 @main.command()
 @_config_option
 def interfaces(path: Path) -> None:
-    """Shows the URLs of the instances and of the OpenAI endpoint, as the configuration file says.
+    """Shows the URLs that the configuration file gives.
 
     \b
     Examples:
@@ -165,7 +165,9 @@ def interfaces(path: Path) -> None:
 @main.command()
 @_config_option
 def model(path: Path) -> None:
-    """Shows the model's name, and what the connectivity test asks of it, as the configuration file says.
+    """Shows the model of the configuration file.
+
+    Tokens and temperature are those of the connectivity test: sysHAX changes no request of a client.
 
     \b
     Examples:
