@@ -127,7 +127,8 @@ function instanceCard(first) {
       say(state, instance.state);
       state.title = `for ${duration(instance.for_s)}`;
       say(about, `${instance.served_model} on ${instance.device_text} · ${instance.state.toLowerCase()} for ${duration(instance.for_s)}` +
-        (instance.launches > 1 ? ` · ${instance.launches} launches` : ""));
+        (instance.launches > 1 ? ` · ${instance.launches} launches` : "") +
+        (instance.targets.length ? ` · can hand over to ${instance.targets.join(", ")}` : ""));
       const known = instance.load != null;
       numbers.show(known ? count(load.running) : "–", known ? count(load.waiting) : "–", count(instance.inflight),
         known ? count(load.generation_tokens_per_s) : "–");
@@ -137,6 +138,7 @@ function instanceCard(first) {
       const texts = [];
       if (instance.reason) texts.push([instance.reason, MOODS[instance.state] === "bad"]);
       if (old) texts.push([`its load was read ${duration(load.age_s)} ago${load.error ? `: ${load.error}` : ""}`, true]);
+      for (const drift of instance.binding?.drifts ?? []) texts.push([`off its CPU binding: ${drift.detail}`, true]);
       for (const fault of instance.binding_faults) texts.push([`CPU binding: ${fault}`, false]);
       if (notes.dataset.shown !== JSON.stringify(texts)) {
         notes.dataset.shown = JSON.stringify(texts);
@@ -242,7 +244,12 @@ function show(status) {
     { name: "Generated", unit: "tokens/s", value: sum("generation_tokens_per_s") },
     { name: "Prompts", unit: "tokens/s", value: sum("prompt_tokens_per_s") },
   ], total => total.name);
-  showInstances(status.instances.map(instance => ({ ...instance, colour: colours[instance.name], for_s: status.now_s - instance.since_s })), instance => instance.name);
+  showInstances(status.instances.map(instance => ({
+    ...instance,
+    colour: colours[instance.name],
+    for_s: status.now_s - instance.since_s,
+    targets: (status.handovers ?? []).filter(pair => pair.possible && pair.source === instance.name).map(pair => pair.target),
+  })), instance => instance.name);
   showDevices([...status.gpus.map(gpu => ({ gpu })), ...(status.host ? [{ host: status.host }] : [])], ({ gpu }) => gpu ? gpu.uuid : "host");
   showTopology(status.topology, colours);
   noteChanges(status);
