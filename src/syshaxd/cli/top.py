@@ -11,6 +11,7 @@ import tty
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -108,27 +109,15 @@ class TopView:
     def _devices(self, status: EngineStatus, width: int) -> Table:
         table = _table()
         host = status.snapshot.host
-        if host is not None:
-            for row in _host_rows(host):
-                table.add_row(
-                    Text(row[0], "bold"), _bar(row[1], width), Text(row[2]), self._busy("host", row[0], width)
-                )
-        for gpu in status.snapshot.gpus:
-            used = gpu.memory_used_bytes / gpu.memory_total_bytes if gpu.memory_total_bytes else 0.0
-            name = f"GPU {gpu.index}"
-            table.add_row(
-                Text(name, "bold"),
-                _bar(gpu.busy_ratio, width),
-                Text(_gpu_text(gpu)),
-                self._busy(gpu.uuid, "CPU", width),
-            )
-            memory = show.of_gib(gpu.memory_used_bytes, gpu.memory_total_bytes)
-            table.add_row(Text("  memory"), _bar(used, width), Text(memory), Text())
+        gauges = [
+            *(() if host is None else _host_gauges(host)),
+            *(g for gpu in status.snapshot.gpus for g in _gpu_gauges(gpu)),
+        ]
+        for gauge in gauges:
+            spark = self._spark(gauge.history, 1.0)[-_room(width) :] if width >= _SPARKS_FROM_WIDTH else ""
+            style = "" if gauge.name.startswith(" ") else "bold"
+            table.add_row(Text(gauge.name, style), _bar(gauge.ratio, width), Text(gauge.text), Text(spark, "cyan"))
         return table
-
-    def _busy(self, history: str, row: str, width: int) -> Text:
-        shown = row == "CPU" and width >= _SPARKS_FROM_WIDTH
-        return Text(self._spark(history, 1.0)[-_room(width) :] if shown else "", "cyan")
 
     def _event_table(self) -> Table:
         table = _table()
@@ -156,19 +145,34 @@ def _bar(ratio: float | None, width: int) -> Text:
     return Text.assemble(("█" * full, colour), ("░" * (cells - full), "dim"), f" {ratio:4.0%}")
 
 
-def _host_rows(host: HostLoad) -> Iterator[tuple[str, float, str]]:
-    yield "CPU", host.cpu_busy_ratio, f"{host.cpu_count} CPUs"
-    for name, used, total in (
-        ("memory", host.memory_used_bytes, host.memory_total_bytes),
-        ("shm", host.shm_used_bytes, host.shm_total_bytes),
-    ):
-        yield name, used / total if total else 0.0, show.of_gib(used, total)
+@dataclass(frozen=True, slots=True)
+class _Gauge:
+    """One line of the devices."""
+
+    name: str
+    ratio: float | None
+    """None: not known."""
+    text: str
+    history: str = ""
+    """Under which name its history is kept; empty: it has none."""
 
 
-def _gpu_text(gpu: GpuLoad) -> str:
+def _host_gauges(host: HostLoad) -> Iterator[_Gauge]:
+    yield _Gauge("CPU", host.cpu_busy_ratio, f"{host.cpu_count} CPUs", "host")
+    yield _filled("memory", host.memory_used_bytes, host.memory_total_bytes)
+    yield _filled("shm", host.shm_used_bytes, host.shm_total_bytes)
+
+
+def _gpu_gauges(gpu: GpuLoad) -> Iterator[_Gauge]:
     power = "" if gpu.power_w is None else f", {gpu.power_w:.0f} W"
     heat = "" if gpu.temperature_c is None else f", {gpu.temperature_c:.0f} °C"
-    return f"{gpu.name}{power}{heat}"
+    yield _Gauge(f"GPU {gpu.index}", gpu.busy_ratio, f"{gpu.name}{power}{heat}", gpu.uuid)
+    yield _filled("  memory", gpu.memory_used_bytes, gpu.memory_total_bytes)
+
+
+def _filled(name: str, used_bytes: int, total_bytes: int) -> _Gauge:
+    ratio = used_bytes / total_bytes if total_bytes else None
+    return _Gauge(name, ratio, show.of_gib(used_bytes, total_bytes))
 
 
 async def watch(socket: Path | None, console: Console, *, interval_s: float) -> None:
