@@ -34,6 +34,8 @@ from syshax_sim.wire import (
 )
 
 _MAX_BODY_BYTES = 64 * 1024 * 1024
+_PROMPT_IDS_SINCE = (0, 32)
+"""The first version whose chats take `kv_transfer_params.prompt_token_ids`."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -73,6 +75,7 @@ class SimInstance:
         self.port = port
         self.kv_store = kv_store or KvStore()
         self._version = version
+        self._takes_prompt_ids = tuple(map(int, version.split(".")[:2])) >= _PROMPT_IDS_SINCE
         self._old_metric_names = old_metric_names
         self._die = die or (lambda _: self.kill())
         self._created = int(time.time())
@@ -165,7 +168,13 @@ class SimInstance:
         self._fail_if_told()
         if request.content_type != "application/json":
             raise malformed("Unsupported Media Type: Only 'application/json' is allowed", "body")
-        ask = parse_ask(await request.read(), chat=chat, model=self.model, profile=self.engine.profile)
+        ask = parse_ask(
+            await request.read(),
+            chat=chat,
+            model=self.model,
+            profile=self.engine.profile,
+            takes_prompt_ids=self._takes_prompt_ids,
+        )
         ident = request.headers.get("X-Request-Id") or uuid.uuid4().hex
         ident = f"chatcmpl-{ident}" if chat else f"cmpl-{ident}"
         reply = Reply(ask, ident=ident, model=self.model, created=int(time.time()))

@@ -94,7 +94,7 @@ class Ask:
     """What is to be done with the KV cache."""
 
 
-def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile) -> Ask:
+def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile, takes_prompt_ids: bool = True) -> Ask:
     """Returns what the body `data` of a request asks for.
 
     Raises:
@@ -104,7 +104,7 @@ def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile) -> Ask:
     check_model(body, model)
     orders = parse_orders(body)
     prompts = (Prompt(render_chat(messages_of(body))),) if chat else _prompts(body)
-    if orders.prompt_token_ids is not None:
+    if orders.prompt_token_ids is not None and takes_prompt_ids:
         prompts = (_prompt(orders.prompt_token_ids),)
     stream = bool(body.get("stream"))
     options = body.get("stream_options") or {}

@@ -23,6 +23,8 @@ from syshaxd.core.types import (
     HostLoad,
     InstanceLoad,
     InstanceStatus,
+    Outcome,
+    Prediction,
     RequestRecord,
     Snapshot,
     State,
@@ -111,6 +113,13 @@ class _Handovers:
         self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.size_bytes: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.gaps: defaultdict[str, _Histogram] = defaultdict(lambda: _Histogram(_GAP_S))
+        self.seconds = dict.fromkeys(("predicted", "measured", "predicted_wait"), 0.0)
+
+    def compare(self, prediction: Prediction, measured_s: float) -> None:
+        """An offload, of which this was expected, has taken so long."""
+        self.seconds["predicted"] += prediction.offload_s
+        self.seconds["measured"] += measured_s
+        self.seconds["predicted_wait"] += prediction.wait_s
 
     def add(self, handover: HandoverRecord) -> None:
         pair = (handover.source, handover.target)
@@ -146,6 +155,12 @@ class _Handovers:
         for cause, gap in self.gaps.items():
             gaps.add_metric((cause,), gap.buckets(), gap.total)
         yield gaps
+        seconds = CounterMetricFamily(
+            "syshax_offload_seconds", "Of offloads that were predicted and have ended well.", labels=("kind",)
+        )
+        for kind, sum_s in self.seconds.items():
+            seconds.add_metric((kind,), sum_s)
+        yield seconds
 
 
 class MetricsService:
@@ -172,6 +187,8 @@ class MetricsService:
         sums.duration.observe(rec.duration_s)
         for handover in rec.handovers:
             self._handovers.add(handover)
+        if rec.prediction is not None and rec.outcome is Outcome.OK:
+            self._handovers.compare(rec.prediction, rec.duration_s - rec.queue_s)
         if rec.stream and rec.ttft_s is not None and rec.status == 200:
             sums.to_first_token.observe(rec.ttft_s)
             if rec.tokens_out > 1:

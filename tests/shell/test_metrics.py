@@ -20,6 +20,7 @@ from syshaxd.core.types import (
     InstanceSpec,
     InstanceStatus,
     Outcome,
+    Prediction,
     RequestRecord,
     Role,
     RuntimeKind,
@@ -296,6 +297,18 @@ def test_handovers_are_counted_by_pair_cause_and_result(service: MetricsService)
     assert text.value("syshax_handover_tokens_total", **pair) == 100
     assert text.value("syshax_handover_bytes_total", **pair) == 2_304_000
     assert text.value("syshax_handover_gap_seconds_count", cause="offload") == 3
+
+
+def test_offloads_are_held_against_what_was_predicted(service: MetricsService) -> None:
+    expected = Prediction(offload_s=3.0, wait_s=5.0)
+    service.record(replace(RECORD, prediction=expected))
+    service.record(replace(RECORD, prediction=expected, outcome=Outcome.CLIENT_GONE))
+    text = render(service)
+    seconds = {
+        kind: text.value("syshax_offload_seconds_total", kind=kind)
+        for kind in ("predicted", "measured", "predicted_wait")
+    }
+    assert seconds == {"predicted": 3.0, "measured": pytest.approx(2.48), "predicted_wait": 5.0}
 
 
 def test_one_name_for_every_family(service: MetricsService) -> None:

@@ -15,7 +15,7 @@ from syshaxd.core.offload.joining import JoinedAnswer, incomplete_tail
 from syshaxd.core.offload.pairs import InstanceFacts
 from syshaxd.core.types import Cause, HandoverRecord, InstanceSpec, Outcome, RequestRecord
 from syshaxd.runner.exchange import Downstream, Exchange, Outgoing
-from syshaxd.runner.leg import Event, Leg
+from syshaxd.runner.leg import Leg
 from syshaxd.runner.relay import INSTANCE_FAULTS
 from syshaxd.runner.reply import Reply
 
@@ -238,7 +238,7 @@ class Journey:
             raise InstanceFailedError("the instance's stream ended before the answer did")
         return False
 
-    async def _send(self, spec: InstanceSpec, path: str, body: bytes, take: Callable[[Event], None]) -> Leg:
+    async def _send(self, spec: InstanceSpec, path: str, body: bytes, take: Callable[[bytes], None]) -> Leg:
         # Should one instance get two parts, its log can tell them apart.
         ident = f"{self._outgoing.request_id}-{self._legs}" if self._legs else self._outgoing.request_id
         self._legs += 1
@@ -250,8 +250,10 @@ class Journey:
             self._leg = None
         return leg
 
-    def _take(self, event: Event) -> None:
-        out = self._answer.take(event)
+    def _take(self, event: bytes) -> None:
+        out = self._answer.take_plain(event)
+        if out is None:
+            out = self._answer.take(json.loads(event))
         if not out:
             return
         self._leave()
@@ -359,7 +361,7 @@ class Journey:
             self._record.handovers.append(handover)
 
 
-def _ignore(event: Event) -> None:
+def _ignore(event: bytes) -> None:
     """An event where none was to come."""
 
 

@@ -3,9 +3,7 @@
 """One instance's part of an answer that several make: its events are parsed, unlike those of a plain relay."""
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.http1 import ResponseHead, chunk_payloads
@@ -15,8 +13,6 @@ from syshaxd.runner.upstream import UpstreamConnection
 _MAX_BODY_BYTES = 16 * 1024 * 1024
 _DATA = b"data: "
 _DONE = b"[DONE]"
-
-Event = Mapping[str, Any]
 
 
 class Leg:
@@ -38,8 +34,14 @@ class Leg:
         "progress",
     )
 
-    def __init__(self, on_event: Callable[[Event], None], done: "asyncio.Future[None]", *, paused: bool) -> None:
-        """`on_event`: called with each event; what it raises fails the leg. `paused`: the client takes no more yet."""
+    def __init__(self, on_event: Callable[[bytes], None], done: "asyncio.Future[None]", *, paused: bool) -> None:
+        """Sets up for one response.
+
+        Args:
+            on_event: Called with the JSON text of each event; what it raises fails the leg.
+            done: Resolved when the response is over.
+            paused: The client takes no more yet.
+        """
         self._on_event = on_event
         self.done = done
         self.progress = 0
@@ -116,7 +118,7 @@ class Leg:
             for event in events:
                 text = event.removeprefix(_DATA)
                 if text not in (_DONE, event):
-                    self._on_event(json.loads(text))
+                    self._on_event(text)
                 if self.done.done():
                     return
         except InstanceFailedError as error:
