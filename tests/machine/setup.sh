@@ -10,3 +10,4 @@ here=$(dirname "$(realpath "$0")")
 build=$here/../../build/machine
 "$here/numa/setup.sh" "$build/numa" "${1:-x86_64}"
 "$here/shells/setup.sh"
+"$here/docker/setup.sh"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from syshaxd.core.errors import SyshaxError
-from syshaxd.runtime.process.logfile import LogFile
+from syshaxd.runtime.logfile import LogFile
 
 
 @pytest.fixture

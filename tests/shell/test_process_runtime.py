@@ -18,8 +18,8 @@ import pytest
 
 from syshaxd.core.errors import LaunchFailedError
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
+from syshaxd.runtime.logfile import LogFile
 from syshaxd.runtime.process import ProcessRuntime, procfs
-from syshaxd.runtime.process.logfile import LogFile
 from syshaxd.runtime.process.record import Record
 from tests.fakes import server
 from tests.fakes.specs import make_spec

@@ -60,7 +60,7 @@ def bind_instances(config: Config, specs: Iterable[InstanceSpec], host: Host) ->
         ConfigError: No binding can be planned for an instance.
     """
     all_specs, services = tuple(specs), enabled_services(config)
-    ours = [spec for spec in all_specs if spec.runtime is RuntimeKind.PROCESS]
+    ours = [spec for spec in all_specs if spec.runtime is not RuntimeKind.EXTERNAL]
     settings = {spec.name: _settings(spec, services[spec.name]) for spec in ours}
     taken = {
         spec.name: claimed

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from syshaxd.core.config import AUTO, ArgValue, Config, ServiceConfig, enabled_services
+from syshaxd.core.container import JOIN, container_name, container_spec, inner_host
 from syshaxd.core.cpulist import parse_cpulist
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.offload.connector import (
@@ -78,19 +79,24 @@ def _spec(
 ) -> InstanceSpec:
     role = Role(name)
     model = service.model or config.models.path or ""
-    started_here = service.runtime is RuntimeKind.PROCESS
+    in_container = service.runtime is RuntimeKind.DOCKER
     own: dict[str, ArgValue] = {
         "model": model,
         "served-model-name": config.models.default,
-        "host": service.host,
-        "port": service.port,
+        "host": inner_host(service) if in_container else service.host,
+        "port": (service.container.container_port or service.port) if in_container else service.port,
         _MAX_NUM_SEQS: service.max_num_seqs,
     }
     protocol = unasked if service.protocol is None else service.protocol
     if protocol is Protocol.CONNECTOR:
         own |= connector_flags(arena_dir=config.offload.arena_dir or arena_dir, arena_bytes=config.offload.arena_bytes)
-    own_flags = [part for flag, value in own.items() for part in _flag(flag, value)]
-    argv = (service.python or "", "-m", _SERVER_MODULE, *own_flags, *_extra_flags(name, service, own, faults))
+    extra_flags = _extra_flags(name, service, own, faults)
+    if in_container:  # `vllm serve` takes the model as it comes
+        command = (*service.container.command, str(own.pop("model")))
+    else:
+        command = (service.python or "", "-m", _SERVER_MODULE)
+    argv = (*command, *(part for flag, value in own.items() for part in _flag(flag, value)), *extra_flags)
+    donor = _donor(config, name) if in_container else None
     faults += [
         ConfigFault(f"services.{name}.env.{key}", "not a name that an environment variable can have")
         for key in service.env
@@ -105,12 +111,36 @@ def _spec(
         served_model=config.models.default,
         host=service.host,
         port=service.port,
-        argv=argv if started_here else (),
+        argv=argv if service.runtime is not RuntimeKind.EXTERNAL else (),
         env=tuple((key, str(value)) for key, value in service.env.items()),
         cores=parse_cpulist(service.cores) if service.cores and service.cores != AUTO else (),
+        depends_on=donor,
         max_num_seqs=service.max_num_seqs,
         protocol=protocol,
+        container=container_spec(role, service, model=model, joins=donor and _container(config, donor))
+        if in_container
+        else None,
     )
+
+
+def _donor(config: Config, name: str) -> str | None:
+    """The instance whose container's IPC namespace this one's joins: it must be there first, and stay."""
+    ipc = enabled_services(config)[name].container.ipc
+    for other, service in enabled_services(config).items():
+        if (
+            other == name
+            or service.runtime is not RuntimeKind.DOCKER
+            or service.container.ipc not in {None, "shareable"}
+        ):
+            continue
+        joins = ipc == f"{JOIN}{_container(config, other)}"
+        if joins or (ipc is None and Role(name) is Role.CPU):
+            return other
+    return None
+
+
+def _container(config: Config, name: str) -> str:
+    return container_name(Role(name), enabled_services(config)[name])
 
 
 def _extra_flags(

@@ -26,6 +26,8 @@ class RuntimeKind(StrEnum):
 
     PROCESS = "process"
     """syshaxd, as a child process."""
+    DOCKER = "docker"
+    """syshaxd, as a container."""
     EXTERNAL = "external"
     """Somebody else: syshaxd only watches it and sends requests to it."""
 
@@ -49,6 +51,33 @@ class State(StrEnum):
     STOPPING = "STOPPING"
     BACKOFF = "BACKOFF"
     FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """The container around an inference server: what `docker run` takes beside the server's own command line."""
+
+    name: str
+    image: str
+    pull: bool = True
+    """Fetch the image where it is missing."""
+    ipc: str = "private"
+    """`private`, `shareable`, `host`, `container:NAME`, or `donor`: a container of its own keeps the namespace."""
+    shm_size_bytes: int = 64 << 20
+    gpus: int | tuple[str, ...] = 0
+    """How many (-1: all), or which, by index or UUID."""
+    ports: tuple[tuple[str, int, int], ...] = ()
+    """Address and port of the host, port in the container."""
+    volumes: tuple[str, ...] = ()
+    """`SOURCE:TARGET[:ro]`; the source is a folder of the host, or a volume's name."""
+    working_dir: str = ""
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    init: bool = True
+    """A tiny first process passes signals on and reaps what is orphaned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +106,8 @@ class InstanceSpec:
     """Requests that the server runs at the same time; more wait inside it."""
     protocol: Protocol = Protocol.NONE
     """How it hands KV caches over."""
+    container: ContainerSpec | None = None
+    """Of an instance that runs in one."""
 
     @property
     def address(self) -> str:
@@ -102,11 +133,15 @@ class ExitStatus:
 
     code: int | None = None
     signal: int | None = None
+    cause: str = ""
+    """What is known beyond that, and what helps; empty: nothing."""
 
     def __str__(self) -> str:
         if self.signal is not None:
-            return f"killed by signal {self.signal}"
-        return "exited with an unknown code" if self.code is None else f"exited with code {self.code}"
+            text = f"killed by signal {self.signal}"
+        else:
+            text = "exited with an unknown code" if self.code is None else f"exited with code {self.code}"
+        return f"{text} ({self.cause})" if self.cause else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

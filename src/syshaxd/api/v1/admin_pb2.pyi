@@ -23,6 +23,7 @@ class RuntimeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RUNTIME_KIND_UNSPECIFIED: _ClassVar[RuntimeKind]
     RUNTIME_KIND_PROCESS: _ClassVar[RuntimeKind]
     RUNTIME_KIND_EXTERNAL: _ClassVar[RuntimeKind]
+    RUNTIME_KIND_DOCKER: _ClassVar[RuntimeKind]
 
 class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -44,6 +45,7 @@ DEVICE_CPU: Device
 RUNTIME_KIND_UNSPECIFIED: RuntimeKind
 RUNTIME_KIND_PROCESS: RuntimeKind
 RUNTIME_KIND_EXTERNAL: RuntimeKind
+RUNTIME_KIND_DOCKER: RuntimeKind
 STATE_UNSPECIFIED: State
 STATE_STOPPED: State
 STATE_STARTING: State

@@ -75,8 +75,29 @@ def _faults_between_keys(config: Config) -> Iterator[ConfigFault]:
                 yield ConfigFault(f"{key}.python", "needed with runtime `process`: the interpreter with vLLM")
             if service.model is None and config.models.path is None:
                 yield ConfigFault(f"{key}.model", "needed with runtime `process`, here or as models.path")
+        if service.runtime is RuntimeKind.DOCKER:
+            yield from _faults_of_container(config, name)
     if config.lifecycle.backoff_cap_s < config.lifecycle.backoff_base_s:
         yield ConfigFault("lifecycle.backoff_cap_s", "must not be under lifecycle.backoff_base_s")
+
+
+def _faults_of_container(config: Config, name: str) -> Iterator[ConfigFault]:
+    service, key = enabled_services(config)[name], f"services.{name}"
+    if service.container.image is None:
+        yield ConfigFault(f"{key}.container.image", "needed with runtime `docker`: an image with vLLM")
+    if service.model is None and config.models.path is None:
+        yield ConfigFault(f"{key}.model", "needed with runtime `docker`, here or as models.path")
+    names = {
+        other: its.container.name or f"vllm_{other}"
+        for other, its in enabled_services(config).items()
+        if its.runtime is RuntimeKind.DOCKER
+    }
+    if service.container.ipc == f"container:{names[name]}":
+        yield ConfigFault(
+            f"{key}.container.ipc", "a container can't join its own namespace; `shareable` offers it to others"
+        )
+    if list(names.values()).index(names[name]) != list(names).index(name):
+        yield ConfigFault(f"{key}.container.name", f"{names[name]} is the name of another instance's container already")
 
 
 def _place(host: str, port: int) -> tuple[str, int]:

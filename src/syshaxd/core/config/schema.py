@@ -5,8 +5,9 @@
 Keys that the seed or upstream sysHAX named keep their names, also where ours would carry a unit.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, field_validator, model_validator
 
@@ -18,6 +19,9 @@ Seconds = Annotated[float, Field(gt=0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Ratio = Annotated[float, Field(ge=0, le=1, strict=True)]
 ArgValue = bool | int | float | str
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt])?b?", re.ASCII)
+_PUBLISHED = re.compile(r"(?:(?:[\w.]+|\[[0-9a-fA-F:]+\]):)?\d{1,5}:\d{1,5}", re.ASCII)
+_VOLUME = re.compile(r"[^:]+:/[^:]*(?::(?:ro|rw))?")
 AUTO = "auto"
 """As `cores`: planned at start."""
 
@@ -36,6 +40,90 @@ class Section(BaseModel):
         return {key: value for key, value in data.items() if value is not None or key not in mappings}
 
 
+def size_bytes(text: str) -> int:
+    """A size such as `64g`, as Docker reads it: b, k, m, g or t, in powers of 1,024.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    found = _SIZE.fullmatch(text.lower())
+    if found is None:
+        raise ValueError("must be a size such as `64g` or `512m`")
+    return int(float(found[1]) * 1024 ** "bkmgt".index(found[2] or "b"))
+
+
+class ContainerConfig(Section):
+    """The container around an inference server (runtime `docker`)."""
+
+    image: str | None = Field(None, min_length=1, description="Image; fetched where it is missing.")
+    pull: bool = Field(True, description="Whether a missing image is fetched from its registry.")
+    name: str | None = Field(
+        None, pattern=r"^[a-zA-Z0-9][\w.-]+$", description="The container's name. Unset: `vllm_gpu` or `vllm_cpu`."
+    )
+    command: list[str] = Field(
+        ["vllm", "serve"],
+        min_length=1,
+        description="Program in the image, to which syshaxd adds the model and its arguments. It must not fork away.",
+    )
+    ipc: str | None = Field(
+        None,
+        pattern=r"^(shareable|private|host|donor|container:[a-zA-Z0-9][\w.-]+)$",
+        description="IPC namespace: `shareable`, `private`, `host`, `container:NAME` to join another's, or `donor`: a "
+        "small container of its own keeps it over restarts. Unset: the GPU's is shareable, and the CPU's joins it.",
+    )
+    shm_size: str = Field("64g", description="Size of /dev/shm.")
+    gpus: int | Literal["all"] | list[str | StrictInt] | None = Field(
+        None,
+        description="GPUs: `all`, how many, or a list of indices or UUIDs. Unset: all for a CUDA device, else none.",
+    )
+    container_port: Port | None = Field(None, description="Port inside the container. Unset: the same as outside.")
+    ports: list[str] = Field(
+        [], description="Further ports, as `[ADDRESS:]HOST_PORT:CONTAINER_PORT`; without an address, of loopback only."
+    )
+    volumes: list[str] | None = Field(
+        None,
+        description="Mounts, as `SOURCE:TARGET[:ro]`. Unset: the folder of the weights, at the same path, read-only.",
+    )
+    working_dir: str | None = Field(None, description="Working directory.")
+    privileged: bool = Field(False, description="Whether it may do all that the host may. Not needed by stock vLLM.")
+    cap_add: list[str] | None = Field(
+        None, description="Capabilities. Unset: SYS_NICE on a CPU, to place its memory on NUMA nodes; none on a GPU."
+    )
+    security_opt: list[str] = Field([], description="Security options, such as `seccomp=/etc/syshax/seccomp.json`.")
+    cpuset_cpus: str | None = Field(None, description="CPUs that it may use. Unset: those of `cores`, or all.")
+    cpuset_mems: str | None = Field(None, description="NUMA nodes whose memory it may use. Unset: all.")
+    init: bool = Field(True, description="Whether a tiny first process passes signals on and reaps orphans.")
+
+    @field_validator("shm_size")
+    @classmethod
+    def _is_a_size(cls, value: str) -> str:
+        size_bytes(value)
+        return value
+
+    @field_validator("ports")
+    @classmethod
+    def _are_ports(cls, value: list[str]) -> list[str]:
+        for text in value:
+            if not _PUBLISHED.fullmatch(text):
+                raise ValueError(f"`{text}` is not [ADDRESS:]HOST_PORT:CONTAINER_PORT")
+        return value
+
+    @field_validator("volumes")
+    @classmethod
+    def _are_mounts(cls, value: list[str] | None) -> list[str] | None:
+        for text in value or ():
+            if not _VOLUME.fullmatch(text):
+                raise ValueError(f"`{text}` is not SOURCE:TARGET[:ro] with an absolute TARGET")
+        return value
+
+    @field_validator("cpuset_cpus", "cpuset_mems")
+    @classmethod
+    def _is_a_cpulist(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_cpulist(value)
+        return value
+
+
 class ServiceConfig(Section):
     """One inference server."""
 
@@ -44,7 +132,8 @@ class ServiceConfig(Section):
     port: Port = Field(description="Port at which the instance listens.")
     runtime: RuntimeKind = Field(
         RuntimeKind.EXTERNAL,
-        description="Who starts it: `process` (syshaxd, as a child process) or `external` (somebody else).",
+        description="Who starts it: `docker` (syshaxd, as a container), `process` (syshaxd, as a child process) or "
+        "`external` (somebody else).",
     )
     device: Device | None = Field(
         None, description="What really computes: `cuda` or `cpu`. Unset: the device that the instance is named after."
@@ -70,6 +159,9 @@ class ServiceConfig(Section):
     )
     env: dict[str, str | StrictInt | StrictFloat] = Field(
         default_factory=dict, description="Environment variables of the instance, such as `VLLM_CPU_KVCACHE_SPACE: 4`."
+    )
+    container: ContainerConfig = Field(
+        default_factory=ContainerConfig, description="The container around it (runtime `docker`)."
     )
 
     @field_validator("cores")
@@ -174,6 +266,17 @@ class OffloadConfig(Section):
     )
 
 
+class DockerConfig(Section):
+    """The container engine."""
+
+    host: str | None = Field(
+        None,
+        pattern=r"^(unix|tcp|http|https|ssh)://.+",
+        description="Its API, such as `unix:///run/podman/podman.sock`. Unset: DOCKER_HOST, else unix:///run/docker.sock.",
+    )
+    timeout_s: Seconds = Field(60.0, description="Seconds that it may take to answer.")
+
+
 class NumaConfig(Section):
     """On which CPUs the instances compute."""
 
@@ -230,6 +333,7 @@ class Config(Section):
     system: SystemConfig = Field(default_factory=SystemConfig, description="Limits of the whole.")
     decider: DeciderConfig = Field(default_factory=DeciderConfig, description="When requests go to the CPU.")
     offload: OffloadConfig = Field(default_factory=OffloadConfig, description="When answers are made by two instances.")
+    docker: DockerConfig = Field(default_factory=DockerConfig, description="The container engine.")
     numa: NumaConfig = Field(default_factory=NumaConfig, description="On which CPUs the instances compute.")
     monitor: MonitorConfig = Field(default_factory=MonitorConfig, description="How often loads are read.")
     lifecycle: LifecycleConfig = Field(default_factory=LifecycleConfig, description="When instances are restarted.")

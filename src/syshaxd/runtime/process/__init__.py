@@ -17,10 +17,11 @@ from pathlib import Path
 
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
+from syshaxd.runtime.digest import digest
+from syshaxd.runtime.logfile import LogFile
 from syshaxd.runtime.process import procfs, shm
-from syshaxd.runtime.process.logfile import LogFile
 from syshaxd.runtime.process.procfs import Process
-from syshaxd.runtime.process.record import Record, digest
+from syshaxd.runtime.process.record import Record
 from syshaxd.runtime.process.spawn import spawn
 
 _log = logging.getLogger(__name__)

@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The record of a launched instance: what a later daemon needs to find it again, or to clear away its remains."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from syshaxd.core.types import Handle, InstanceSpec
+from syshaxd.core.types import Handle
 from syshaxd.runtime.process.procfs import Process
 
 
@@ -51,9 +50,3 @@ class Record:
         temporary = path.with_name(f"{path.name}.new")
         temporary.write_text(json.dumps(asdict(self)))
         temporary.replace(path)
-
-
-def digest(spec: InstanceSpec) -> str:
-    """Differs if a server launched for `spec` would differ."""
-    fields: dict[str, Any] = asdict(spec)
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfileobj
 
-from syshaxd.runtime.process.inotify import FolderWatch
+from syshaxd.runtime.inotify import FolderWatch
 
 _CHUNK_BYTES = 64 * 1024
 

@@ -1,0 +1,399 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The container engine's API, through its SDK. Everything here blocks: call it in a thread."""
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+from docker.types import CancellableStream, DeviceRequest, LogConfig, Mount
+
+from syshaxd.core.container import ALL_GPUS, DONOR, DONOR_NAME, JOIN, cpuset_cpus
+from syshaxd.core.container_faults import launch_fault, pull_fault
+from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.types import ContainerSpec, Handle, InstanceSpec
+
+DEFAULT_HOST = "unix:///run/docker.sock"
+OWNER = "org.syshax.owner"
+INSTANCE = "org.syshax.instance"
+GENERATION = "org.syshax.generation"
+DIGEST = "org.syshax.digest"
+_DONOR_INSTANCE = "ipc-donor"
+_LOG_CONFIG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "16m", "max-file": "2"})
+_GPU_CAPABILITIES = [["gpu"]]
+_NOT_RUN = frozenset((126, 127))
+"""Exit codes of what could not run its program."""
+_EXEC_TIMEOUT_S = 0.25
+
+
+class EngineAwayError(SyshaxError):
+    """The container engine does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """What the engine tells of a container."""
+
+    ident: str
+    labels: Mapping[str, str]
+    running: bool
+    exit_code: int
+    out_of_memory: bool
+    pid: int
+    started_at_s: float
+    """Unix time; 0 if it was never started."""
+    joins: str
+    """Id of the container whose IPC namespace it has joined; empty: none."""
+
+    @property
+    def handle(self) -> Handle:
+        """The generation that it is."""
+        return Handle(self.labels[INSTANCE], int(self.labels[GENERATION]), self.ident, self.started_at_s)
+
+
+class ContainerApi:
+    """What the runtime asks of the engine. Any method may raise EngineAwayError."""
+
+    def __init__(self, host: str | None, *, owner: str, timeout_s: float) -> None:
+        """Touches nothing yet.
+
+        Args:
+            host: URL of the API; None: as DOCKER_HOST says, or the usual socket.
+            owner: Written on every container, so that another daemon's are left alone.
+            timeout_s: For one answer.
+        """
+        self.host = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+        self._owner = owner
+        self._timeout_s = timeout_s
+        self._client: docker.DockerClient | None = None
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Closes idle connections."""
+        if self._client is not None:
+            self._client.close()
+
+    # Looking.
+
+    def find(self, instance: str | None = None) -> list[ContainerState]:
+        """The containers of this daemon, of one instance or of all, the latest generation first."""
+        labels = [f"{OWNER}={self._owner}", *([f"{INSTANCE}={instance}"] if instance else [])]
+        with self._connected() as client:
+            listed = client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
+            states = [_state(container) for container in listed]
+        mine = [state for state in states if state.labels.get(GENERATION, "").isdecimal()]
+        return sorted(mine, key=lambda state: int(state.labels[GENERATION]), reverse=True)
+
+    def state(self, ident: str) -> ContainerState | None:
+        """What is known of a container, by id or name; None: there is none."""
+        with self._connected() as client, suppress(NotFound):
+            return _state(client.containers.get(ident))
+        return None
+
+    def is_coupled(self, state: ContainerState, spec: InstanceSpec) -> bool:
+        """Whether a running container still is in the IPC namespace in which it should be.
+
+        A container that joined another's stays in the old namespace when that one is started again, without any error.
+        """
+        its = spec.container
+        assert its is not None
+        name = DONOR_NAME if its.ipc == DONOR else its.ipc.removeprefix(JOIN) if its.ipc.startswith(JOIN) else ""
+        if not name:
+            return True
+        other = self.state(name)
+        return (
+            other is not None
+            and other.running
+            and other.ident == state.joins
+            and other.started_at_s <= state.started_at_s
+        )
+
+    def events(self) -> "CancellableStream[Any]":
+        """A stream of what happens to this daemon's containers; ends when the engine goes away."""
+        with self._connected() as client:
+            stream: CancellableStream[Any] = client.events(
+                decode=True, filters={"type": "container", "event": "die", "label": f"{OWNER}={self._owner}"}
+            )
+            return stream
+
+    def output(self, ident: str, *, since_s: float | None) -> "CancellableStream[Any]":
+        """The container's output as it comes, from the beginning or from a moment on."""
+        with self._connected() as client:
+            options: dict[str, Any] = {} if since_s is None else {"since": since_s}
+            stream: CancellableStream[Any] = client.containers.get(ident).logs(stream=True, follow=True, **options)
+            return stream
+
+    def has_lost_gpus(self, ident: str) -> bool | None:
+        """Whether the container can't see its GPUs any more; None: it has no nvidia-smi to ask."""
+        with self._connected() as client:
+            try:
+                done = client.containers.get(ident).exec_run(["nvidia-smi", "-L"])
+            except (NotFound, APIError):
+                return False  # it has just ended
+        if done.exit_code in _NOT_RUN:
+            return None
+        return b"Failed to initialize NVML" in done.output
+
+    # Acting.
+
+    def launch(self, spec: InstanceSpec, generation: int, digest: str, note: Callable[[str], None]) -> ContainerState:
+        """Makes and starts the instance's container.
+
+        Raises:
+            LaunchFailedError: Nothing was started.
+        """
+        its = spec.container
+        assert its is not None
+        with self._connected() as client:
+            self._clear(client, spec)
+            self._fetch(client, spec, note)
+            labels = {OWNER: self._owner, INSTANCE: spec.name, GENERATION: str(generation), DIGEST: digest}
+            try:
+                joins = self._namespace(client, its)
+                container = client.containers.create(**_options(spec, its, joins), labels=labels)
+            except (APIError, NotFound, ImageNotFound) as error:
+                raise _launch_failed(spec, error) from error
+            try:
+                container.start()
+                _check_program(container)
+                container.reload()
+                return _state(container)
+            except (APIError, NotFound, _NoProgramError) as error:
+                self._remove(client, str(container.id))
+                raise _launch_failed(spec, error) from error
+
+    def send(self, ident: str, signal: str) -> None:
+        """Sends a signal to the container's main process; one that has ended is no error."""
+        with self._connected() as client:
+            try:
+                client.containers.get(ident).kill(signal)
+            except NotFound:
+                return
+            except APIError as error:
+                if error.status_code != 409 and "is not running" not in str(error):
+                    raise SyshaxError(f"container {ident[:12]} can't be sent {signal}: {_text(error)}") from error
+
+    def remove(self, ident: str) -> None:
+        """Removes a container that has ended; one that is gone is no error."""
+        with self._connected() as client:
+            self._remove(client, ident)
+
+    def release_donor(self) -> None:
+        """Once nobody is in the kept IPC namespace, removes its keeper, and with it what is left in /dev/shm."""
+        with self._connected() as client:
+            donor = self.state(DONOR_NAME)
+            if donor is None or donor.labels.get(OWNER) != self._owner:
+                return
+            if not any(state.running and state.joins == donor.ident for state in self.find()):
+                self._remove(client, donor.ident)
+
+    def _clear(self, client: docker.DockerClient, spec: InstanceSpec) -> None:
+        """Removes what is left of earlier generations, so that the name is free."""
+        assert spec.container is not None
+        for state in self.find(spec.name):
+            self._remove(client, state.ident)
+        found = self.state(spec.container.name)
+        if found is not None:
+            raise LaunchFailedError(launch_fault(spec, "already in use")[0], permanent=True)
+
+    def _fetch(self, client: docker.DockerClient, spec: InstanceSpec, note: Callable[[str], None]) -> None:
+        assert spec.container is not None
+        image = spec.container.image
+        try:
+            client.images.get(image)
+            return
+        except ImageNotFound:
+            if not spec.container.pull:
+                raise LaunchFailedError(
+                    f"{spec.name}: there is no image {image} here: load it (`docker load`), or set "
+                    f"services.{spec.name}.container.pull to true",
+                    permanent=True,
+                ) from None
+        note(f"fetching the image {image}")
+        try:
+            for text in _pull_progress(client, image):
+                note(f"fetching the image {image}: {text}")
+            client.images.get(image)
+        except (APIError, ImageNotFound, _PullError) as error:
+            message, permanent = pull_fault(spec, _text(error))
+            raise LaunchFailedError(message, permanent=permanent) from error
+
+    def _namespace(self, client: docker.DockerClient, its: ContainerSpec) -> str:
+        """The IPC mode to ask for. By id: a name could mean another container by the time it is started."""
+        if its.ipc == DONOR:
+            return f"{JOIN}{self._donor(client, its)}"
+        if its.ipc.startswith(JOIN):
+            return f"{JOIN}{client.containers.get(its.ipc.removeprefix(JOIN)).id}"
+        return its.ipc
+
+    def _donor(self, client: docker.DockerClient, its: ContainerSpec) -> str:
+        """Id of the running container that keeps the namespace; made if it isn't there."""
+        state = self.state(DONOR_NAME)
+        if state is not None and state.labels.get(OWNER) == self._owner:
+            if state.running:
+                return state.ident
+            self._remove(client, state.ident)
+        donor = client.containers.create(
+            its.image,
+            name=DONOR_NAME,
+            entrypoint=["sleep", "infinity"],
+            command=[],
+            ipc_mode="shareable",
+            shm_size=its.shm_size_bytes,
+            network_mode="none",
+            init=True,
+            labels={OWNER: self._owner, INSTANCE: _DONOR_INSTANCE},
+        )
+        donor.start()
+        return str(donor.id)
+
+    def _remove(self, client: docker.DockerClient, ident: str) -> None:
+        try:
+            client.api.remove_container(ident, force=True, v=True)
+        except NotFound:
+            return
+        except APIError as error:
+            if error.status_code != 409:  # it is being removed already
+                raise SyshaxError(f"container {ident[:12]} can't be removed: {_text(error)}") from error
+
+    @contextmanager
+    def _connected(self) -> Iterator[docker.DockerClient]:
+        try:
+            with self._lock:
+                if self._client is None:
+                    self._client = docker.DockerClient(self.host, version="auto", timeout=math.ceil(self._timeout_s))
+            yield self._client
+        except APIError:
+            raise
+        except (requests.RequestException, DockerException) as error:
+            raise EngineAwayError(self._away_text(error)) from error
+
+    def _away_text(self, error: Exception) -> str:
+        if "Permission denied" in str(error):
+            return (
+                f"may not use {self.host}: add the user who runs syshaxd to the socket's group (usually `docker`; "
+                "whoever is in it can become root)"
+            )
+        return f"the container engine does not answer at {self.host}: is it running (`systemctl start docker`)?"
+
+
+class _PullError(Exception):
+    """An error in the midst of fetching."""
+
+
+class _NoProgramError(Exception):
+    """The container's first process runs, but could not run the program."""
+
+
+def _check_program(container: Container) -> None:
+    """With `init` the engine doesn't see that a program is missing: the tiny first process ends for it at once.
+
+    Raises:
+        _NoProgramError: So it was here.
+    """
+    with suppress(requests.RequestException):  # still running when the time is over: good
+        code = container.wait(timeout=_EXEC_TIMEOUT_S)["StatusCode"]
+        if code in _NOT_RUN:
+            output = container.logs(tail=5).decode(errors="replace").strip()
+            raise _NoProgramError(f"executable file not found: {output}")
+
+
+def _pull_progress(client: docker.DockerClient, image: str) -> Iterator[str]:
+    """Yields a text whenever another per cent is here."""
+    repository, _, tag = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "latest")
+    layers: dict[str, tuple[int, int]] = {}
+    shown = ""
+    for line in client.api.pull(repository, tag=tag, stream=True, decode=True):
+        if "error" in line:
+            raise _PullError(str(line["error"]))
+        detail = line.get("progressDetail") or {}
+        if line.get("status") == "Downloading" and detail.get("total"):
+            layers[line["id"]] = (int(detail["current"]), int(detail["total"]))
+        done, total = (sum(part) for part in zip(*layers.values(), strict=True)) if layers else (0, 0)
+        text = f"{done >> 20} of {total >> 20} MB of the layers seen so far" if total else str(line.get("status", ""))
+        if text != shown:
+            shown = text
+            yield text
+
+
+def _options(spec: InstanceSpec, its: ContainerSpec, ipc: str) -> dict[str, Any]:
+    """The arguments of the SDK's `containers.create`."""
+    ports: dict[str, list[tuple[str, int]]] = {}
+    for address, outer, inner in its.ports:
+        ports.setdefault(f"{inner}/tcp", []).append((address, outer))
+    options: dict[str, Any] = {
+        "image": its.image,
+        "name": its.name,
+        "entrypoint": [spec.argv[0]],
+        "command": list(spec.argv[1:]),
+        "environment": dict(spec.env),
+        "ipc_mode": ipc,
+        "shm_size": its.shm_size_bytes,
+        "ports": ports,
+        "mounts": [_mount(text) for text in its.volumes],
+        "working_dir": its.working_dir or None,
+        "privileged": its.privileged,
+        "cap_add": list(its.cap_add),
+        "security_opt": list(its.security_opt),
+        "cpuset_cpus": cpuset_cpus(spec) or None,
+        "cpuset_mems": its.cpuset_mems or None,
+        "init": its.init,
+        "log_config": _LOG_CONFIG,
+    }
+    if its.gpus:
+        options["device_requests"] = [
+            DeviceRequest(device_ids=list(its.gpus), capabilities=_GPU_CAPABILITIES)
+            if isinstance(its.gpus, tuple)
+            else DeviceRequest(count=ALL_GPUS if its.gpus == ALL_GPUS else its.gpus, capabilities=_GPU_CAPABILITIES)
+        ]
+    return options
+
+
+def _mount(text: str) -> Mount:
+    """A bind mount fails where the folder is missing; `--volume` would make an empty one, and vLLM fail for it."""
+    source, target, *mode = text.split(":")
+    return Mount(target, source, type="bind" if source.startswith("/") else "volume", read_only=mode == ["ro"])
+
+
+def _state(container: Container) -> ContainerState:
+    attrs: dict[str, Any] = container.attrs
+    state = attrs["State"]
+    ipc = str(attrs["HostConfig"].get("IpcMode") or "")
+    return ContainerState(
+        ident=str(container.id),
+        labels=attrs["Config"].get("Labels") or {},
+        running=bool(state["Running"]),
+        exit_code=int(state.get("ExitCode") or 0),
+        out_of_memory=bool(state.get("OOMKilled")),
+        pid=int(state.get("Pid") or 0),
+        started_at_s=_unix_time(state.get("StartedAt", "")),
+        joins=ipc.removeprefix(JOIN) if ipc.startswith(JOIN) else "",
+    )
+
+
+def _unix_time(text: str) -> float:
+    """Of the engine's time stamps, whose nanoseconds Python can't read."""
+    if not text or text.startswith("0001-"):
+        return 0.0
+    head, _, rest = text.partition(".")
+    fraction = rest.rstrip("Z").partition("+")[0]
+    base = datetime.fromisoformat(f"{head.removesuffix('Z')}+00:00").timestamp()
+    return base + float(f"0.{fraction or 0}")
+
+
+def _launch_failed(spec: InstanceSpec, error: Exception) -> LaunchFailedError:
+    message, permanent = launch_fault(spec, _text(error))
+    return LaunchFailedError(message, permanent=permanent)
+
+
+def _text(error: Exception) -> str:
+    return str(getattr(error, "explanation", None) or error).strip()
