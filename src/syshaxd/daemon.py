@@ -8,6 +8,7 @@ Exit codes: 0 stopped as it was told, 1 refused or failed, 2 usage.
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -22,14 +23,15 @@ from syshaxd import __version__, configfile, host, logs, rundir, sdnotify, start
 from syshaxd.control import ControlServer
 from syshaxd.core.bindings import Bound, Host, bind_instances, describe_fault, refusal
 from syshaxd.core.config import AUTO, Config, enabled_services
+from syshaxd.core.container import with_connector
 from syshaxd.core.errors import SyshaxError, TopologyError
 from syshaxd.core.launch import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.topology import NumaTopology
-from syshaxd.core.types import RuntimeKind, State
+from syshaxd.core.types import InstanceSpec, RuntimeKind, State
 from syshaxd.engine import Engine
-from syshaxd.enginefiles import read_launch_host
+from syshaxd.enginefiles import connector_package, read_launch_host
 from syshaxd.gateway import Gateway
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.handover import Handover, HandoverPolicy
@@ -39,6 +41,7 @@ from syshaxd.runner import Runner
 from syshaxd.runner.catalog import read_catalog
 from syshaxd.runner.facts import read_facts
 from syshaxd.runtime import InstanceRuntime
+from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.runtime.process import ProcessRuntime
 from syshaxd.supervisor import Supervisor
@@ -103,13 +106,23 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+def planned_specs(config: Config) -> tuple[InstanceSpec, ...]:
+    """Returns what is to be started, before it is bound to CPUs.
+
+    Raises:
+        SyshaxError: Something in the configuration can't be passed on.
+    """
+    specs = instance_specs(config, read_launch_host(config))
+    return tuple(with_connector(spec, os.fspath(connector_package())) if spec.container else spec for spec in specs)
+
+
 def bind(config: Config) -> Bound:
     """Returns the instances that take part, with the CPUs on which they are to run; logs what could be better.
 
     Raises:
         SyshaxError: An instance's binding is wrong, unless `numa.enforce` is off, or can't be planned.
     """
-    specs = instance_specs(config, read_launch_host(config))
+    specs = planned_specs(config)
     try:
         allowed = host.allowed()
         here = Host(topology=host.topology(), allowed_cpus=allowed.cpus, allowed_nodes=allowed.nodes)
@@ -157,8 +170,16 @@ async def serve(config: Config, bound: Bound) -> None:
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         processes = ProcessRuntime(rundir.state_dir())
+        containers = DockerRuntime(
+            rundir.state_dir() / "containers",
+            host=config.docker.host,
+            timeout_s=config.docker.timeout_s,
+            note=lambda *news: supervisor.note_launch(*news),  # noqa: PLW0108 - it comes after this
+            reconnected=lambda: _start_again(supervisor),
+        )
         runtimes: dict[RuntimeKind, InstanceRuntime] = {
             RuntimeKind.PROCESS: processes,
+            RuntimeKind.DOCKER: containers,
             RuntimeKind.EXTERNAL: ExternalRuntime(),
         }
         for runtime in runtimes.values():
@@ -218,6 +239,7 @@ async def serve(config: Config, bound: Bound) -> None:
         _log.info("listening on %s", engine.endpoint)
         sdnotify.notify("READY=1", "STATUS=listening; instances are starting")
         await processes.end_others([spec.name for spec in specs if spec.runtime is RuntimeKind.PROCESS])
+        await containers.end_others([spec.name for spec in specs if spec.runtime is RuntimeKind.DOCKER])
         tasks = [
             asyncio.create_task(supervisor.run(), name="supervisor"),
             asyncio.create_task(monitor.run(), name="monitor"),
@@ -238,6 +260,13 @@ async def serve(config: Config, bound: Bound) -> None:
             if isinstance(result, Exception):
                 raise result
         _log.info("stopped")
+
+
+def _start_again(supervisor: Supervisor) -> None:
+    """The container engine answers again: what could not be launched without it is tried anew, from the beginning."""
+    for status in supervisor.statuses():
+        if status.spec.runtime is RuntimeKind.DOCKER and status.state in {State.BACKOFF, State.FAILED}:
+            supervisor.start(status.spec.name)
 
 
 async def _show_start(engine: Engine, config: Config) -> None:

@@ -80,7 +80,7 @@ def test_values_arrive() -> None:
         ("services.gpu.host", "", 'must be text, not ""'),
         ("services.gpu.host", 5, "must be text, not 5"),
         ("services.gpu.enabled", "perhaps", 'must be true or false, not "perhaps"'),
-        ("services.gpu.runtime", "docker", 'must be process or external, not "docker"'),
+        ("services.gpu.runtime", "podman", 'must be process or docker or external, not "podman"'),
         ("services.cpu.device", "npu", 'must be cuda or cpu, not "npu"'),
         ("services.cpu.cores", "3-1", "'3-1' in '3-1' is empty: a range runs upwards with a step of at least 1"),
         ("services.cpu.max_num_seqs", 0, "must be a whole number of at least 1, not 0"),
@@ -210,6 +210,25 @@ def test_every_key_is_described() -> None:
     assert find_key("services.cpu.env.ANY.THING").name == "services.cpu.env.NAME"
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        (
+            "services.gpu.container.volumes",
+            "/home/models:/home/models, /etc/x:/etc/x:ro",
+            ["/home/models:/home/models", "/etc/x:/etc/x:ro"],
+        ),
+        ("services.gpu.container.command", '["python3", "-m", "vllm"]', ["python3", "-m", "vllm"]),
+        ("services.gpu.container.gpus", "all", "all"),
+        ("services.gpu.container.gpus", "2", 2),
+        ("services.gpu.container.gpus", "0,1", ["0", "1"]),
+        ("services.gpu.container.gpus", "[3]", [3]),
+    ],
+)
+def test_lists_on_a_command_line(key: str, text: str, value: object) -> None:
+    assert parse_text(key, text) == value
+
+
 def test_every_default_is_what_its_key_takes() -> None:
     for key in describe():
         if key.default:
@@ -276,7 +295,7 @@ def test_the_text_of_a_command_line(key: str, text: str, value: Any) -> None:
     [
         ("services.gpu.port", "80.5", 'must be a whole number from 1 to 65535, not "80.5"'),
         ("services.gpu.enabled", "maybe", 'must be true or false, not "maybe"'),
-        ("services.gpu.runtime", "docker", 'must be process or external, not "docker"'),
+        ("services.gpu.runtime", "podman", 'must be process or docker or external, not "podman"'),
         ("monitor.interval", "nan", 'must be a number over 0, not "nan"'),
     ],
 )

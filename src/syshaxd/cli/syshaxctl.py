@@ -22,6 +22,7 @@ from rich.text import Text
 from syshaxd import __version__, host, rundir
 from syshaxd.cli import complete, show
 from syshaxd.cli.numa import numa
+from syshaxd.cli.render import render
 from syshaxd.cli.top import TopView, watch
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
@@ -65,6 +66,7 @@ def main(context: click.Context, socket: Path | None) -> None:
 
 
 main.add_command(numa)
+main.add_command(render)
 
 
 @main.command()

@@ -4,11 +4,13 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from syshaxd.core.config import ContainerConfig, ServiceConfig
 from syshaxd.core.config.schema import size_bytes
 from syshaxd.core.cpulist import format_cpulist
-from syshaxd.core.types import ContainerSpec, Device, InstanceSpec, Role
+from syshaxd.core.offload.connector import PACKAGE
+from syshaxd.core.types import ContainerSpec, Device, InstanceSpec, Protocol, Role
 
 DONOR = "donor"
 """As `ipc`: a container of its own keeps the namespace, and with it /dev/shm, over restarts of all others."""
@@ -16,6 +18,7 @@ DONOR_NAME = "syshax_ipc"
 """That container's name."""
 JOIN = "container:"
 ALL_GPUS = -1
+_CONNECTOR_PATH = "/usr/lib/syshax-connector"
 _BIND_ALL = "0.0.0.0"  # noqa: S104 - inside the container, whose ports are published one by one
 _SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
@@ -76,6 +79,17 @@ def parse_port(text: str) -> tuple[str, int, int]:
     rest, _, inner = text.rpartition(":")
     address, _, outer = rest.rpartition(":")
     return (address.strip("[]") or "127.0.0.1", int(outer), int(inner))
+
+
+def with_connector(spec: InstanceSpec, package: str) -> InstanceSpec:
+    """The instance with the folder of `syshax_connector` mounted where its Python finds it, if it needs that."""
+    its = spec.container
+    if its is None or spec.protocol is not Protocol.CONNECTOR:
+        return spec
+    env = dict(spec.env)
+    env["PYTHONPATH"] = ":".join(filter(None, (_CONNECTOR_PATH, env.get("PYTHONPATH"))))
+    volume = f"{package}:{_CONNECTOR_PATH}/{PACKAGE}:ro"
+    return replace(spec, env=tuple(env.items()), container=replace(its, volumes=(*its.volumes, volume)))
 
 
 def docker_run(spec: InstanceSpec, *, secret: Mapping[str, str] | None = None) -> list[str]:

@@ -20,6 +20,7 @@ from syshaxd.core.lifecycle import (
     Launch,
     Launched,
     LaunchFailed,
+    LaunchNoted,
     Lifecycle,
     ProbeFailed,
     ProbeSucceeded,
@@ -152,6 +153,10 @@ class Supervisor:
         instance = self._get(name)
         if instance.lifecycle.state is State.READY:
             instance.prober.ask_now()
+
+    def note_launch(self, name: str, generation: int, text: str) -> None:
+        """What a launch that takes long is doing: shown as the reason, and the time to start begins anew."""
+        self._post(self._get(name), LaunchNoted(generation, text))
 
     # What is known.
 

@@ -49,6 +49,8 @@ class Key:
     """Checks a value, or for entries the whole mapping."""
     choices: tuple[str, ...] = ()
     """All values, as they stand in a file, where they can be listed."""
+    is_list: bool = False
+    """It takes a list: on a command line its items, with commas between them."""
 
     @property
     def has_entries(self) -> bool:
@@ -110,7 +112,18 @@ def parse_text(key: str, text: str) -> Any:
     try:
         return known.values.dump_python(known.values.validate_strings(text), mode="json")
     except ValidationError:
+        if known.is_list and (value := _list_value(known.values, text)) is not None:
+            return value
         raise ConfigError((ConfigFault(key, must_be(known, text)),)) from None
+
+
+def _list_value(values: TypeAdapter[Any], text: str) -> Any:
+    """A list from `a,b` or `["a", "b"]`; None: what it would hold is not allowed."""
+    try:
+        items = json.loads(text) if text.startswith("[") else [item.strip() for item in text.split(",") if item.strip()]
+        return values.dump_python(values.validate_python(items), mode="json")
+    except ValueError:
+        return None
 
 
 def must_be(key: Key, value: object) -> str:
@@ -208,6 +221,7 @@ def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[Key]:
             meaning=field.description or "",
             values=values,
             choices=() if entry else _choices(schema, schema.get("$defs", {})),
+            is_list=any(kind.get("type") == "array" for kind in schema.get("anyOf", [schema])),
         )
 
 
@@ -224,6 +238,8 @@ def _allowed(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
         return _allowed(defs[schema["$ref"].rpartition("/")[2]], defs)
     if "enum" in schema:
         return " or ".join(schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
     kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
     if any(kind.get("type") == "number" for kind in kinds):
         kinds = [kind for kind in kinds if kind.get("type") != "integer"]
@@ -236,6 +252,8 @@ def _allowed(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
 def _default_text(value: object) -> str:
     if value is None or isinstance(value, str):
         return value or ""
+    if isinstance(value, list):
+        return json.dumps(value) if value else ""
     return f"{value:g}" if isinstance(value, float) else shown(value)
 
 

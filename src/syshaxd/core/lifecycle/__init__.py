@@ -24,6 +24,7 @@ from syshaxd.core.lifecycle.messages import (
     Launch,
     Launched,
     LaunchFailed,
+    LaunchNoted,
     ProbeFailed,
     ProbeSucceeded,
     SetTimer,
@@ -50,6 +51,7 @@ __all__ = [
     "Exited",
     "Launch",
     "LaunchFailed",
+    "LaunchNoted",
     "Launched",
     "Lifecycle",
     "ProbeFailed",
@@ -159,6 +161,8 @@ def _of_generation(lifecycle: Lifecycle, event: GenerationEvent, policy: Restart
     match event:
         case Launched():
             return _launched(lifecycle, event)
+        case LaunchNoted():
+            return _launch_noted(lifecycle, event, policy)
         case LaunchFailed():
             return _launch_failed(lifecycle, event, policy)
         case Exited():
@@ -236,6 +240,12 @@ def _adopted(now: Lifecycle, event: Adopted, policy: RestartPolicy) -> Step:
 def _launched(now: Lifecycle, event: Launched) -> Step:
     now = replace(now, handle=event.handle)
     return now, (Terminate(event.handle, served=False),) if now.state is State.STOPPING else ()
+
+
+def _launch_noted(now: Lifecycle, event: LaunchNoted, policy: RestartPolicy) -> Step:
+    if now.state is not State.STARTING or now.handle is not None:
+        return now, ()
+    return _enter(now, State.STARTING, event.text, *_start_timer(now, policy, 0.0))
 
 
 def _launch_failed(now: Lifecycle, event: LaunchFailed, policy: RestartPolicy) -> Step:

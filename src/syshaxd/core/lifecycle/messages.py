@@ -74,6 +74,14 @@ class Launched:
 
 
 @dataclass(frozen=True, slots=True)
+class LaunchNoted:
+    """The launch makes progress with something that may take long, such as fetching an image."""
+
+    generation: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchFailed:
     """Nothing runs. `permanent`: trying again cannot help."""
 
@@ -130,7 +138,15 @@ class TimerFired:
 
 Command = StartRequested | StopRequested | DependencyUp | DependencyLost | Adopted
 GenerationEvent = (
-    Launched | LaunchFailed | Exited | TerminateFailed | ProbeSucceeded | ProbeFailed | Drained | TimerFired
+    Launched
+    | LaunchNoted
+    | LaunchFailed
+    | Exited
+    | TerminateFailed
+    | ProbeSucceeded
+    | ProbeFailed
+    | Drained
+    | TimerFired
 )
 Event = Command | GenerationEvent
 
