@@ -202,7 +202,7 @@ def test_arguments_that_the_launch_refuses_are_refused(made: Path) -> None:
 
 
 def test_a_faulty_file_can_be_mended(path: Path) -> None:
-    written(path, "services:\n  gpu:\n    port: 0\n    # why\n    runtime: docker\n")
+    written(path, "services:\n  gpu:\n    port: 0\n    # why\n    runtime: podman\n")
     with pytest.raises(ConfigError, match=r"services\.gpu\.runtime"):
         configfile.edit(path, {"services.gpu.port": "8001"})
     configfile.edit(path, {"services.gpu.port": "8001", "services.gpu.runtime": None})
