@@ -12,6 +12,8 @@ from dataclasses import replace
 from syshax_sim.profile import BUILT_IN, Profile, load
 from syshax_sim.server import SimInstance
 
+_OF_PROFILE = ("max_num_seqs", "max_model_len", "kv_tokens", "answer_tokens", "weights")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the program."""
@@ -22,8 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", default="gpu", help=f"{', '.join(BUILT_IN)}, or a JSON file")
     parser.add_argument("--speed", type=float, default=1.0, help="times as fast as the profile says")
     parser.add_argument("--old-metric-names", action="store_true", help="those from before vLLM V1")
-    for name in ("max_num_seqs", "max_model_len", "kv_tokens", "answer_tokens"):
+    for name in _OF_PROFILE:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="in place of the profile's")
+    parser.add_argument("--rounding-nats", type=float, help="by how much log-probabilities are off")
     args = parser.parse_args(argv)
     try:
         profile = _profile(args)
@@ -44,11 +47,7 @@ def _profile(args: argparse.Namespace) -> Profile:
     profile = load(args.profile)
     if args.speed <= 0:
         raise ValueError("--speed must be above 0")
-    given = {
-        name: value
-        for name in ("max_num_seqs", "max_model_len", "kv_tokens", "answer_tokens")
-        if (value := getattr(args, name)) is not None
-    }
+    given = {name: value for name in (*_OF_PROFILE, "rounding_nats") if (value := getattr(args, name)) is not None}
     return replace(
         profile,
         prefill_tokens_per_s=profile.prefill_tokens_per_s * args.speed,

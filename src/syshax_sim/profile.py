@@ -29,6 +29,10 @@ class Profile:
     """Tokens after which an answer ends by itself, unless the request says `ignore_eos`."""
     wide_characters: bool = False
     """Whether some characters of answers span two tokens."""
+    weights: int = 0
+    """Which model: another number gives other answers."""
+    rounding_nats: float = 0.0
+    """By how much each log-probability is off."""
 
     def __post_init__(self) -> None:
         for item in fields(self):

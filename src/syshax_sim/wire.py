@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syshax_sim.handover import Orders, parse_orders
+from syshax_sim.logprobs import of_answer, of_prompt
 from syshax_sim.profile import Profile
 from syshax_sim.text import Detokenizer, count_tokens, render_chat, seed_of, split_ids, token, token_id, tokenize
 
@@ -17,6 +18,7 @@ VERSION = "0.32.0"
 DONE = b"data: [DONE]\n\n"
 _FINGERPRINT = f"vllm-{VERSION}-51a51a51"
 _DEFAULT_COMPLETION_TOKENS = 16
+_MAX_LOGPROBS = 20
 
 
 class ApiError(Exception):
@@ -80,8 +82,13 @@ class Ask:
     """What a request asks for."""
 
     chat: bool
+    profile: Profile
     choices: tuple[Choice, ...]
     """`n` for each prompt."""
+    logprobs: int | None
+    """Likeliest tokens to tell for each one of the answer, where it is no stream."""
+    prompt_logprobs: int | None
+    """Likewise for each token of the prompt."""
     prompt_tokens: int
     """Of all prompts, each counted once."""
     stream: bool
@@ -114,7 +121,10 @@ def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile, takes_pr
     choices = [choice for prompt in prompts for choice in _choices(body, prompt, chat, profile)]
     return Ask(
         chat=chat,
+        profile=profile,
         choices=tuple(choices),
+        logprobs=None if chat else _logprobs(body, "logprobs", "sample"),
+        prompt_logprobs=_logprobs(body, "prompt_logprobs", "prompt"),
         prompt_tokens=sum(choice.prompt_tokens for choice in choices) * len(prompts) // len(choices),
         stream=stream,
         include_usage=include_usage,
@@ -184,8 +194,17 @@ def _choices(body: dict[str, Any], prompt: Prompt, chat: bool, profile: Profile)
         if by_itself <= limit:
             end, reason = by_itself, "stop"
     return [
-        Choice(prompt, size, seed_of(text, index), first, end, reason) for index in range(max(1, _int(body, "n") or 1))
+        Choice(prompt, size, seed_of(text, index) ^ profile.weights, first, end, reason)
+        for index in range(max(1, _int(body, "n") or 1))
     ]
+
+
+def _logprobs(body: dict[str, Any], key: str, kind: str) -> int | None:
+    wanted = _int(body, key)
+    if wanted is not None and wanted > _MAX_LOGPROBS:
+        problem = f"Requested {kind} logprobs of {wanted}, which is greater than max allowed: {_MAX_LOGPROBS}"
+        raise _refused(problem, key, wanted)
+    return wanted
 
 
 def _int(body: dict[str, Any], key: str) -> int | None:
@@ -291,13 +310,34 @@ class Reply:
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
         text = self._text(index, 0, choice.max_tokens)
         ids = self._ids(choice, 0, choice.max_tokens) if self._ask.return_token_ids else None
-        ending = {"logprobs": None, "finish_reason": choice.finish_reason, "stop_reason": None, "token_ids": ids}
+        ending = {
+            "logprobs": self._logprobs(choice),
+            "finish_reason": choice.finish_reason,
+            "stop_reason": None,
+            "token_ids": ids,
+        }
         if self._ask.chat:
             nothing = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))
             message = {"role": "assistant", "content": text, **nothing}
             return {"index": index, "message": message, **ending, "routed_experts": None}
-        prompt = {"prompt_logprobs": None, "prompt_token_ids": json.loads(self._prompt_ids(index))}
+        prompt = {
+            "prompt_logprobs": self._prompt_logprobs(choice),
+            "prompt_token_ids": json.loads(self._prompt_ids(index)),
+        }
         return {"index": index, "text": text, **ending, **prompt, "routed_experts": None}
+
+    def _logprobs(self, choice: Choice) -> dict[str, object] | None:
+        if self._ask.logprobs is None:
+            return None
+        ids = self._ids(choice, 0, choice.max_tokens)
+        return of_answer(choice.seed, ids, self._ask.logprobs, rounding_nats=self._ask.profile.rounding_nats)
+
+    def _prompt_logprobs(self, choice: Choice) -> list[dict[str, object] | None] | None:
+        if self._ask.prompt_logprobs is None:
+            return None
+        profile = self._ask.profile
+        ids = choice.prompt.token_ids()
+        return of_prompt(ids, self._ask.prompt_logprobs, weights=profile.weights, rounding_nats=profile.rounding_nats)
 
     def _prompt_ids(self, index: int) -> str:
         return compact(self._ask.choices[index].prompt.token_ids()) if self._ask.return_token_ids else "null"

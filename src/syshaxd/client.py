@@ -19,6 +19,7 @@ import grpc
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceStub
 from syshaxd.core import errors
+from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
 from syshaxd.core.types import (
     Device,
     EngineStatus,
@@ -95,6 +96,12 @@ class ControlClient:
         """Ends the instance and starts it anew. Yields as `start`, until the new generation is READY."""
         return self._command(self._stub.RestartInstance(api.RestartInstanceRequest(name=name, drain=drain, wait=wait)))
 
+    async def compare(self, first: str, second: str) -> ParityReport:
+        """Has both instances asked the same prompts, and their answers compared: seconds to minutes."""
+        with self._errors_mapped():
+            answer = await self._stub.CompareInstances(api.CompareInstancesRequest(first=first, second=second))
+        return _parity(answer.report)
+
     async def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncGenerator[str, None]:
         """The instance's output by lines; None: all that is kept. With `follow` it goes on until closed."""
         call = self._stub.StreamLogs(api.StreamLogsRequest(name=name, tail=tail, follow=follow))
@@ -138,7 +145,35 @@ def _engine_status(message: api.GetStatusResponse, now_s: float) -> EngineStatus
         snapshot=_snapshot(message.snapshot, now_s),
         binding_faults={name: tuple(its.faults) for name, its in message.binding_faults.items()},
         handover_refusals={(pair.source, pair.target): pair.refusal for pair in message.handover_pairs},
+        parity=tuple(_parity(report) for report in message.parity),
     )
+
+
+def _parity(message: api.ParityReport) -> ParityReport:
+    return ParityReport(
+        first=message.first,
+        second=message.second,
+        verdict=Verdict(
+            Agreement[_name(api.Agreement, message.agreement)],
+            ParityCause[_name(api.ParityCause, message.cause)],
+            tuple(message.reasons),
+            allowed=message.allowed,
+        ),
+        figures=Figures(**_values(message.figures)),
+        prompts=tuple(_prompt(prompt) for prompt in message.prompts),
+        compared_at_s=message.compared_at_s,
+    )
+
+
+def _prompt(message: api.PromptReport) -> PromptReport:
+    values = _values(message)
+    values["difference"] = Difference(**_values(message.difference)) if message.HasField("difference") else None
+    return PromptReport(**values)
+
+
+def _values(message: Any) -> dict[str, Any]:
+    """The fields of a message whose names are those of its class in core."""
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
 
 
 def _instance_status(message: api.InstanceStatus) -> InstanceStatus:

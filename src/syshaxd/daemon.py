@@ -27,6 +27,7 @@ from syshaxd.core.container import with_connector
 from syshaxd.core.errors import SyshaxError, TopologyError
 from syshaxd.core.launch import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
+from syshaxd.core.parity import Bounds
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.topology import NumaTopology
 from syshaxd.core.types import InstanceSpec, RuntimeKind, State
@@ -37,6 +38,7 @@ from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.handover import Handover, HandoverPolicy
 from syshaxd.metrics import MetricsService
 from syshaxd.monitor import SystemMonitor, probe_health
+from syshaxd.parity import ParityService, ask
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import read_catalog
 from syshaxd.runner.facts import read_facts
@@ -148,12 +150,9 @@ def _topology() -> NumaTopology | None:
         return None
 
 
-async def serve(config: Config, bound: Bound) -> None:
-    """Runs the daemon until it is told to stop."""
-    specs = bound.specs
+def _stop_on_signals(stopping: asyncio.Event, hurry: asyncio.Event) -> None:
+    """Sets `stopping` at the first signal, `hurry` at the second."""
     loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    hurry = asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
         if stopping.is_set():
@@ -166,6 +165,13 @@ async def serve(config: Config, bound: Bound) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, partial(on_signal, number))
 
+
+async def serve(config: Config, bound: Bound) -> None:
+    """Runs the daemon until it is told to stop."""
+    specs = bound.specs
+    stopping = asyncio.Event()
+    hurry = asyncio.Event()
+    _stop_on_signals(stopping, hurry)
     lifecycle = config.lifecycle
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
@@ -200,12 +206,20 @@ async def serve(config: Config, bound: Bound) -> None:
         )
         runner = Runner(silence_limit_s=config.system.request_timeout)
         stack.callback(runner.close)
+        parity = ParityService(
+            specs,
+            partial(ask, session, timeout_s=config.parity.timeout_s),
+            Bounds(noise_distance=config.parity.noise_distance, max_distance=config.parity.max_distance),
+            enabled=config.parity.enabled,
+        )
         handover = Handover(
             specs,
             runner,
             read_facts=partial(read_facts, session),
+            pair_allowed=parity.refusal,
             policy=HandoverPolicy(enabled=config.offload.enabled, migrate=config.offload.migrate),
         )
+        parity.subscribe(handover.refresh)
         engine = Engine(
             specs,
             supervisor=supervisor,
@@ -220,6 +234,7 @@ async def serve(config: Config, bound: Bound) -> None:
             handover=handover,
             snapshot=monitor.latest,
             read_catalog=partial(read_catalog, session),
+            parity=parity,
             max_queue_size=config.system.max_queue_size,
             max_queue_wait_s=config.system.max_queue_wait_s,
             binding_faults={name: tuple(map(describe_fault, faults)) for name, faults in bound.faults.items()},
@@ -244,6 +259,7 @@ async def serve(config: Config, bound: Bound) -> None:
             asyncio.create_task(supervisor.run(), name="supervisor"),
             asyncio.create_task(monitor.run(), name="monitor"),
             asyncio.create_task(runner.sweep(), name="sweeper"),
+            asyncio.create_task(parity.run(), name="parity"),
         ]
         start = asyncio.create_task(_show_start(engine, config), name="startup")
         stop = asyncio.create_task(stopping.wait(), name="stop")

@@ -22,6 +22,7 @@ from syshaxd.core.errors import (
     UnavailableError,
 )
 from syshaxd.core.estimate import Estimates, observe_answer, observe_loads
+from syshaxd.core.parity import ParityReport
 from syshaxd.core.scheduler import Move, Scheduler
 from syshaxd.core.types import (
     Cause,
@@ -40,6 +41,7 @@ from syshaxd.core.types import (
     Wait,
 )
 from syshaxd.handover import Handover
+from syshaxd.parity import ParityService
 from syshaxd.runner import Downstream, Outgoing, Runner
 from syshaxd.runner.catalog import Catalog, assumed
 from syshaxd.supervisor import Supervisor
@@ -74,6 +76,7 @@ class Engine:
         handover: Handover,
         snapshot: Callable[[], Snapshot],
         read_catalog: Callable[[InstanceSpec], Awaitable[Catalog]],
+        parity: ParityService,
         max_queue_size: int,
         max_queue_wait_s: float,
         binding_faults: Mapping[str, tuple[str, ...]] | None = None,
@@ -85,6 +88,7 @@ class Engine:
         self._handover = handover
         self._snapshot = snapshot
         self._read_catalog = read_catalog
+        self._parity = parity
         self._max_queue_size = max_queue_size
         self._max_queue_wait_s = max_queue_wait_s
         self._binding_faults = binding_faults or {}
@@ -344,6 +348,7 @@ class Engine:
             snapshot=self._snapshot(),
             binding_faults=self._binding_faults,
             handover_refusals=self._handover.report(),
+            parity=self._parity.reports(),
         )
 
     def start_instance(self, name: str) -> None:
@@ -357,6 +362,10 @@ class Engine:
     def restart_instance(self, name: str, *, drain: bool) -> None:
         """Stops the instance and starts a new generation."""
         self._supervisor.restart(name, drain=drain)
+
+    async def compare_instances(self, first: str, second: str) -> ParityReport:
+        """Asks both instances the same prompts and compares their answers. Raises as ParityService.compare."""
+        return await self._parity.compare(first, second)
 
     async def watch_instance(self, name: str) -> AsyncGenerator[InstanceStatus, None]:
         """The instance's present status, then every change of it, until the caller closes the iterator."""
@@ -418,6 +427,7 @@ class Engine:
         return not self._queue and not any(self._inflight.values())
 
     def _on_status(self, status: InstanceStatus) -> None:
+        self._parity.on_status(status)
         spec = status.spec
         was_ready = spec in self._ready
         ready = status.state is State.READY

@@ -17,6 +17,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from syshaxd import __version__
+from syshaxd.core.parity import Agreement, Figures, ParityReport
 from syshaxd.core.types import (
     GpuLoad,
     HandoverRecord,
@@ -200,6 +201,7 @@ class MetricsService:
         snapshot: Snapshot,
         queued: int,
         inflight: Mapping[str, int],
+        parity: Sequence[ParityReport] = (),
     ) -> bytes:
         """Returns everything in Prometheus text format.
 
@@ -208,6 +210,7 @@ class MetricsService:
             snapshot: The latest readings.
             queued: Requests in the admission queue.
             inflight: Requests now running on each instance.
+            parity: Pairs of instances that were compared.
         """
         families = [
             _info("syshax_build", "The daemon.", {"version": __version__, "python": platform.python_version()}),
@@ -217,6 +220,7 @@ class MetricsService:
             _gauges("syshax_requests_inflight", "Requests now running, by instance.", "name", inflight),
             *_state_families(statuses),
             *_load_families(snapshot.instances, self._now()),
+            *_parity_families(parity),
             _gauge("syshax_gpu_reading_ok", "0 when a GPU could not be read the last time.", not snapshot.gpu_error),
             *_gpu_families(snapshot.gpus),
             *(_host_families(snapshot.host) if snapshot.host else ()),
@@ -313,6 +317,38 @@ _LOAD_GAUGES: tuple[tuple[str, str, Callable[[InstanceLoad], float]], ...] = (
         "Prefilled over the last interval.",
         lambda load: load.prompt_tokens_per_s,
     ),
+)
+
+
+def _parity_families(reports: Sequence[ParityReport]) -> Iterator[Metric]:
+    labels = ("name", "other")
+    verdicts = GaugeMetricFamily("syshax_parity_verdict", "1 for how alike they are.", labels=(*labels, "verdict"))
+    allowed = GaugeMetricFamily("syshax_parity_allowed", "Whether requests may move between them.", labels=labels)
+    for report in reports:
+        for agreement in Agreement:
+            verdicts.add_metric((report.first, report.second, agreement), report.verdict.agreement is agreement)
+        allowed.add_metric((report.first, report.second), report.verdict.allowed)
+    yield verdicts
+    yield allowed
+    for metric, text, value_of in _PARITY_GAUGES:
+        family = GaugeMetricFamily(metric, text, labels=labels)
+        for report in reports:
+            if report.figures.positions:
+                family.add_metric((report.first, report.second), value_of(report.figures))
+        yield family
+
+
+_PARITY_GAUGES: tuple[tuple[str, str, Callable[[Figures], float]], ...] = (
+    ("syshax_parity_prefill_distance", "Of the probabilities, prefilling.", lambda figures: figures.prefill_distance),
+    ("syshax_parity_decode_distance", "Of the probabilities, decoding.", lambda figures: figures.decode_distance),
+    (
+        "syshax_parity_same_top_ratio",
+        "Positions with the same likeliest token.",
+        lambda figures: figures.same_top_ratio,
+    ),
+    ("syshax_parity_first_token_ratio", "Answers with the same first token.", lambda f: f.first_token_ratio),
+    ("syshax_parity_greedy_ratio", "Answers that are the same to the end.", lambda figures: figures.greedy_ratio),
+    ("syshax_parity_common_prefix_ratio", "Tokens before answers part.", lambda figures: figures.common_prefix_ratio),
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 
 from syshaxd.core.errors import NotFoundError
+from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
 from syshaxd.core.types import (
     Device,
     EngineStatus,
@@ -70,6 +71,7 @@ class FakeEngine:
         self.snapshot = full_snapshot()
         self.binding_faults: dict[str, tuple[str, ...]] = {}
         self.handover_refusals: dict[tuple[str, str], str] = {}
+        self.parity: tuple[ParityReport, ...] = ()
 
     def status(self) -> EngineStatus:
         if self.error is not None:
@@ -84,6 +86,7 @@ class FakeEngine:
             snapshot=self.snapshot,
             binding_faults=self.binding_faults,
             handover_refusals=self.handover_refusals,
+            parity=self.parity,
         )
 
     async def drain(self, timeout_s: float) -> None:
@@ -103,6 +106,10 @@ class FakeEngine:
 
     def restart_instance(self, name: str, *, drain: bool) -> None:
         self._command("restart", name, drain)
+
+    async def compare_instances(self, first: str, second: str) -> ParityReport:
+        self._role(first), self._role(second)
+        return self.parity[0]
 
     async def watch_instance(self, name: str) -> AsyncGenerator[InstanceStatus, None]:
         queue: asyncio.Queue[InstanceStatus] = asyncio.Queue()
@@ -139,6 +146,49 @@ class FakeEngine:
         if name not in set(Role):
             raise NotFoundError(f"no instance {name!r}; there are gpu, cpu")
         return Role(name)
+
+
+def parity_report(*, allowed: bool = True) -> ParityReport:
+    return ParityReport(
+        first="gpu",
+        second="cpu",
+        verdict=Verdict(
+            Agreement.NOISE if allowed else Agreement.DIFFERS,
+            ParityCause.ROUNDING if allowed else ParityCause.WEIGHTS,
+            ("96.4% of 582 positions have the same likeliest token",)
+            if allowed
+            else ("only 0.2% of 647 positions have the same likeliest token", "over the bound: no request moves"),
+            allowed=allowed,
+        ),
+        figures=Figures(
+            positions=582,
+            same_top_ratio=0.964,
+            near_tie_ratio=0.034,
+            clear_flip_ratio=0.002,
+            prefill_distance=0.0175,
+            decode_distance=0.0183,
+            first_token_ratio=1.0,
+            greedy_ratio=0.5,
+            common_prefix_ratio=0.75,
+        ),
+        prompts=(
+            PromptReport(
+                prompt="The capital of France\nis",
+                same_tokens=True,
+                prefill_positions=27,
+                decode_positions=9,
+                same_top=35,
+                near_ties=1,
+                prefill_distance=0.012,
+                decode_distance=0.011,
+                generated_tokens=16,
+                common_tokens=8,
+                difference=Difference(8, 0.17, 0.12, near_tie=True),
+            ),
+            PromptReport(prompt="17 + 25 = 42", same_tokens=False),
+        ),
+        compared_at_s=1_700_000_000.0,
+    )
 
 
 def full_snapshot() -> Snapshot:

@@ -23,6 +23,7 @@ from syshaxd.metrics import MetricsService
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import read_catalog
 from syshaxd.runner.facts import read_facts
+from tests.fakes.parity import no_parity
 from tests.fakes.supervisor import FakeSupervisor
 
 FAST = Profile(prefill_tokens_per_s=1e9, step_base_s=0.0005, step_per_request_s=0)
@@ -144,6 +145,7 @@ async def duo(
             handover=hands,
             snapshot=snapshot,
             read_catalog=partial(read_catalog, session),
+            parity=no_parity(specs),
             max_queue_size=1000,
             max_queue_wait_s=max_queue_wait_s,
         )

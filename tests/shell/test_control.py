@@ -20,8 +20,9 @@ from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.control import ControlServer
 from syshaxd.control.errors import status_code
 from syshaxd.core import errors
+from syshaxd.core.parity import Agreement, ParityCause
 from syshaxd.core.types import Device, Role, RuntimeKind, Snapshot, State
-from tests.fakes.engine import FakeEngine
+from tests.fakes.engine import FakeEngine, parity_report
 
 IN_TIME_S = 10.0
 
@@ -69,6 +70,7 @@ async def test_version_names_this_process(client: ControlClient) -> None:
 async def test_status_arrives_as_the_engine_gave_it(client: ControlClient, engine: FakeEngine) -> None:
     engine.binding_faults = {"cpu": ("[smt] one", "[online] two")}
     engine.handover_refusals = {("gpu", "cpu"): "", ("cpu", "gpu"): "their dtype differs"}
+    engine.parity = (parity_report(), parity_report(allowed=False))
     sent, got = engine.status(), await client.status()
     assert [status.spec.name for status in got.instances] == ["gpu", "cpu"]
     for mine, theirs in zip(got.instances, sent.instances, strict=True):
@@ -78,7 +80,7 @@ async def test_status_arrives_as_the_engine_gave_it(client: ControlClient, engin
     assert got.snapshot.taken_at_s == pytest.approx(sent.snapshot.taken_at_s, abs=5)
     for part in ("gpus", "gpu_error", "host"):
         assert getattr(got.snapshot, part) == getattr(sent.snapshot, part)
-    for part in ("version", "endpoint", "queued", "inflight", "binding_faults", "handover_refusals"):
+    for part in ("version", "endpoint", "queued", "inflight", "binding_faults", "handover_refusals", "parity"):
         assert getattr(got, part) == getattr(sent, part)
 
 
@@ -95,14 +97,28 @@ async def test_no_secret_travels(client: ControlClient, engine: FakeEngine) -> N
     assert "secret" not in repr(await client.status())
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(State, api.State), (Role, api.Role), (Device, api.Device)])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(State, api.State), (Role, api.Role), (Device, api.Device), (Agreement, api.Agreement)],
+)
 def test_every_value_has_its_number(ours: type[State], theirs: object) -> None:
     prefix = f"{ours.__name__.upper()}_"
     assert {f"{prefix}{value.name}" for value in ours} | {f"{prefix}UNSPECIFIED"} == set(theirs.keys())  # type: ignore[attr-defined]
 
 
+def test_every_cause_of_a_difference_has_its_number() -> None:
+    assert {f"PARITY_CAUSE_{cause.name}" for cause in ParityCause} < set(api.ParityCause.keys())
+
+
 def test_every_runtime_has_its_number() -> None:
     assert {f"RUNTIME_KIND_{kind.name}" for kind in RuntimeKind} < set(api.RuntimeKind.keys())
+
+
+async def test_a_comparison_arrives_as_the_engine_made_it(client: ControlClient, engine: FakeEngine) -> None:
+    engine.parity = (parity_report(),)
+    assert await client.compare("gpu", "cpu") == engine.parity[0]
+    with pytest.raises(errors.NotFoundError, match="npu"):
+        await client.compare("gpu", "npu")
 
 
 async def test_a_command_without_wait_answers_once(client: ControlClient, engine: FakeEngine) -> None:

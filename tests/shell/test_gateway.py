@@ -22,6 +22,7 @@ from syshaxd.runner import Runner
 from syshaxd.runner.catalog import Catalog, assumed
 from tests.fakes.handover import no_facts
 from tests.fakes.instance import SSE_HEAD, FakeInstance, Request, json_answer, sse, stream_answer
+from tests.fakes.parity import no_parity
 from tests.fakes.supervisor import FakeSupervisor
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -109,6 +110,7 @@ async def make_stand() -> AsyncIterator[MakeStand]:
                 handover=Handover(specs, runner, read_facts=no_facts, policy=HandoverPolicy(enabled=False)),
                 snapshot=Snapshot,
                 read_catalog=read_catalog,
+                parity=no_parity(specs),
                 max_queue_size=max_queue_size,
                 max_queue_wait_s=max_queue_wait_s,
             )

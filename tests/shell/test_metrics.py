@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from syshaxd.core.parity import Figures, unknown
 from syshaxd.core.types import (
     Cause,
     Device,
@@ -28,6 +29,7 @@ from syshaxd.core.types import (
     State,
 )
 from syshaxd.metrics import MetricsService
+from tests.fakes.engine import parity_report
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 SPEC = InstanceSpec(
@@ -164,7 +166,8 @@ def _check_histograms(exposition: Exposition) -> None:
 
 
 def render(service: MetricsService, snapshot: Snapshot = SNAPSHOT) -> Exposition:
-    text = service.render(STATUSES, snapshot, 4, {"gpu": 3, "cpu": 0}).decode()
+    parity = (parity_report(), replace(parity_report(), second="npu", verdict=unknown("no answer"), figures=Figures()))
+    text = service.render(STATUSES, snapshot, 4, {"gpu": 3, "cpu": 0}, parity).decode()
     theirs = {
         (sample.name, frozenset((key, _escape(value)) for key, value in sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -198,6 +201,22 @@ def test_a_finished_stream_counts_everywhere(service: MetricsService) -> None:
     assert text.value("syshax_time_to_first_token_seconds_bucket", placement="gpu", le="0.25") == 0
     assert text.value("syshax_time_per_output_token_seconds_sum", placement="gpu") == 0.1, "20 gaps in 2 s"
     assert text.value("syshax_request_duration_seconds_sum", placement="gpu") == 2.5
+
+
+def test_a_comparison_shows_how_alike_two_instances_are(service: MetricsService) -> None:
+    text = render(service)
+    assert text.value("syshax_parity_verdict", name="gpu", other="cpu", verdict="noise") == 1
+    assert text.value("syshax_parity_verdict", name="gpu", other="cpu", verdict="differs") == 0
+    assert text.value("syshax_parity_allowed", name="gpu", other="cpu") == 1
+    assert text.value("syshax_parity_prefill_distance", name="gpu", other="cpu") == 0.0175
+    assert text.value("syshax_parity_greedy_ratio", name="gpu", other="cpu") == 0.5
+
+
+def test_a_comparison_that_failed_has_no_figures(service: MetricsService) -> None:
+    text = render(service)
+    assert text.value("syshax_parity_verdict", name="gpu", other="npu", verdict="unknown") == 1
+    assert text.value("syshax_parity_allowed", name="gpu", other="npu") == 0
+    assert not [key for key in text.samples if key[0] == "syshax_parity_greedy_ratio" and ("other", "npu") in key[1]]
 
 
 def test_observations_over_the_last_bound_count_in_inf_alone(service: MetricsService) -> None:

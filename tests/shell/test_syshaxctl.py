@@ -21,7 +21,7 @@ from syshaxd.cli.syshaxctl import main
 from syshaxd.control import ControlServer
 from syshaxd.core.types import Device, Role, Snapshot, State
 from tests.core.topologies import KUNPENG_LSCPU
-from tests.fakes.engine import FakeEngine, spec
+from tests.fakes.engine import FakeEngine, parity_report, spec
 
 PROGRAM = Path(sys.executable).with_name("syshaxctl")
 IN_TIME_S = 20.0
@@ -171,6 +171,7 @@ async def test_status_as_json(socket: Path) -> None:
         "host",
         "gpus",
         "gpu_error",
+        "parity",
     ]
     gpu, cpu = status["instances"]
     assert list(gpu) == [
@@ -342,3 +343,59 @@ async def test_a_file_that_is_no_topology(tmp_path: Path) -> None:
     done = await syshaxctl(tmp_path / "none.sock", "topology", str(tmp_path / "odd.txt"))
     assert done.code == 1
     assert "neither `LC_ALL=C lscpu` nor `numactl -H`" in done.err
+
+
+# Parity.
+
+
+async def test_parity_shows_each_prompt_and_the_verdict(socket: Path, engine: FakeEngine) -> None:
+    engine.parity = (parity_report(),)
+    done = await syshaxctl(socket, "parity", "gpu", "cpu")
+    assert (done.code, done.err) == (0, "")
+    lines = [line.rstrip() for line in done.out.splitlines()]
+    assert lines[:2] == [
+        "gpu and cpu: noise; likely cause: rounding; requests may move between them",
+        "  96.4% of 582 positions have the same likeliest token",
+    ]
+    assert lines[-2].split(maxsplit=5)[5] == (
+        "same    8/16     35/36   0.0120  0.0110  token 9: a near tie, 0.17 and 0.12 nats"
+    )
+    assert lines[-1].split(maxsplit=5) == ["17", "+", "25", "=", "42", "other tokens"]
+
+
+async def test_parity_exits_with_1_where_no_request_moves(socket: Path, engine: FakeEngine) -> None:
+    engine.parity = (parity_report(allowed=False),)
+    done = await syshaxctl(socket, "parity", "gpu", "cpu")
+    assert done.code == 1
+    assert "gpu and cpu: differs; likely cause: weights; requests do not move between them" in done.out
+    assert "over the bound" in done.out
+    assert not done.err
+
+
+async def test_parity_as_json(socket: Path, engine: FakeEngine) -> None:
+    engine.parity = (parity_report(allowed=False),)
+    done = await syshaxctl(socket, "parity", "gpu", "cpu", "-o", "json")
+    assert done.code == 1
+    report = json.loads(done.out)
+    assert (report["first"], report["second"], report["agreement"], report["cause"]) == (
+        "gpu",
+        "cpu",
+        "differs",
+        "weights",
+    )
+    assert report["allowed"] is False
+    assert report["figures"]["greedy_ratio"] == 0.5
+    assert report["prompts"][0]["difference"]["near_tie"] is True
+
+
+async def test_parity_of_an_unknown_instance_is_refused(socket: Path) -> None:
+    done = await syshaxctl(socket, "parity", "gpu", "npu")
+    assert done.code == 1
+    assert "npu" in done.err
+
+
+def test_status_tells_in_a_line_how_alike_instances_are(engine: FakeEngine) -> None:
+    engine.parity = (parity_report(),)
+    assert "parity: gpu and cpu: noise (distance 0.018)" in table(engine, 140).splitlines()
+    engine.parity = (parity_report(allowed=False),)
+    assert "parity: gpu and cpu: differs (distance 0.018): over the bound: no request moves" in table(engine, 140)

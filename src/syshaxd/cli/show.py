@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from syshaxd.cli.parity import parity_line
 from syshaxd.core.describe import device_text
 from syshaxd.core.types import EngineStatus, GpuLoad, HostLoad, InstanceLoad, InstanceStatus, State
 
@@ -161,6 +162,7 @@ def _notes(view: _View) -> Iterator[Text]:
         Text.assemble((f"{source} to {target}: ", "bold"), f"no hand-over: {refusal}" if refusal else "can hand over")
         for (source, target), refusal in view.status.handover_refusals.items()
     ]
+    notes += [Text.assemble("parity: ", parity_line(report)) for report in view.status.parity]
     if view.status.snapshot.gpu_error:
         notes.append(Text.assemble(("GPUs: ", "bold"), (view.status.snapshot.gpu_error, "yellow")))
     if notes:

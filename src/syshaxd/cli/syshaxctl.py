@@ -22,10 +22,12 @@ from rich.text import Text
 from syshaxd import __version__, host, rundir
 from syshaxd.cli import complete, show
 from syshaxd.cli.numa import numa
+from syshaxd.cli.parity import parity_table
 from syshaxd.cli.render import render
 from syshaxd.cli.top import TopView, watch
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
+from syshaxd.core.parity import report_json
 from syshaxd.core.status import status_json
 from syshaxd.core.topology import draw_topology, parse_topology
 from syshaxd.core.types import InstanceStatus
@@ -148,6 +150,35 @@ def logs(socket: Path | None, name: str, lines: int, *, everything: bool, follow
         async with aclosing(client.logs(name, tail=None if everything else lines, follow=follow)) as output:
             async for line in output:
                 click.echo(line)
+
+    _run(socket, work)
+
+
+@main.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def parity(socket: Path | None, first: str, second: str, output: str) -> None:
+    """Compares what the instances FIRST and SECOND compute: the same, noise, or something else?
+
+    Both answer the same short prompts now, one request at a time. Exit code 1: no request moves between them, because
+    they differ by more than parity.max_distance or could not be compared.
+
+    \b
+    Examples:
+      syshaxctl parity gpu cpu
+      syshaxctl parity gpu cpu -o json | jq '.agreement, .cause, .figures'
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        report = await client.compare(first, second)
+        if output == "json":
+            click.echo(json.dumps(report_json(report), indent=2, ensure_ascii=False))
+        else:
+            show.console().print(parity_table(report))
+        if not report.verdict.allowed:
+            raise click.exceptions.Exit(1)
 
     _run(socket, work)
 

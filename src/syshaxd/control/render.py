@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Values of core/types.py as messages. `client.py` does the reverse."""
 
+from dataclasses import asdict
+
 from syshaxd.api.v1 import admin_pb2 as api
+from syshaxd.core.parity import ParityReport, PromptReport
 from syshaxd.core.types import (
     EngineStatus,
     GpuLoad,
@@ -30,7 +33,30 @@ def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:
             api.HandoverPair(source=source, target=target, refusal=refusal)
             for (source, target), refusal in status.handover_refusals.items()
         ],
+        parity=[parity(report) for report in status.parity],
     )
+
+
+def parity(report: ParityReport) -> api.ParityReport:
+    """A comparison of two instances."""
+    verdict = report.verdict
+    return api.ParityReport(
+        first=report.first,
+        second=report.second,
+        agreement=f"AGREEMENT_{verdict.agreement.name}",
+        cause=f"PARITY_CAUSE_{verdict.cause.name}",
+        reasons=verdict.reasons,
+        allowed=verdict.allowed,
+        figures=api.ParityFigures(**asdict(report.figures)),
+        prompts=[_prompt(prompt) for prompt in report.prompts],
+        compared_at_s=report.compared_at_s,
+    )
+
+
+def _prompt(prompt: PromptReport) -> api.PromptReport:
+    values = asdict(prompt)
+    difference = values.pop("difference")
+    return api.PromptReport(**values, difference=None if difference is None else api.Difference(**difference))
 
 
 def instance_status(status: InstanceStatus) -> api.InstanceStatus:

@@ -17,6 +17,7 @@ from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
 from syshaxd.control import render
 from syshaxd.core.goal import Command, Goal
+from syshaxd.core.parity import ParityReport
 from syshaxd.core.types import EngineStatus, InstanceStatus
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,6 +37,9 @@ class AdminEngine(Protocol):
 
     def restart_instance(self, name: str, *, drain: bool) -> None:
         """Stops the instance and starts a new generation."""
+
+    async def compare_instances(self, first: str, second: str) -> ParityReport:
+        """Compares two instances now. Raises NotFoundError, BadRequestError or ConflictError if that can't be done."""
 
     def watch_instance(self, name: str) -> AsyncGenerator[InstanceStatus, None]:
         """The present status, then every change, until closed. Raises NotFoundError for an unknown name."""
@@ -67,6 +71,12 @@ class AdminServicer(AdminServiceServicer):
     async def RestartInstance(self, request: api.RestartInstanceRequest, context: Context) -> None:
         act = partial(self._engine.restart_instance, request.name, drain=request.drain)
         await self._carry_out(Command.RESTART, act, request, context, api.RestartInstanceResponse)
+
+    async def CompareInstances(
+        self, request: api.CompareInstancesRequest, context: Context
+    ) -> api.CompareInstancesResponse:
+        report = await self._engine.compare_instances(request.first, request.second)
+        return api.CompareInstancesResponse(report=render.parity(report))
 
     async def StreamLogs(self, request: api.StreamLogsRequest, context: Context) -> None:
         tail = request.tail if request.HasField("tail") else None

@@ -7,6 +7,7 @@ from typing import Any
 
 from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.describe import device_text
+from syshaxd.core.parity import report_json
 from syshaxd.core.types import EngineStatus, InstanceLoad, InstanceStatus
 
 
@@ -26,6 +27,7 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
         "host": None if snapshot.host is None else asdict(snapshot.host),
         "gpus": [asdict(gpu) for gpu in snapshot.gpus],
         "gpu_error": snapshot.gpu_error,
+        "parity": [{**report_json(report), "prompts": len(report.prompts)} for report in status.parity],
     }
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from syshaxd.core.parity import ParityReport
+
 
 class Role(StrEnum):
     """The part that an instance plays in placement, whatever device it really runs on."""
@@ -415,3 +417,5 @@ class EngineStatus:
     """What is wrong, or could be better, with the CPUs to which instances are bound, by instance, a line each."""
     handover_refusals: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Why one instance cannot hand over to another, by source and target; empty: it can."""
+    parity: tuple[ParityReport, ...] = ()
+    """How alike the present generations of instances are, for each pair that was compared."""

@@ -36,6 +36,24 @@ class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATE_STOPPING: _ClassVar[State]
     STATE_BACKOFF: _ClassVar[State]
     STATE_FAILED: _ClassVar[State]
+
+class Agreement(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AGREEMENT_UNSPECIFIED: _ClassVar[Agreement]
+    AGREEMENT_AGREES: _ClassVar[Agreement]
+    AGREEMENT_NOISE: _ClassVar[Agreement]
+    AGREEMENT_DIFFERS: _ClassVar[Agreement]
+    AGREEMENT_UNKNOWN: _ClassVar[Agreement]
+
+class ParityCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PARITY_CAUSE_UNSPECIFIED: _ClassVar[ParityCause]
+    PARITY_CAUSE_NONE: _ClassVar[ParityCause]
+    PARITY_CAUSE_ROUNDING: _ClassVar[ParityCause]
+    PARITY_CAUSE_PRECISION: _ClassVar[ParityCause]
+    PARITY_CAUSE_WEIGHTS: _ClassVar[ParityCause]
+    PARITY_CAUSE_TOKENIZER: _ClassVar[ParityCause]
+    PARITY_CAUSE_KERNEL: _ClassVar[ParityCause]
 ROLE_UNSPECIFIED: Role
 ROLE_GPU: Role
 ROLE_CPU: Role
@@ -55,6 +73,18 @@ STATE_DRAINING: State
 STATE_STOPPING: State
 STATE_BACKOFF: State
 STATE_FAILED: State
+AGREEMENT_UNSPECIFIED: Agreement
+AGREEMENT_AGREES: Agreement
+AGREEMENT_NOISE: Agreement
+AGREEMENT_DIFFERS: Agreement
+AGREEMENT_UNKNOWN: Agreement
+PARITY_CAUSE_UNSPECIFIED: ParityCause
+PARITY_CAUSE_NONE: ParityCause
+PARITY_CAUSE_ROUNDING: ParityCause
+PARITY_CAUSE_PRECISION: ParityCause
+PARITY_CAUSE_WEIGHTS: ParityCause
+PARITY_CAUSE_TOKENIZER: ParityCause
+PARITY_CAUSE_KERNEL: ParityCause
 
 class GetVersionRequest(_message.Message):
     __slots__ = ()
@@ -73,7 +103,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "started_at_s", "endpoint", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs")
+    __slots__ = ("version", "started_at_s", "endpoint", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs", "parity")
     class InflightEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +135,7 @@ class GetStatusResponse(_message.Message):
     BINDING_FAULTS_FIELD_NUMBER: _ClassVar[int]
     BINDINGS_FIELD_NUMBER: _ClassVar[int]
     HANDOVER_PAIRS_FIELD_NUMBER: _ClassVar[int]
+    PARITY_FIELD_NUMBER: _ClassVar[int]
     version: str
     started_at_s: float
     endpoint: str
@@ -115,7 +146,8 @@ class GetStatusResponse(_message.Message):
     binding_faults: _containers.MessageMap[str, BindingFaults]
     bindings: _containers.MessageMap[str, BindingStatus]
     handover_pairs: _containers.RepeatedCompositeFieldContainer[HandoverPair]
-    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ...) -> None: ...
+    parity: _containers.RepeatedCompositeFieldContainer[ParityReport]
+    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ..., parity: _Optional[_Iterable[_Union[ParityReport, _Mapping]]] = ...) -> None: ...
 
 class HandoverPair(_message.Message):
     __slots__ = ("source", "target", "refusal")
@@ -514,3 +546,99 @@ class Drift(_message.Message):
     cpus: _containers.RepeatedScalarFieldContainer[int]
     nodes: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, kind: _Optional[str] = ..., detail: _Optional[str] = ..., tids: _Optional[_Iterable[int]] = ..., cpus: _Optional[_Iterable[int]] = ..., nodes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CompareInstancesRequest(_message.Message):
+    __slots__ = ("first", "second")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FIELD_NUMBER: _ClassVar[int]
+    first: str
+    second: str
+    def __init__(self, first: _Optional[str] = ..., second: _Optional[str] = ...) -> None: ...
+
+class CompareInstancesResponse(_message.Message):
+    __slots__ = ("report",)
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    report: ParityReport
+    def __init__(self, report: _Optional[_Union[ParityReport, _Mapping]] = ...) -> None: ...
+
+class ParityReport(_message.Message):
+    __slots__ = ("first", "second", "agreement", "cause", "reasons", "allowed", "figures", "prompts", "compared_at_s")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    COMPARED_AT_S_FIELD_NUMBER: _ClassVar[int]
+    first: str
+    second: str
+    agreement: Agreement
+    cause: ParityCause
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    allowed: bool
+    figures: ParityFigures
+    prompts: _containers.RepeatedCompositeFieldContainer[PromptReport]
+    compared_at_s: float
+    def __init__(self, first: _Optional[str] = ..., second: _Optional[str] = ..., agreement: _Optional[_Union[Agreement, str]] = ..., cause: _Optional[_Union[ParityCause, str]] = ..., reasons: _Optional[_Iterable[str]] = ..., allowed: bool = ..., figures: _Optional[_Union[ParityFigures, _Mapping]] = ..., prompts: _Optional[_Iterable[_Union[PromptReport, _Mapping]]] = ..., compared_at_s: _Optional[float] = ...) -> None: ...
+
+class ParityFigures(_message.Message):
+    __slots__ = ("positions", "same_top_ratio", "near_tie_ratio", "clear_flip_ratio", "prefill_distance", "decode_distance", "first_token_ratio", "greedy_ratio", "common_prefix_ratio")
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    SAME_TOP_RATIO_FIELD_NUMBER: _ClassVar[int]
+    NEAR_TIE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_FLIP_RATIO_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    DECODE_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_RATIO_FIELD_NUMBER: _ClassVar[int]
+    GREEDY_RATIO_FIELD_NUMBER: _ClassVar[int]
+    COMMON_PREFIX_RATIO_FIELD_NUMBER: _ClassVar[int]
+    positions: int
+    same_top_ratio: float
+    near_tie_ratio: float
+    clear_flip_ratio: float
+    prefill_distance: float
+    decode_distance: float
+    first_token_ratio: float
+    greedy_ratio: float
+    common_prefix_ratio: float
+    def __init__(self, positions: _Optional[int] = ..., same_top_ratio: _Optional[float] = ..., near_tie_ratio: _Optional[float] = ..., clear_flip_ratio: _Optional[float] = ..., prefill_distance: _Optional[float] = ..., decode_distance: _Optional[float] = ..., first_token_ratio: _Optional[float] = ..., greedy_ratio: _Optional[float] = ..., common_prefix_ratio: _Optional[float] = ...) -> None: ...
+
+class PromptReport(_message.Message):
+    __slots__ = ("prompt", "same_tokens", "prefill_positions", "decode_positions", "same_top", "near_ties", "prefill_distance", "decode_distance", "generated_tokens", "common_tokens", "difference")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    SAME_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    SAME_TOP_FIELD_NUMBER: _ClassVar[int]
+    NEAR_TIES_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    DECODE_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMMON_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    same_tokens: bool
+    prefill_positions: int
+    decode_positions: int
+    same_top: int
+    near_ties: int
+    prefill_distance: float
+    decode_distance: float
+    generated_tokens: int
+    common_tokens: int
+    difference: Difference
+    def __init__(self, prompt: _Optional[str] = ..., same_tokens: bool = ..., prefill_positions: _Optional[int] = ..., decode_positions: _Optional[int] = ..., same_top: _Optional[int] = ..., near_ties: _Optional[int] = ..., prefill_distance: _Optional[float] = ..., decode_distance: _Optional[float] = ..., generated_tokens: _Optional[int] = ..., common_tokens: _Optional[int] = ..., difference: _Optional[_Union[Difference, _Mapping]] = ...) -> None: ...
+
+class Difference(_message.Message):
+    __slots__ = ("index", "first_margin_nats", "second_margin_nats", "near_tie")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    FIRST_MARGIN_NATS_FIELD_NUMBER: _ClassVar[int]
+    SECOND_MARGIN_NATS_FIELD_NUMBER: _ClassVar[int]
+    NEAR_TIE_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    first_margin_nats: float
+    second_margin_nats: float
+    near_tie: bool
+    def __init__(self, index: _Optional[int] = ..., first_margin_nats: _Optional[float] = ..., second_margin_nats: _Optional[float] = ..., near_tie: bool = ...) -> None: ...

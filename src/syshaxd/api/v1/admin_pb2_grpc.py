@@ -39,6 +39,11 @@ class AdminServiceStub(object):
                 request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceRequest.SerializeToString,
                 response_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceResponse.FromString,
                 )
+        self.CompareInstances = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/CompareInstances',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesResponse.FromString,
+                )
         self.StreamLogs = channel.unary_stream(
                 '/syshaxd.api.v1.AdminService/StreamLogs',
                 request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.StreamLogsRequest.SerializeToString,
@@ -102,6 +107,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareInstances(self, request, context):
+        """Asks two instances the same prompts, one after the other, and compares their answers: seconds to minutes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamLogs(self, request, context):
         """Lines of an instance's output, oldest first.
         """
@@ -157,6 +169,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RestartInstance,
                     request_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceRequest.FromString,
                     response_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceResponse.SerializeToString,
+            ),
+            'CompareInstances': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareInstances,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesResponse.SerializeToString,
             ),
             'StreamLogs': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamLogs,
@@ -270,6 +287,23 @@ class AdminService(object):
         return grpc.experimental.unary_stream(request, target, '/syshaxd.api.v1.AdminService/RestartInstance',
             syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceRequest.SerializeToString,
             syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CompareInstances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/CompareInstances',
+            syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

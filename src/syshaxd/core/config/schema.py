@@ -277,6 +277,23 @@ class DockerConfig(Section):
     timeout_s: Seconds = Field(60.0, description="Seconds that it may take to answer.")
 
 
+class ParityConfig(Section):
+    """How alike the answers of two instances must be for requests to move between them."""
+
+    enabled: bool = Field(
+        True,
+        description="Whether instances are compared once they are ready, and requests move only between those that "
+        "are alike enough.",
+    )
+    noise_distance: Ratio = Field(
+        0.03, description="Distance (0..1) of the probabilities of tokens up to which a difference counts as noise."
+    )
+    max_distance: Ratio = Field(0.1, description="Distance (0..1) over which no request moves between two instances.")
+    timeout_s: Seconds = Field(
+        300.0, description="Seconds that an instance gets to answer the prompts of a comparison."
+    )
+
+
 class NumaConfig(Section):
     """On which CPUs the instances compute."""
 
@@ -334,6 +351,9 @@ class Config(Section):
     decider: DeciderConfig = Field(default_factory=DeciderConfig, description="When requests go to the CPU.")
     offload: OffloadConfig = Field(default_factory=OffloadConfig, description="When answers are made by two instances.")
     docker: DockerConfig = Field(default_factory=DockerConfig, description="The container engine.")
+    parity: ParityConfig = Field(
+        default_factory=ParityConfig, description="How alike instances must be for requests to move between them."
+    )
     numa: NumaConfig = Field(default_factory=NumaConfig, description="On which CPUs the instances compute.")
     monitor: MonitorConfig = Field(default_factory=MonitorConfig, description="How often loads are read.")
     lifecycle: LifecycleConfig = Field(default_factory=LifecycleConfig, description="When instances are restarted.")

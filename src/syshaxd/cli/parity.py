@@ -1,0 +1,88 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""A comparison of two instances, as a table."""
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from syshaxd.core.parity import Agreement, ParityReport, PromptReport
+
+_COLOURS = {
+    Agreement.AGREES: "green",
+    Agreement.NOISE: "green",
+    Agreement.DIFFERS: "red",
+    Agreement.UNKNOWN: "yellow",
+}
+_PROMPT_CHARACTERS = 28
+
+
+def parity_line(report: ParityReport) -> Text:
+    """The verdict in one line."""
+    verdict, figures = report.verdict, report.figures
+    distances = f" (distance {max(figures.prefill_distance, figures.decode_distance):.3f})" if figures.positions else ""
+    moves = "" if verdict.allowed else f": {verdict.reasons[-1]}"
+    return Text.assemble(
+        (f"{report.first} and {report.second}: ", "bold"),
+        (verdict.agreement, _COLOURS[verdict.agreement]),
+        distances,
+        moves,
+    )
+
+
+def parity_table(report: ParityReport) -> RenderableType:
+    """The whole report."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
+    table.add_column("PROMPT", no_wrap=True)
+    for name in ("FIRST", "PREFIX", "SAME TOP", "PREFILL", "DECODE"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("PART AT", no_wrap=True)
+    for prompt in report.prompts:
+        table.add_row(*_cells(prompt))
+    return Group(*_head(report), *((Text(), table) if report.prompts else ()))
+
+
+def _head(report: ParityReport) -> Iterator[Text]:
+    verdict, figures = report.verdict, report.figures
+    yield Text.assemble(
+        (f"{report.first} and {report.second}: ", "bold"),
+        (verdict.agreement, _COLOURS[verdict.agreement]),
+        f"; likely cause: {verdict.cause}; requests {'may' if verdict.allowed else 'do not'} move between them",
+    )
+    yield from (Text(f"  {reason}") for reason in verdict.reasons)
+    if figures.positions:
+        yield Text(
+            f"  first token the same in {figures.first_token_ratio:.0%} of the answers, the whole answer in "
+            f"{figures.greedy_ratio:.0%}; {figures.common_prefix_ratio:.0%} of the tokens come before a difference"
+        )
+        yield Text(
+            f"  distance of the probabilities (0 to 1): prefill {figures.prefill_distance:.4f}, "
+            f"decode {figures.decode_distance:.4f}"
+        )
+
+
+def _cells(prompt: PromptReport) -> tuple[str, ...]:
+    text = prompt.prompt.replace("\n", " ")
+    shown = text if len(text) <= _PROMPT_CHARACTERS else f"{text[: _PROMPT_CHARACTERS - 1]}…"
+    if not prompt.same_tokens:
+        return (shown, "other tokens", "", "", "", "", "")
+    return (
+        shown,
+        "same" if prompt.common_tokens else "differs",
+        f"{prompt.common_tokens}/{prompt.generated_tokens}",
+        f"{prompt.same_top}/{prompt.positions}",
+        f"{prompt.prefill_distance:.4f}",
+        f"{prompt.decode_distance:.4f}",
+        _parting(prompt),
+    )
+
+
+def _parting(prompt: PromptReport) -> str:
+    """Where the answers part, and by how much each side preferred its own token."""
+    difference = prompt.difference
+    if difference is None:
+        return ""
+    margins = f"{difference.first_margin_nats:.2f} and {difference.second_margin_nats:.2f} nats"
+    return f"token {difference.index + 1}: {'a near tie' if difference.near_tie else 'clearly'}, {margins}"

@@ -1,0 +1,41 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Parity: do two instances compute the same, so that a request may move from one to the other?
+
+`prompts` and `answer` are what is asked and answered; `distance` compares two distributions, `compare` two instances;
+`judge` says what it means.
+"""
+
+from syshaxd.core.parity.answer import Answer, Step, parse_answer, request_body
+from syshaxd.core.parity.compare import compare
+from syshaxd.core.parity.judge import Bounds, unknown
+from syshaxd.core.parity.prompts import PROMPTS
+from syshaxd.core.parity.report import (
+    Agreement,
+    Difference,
+    Figures,
+    ParityCause,
+    ParityReport,
+    PromptReport,
+    Verdict,
+    report_json,
+)
+
+__all__ = [
+    "PROMPTS",
+    "Agreement",
+    "Answer",
+    "Bounds",
+    "Difference",
+    "Figures",
+    "ParityCause",
+    "ParityReport",
+    "PromptReport",
+    "Step",
+    "Verdict",
+    "compare",
+    "parse_answer",
+    "report_json",
+    "request_body",
+    "unknown",
+]

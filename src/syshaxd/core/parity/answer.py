@@ -1,0 +1,98 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What is asked of an instance to learn how its model computes, and what it answered.
+
+One request for each prompt tells both halves. `prompt_logprobs` gives the model's distribution at every position of a
+fixed text: that goes on where greedy answers have parted, and shows prefill. The tokens that are generated after it
+show decode.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from syshaxd.core.errors import InstanceFailedError
+
+TOP_TOKENS = 10
+"""Tokens of each distribution that are asked for; vLLM gives 20 at most, unless `--max-logprobs` says otherwise."""
+GENERATED_TOKENS = 16
+"""Tokens generated after each prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One position of a text."""
+
+    token: int
+    """The token that stands there."""
+    logprobs: Mapping[int, float]
+    """Natural logarithms of the probabilities that the model gave to the likeliest tokens there, likeliest first."""
+
+    @property
+    def top(self) -> int:
+        """The token that a greedy model would choose."""
+        return next(iter(self.logprobs))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one instance made of one prompt."""
+
+    prompt: tuple[Step, ...]
+    """Without the first token, before which there is nothing to go by."""
+    generated: tuple[Step, ...]
+
+
+def request_body(model: str, prompt: str) -> dict[str, Any]:
+    """The body for POST /v1/completions."""
+    return {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": GENERATED_TOKENS,
+        "temperature": 0,
+        "ignore_eos": True,
+        "prompt_logprobs": TOP_TOKENS,
+        "logprobs": TOP_TOKENS,
+        "return_tokens_as_token_ids": True,  # texts of different tokens may be equal
+    }
+
+
+def parse_answer(body: Any) -> Answer:
+    """Returns what the body of an answer to `request_body` says.
+
+    Raises:
+        InstanceFailedError: It is no such answer.
+    """
+    try:
+        choice = body["choices"][0]
+        prompt = tuple(_prompt_step(position) for position in choice["prompt_logprobs"][1:])
+        logprobs = choice["logprobs"]
+        generated = tuple(map(_generated_step, logprobs["tokens"], logprobs["top_logprobs"]))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InstanceFailedError(f"the answer has no log-probabilities as vLLM gives them: {error!r}") from None
+    if not prompt or not generated:
+        raise InstanceFailedError("the answer has no log-probabilities")
+    return Answer(prompt, generated)
+
+
+def _prompt_step(position: Mapping[str, Mapping[str, Any]]) -> Step:
+    """The text's own token comes first, and is listed even where it is not among the likeliest."""
+    listed = {int(token): entry["logprob"] for token, entry in position.items() if entry["rank"] <= TOP_TOKENS}
+    own, *_ = position
+    return Step(int(own), _ordered(listed))
+
+
+def _generated_step(token: str, listed: Mapping[str, float]) -> Step:
+    return Step(_token_id(token), _ordered({_token_id(token): logprob for token, logprob in listed.items()}))
+
+
+def _ordered(logprobs: Mapping[int, float]) -> dict[int, float]:
+    if not logprobs or not all(math.isfinite(value) and value < 0.01 for value in logprobs.values()):
+        raise ValueError(f"these are no log-probabilities: {dict(logprobs)}")
+    # Of equals the one with the smaller id comes first, as an argmax finds it.
+    return dict(sorted(logprobs.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _token_id(text: str) -> int:
+    return int(text.removeprefix("token_id:"))

@@ -1,0 +1,100 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""From figures to a verdict: noise or a real difference, what is the likely cause, and may requests move?
+
+The scale was measured on real instances (docs/parity.md): 16-bit arithmetic against 32-bit gives a mean distance of
+0.02, weights in 8 bits 0.04 to 0.07, and from 0.3 on a model gives other answers than before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from syshaxd.core.parity.report import Agreement, Figures, ParityCause, PromptReport, Verdict
+
+# Under it only the last bits of float32 differ.
+_SAME_DISTANCE = 0.001
+# Every text has a few positions at which a model is sensitive to anything: as a share of all, they are still noise.
+_NOISE_FLIP_RATIO = 0.01
+# From one of these on, the answers have no more in common than those of two models of a family.
+_WEIGHTS_DISTANCE = 0.2
+_WEIGHTS_SAME_TOP_RATIO = 0.75
+# Work that is so much further off than other work of the same instances is wrong by itself.
+_OUTLIER_FACTOR = 4.0
+_OUTLIER_DISTANCE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Mean distances, 0..1."""
+
+    noise_distance: float = 0.03
+    """Up to here a difference is noise."""
+    max_distance: float = 0.1
+    """Up to here requests may move."""
+
+
+def judge(prompts: Sequence[PromptReport], figures: Figures, bounds: Bounds) -> Verdict:
+    """Returns the verdict on a pair."""
+    strangers = sum(not report.same_tokens for report in prompts)
+    if strangers:
+        reason = (
+            f"{strangers} of {len(prompts)} prompts become other tokens: the tokenizers differ; give both instances "
+            "the same revision of the model's folder"
+        )
+        return Verdict(Agreement.DIFFERS, ParityCause.TOKENIZER, (reason,), allowed=False)
+    farthest = max(figures.prefill_distance, figures.decode_distance)
+    agreement, cause, reason = _named(prompts, figures, farthest, bounds)
+    if farthest <= bounds.max_distance:
+        return Verdict(agreement, cause, (reason,), allowed=True)
+    refusal = f"the distance {farthest:.3f} is over parity.max_distance, {bounds.max_distance:g}: no request moves"
+    return Verdict(agreement, cause, (reason, refusal), allowed=False)
+
+
+def unknown(reason: str) -> Verdict:
+    """The verdict on a pair that could not be compared."""
+    return Verdict(Agreement.UNKNOWN, ParityCause.NONE, (reason,), allowed=False)
+
+
+def _named(
+    prompts: Sequence[PromptReport], figures: Figures, farthest: float, bounds: Bounds
+) -> tuple[Agreement, ParityCause, str]:
+    same = f"{figures.same_top_ratio:.1%} of {figures.positions} positions have the same likeliest token"
+    if farthest <= _SAME_DISTANCE and figures.same_top_ratio == 1.0:
+        return Agreement.AGREES, ParityCause.NONE, f"{same}, and the probabilities are the same"
+    if farthest <= bounds.noise_distance and figures.clear_flip_ratio <= _NOISE_FLIP_RATIO:
+        ties = (
+            f"{figures.near_tie_ratio:.1%} are near ties"
+            if figures.near_tie_ratio
+            else "the probabilities hardly differ"
+        )
+        return Agreement.NOISE, ParityCause.ROUNDING, f"{same}, {ties}: rounding, as between devices or 16-bit kernels"
+    if where := _outlier(prompts, figures):
+        return (
+            Agreement.DIFFERS,
+            ParityCause.KERNEL,
+            f"{where}: suspect a broken kernel, or another dtype of the KV cache",
+        )
+    if farthest >= _WEIGHTS_DISTANCE or figures.same_top_ratio < _WEIGHTS_SAME_TOP_RATIO:
+        return (
+            Agreement.DIFFERS,
+            ParityCause.WEIGHTS,
+            f"only {same}: another model or revision, or a quantisation that ruins it; compare the weights' folders",
+        )
+    return (
+        Agreement.DIFFERS,
+        ParityCause.PRECISION,
+        f"{same}, {figures.clear_flip_ratio:.1%} clearly differ: quantised weights on one side, or another dtype",
+    )
+
+
+def _outlier(prompts: Sequence[PromptReport], figures: Figures) -> str:
+    """What is wrong while other work is right; empty if nothing stands out."""
+    prefill, decode = figures.prefill_distance, figures.decode_distance
+    if decode > _OUTLIER_DISTANCE and decode > _OUTLIER_FACTOR * prefill:
+        return f"prefill agrees (distance {prefill:.3f}), decode does not ({decode:.3f})"
+    usual = median(report.prefill_distance for report in prompts)
+    far = [report for report in prompts if report.prefill_distance > max(_OUTLIER_DISTANCE, _OUTLIER_FACTOR * usual)]
+    if far:
+        return f"{len(far)} of {len(prompts)} prompts are far off, the others agree (distance {usual:.3f})"
+    return ""

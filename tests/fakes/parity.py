@@ -1,0 +1,17 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""A ParityService that asks nobody and allows everything."""
+
+from collections.abc import Sequence
+
+from syshaxd.core.parity import Answer, Bounds
+from syshaxd.core.types import InstanceSpec
+from syshaxd.parity import ParityService
+
+
+def no_parity(specs: Sequence[InstanceSpec]) -> ParityService:
+    return ParityService(specs, _nobody_is_asked, Bounds(), enabled=False)
+
+
+async def _nobody_is_asked(spec: InstanceSpec) -> tuple[Answer, ...]:
+    raise AssertionError(spec.name)
