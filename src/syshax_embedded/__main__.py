@@ -25,7 +25,7 @@ def main() -> None:
         with only_one(cache_folder()):
             python = prepare_engine()
             if options.command == "tiny":
-                prepare_tiny(python, options.folder)
+                prepare_tiny(python, options.folder, seed=options.seed)
             elif options.command == "run" or not options.engine_only:
                 _write_config(prepare_model(python), python)
     except (StepFailedError, OSError) as error:
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--engine-only", action="store_true", help="only the engine")
     commands.add_parser("run", help="prepare, then run syshaxd in the foreground")
     tiny = commands.add_parser("tiny", help="make the tests' tiny random model")
+    tiny.add_argument("--seed", type=int, default=0, help="other seeds give other weights")
     tiny.add_argument("folder", type=Path, help="where: a new or empty folder, or one that was made by this command")
     return parser
 

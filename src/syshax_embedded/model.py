@@ -44,18 +44,24 @@ def prepare_model(engine_python: Path) -> Path:
     return folder
 
 
-def prepare_tiny(engine_python: Path, folder: Path) -> Path:
+def prepare_tiny(engine_python: Path, folder: Path, *, seed: int = 0) -> Path:
     """Makes the tests' model, 6 MB of random weights, unless it is there; returns its folder.
+
+    Args:
+        engine_python: The engine's interpreter.
+        folder: Where.
+        seed: Other seeds give other weights of the same model.
 
     Raises:
         StepFailedError: The folder holds something else, or there is no room.
     """
-    if is_complete(folder, _TINY_RECIPE):
+    recipe = f"{_TINY_RECIPE}, seed {seed}" if seed else _TINY_RECIPE
+    if is_complete(folder, recipe):
         return folder
     with Step(f"making a tiny random model in {folder} (some seconds)", _log("tiny")) as step:
         begin(folder)
-        step.run("random weights", [engine_python, _SCRIPTS / "tiny_llama.py", folder])
-        finish(folder, _TINY_RECIPE)
+        step.run("random weights", [engine_python, _SCRIPTS / "tiny_llama.py", folder, str(seed)])
+        finish(folder, recipe)
     return folder
 
 

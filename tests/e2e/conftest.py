@@ -110,12 +110,15 @@ class Daemon:
         return {instance["name"]: instance for instance in json.loads(done.stdout)["instances"]}
 
     def wait_ready(self) -> None:
-        until(self.is_ready, START_TIMEOUT_S, "both instances are ready")
+        until(self.is_ready, START_TIMEOUT_S, "both instances are ready and compared")
 
     def is_ready(self) -> bool:
         if self.process.poll() is not None:
             pytest.fail(f"syshaxd ended with {self.process.returncode}")
-        return get(f"{self.url}/ready?all=1")[0] == 200
+        if get(f"{self.url}/ready?all=1")[0] != 200:
+            return False
+        # Nothing is handed over before the instances have been compared, and that computes prompts of its own.
+        return b'syshax_parity_allowed{name="gpu",other="cpu"} 1.0' in get(f"{self.url}/metrics")[1]
 
     def metric(self, name: str, sample: str) -> float:
         """A sample of an instance's own metrics, summed over its labels."""
@@ -173,7 +176,8 @@ def tiny_model() -> Path:
     return prepare_tiny(engine_python(), cache_folder() / "models" / "tiny-random")
 
 
-def _service(port: int, core: int) -> dict[str, Any]:
+def service(port: int, core: int) -> dict[str, Any]:
+    """The configuration of an instance of the tiny model."""
     return {
         "runtime": "process",
         "device": "cpu",
@@ -195,6 +199,8 @@ def _service(port: int, core: int) -> dict[str, Any]:
             "HF_HUB_OFFLINE": 1,
             "VLLM_NO_USAGE_STATS": 1,
             "DO_NOT_TRACK": 1,
+            # With the engine inside the server's process, a first compilation would stall its health probes, too.
+            "TORCHDYNAMO_DISABLE": 1,
         },
     }
 
@@ -211,8 +217,8 @@ def daemon(
     arenas = Path(f"/dev/shm/syshax-e2e-{os.getpid()}")
     config = {
         "services": {
-            "gpu": _service(ports["gpu"], cores[0]),
-            "cpu": _service(ports["cpu"], cores[-1]),
+            "gpu": service(ports["gpu"], cores[0]),
+            "cpu": service(ports["cpu"], cores[-1]),
             "conductor": {"port": url_port},
         },
         "models": {"default": MODEL, "path": str(tiny_model)},

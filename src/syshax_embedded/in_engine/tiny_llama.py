@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""tiny_llama.py FOLDER: a 2 MB Llama of random weights, always the same. Runs in the engine's environment."""
+"""tiny_llama.py FOLDER SEED: a 2 MB Llama of weights that depend on SEED alone. Runs in the engine's environment."""
 
 import sys
 from pathlib import Path
@@ -39,7 +39,7 @@ PreTrainedTokenizerFast(
     model_max_length=4096,
 ).save_pretrained(folder)
 
-torch.manual_seed(0)
+torch.manual_seed(int(sys.argv[2]))
 config = LlamaConfig(
     vocab_size=VOCABULARY,
     hidden_size=128,
