@@ -4,7 +4,8 @@
 
 from syshax_sim.faults import Faults
 from syshax_sim.handover import KvStore
+from syshax_sim.images import Images
 from syshax_sim.profile import BUILT_IN, Profile
 from syshax_sim.server import SimInstance
 
-__all__ = ["BUILT_IN", "Faults", "KvStore", "Profile", "SimInstance"]
+__all__ = ["BUILT_IN", "Faults", "Images", "KvStore", "Profile", "SimInstance"]

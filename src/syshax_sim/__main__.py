@@ -9,6 +9,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 
+from syshax_sim.images import Images
 from syshax_sim.profile import BUILT_IN, Profile, load
 from syshax_sim.server import SimInstance
 
@@ -23,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", "--served-model-name", default="m", help="the model's name in the API")
     parser.add_argument("--profile", default="gpu", help=f"{', '.join(BUILT_IN)}, or a JSON file")
     parser.add_argument("--speed", type=float, default=1.0, help="times as fast as the profile says")
+    parser.add_argument(
+        "--dialect", choices=["syshax"], help="that of the patched images 0.2.x; with their metric names"
+    )
     parser.add_argument("--old-metric-names", action="store_true", help="those from before vLLM V1")
     for name in _OF_PROFILE:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="in place of the profile's")
@@ -37,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         model=args.model,
         host=args.host,
         port=args.port,
-        old_metric_names=args.old_metric_names,
+        old_metric_names=args.old_metric_names or args.dialect is not None,
+        images=Images() if args.dialect else None,
         die=os._exit,
     )
     asyncio.run(_serve(sim))

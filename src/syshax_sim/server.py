@@ -17,6 +17,7 @@ from syshax_sim import metrics
 from syshax_sim.engine import Engine, Generation
 from syshax_sim.faults import Faults
 from syshax_sim.handover import KvStore
+from syshax_sim.images import Images
 from syshax_sim.profile import Profile
 from syshax_sim.stream import Stream
 from syshax_sim.text import detokenize, render_chat, tokenize
@@ -52,6 +53,7 @@ class SimInstance:
         old_metric_names: bool = False,
         version: str = VERSION,
         kv_store: KvStore | None = None,
+        images: Images | None = None,
         die: Callable[[int], None] | None = None,
     ) -> None:
         """Remembers what to simulate.
@@ -64,6 +66,7 @@ class SimInstance:
             old_metric_names: Whether /metrics uses the names from before V1.
             version: That of vLLM, as /version tells it.
             kv_store: Where KV caches are handed over; instances that share one can do that.
+            images: Speaks the dialect of the patched images 0.2.x, in this way. Default: it does not.
             die: What the fault `die` does. Default: all connections are broken, and no new ones are taken.
         """
         self.engine = Engine(profile)
@@ -76,6 +79,7 @@ class SimInstance:
         self.kv_store = kv_store or KvStore()
         self._version = version
         self._takes_prompt_ids = tuple(map(int, version.split(".")[:2])) >= _PROMPT_IDS_SINCE
+        self._images = images
         self._old_metric_names = old_metric_names
         self._die = die or (lambda _: self.kill())
         self._created = int(time.time())
@@ -168,8 +172,9 @@ class SimInstance:
         self._fail_if_told()
         if request.content_type != "application/json":
             raise malformed("Unsupported Media Type: Only 'application/json' is allowed", "body")
+        data = await request.read()
         ask = parse_ask(
-            await request.read(),
+            data,
             chat=chat,
             model=self.model,
             profile=self.engine.profile,
@@ -177,6 +182,8 @@ class SimInstance:
         )
         ident = request.headers.get("X-Request-Id") or uuid.uuid4().hex
         ident = f"chatcmpl-{ident}" if chat else f"cmpl-{ident}"
+        if self._images is not None and chat:
+            ask, ident = self._images.part(ask, parse_object(data), ident)
         reply = Reply(ask, ident=ident, model=self.model, created=int(time.time()))
         if ask.stream:
             stream = Stream(request, ask, reply, break_after_events=self.faults.break_after_events)
@@ -202,7 +209,7 @@ class SimInstance:
         raise ApiError(status, "simulated fault", kind="InternalServerError")
 
     def _start(self, ask: Ask, on_token: Callable[[Generation], None]) -> list[Generation]:
-        loaded = 0
+        loaded = 0 if self.faults.lose_loads else ask.loaded_tokens
         if ask.orders.load is not None:
             loaded = 0 if self.faults.lose_loads else self.kv_store.load(ask.orders.load, _known_ids(ask))
             ask.orders.cached_tokens = loaded

@@ -71,6 +71,8 @@ class Choice:
     max_tokens: int
     """Tokens after which it ends, for the reason below."""
     finish_reason: str
+    restated: str = ""
+    """Text of the tokens before the first, if it is to be told again."""
 
     def token_id(self, at: int, *, wide: bool) -> int:
         """Returns the id of the token number `at` of those that are made here."""
@@ -99,6 +101,8 @@ class Ask:
     """Some characters span two tokens."""
     orders: Orders
     """What is to be done with the KV cache."""
+    loaded_tokens: int = 0
+    """Prompt tokens whose KV cache is there already."""
 
 
 def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile, takes_prompt_ids: bool = True) -> Ask:
@@ -280,7 +284,8 @@ class Reply:
     def _text(self, index: int, begin: int, end: int) -> str:
         choice = self._ask.choices[index]
         if not self._detokenizers:
-            return "".join([token(choice.seed, choice.first + at) for at in range(begin, end)])
+            made = "".join([token(choice.seed, choice.first + at) for at in range(begin, end)])
+            return choice.restated + made if begin == 0 else made
         return "".join(map(self._detokenizers[index].push, self._ids(choice, begin, end)))
 
     def _ids(self, choice: Choice, begin: int, end: int) -> list[int]:

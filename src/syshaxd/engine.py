@@ -300,6 +300,22 @@ class Engine:
                 raise error from None
             return self._specs[placement.places[-1]]
 
+    def place_again(self, request: InferenceRequest, present: str) -> InstanceSpec | None:
+        """Decides again where an answer goes on of which an instance has made a part; takes a place there.
+
+        Returns:
+            None: it goes on where it is.
+        """
+        if request.offload:
+            return None  # the client wants it there
+        self._inflight[present] -= 1  # its own place is not in its way
+        decision = self._decide(replace(request, whole_because="it has begun already"), ())
+        self._inflight[present] += 1
+        if not isinstance(decision, RunOn) or (present, decision.instance) not in self._handover.pairs:
+            return None
+        self._take(decision)
+        return self._specs[decision.instance]
+
     def release(self, name: str) -> None:
         """Gives a place on an instance back."""
         self._inflight[name] -= 1
@@ -469,6 +485,9 @@ class _JourneyPlaces:
 
     async def another(self, failed: str) -> InstanceSpec:
         return await self._engine.place_rest(self._request, failed)
+
+    def again(self, present: str) -> InstanceSpec | None:
+        return self._engine.place_again(self._request, present)
 
     def release(self, name: str) -> None:
         self._engine.release(name)

@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from syshaxd.core.errors import SyshaxError
-from syshaxd.core.offload.bodies import CHAT_PATH, COMPLETIONS_PATH, token_limit
+from syshaxd.core.offload.bodies import token_limit
 from syshaxd.core.offload.dialect import ConnectorDialect, HandoverDialect
 from syshaxd.core.offload.pairs import InstanceFacts, refusal
 from syshaxd.core.offload.rules import whole_because
+from syshaxd.core.offload.syshax import SyshaxDialect
 from syshaxd.core.types import Cause, InferenceRequest, InstanceSpec, Offload, Placement, Protocol, RequestRecord
 from syshaxd.runner.exchange import Downstream, Outgoing
 from syshaxd.runner.journey import Exchanger, Journey, Places
 
 _log = logging.getLogger(__name__)
-_PATHS = frozenset((CHAT_PATH, COMPLETIONS_PATH))
 # Prompts are measured before they are tokenised.
 _BYTES_PER_TOKEN = 4
 
@@ -62,7 +62,11 @@ class Handover:
         self._policy = policy
         self._pair_allowed = pair_allowed
         self._facts: dict[str, InstanceFacts] = {}
-        self._dialects: dict[Protocol, HandoverDialect] = {Protocol.CONNECTOR: ConnectorDialect()}
+        self._dialects: dict[Protocol, HandoverDialect] = {
+            Protocol.CONNECTOR: ConnectorDialect(),
+            Protocol.SYSHAX: SyshaxDialect(),
+        }
+        self._paths: frozenset[str] = frozenset()
         self._journeys: set[Journey] = set()
         self._loop = asyncio.get_running_loop()
         self.pairs: frozenset[tuple[str, str]] = frozenset()
@@ -82,6 +86,8 @@ class Handover:
     def refresh(self) -> None:
         """Finds out again which pairs are possible."""
         self.pairs = frozenset(pair for pair, why in self.report().items() if not why)
+        protocols = {self._specs[source].protocol for source, _ in self.pairs}
+        self._paths = frozenset(path for protocol in protocols for path in self._dialects[protocol].paths)
 
     def report(self) -> dict[tuple[str, str], str]:
         """For each source and target, one of which has a protocol, why they cannot hand over; empty: they can."""
@@ -99,7 +105,7 @@ class Handover:
 
     def examine(self, request: InferenceRequest, outgoing: Outgoing) -> tuple[InferenceRequest, Body | None]:
         """Reads what placement needs to know of a request that could be split; the body, if it can."""
-        if outgoing.path not in _PATHS or outgoing.method != "POST":
+        if outgoing.path not in self._paths or outgoing.method != "POST":
             return request, None
         body: Body = json.loads(outgoing.body)
         why = whole_because(body)
@@ -121,7 +127,8 @@ class Handover:
         """Whether a request that can be split is carried here, not relayed."""
         if isinstance(placement, Offload):
             return True
-        return self._policy.migrate and request.stream and any(source == placement.instance for source, _ in self.pairs)
+        movable = self._policy.migrate and self._dialects[self._specs[placement.instance].protocol].movable
+        return movable and request.stream and any(source == placement.instance for source, _ in self.pairs)
 
     async def carry(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from syshax_sim import KvStore, Profile, SimInstance
+from syshax_sim import Images, KvStore, Profile, SimInstance
 from syshaxd.core.offload.pairs import InstanceFacts
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.types import Device, InstanceSpec, Protocol, RequestRecord, Role, RuntimeKind, Snapshot, State
@@ -101,6 +101,7 @@ async def duo(
     slots: int = 64,
     max_queue_wait_s: float = 10.0,
     version: str = "0.32.0",
+    images: dict[str, Images] | None = None,
     pair_allowed: Callable[[str, str], str] = lambda source, target: "",
     snapshot: Callable[[], Snapshot] = Snapshot,
 ) -> AsyncIterator[Duo]:
@@ -108,7 +109,9 @@ async def duo(
         store = KvStore()
         sims: dict[str, SimInstance] = {}
         for role in Role:
-            sims[role] = await stack.enter_async_context(SimInstance(profile, kv_store=store, version=version))
+            sims[role] = await stack.enter_async_context(
+                SimInstance(profile, kv_store=store, version=version, images=(images or {}).get(role))
+            )
         specs = [
             InstanceSpec(
                 name=role,
@@ -120,7 +123,7 @@ async def duo(
                 host="127.0.0.1",
                 port=sims[role].port,
                 max_num_seqs=slots,
-                protocol=Protocol.CONNECTOR,
+                protocol=Protocol.SYSHAX if images else Protocol.CONNECTOR,
             )
             for role in Role
         ]

@@ -40,6 +40,8 @@ class Protocol(StrEnum):
     NONE = "none"
     CONNECTOR = "connector"
     """Through syshax_connector, a plug-in of stock vLLM."""
+    SYSHAX = "syshax"
+    """That of the patched images syshax-vllm-gpu and syshax-vllm-cpu 0.2.x."""
 
 
 class State(StrEnum):

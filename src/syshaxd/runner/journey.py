@@ -42,6 +42,9 @@ class Places(Protocol):
     async def another(self, failed: str) -> InstanceSpec:
         """Takes a place for the rest of the answer, after `failed` has failed. Raises SyshaxError: there is none."""
 
+    def again(self, present: str) -> InstanceSpec | None:
+        """Decides again where the rest is made, and takes a place there; None: it stays at `present`."""
+
     def release(self, name: str) -> None:
         """Gives a place back."""
 
@@ -79,7 +82,7 @@ class Journey:
         """It need not stay where it was offloaded to."""
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._answer = JoinedAnswer(outgoing.path, body)
+        self._answer = JoinedAnswer(outgoing.path, body, to_be_continued=dialect.to_be_continued)
         self._reply = Reply(client, record, keep_alive=outgoing.keep_alive, clock=clock)
         self._leg: Leg | None = None
         self._legs = 0
@@ -118,7 +121,7 @@ class Journey:
     @property
     def tokens(self) -> int:
         """Tokens that the client has got."""
-        return len(self._answer.token_ids)
+        return self._answer.tokens
 
     @property
     def may_move(self) -> bool:
@@ -181,7 +184,7 @@ class Journey:
                     self._places.release(place.name)
             self.spec = self._moving_to = self._left = None
             self._record.tokens_in = self._record.tokens_in or len(self._answer.prompt_ids)
-            self._record.tokens_out = self._record.tokens_out or len(self._answer.token_ids)
+            self._record.tokens_out = self._record.tokens_out or self._answer.tokens
 
     async def _prefill(self, spec: InstanceSpec) -> bool:
         """Has the first token made; returns whether that is all that there is to answer."""
@@ -224,6 +227,7 @@ class Journey:
             path, body = self._dialect.continuation(
                 self._body, self._answer, self._facts[spec.name], load=self._load, save=save
             )
+        had = self._answer.tokens
         self._answer.begin_part()
         leg = await self._send(spec, path, body, self._take)
         if leg.cut_off:
@@ -235,8 +239,20 @@ class Journey:
                 return True
             raise InstanceFailedError(_fault_text(leg))
         if not self._answer.finished:
-            raise InstanceFailedError("the instance's stream ended before the answer did")
+            if not self._answer.part_over:
+                raise InstanceFailedError("the instance's stream ended before the answer did")
+            if self._answer.tokens == had:
+                raise InstanceFailedError("the instance ended its part of the answer without a token")
+            self._load = self._dialect.load_key({"id": self._answer.part_id}, save or "")
+            self._decide_again(spec)
         return False
+
+    def _decide_again(self, spec: InstanceSpec) -> None:
+        """The instance has ended its part: the next may be made elsewhere."""
+        target = self._places.again(spec.name)
+        if target is not None:
+            self._moving_to, self._cause = target, Cause.ROOM
+            self._left = self._change_place()  # it keeps the KV cache until that has been loaded
 
     async def _send(self, spec: InstanceSpec, path: str, body: bytes, take: Callable[[bytes], None]) -> Leg:
         # Should one instance get two parts, its log can tell them apart.

@@ -149,7 +149,8 @@ class ServiceConfig(Section):
     max_num_seqs: Count = Field(256, description="Requests that the instance runs at the same time.")
     protocol: Protocol | None = Field(
         None,
-        description="How the instance hands KV caches over: `connector` (syshax_connector in vLLM) or `none`. Unset: "
+        description="How the instance hands KV caches over: `connector` (syshax_connector in vLLM), `syshax` "
+        "(the images syshax-vllm-gpu and syshax-vllm-cpu 0.2.x) or `none`. Unset: "
         "`connector` if syshaxd starts all instances and it surely works, else `none`.",
     )
     args: dict[str, ArgValue | list[ArgValue] | None] = Field(

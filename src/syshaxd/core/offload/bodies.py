@@ -31,13 +31,13 @@ def prefill_body(body: Mapping[str, Any], key: str) -> bytes:
     if _min_tokens(body) > 1:
         changed["min_tokens"] = 1  # vLLM takes none over max_tokens
     changed["kv_transfer_params"] = {"syshax": {"save": {"key": key, "on": "finish"}}}
-    return _dump(changed)
+    return dump_body(changed)
 
 
 def movable_body(body: Mapping[str, Any], key: str) -> bytes:
     """The request as it is, but for telling its tokens, and for saving its KV under `key` when it is given up."""
     save = {"syshax": {"save": {"key": key, "on": "abort"}}}
-    return _dump({**body, "return_token_ids": True, "kv_transfer_params": save})
+    return dump_body({**body, "return_token_ids": True, "kv_transfer_params": save})
 
 
 def continuation_body(
@@ -91,7 +91,7 @@ def continuation_body(
         "return_token_ids": True,
         "kv_transfer_params": params,
     }
-    return _dump(changed)
+    return dump_body(changed)
 
 
 def token_limit(body: Mapping[str, Any]) -> int | None:
@@ -110,5 +110,6 @@ def _min_tokens(body: Mapping[str, Any]) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _dump(body: Mapping[str, Any]) -> bytes:
+def dump_body(body: Mapping[str, Any]) -> bytes:
+    """A body as it goes to an instance."""
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()

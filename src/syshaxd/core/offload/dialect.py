@@ -21,6 +21,8 @@ class HandoverDialect(Protocol):
 
     movable: bool
     """Running streams can be moved, too; else only a prefill is handed over."""
+    paths: frozenset[str]
+    """The routes for which it works."""
     to_be_continued: frozenset[str]
     """Values of `finish_reason` that mean: ask again for the rest."""
 
@@ -28,7 +30,10 @@ class HandoverDialect(Protocol):
         """The request for the first token. Its answer is one JSON object."""
 
     def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
-        """Where the prefill's answer says that its KV cache is; None: nowhere."""
+        """Where a prefill's answer, or an event of a part that is to be continued, says that its KV cache is.
+
+        None: nowhere.
+        """
 
     def size_bytes(self, answer: Mapping[str, Any]) -> int:
         """How much the prefill's answer says is handed over; 0: it does not tell."""
@@ -54,6 +59,7 @@ class ConnectorDialect:
     """That of vLLM with syshax_connector."""
 
     movable = True
+    paths = frozenset((CHAT_PATH, COMPLETIONS_PATH))
     to_be_continued: frozenset[str] = frozenset()
 
     def prefill(self, body: Mapping[str, Any], key: str) -> bytes:

@@ -9,11 +9,12 @@ been delivered always ends with a whole character, so another instance can go on
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.offload.bodies import CHAT_PATH
+from syshaxd.core.offload.bodies import CHAT_PATH, token_limit
+from syshaxd.core.offload.restated import RestatedText
 
 DONE = b"data: [DONE]\n\n"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -40,19 +41,45 @@ class Piece:
     stop_reason: int | str | None = None
     delta: Mapping[str, Any] | None = None
     """A chat's delta with more than text in it, which cannot be told from the tokens alone."""
+    count: int | None = None
+    """Number of tokens, where the instance tells it without their ids."""
+
+    @property
+    def tokens(self) -> int:
+        """How many; for text of which nothing is told, one."""
+        return len(self.token_ids) or (int(bool(self.text)) if self.count is None else self.count)
 
 
 class JoinedAnswer:
     """Takes the events of one part after the other; gives what the client gets for them."""
 
-    def __init__(self, path: str, body: Mapping[str, Any]) -> None:
-        """Sets up for an answer to the client's `body` on the route `path`."""
+    def __init__(self, path: str, body: Mapping[str, Any], *, to_be_continued: frozenset[str] = frozenset()) -> None:
+        """Sets up for an answer.
+
+        Args:
+            path: The client's route.
+            body: The client's body.
+            to_be_continued: What an instance gives as `finish_reason` where another part is to follow; parts of such
+                instances may repeat the text that is there.
+        """
         options = body.get("stream_options") or {}
         self.chat = path == CHAT_PATH
         self.stream = bool(body.get("stream"))
         self._tells_usage = bool(options.get("include_usage"))
         self._tells_usage_so_far = self._tells_usage and bool(options.get("continuous_usage_stats"))
         self._tells_ids = bool(body.get("return_token_ids"))
+        self._to_be_continued = to_be_continued
+        self._limit = token_limit(body)
+        self._restated = RestatedText("")
+        self._prompt_tokens = 0
+        self.tokens = 0
+        """Tokens that the client has; events, where the instances do not tell their ids."""
+        self.parts = 0
+        """Parts after the prefill that have begun."""
+        self.part_id: str | None = None
+        """The id that the present part has given itself."""
+        self.part_over = False
+        """The present part has ended, and another is to follow."""
         self.prompt_ids: tuple[int, ...] = ()
         """The prompt's tokens; empty: not known yet."""
         self.token_ids: list[int] = []
@@ -102,7 +129,9 @@ class JoinedAnswer:
         choice = answer["choices"][0]
         ids = answer.get("prompt_token_ids") if self.chat else choice.get("prompt_token_ids")
         self.prompt_ids = tuple(ids or ())
-        self._prompt_details = (answer.get("usage") or {}).get("prompt_tokens_details")
+        usage = answer.get("usage") or {}
+        self._prompt_details = usage.get("prompt_tokens_details")
+        self._prompt_tokens = usage.get("prompt_tokens") or 0
         message = choice.get("message") or {}
         text = (message.get("content") if self.chat else choice.get("text")) or ""
         ids = tuple(choice.get("token_ids") or ())
@@ -110,17 +139,21 @@ class JoinedAnswer:
             self.plain = False
             return b""
         fits = max_model_len is None or len(self.prompt_ids) + 1 < max_model_len
-        if choice.get("finish_reason") != "length" or not fits:
+        if choice.get("finish_reason") not in (self._to_be_continued or ("length",)) or not fits:
             return self._deliver(Piece(text, ids, choice.get("finish_reason"), choice.get("stop_reason")))
         if not text or text.endswith(_REPLACEMENT):
             return b""  # part of a character: the next instance makes this token again
-        return self._deliver(Piece(text, ids))
+        return self._deliver(Piece(text, ids, count=usage.get("completion_tokens")))
 
     def begin_part(self) -> None:
         """Another instance goes on from what was delivered."""
         self._held.clear()
         self.cached_tokens = None
         self._changed = self._changed or bool(self._head)
+        self.parts += 1
+        self.part_id, self.part_over = None, False
+        if self._to_be_continued:
+            self._restated = RestatedText(self.text)
 
     def take_plain(self, event: bytes) -> bytes | None:
         """Takes one event of a stream, as it came; returns what to send, or None: see what it means, and `take` it.
@@ -136,6 +169,7 @@ class JoinedAnswer:
         ids = found["ids"]
         numbers = json.loads(ids) if b"," in ids else (int(ids[1:-1]),)
         self.token_ids += numbers
+        self.tokens += len(numbers)
         self._last_size = len(numbers)
         self._texts.append(found["text"])
         start, end = found.span("ids")
@@ -158,8 +192,9 @@ class JoinedAnswer:
             return b""
         if not self._head:
             self._remember_head(event)
+        self.part_id = event.get("id")
         choice = event["choices"][0]
-        piece = _read(choice)
+        piece = self._without_repetition(_read(choice))
         if piece.finish_reason in _BROKEN_OFF:
             raise InstanceFailedError(f"the instance broke off: finish_reason {piece.finish_reason}")
         if not self.prompt_ids:
@@ -169,6 +204,20 @@ class JoinedAnswer:
         if piece.token_ids:  # else it is a chat's role, or part of a prefill
             self._held.append(piece)
         return b""
+
+    def _without_repetition(self, piece: Piece) -> Piece:
+        """The piece as a part of the whole answer: without what the client has, and without the end of a mere part."""
+        if not self._to_be_continued:
+            return piece
+        text, reason = self._restated.push(piece.text), piece.finish_reason
+        if reason is not None:
+            text += self._restated.end()
+        if reason in self._to_be_continued:
+            self.part_over = True
+            reason = None
+            if self._limit is not None and self.tokens + bool(text) >= self._limit:
+                reason = "length"
+        return replace(piece, text=text, finish_reason=reason)
 
     def tail_ids(self) -> tuple[int, ...]:
         """The last tokens that were delivered: enough to see whether they end with a whole character."""
@@ -183,6 +232,7 @@ class JoinedAnswer:
         if count and self._tells_ids:
             return False
         del self.token_ids[len(self.token_ids) - count :]
+        self.tokens -= count
         self._last_size = 0
         return True
 
@@ -190,7 +240,7 @@ class JoinedAnswer:
         """The end of the client's stream."""
         if not self._tells_usage:
             return DONE
-        usage = self._usage(len(self.token_ids))
+        usage = self._usage(self.tokens)
         if self._prompt_details is not None:
             usage["prompt_tokens_details"] = self._prompt_details
         return _event({**self._head, "choices": [], "usage": usage, **self._more}) + DONE
@@ -209,7 +259,7 @@ class JoinedAnswer:
         if not self._tells_ids:
             (body if self.chat else choice)["prompt_token_ids"] = None
         usage = dict(body.get("usage") or {})
-        body |= {"choices": [choice], "usage": usage | self._usage(len(self.token_ids)), "kv_transfer_params": None}
+        body |= {"choices": [choice], "usage": usage | self._usage(self.tokens), "kv_transfer_params": None}
         return _dump(body)
 
     def _remember_head(self, told: Mapping[str, Any]) -> None:
@@ -230,6 +280,7 @@ class JoinedAnswer:
         for item in pieces:
             first = not self.token_ids
             self.token_ids += item.token_ids
+            self.tokens += item.tokens
             self.plain = self.plain and item.delta is None
             self._last_size = len(item.token_ids)
             self._texts.append(item.text)
@@ -258,7 +309,7 @@ class JoinedAnswer:
         choice["token_ids"] = list(piece.token_ids) if self._tells_ids else None
         event = {**self._head, "choices": [choice]}
         if self._tells_usage_so_far:
-            event["usage"] = self._usage_so_far(len(self.token_ids))
+            event["usage"] = self._usage_so_far(self.tokens)
         elif piece.finish_reason is not None and not self._tells_usage:
             event |= self._more
         return _event(event)
@@ -268,7 +319,7 @@ class JoinedAnswer:
         return usage | {"completion_tokens_details": None} if self.chat else usage
 
     def _usage(self, generated: int) -> dict[str, Any]:
-        prompt = len(self.prompt_ids)
+        prompt = len(self.prompt_ids) or self._prompt_tokens
         return {"prompt_tokens": prompt, "total_tokens": prompt + generated, "completion_tokens": generated}
 
 
