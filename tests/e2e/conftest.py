@@ -205,6 +205,27 @@ def service(port: int, core: int) -> dict[str, Any]:
     }
 
 
+def run_syshaxd(config: dict[str, Any], folder: Path, ports: dict[str, int]) -> Daemon:
+    """Starts a daemon on a configuration whose files are all in the folder."""
+    config["control"] = {"socket": str(folder / "admin.sock")}
+    (folder / "config.yaml").write_text(json.dumps(config))
+    temporary = folder / "t"  # vLLM's sockets go there, and their paths may not be long
+    temporary.mkdir()
+    environment = os.environ | {
+        "XDG_STATE_HOME": str(folder / "state"),
+        "SYSHAX_SOCKET": str(folder / "admin.sock"),
+        "TMPDIR": str(temporary),
+    }
+    log = folder / "syshaxd.log"
+    program = str(Path(sys.executable).with_name("syshaxd"))
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [program, "--config", str(folder / "config.yaml")], env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    url = f"http://127.0.0.1:{config['services']['conductor']['port']}"
+    return Daemon(process, url, ports, log, environment)
+
+
 @pytest.fixture(scope="session")
 def daemon(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
@@ -232,23 +253,9 @@ def daemon(
             "probe_failures": 2,
             "stop_grace_s": 5.0,
         },
-        "control": {"socket": str(folder / "admin.sock")},
     }
-    (folder / "config.yaml").write_text(json.dumps(config))
-    temporary = folder / "t"  # vLLM's sockets go there, and their paths may not be long
-    temporary.mkdir()
-    environment = os.environ | {
-        "XDG_STATE_HOME": str(folder / "state"),
-        "SYSHAX_SOCKET": str(folder / "admin.sock"),
-        "TMPDIR": str(temporary),
-    }
-    log = folder / "syshaxd.log"
-    program = str(Path(sys.executable).with_name("syshaxd"))
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [program, "--config", str(folder / "config.yaml")], env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    running = Daemon(process, f"http://127.0.0.1:{url_port}", ports, log, environment)
+    running = run_syshaxd(config, folder, ports)
+    process = running.process
     request.session.stash[_RUNNING] = running
     try:
         running.wait_ready()

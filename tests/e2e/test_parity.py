@@ -8,8 +8,6 @@ One of the two instances of this folder's daemon plays the GPU for a second daem
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +17,17 @@ import pytest
 
 from syshax_embedded.engine import engine_python
 from syshax_embedded.model import prepare_tiny
-from tests.e2e.conftest import MODEL, START_TIMEOUT_S, STOP_TIMEOUT_S, Daemon, free_port, get, service, until
+from tests.e2e.conftest import (
+    MODEL,
+    START_TIMEOUT_S,
+    STOP_TIMEOUT_S,
+    Daemon,
+    free_port,
+    get,
+    run_syshaxd,
+    service,
+    until,
+)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -35,32 +43,17 @@ def compared(daemon: Daemon, *, code: int = 0) -> dict[str, Any]:
 def beside(daemon: Daemon, folder: Path, cpu: Callable[[dict[str, Any]], None]) -> Iterator[Daemon]:
     """A second daemon; `cpu` changes the configuration of its CPU instance."""
     ports = {"gpu": daemon.ports["gpu"], "cpu": free_port()}
-    url_port = free_port()
     mine = service(ports["cpu"], max(os.sched_getaffinity(0)))
     cpu(mine)
     config = {
         "services": {
             "gpu": {"runtime": "external", "device": "cpu", "port": ports["gpu"]},
             "cpu": mine,
-            "conductor": {"port": url_port},
+            "conductor": {"port": free_port()},
         },
         "models": {"default": MODEL},
-        "control": {"socket": str(folder / "admin.sock")},
     }
-    (folder / "config.yaml").write_text(json.dumps(config))
-    (folder / "t").mkdir()
-    environment = os.environ | {
-        "XDG_STATE_HOME": str(folder / "state"),
-        "SYSHAX_SOCKET": str(folder / "admin.sock"),
-        "TMPDIR": str(folder / "t"),
-    }
-    log = folder / "syshaxd.log"
-    program = str(Path(sys.executable).with_name("syshaxd"))
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [program, "--config", str(folder / "config.yaml")], env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    second = Daemon(process, f"http://127.0.0.1:{url_port}", ports, log, environment)
+    second = run_syshaxd(config, folder, ports)
     try:
         until(lambda: get(f"{second.url}/ready?all=1")[0] == 200, START_TIMEOUT_S, "the second daemon's are ready")
         yield second
@@ -68,8 +61,8 @@ def beside(daemon: Daemon, folder: Path, cpu: Callable[[dict[str, Any]], None]) 
         print(second.log_tail())
         raise
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(STOP_TIMEOUT_S)
+        second.process.send_signal(signal.SIGINT)
+        second.process.wait(STOP_TIMEOUT_S)
 
 
 def test_two_instances_of_one_model_agree(daemon: Daemon) -> None:

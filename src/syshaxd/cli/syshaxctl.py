@@ -155,8 +155,8 @@ def logs(socket: Path | None, name: str, lines: int, *, everything: bool, follow
 
 
 @main.command()
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", shell_complete=complete.instances)
+@click.argument("second", shell_complete=complete.instances)
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
 def parity(socket: Path | None, first: str, second: str, output: str) -> None:
