@@ -127,7 +127,8 @@ class Handover:
         """Whether a request that can be split is carried here, not relayed."""
         if isinstance(placement, Offload):
             return True
-        movable = self._policy.migrate and self._dialects[self._specs[placement.instance].protocol].movable
+        dialect = self._dialects.get(self._specs[placement.instance].protocol)
+        movable = self._policy.migrate and dialect is not None and dialect.movable
         return movable and request.stream and any(source == placement.instance for source, _ in self.pairs)
 
     async def carry(

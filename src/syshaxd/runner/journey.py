@@ -183,7 +183,7 @@ class Journey:
                 if place is not None:
                     self._places.release(place.name)
             self.spec = self._moving_to = self._left = None
-            self._record.tokens_in = self._record.tokens_in or len(self._answer.prompt_ids)
+            self._record.tokens_in = self._record.tokens_in or self._answer.prompt_tokens
             self._record.tokens_out = self._record.tokens_out or self._answer.tokens
 
     async def _prefill(self, spec: InstanceSpec) -> bool:
@@ -364,7 +364,7 @@ class Journey:
             self._reply.whole(200, b"OK", b"application/json", self._answer.whole())
 
     def _new_handover(self, source: str, target: str) -> HandoverRecord:
-        known = len(self._answer.prompt_ids) + len(self._answer.token_ids)
+        known = self._answer.prompt_tokens + self._answer.tokens
         record = HandoverRecord(source=source, target=target, cause=self._cause, known_tokens=known)
         record.asked = self._load is not None
         return record

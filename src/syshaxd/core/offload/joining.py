@@ -71,7 +71,7 @@ class JoinedAnswer:
         self._to_be_continued = to_be_continued
         self._limit = token_limit(body)
         self._restated = RestatedText("")
-        self._prompt_tokens = 0
+        self._told_prompt_tokens = 0
         self.tokens = 0
         """Tokens that the client has; events, where the instances do not tell their ids."""
         self.parts = 0
@@ -107,6 +107,11 @@ class JoinedAnswer:
         return "".join(text if isinstance(text, str) else json.loads(b'"%b"' % text) for text in self._texts)
 
     @property
+    def prompt_tokens(self) -> int:
+        """How many the prompt has; 0: not known yet."""
+        return len(self.prompt_ids) or self._told_prompt_tokens
+
+    @property
     def may_be_cut(self) -> bool:
         """Another instance could go on from here, as far as is known."""
         return bool(self.prompt_ids and self.token_ids and self.plain and not self.finished)
@@ -131,7 +136,7 @@ class JoinedAnswer:
         self.prompt_ids = tuple(ids or ())
         usage = answer.get("usage") or {}
         self._prompt_details = usage.get("prompt_tokens_details")
-        self._prompt_tokens = usage.get("prompt_tokens") or 0
+        self._told_prompt_tokens = usage.get("prompt_tokens") or 0
         message = choice.get("message") or {}
         text = (message.get("content") if self.chat else choice.get("text")) or ""
         ids = tuple(choice.get("token_ids") or ())
@@ -319,7 +324,7 @@ class JoinedAnswer:
         return usage | {"completion_tokens_details": None} if self.chat else usage
 
     def _usage(self, generated: int) -> dict[str, Any]:
-        prompt = len(self.prompt_ids) or self._prompt_tokens
+        prompt = self.prompt_tokens
         return {"prompt_tokens": prompt, "total_tokens": prompt + generated, "completion_tokens": generated}
 
 
