@@ -8,10 +8,9 @@ Exit codes: 0 stopped as it was told, 1 refused or failed, 2 usage.
 import asyncio
 import gc
 import logging
-import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -19,25 +18,22 @@ from pathlib import Path
 import aiohttp
 import click
 
-from syshaxd import __version__, configfile, host, logs, rundir, sdnotify, startup
+from syshaxd import __version__, binder, configfile, logs, rundir, sdnotify, startup
 from syshaxd.control import ControlServer
-from syshaxd.core.bindings import Bound, Host, bind_instances, describe_fault, refusal
-from syshaxd.core.config import AUTO, Config, enabled_services
-from syshaxd.core.container import with_connector
-from syshaxd.core.errors import SyshaxError, TopologyError
-from syshaxd.core.launch import instance_specs
+from syshaxd.core.bindings import Bound
+from syshaxd.core.config import Config, enabled_services
+from syshaxd.core.errors import SyshaxError
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.topology import NumaTopology
-from syshaxd.core.types import InstanceSpec, RuntimeKind, State
+from syshaxd.core.types import InstanceStatus, RuntimeKind, State
 from syshaxd.engine import Engine
-from syshaxd.enginefiles import connector_package, read_launch_host
 from syshaxd.gateway import Gateway
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.handover import Handover, HandoverPolicy
 from syshaxd.metrics import MetricsService
 from syshaxd.monitor import SystemMonitor, probe_health
+from syshaxd.monitor.bindings import BindingMonitor
 from syshaxd.parity import ParityService, ask
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import read_catalog
@@ -80,7 +76,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     logs.setup(log_level)
     try:
         config = configfile.load(path)
-        bound = bind(config)
+        bound = binder.bind(config)
     except SyshaxError as error:
         raise click.ClickException(f"{path}:\n{error}") from None
     if check_config:
@@ -108,48 +104,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def planned_specs(config: Config) -> tuple[InstanceSpec, ...]:
-    """Returns what is to be started, before it is bound to CPUs.
-
-    Raises:
-        SyshaxError: Something in the configuration can't be passed on.
-    """
-    specs = instance_specs(config, read_launch_host(config))
-    return tuple(with_connector(spec, os.fspath(connector_package())) if spec.container else spec for spec in specs)
-
-
-def bind(config: Config) -> Bound:
-    """Returns the instances that take part, with the CPUs on which they are to run; logs what could be better.
-
-    Raises:
-        SyshaxError: An instance's binding is wrong, unless `numa.enforce` is off, or can't be planned.
-    """
-    specs = planned_specs(config)
-    try:
-        allowed = host.allowed()
-        here = Host(topology=host.topology(), allowed_cpus=allowed.cpus, allowed_nodes=allowed.nodes)
-    except TopologyError as error:
-        if any(service.cores == AUTO for service in enabled_services(config).values()):
-            raise
-        _log.warning("bindings to CPUs are not checked: %s", error)
-        return Bound(specs=specs)
-    bound = bind_instances(config, specs, here)
-    if config.numa.enforce and (wrong := refusal(bound)):
-        raise wrong
-    for name, faults in bound.faults.items():
-        for fault in faults:
-            _log.warning("%s: binding to CPUs: %s", name, describe_fault(fault))
-    return bound
-
-
-def _topology() -> NumaTopology | None:
-    """This host, for the dashboard; `bind` has said why where it can't be read."""
-    try:
-        return host.topology()
-    except TopologyError:
-        return None
-
-
 def _stop_on_signals(stopping: asyncio.Event, hurry: asyncio.Event) -> None:
     """Sets `stopping` at the first signal, `hurry` at the second."""
     loop = asyncio.get_running_loop()
@@ -168,11 +122,9 @@ def _stop_on_signals(stopping: asyncio.Event, hurry: asyncio.Event) -> None:
 
 async def serve(config: Config, bound: Bound) -> None:
     """Runs the daemon until it is told to stop."""
-    specs = bound.specs
-    stopping = asyncio.Event()
-    hurry = asyncio.Event()
+    specs, lifecycle = bound.specs, config.lifecycle
+    stopping, hurry = asyncio.Event(), asyncio.Event()
     _stop_on_signals(stopping, hurry)
-    lifecycle = config.lifecycle
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         processes = ProcessRuntime(rundir.state_dir())
@@ -203,6 +155,12 @@ async def serve(config: Config, bound: Bound) -> None:
             lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
             interval_s=config.monitor.interval,
             timeout_s=config.lifecycle.probe_timeout_s,
+        )
+        bindings = BindingMonitor(
+            bound,
+            supervisor.statuses,
+            partial(_pid, runtimes),
+            interval_s=config.numa.verify_interval_s,
         )
         runner = Runner(silence_limit_s=config.system.request_timeout)
         stack.callback(runner.close)
@@ -237,14 +195,14 @@ async def serve(config: Config, bound: Bound) -> None:
             parity=parity,
             max_queue_size=config.system.max_queue_size,
             max_queue_wait_s=config.system.max_queue_wait_s,
-            binding_faults={name: tuple(map(describe_fault, faults)) for name, faults in bound.faults.items()},
+            bindings=bindings,
         )
         monitor.subscribe(lambda _: engine.on_snapshot())
         gateway = Gateway(
             engine,
             MetricsService(),
             max_body_bytes=config.gateway.max_body_bytes,
-            dashboard=Dashboard(engine.status, _topology()) if config.gateway.dashboard else None,
+            dashboard=Dashboard(engine.status, bound.topology) if config.gateway.dashboard else None,
         )
         control = ControlServer(engine, rundir.socket_path(config.control.socket))
 
@@ -258,6 +216,7 @@ async def serve(config: Config, bound: Bound) -> None:
         tasks = [
             asyncio.create_task(supervisor.run(), name="supervisor"),
             asyncio.create_task(monitor.run(), name="monitor"),
+            asyncio.create_task(bindings.run(), name="bindings"),
             asyncio.create_task(runner.sweep(), name="sweeper"),
             asyncio.create_task(parity.run(), name="parity"),
         ]
@@ -283,6 +242,10 @@ def _start_again(supervisor: Supervisor) -> None:
     for status in supervisor.statuses():
         if status.spec.runtime is RuntimeKind.DOCKER and status.state in {State.BACKOFF, State.FAILED}:
             supervisor.start(status.spec.name)
+
+
+async def _pid(runtimes: Mapping[RuntimeKind, InstanceRuntime], status: InstanceStatus) -> int | None:
+    return None if status.handle is None else await runtimes[status.spec.runtime].pid(status.handle)
 
 
 async def _show_start(engine: Engine, config: Config) -> None:

@@ -24,10 +24,12 @@ from syshaxd.core.errors import (
 from syshaxd.core.estimate import Estimates, observe_answer, observe_loads
 from syshaxd.core.parity import ParityReport
 from syshaxd.core.scheduler import Move, Scheduler
+from syshaxd.core.topology import Fault, Settings, Unverified, Verification
 from syshaxd.core.types import (
     Cause,
     Decision,
     EngineStatus,
+    HostTopology,
     InferenceRequest,
     InstanceSpec,
     InstanceStatus,
@@ -41,6 +43,7 @@ from syshaxd.core.types import (
     Wait,
 )
 from syshaxd.handover import Handover
+from syshaxd.monitor.bindings import BindingMonitor
 from syshaxd.parity import ParityService
 from syshaxd.runner import Downstream, Outgoing, Runner
 from syshaxd.runner.catalog import Catalog, assumed
@@ -79,7 +82,7 @@ class Engine:
         parity: ParityService,
         max_queue_size: int,
         max_queue_wait_s: float,
-        binding_faults: Mapping[str, tuple[str, ...]] | None = None,
+        bindings: BindingMonitor,
     ) -> None:
         self._specs = {spec.name: spec for spec in specs}
         self._supervisor = supervisor
@@ -91,7 +94,7 @@ class Engine:
         self._parity = parity
         self._max_queue_size = max_queue_size
         self._max_queue_wait_s = max_queue_wait_s
-        self._binding_faults = binding_faults or {}
+        self._bindings = bindings
         self._catalogs: dict[str, Catalog] = {spec.name: assumed(spec) for spec in specs}
         self._ready: tuple[InstanceSpec, ...] = ()
         self._inflight = dict.fromkeys(self._specs, 0)
@@ -362,7 +365,8 @@ class Engine:
             inflight=dict(self._inflight),
             instances=self._supervisor.statuses(),
             snapshot=self._snapshot(),
-            binding_faults=self._binding_faults,
+            binding_faults=self._bindings.faults,
+            bindings=self._bindings.latest(),
             handover_refusals=self._handover.report(),
             parity=self._parity.reports(),
         )
@@ -399,6 +403,18 @@ class Engine:
     def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
         """The instance's output. Raises NotFoundError for an unknown name."""
         return self._supervisor.logs(name, tail=tail, follow=follow)
+
+    async def topology(self) -> HostTopology:
+        """The host as it is now, and whose its CPUs are. Raises TopologyError if it can't be read."""
+        return await self._bindings.topology()
+
+    async def check_binding(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
+        """What is wrong with settings for an instance (None: with its own). Raises as BindingMonitor.check does."""
+        return await self._bindings.check(name, settings)
+
+    async def verify_bindings(self, name: str) -> Mapping[str, Verification | Unverified]:
+        """Where instances (empty: all) run now, against their bindings. Raises as BindingMonitor.verify does."""
+        return await self._bindings.verify(name)
 
     def on_snapshot(self) -> None:
         """New readings have come: what waits is decided again."""

@@ -7,8 +7,10 @@ file that is missing or odd is an error that names it; it never counts as empty.
 """
 
 import errno
+import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import TypeVar
 
 from syshaxd.core.cpulist import format_cpulist, parse_cpulist
 from syshaxd.core.errors import ProcessGoneError, SyshaxError, TopologyError
-from syshaxd.core.topology import Accelerator, AcceleratorKind, Memory, Node, NumaTopology, Placement, Thread
+from syshaxd.core.topology import Accelerator, AcceleratorKind, Memory, Node, NumaTopology, Placement, Thread, Weights
 
 _ROOT = Path("/")
 _CPUS = "sys/devices/system/cpu"
@@ -84,16 +86,27 @@ def allowed(pid: int | str = "self", root: Path = _ROOT) -> Allowed:
     return Allowed(_allowed_list(path, fields, "Cpus_allowed_list"), _allowed_list(path, fields, "Mems_allowed_list"))
 
 
-def weights_bytes(folder: Path) -> int:
-    """Returns the size of a model's weights on disk: that of its safetensors files, else of its GGUF or PyTorch files.
+def weights(folder: Path) -> Weights:
+    """Returns a model's weights on disk: its safetensors files, else its GGUF or PyTorch files.
 
     Raises:
-        SyshaxError: There are none.
+        SyshaxError: There are none, or the model's config.json can't be read.
     """
     for pattern in ("*.safetensors", "*.gguf", "*.bin"):
         if sizes := [path.stat().st_size for path in folder.glob(pattern)]:
-            return sum(sizes)
+            return Weights(stored_bytes=sum(sizes), dtype=_dtype(folder / "config.json"))
     raise SyshaxError(f"{folder} holds no weights (*.safetensors, *.gguf, *.bin): is it the folder of a model?")
+
+
+def _dtype(path: Path) -> str:
+    """Of the weights; empty where they are packed, or where there is no such file."""
+    try:
+        config = json.loads(path.read_bytes())
+        return "" if "quantization_config" in config else str(config.get("dtype") or config.get("torch_dtype") or "")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, AttributeError) as error:
+        raise SyshaxError(f"can't read {path}, a model's configuration: {error}") from error
 
 
 def process_tree(pid: int, root: Path = _ROOT) -> tuple[int, ...]:
@@ -131,10 +144,13 @@ def placement(pid: int, root: Path = _ROOT) -> Placement:
     threads: list[Thread] = []
     memory: list[Memory] = []
     unreadable: list[str] = []
+    walk_s = 0.0
     for member in process_tree(pid, root):
         try:
             threads += _threads(root / "proc" / str(member), member)
+            started_s = time.monotonic()
             memory.append(_memory(root / "proc" / str(member) / "numa_maps", member))
+            walk_s += time.monotonic() - started_s
         except ProcessGoneError:
             if member == pid:
                 raise
@@ -142,7 +158,7 @@ def placement(pid: int, root: Path = _ROOT) -> Placement:
             unreadable.append(str(error))
     if all(thread.pid != pid for thread in threads):
         raise ProcessGoneError(f"process {pid} has ended")
-    return Placement(threads=tuple(threads), memory=tuple(memory), unreadable=tuple(unreadable))
+    return Placement(threads=tuple(threads), memory=tuple(memory), unreadable=tuple(unreadable), walk_s=walk_s)
 
 
 def bind_process(pid: int, cpus: Iterable[int]) -> None:

@@ -18,7 +18,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from syshaxd import __version__
 from syshaxd.core.parity import Agreement, Figures, ParityReport
+from syshaxd.core.topology import BindingStatus, DriftKind
 from syshaxd.core.types import (
+    EngineStatus,
     GpuLoad,
     HandoverRecord,
     HostLoad,
@@ -27,7 +29,6 @@ from syshaxd.core.types import (
     Outcome,
     Prediction,
     RequestRecord,
-    Snapshot,
     State,
 )
 
@@ -195,32 +196,19 @@ class MetricsService:
             if rec.tokens_out > 1:
                 sums.per_token.observe((rec.duration_s - rec.ttft_s) / (rec.tokens_out - 1))
 
-    def render(
-        self,
-        statuses: Sequence[InstanceStatus],
-        snapshot: Snapshot,
-        queued: int,
-        inflight: Mapping[str, int],
-        parity: Sequence[ParityReport] = (),
-    ) -> bytes:
-        """Returns everything in Prometheus text format.
-
-        Args:
-            statuses: Every instance.
-            snapshot: The latest readings.
-            queued: Requests in the admission queue.
-            inflight: Requests now running on each instance.
-            parity: Pairs of instances that were compared.
-        """
+    def render(self, status: EngineStatus) -> bytes:
+        """Returns everything in Prometheus text format."""
+        snapshot = status.snapshot
         families = [
             _info("syshax_build", "The daemon.", {"version": __version__, "python": platform.python_version()}),
             *self._request_families(),
             *self._handovers.families(),
-            _gauge("syshax_requests_queued", "Requests in the admission queue.", queued),
-            _gauges("syshax_requests_inflight", "Requests now running, by instance.", "name", inflight),
-            *_state_families(statuses),
+            _gauge("syshax_requests_queued", "Requests in the admission queue.", status.queued),
+            _gauges("syshax_requests_inflight", "Requests now running, by instance.", "name", status.inflight),
+            *_state_families(status.instances),
             *_load_families(snapshot.instances, self._now()),
-            *_parity_families(parity),
+            *_parity_families(status.parity),
+            *_binding_families(status.bindings),
             _gauge("syshax_gpu_reading_ok", "0 when a GPU could not be read the last time.", not snapshot.gpu_error),
             *_gpu_families(snapshot.gpus),
             *(_host_families(snapshot.host) if snapshot.host else ()),
@@ -349,6 +337,44 @@ _PARITY_GAUGES: tuple[tuple[str, str, Callable[[Figures], float]], ...] = (
     ("syshax_parity_first_token_ratio", "Answers with the same first token.", lambda f: f.first_token_ratio),
     ("syshax_parity_greedy_ratio", "Answers that are the same to the end.", lambda figures: figures.greedy_ratio),
     ("syshax_parity_common_prefix_ratio", "Tokens before answers part.", lambda figures: figures.common_prefix_ratio),
+)
+
+
+def _binding_families(bindings: Mapping[str, BindingStatus]) -> Iterator[Metric]:
+    drift = GaugeMetricFamily(
+        "syshax_binding_drift", "1 while the instance does not keep to its binding to CPUs.", labels=("name", "kind")
+    )
+    memory = GaugeMetricFamily("syshax_binding_memory_bytes", "Its own memory, by node.", labels=("name", "node"))
+    for name, status in bindings.items():
+        kinds = {drift.kind for drift in status.drifts}
+        for kind in DriftKind:
+            drift.add_metric((name, kind), kind in kinds)
+        for node, size in status.verification.memory_bytes.items():
+            memory.add_metric((name, str(node)), size)
+    yield drift
+    for metric, text, value_of in _BINDING_GAUGES:
+        yield _gauges(metric, text, "name", {name: value_of(status) for name, status in bindings.items()})
+    yield memory
+
+
+_BINDING_GAUGES: tuple[tuple[str, str, Callable[[BindingStatus], float]], ...] = (
+    (
+        "syshax_binding_cpus_planned",
+        "CPUs on which a compute thread is to be bound.",
+        lambda status: status.verification.cpus_planned,
+    ),
+    ("syshax_binding_cpus_bound", "CPUs of the plan on which one is.", lambda status: status.verification.cpus_bound),
+    (
+        "syshax_binding_threads_outside",
+        "Threads that may run on other CPUs than the instance's.",
+        lambda status: status.verification.threads_outside,
+    ),
+    (
+        "syshax_binding_memory_far_bytes",
+        "Memory on other nodes than planned.",
+        lambda status: status.verification.memory_far_bytes,
+    ),
+    ("syshax_binding_read_timestamp_seconds", "When these were read.", lambda status: status.read_at_s),
 )
 
 

@@ -10,7 +10,7 @@ from syshaxd.core.bindings import Bound, Host, bind_instances, refusal
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
 from syshaxd.core.launch import instance_specs
-from syshaxd.core.topology import Accelerator, AcceleratorKind, Node, NumaTopology, Rule
+from syshaxd.core.topology import Accelerator, AcceleratorKind, Binding, Dialect, Node, NumaTopology, Rule, Weights
 
 _GIB = 2**30
 
@@ -130,3 +130,87 @@ class TestAuto:
     def test_nothing_is_left(self) -> None:
         with pytest.raises(ConfigError, match=r"services\.cpu\.cores: .*no core is free"):
             bind(host(1, 2), gpu={"cores": "0-1"}, cpu={"cores": "auto"})
+
+
+class TestMemory:
+    """Four nodes of 64 GiB."""
+
+    @staticmethod
+    def bind(weights: Weights, **cpu: Any) -> Bound:
+        ours = {"runtime": "process", "python": "/venv/bin/python"}
+        config = parse({"services": {"gpu": {"enabled": False}, "cpu": ours | cpu}, "models": {"path": "/models/m"}})
+        return bind_instances(config, instance_specs(config), host(), {"cpu": weights})
+
+    def test_a_model_that_is_too_large_for_its_node_is_a_fault(self) -> None:
+        bound = self.bind(Weights(stored_bytes=65 * _GIB), cores="0-39")
+        (fault,) = bound.faults["cpu"]
+        assert fault.rule is Rule.MEMORY
+        assert fault.proposal is not None
+        assert fault.proposal.ranks == 4
+
+    def test_the_kv_cache_counts(self) -> None:
+        env = {"VLLM_CPU_KVCACHE_SPACE": 40}
+        assert rules(self.bind(Weights(stored_bytes=20 * _GIB), cores="0-39", env=env), "cpu") == set()
+        assert rules(self.bind(Weights(stored_bytes=30 * _GIB), cores="0-39", env=env), "cpu") == {Rule.MEMORY}
+
+    @pytest.mark.parametrize(
+        ("stored", "dtype", "fits"),
+        [
+            ("float32", "auto", True),
+            ("float32", "half", True),
+            ("float32", "float", False),
+            ("bfloat16", "auto", False),
+            ("bfloat16", "float32", False),
+            ("", "half", False),
+        ],
+    )
+    def test_the_type_in_which_weights_are_loaded_counts(self, stored: str, dtype: str, fits: bool) -> None:
+        bound = self.bind(Weights(stored_bytes=100 * _GIB, dtype=stored), cores="0-39", args={"dtype": dtype})
+        assert (Rule.MEMORY not in rules(bound, "cpu")) is fits
+
+    def test_quantised_weights_are_smaller(self) -> None:
+        env = {"INFERENCE_OP_MODE": "fused", "OMP_NUM_THREADS": 40, "CUSTOM_CPU_AFFINITY": "0-39", "NRC": 4}
+        assert Rule.MEMORY in rules(self.bind(Weights(stored_bytes=100 * _GIB), env=env), "cpu")
+        assert Rule.MEMORY not in rules(
+            self.bind(Weights(stored_bytes=100 * _GIB), env=env | {"SYSHAX_QUANTIZE": "q4_0"}), "cpu"
+        )
+
+    def test_auto_takes_as_many_nodes_as_the_model_needs(self) -> None:
+        env = {"INFERENCE_OP_MODE": "fused", "OMP_NUM_THREADS": 30}
+        assert (
+            len(
+                host().topology.by_node(
+                    self.bind(Weights(stored_bytes=150 * _GIB), cores="auto", env=env).specs[0].cores
+                )
+            )
+            == 3
+        )
+
+
+class TestWhatTheyAreToKeepTo:
+    def test_threads_and_memory(self) -> None:
+        cpu = {"cores": "0-39", "env": {"VLLM_CPU_OMP_THREADS_BIND": "0-38"}}
+        bound = bind(host(), gpu={"cores": "156-159"}, cpu=cpu)
+        assert bound.bindings["cpu"] == Binding(
+            dialect=Dialect.STOCK, groups=(tuple(range(39)),), cpuset=tuple(range(40)), memory_nodes=(0,)
+        )
+        assert bound.bindings["gpu"].memory_nodes == (3,)
+        assert bound.owners() == {"gpu": (156, 157, 158, 159), "cpu": tuple(range(40))}
+
+    def test_the_images_kernels_lay_weights_on_every_node(self) -> None:
+        assert bind(host(), cpu=patched("0-39", 40)).bindings["cpu"].memory_nodes == ()
+
+    def test_what_is_left_to_vllm_is_not_held_against_it(self) -> None:
+        bound = bind(host(), gpu={}, cpu={"cores": "0-79"})
+        assert bound.bindings.keys() == {"cpu"}
+        assert bound.bindings["cpu"].groups == ()
+        assert bound.bindings["cpu"].memory_nodes == (0, 1)
+
+    def test_a_container_gets_the_memory_of_its_nodes(self) -> None:
+        docker = {"runtime": "docker", "container": {"image": "syshax-vllm-cpu"}}
+        env = {"INFERENCE_OP_MODE": "fused", "OMP_NUM_THREADS": 40}
+        (spec,) = bind(host(1), cpu=docker | {"cores": "auto", "env": env}).specs
+        assert spec.container is not None
+        assert spec.container.cpuset_mems == "0"
+        mems = docker | {"cores": "0-39", "container": docker["container"] | {"cpuset_mems": "1"}}
+        assert bind(host(), cpu=mems).bindings["cpu"].memory_nodes == (1,)

@@ -9,12 +9,14 @@ from dataclasses import replace
 
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
+from syshaxd.core.topology import BindingStatus, Drift, DriftKind, Fault, Settings, Unverified, Verification
 from syshaxd.core.types import (
     Device,
     EngineStatus,
     GpuLoad,
     Handle,
     HostLoad,
+    HostTopology,
     InstanceLoad,
     InstanceSpec,
     InstanceStatus,
@@ -23,8 +25,27 @@ from syshaxd.core.types import (
     Snapshot,
     State,
 )
+from tests.core.topologies import KUNPENG
 
 GIB = 2**30
+DRIFT = Drift(
+    kind=DriftKind.THREAD_OUTSIDE, detail="vllm (7) may run on CPU 40, not only on 0-39", tids=(7,), cpus=(40,)
+)
+
+
+def seen(*drifts: Drift) -> Verification:
+    """A reading of an instance on the first two nodes."""
+    return Verification(
+        drifts=drifts,
+        threads=90,
+        threads_outside=len(drifts),
+        cpus_planned=40,
+        cpus_bound=40 - len(drifts),
+        memory_bytes={0: 3 * GIB, 1: GIB},
+        memory_far_bytes=GIB,
+        unreadable=("process 8",),
+        walk_s=0.25,
+    )
 
 
 def spec(role: Role, **changes: object) -> InstanceSpec:
@@ -72,6 +93,11 @@ class FakeEngine:
         self.binding_faults: dict[str, tuple[str, ...]] = {}
         self.handover_refusals: dict[tuple[str, str], str] = {}
         self.parity: tuple[ParityReport, ...] = ()
+        self.bindings: dict[str, BindingStatus] = {}
+        self.host = HostTopology(topology=KUNPENG, owners={"cpu": tuple(range(40))})
+        self.checked: list[tuple[str, Settings | None]] = []
+        self.faults: tuple[Fault, ...] = ()
+        self.seen: dict[str, Verification | Unverified] = {}
 
     def status(self) -> EngineStatus:
         if self.error is not None:
@@ -87,10 +113,22 @@ class FakeEngine:
             binding_faults=self.binding_faults,
             handover_refusals=self.handover_refusals,
             parity=self.parity,
+            bindings=self.bindings,
         )
 
     async def drain(self, timeout_s: float) -> None:
         pass
+
+    async def topology(self) -> HostTopology:
+        return self.host
+
+    async def check_binding(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
+        self._role(name)
+        self.checked.append((name, settings))
+        return self.faults
+
+    async def verify_bindings(self, name: str) -> dict[str, Verification | Unverified]:
+        return {self._role(name): self.seen[name]} if name else self.seen
 
     def become(self, name: str, state: State, **changes: object) -> None:
         role = self._role(name)

@@ -23,6 +23,7 @@ from syshaxd.metrics import MetricsService
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import read_catalog
 from syshaxd.runner.facts import read_facts
+from tests.fakes.bindings import unbound
 from tests.fakes.parity import no_parity
 from tests.fakes.supervisor import FakeSupervisor
 
@@ -142,6 +143,7 @@ async def duo(
         )
         engine = Engine(
             specs,
+            bindings=unbound(supervisor),
             supervisor=supervisor,
             scheduler=Scheduler(policy or Policy()),
             runner=runner,

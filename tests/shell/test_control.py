@@ -21,8 +21,22 @@ from syshaxd.control import ControlServer
 from syshaxd.control.errors import status_code
 from syshaxd.core import errors
 from syshaxd.core.parity import Agreement, ParityCause
-from syshaxd.core.types import Device, Role, RuntimeKind, Snapshot, State
-from tests.fakes.engine import FakeEngine, parity_report
+from syshaxd.core.topology import (
+    Accelerator,
+    AcceleratorKind,
+    BindingStatus,
+    Dialect,
+    DriftKind,
+    Fault,
+    Node,
+    NumaTopology,
+    Rule,
+    Settings,
+    Unverified,
+)
+from syshaxd.core.types import Device, HostTopology, Role, RuntimeKind, Snapshot, State
+from tests.core.topologies import KUNPENG
+from tests.fakes.engine import DRIFT, GIB, FakeEngine, parity_report, seen
 
 IN_TIME_S = 10.0
 
@@ -71,6 +85,10 @@ async def test_status_arrives_as_the_engine_gave_it(client: ControlClient, engin
     engine.binding_faults = {"cpu": ("[smt] one", "[online] two")}
     engine.handover_refusals = {("gpu", "cpu"): "", ("cpu", "gpu"): "their dtype differs"}
     engine.parity = (parity_report(), parity_report(allowed=False))
+    engine.bindings = {
+        "gpu": BindingStatus(verification=seen(), read_at_s=3.5),
+        "cpu": BindingStatus(verification=seen(DRIFT), read_at_s=3.5, drifts=(DRIFT,), drifted_at_s=2.5),
+    }
     sent, got = engine.status(), await client.status()
     assert [status.spec.name for status in got.instances] == ["gpu", "cpu"]
     for mine, theirs in zip(got.instances, sent.instances, strict=True):
@@ -80,8 +98,58 @@ async def test_status_arrives_as_the_engine_gave_it(client: ControlClient, engin
     assert got.snapshot.taken_at_s == pytest.approx(sent.snapshot.taken_at_s, abs=5)
     for part in ("gpus", "gpu_error", "host"):
         assert getattr(got.snapshot, part) == getattr(sent.snapshot, part)
-    for part in ("version", "endpoint", "queued", "inflight", "binding_faults", "handover_refusals", "parity"):
+    for part in (
+        "version",
+        "endpoint",
+        "queued",
+        "inflight",
+        "binding_faults",
+        "handover_refusals",
+        "parity",
+        "bindings",
+    ):
         assert getattr(got, part) == getattr(sent, part)
+
+
+NODES = (
+    Node(id=0, cpus=(0, 1), memory_bytes=0, distances=(10, 20)),
+    Node(id=2, cpus=(), memory_bytes=GIB, distances=(20, 10)),
+)
+GPU = Accelerator(kind=AcceleratorKind.GPU, address="0000:17:00.0", vendor="NVIDIA", node=None)
+NPU = Accelerator(kind=AcceleratorKind.NPU, address="0000:18:00.0", vendor="Huawei", node=0)
+SMALL = NumaTopology(
+    nodes=NODES, cores=((0, 1),), clusters=((0, 1),), sockets=((0, 1),), offline=(5,), accelerators=(GPU, NPU)
+)
+
+
+@pytest.mark.parametrize("topology", [SMALL, KUNPENG], ids=["odd", "ordinary"])
+async def test_a_topology_arrives_as_it_is(client: ControlClient, engine: FakeEngine, topology: NumaTopology) -> None:
+    engine.host = HostTopology(topology=topology, owners={"cpu": (0, 1)})
+    assert await client.topology() == engine.host
+
+
+async def test_a_binding_is_checked(client: ControlClient, engine: FakeEngine) -> None:
+    wrong = Settings(dialect=Dialect.PATCHED, env={"CUSTOM_CPU_AFFINITY": "0-40"}, cpuset_cpus="0-40", ranks=2)
+    right = replace(wrong, env={"CUSTOM_CPU_AFFINITY": "0-39"})
+    engine.faults = tuple(
+        Fault(rule=rule, part="CPU 40", detail="why", blocking=rule is not Rule.NODE_ORDER, proposal=right)
+        for rule in Rule
+    )
+    assert await client.check_binding("cpu", wrong) == engine.faults
+    engine.faults = ()
+    assert await client.check_binding("cpu", None) == ()
+    assert engine.checked == [("cpu", wrong), ("cpu", None)]
+    with pytest.raises(errors.NotFoundError, match="no instance 'npu'"):
+        await client.check_binding("npu", None)
+
+
+async def test_what_was_seen_of_a_binding_arrives_as_it_is(client: ControlClient, engine: FakeEngine) -> None:
+    drifts = tuple(replace(DRIFT, kind=kind, nodes=(3,)) for kind in DriftKind)
+    engine.seen = {"gpu": Unverified("not running: STOPPED"), "cpu": seen(*drifts)}
+    assert await client.verify_bindings() == engine.seen
+    assert await client.verify_bindings("cpu") == {"cpu": engine.seen["cpu"]}
+    with pytest.raises(errors.NotFoundError, match="no instance 'npu'"):
+        await client.verify_bindings("npu")
 
 
 async def test_status_before_the_first_reading(client: ControlClient, engine: FakeEngine) -> None:

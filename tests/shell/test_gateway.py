@@ -20,6 +20,7 @@ from syshaxd.gateway import Gateway
 from syshaxd.handover import Handover, HandoverPolicy
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import Catalog, assumed
+from tests.fakes.bindings import unbound
 from tests.fakes.handover import no_facts
 from tests.fakes.instance import SSE_HEAD, FakeInstance, Request, json_answer, sse, stream_answer
 from tests.fakes.parity import no_parity
@@ -113,6 +114,7 @@ async def make_stand() -> AsyncIterator[MakeStand]:
                 parity=no_parity(specs),
                 max_queue_size=max_queue_size,
                 max_queue_wait_s=max_queue_wait_s,
+                bindings=unbound(supervisor),
             )
             metrics = RecordingMetrics()
             gateway = Gateway(engine, metrics, max_body_bytes=100_000)

@@ -14,7 +14,16 @@ import pytest
 
 from syshaxd import host
 from syshaxd.core.errors import ProcessGoneError, SyshaxError, TopologyError
-from syshaxd.core.topology import Dialect, Node, NumaTopology, Rule, check_binding, plan_binding, verify_binding
+from syshaxd.core.topology import (
+    Dialect,
+    Node,
+    NumaTopology,
+    Rule,
+    Weights,
+    check_binding,
+    plan_binding,
+    verify_binding,
+)
 
 FIXTURES = Path(__file__).parents[1] / "core/data/numa"
 X86, ARM, EDGES = "x86_64-8cpu-4node", "aarch64-8cpu-4node", "x86_64-6cpu-edge-nodes"
@@ -237,21 +246,32 @@ def test_a_process_that_nobody_has_buried_has_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "size"),
+    ("files", "weights"),
     [
-        ({"a.safetensors": "12", "b.safetensors": "345", "old.bin": "6789"}, 5),
-        ({"m.gguf": "12"}, 2),
-        ({"m.bin": "1"}, 1),
+        ({"a.safetensors": "12", "b.safetensors": "345", "old.bin": "6789"}, Weights(stored_bytes=5)),
+        ({"m.gguf": "12", "config.json": "{}"}, Weights(stored_bytes=2)),
+        ({"m.bin": "1", "config.json": '{"torch_dtype": "float32"}'}, Weights(stored_bytes=1, dtype="float32")),
+        ({"m.bin": "1", "config.json": '{"dtype": "bfloat16"}'}, Weights(stored_bytes=1, dtype="bfloat16")),
+        ({"m.bin": "1", "config.json": '{"dtype": "float32", "quantization_config": {}}'}, Weights(stored_bytes=1)),
     ],
 )
-def test_weights_are_what_the_engine_loads(tmp_path: Path, files: dict[str, str], size: int) -> None:
+def test_weights_are_what_the_engine_loads(tmp_path: Path, files: dict[str, str], weights: Weights) -> None:
     write(tmp_path, files)
-    assert host.weights_bytes(tmp_path) == size
+    assert host.weights(tmp_path) == weights
 
 
-def test_a_folder_without_weights_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(SyshaxError, match="holds no weights"):
-        host.weights_bytes(tmp_path)
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no weights"),
+        ({"m.bin": "1", "config.json": "{"}, "config.json"),
+        ({"m.bin": "1", "config.json": "[]"}, "config.json"),
+    ],
+)
+def test_weights_that_cannot_be_told_are_an_error(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    write(tmp_path, files)
+    with pytest.raises(SyshaxError, match=message):
+        host.weights(tmp_path)
 
 
 # This very machine.

@@ -11,9 +11,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from syshaxd.core.parity import Figures, unknown
+from syshaxd.core.topology import BindingStatus
 from syshaxd.core.types import (
     Cause,
     Device,
+    EngineStatus,
     GpuLoad,
     HandoverRecord,
     HostLoad,
@@ -29,7 +31,7 @@ from syshaxd.core.types import (
     State,
 )
 from syshaxd.metrics import MetricsService
-from tests.fakes.engine import parity_report
+from tests.fakes.engine import DRIFT, GIB, parity_report, seen
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 SPEC = InstanceSpec(
@@ -167,7 +169,18 @@ def _check_histograms(exposition: Exposition) -> None:
 
 def render(service: MetricsService, snapshot: Snapshot = SNAPSHOT) -> Exposition:
     parity = (parity_report(), replace(parity_report(), second="npu", verdict=unknown("no answer"), figures=Figures()))
-    text = service.render(STATUSES, snapshot, 4, {"gpu": 3, "cpu": 0}, parity).decode()
+    status = EngineStatus(
+        version="1",
+        started_at_s=0.0,
+        endpoint="",
+        queued=4,
+        inflight={"gpu": 3, "cpu": 0},
+        instances=STATUSES,
+        snapshot=snapshot,
+        parity=parity,
+        bindings={"cpu": BindingStatus(verification=seen(DRIFT), read_at_s=1700.5, drifts=(DRIFT,), drifted_at_s=1.0)},
+    )
+    text = service.render(status).decode()
     theirs = {
         (sample.name, frozenset((key, _escape(value)) for key, value in sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -328,6 +341,16 @@ def test_offloads_are_held_against_what_was_predicted(service: MetricsService) -
         for kind in ("predicted", "measured", "predicted_wait")
     }
     assert seconds == {"predicted": 3.0, "measured": pytest.approx(2.48), "predicted_wait": 5.0}
+
+
+def test_bindings(service: MetricsService) -> None:
+    text = render(service)
+    assert text.value("syshax_binding_drift", name="cpu", kind="thread-outside") == 1
+    assert text.value("syshax_binding_drift", name="cpu", kind="memory-far") == 0
+    assert text.value("syshax_binding_cpus_planned", name="cpu") == 40
+    assert text.value("syshax_binding_cpus_bound", name="cpu") == 39
+    assert text.value("syshax_binding_memory_bytes", name="cpu", node="1") == GIB
+    assert text.value("syshax_binding_read_timestamp_seconds", name="cpu") == 1700.5
 
 
 def test_one_name_for_every_family(service: MetricsService) -> None:

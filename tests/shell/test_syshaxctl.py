@@ -19,9 +19,10 @@ from syshaxd import __version__
 from syshaxd.cli import show
 from syshaxd.cli.syshaxctl import main
 from syshaxd.control import ControlServer
+from syshaxd.core.topology import BindingStatus
 from syshaxd.core.types import Device, Role, Snapshot, State
 from tests.core.topologies import KUNPENG_LSCPU
-from tests.fakes.engine import FakeEngine, parity_report, spec
+from tests.fakes.engine import DRIFT, FakeEngine, parity_report, seen, spec
 
 PROGRAM = Path(sys.executable).with_name("syshaxctl")
 IN_TIME_S = 20.0
@@ -86,9 +87,9 @@ def test_the_table_on_a_wide_terminal(engine: FakeEngine) -> None:
 sysHAX 9.8.7 at http://127.0.0.1:8010, up 2h13m, 3 requests queued
 host: 13% of 160 CPUs, 21.0 of 512.0 GiB memory, 1.0 of 64.0 GiB /dev/shm
 
-INSTANCE  ROLE  STATE    FOR  DEVICE                     MODEL   RUNNING  WAITING  IN FLIGHT   KV  LAUNCHES
-gpu       gpu   READY  2h13m  NVIDIA A100-SXM4-80GB 0-1  ds-32b       12        3         15  43%         1
-cpu       cpu   READY  2h13m  CPU 0-39                   ds-32b        2        0          2   2%         1
+INSTANCE  ROLE  STATE    FOR  DEVICE                     MODEL   RUNNING  WAITING  IN FLIGHT   KV  BOUND  LAUNCHES
+gpu       gpu   READY  2h13m  NVIDIA A100-SXM4-80GB 0-1  ds-32b       12        3         15  43%      -         1
+cpu       cpu   READY  2h13m  CPU 0-39                   ds-32b        2        0          2   2%      -         1
 
 cpu: its load was read 40s ago: connection refused
 GPUs: GPU 2 is lost
@@ -113,6 +114,21 @@ def test_the_table_on_an_ordinary_terminal(engine: FakeEngine) -> None:
 def test_a_wrong_binding_stays_visible(engine: FakeEngine) -> None:
     engine.binding_faults = {"cpu": ("[smt] cores: CPUs 0-1: one core",)}
     assert "cpu: CPU binding: [smt] cores: CPUs 0-1: one core" in table(engine, 80)
+
+
+def test_a_drift_is_told_with_its_age(engine: FakeEngine) -> None:
+    drifted_at_s = engine.status().started_at_s + 8005 - 125
+    engine.bindings = {
+        "cpu": BindingStatus(verification=seen(DRIFT), read_at_s=1.0, drifts=(DRIFT,), drifted_at_s=drifted_at_s),
+        "gpu": BindingStatus(verification=seen(), read_at_s=1.0),
+    }
+    text = " ".join(table(engine, 80).split())
+    assert (
+        f"cpu: off its CPU binding for 2m05s: {DRIFT}" in text or f"cpu: off its CPU binding for 2m04s: {DRIFT}" in text
+    )
+    gpu, cpu = table(engine, 160).splitlines()[4:6]
+    assert "40/40" in gpu
+    assert "39/40" in cpu
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 119, 120])
@@ -177,7 +193,7 @@ async def test_status_as_json(socket: Path) -> None:
     assert list(gpu) == [
         *("name", "role", "device", "device_text", "runtime", "model", "served_model", "address", "cores"),
         *("depends_on", "max_num_seqs", "state", "wanted", "reason", "since_s", "launches", "failed_attempts"),
-        *("ident", "launched_at_s", "inflight", "binding_faults", "load"),
+        *("ident", "launched_at_s", "inflight", "binding_faults", "binding", "load"),
     ]
     assert (gpu["state"], gpu["ident"], gpu["inflight"], gpu["load"]["running"]) == ("READY", "4242", 15, 12)
     assert (cpu["cores"], cpu["load"]["error"]) == ("0-39", "connection refused")

@@ -1,73 +1,314 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""`syshaxctl numa`: the best binding to CPUs for a host. Needs no daemon."""
+"""`syshaxctl numa`: plans bindings to CPUs, checks them, and verifies that running instances keep to theirs."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TextIO
 
 import click
+from rich.table import Table
+from rich.text import Text
 
-from syshaxd import host
-from syshaxd.core.cpulist import format_cpulist
-from syshaxd.core.errors import SyshaxError
-from syshaxd.core.topology import Dialect, Settings, Surroundings, parse_topology, plan_binding, reserve_cores
+from syshaxd import binder, configfile, host
+from syshaxd.cli import show
+from syshaxd.cli.connection import run
+from syshaxd.client import ControlClient
+from syshaxd.core.bindings import Host
+from syshaxd.core.config import parse
+from syshaxd.core.cpulist import format_cpulist, parse_cpulist
+from syshaxd.core.errors import ConfigError, SyshaxError
+from syshaxd.core.launch import instance_specs
+from syshaxd.core.planned import Wishes, planned_changes
+from syshaxd.core.topology import (
+    Dialect,
+    Fault,
+    Settings,
+    Surroundings,
+    Unverified,
+    Verification,
+    check_binding,
+    dialect_of,
+    memory_needs,
+    parse_topology,
+    plan_binding,
+    reserve_cores,
+)
+
+_MIB = 2**20
+_KEYS_OF_CPUSETS = ("cpuset_cpus", "cpuset_mems")
+_RANKS = "tensor-parallel-size"
+
+_output_option = click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+_config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default=configfile.default_path,
+    show_default="$SYSHAX_CONFIG, else the system's or your own",
+    metavar="FILE",
+    help="With --apply: the configuration file.",
+)
 
 
 @click.group()
 def numa() -> None:
-    """Plans on which CPUs an instance computes. `syshaxd --check-config` checks the bindings of a configuration."""
+    """Plans, checks and verifies on which CPUs instances compute."""
 
 
 @numa.command()
 @click.argument("text", type=click.File(), required=False, metavar="[FILE]")
 @click.option("--threads", type=click.IntRange(min=1), help="Compute threads in all. Unset: as many as possible.")
-@click.option("--ranks", type=click.IntRange(min=1), default=1, show_default=True, help="Processes (stock vLLM).")
+@click.option("--ranks", type=click.IntRange(min=1), help="Processes that share the model (stock vLLM). Unset: 1.")
 @click.option("--stock", is_flag=True, help="For vLLM's own CPU backend rather than the sysHAX images.")
 @click.option("--reserve", multiple=True, metavar="NAME=CORES", help="Cores for others, near the accelerators.")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--apply", "apply_", is_flag=True, help="Write the plan into the configuration.")
+@click.option("--instance", default="cpu", show_default=True, help="With --apply: the instance that it is for.")
+@_config_option
+@_output_option
 def plan(
-    text: TextIO | None, threads: int | None, ranks: int, reserve: Sequence[str], output: str, *, stock: bool
+    text: TextIO | None,
+    *,
+    threads: int | None,
+    ranks: int | None,
+    stock: bool,
+    reserve: Sequence[str],
+    apply_: bool,
+    instance: str,
+    config_path: Path,
+    output: str,
 ) -> None:
     """Prints the best binding for this host, or for the one whose `lscpu` or `numactl -H` text FILE holds.
+
+    With --apply it goes into the configuration: `cores`, and the variables of the instance's `env`; a reservation
+    `gpu=4` becomes the `cores` of the instance gpu. The model's size and the CPUs of other instances then count too.
 
     \b
     Examples:
       syshaxctl numa plan --reserve gpu=4
-      syshaxctl numa plan --threads 80 -o json
+      syshaxctl numa plan --threads 144 --reserve gpu=4 --apply
       syshaxctl numa plan --stock --ranks 4 lscpu.txt
+      syshaxctl numa plan --threads 80 -o json
     """  # noqa: D301
-    wanted = _reservations(reserve)
+    reserved = _counts(reserve)
+    if apply_ and (others := reserved.keys() - {"gpu"}):
+        raise click.BadParameter(f"only gpu=N can be applied, not {', '.join(others)}", param_hint="--reserve")
+    wishes = Wishes(instance=instance, threads=threads, ranks=ranks, stock=stock, gpu_cores=reserved.get("gpu"))
     try:
-        topology = host.topology() if text is None else parse_topology(text.read())
-        around = Surroundings() if text else Surroundings(allowed_cpus=host.allowed().cpus)
-        reserved = reserve_cores(topology, wanted, around)
-        binding = plan_binding(
-            topology,
-            dialect=Dialect.STOCK if stock else Dialect.PATCHED,
-            threads=threads,
-            ranks=ranks,
-            surroundings=Surroundings(taken=reserved, allowed_cpus=around.allowed_cpus),
-        )
-    except SyshaxError as error:
+        where = _host(text)
+        if apply_:
+            _apply(config_path, wishes, where, output)
+        else:
+            _print_plan(where, wishes, reserved, output)
+    except ConfigError as error:
+        raise click.ClickException(f"{config_path}:\n{error}") from None
+    except (SyshaxError, UnicodeDecodeError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _print_plan(where: Host, wishes: Wishes, reserve: Mapping[str, int], output: str) -> None:
+    around = Surroundings(allowed_cpus=where.allowed_cpus, allowed_nodes=where.allowed_nodes)
+    reserved = reserve_cores(where.topology, reserve, around)
+    binding = plan_binding(
+        where.topology,
+        dialect=Dialect.STOCK if wishes.stock else Dialect.PATCHED,
+        threads=wishes.threads,
+        ranks=wishes.ranks or 1,
+        surroundings=replace(around, taken=reserved),
+    )
+    lists = {name: format_cpulist(cpus) for name, cpus in reserved.items()}
     if output == "json":
-        told = asdict(binding.settings()) | {
-            "reserved": {name: format_cpulist(cpus) for name, cpus in reserved.items()}
-        }
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(asdict(binding.settings()) | {"reserved": lists}, indent=2))
         return
-    for name, cpus in reserved.items():
-        click.echo(f"# {name}: CPUs {format_cpulist(cpus)}")
+    for name, cpus in lists.items():
+        click.echo(f"# {name}: CPUs {cpus}")
     click.echo("\n".join(Settings(dialect=binding.dialect).changes_to(binding.settings())))
 
 
-def _reservations(texts: Sequence[str]) -> dict[str, int]:
-    cores = {}
-    for text in texts:
-        name, _, count = text.partition("=")
-        if not (name and count.isascii() and count.isdecimal() and int(count)):
-            raise click.BadParameter(f"{text!r} is not like gpu=4", param_hint="--reserve")
-        cores[name] = int(count)
-    return cores
+def _apply(path: Path, wishes: Wishes, where: Host, output: str) -> None:
+    content = configfile.read(path)
+    changes = planned_changes(content, wishes, where, binder.weights(instance_specs(parse(content))))
+    if changes:
+        configfile.edit(path, changes)
+    if output == "json":
+        click.echo(json.dumps(changes, indent=2))
+    else:
+        for key, value in changes.items():
+            click.echo(f"{key} {'is unset' if value is None else value}")
+    effect = "changed; syshaxd goes by it once it is started again" if changes else "as it was: it says just that"
+    click.echo(f"{path} is {effect}", err=True)
+
+
+@numa.command()
+@click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--for", "name", help="For this instance of the running daemon: its model and the others' CPUs count.")
+@click.option("--host", "text", type=click.File(), metavar="FILE", help="Another host's `lscpu` or `numactl -H` text.")
+@click.option("--taken", multiple=True, metavar="NAME=CPUS", help="CPUs of others, such as gpu=36-39.")
+@click.option(
+    "--model", type=click.Path(path_type=Path, exists=True, file_okay=False), help="The folder of the model's weights."
+)
+@_output_option
+@click.pass_obj
+def check(
+    socket: Path | None,
+    words: Sequence[str],
+    *,
+    name: str | None,
+    text: TextIO | None,
+    taken: Sequence[str],
+    model: Path | None,
+    output: str,
+) -> None:
+    """Says what is wrong with a binding, all at once, and which binding would be right.
+
+    KEYs are environment variables such as CUSTOM_CPU_AFFINITY, cpuset_cpus, cpuset_mems (as a container has them), and
+    tensor-parallel-size. With --for and no KEY it is the binding that the instance has. Exit code 1: it is wrong.
+
+    \b
+    Examples:
+      syshaxctl numa check INFERENCE_OP_MODE=fused OMP_NUM_THREADS=160 CUSTOM_CPU_AFFINITY=0-159
+      syshaxctl numa check --host lscpu.txt --taken gpu=36-39 'VLLM_CPU_OMP_THREADS_BIND=0-35|40-75'
+      syshaxctl numa check --for cpu
+    """  # noqa: D301
+    if name is not None and (text or taken or model):
+        raise click.UsageError("--host, --taken and --model are not for a running instance (--for)")
+    settings = _settings(words)
+    if name is None:
+        try:
+            faults = _faults(settings, _host(text), _lists(taken), model)
+        except (SyshaxError, UnicodeDecodeError) as error:
+            raise click.ClickException(str(error)) from None
+    else:
+        found: list[Fault] = []
+
+        async def work(client: ControlClient) -> None:
+            found.extend(await client.check_binding(name, settings if words else None))
+
+        run(socket, work)
+        faults = tuple(found)
+    _print_faults(settings, faults, output)
+    if any(fault.blocking for fault in faults):
+        raise click.exceptions.Exit(1)
+
+
+def _faults(
+    settings: Settings, where: Host, taken: Mapping[str, tuple[int, ...]], model: Path | None
+) -> tuple[Fault, ...]:
+    weights_bytes = 0 if model is None else host.weights(model).loaded_bytes()
+    model_bytes, kv_cache_bytes = memory_needs(settings, weights_bytes)
+    around = Surroundings(
+        taken=taken,
+        allowed_cpus=where.allowed_cpus,
+        allowed_nodes=where.allowed_nodes,
+        model_bytes=model_bytes,
+        kv_cache_bytes=kv_cache_bytes,
+    )
+    return check_binding(settings, where.topology, around)
+
+
+def _print_faults(settings: Settings, faults: Sequence[Fault], output: str) -> None:
+    proposal = faults[0].proposal if faults else None
+    if output == "json":
+        told = [{key: value for key, value in asdict(fault).items() if key != "proposal"} for fault in faults]
+        click.echo(json.dumps({"faults": told, "proposal": proposal and asdict(proposal)}, indent=2))
+        return
+    for fault in faults:
+        click.echo(str(fault) if fault.blocking else f"{fault} (advice)")
+    if not faults:
+        click.echo("good")
+    elif proposal is None:
+        click.echo("no binding would be right here")
+    elif changes := settings.changes_to(proposal):
+        click.echo("\n".join(["right would be:", *changes]))
+
+
+@numa.command()
+@click.argument("name", required=False)
+@_output_option
+@click.pass_obj
+def verify(socket: Path | None, name: str | None, output: str) -> None:
+    """Reads where the threads and the memory of running instances are, against their bindings.
+
+    Without NAME it is every instance. Exit code 1: one does not keep to its binding, or NAME can't be looked at.
+
+    \b
+    Examples:
+      syshaxctl numa verify
+      syshaxctl numa verify cpu -o json
+    """  # noqa: D301
+    seen: dict[str, Verification | Unverified] = {}
+
+    async def work(client: ControlClient) -> None:
+        seen.update(await client.verify_bindings(name or ""))
+
+    run(socket, work)
+    if output == "json":
+        click.echo(json.dumps({each: asdict(its) for each, its in seen.items()}, indent=2))
+    else:
+        _print_verifications(seen)
+    if any(not its.ok if isinstance(its, Verification) else name for its in seen.values()):
+        raise click.exceptions.Exit(1)
+
+
+def _print_verifications(seen: Mapping[str, Verification | Unverified]) -> None:
+    table = Table("INSTANCE", "CPUS BOUND", "THREADS", "OUTSIDE", "MEMORY BY NODE", "FAR", box=None, pad_edge=False)
+    for name, its in seen.items():
+        if isinstance(its, Verification):
+            cpus = f"{its.cpus_bound} of {its.cpus_planned}" if its.cpus_planned else "-"
+            memory = ", ".join(f"{node}: {size / _MIB:.0f} MiB" for node, size in its.memory_bytes.items())
+            far = f"{its.memory_far_bytes / _MIB:.0f} MiB ({its.memory_far_ratio:.0%})"
+            table.add_row(name, cpus, str(its.threads), str(its.threads_outside), memory or "unknown", far)
+    console = show.console()
+    if table.rows:
+        console.print(table)
+    for name, its in seen.items():
+        if isinstance(its, Unverified):
+            console.print(Text(f"{name}: not looked at: {its.reason}"))
+            continue
+        for drift in its.drifts:
+            console.print(Text(f"{name}: {drift}", "red"))
+        for reason in its.unreadable:
+            console.print(Text(f"{name}: {reason}", "yellow"))
+
+
+def _host(text: TextIO | None) -> Host:
+    return binder.this_host() if text is None else Host(topology=parse_topology(text.read()))
+
+
+def _pairs(words: Sequence[str], hint: str, example: str) -> dict[str, str]:
+    pairs = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (key and equals):
+            raise click.BadParameter(f"{word!r} is not like {example}", param_hint=hint)
+        pairs[key] = value
+    return pairs
+
+
+def _settings(words: Sequence[str]) -> Settings:
+    env = _pairs(words, "KEY=VALUE", "OMP_NUM_THREADS=160")
+    cpus, mems = (env.pop(key, "") for key in _KEYS_OF_CPUSETS)
+    ranks = _number(env.pop(_RANKS, "1"), "KEY=VALUE", f"{_RANKS}=4")
+    return Settings(dialect=dialect_of(env, on_cpu=True), env=env, cpuset_cpus=cpus, cpuset_mems=mems, ranks=ranks)
+
+
+def _counts(words: Sequence[str]) -> dict[str, int]:
+    pairs = _pairs(words, "--reserve", "gpu=4")
+    return {name: _number(count, "--reserve", "gpu=4") for name, count in pairs.items()}
+
+
+def _number(text: str, hint: str, example: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise click.BadParameter(f"{text!r} is not a number as in {example}", param_hint=hint)
+    return int(text)
+
+
+def _lists(words: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    try:
+        return {name: parse_cpulist(cpus) for name, cpus in _pairs(words, "--taken", "gpu=36-39").items()}
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--taken") from None

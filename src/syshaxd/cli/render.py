@@ -32,7 +32,7 @@ def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> 
       syshaxctl render cpu
       syshaxctl render gpu --config /etc/syshax/config.yaml -o json
     """  # noqa: D301
-    from syshaxd.daemon import bind  # noqa: PLC0415 - it takes long to load, and only this command needs it
+    from syshaxd.binder import bind  # noqa: PLC0415 - it takes long to load, and only this command needs it
 
     path = path or configfile.default_path()
     try:

@@ -104,6 +104,16 @@ def _of_load(text: Callable[[InstanceLoad], str]) -> Callable[[_View, InstanceSt
     return cell
 
 
+def _bound(view: _View, instance: InstanceStatus) -> str | Text:
+    """CPUs of the plan on which a compute thread is bound."""
+    binding = view.status.bindings.get(instance.spec.name)
+    if binding is None:
+        return "-"
+    seen = binding.verification
+    counts = f"{seen.cpus_bound}/{seen.cpus_planned}" if seen.cpus_planned else "ok"
+    return Text(counts, "red") if binding.drifted else counts
+
+
 _WIDE = 120
 _COLUMNS = (
     _Column("INSTANCE", lambda view, instance: instance.spec.name),
@@ -121,6 +131,7 @@ _COLUMNS = (
         justify="right",
     ),
     _Column("KV", _of_load(lambda load: f"{load.kv_usage_ratio:.0%}"), justify="right"),
+    _Column("BOUND", _bound, from_width=_WIDE, justify="right"),
     _Column("LAUNCHES", lambda view, instance: str(instance.generation), from_width=_WIDE, justify="right"),
 )
 
@@ -158,6 +169,12 @@ def _notes(view: _View) -> Iterator[Text]:
             Text.assemble((f"{name}: ", "bold"), (f"CPU binding: {fault}", "yellow"))
             for fault in view.status.binding_faults.get(name, ())
         ]
+        if (binding := view.status.bindings.get(name)) is not None and binding.drifted_at_s is not None:
+            age = duration_text(view.now_s - binding.drifted_at_s)
+            notes += [
+                Text.assemble((f"{name}: ", "bold"), (f"off its CPU binding for {age}: {drift}", "red"))
+                for drift in binding.drifts
+            ]
     notes += [
         Text.assemble((f"{source} to {target}: ", "bold"), f"no hand-over: {refusal}" if refusal else "can hand over")
         for (source, target), refusal in view.status.handover_refusals.items()

@@ -8,11 +8,11 @@ Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon answers, 130 ended
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.text import Text
 
 from syshaxd import __version__, host, rundir
 from syshaxd.cli import complete, show
+from syshaxd.cli.connection import run
 from syshaxd.cli.numa import numa
 from syshaxd.cli.parity import parity_table
 from syshaxd.cli.render import render
@@ -30,19 +31,12 @@ from syshaxd.core.errors import SyshaxError
 from syshaxd.core.parity import report_json
 from syshaxd.core.status import status_json
 from syshaxd.core.topology import draw_topology, parse_topology
-from syshaxd.core.types import InstanceStatus
+from syshaxd.core.types import HostTopology, InstanceStatus
 
-_INTERRUPTED = 130
-
-Work = Callable[[ControlClient], Coroutine[Any, Any, None]]
 Statuses = AsyncGenerator[InstanceStatus, None]
 
 
 _name_argument = click.argument("name", shell_complete=complete.instances)
-
-
-class _UnreachableException(click.ClickException):
-    exit_code = 3
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,7 +86,7 @@ def status(socket: Path | None, output: str) -> None:
         table = show.status_table(now, width=console.width, now_s=time.time(), monotonic_s=time.monotonic())
         console.print(table)
 
-    _run(socket, work)
+    run(socket, work)
 
 
 @main.command()
@@ -118,7 +112,7 @@ def top(socket: Path | None, interval: float, *, once: bool) -> None:
         console.print(view.render(width=console.width, now_s=time.time(), monotonic_s=time.monotonic()))
 
     if once:
-        _run(socket, print_once)
+        run(socket, print_once)
         return
     if not console.is_terminal:
         raise click.UsageError("this is no terminal; `--once` prints one view")
@@ -151,7 +145,7 @@ def logs(socket: Path | None, name: str, lines: int, *, everything: bool, follow
             async for line in output:
                 click.echo(line)
 
-    _run(socket, work)
+    run(socket, work)
 
 
 @main.command()
@@ -180,7 +174,7 @@ def parity(socket: Path | None, first: str, second: str, output: str) -> None:
         if not report.verdict.allowed:
             raise click.exceptions.Exit(1)
 
-    _run(socket, work)
+    run(socket, work)
 
 
 @main.command()
@@ -200,24 +194,22 @@ def topology(socket: Path | None, text: TextIO | None, output: str) -> None:
       ssh server 'LC_ALL=C lscpu; numactl -H' | syshaxctl topology -
     """  # noqa: D301
     try:
-        drawn = host.topology() if text is None else parse_topology(text.read())
-        owners = asyncio.run(_owners(rundir.find_socket(socket))) if text is None else {}
+        shown = asyncio.run(_this_host(socket)) if text is None else HostTopology(topology=parse_topology(text.read()))
     except (SyshaxError, UnicodeDecodeError) as error:
         raise click.ClickException(str(error)) from None
     if output == "json":
-        click.echo(json.dumps(asdict(drawn) | {"owners": owners}, indent=2))
+        click.echo(json.dumps(asdict(shown.topology) | {"owners": dict(shown.owners)}, indent=2))
     else:
-        click.echo("\n".join(draw_topology(drawn, owners)))
+        click.echo("\n".join(draw_topology(shown.topology, shown.owners)))
 
 
-async def _owners(socket: Path) -> dict[str, tuple[int, ...]]:
-    """CPUs of each instance that is bound to some; none if no daemon answers."""
+async def _this_host(socket: Path | None) -> HostTopology:
+    """As the daemon sees it; if none answers, as it is, without owners."""
     try:
-        async with ControlClient(socket) as client:
-            instances = (await client.status()).instances
+        async with ControlClient(rundir.find_socket(socket)) as client:
+            return await client.topology()
     except UnreachableError:
-        return {}
-    return {instance.spec.name: instance.spec.cores for instance in instances if instance.spec.cores}
+        return HostTopology(topology=host.topology())
 
 
 def _waiting_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -301,7 +293,7 @@ def _command(
         assert last is not None
         click.echo(f"{name} is {last.state}" if wait else f"{name}: accepted; it is {last.state} now")
 
-    _run(socket, work)
+    run(socket, work)
 
 
 class _Live:
@@ -338,30 +330,3 @@ class _Live:
         line = Text.assemble(f"{age_s:6.1f} s  ", show.state_text(status.state), f"  {status.reason}")
         self._progress.console.print(line)
         self._progress.update(self._task, description=f"{self._name} {status.state}")
-
-
-def _run(socket: Path | None, work: Work) -> None:
-    """Does the work with a client, and turns every error into a message and an exit code."""
-    path = rundir.find_socket(socket)
-
-    async def with_client() -> None:
-        async with ControlClient(path) as client:
-            await work(client)
-
-    try:
-        asyncio.run(with_client())
-    except UnreachableError as error:
-        raise _UnreachableException(f"{error}{_advice(path)}") from None
-    except SyshaxError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        raise click.exceptions.Exit(_INTERRUPTED) from None
-
-
-def _advice(path: Path) -> str:
-    if rundir.forbidden(path):
-        return "\nThis user may not use the socket: try `sudo syshaxctl`, or become the user who runs the daemon."
-    return (
-        "\nStart it: `systemctl start syshaxd` as a service, `syshax run` by hand, `make run` in a source tree."
-        "\nIf it runs with another socket, name that with --socket."
-    )

@@ -5,6 +5,7 @@
 from dataclasses import asdict
 
 from syshaxd.api.v1 import admin_pb2 as api
+from syshaxd.control import bindings
 from syshaxd.core.parity import ParityReport, PromptReport
 from syshaxd.core.types import (
     EngineStatus,
@@ -34,6 +35,7 @@ def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:
             for (source, target), refusal in status.handover_refusals.items()
         ],
         parity=[parity(report) for report in status.parity],
+        bindings={name: bindings.binding_status(its) for name, its in status.bindings.items()},
     )
 
 

@@ -5,7 +5,7 @@
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol
@@ -15,10 +15,11 @@ import grpc
 from syshaxd import __version__
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
-from syshaxd.control import render
+from syshaxd.control import bindings, render
 from syshaxd.core.goal import Command, Goal
 from syshaxd.core.parity import ParityReport
-from syshaxd.core.types import EngineStatus, InstanceStatus
+from syshaxd.core.topology import Fault, Settings, Unverified, Verification
+from syshaxd.core.types import EngineStatus, HostTopology, InstanceStatus
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -46,6 +47,15 @@ class AdminEngine(Protocol):
 
     def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
         """The instance's output by lines. Raises NotFoundError for an unknown name."""
+
+    async def topology(self) -> HostTopology:
+        """The host as it is now, and whose its CPUs are. Raises TopologyError if it can't be read."""
+
+    async def check_binding(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
+        """What is wrong with settings for an instance; None: with its own. Raises NotFoundError, ConflictError."""
+
+    async def verify_bindings(self, name: str) -> Mapping[str, Verification | Unverified]:
+        """Where instances run now, against their bindings; an empty name: all. Raises NotFoundError."""
 
 
 class AdminServicer(AdminServiceServicer):
@@ -87,6 +97,15 @@ class AdminServicer(AdminServiceServicer):
         finally:
             if isinstance(lines, AsyncGenerator):
                 await lines.aclose()
+
+    async def GetTopology(self, request: api.GetTopologyRequest, context: Context) -> api.GetTopologyResponse:
+        return bindings.topology(await self._engine.topology())
+
+    async def CheckBinding(self, request: api.CheckBindingRequest, context: Context) -> api.CheckBindingResponse:
+        return bindings.faults(await self._engine.check_binding(request.name, bindings.settings(request)))
+
+    async def VerifyBinding(self, request: api.VerifyBindingRequest, context: Context) -> api.VerifyBindingResponse:
+        return bindings.verifications(await self._engine.verify_bindings(request.name))
 
     async def _carry_out(
         self, command: Command, act: Callable[[], None], request: Any, context: Context, response: type[Any]

@@ -33,7 +33,7 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
 
 def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: float) -> dict[str, Any]:
     spec, handle = instance.spec, instance.handle
-    load = status.snapshot.instances.get(spec.name)
+    load, binding = status.snapshot.instances.get(spec.name), status.bindings.get(spec.name)
     return {
         "name": spec.name,
         "role": spec.role,
@@ -56,6 +56,7 @@ def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: 
         "launched_at_s": None if handle is None else handle.started_at_s,
         "inflight": status.inflight.get(spec.name, 0),
         "binding_faults": list(status.binding_faults.get(spec.name, ())),
+        "binding": None if binding is None else asdict(binding),
         "load": None if load is None else _load_json(load, monotonic_s),
     }
 

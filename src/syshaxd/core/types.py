@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from syshaxd.core.parity import ParityReport
+from syshaxd.core.topology import BindingStatus, NumaTopology
 
 
 class Role(StrEnum):
@@ -401,6 +402,15 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostTopology:
+    """The host at one moment, and whose its CPUs are."""
+
+    topology: NumaTopology
+    owners: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """CPUs to which instances are bound, by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
     """The whole daemon at one moment, for `syshaxctl status`."""
 
@@ -421,3 +431,5 @@ class EngineStatus:
     """Why one instance cannot hand over to another, by source and target; empty: it can."""
     parity: tuple[ParityReport, ...] = ()
     """How alike the present generations of instances are, for each pair that was compared."""
+    bindings: Mapping[str, BindingStatus] = field(default_factory=dict)
+    """How instances keep to their bindings; those that are bound to nothing, or were not read yet, are left out."""

@@ -283,7 +283,7 @@ class Gateway:
 
     def _render_metrics(self, request: web.BaseRequest) -> Answer:
         status = self._engine.status()
-        text = self._metrics.render(status.instances, status.snapshot, status.queued, status.inflight, status.parity)
+        text = self._metrics.render(status)
         return Answer(200, text, "text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -3,15 +3,13 @@
 """SystemMonitor: reads instances, GPUs and the host at intervals, and keeps the latest Snapshot in memory."""
 
 import asyncio
-import concurrent.futures
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 
@@ -19,9 +17,9 @@ from syshaxd.core import prom
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.types import HostLoad, InstanceLoad, InstanceSpec, Snapshot
 from syshaxd.monitor.devices import GpuReader, GpuReading, HostReader
+from syshaxd.monitor.threads import in_thread
 
 _log = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
 
 class SystemMonitor:
@@ -109,7 +107,7 @@ class SystemMonitor:
 
     async def _update_host(self) -> None:
         try:
-            host = await _in_thread(self._read_host)
+            host = await in_thread(self._read_host)
         except OSError as error:
             if str(error) != self._host_error:
                 self._host_error = str(error)
@@ -120,7 +118,7 @@ class SystemMonitor:
             self._publish(host=host)
 
     async def _update_gpus(self) -> None:
-        reading = _in_thread(self._read_gpus)
+        reading = in_thread(self._read_gpus)
         try:
             await asyncio.wait((reading,), timeout=self._timeout_s)
             if not reading.done():
@@ -178,21 +176,3 @@ async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, ti
 def _reason(error: OSError) -> str:
     """What a person calls it: asyncio's own text names the address again."""
     return os.strerror(error.errno) if error.errno else str(error)
-
-
-def _in_thread(function: Callable[[], _Result]) -> asyncio.Future[_Result]:
-    """Returns the future result of `function`, called in a thread of its own.
-
-    The thread is a daemon: a driver call that never returns holds up no exit, as it would in asyncio.to_thread's pool.
-    """
-    outcome: concurrent.futures.Future[_Result] = concurrent.futures.Future()
-    outcome.set_running_or_notify_cancel()
-
-    def work() -> None:
-        try:
-            outcome.set_result(function())
-        except Exception as error:  # noqa: BLE001  raised where the result is awaited
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, name="devices", daemon=True).start()
-    return asyncio.wrap_future(outcome)

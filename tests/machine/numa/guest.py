@@ -8,6 +8,7 @@ Prints a line for each step, `step: what was seen`, and `PASSED` at the end.
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from syshaxd import host
 from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.topology import (
     Binding,
+    BindingStatus,
     Dialect,
     DriftKind,
     NumaTopology,
@@ -27,6 +29,7 @@ from syshaxd.core.topology import (
     binding_of,
     check_binding,
     draw_topology,
+    next_status,
     parse_topology,
     plan_binding,
     read_settings,
@@ -119,6 +122,15 @@ def kinds(verification: Verification) -> set[DriftKind]:
     return {drift.kind for drift in verification.drifts}
 
 
+def look_twice(step: str, binding: Binding, pid: int, before: BindingStatus | None) -> BindingStatus:
+    """Two readings as the daemon takes them again and again; what the first shows alone is not certain."""
+    first = next_status(before, verify(step, binding, pid), at_s=time.time())
+    known = next_status(first, verify(step, binding, pid), at_s=time.time())
+    assert known.drifted == bool(known.verification.drifts)
+    say(step, f"certain: {', '.join(drift.kind for drift in known.drifts) or 'nothing'}")
+    return known
+
+
 def run() -> None:
     topology = read_the_topology()
     settings, around = plan(topology)
@@ -129,12 +141,21 @@ def run() -> None:
         assert good.cpus_bound == 4
         assert all(good.memory_bytes[node.id] >= TOUCHED_BYTES for node in topology.nodes)
 
-        # A thread is let go, as by `taskset`.
+        known = look_twice("watched", binding, worker.pid, None)
+        assert not known.drifted
+
+        # A thread is let go, as by `taskset`: the second reading makes it certain, a good one ends it.
         threads = {thread.cpus: thread.tid for thread in host.placement(worker.pid).threads}
         os.sched_setaffinity(threads[(4,)], {6})
-        assert kinds(verify("a thread moved", binding, worker.pid)) == {DriftKind.CPU_WITHOUT_THREAD}
+        once = next_status(known, verify("a thread moved", binding, worker.pid), at_s=time.time())
+        assert not once.drifted
+        known = look_twice("a thread moved", binding, worker.pid, once)
+        assert {drift.kind for drift in known.drifts} == {DriftKind.CPU_WITHOUT_THREAD}
+        assert known.drifted_at_s is not None
         os.sched_setaffinity(threads[(4,)], {4})
-        assert verify("and back", binding, worker.pid).ok
+        known = look_twice("and back", binding, worker.pid, known)
+        assert not known.drifted
+        assert known.drifted_at_s is None
 
         # The CPU set changes under the instance; the kernel moves threads and pages.
         CGROUP.joinpath("cpuset.mems").write_text("2")

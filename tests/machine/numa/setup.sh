@@ -33,26 +33,38 @@ if [[ ! -e $folder/packages/complete ]]; then
     python=$(dependency python3-minimal 'python3\.[0-9]*-minimal')
     kernel=$(dependency "linux-image-cloud-$debian" 'linux-image-.*')
     (cd "$folder/packages" && apt-get "${guest_apt[@]}" download "$kernel" busybox-static "$python" "lib$python" \
-        "lib${python%-minimal}-stdlib" libc6 zlib1g libexpat1 numactl libnuma1 util-linux libsmartcols1 libtinfo6)
+        "lib${python%-minimal}-stdlib" libc6 zlib1g libexpat1 numactl libnuma1 util-linux libsmartcols1 libtinfo6 \
+        libstdc++6 libgcc-s1 libffi8 libssl3)
+    echo "${python%-minimal}" >"$folder/packages/python"
+    echo "==> fetching the daemon's libraries ($arch)"
+    "$repo/.venv/bin/python" -c 'import sys, tomllib; print(*tomllib.load(open(sys.argv[1], "rb"))["project"]["dependencies"], sep="\n")' \
+        "$repo/pyproject.toml" >"$folder/packages/requirements.txt"
+    "$repo/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --only-binary=:all: \
+        --python-version "$(sed s/python// "$folder/packages/python")" --platform "manylinux_2_28_$arch" \
+        --platform "manylinux_2_17_$arch" --platform "manylinux2014_$arch" \
+        --target "$folder/packages/site" --requirement "$folder/packages/requirements.txt"
     touch "$folder/packages/complete"
 fi
 
 echo "==> building the guest ($arch)"
 root="$folder/root"
 rm -rf "$root"
-mkdir -p "$root"/{proc,sys,dev,run,tmp,opt/syshax/syshaxd/core}
+mkdir -p "$root"/{proc,sys,dev,run,tmp,opt/syshax}
 for package in "$folder"/packages/*.deb; do dpkg-deb -x "$package" "$root"; done
 mv "$root"/boot/vmlinuz-* "$folder/kernel"
 rm -rf "$root"/{boot,lib/modules,usr/share,usr/lib/modules} "$root"/usr/lib/python3*/{test,idlelib,lib2to3,ensurepip,pydoc_data,config-*}
 ln -sf busybox "$root/bin/sh"
 ln -sf "$(basename "$root"/usr/bin/python3.*)" "$root/usr/bin/python3"
 
-# The code under test, as it stands in the working tree, and only what needs nothing but Python.
-src="$repo/src/syshaxd"
-cp "$src"/{__init__,host}.py "$root/opt/syshax/syshaxd/"
-cp "$src"/core/{__init__,cpulist,errors}.py "$root/opt/syshax/syshaxd/core/"
-cp -r "$src/core/topology" "$root/opt/syshax/syshaxd/core/"
-cp "$here"/{guest,worker}.py "$root/opt/syshax/"
+# The code under test, as it stands in the working tree.
+cp -r "$folder/packages/site" "$root/opt/site"
+cp -r "$repo/src/syshaxd" "$here"/{guest,worker,daemon}.py "$root/opt/syshax/"
+install -D "$here/engine.py" "$root/opt/site/vllm/entrypoints/openai/api_server.py"
 install -m 755 "$here/init" "$root/init"
-(cd "$root" && find . -name __pycache__ -prune -o -print0 | cpio --quiet --null -o -H newc | gzip -1) >"$folder/initramfs.gz"
+find "$root/opt" -name __pycache__ -prune -exec rm -r {} +
+# To compile in the emulated machine would take longer than all else.
+if [[ $arch == "$(uname -m)" ]]; then
+    chroot "$root" /usr/bin/python3 -m compileall -q /opt /usr/lib/"$(cat "$folder/packages/python")" >/dev/null || true
+fi
+(cd "$root" && find . -print0 | cpio --quiet --null -o -H newc | gzip -1) >"$folder/initramfs.gz"
 rm -rf "$root"

@@ -49,3 +49,4 @@ def test_a_guest_with_four_nodes() -> None:
     print(guest.stdout, guest.stderr)
     lines = [line.strip() for line in guest.stdout.splitlines()]
     assert "PASSED" in lines
+    assert "DAEMON PASSED" in lines

@@ -507,7 +507,7 @@ class BindingStatus(_message.Message):
     def __init__(self, verification: _Optional[_Union[Verification, _Mapping]] = ..., read_at_s: _Optional[float] = ..., drifts: _Optional[_Iterable[_Union[Drift, _Mapping]]] = ..., drifted_at_s: _Optional[float] = ...) -> None: ...
 
 class Verification(_message.Message):
-    __slots__ = ("drifts", "threads", "threads_outside", "cpus_planned", "cpus_bound", "memory_bytes", "memory_far_bytes", "unreadable")
+    __slots__ = ("drifts", "threads", "threads_outside", "cpus_planned", "cpus_bound", "memory_bytes", "memory_far_bytes", "unreadable", "walk_s")
     class MemoryBytesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -523,6 +523,7 @@ class Verification(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FAR_BYTES_FIELD_NUMBER: _ClassVar[int]
     UNREADABLE_FIELD_NUMBER: _ClassVar[int]
+    WALK_S_FIELD_NUMBER: _ClassVar[int]
     drifts: _containers.RepeatedCompositeFieldContainer[Drift]
     threads: int
     threads_outside: int
@@ -531,7 +532,8 @@ class Verification(_message.Message):
     memory_bytes: _containers.ScalarMap[int, int]
     memory_far_bytes: int
     unreadable: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, drifts: _Optional[_Iterable[_Union[Drift, _Mapping]]] = ..., threads: _Optional[int] = ..., threads_outside: _Optional[int] = ..., cpus_planned: _Optional[int] = ..., cpus_bound: _Optional[int] = ..., memory_bytes: _Optional[_Mapping[int, int]] = ..., memory_far_bytes: _Optional[int] = ..., unreadable: _Optional[_Iterable[str]] = ...) -> None: ...
+    walk_s: float
+    def __init__(self, drifts: _Optional[_Iterable[_Union[Drift, _Mapping]]] = ..., threads: _Optional[int] = ..., threads_outside: _Optional[int] = ..., cpus_planned: _Optional[int] = ..., cpus_bound: _Optional[int] = ..., memory_bytes: _Optional[_Mapping[int, int]] = ..., memory_far_bytes: _Optional[int] = ..., unreadable: _Optional[_Iterable[str]] = ..., walk_s: _Optional[float] = ...) -> None: ...
 
 class Drift(_message.Message):
     __slots__ = ("kind", "detail", "tids", "cpus", "nodes")

@@ -304,6 +304,9 @@ class NumaConfig(Section):
     gpu_cores: Count = Field(
         4, description="Cores, near the accelerators, for an instance on a GPU whose `cores` are `auto`."
     )
+    verify_interval_s: Seconds = Field(
+        30.0, description="Seconds from one look at where a running instance's threads and memory are to the next."
+    )
 
 
 class MonitorConfig(Section):

@@ -5,9 +5,11 @@
 Needs nothing but Python itself, so that it also runs where only Python is installed.
 """
 
-from syshaxd.core.topology.binding import Binding, Dialect, Settings, Surroundings, dialect_of, memory_needs
+from syshaxd.core.topology.binding import Binding, Dialect, Settings, Surroundings, dialect_of
 from syshaxd.core.topology.check import Fault, Rule, check_binding
 from syshaxd.core.topology.draw import draw_topology
+from syshaxd.core.topology.drift import BindingStatus, Unverified, next_status
+from syshaxd.core.topology.memory import Weights, memory_needs
 from syshaxd.core.topology.model import Accelerator, AcceleratorKind, Node, NumaTopology
 from syshaxd.core.topology.picture import picture
 from syshaxd.core.topology.plan import plan_binding, plan_nearest, reserve_cores
@@ -19,6 +21,7 @@ __all__ = [
     "Accelerator",
     "AcceleratorKind",
     "Binding",
+    "BindingStatus",
     "Dialect",
     "Drift",
     "DriftKind",
@@ -31,12 +34,15 @@ __all__ = [
     "Settings",
     "Surroundings",
     "Thread",
+    "Unverified",
     "Verification",
+    "Weights",
     "binding_of",
     "check_binding",
     "dialect_of",
     "draw_topology",
     "memory_needs",
+    "next_status",
     "parse_lscpu",
     "parse_numactl",
     "parse_topology",

@@ -16,10 +16,8 @@ QUANTIZE = "SYSHAX_QUANTIZE"
 OMP_BIND = "VLLM_CPU_OMP_THREADS_BIND"
 RESERVED = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 KV_SPACE = "VLLM_CPU_KVCACHE_SPACE"
-
-_GIB = 2**30
-# Blocks of 32 weights and a 16-bit scale, against 16 bits a weight.
-_QUANTIZED = {"q8_0": (32 * 8 + 16) / (32 * 16), "q4_0": (32 * 4 + 16) / (32 * 16)}
+CPU_VARIABLES = frozenset({AFFINITY, THREADS, FUSED, OMP_BIND, RESERVED})
+"""Those that a binding sets."""
 
 
 class Dialect(StrEnum):
@@ -102,7 +100,7 @@ class Binding:
 
     def settings(self, env: Mapping[str, str] | None = None) -> Settings:
         """The binding as settings; of `env` stays what does not speak of CPUs."""
-        foreign = frozenset() if self.dialect is Dialect.PLAIN else _SPEAKING_OF_CPUS
+        foreign = frozenset() if self.dialect is Dialect.PLAIN else CPU_VARIABLES
         kept = {key: value for key, value in (env or {}).items() if key not in foreign}
         return Settings(
             dialect=self.dialect,
@@ -111,9 +109,6 @@ class Binding:
             cpuset_mems=format_cpulist(self.memory_nodes),
             ranks=len(self.groups),
         )
-
-
-_SPEAKING_OF_CPUS = frozenset({AFFINITY, THREADS, FUSED, OMP_BIND, RESERVED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,16 +129,3 @@ class Surroundings:
     def bytes_per_rank(self, ranks: int) -> int:
         """Memory that each of `ranks` processes needs."""
         return self.model_bytes // ranks + self.kv_cache_bytes
-
-
-def memory_needs(settings: Settings, weights_bytes: int) -> tuple[int, int]:
-    """What settings say of memory: bytes of the weights once loaded, and of each rank's KV cache (0: they don't say).
-
-    Args:
-        settings: Of the instance.
-        weights_bytes: The weights as they are stored, 16 bits each.
-    """
-    if settings.dialect is Dialect.PATCHED:
-        return int(weights_bytes * _QUANTIZED.get(settings.env.get(QUANTIZE, ""), 1.0)), 0
-    space = settings.env.get(KV_SPACE, "")
-    return weights_bytes, int(space) * _GIB if space.isascii() and space.isdecimal() else 0

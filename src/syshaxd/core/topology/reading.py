@@ -168,13 +168,17 @@ def _auto_groups(
 
 
 def binding_of(reading: Reading, topology: NumaTopology) -> Binding:
-    """The binding that settings without blocking faults describe, to see whether an instance keeps to it."""
-    on_nodes = topology.by_node(reading.cpus)
-    mems = reading.mems or tuple(node for node in on_nodes if topology.node(node).has_memory)
-    bound = reading.listed or reading.auto or reading.cpuset is not None
+    """The binding that settings without blocking faults describe, to see whether an instance keeps to it.
+
+    What is left to vLLM is not part of it: with `auto`, versions differ in the CPUs that they choose.
+    """
+    is_plain = reading.settings.dialect is Dialect.PLAIN
+    on_nodes = topology.by_node(reading.cpus if reading.listed else reading.cpuset or ())
+    near = tuple(node for node in on_nodes if topology.node(node).has_memory)
+    # The images' kernels lay weights on every node that the container lets them have.
     return Binding(
         dialect=reading.settings.dialect,
-        groups=reading.groups if bound else (),
+        groups=reading.groups if reading.listed or is_plain else (),
         cpuset=reading.cpuset or (),
-        memory_nodes=mems if bound else (),
+        memory_nodes=reading.mems or (() if reading.settings.dialect is Dialect.PATCHED else near),
     )

@@ -47,6 +47,8 @@ class Placement:
     memory: tuple[Memory, ...] = ()
     unreadable: tuple[str, ...] = ()
     """Why the memory of some processes is not known."""
+    walk_s: float = 0.0
+    """Seconds for which the kernel walked the processes' page tables, and kept them from mapping memory."""
 
 
 class DriftKind(StrEnum):
@@ -94,6 +96,8 @@ class Verification:
     memory_far_bytes: int
     """That of it which lies on other nodes than planned."""
     unreadable: tuple[str, ...] = ()
+    walk_s: float = 0.0
+    """As in the Placement."""
 
     @property
     def ok(self) -> bool:
@@ -149,6 +153,7 @@ def verify_binding(
         memory_bytes=total,
         memory_far_bytes=amount,
         unreadable=placement.unreadable,
+        walk_s=placement.walk_s,
     )
 
 

@@ -18,14 +18,17 @@ import grpc
 
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceStub
+from syshaxd.client import bindings
 from syshaxd.core import errors
 from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
+from syshaxd.core.topology import Fault, Settings, Unverified, Verification
 from syshaxd.core.types import (
     Device,
     EngineStatus,
     GpuLoad,
     Handle,
     HostLoad,
+    HostTopology,
     InstanceLoad,
     InstanceSpec,
     InstanceStatus,
@@ -36,6 +39,8 @@ from syshaxd.core.types import (
 )
 
 _ANSWER_TIMEOUT_S = 10.0
+# The kernel walks all page tables of an instance.
+_READING_TIMEOUT_S = 60.0
 _GONE = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED))
 _ERRORS: dict[grpc.StatusCode, type[errors.SyshaxError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.BadRequestError,
@@ -109,6 +114,26 @@ class ControlClient:
             async for answer in call:
                 yield answer.line
 
+    async def topology(self) -> HostTopology:
+        """The daemon's host as it is now, and whose its CPUs are."""
+        with self._errors_mapped():
+            answer = await self._stub.GetTopology(api.GetTopologyRequest(), timeout=_ANSWER_TIMEOUT_S)
+        return bindings.topology(answer)
+
+    async def check_binding(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
+        """What is wrong with settings for an instance, beside the others; None: with those that it has."""
+        given = None if settings is None else bindings.settings_message(settings)
+        request = api.CheckBindingRequest(name=name, settings=given)
+        with self._errors_mapped():
+            answer = await self._stub.CheckBinding(request, timeout=_ANSWER_TIMEOUT_S)
+        return bindings.faults(answer)
+
+    async def verify_bindings(self, name: str = "") -> dict[str, Verification | Unverified]:
+        """Where instances run now, against their bindings; empty: all of them."""
+        with self._errors_mapped():
+            answer = await self._stub.VerifyBinding(api.VerifyBindingRequest(name=name), timeout=_READING_TIMEOUT_S)
+        return bindings.verifications(answer)
+
     async def _command(self, call: Any) -> AsyncGenerator[InstanceStatus, None]:
         with self._errors_mapped(), self._ended(call):
             async for answer in call:
@@ -146,6 +171,7 @@ def _engine_status(message: api.GetStatusResponse, now_s: float) -> EngineStatus
         binding_faults={name: tuple(its.faults) for name, its in message.binding_faults.items()},
         handover_refusals={(pair.source, pair.target): pair.refusal for pair in message.handover_pairs},
         parity=tuple(_parity(report) for report in message.parity),
+        bindings={name: bindings.binding_status(its) for name, its in message.bindings.items()},
     )
 
 

@@ -1,0 +1,49 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Work that needs the daemon: the connection to it, and what its errors become."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from syshaxd import rundir
+from syshaxd.client import ControlClient, UnreachableError
+from syshaxd.core.errors import SyshaxError
+
+_INTERRUPTED = 130
+
+Work = Callable[[ControlClient], Coroutine[Any, Any, None]]
+
+
+class _UnreachableException(click.ClickException):
+    exit_code = 3
+
+
+def run(socket: Path | None, work: Work) -> None:
+    """Does the work with a client, and turns every error into a message and an exit code."""
+    path = rundir.find_socket(socket)
+
+    async def with_client() -> None:
+        async with ControlClient(path) as client:
+            await work(client)
+
+    try:
+        asyncio.run(with_client())
+    except UnreachableError as error:
+        raise _UnreachableException(f"{error}{_advice(path)}") from None
+    except SyshaxError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(_INTERRUPTED) from None
+
+
+def _advice(path: Path) -> str:
+    if rundir.forbidden(path):
+        return "\nThis user may not use the socket: try `sudo syshaxctl`, or become the user who runs the daemon."
+    return (
+        "\nStart it: `systemctl start syshaxd` as a service, `syshax run` by hand, `make run` in a source tree."
+        "\nIf it runs with another socket, name that with --socket."
+    )
