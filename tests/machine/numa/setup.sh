@@ -2,8 +2,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 #
-# Builds what the NUMA tests boot: a Debian kernel and a small initramfs with Python, lscpu, numactl, and sysHAX's own
-# code. Needs root, for installing qemu; runs on Debian 12 and later, on any processor.
+# Builds what the NUMA tests boot: a Debian kernel and a small initramfs with Python, lscpu, numactl, sysHAX's own code
+# and the libraries that it needs. Needs root, for installing qemu; runs on Debian 12 and later, on any processor.
 #
 #   setup.sh FOLDER x86_64|aarch64      leaves FOLDER/x86_64/{kernel,initramfs.gz}
 set -euo pipefail
@@ -35,15 +35,21 @@ if [[ ! -e $folder/packages/complete ]]; then
     (cd "$folder/packages" && apt-get "${guest_apt[@]}" download "$kernel" busybox-static "$python" "lib$python" \
         "lib${python%-minimal}-stdlib" libc6 zlib1g libexpat1 numactl libnuma1 util-linux libsmartcols1 libtinfo6 \
         libstdc++6 libgcc-s1 libffi8 libssl3)
-    echo "${python%-minimal}" >"$folder/packages/python"
-    echo "==> fetching the daemon's libraries ($arch)"
-    "$repo/.venv/bin/python" -c 'import sys, tomllib; print(*tomllib.load(open(sys.argv[1], "rb"))["project"]["dependencies"], sep="\n")' \
-        "$repo/pyproject.toml" >"$folder/packages/requirements.txt"
-    "$repo/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --only-binary=:all: \
-        --python-version "$(sed s/python// "$folder/packages/python")" --platform "manylinux_2_28_$arch" \
-        --platform "manylinux_2_17_$arch" --platform "manylinux2014_$arch" \
-        --target "$folder/packages/site" --requirement "$folder/packages/requirements.txt"
     touch "$folder/packages/complete"
+fi
+
+python=$(basename "$folder"/packages/python3.*-minimal_*.deb)
+python=${python%%-minimal*}
+requirements=$("$repo/.venv/bin/python" -c '
+import sys, tomllib
+print(*tomllib.load(open(sys.argv[1], "rb"))["project"]["dependencies"], sep="\n")' "$repo/pyproject.toml")
+if [[ ! -e $folder/packages/requirements.txt || $requirements != "$(cat "$folder/packages/requirements.txt")" ]]; then
+    echo "==> fetching the daemon's libraries ($arch)"
+    rm -rf "$folder/packages/site"
+    "$repo/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --only-binary=:all: \
+        --python-version "${python#python}" --platform "manylinux_2_28_$arch" --platform "manylinux_2_17_$arch" \
+        --platform "manylinux2014_$arch" --target "$folder/packages/site" --requirement <(echo "$requirements")
+    echo "$requirements" >"$folder/packages/requirements.txt"
 fi
 
 echo "==> building the guest ($arch)"
@@ -64,7 +70,7 @@ install -m 755 "$here/init" "$root/init"
 find "$root/opt" -name __pycache__ -prune -exec rm -r {} +
 # To compile in the emulated machine would take longer than all else.
 if [[ $arch == "$(uname -m)" ]]; then
-    chroot "$root" /usr/bin/python3 -m compileall -q /opt /usr/lib/"$(cat "$folder/packages/python")" >/dev/null || true
+    chroot "$root" /usr/bin/python3 -m compileall -q /opt "/usr/lib/$python" >/dev/null
 fi
 (cd "$root" && find . -print0 | cpio --quiet --null -o -H newc | gzip -1) >"$folder/initramfs.gz"
 rm -rf "$root"
