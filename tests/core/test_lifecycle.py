@@ -114,6 +114,7 @@ ROWS: list[tuple[Lifecycle, Event, State, tuple[Effect, ...]]] = [
     (UNHEALTHY, ProbeSucceeded(5), State.READY, (SetTimer(5, Timer.STABLE, 50),)),
     (UNHEALTHY, ProbeFailed(5, "silence"), State.UNHEALTHY, ()),
     (replace(UNHEALTHY, probe_failures=2), ProbeFailed(5, "silence"), State.STOPPING, (Terminate(HANDLE),)),
+    (replace(UNHEALTHY, probe_failures=2), ProbeFailed(5, "silence", counts=False), State.UNHEALTHY, ()),
     (DRAINING, ProbeFailed(5, "silence"), State.DRAINING, ()),
     (STOPPING, ProbeSucceeded(5), State.STOPPING, ()),
     (READY, TimerFired(5, Timer.STABLE), State.READY, ()),

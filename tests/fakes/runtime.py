@@ -50,6 +50,8 @@ class FakeHost:
 class FakeRuntime:
     def __init__(self, host: FakeHost | None = None) -> None:
         self.host = host or FakeHost()
+        self.away = False
+        """What it acts through is gone."""
         self.launched: list[tuple[str, int]] = []
         """Name and generation of each launch that was tried."""
         self.terminated: list[str] = []
@@ -119,6 +121,9 @@ class FakeRuntime:
             if not follow:
                 return
             await self.host.changed.wait()
+
+    def is_away(self) -> bool:
+        return self.away
 
     async def close(self) -> None:
         pass

@@ -192,6 +192,17 @@ class TestHealth:
             await b.advance(2.0)
             assert (b.state(), b.status().generation) == (State.READY, 2)
 
+    async def test_failed_probes_do_not_count_while_its_runtime_is_away(self) -> None:
+        async with bench() as b:
+            b.runtime.away = True
+            b.sick["gpu"] = InstanceFailedError("connection refused")
+            await b.advance(10 * PROBE_INTERVAL_S)
+            assert (b.state(), b.status().generation) == (State.UNHEALTHY, 1)
+            b.runtime.away = False
+            b.sick.clear()
+            await b.advance(PROBE_INTERVAL_S)
+            assert b.state() is State.READY
+
     async def test_a_suspicion_is_looked_into_at_once(self) -> None:
         async with bench() as b:
             b.sick["gpu"] = InstanceFailedError("connection refused")

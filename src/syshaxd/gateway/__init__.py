@@ -277,7 +277,7 @@ class Gateway:
         ready = self._engine.ready_instances()
         instances = self._engine.status().instances
         wanted = {status.spec.name for status in instances if status.wanted}
-        good = wanted <= set(ready) if request.query.get("all") else bool(ready)
+        good = bool(ready) and (wanted <= set(ready) or not request.query.get("all"))
         states = {status.spec.name: str(status.state) for status in instances}
         return _json({"ready": good, "instances": states}, status=200 if good else 503)
 

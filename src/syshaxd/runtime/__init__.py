@@ -45,5 +45,8 @@ class InstanceRuntime(Protocol):
             follow: Go on with new lines, over restarts too, until the caller closes the iterator.
         """
 
+    def is_away(self) -> bool:
+        """Whether what it acts through is gone for now: a server that does not answer then may be none the worse."""
+
     async def close(self) -> None:
         """Lets go of what the runtime itself holds; running instances are left alone."""

@@ -43,5 +43,9 @@ class ExternalRuntime:
         """One line that says where to look."""
         yield f"{name} was not started by syshaxd (runtime: external): its output is with whoever started it"
 
+    def is_away(self) -> bool:
+        """Never."""
+        return False
+
     async def close(self) -> None:
         """Nothing is held."""

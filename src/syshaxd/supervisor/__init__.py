@@ -330,8 +330,10 @@ class Supervisor:
                     self._handle(other, news)
 
     def _on_probe(self, name: str, generation: int, fault: str | None) -> None:
-        event = ProbeSucceeded(generation) if fault is None else ProbeFailed(generation, fault)
-        self._post(self._instances[name], event)
+        instance = self._instances[name]
+        counts = not instance.runtime.is_away()
+        event = ProbeSucceeded(generation) if fault is None else ProbeFailed(generation, fault, counts)
+        self._post(instance, event)
 
     def _plan_probe(self, instance: _Instance) -> None:
         lifecycle = instance.lifecycle

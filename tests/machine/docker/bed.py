@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,19 +32,17 @@ _GPU_HOOK = "nvidia-container-runtime-hook"
 class Bed:
     """The engine and its network, from `with` to its end, after which nothing of them is left."""
 
-    def __init__(self, folder: Path, *, gpus: bool = True) -> None:
+    def __init__(self, folder: Path) -> None:
         """Touches nothing yet.
 
         Args:
             folder: For the engine's state and socket; made, and removed again.
-            gpus: Whether the engine takes requests for GPUs, and then gives none.
         """
         self.folder = folder
         self.socket = folder / "docker.sock"
         self.image = IMAGE
         self.network = f"syshax-{os.getpid()}"
         self.log = folder / "dockerd.log"
-        self._gpus = gpus
         self._engine: subprocess.Popen[bytes] | None = None
         self._stack = ExitStack()
 
@@ -106,6 +105,22 @@ class Bed:
         self._engine.send_signal(number)
         self._engine.wait(30)
 
+    @contextmanager
+    def without_gpus(self) -> Iterator[None]:
+        """Meanwhile requests for GPUs are refused, as where NVIDIA's runtime is not installed."""
+        hook = self.folder / "bin" / _GPU_HOOK
+        away = hook.rename(hook.with_suffix(".away"))
+        try:
+            self._restart()
+            yield
+        finally:
+            away.rename(hook)
+            self._restart()
+
+    def _restart(self) -> None:
+        self.stop_engine()
+        self.start_engine()
+
     def answers(self) -> bool:
         """Whether the engine is there."""
         probe = ["docker", "-H", self.url, "version", "--format", "{{.Server.Version}}"]
@@ -115,9 +130,10 @@ class Bed:
         programs = self.folder / "bin"
         programs.mkdir()
         wrapper = Path(__file__).with_name("oci_runtime.py")
-        scripts = {"limited-runc": f'#!/bin/sh\nexec "{sys.executable}" -I "{wrapper}" "$@"\n'}
-        if self._gpus:
-            scripts[_GPU_HOOK] = "#!/bin/sh\nexit 0\n"
+        scripts = {
+            "limited-runc": f'#!/bin/sh\nexec "{sys.executable}" -I "{wrapper}" "$@"\n',
+            _GPU_HOOK: "#!/bin/sh\nexit 0\n",
+        }
         for name, text in scripts.items():
             (programs / name).write_text(text)
             (programs / name).chmod(0o755)

@@ -275,8 +275,8 @@ def _probe_failed(now: Lifecycle, event: ProbeFailed, policy: RestartPolicy) -> 
         return replace(now, reason=f"not answering yet: {event.reason}"), ()
     if now.state not in HOLDING:
         return now, ()
-    failures, limit = now.probe_failures + 1, policy.probe_failures
-    if limit is None:
+    failures, limit = now.probe_failures + event.counts, policy.probe_failures
+    if limit is None or not event.counts:
         return _enter(now, State.UNHEALTHY, event.reason)
     now = replace(now, probe_failures=failures)
     if failures >= limit:

@@ -119,6 +119,8 @@ class ProbeFailed:
 
     generation: int
     reason: str
+    counts: bool = True
+    """It may be ended for it; not so while its runtime is away."""
 
 
 @dataclass(frozen=True, slots=True)

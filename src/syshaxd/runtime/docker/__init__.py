@@ -190,6 +190,10 @@ class DockerRuntime:
         """The lines of the log file and of the one before it. See InstanceRuntime."""
         return self._log_of(name).lines(tail=tail, follow=follow)
 
+    def is_away(self) -> bool:
+        """Whether the engine does not answer. The ports that it publishes may be closed then. See InstanceRuntime."""
+        return self._is_away
+
     async def close(self) -> None:
         """Ends all watching; the containers run on."""
         watches = [running.watch for running in self._running.values()]

@@ -76,6 +76,7 @@ class ContainerApi:
         self._timeout_s = timeout_s
         self._client: docker.DockerClient | None = None
         self._lock = threading.Lock()
+        self._donor_lock = threading.Lock()
 
     def close(self) -> None:
         """Closes idle connections."""
@@ -189,7 +190,7 @@ class ContainerApi:
 
     def release_donor(self) -> None:
         """Once nobody is in the kept IPC namespace, removes its keeper, and with it what is left in /dev/shm."""
-        with self._connected() as client:
+        with self._connected() as client, self._donor_lock:
             donor = self.state(DONOR_NAME)
             if donor is None or donor.labels.get(OWNER) != self._owner:
                 return
@@ -230,7 +231,8 @@ class ContainerApi:
     def _namespace(self, client: docker.DockerClient, its: ContainerSpec) -> str:
         """The IPC mode to ask for. By id: a name could mean another container by the time it is started."""
         if its.ipc == DONOR:
-            return f"{JOIN}{self._donor(client, its)}"
+            with self._donor_lock:  # two instances may want it at the same time
+                return f"{JOIN}{self._donor(client, its)}"
         if its.ipc.startswith(JOIN):
             return f"{JOIN}{client.containers.get(its.ipc.removeprefix(JOIN)).id}"
         return its.ipc

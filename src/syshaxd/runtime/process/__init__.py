@@ -168,6 +168,10 @@ class ProcessRuntime:
         """The lines of the log file and of the one before it. See InstanceRuntime."""
         return self._log_of(name).lines(tail=tail, follow=follow)
 
+    def is_away(self) -> bool:
+        """Never."""
+        return False
+
     async def close(self) -> None:
         """Ends all watching; the instances run on."""
         watches = [running.watch for running in self._running.values()]

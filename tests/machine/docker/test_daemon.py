@@ -1,0 +1,261 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""syshaxd over two containers, while requests flow and everything below it is killed, restarted and made anew."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.machine.docker.bed import Bed
+
+pytestmark = pytest.mark.timeout(180)
+LONG_S = 60.0
+PORTS = {"gpu": 18001, "cpu": 18002}
+ENDPOINT = 18010
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + LONG_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {LONG_S:g} s: {what}"
+        time.sleep(0.05)
+    return value
+
+
+@dataclass
+class Daemon:
+    bed: Bed
+    folder: Path
+    ipc: dict[str, str | None]
+    process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        services: dict[str, Any] = {
+            name: {
+                "runtime": "docker",
+                "device": "cpu",
+                "port": port,
+                "container": {"image": self.bed.image, "pull": False, "shm_size": "64m", "ipc": self.ipc[name]},
+                "args": {"dtype": "half", "enable-auto-pd-offload": True},
+            }
+            for name, port in PORTS.items()
+        }
+        config = {
+            "services": services | {"conductor": {"port": ENDPOINT}},
+            "models": {"default": "ds-32b", "path": str(self.folder)},
+            "docker": {"host": self.bed.url},
+            "lifecycle": {
+                "backoff_base_s": 0.2,
+                "backoff_cap_s": 1.0,
+                "probe_interval_s": 0.5,
+                "probe_timeout_s": 2.0,
+                "stop_grace_s": 5.0,
+            },
+            "control": {"socket": str(self.folder / "admin.sock")},
+        }
+        (self.folder / "config.yaml").write_text(json.dumps(config))
+        self.environment = os.environ | {
+            "XDG_STATE_HOME": str(self.folder / "state"),
+            "SYSHAX_SOCKET": str(self.folder / "admin.sock"),
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [self._program("syshaxd"), "--config", str(self.folder / "config.yaml")],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "syshaxd.log"
+
+    def stop(self) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            assert self.process.wait(LONG_S) == 0
+
+    def wait_ready(self) -> None:
+        until(self.is_ready, "both instances are ready")
+
+    def is_ready(self) -> bool:
+        with suppress(OSError):
+            return bool(urllib.request.urlopen(f"http://127.0.0.1:{ENDPOINT}/ready?all=1", timeout=5).status == 200)
+        return False
+
+    def syshaxctl(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [self._program("syshaxctl"), *arguments], env=self.environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def generations(self) -> dict[str, int]:
+        told = json.loads(self.syshaxctl("status", "-o", "json"))
+        return {instance["name"]: instance["launches"] for instance in told["instances"]}
+
+    def containers(self) -> dict[str, str]:
+        lines = self.bed.docker("ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}").splitlines()
+        return dict(line.split() for line in lines if line.startswith("vllm_"))
+
+    @staticmethod
+    def _program(name: str) -> str:
+        return str(Path(sys.executable).with_name(name))
+
+
+@dataclass
+class Load:
+    """Clients that ask again where they are told to, as OpenAI's own does."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        body = json.dumps({"model": "ds-32b", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4})
+        while not self._stop.is_set():
+            for _ in range(40):
+                status, text = self._ask(body.encode())
+                self.statuses[status] += 1
+                if status not in {429, 503}:
+                    break
+                time.sleep(0.5)
+            if status != 200:
+                self.lost.append(f"{status}: {text}")
+
+    def _ask(self, body: bytes) -> tuple[int, str]:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{ENDPOINT}/v1/chat/completions", body, {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=LONG_S) as answer:
+                told = json.load(answer)
+                return (200, "") if told["usage"]["completion_tokens"] == 4 else (0, f"short: {told}")
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode(errors="replace")
+        except (OSError, ValueError) as error:
+            return 0, repr(error)
+
+    @contextmanager
+    def flowing(self) -> Iterator[None]:
+        clients = [threading.Thread(target=self.run) for _ in range(4)]
+        for client in clients:
+            client.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for client in clients:
+                client.join(LONG_S)
+
+
+@pytest.fixture
+def daemon(bed: Bed, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    daemon = Daemon(bed, tmp_path, request.param)
+    daemon.start()
+    try:
+        daemon.wait_ready()
+        yield daemon
+        daemon.stop()
+        assert not bed.docker("ps", "--all", "--quiet", "--filter", "label=org.syshax.owner")
+    finally:
+        if daemon.process is not None and daemon.process.poll() is None:
+            daemon.process.kill()
+            daemon.process.wait()
+        print(daemon.log.read_text()[-8000:])
+
+
+COUPLED: dict[str, str | None] = {"gpu": None, "cpu": None}
+DONOR: dict[str, str | None] = {"gpu": "donor", "cpu": "donor"}
+
+
+def strike_all(daemon: Daemon, load: Load) -> None:
+    """Everything that can happen to the containers and their engine, one after the other."""
+    strikes: dict[str, Callable[[], Any]] = {
+        "the cpu container is killed": lambda: daemon.bed.docker("kill", "vllm_cpu"),
+        "the gpu container is killed": lambda: daemon.bed.docker("kill", "vllm_gpu"),
+        "the gpu container is restarted by hand": lambda: daemon.bed.docker("restart", "--time", "2", "vllm_gpu"),
+        "the gpu container is removed": lambda: daemon.bed.docker("rm", "--force", "vllm_gpu"),
+        "the cpu instance is restarted": lambda: daemon.syshaxctl("restart", "cpu"),
+        "the gpu instance is restarted": lambda: daemon.syshaxctl("restart", "gpu"),
+    }
+    for what, strike in strikes.items():
+        before, answered = daemon.generations(), load.statuses[200]
+        strike()
+        until(lambda: daemon.generations() != before, f"a new generation after {what}")  # noqa: B023
+        daemon.wait_ready()
+        until(lambda: load.statuses[200] > answered, f"answers after {what}")  # noqa: B023
+        print(f"{what}: generations {before} -> {daemon.generations()}")
+
+
+@pytest.mark.parametrize("daemon", [DONOR], indirect=True)
+def test_no_request_is_lost_while_containers_come_and_go(daemon: Daemon) -> None:
+    load = Load()
+    with load.flowing():
+        strike_all(daemon, load)
+    print(f"answers by status: {dict(load.statuses)}; lost: {len(load.lost)}")
+    assert load.lost == []
+    assert set(load.statuses) == {200}
+    assert load.statuses[200] > 50
+
+
+@pytest.mark.parametrize("daemon", [COUPLED], indirect=True)
+def test_who_joined_a_namespace_is_made_anew_with_it(daemon: Daemon) -> None:
+    first = daemon.containers()
+    load = Load()
+    with load.flowing():
+        strike_all(daemon, load)
+    print(f"answers by status: {dict(load.statuses)}; lost after asking again: {len(load.lost)}")
+    assert load.lost == []
+    last = daemon.containers()
+    assert not set(first.values()) & set(last.values())
+    mode = daemon.bed.docker("inspect", "--format", "{{.HostConfig.IpcMode}}", "vllm_cpu")
+    assert mode == f"container:{last['vllm_gpu']}"
+
+
+@pytest.mark.parametrize("daemon", [COUPLED], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_container_engine_restarts_and_the_containers_do_not(daemon: Daemon, number: signal.Signals) -> None:
+    before = daemon.containers(), daemon.generations()
+    daemon.bed.stop_engine(number)
+    daemon.bed.start_engine()
+    until(lambda: "answers again" in daemon.log.read_text(), "syshaxd is connected again")
+    daemon.wait_ready()
+    assert (daemon.containers(), daemon.generations()) == before
+    daemon.bed.docker("kill", "vllm_cpu")  # it still sees what happens
+    until(lambda: daemon.generations() != before[1], "a new generation")
+    daemon.wait_ready()
+
+
+@pytest.mark.parametrize("daemon", [COUPLED, DONOR], indirect=True)
+def test_a_killed_daemon_finds_its_containers_again(daemon: Daemon) -> None:
+    before = daemon.containers(), daemon.generations()
+    assert daemon.process is not None
+    daemon.process.kill()
+    daemon.process.wait()
+    for port in PORTS.values():  # they go on serving
+        assert urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).status == 200
+    daemon.start()
+    daemon.wait_ready()
+    assert (daemon.containers(), daemon.generations()) == before
+    load = Load()
+    with load.flowing():
+        until(lambda: load.statuses[200] > 4, "answers")
+    assert load.lost == []
