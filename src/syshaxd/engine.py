@@ -499,7 +499,10 @@ class _JourneyPlaces:
         self._engine = engine
         self._request = request
 
-    async def another(self, failed: str) -> InstanceSpec:
+    async def another(self, failed: str, error: SyshaxError) -> InstanceSpec:
+        _log.warning(
+            "request %s: instance %s: %s; its answer goes on elsewhere", self._request.request_id, failed, error
+        )
         return await self._engine.place_rest(self._request, failed)
 
     def again(self, present: str) -> InstanceSpec | None:

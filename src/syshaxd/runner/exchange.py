@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.runner.upstream import Sink, UpstreamConnection
 
 
@@ -58,22 +59,60 @@ class Downstream(Protocol):
         """Drops the connection: the client sees that the answer is incomplete."""
 
 
-class Exchange(Sink, Protocol):
-    """What takes one response from an instance, and is looked after meanwhile."""
+class Exchange(Sink):
+    """Takes one response from an instance, as fast as the client takes it, and is looked after meanwhile."""
 
-    done: "asyncio.Future[None]"
-    """Resolved when the response is over; InstanceFailedError or InstanceTimeoutError if it failed."""
-    progress: int
-    """Grows with every read."""
+    __slots__ = ("_connection", "_paused", "_seen_at_s", "_seen_progress", "done", "progress")
+
+    def __init__(self, done: "asyncio.Future[None]", *, paused: bool = False) -> None:
+        self.done = done
+        """Resolved when the response is over; InstanceFailedError or InstanceTimeoutError if it failed."""
+        self.progress = 0
+        """Grows with every read: the sweeper sees a silent instance by it."""
+        self._connection: UpstreamConnection | None = None
+        self._paused = paused
+        self._seen_progress = -1
+        self._seen_at_s = 0.0
 
     def start(self, connection: UpstreamConnection) -> None:
         """The response will come over `connection`."""
+        self._connection = connection
+        if self._paused:
+            connection.pause_reading()
+
+    def pause(self) -> None:
+        """Flow: the client takes no more for now."""
+        self._paused = True
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        """Flow: the client takes more again."""
+        self._paused = False
+        self.progress += 1
+        if self._connection is not None:
+            self._connection.resume_reading()
 
     def cancel(self) -> None:
-        """Nobody wants the rest: the instance is told by dropping its connection."""
+        """Flow: nobody wants the rest; the instance is told by dropping its connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
 
     def silent_s(self, now_s: float) -> float:
         """How long nothing has moved, as far as this has been asked before."""
+        if self.progress != self._seen_progress:
+            self._seen_progress, self._seen_at_s = self.progress, now_s
+        return now_s - self._seen_at_s
 
     def timed_out(self, after_s: float) -> None:
-        """The sweeper: nothing moved for so long."""
+        """The sweeper: nothing moved for so long, by the instance's fault or the client's."""
+        raise NotImplementedError
+
+    def _settle(self, error: InstanceFailedError | InstanceTimeoutError | None) -> None:
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)

@@ -39,7 +39,7 @@ class Exchanger(Protocol):
 class Places(Protocol):
     """Where the journey can go on: places are taken and given back here."""
 
-    async def another(self, failed: str) -> InstanceSpec:
+    async def another(self, failed: str, error: SyshaxError) -> InstanceSpec:
         """Takes a place for the rest of the answer, after `failed` has failed. Raises SyshaxError: there is none."""
 
     def again(self, present: str) -> InstanceSpec | None:
@@ -91,6 +91,7 @@ class Journey:
         self._load: str | None = None
         self._moving_to: InstanceSpec | None = None
         self._left: InstanceSpec | None = None
+        self._spoken = False
         self._cause = Cause.OFFLOAD
         self._handover: HandoverRecord | None = None
         self._last_at_s = 0.0
@@ -126,7 +127,8 @@ class Journey:
     @property
     def may_move(self) -> bool:
         """Whether `move` has a chance."""
-        return self._movable and self._answer.may_be_cut and self._leg is not None and self._moving_to is None
+        # Until the present instance has spoken, it may still be loading what the last one handed over.
+        return self._movable and self._spoken and self._answer.may_be_cut and self._moving_to is None
 
     def move(self, target: InstanceSpec, cause: Cause) -> bool:
         """Goes on at `target` as soon as what the client has got ends with a whole character.
@@ -263,7 +265,7 @@ class Journey:
         try:
             await self._runner.exchange(spec, outgoing, leg)
         finally:
-            self._leg = None
+            self._leg, self._spoken = None, False
         return leg
 
     def _take(self, event: bytes) -> None:
@@ -272,6 +274,7 @@ class Journey:
             out = self._answer.take(json.loads(event))
         if not out:
             return
+        self._spoken = True
         self._leave()
         now_s = self._clock()
         if self._handover is not None and self._handover.gap_s is None:
@@ -326,7 +329,7 @@ class Journey:
         try:
             if not carried or failures > _MAX_FAILURES:
                 raise error
-            target = self._moving_to or await self._places.another(failed.name)
+            target = self._moving_to or await self._places.another(failed.name, error)
         except SyshaxError:
             if not self._reply.begun:
                 raise error from None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.http1 import ResponseHead, chunk_payloads
-from syshaxd.runner.upstream import UpstreamConnection
+from syshaxd.runner.exchange import Exchange
 
 # An answer that is not an event stream is the daemon's to read: a first token, or an error.
 _MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -15,23 +15,17 @@ _DATA = b"data: "
 _DONE = b"[DONE]"
 
 
-class Leg:
-    """Takes one response (an `Exchange`): event by event if it is a good event stream, else as a whole."""
+class Leg(Exchange):
+    """Takes one response: event by event if it is a good event stream, else as a whole."""
 
     __slots__ = (
-        "_connection",
         "_on_event",
-        "_paused",
         "_pieces",
         "_rest",
-        "_seen_at_s",
-        "_seen_progress",
         "_streaming",
         "body_bytes",
         "cut_off",
-        "done",
         "head_",
-        "progress",
     )
 
     def __init__(self, on_event: Callable[[bytes], None], done: "asyncio.Future[None]", *, paused: bool) -> None:
@@ -42,52 +36,22 @@ class Leg:
             done: Resolved when the response is over.
             paused: The client takes no more yet.
         """
+        super().__init__(done, paused=paused)
         self._on_event = on_event
-        self.done = done
-        self.progress = 0
         self.head_: ResponseHead | None = None
         """The response's head, once it has come."""
         self.body_bytes = b""
         """The body, if it was not an event stream."""
         self.cut_off = False
         """It was ended from here."""
-        self._paused = paused
-        self._connection: UpstreamConnection | None = None
         self._streaming = False
         self._pieces: list[bytes] = []
         self._rest = b""
-        self._seen_progress = -1
-        self._seen_at_s = 0.0
 
     @property
     def streamed(self) -> bool:
         """Whether the response was a good event stream."""
         return self._streaming
-
-    def start(self, connection: UpstreamConnection) -> None:
-        """Exchange: the response will come over `connection`."""
-        self._connection = connection
-        if self._paused:
-            connection.pause_reading()
-
-    def pause(self) -> None:
-        """The client takes no more for now."""
-        self._paused = True
-        if self._connection is not None:
-            self._connection.pause_reading()
-
-    def resume(self) -> None:
-        """The client takes more again."""
-        self._paused = False
-        self.progress += 1
-        if self._connection is not None:
-            self._connection.resume_reading()
-
-    def cancel(self) -> None:
-        """Exchange: nobody wants the rest; the instance is told by dropping its connection."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
 
     def cut(self) -> None:
         """Ends the response here; another instance makes the rest."""
@@ -138,21 +102,10 @@ class Leg:
         self._connection = None
         self._settle(error)
 
-    def silent_s(self, now_s: float) -> float:
-        """Exchange: how long nothing has moved, as far as this has been asked before. A paused one is not silent."""
-        if self.progress != self._seen_progress:
-            self._seen_progress, self._seen_at_s = self.progress, now_s
-        return now_s - self._seen_at_s
-
     def timed_out(self, after_s: float) -> None:
-        """Exchange: nothing moved for so long."""
+        """Exchange: fails."""
         who = "the client took nothing" if self._paused else "the instance was silent"
         self._fail(InstanceTimeoutError(f"{who} for {after_s:g} s"))
-
-    @property
-    def paused(self) -> bool:
-        """The client takes no more."""
-        return self._paused
 
     def _take_pieces(self) -> bytes:
         assert self.head_ is not None
@@ -163,11 +116,3 @@ class Leg:
     def _fail(self, error: InstanceFailedError | InstanceTimeoutError) -> None:
         self.cancel()
         self._settle(error)
-
-    def _settle(self, error: Exception | None) -> None:
-        if self.done.done():
-            return
-        if error is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(error)

@@ -15,8 +15,7 @@ from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.http1 import LAST_CHUNK, ResponseHead, chunk, chunk_payloads, response_head
 from syshaxd.core.openai import error_body
 from syshaxd.core.types import Outcome, RequestRecord
-from syshaxd.runner.exchange import Downstream
-from syshaxd.runner.upstream import UpstreamConnection
+from syshaxd.runner.exchange import Downstream, Exchange
 
 # A response that is not an event stream is held back up to this size, then passed on as it comes.
 MAX_BUFFERED_BYTES = 4 * 1024 * 1024
@@ -30,32 +29,26 @@ _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
 _TAIL_BYTES = 4096
 
 
-class Relay:
-    """Takes one response from an instance (a `Sink`) and passes it to a client."""
+class Relay(Exchange):
+    """Takes one response from an instance and passes it to a client."""
 
     __slots__ = (
         "_buffer",
         "_buffered_bytes",
         "_client",
         "_clock",
-        "_connection",
         "_head",
         "_last",
         "_last_try",
-        "_paused",
         "_placement",
         "_previous",
         "_record",
-        "_seen_at_s",
-        "_seen_progress",
         "_streaming",
         "_whole",
         "_write",
         "committed",
-        "done",
         "events",
         "keep_alive",
-        "progress",
     )
 
     def __init__(
@@ -69,57 +62,23 @@ class Relay:
         clock: Callable[[], float],
         done: "asyncio.Future[None]",
     ) -> None:
+        super().__init__(done)
         self._client = client
         self._record = record
         self._placement = placement
         self._last_try = last_try
         self._clock = clock
         self.keep_alive = keep_alive and not client.http10
-        self.done = done
-        """Resolved when the response is over; InstanceFailedError if it may still be got elsewhere."""
         self.committed = False
         """Bytes have gone to the client: no other instance can answer any more."""
-        self.progress = 0
-        """Grows with every read: the sweeper sees a silent instance by it."""
-        self._seen_progress = -1
-        self._seen_at_s = 0.0
         self.events = 0
-        self._connection: UpstreamConnection | None = None
         self._head: ResponseHead | None = None
         self._streaming = False
         self._whole = True
-        self._paused = False
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
         self._previous = self._last = b""
         self._write: Callable[[bytes], None]
-
-    def start(self, connection: UpstreamConnection) -> None:
-        """The response will come over `connection`."""
-        self._connection = connection
-
-    # What the client's connection says.
-
-    def pause(self) -> None:
-        """The client takes no more for now."""
-        self._paused = True
-        if self._connection is not None:
-            self._connection.pause_reading()
-
-    def resume(self) -> None:
-        """The client takes more again."""
-        self._paused = False
-        self.progress += 1
-        if self._connection is not None:
-            self._connection.resume_reading()
-
-    def cancel(self) -> None:
-        """Nobody wants the rest: the instance is told by dropping its connection."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
-
-    # What the instance's connection says.
 
     def head(self, head: ResponseHead) -> None:
         """Sink: decides how the body is passed on. Nothing is sent yet."""
@@ -158,14 +117,8 @@ class Relay:
         self._connection = None
         self._give_up(error)
 
-    def silent_s(self, now_s: float) -> float:
-        """How long nothing has moved, as far as this has been asked before."""
-        if self.progress != self._seen_progress:
-            self._seen_progress, self._seen_at_s = self.progress, now_s
-        return now_s - self._seen_at_s
-
     def timed_out(self, after_s: float) -> None:
-        """The sweeper: nothing moved for so long, by the instance's fault or the client's."""
+        """Exchange: gives up the client, or the instance."""
         self.cancel()
         if self._paused:
             self._record.outcome = Outcome.CLIENT_GONE
@@ -246,11 +199,3 @@ class Relay:
         elif self._streaming:
             # One event a token, but for the chat's first, which only tells the role.
             self._record.tokens_out = max(0, self.events - (1 if self._record.route.startswith("/v1/chat/") else 0))
-
-    def _settle(self, error: InstanceFailedError | InstanceTimeoutError | None) -> None:
-        if self.done.done():
-            return
-        if error is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(error)

@@ -31,6 +31,8 @@ MAX_JOINED_BYTES = 16 * 1024
 class Sink(Protocol):
     """Takes one response. After `end` or `failed` nothing more comes."""
 
+    __slots__ = ()
+
     def head(self, head: ResponseHead) -> None:
         """The response's head has come."""
 
