@@ -165,6 +165,9 @@ class Handover:
             return await journey.run(self._specs[firsts[0]] if firsts else None, spec)
         finally:
             self._journeys.remove(journey)
+            for handover in record.handovers:
+                if handover.cause is not Cause.OFFLOAD or (handover.asked and handover.result == "recomputed"):
+                    _log.info("request %s: %s", record.request_id, handover)
 
     def journeys_on(self, name: str, cause: Cause) -> list[Journey]:
         """Those that could leave an instance now for that cause, the longest first."""
