@@ -27,6 +27,8 @@ class Profile:
     """Tokens of prompt and answer together."""
     answer_tokens: int = 256
     """Tokens after which an answer ends by itself, unless the request says `ignore_eos`."""
+    tokens_per_event: int = 1
+    """Tokens that a stream's event has at least, but for the first and the last (vLLM's stream_interval)."""
     wide_characters: bool = False
     """Whether some characters of answers span two tokens."""
     weights: int = 0

@@ -186,7 +186,13 @@ class SimInstance:
             ask, ident = self._images.part(ask, parse_object(data), ident)
         reply = Reply(ask, ident=ident, model=self.model, created=int(time.time()))
         if ask.stream:
-            stream = Stream(request, ask, reply, break_after_events=self.faults.break_after_events)
+            stream = Stream(
+                request,
+                ask,
+                reply,
+                tokens_per_event=self.engine.profile.tokens_per_event,
+                break_after_events=self.faults.break_after_events,
+            )
             generations = self._start(ask, stream.on_token)
             try:
                 return await stream.run(generations)

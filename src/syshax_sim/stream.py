@@ -17,12 +17,15 @@ _MAX_BUFFERED_BYTES = 64 * 1024
 class Stream:
     """Server-sent events of one request."""
 
-    def __init__(self, request: web.Request, ask: Ask, reply: Reply, *, break_after_events: int) -> None:
+    def __init__(
+        self, request: web.Request, ask: Ask, reply: Reply, *, tokens_per_event: int, break_after_events: int
+    ) -> None:
         assert request.transport is not None
         self._request = request
         self._transport = request.transport
         self._ask = ask
         self._reply = reply
+        self._tokens_per_event = tokens_per_event
         self._events_left = break_after_events or None
         self._begun = asyncio.Event()
         self._done = asyncio.Event()
@@ -59,7 +62,9 @@ class Stream:
     def on_token(self, generation: Generation) -> None:
         """Sends a new token, unless the client is behind."""
         if self._open and self._transport.get_write_buffer_size() <= _MAX_BUFFERED_BYTES:
-            self._write(generation)
+            unsent = generation.tokens - self._sent[self._index[generation]]
+            if unsent >= self._tokens_per_event or generation.finished:
+                self._write(generation)
         self._begun.set()
         if generation.finished and all(item.finished for item in self._index):
             self._done.set()

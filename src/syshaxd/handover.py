@@ -17,7 +17,8 @@ from syshaxd.core.offload.rules import whole_because
 from syshaxd.core.offload.syshax import SyshaxDialect
 from syshaxd.core.types import Cause, InferenceRequest, InstanceSpec, Offload, Placement, Protocol, RequestRecord
 from syshaxd.runner.exchange import Downstream, Outgoing
-from syshaxd.runner.journey import Exchanger, Journey, Places
+from syshaxd.runner.journey import Journey
+from syshaxd.runner.surroundings import Exchanger, Places
 
 _log = logging.getLogger(__name__)
 # Prompts are measured before they are tokenised.

@@ -7,46 +7,23 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, SyshaxError
 from syshaxd.core.offload.dialect import HandoverDialect
-from syshaxd.core.offload.joining import JoinedAnswer, incomplete_tail
+from syshaxd.core.offload.joining import JoinedAnswer
 from syshaxd.core.offload.pairs import InstanceFacts
 from syshaxd.core.types import Cause, HandoverRecord, InstanceSpec, Outcome, RequestRecord
-from syshaxd.runner.exchange import Downstream, Exchange, Outgoing
-from syshaxd.runner.leg import Leg
+from syshaxd.runner.boundary import incomplete_tokens
+from syshaxd.runner.exchange import Downstream, Outgoing
+from syshaxd.runner.leg import Leg, fault_text
 from syshaxd.runner.relay import INSTANCE_FAULTS
 from syshaxd.runner.reply import Reply
+from syshaxd.runner.surroundings import Exchanger, Places
 
 _MAX_FAILURES = 3
-# A UTF-8 character has at most four bytes, so at most three tokens can belong to one that is incomplete.
-_MAX_INCOMPLETE_TOKENS = 3
-
-
-class Exchanger(Protocol):
-    """Who sends requests to instances: the Runner."""
-
-    async def run(
-        self, spec: InstanceSpec, outgoing: Outgoing, client: Downstream, record: RequestRecord, *, last_try: bool
-    ) -> bool:
-        """Relays a whole answer."""
-
-    async def exchange(self, spec: InstanceSpec, outgoing: Outgoing, exchange: Exchange) -> None:
-        """Sends a request; the exchange takes its answer."""
-
-
-class Places(Protocol):
-    """Where the journey can go on: places are taken and given back here."""
-
-    async def another(self, failed: str, error: SyshaxError) -> InstanceSpec:
-        """Takes a place for the rest of the answer, after `failed` has failed. Raises SyshaxError: there is none."""
-
-    def again(self, present: str) -> InstanceSpec | None:
-        """Decides again where the rest is made, and takes a place there; None: it stays at `present`."""
-
-    def release(self, name: str) -> None:
-        """Gives a place back."""
+# An event with one token surely ends with a whole character. Where there is none among so many, a tokenizer is asked.
+_EVENTS_TO_WAIT = 8
 
 
 class Journey:
@@ -90,6 +67,7 @@ class Journey:
         self._prefilled = False
         self._load: str | None = None
         self._moving_to: InstanceSpec | None = None
+        self._events_to_wait = 0
         self._left: InstanceSpec | None = None
         self._spoken = False
         self._cause = Cause.OFFLOAD
@@ -143,6 +121,7 @@ class Journey:
         if not self.may_move:
             return False
         self._moving_to, self._cause = target, cause
+        self._events_to_wait = _EVENTS_TO_WAIT
         self._cut_if_due()
         return True
 
@@ -239,7 +218,7 @@ class Journey:
         if not leg.streamed:
             if first and self._passed_on(leg):
                 return True
-            raise InstanceFailedError(_fault_text(leg))
+            raise InstanceFailedError(fault_text(leg))
         if not self._answer.finished:
             if not self._answer.part_over:
                 raise InstanceFailedError("the instance's stream ended before the answer did")
@@ -285,7 +264,10 @@ class Journey:
         self._cut_if_due()
 
     def _cut_if_due(self) -> None:
-        if self._moving_to is not None and self._answer.surely_whole and self._answer.may_be_cut and self._leg:
+        if self._moving_to is None or self._leg is None or not self._answer.may_be_cut:
+            return
+        self._events_to_wait -= 1
+        if self._answer.surely_whole or (self._events_to_wait < 0 and not self._answer.tells_ids):
             self._leg.cut()
 
     def _passed_on(self, leg: Leg) -> bool:
@@ -296,7 +278,7 @@ class Journey:
             return False
         is_json = head.content_type.startswith(b"application/json")
         if head.status in INSTANCE_FAULTS and not (self._last_try and is_json):
-            raise InstanceFailedError(_fault_text(leg))
+            raise InstanceFailedError(fault_text(leg))
         self._reply.whole(head.status, head.reason, head.content_type, leg.body_bytes)
         return True
 
@@ -346,18 +328,12 @@ class Journey:
         """Has tokens made again whose character was not delivered, as its end was to come with the next token."""
         if self._answer.surely_whole:
             return
-        tail = self._answer.tail_ids()
-        texts: list[str] = []
-        for dropped in range(_MAX_INCOMPLETE_TOKENS + 1):
-            request = {"model": self._body.get("model") or spec.served_model, "tokens": tail[: len(tail) - dropped]}
-            leg = await self._send(spec, "/detokenize", json.dumps(request).encode(), _ignore)
-            try:
-                texts.append(str(json.loads(leg.body_bytes)["prompt"]))
-            except (ValueError, KeyError, TypeError):
-                raise InstanceFailedError(f"cannot tell where a character ends: {_fault_text(leg)}") from None
-            if incomplete_tail(texts) < len(texts):
-                break
-        if not self._answer.drop_tail(min(incomplete_tail(texts), _MAX_INCOMPLETE_TOKENS)):
+        model = self._body.get("model") or spec.served_model
+
+        async def ask(body: bytes) -> Leg:
+            return await self._send(spec, "/detokenize", body, _ignore)
+
+        if not self._answer.drop_tail(await incomplete_tokens(ask, model, self._answer.tail_ids())):
             raise InstanceFailedError("the answer broke off inside a character whose tokens the client has")
 
     def _finish(self) -> None:
@@ -382,12 +358,6 @@ class Journey:
 
 def _ignore(event: bytes) -> None:
     """An event where none was to come."""
-
-
-def _fault_text(leg: Leg) -> str:
-    if leg.head_ is None:
-        return "the instance did not answer"
-    return f"the instance answered {leg.head_.status}: {leg.body_bytes[:200].decode(errors='replace') or 'nothing'}"
 
 
 def _new_key() -> str:

@@ -116,3 +116,10 @@ class Leg(Exchange):
     def _fail(self, error: InstanceFailedError | InstanceTimeoutError) -> None:
         self.cancel()
         self._settle(error)
+
+
+def fault_text(leg: Leg) -> str:
+    """What is wrong with an answer, for a person."""
+    if leg.head_ is None:
+        return "the instance did not answer"
+    return f"the instance answered {leg.head_.status}: {leg.body_bytes[:200].decode(errors='replace') or 'nothing'}"

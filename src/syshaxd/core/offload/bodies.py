@@ -110,6 +110,6 @@ def _min_tokens(body: Mapping[str, Any]) -> int:
     return value if isinstance(value, int) else 0
 
 
-def dump_body(body: Mapping[str, Any]) -> bytes:
-    """A body as it goes to an instance."""
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+def dump_body(value: Mapping[str, Any]) -> bytes:
+    """JSON without spaces, as pydantic writes it."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

@@ -9,45 +9,23 @@ been delivered always ends with a whole character, so another instance can go on
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.offload.bodies import CHAT_PATH, token_limit
+from syshaxd.core.offload.bodies import dump_body, token_limit
+from syshaxd.core.offload.chunks import PLAIN_DELTA, ChunkWriter, Piece, read_piece, usage_of
 from syshaxd.core.offload.restated import RestatedText
 
-DONE = b"data: [DONE]\n\n"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # An instance that shuts down ends its answers so.
 _BROKEN_OFF = frozenset(("abort", "error"))
-# A delta with more than these is a parser's work, whose state cannot be told.
-_PLAIN_DELTA = frozenset(("role", "content"))
 _PLAIN_EVENT = re.compile(
     rb'\{[^\[]*"choices":\[\{"index":0,(?:"delta":\{"content"|"text"):"(?P<text>(?!")[^"\\]*(?:\\.[^"\\]*)*)"\}?'
     rb',"logprobs":null,"finish_reason":null(?:,"stop_reason":null,"prompt_token_ids":null)?'
     rb',"token_ids":(?P<ids>\[\d[\d,]*\])\}\]\}'
 )
 """An event with text and nothing else of note, as vLLM writes it: most are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Some tokens of an answer."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str | None = None
-    """Set with the last piece."""
-    stop_reason: int | str | None = None
-    delta: Mapping[str, Any] | None = None
-    """A chat's delta with more than text in it, which cannot be told from the tokens alone."""
-    count: int | None = None
-    """Number of tokens, where the instance tells it without their ids."""
-
-    @property
-    def tokens(self) -> int:
-        """How many; for text of which nothing is told, one."""
-        return len(self.token_ids) or (int(bool(self.text)) if self.count is None else self.count)
 
 
 class JoinedAnswer:
@@ -62,12 +40,11 @@ class JoinedAnswer:
             to_be_continued: What an instance gives as `finish_reason` where another part is to follow; parts of such
                 instances may repeat the text that is there.
         """
-        options = body.get("stream_options") or {}
-        self.chat = path == CHAT_PATH
         self.stream = bool(body.get("stream"))
-        self._tells_usage = bool(options.get("include_usage"))
-        self._tells_usage_so_far = self._tells_usage and bool(options.get("continuous_usage_stats"))
-        self._tells_ids = bool(body.get("return_token_ids"))
+        self._writer = ChunkWriter(path, body)
+        self.chat = self._writer.chat
+        self.tells_ids = self._writer.tells_ids
+        """The client gets the tokens' ids, too: they cannot be taken back."""
         self._to_be_continued = to_be_continued
         self._limit = token_limit(body)
         self._restated = RestatedText("")
@@ -94,10 +71,8 @@ class JoinedAnswer:
         self._changed = False
         self._held: list[Piece] = []
         self._last_size = 0
-        self._head: dict[str, Any] = {}
         self._begun = False
         self._finish = Piece("", ())
-        self._more: dict[str, Any] = {}
         self._prompt_details: Any = None
         self._template: dict[str, Any] = {}
 
@@ -128,9 +103,7 @@ class JoinedAnswer:
         """
         self._template = dict(answer)
         self._changed = True
-        if fingerprint := answer.get("system_fingerprint"):
-            self._more["system_fingerprint"] = fingerprint
-        self._remember_head(answer)
+        self._writer.remember(answer)
         choice = answer["choices"][0]
         ids = answer.get("prompt_token_ids") if self.chat else choice.get("prompt_token_ids")
         self.prompt_ids = tuple(ids or ())
@@ -140,7 +113,7 @@ class JoinedAnswer:
         message = choice.get("message") or {}
         text = (message.get("content") if self.chat else choice.get("text")) or ""
         ids = tuple(choice.get("token_ids") or ())
-        if any(value for name, value in message.items() if name not in _PLAIN_DELTA):
+        if any(value for name, value in message.items() if name not in PLAIN_DELTA):
             self.plain = False
             return b""
         fits = max_model_len is None or len(self.prompt_ids) + 1 < max_model_len
@@ -154,7 +127,7 @@ class JoinedAnswer:
         """Another instance goes on from what was delivered."""
         self._held.clear()
         self.cached_tokens = None
-        self._changed = self._changed or bool(self._head)
+        self._changed = self._changed or self._writer.begun
         self.parts += 1
         self.part_id, self.part_over = None, False
         if self._to_be_continued:
@@ -166,7 +139,7 @@ class JoinedAnswer:
         While the answer is that of one instance, almost all its events go to the client as they are, but for the ids.
         To parse and write them would cost five times as much.
         """
-        if self._changed or self._held or not self._begun or self._tells_ids:
+        if self._changed or self._held or not self._begun or self.tells_ids:
             return None
         found = _PLAIN_EVENT.fullmatch(event)
         if found is None:
@@ -190,16 +163,13 @@ class JoinedAnswer:
             problem = event["error"]
             text = problem.get("message") if isinstance(problem, Mapping) else problem
             raise InstanceFailedError(f"the instance broke off: {text}")
-        if fingerprint := event.get("system_fingerprint"):
-            self._more["system_fingerprint"] = fingerprint
+        self._writer.remember(event)
         if not event.get("choices"):
             self._take_usage(event.get("usage") or {})
             return b""
-        if not self._head:
-            self._remember_head(event)
         self.part_id = event.get("id")
         choice = event["choices"][0]
-        piece = self._without_repetition(_read(choice))
+        piece = self._without_repetition(read_piece(choice))
         if piece.finish_reason in _BROKEN_OFF:
             raise InstanceFailedError(f"the instance broke off: finish_reason {piece.finish_reason}")
         if not self.prompt_ids:
@@ -234,7 +204,7 @@ class JoinedAnswer:
         Returns:
             False: the client has their ids already.
         """
-        if count and self._tells_ids:
+        if count and self.tells_ids:
             return False
         del self.token_ids[len(self.token_ids) - count :]
         self.tokens -= count
@@ -243,33 +213,27 @@ class JoinedAnswer:
 
     def end(self) -> bytes:
         """The end of the client's stream."""
-        if not self._tells_usage:
-            return DONE
-        usage = self._usage(self.tokens)
+        usage = self._usage()
         if self._prompt_details is not None:
             usage["prompt_tokens_details"] = self._prompt_details
-        return _event({**self._head, "choices": [], "usage": usage, **self._more}) + DONE
+        return self._writer.end(usage)
 
     def whole(self) -> bytes:
         """The answer in one piece, in the form of the instance that prefilled it."""
         choice = dict(self._template["choices"][0])
         finish = self._finish
         choice |= {"finish_reason": finish.finish_reason, "stop_reason": finish.stop_reason}
-        choice["token_ids"] = self.token_ids if self._tells_ids else None
+        choice["token_ids"] = self.token_ids if self.tells_ids else None
         body = dict(self._template)
         if self.chat:
             choice["message"] = choice["message"] | {"content": self.text}
         else:
             choice["text"] = self.text
-        if not self._tells_ids:
+        if not self.tells_ids:
             (body if self.chat else choice)["prompt_token_ids"] = None
         usage = dict(body.get("usage") or {})
-        body |= {"choices": [choice], "usage": usage | self._usage(self.tokens), "kv_transfer_params": None}
-        return _dump(body)
-
-    def _remember_head(self, told: Mapping[str, Any]) -> None:
-        kind = "chat.completion.chunk" if self.chat else "text_completion"
-        self._head = {"id": told.get("id"), "object": kind, "created": told.get("created"), "model": told.get("model")}
+        body |= {"choices": [choice], "usage": usage | self._usage(), "kv_transfer_params": None}
+        return dump_body(body)
 
     def _take_usage(self, usage: Mapping[str, Any]) -> None:
         details = usage.get("prompt_tokens_details") or {}
@@ -281,9 +245,8 @@ class JoinedAnswer:
         out = b""
         if not self._begun:
             self._begun = True
-            out = self._role() if self.chat else b""
+            out = self._writer.role(self.prompt_ids, self.prompt_tokens)
         for item in pieces:
-            first = not self.token_ids
             self.token_ids += item.token_ids
             self.tokens += item.tokens
             self.plain = self.plain and item.delta is None
@@ -292,52 +255,11 @@ class JoinedAnswer:
             if item.finish_reason is not None:
                 self.finished = True
                 self._finish = item
-            out += self._chunk(item, first=first)
+            out += self._writer.piece(item, self.prompt_ids, self.prompt_tokens, self.tokens)
         return out if self.stream else b""
 
-    def _role(self) -> bytes:
-        delta = {"role": "assistant", "content": ""}
-        event = {**self._head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]}
-        if self._tells_usage_so_far:
-            event["usage"] = self._usage_so_far(0)
-        told = {"prompt_token_ids": list(self.prompt_ids) if self._tells_ids else None, "prompt_text": None}
-        return _event(event | told)
-
-    def _chunk(self, piece: Piece, *, first: bool) -> bytes:
-        choice: dict[str, Any] = {"index": 0}
-        choice |= {"delta": piece.delta or {"content": piece.text}} if self.chat else {"text": piece.text}
-        choice |= {"logprobs": None, "finish_reason": piece.finish_reason}
-        if piece.finish_reason is not None or not self.chat:
-            choice["stop_reason"] = piece.stop_reason
-        if not self.chat:
-            choice["prompt_token_ids"] = list(self.prompt_ids) if first and self._tells_ids else None
-        choice["token_ids"] = list(piece.token_ids) if self._tells_ids else None
-        event = {**self._head, "choices": [choice]}
-        if self._tells_usage_so_far:
-            event["usage"] = self._usage_so_far(self.tokens)
-        elif piece.finish_reason is not None and not self._tells_usage:
-            event |= self._more
-        return _event(event)
-
-    def _usage_so_far(self, generated: int) -> dict[str, Any]:
-        usage = self._usage(generated)
-        return usage | {"completion_tokens_details": None} if self.chat else usage
-
-    def _usage(self, generated: int) -> dict[str, Any]:
-        prompt = self.prompt_tokens
-        return {"prompt_tokens": prompt, "total_tokens": prompt + generated, "completion_tokens": generated}
-
-
-def _read(choice: Mapping[str, Any]) -> Piece:
-    """A choice of a chunk, of a chat or not."""
-    ids = tuple(choice.get("token_ids") or ())
-    delta = choice.get("delta")
-    if delta is None:
-        return Piece(choice.get("text") or "", ids, choice.get("finish_reason"), choice.get("stop_reason"))
-    special = any(value for name, value in delta.items() if name not in _PLAIN_DELTA)
-    text = delta.get("content") or ""
-    ending = choice.get("finish_reason"), choice.get("stop_reason")
-    return Piece(text, ids, *ending, delta if special else None)
+    def _usage(self) -> dict[str, Any]:
+        return usage_of(self.prompt_tokens, self.tokens)
 
 
 def incomplete_tail(texts: list[str]) -> int:
@@ -350,11 +272,3 @@ def incomplete_tail(texts: list[str]) -> int:
         if not text.endswith(_REPLACEMENT):
             return dropped
     return len(texts)
-
-
-def _event(value: Mapping[str, Any]) -> bytes:
-    return b"data: " + _dump(value) + b"\n\n"
-
-
-def _dump(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,0 +1,34 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What a journey calls: the Runner below it, and the Engine that gives out places."""
+
+from typing import Protocol
+
+from syshaxd.core.errors import SyshaxError
+from syshaxd.core.types import InstanceSpec, RequestRecord
+from syshaxd.runner.exchange import Downstream, Exchange, Outgoing
+
+
+class Exchanger(Protocol):
+    """Who sends requests to instances: the Runner."""
+
+    async def run(
+        self, spec: InstanceSpec, outgoing: Outgoing, client: Downstream, record: RequestRecord, *, last_try: bool
+    ) -> bool:
+        """Relays a whole answer."""
+
+    async def exchange(self, spec: InstanceSpec, outgoing: Outgoing, exchange: Exchange) -> None:
+        """Sends a request; the exchange takes its answer."""
+
+
+class Places(Protocol):
+    """Where the journey can go on: places are taken and given back here."""
+
+    async def another(self, failed: str, error: SyshaxError) -> InstanceSpec:
+        """Takes a place for the rest of the answer, after `failed` has failed. Raises SyshaxError: there is none."""
+
+    def again(self, present: str) -> InstanceSpec | None:
+        """Decides again where the rest is made, and takes a place there; None: it stays at `present`."""
+
+    def release(self, name: str) -> None:
+        """Gives a place back."""
