@@ -224,11 +224,11 @@ async def test_half_a_character_is_made_again_unless_the_client_has_its_ids(ids:
 
 class TestRoom:
     async def test_an_offloaded_stream_goes_back_when_the_gpu_has_room_again(self) -> None:
-        async with duo(SLOW) as both:
-            both.engine._snapshot = lambda: FULL
+        now = [FULL]
+        async with duo(SLOW, snapshot=lambda: now[-1]) as both:
             async with Client(both, "/v1/chat/completions", CHAT) as client:
                 await client.read(10)
-                both.engine._snapshot = Snapshot
+                now.append(Snapshot())
                 both.engine.on_snapshot()
                 await client.read()
             check(client, 60)
@@ -245,13 +245,14 @@ class TestRoom:
             assert causes(both) == ["offload"]
 
     async def test_the_longest_stream_leaves_a_gpu_without_kv(self) -> None:
-        async with duo(SLOW) as both, AsyncExitStack() as stack:
+        now = [Snapshot()]
+        async with duo(SLOW, snapshot=lambda: now[-1]) as both, AsyncExitStack() as stack:
             long = await stack.enter_async_context(Client(both, "/v1/chat/completions", CHAT))
             await long.read(10)
             short = await stack.enter_async_context(Client(both, "/v1/chat/completions", CHAT))
             await short.read(2)
             pressed = InstanceLoad(read_at_s=1.0, running=2, waiting=3, kv_usage_ratio=0.99)
-            both.engine._snapshot = lambda: Snapshot(instances={"gpu": pressed})
+            now.append(Snapshot(instances={"gpu": pressed}))
             both.engine.on_snapshot()
             await long.read()
             await short.read()

@@ -131,14 +131,15 @@ class TestHandover:
     @pytest.mark.parametrize("content", ["a", "bb", "ccc", "dddd", "eeeee"])
     async def test_a_first_token_that_is_part_of_a_character_is_made_again(self, content: str) -> None:
         """Here the answer begins so: the prompt ends in three tokens of an answer."""
-        async with duo(replace(FAST, wide_characters=True)) as both:
+        now = [Snapshot()]
+        profile, policy = replace(FAST, wide_characters=True), Policy(offload_min_prompt_tokens=0)
+        async with duo(profile, policy=policy, snapshot=lambda: now[-1]) as both:
             ids, _ = await both.whole("/v1/completions", {"model": "m", "prompt": content, "max_tokens": 3,
                                                           "return_token_ids": True}, headers=ON_GPU)  # fmt: skip
             choice = ids["choices"][0]
             body = {"model": "m", "prompt": choice["prompt_token_ids"] + choice["token_ids"], "max_tokens": 8}
             plain, _ = await both.events("/v1/completions", body, headers=ON_GPU)
-            both.engine._snapshot = full_gpu  # the rest is offloaded
-            both.engine._scheduler._policy = Policy(offload_min_prompt_tokens=0)
+            now.append(full_gpu())  # what follows is offloaded
             events, placement = await both.events("/v1/completions", body)
             assert placement == "gpu+cpu"
             assert text_of(events) == text_of(plain)
