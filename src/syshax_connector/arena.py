@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class Arena:
     """Made anew with each arena: another file under the same name has another one."""
     memory: mmap.mmap
     fd: int
+    is_ready: bool = False
+    """For its user to note that copies are as quick as they get."""
 
     @property
     def address(self) -> int:
@@ -58,9 +61,11 @@ class Arena:
         """Whether the file has lost its name."""
         return os.fstat(self.fd).st_nlink == 0
 
-    def remove(self) -> None:
-        """Removes the file; who has mapped it may go on."""
-        self.path.unlink(missing_ok=True)
+    def give_up(self) -> None:
+        """Removes the file if it is still this one; who has mapped it may go on."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(self.path.stat(), os.fstat(self.fd)):
+                self.path.unlink()
         self.close()
 
     def close(self) -> None:

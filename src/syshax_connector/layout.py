@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Where a token's K and V stand: in a hand-over, in a rank's share of the heads, in a packed block. Pure.
 
-A hand-over's bytes, per tensor-parallel rank of the producer: `[layers, tokens, kv_heads, 2, head_size]`, K before V.
+A hand-over's bytes, per tensor-parallel rank of the producer: `[layers, kv_heads, 2, tokens, head_size]`, K before V.
 """
 
 from collections.abc import Iterator, Sequence
@@ -79,7 +79,7 @@ class Run:
     stop: int
 
 
-def block_runs(blocks: Sequence[int], block_size: int, start: int, stop: int, most: int = 1) -> Iterator[Run]:
+def block_runs(blocks: Sequence[int], block_size: int, start: int, stop: int) -> Iterator[Run]:
     """Cuts the tokens `start` to `stop` of a request along its blocks.
 
     Args:
@@ -87,14 +87,13 @@ def block_runs(blocks: Sequence[int], block_size: int, start: int, stop: int, mo
         block_size: Tokens of a block.
         start: The first token.
         stop: The token after the last one.
-        most: Whole blocks whose numbers follow each other are joined, up to so many.
     """
     while start < stop:
         index, offset = divmod(start, block_size)
         count = 1
         if offset == 0:
             whole = (stop - start) // block_size
-            while count < min(most, whole) and blocks[index + count] == blocks[index] + count:
+            while count < whole and blocks[index + count] == blocks[index] + count:
                 count += 1
         end = min(stop, (index + count) * block_size)
         yield Run(blocks[index], count, offset, start, end)

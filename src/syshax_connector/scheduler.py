@@ -245,7 +245,7 @@ class Scheduler:
                 tokens=load.stop - load.start,
                 bytes=sum(loaded.size_bytes for loaded in load.loaded),
                 wait_seconds=load.wait_s,
-                load_seconds=max(loaded.seconds for loaded in load.loaded),
+                copy_seconds=max(loaded.seconds for loaded in load.loaded),
             )
 
     def _saved(self, save: _Save) -> None:
@@ -263,8 +263,15 @@ class Scheduler:
             _logger.warning("hand-over %s could not be published: %s", save.key, error)
             self._tell("save", "failed", "publish")
             return
-        seconds = time.monotonic() - save.began
-        self._tell("save", "saved", "", tokens=len(save.token_ids), bytes=save.size_bytes, save_seconds=seconds)
+        self._tell(
+            "save",
+            "saved",
+            "",
+            tokens=len(save.token_ids),
+            bytes=save.size_bytes,
+            save_seconds=time.monotonic() - save.began,
+            copy_seconds=max(saved.seconds for saved in save.saved),
+        )
 
     def _end_load(self, load: _Load, result: str, reason: str) -> None:
         load.over = True

@@ -12,7 +12,8 @@ PREFIX = "vllm:syshax_handover"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _BYTES = tuple(2.0**power for power in range(14, 35, 2))
 _TOKENS = (1.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0)
-_OBSERVED = ("save_seconds", "load_seconds", "wait_seconds")
+_OBSERVED = ("save_seconds", "wait_seconds")
+_PER_OP = ("bytes", "tokens", "copy_seconds")
 
 
 @dataclass
@@ -45,7 +46,7 @@ class HandoverStats(KVConnectorStats):
         for event in self.data.get("events", ()):
             name = f"{event['op']} {event['result']}" + (f" ({event['reason']})" if event["reason"] else "")
             totals[name] = totals.get(name, 0) + 1
-            for unit in ("bytes", *_OBSERVED):
+            for unit in (*_PER_OP, *_OBSERVED):
                 if unit in event:
                     totals[f"{event['op']} {unit}"] = totals.get(f"{event['op']} {unit}", 0) + event[unit]
         return totals | ({"files reaped": self.data["reaped"]} if self.data.get("reaped") else {})
@@ -83,13 +84,15 @@ class HandoverMetrics(KVConnectorPromMetrics):
         self._reaped = self._counter_cls(
             name=f"{PREFIX}_reaped_files", documentation="Abandoned files that were removed.", labelnames=labelnames
         )
-        self._bytes = histogram("bytes", "Bytes of a hand-over, all ranks.", _BYTES, per_op)
-        self._tokens = histogram("tokens", "Tokens of a hand-over.", _TOKENS, per_op)
+        self._per_op = {
+            "bytes": histogram("bytes", "Bytes of a hand-over, all ranks.", _BYTES, per_op),
+            "tokens": histogram("tokens", "Tokens of a hand-over.", _TOKENS, per_op),
+            "copy_seconds": histogram("copy_seconds", "Copying out of or into the KV cache.", _SECONDS, per_op),
+        }
         self._seconds = {
             "save_seconds": histogram(
                 "save_seconds", "From a request's end to its published hand-over.", _SECONDS, labelnames
             ),
-            "load_seconds": histogram("load_seconds", "Copying a hand-over into the KV cache.", _SECONDS, labelnames),
             "wait_seconds": histogram(
                 "wait_seconds", "A request's wait for its hand-over to appear.", _SECONDS, labelnames
             ),
@@ -107,9 +110,9 @@ class HandoverMetrics(KVConnectorPromMetrics):
         for event in transfer_stats_data.get("events", ()):
             op = event["op"]
             self._results.labels(*engine, op, event["result"], event["reason"]).inc()
-            if "bytes" in event:
-                self._bytes.labels(*engine, op).observe(event["bytes"])
-                self._tokens.labels(*engine, op).observe(event["tokens"])
+            for name in _PER_OP:
+                if name in event:
+                    self._per_op[name].labels(*engine, op).observe(event[name])
             for name in _OBSERVED:
                 if name in event:
                     self._seconds[name].labels(*engine).observe(event[name])

@@ -20,7 +20,8 @@ class Sweeper:
             period_s: Between two sweeps.
             sweep: What to do. What it raises is logged once per kind, and it is called again.
         """
-        self._stop = threading.Event()
+        self._stopped = False
+        self._wake = threading.Event()
         self._period_s = period_s
         self._sweep = sweep
         self._said: set[str] = set()
@@ -29,11 +30,19 @@ class Sweeper:
 
     def stop(self) -> None:
         """Ends it; waits for a sweep that is under way."""
-        self._stop.set()
+        self._stopped = True
+        self._wake.set()
         self._thread.join()
+
+    def hurry(self) -> None:
+        """Sweeps now."""
+        self._wake.set()
 
     def _run(self) -> None:
         while True:
+            self._wake.clear()
+            if self._stopped:
+                return
             try:
                 self._sweep()
                 self._said.clear()
@@ -41,5 +50,4 @@ class Sweeper:
                 if (what := repr(error)) not in self._said:
                     self._said.add(what)
                     _logger.warning("%s: %s; trying again every %g s", self._thread.name, error, self._period_s)
-            if self._stop.wait(self._period_s):
-                return
+            self._wake.wait(self._period_s)

@@ -7,17 +7,16 @@ own threads would slow both. On a GPU it is queued: saves on their own stream, l
 """
 
 import logging
-import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from . import arena
 from .arena import Arena, ArenaError
-from .cache import LayerCache, layer_cache
+from .cache import RankCache, rank_cache
 from .folder import Folder
 from .header import Header, Part
 from .layout import Shape, head_copies
@@ -36,8 +35,8 @@ class _Pending:
     arenas: list[Arena]
     """Kept mapped as long as the GPU copies."""
     size_bytes: int
-    began: float
-    event: torch.cuda.Event
+    began: torch.cuda.Event
+    ended: torch.cuda.Event
 
 
 class Worker:
@@ -52,7 +51,9 @@ class Worker:
         self._shape = shape
         self._dtype = dtype
         self._saves = saves
-        self._layers: list[LayerCache] = []
+        self._runs = False
+        """The engine is up: CUDA allows no registration while it captures graphs."""
+        self._cache: RankCache
         self._block_size = 0
         self._rank = 0
         self._ranks = 1
@@ -88,7 +89,7 @@ class Worker:
                     f"SyshaxConnector knows KV caches [blocks, {wanted[0]}, {block_size}, {wanted[1]}], this one is "
                     f"{list(cache.shape)}: this attention backend is not supported, start without --kv-transfer-config"
                 )
-        self._layers = [layer_cache(layer, cache, block_size) for layer, cache in zip(layers, caches, strict=True)]
+        self._cache = rank_cache(layers, caches, block_size)
         self._block_size, self._rank, self._ranks = block_size, rank, ranks
         self._device = caches[0].device
         if self._device.type == "cuda":
@@ -97,23 +98,24 @@ class Worker:
 
     def run(self, jobs: Jobs) -> None:
         """Begins the step's copies; those of a CPU are done when it returns. Raises nothing."""
+        if not self._runs:
+            self._runs = True
+            self._hurry()
         for load in jobs.loads:
-            began = time.perf_counter()
             try:
-                self._load(load, began)
+                self._load(load)
             except Exception as error:  # noqa: BLE001 - whatever it is, the request is computed instead
                 _logger.warning("hand-over %s was not loaded: %s", load.header.key, error)
-                self._failed_blocks.update(
-                    load.blocks[load.start // self._block_size : -(-load.stop // self._block_size)]
-                )
-                self._ended_load(load, 0, began, str(error) or repr(error))
+                first, last = load.start // self._block_size, -(-load.stop // self._block_size)
+                self._failed_blocks.update(load.blocks[first:last])
+                self._report.loaded.append(Loaded(load.request_id, self._rank, 0, 0.0, str(error) or repr(error)))
         for save in jobs.saves:
-            began = time.perf_counter()
             try:
-                self._save(save, began)
+                self._save(save)
             except Exception as error:  # noqa: BLE001 - whatever it is, there is no hand-over
                 _logger.warning("the KV cache of request %s was not saved: %s", save.request_id, error)
-                self._ended_save(save, None, began, str(error) or repr(error))
+                self._sent.add(save.request_id)
+                self._report.saved.append(Saved(save.request_id, self._rank, None, 0.0, str(error) or repr(error)))
 
     def sent(self) -> set[str]:
         """Requests whose blocks may be freed, since the last call."""
@@ -136,67 +138,70 @@ class Worker:
         if self._keeper is not None:
             self._keeper.stop()
         if self._own is not None:
-            self._own.remove()
+            self._own.give_up()
             self._own = None
 
-    def _save(self, job: SaveJob, began: float) -> None:
+    def _save(self, job: SaveJob) -> None:
         own = self._own
         if own is None:
             raise ArenaError("the arena is not there yet")
         own.check()
         size = self._shape.rank_bytes(job.tokens, self._ranks)
         rows = self._rows(own, job.offset, size, job.tokens, self._shape.rank_heads(self._ranks))
-        if self._stream is None:
-            for layer, out in zip(self._layers, rows, strict=True):
-                layer.read(job.blocks, out)
-            self._ended_save(job, self._part(own, job.offset, size), began)
-            return
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            for layer, out in zip(self._layers, rows, strict=True):
-                layer.read(job.blocks, out)
-            self._wait_later(job, [own], size, began)
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        self._copy(job, [own], size, self._stream, lambda: self._cache.read(job.blocks, rows))
 
-    def _load(self, job: LoadJob, began: float) -> None:
+    def _load(self, job: LoadJob) -> None:
         header = job.header
-        copies = head_copies(self._shape.kv_heads, len(header.parts), self._ranks, self._rank)
-        arenas = []
-        size = 0
-        for copy in copies:
-            source = self._attach(header, header.parts[copy.producer_rank])
-            arenas.append(source)
-            heads = self._shape.rank_heads(len(header.parts))
-            rows = self._rows(source, header.offset, header.size, job.tokens, heads)
-            wanted = rows[:, job.start : job.stop, copy.source : copy.source + copy.count]
-            for layer, part in zip(self._layers, wanted, strict=True):
-                layer.write(job.blocks, job.start, part, copy.target)
-            size += wanted.numel() * wanted.element_size()
-        if self._stream is None:
-            self._ended_load(job, size, began)
-        else:
-            self._wait_later(job, arenas, size, began)
+        heads = self._shape.rank_heads(len(header.parts))
+        sources = []
+        for part in head_copies(self._shape.kv_heads, len(header.parts), self._ranks, self._rank):
+            found = self._attach(header, header.parts[part.producer_rank])
+            rows = self._rows(found, header.offset, header.size, job.tokens, heads)
+            sources.append((found, part.target, rows[:, part.source : part.source + part.count]))
 
-    def _wait_later(self, job: SaveJob | LoadJob, arenas: list[Arena], size_bytes: int, began: float) -> None:
-        event = torch.cuda.Event()
-        event.record()
-        self._pending.append(_Pending(job, arenas, size_bytes, began, event))
+        def copy() -> None:
+            for _, target, rows in sources:
+                self._cache.write(job.blocks, job.start, job.stop, rows, target)
+
+        size = self._shape.rank_bytes(job.stop - job.start, self._ranks)
+        stream = None if self._stream is None else torch.cuda.current_stream(self._device)
+        self._copy(job, [found for found, _, _ in sources], size, stream, copy)
+
+    def _copy(
+        self,
+        job: SaveJob | LoadJob,
+        arenas: list[Arena],
+        size_bytes: int,
+        stream: torch.cuda.Stream | None,
+        copy: Callable[[], None],
+    ) -> None:
+        if stream is None:
+            began = time.perf_counter()
+            copy()
+            self._ended(job, arenas[0], size_bytes, time.perf_counter() - began)
+            return
+        with torch.cuda.stream(stream):
+            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            began.record()
+            copy()
+            ended.record()
+        self._pending.append(_Pending(job, arenas, size_bytes, began, ended))
 
     def _poll(self) -> None:
-        for pending in [pending for pending in self._pending if pending.event.query()]:
+        for pending in [pending for pending in self._pending if pending.ended.query()]:
             self._pending.remove(pending)
-            if isinstance(job := pending.job, SaveJob):
-                part = self._part(pending.arenas[0], job.offset, pending.size_bytes)
-                self._ended_save(job, part, pending.began)
-            else:
-                self._ended_load(job, pending.size_bytes, pending.began)
+            seconds = pending.began.elapsed_time(pending.ended) / 1000
+            self._ended(pending.job, pending.arenas[0], pending.size_bytes, seconds)
 
-    def _ended_save(self, job: SaveJob, part: Part | None, began: float, error: str = "") -> None:
+    def _ended(self, job: SaveJob | LoadJob, source: Arena, size_bytes: int, seconds: float) -> None:
+        if isinstance(job, LoadJob):
+            self._report.loaded.append(Loaded(job.request_id, self._rank, size_bytes, seconds))
+            return
+        part = self._part(source, job.offset, size_bytes)
         self._sent.add(job.request_id)
-        self._report.saved.append(Saved(job.request_id, self._rank, part, time.perf_counter() - began, error))
-
-    def _ended_load(self, job: LoadJob, size_bytes: int, began: float, error: str = "") -> None:
-        seconds = time.perf_counter() - began
-        self._report.loaded.append(Loaded(job.request_id, self._rank, size_bytes, seconds, error))
+        self._report.saved.append(Saved(job.request_id, self._rank, part, seconds))
 
     def _part(self, source: Arena, offset: int, size: int) -> Part:
         crc32 = (
@@ -205,9 +210,9 @@ class Worker:
         return Part(source.path.name, source.id, crc32)
 
     def _rows(self, source: Arena, offset: int, size: int, tokens: int, heads: int) -> torch.Tensor:
-        """A hand-over's bytes as `[layers, tokens, kv_heads, 2, head_size]`."""
+        """A hand-over's bytes as `[layers, kv_heads, 2, tokens, head_size]`."""
         whole = torch.frombuffer(source.memory, dtype=torch.uint8, count=size, offset=offset)
-        return whole.view(self._dtype).view(self._shape.layers, tokens, heads, 2, self._shape.head_size)
+        return whole.view(self._dtype).view(self._shape.layers, heads, 2, tokens, self._shape.head_size)
 
     def _attach(self, header: Header, part: Part) -> Arena:
         """Another engine's arena, checked.
@@ -218,7 +223,7 @@ class Worker:
         found = self._attached.get(part.arena)
         if found is None or found.id != part.arena_id:
             found = self._attached[part.arena] = arena.attach(self._folder.path / part.arena, part.arena_id)
-            threading.Thread(target=self._make_ready, args=(found,), name="syshax attach", daemon=True).start()
+            self._hurry()
         found.check()
         if header.offset + header.size > len(found.memory):
             raise ArenaError(
@@ -237,23 +242,28 @@ class Worker:
                 del self._attached[name]
                 self._unpin(found)
                 found.close()
-        if not self._saves:
-            return
-        if self._own is not None and self._own.is_removed():
-            _logger.warning("%s was removed by somebody; making it anew", self._own.path)
-            self._own = None
+        if self._saves:
+            self._keep_own()
+        for mapped in (*self._attached.values(), *([self._own] if self._own else ())):
+            if not mapped.is_ready and self._runs:
+                # The first copies did without.
+                mapped.populate(write=False)
+                self._pin(mapped)
+                mapped.is_ready = True
+
+    def _keep_own(self) -> None:
+        if self._own is not None:
+            try:
+                self._own.check()
+            except ArenaError as error:
+                _logger.warning("%s by somebody; making it anew", error)
+                self._own.give_up()
+                self._own = None
         if self._own is None:
             path = self._folder.arena_path(self._owner, self._rank)
             began = time.perf_counter()
-            made = arena.create(path, self._settings.arena_bytes)
-            self._pin(made)
-            self._own = made
+            self._own = arena.create(path, self._settings.arena_bytes)
             _logger.info("%s: %d bytes made in %.1f s", path, self._settings.arena_bytes, time.perf_counter() - began)
-
-    def _make_ready(self, found: Arena) -> None:
-        """Page table and registration of another engine's arena, while the first loads do without."""
-        found.populate(write=False)
-        self._pin(found)
 
     def _pin(self, mapped: Arena) -> None:
         """Registers memory with CUDA, once: copies then go at the bus's speed, and beside the engine's thread."""
@@ -264,6 +274,10 @@ class Worker:
         if int(code):
             _logger.warning("%s: cudaHostRegister says %s; copies to and from the GPU will be slow", mapped.path, code)
 
+    def _hurry(self) -> None:
+        if self._keeper is not None:
+            self._keeper.hurry()
+
     def _unpin(self, mapped: Arena) -> None:
-        if self._stream is not None:
+        if self._stream is not None and mapped.is_ready:
             torch.cuda.cudart().cudaHostUnregister(mapped.address)

@@ -80,7 +80,7 @@ def shm() -> Iterator[Path]:
 def bench(shm: Path) -> Iterator[Bench]:
     bench = Bench(shm)
     yield bench
-    bench.arena.remove()
+    bench.arena.give_up()
 
 
 def test_what_was_saved_is_loaded_once_and_freed(bench: Bench) -> None:
@@ -350,7 +350,7 @@ class BookMachine(RuleBasedStateMachine):
             claim.close()
         self.bench.producer.close()
         assert self.bench.producer.used_bytes == 0
-        self.bench.arena.remove()
+        self.bench.arena.give_up()
         assert not list(self.bench.folder.path.iterdir())
         self.holder.cleanup()
 
