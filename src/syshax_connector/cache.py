@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from .layout import Packing, UnknownPackingError, block_runs, packing_of
+from .layout import Digit, Packing, UnknownPackingError, packing_of
 
 _DIGIT = 256
 """bfloat16 holds whole numbers up to here exactly."""
@@ -68,71 +68,64 @@ class RowCache:
 
 
 class PackedCache:
-    """CPU caches, seen through strides as if they were not packed."""
+    """CPU caches: written by vLLM's own operation, read through strides as if they were not packed."""
 
-    def __init__(self, caches: Sequence[torch.Tensor], packings: tuple[Packing, Packing]) -> None:
-        """Views the caches.
+    def __init__(self, caches: Sequence[torch.Tensor], isa: str) -> None:
+        """Learns the packing.
 
         Args:
             caches: `[blocks, kv_heads, block_size, 2 * head_size]` as vLLM registers them, by layer.
-            packings: Of K and of V.
+            isa: For which instruction set K and V are packed, as vLLM calls it.
+
+        Raises:
+            UnknownPackingError: This CPU's packing is no matter of strides.
         """
-        self._block_size = caches[0].shape[2]
-        self._head_size = caches[0].shape[3] // 2
-        self._packings = packings
-        self._views = [[self._view(cache, kind) for kind in range(2)] for cache in caches]
+        self._caches = caches
+        self._isa = isa
+        self._block_size, self._head_size = caches[0].shape[2], caches[0].shape[3] // 2
+        self._packings = learn_packings(caches[0].dtype, self._block_size, self._head_size, isa)
 
     def read(self, blocks: Sequence[int], out: torch.Tensor) -> None:
         """See `RankCache`."""
         tokens = out.shape[3]
-        runs = list(block_runs(blocks, self._block_size, 0, tokens))
-        for views, plain in zip(self._views, out.view(_INTEGERS[out.element_size()]), strict=True):
-            for run in runs:
-                for kind, view in enumerate(views):
-                    packed = view[:, run.block : run.block + run.count]
-                    part = plain[:, kind, run.start : run.stop]
-                    if part.shape[1] == run.count * self._block_size:
-                        self._digits(part, kind, run.count).copy_(packed)
-                    else:
-                        part.copy_(self._unpack(packed)[:, run.offset : run.offset + part.shape[1]])
+        index = torch.tensor(blocks[: -(-tokens // self._block_size)])
+        for cache, plain in zip(self._caches, out, strict=True):
+            # One more copy, but at memory speed: then few large operations do the rest, wherever the blocks are.
+            gathered = cache.index_select(0, index)
+            for kind, packing in enumerate(self._packings):
+                self._unpack(gathered, kind, packing, plain[:, kind])
 
     def write(self, blocks: Sequence[int], start: int, stop: int, plain: torch.Tensor, first_head: int) -> None:
         """See `RankCache`."""
-        runs = list(block_runs(blocks, self._block_size, start, stop))
+        tokens = torch.arange(start, stop)
+        slots = torch.tensor(blocks)[tokens // self._block_size] * self._block_size + tokens % self._block_size
         heads = slice(first_head, first_head + plain.shape[1])
-        for views, layer in zip(self._views, plain.view(_INTEGERS[plain.element_size()]), strict=True):
-            for run in runs:
-                for kind, view in enumerate(views):
-                    packed = view[heads, run.block : run.block + run.count]
-                    part = layer[:, kind, run.start : run.stop]
-                    if part.shape[1] == run.count * self._block_size:
-                        packed.copy_(self._digits(part, kind, run.count))
-                    else:  # the rest of the block stays as it is
-                        unpacked = self._unpack(packed)
-                        unpacked[:, run.offset : run.offset + part.shape[1]].copy_(part)
-                        packed.copy_(unpacked.view(packed.shape))
+        for cache, layer in zip(self._caches, plain, strict=True):
+            k, v = (layer[:, kind, start:stop].transpose(0, 1) for kind in range(2))
+            _vllm_writes(cache[:, heads], k, v, slots, self._isa)
 
-    def _view(self, cache: torch.Tensor, kind: int) -> torch.Tensor:
-        """`[kv_heads, blocks, digits of the tokens, digits of the dims]`."""
-        packing = self._packings[kind]
+    def _unpack(self, gathered: torch.Tensor, kind: int, packing: Packing, plain: torch.Tensor) -> None:
+        """Copies K or V of whole blocks `[blocks, kv_heads, ...]` to `[kv_heads, tokens, head_size]`."""
+        heads, tokens, head_size = plain.shape
+        size = self._block_size * head_size
+        item_bytes = gathered.element_size()
+        if item_bytes == 2 and packing.dims[-1] == Digit(2, 1):  # pairs stay together: half as many, twice as wide
+            packing, head_size, size, item_bytes = packing.in_pairs(), head_size // 2, size // 2, 4
+        bits = gathered.view(_INTEGERS[item_bytes])
         digits = (*packing.tokens, *packing.dims)
-        bits = cache.view(_INTEGERS[cache.element_size()])
-        return bits.as_strided(
-            (cache.shape[1], cache.shape[0], *(digit.size for digit in digits)),
-            (cache.stride(1), cache.stride(0), *(digit.stride for digit in digits)),
-            bits.storage_offset() + kind * self._block_size * self._head_size,
+        packed = bits.as_strided(
+            (heads, gathered.shape[0], *(digit.size for digit in digits)),
+            (2 * size, 2 * size * heads, *(digit.stride for digit in digits)),
+            kind * size,
         )
-
-    def _digits(self, plain: torch.Tensor, kind: int, blocks: int) -> torch.Tensor:
-        """Whole blocks' `[heads, tokens, head_size]` in the shape of the packed view."""
-        packing = self._packings[kind]
-        by_dim = plain.unflatten(2, [digit.size for digit in packing.dims])
-        return by_dim.unflatten(1, [blocks, *(digit.size for digit in packing.tokens)])
-
-    def _unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """A copy of one block as `[heads, block_size, head_size]`."""
-        copy = packed.clone(memory_format=torch.contiguous_format)
-        return copy.view(packed.shape[0], self._block_size, self._head_size)
+        target = plain.view(_INTEGERS[item_bytes]).unflatten(2, [digit.size for digit in packing.dims])
+        whole, rest = divmod(tokens, self._block_size)
+        if whole:
+            sizes = [whole, *(digit.size for digit in packing.tokens)]
+            target[:, : whole * self._block_size].unflatten(1, sizes).copy_(packed[:, :whole])
+        if rest:
+            last = packed[:, whole].flatten(1, len(packing.tokens))
+            target[:, whole * self._block_size :].copy_(last[:, :rest])
 
 
 def rank_cache(layers: Sequence[Any], caches: Sequence[torch.Tensor], block_size: int) -> RankCache:
@@ -152,7 +145,7 @@ def rank_cache(layers: Sequence[Any], caches: Sequence[torch.Tensor], block_size
     isa = getattr(layers[0], "isa", None) or getattr(layers[0].impl, "isa", None)
     if isa is None:
         raise UnknownPackingError("this version of vLLM does not tell how its CPU backend packs K and V")
-    return PackedCache(caches, learn_packings(caches[0].dtype, caches[0].shape[2], caches[0].shape[3] // 2, isa))
+    return PackedCache(caches, isa)
 
 
 _learnt: dict[tuple[torch.dtype, int, int, str], tuple[Packing, Packing]] = {}
@@ -176,10 +169,20 @@ def learn_packings(dtype: torch.dtype, block_size: int, head_size: int, isa: str
 
 
 def _packed(values: torch.Tensor, dtype: torch.dtype, block_size: int, head_size: int, isa: str) -> tuple[Any, ...]:
+    rows = values.to(dtype).view(block_size, 1, head_size)
+    block = torch.zeros(1, 1, block_size, 2 * head_size, dtype=dtype)
+    return _vllm_writes(block, rows, rows.clone(), torch.arange(block_size), isa)
+
+
+def _vllm_writes(
+    cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor, isa: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Has vLLM write `[tokens, heads, head_size]`; returns the packed K and V of all blocks."""
     from vllm import _custom_ops as ops  # noqa: PLC0415 - it loads the CPU's kernels
 
-    rows = values.to(dtype).view(block_size, 1, head_size)
-    block = torch.zeros(1, 1, 2 * block_size, head_size, dtype=dtype)
-    keys, values = block.chunk(2, dim=2)
-    ops.cpu_attn_reshape_and_cache(rows, rows.clone(), keys, values, torch.arange(block_size), isa)
+    blocks, heads, block_size, width = cache.shape
+    shape, strides = (blocks, heads, block_size, width // 2), (*cache.stride()[:2], width // 2, 1)
+    keys = cache.as_strided(shape, strides, cache.storage_offset())
+    values = cache.as_strided(shape, strides, cache.storage_offset() + block_size * width // 2)
+    ops.cpu_attn_reshape_and_cache(k, v, keys, values, slots, isa)
     return keys, values

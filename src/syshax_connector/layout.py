@@ -5,7 +5,7 @@
 A hand-over's bytes, per tensor-parallel rank of the producer: `[layers, kv_heads, 2, tokens, head_size]`, K before V.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,38 +68,6 @@ def head_copies(kv_heads: int, producer_ranks: int, consumer_ranks: int, rank: i
     return copies
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Tokens `start` to `stop` of a request: a part of one block, from `offset` on, or `count` whole neighbours."""
-
-    block: int
-    count: int
-    offset: int
-    start: int
-    stop: int
-
-
-def block_runs(blocks: Sequence[int], block_size: int, start: int, stop: int) -> Iterator[Run]:
-    """Cuts the tokens `start` to `stop` of a request along its blocks.
-
-    Args:
-        blocks: Numbers of the request's blocks, from its first token on.
-        block_size: Tokens of a block.
-        start: The first token.
-        stop: The token after the last one.
-    """
-    while start < stop:
-        index, offset = divmod(start, block_size)
-        count = 1
-        if offset == 0:
-            whole = (stop - start) // block_size
-            while count < whole and blocks[index + count] == blocks[index] + count:
-                count += 1
-        end = min(stop, (index + count) * block_size)
-        yield Run(blocks[index], count, offset, start, end)
-        start = end
-
-
 class Digit(NamedTuple):
     """One loop of a strided walk: so many steps, so far apart."""
 
@@ -113,6 +81,11 @@ class Packing:
 
     tokens: tuple[Digit, ...]
     dims: tuple[Digit, ...]
+
+    def in_pairs(self) -> "Packing":
+        """The same, counted in pairs of neighbouring numbers."""
+        tokens = tuple(Digit(digit.size, digit.stride // 2) for digit in self.tokens)
+        return Packing(tokens, tuple(Digit(digit.size, digit.stride // 2) for digit in self.dims[:-1]))
 
 
 class UnknownPackingError(ValueError):

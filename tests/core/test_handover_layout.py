@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from syshax_connector.extents import PAGE_BYTES, Extent, Extents
-from syshax_connector.layout import Digit, Shape, UnknownPackingError, block_runs, first_head, head_copies, packing_of
+from syshax_connector.layout import Digit, Packing, Shape, UnknownPackingError, first_head, head_copies, packing_of
 
 
 @given(
@@ -47,6 +47,7 @@ def test_vec_and_amx_as_they_are() -> None:
     assert (vec.tokens, vec.dims) == ((Digit(128, 1),), (Digit(64, 128),))
     amx = packing_of([[t // 16 * 1024 + t % 16 * 2 + d // 2 * 32 + d % 2 for d in range(64)] for t in range(128)])
     assert (amx.tokens, amx.dims) == ((Digit(8, 1024), Digit(16, 2)), (Digit(32, 32), Digit(2, 1)))
+    assert amx.in_pairs() == Packing((Digit(8, 512), Digit(16, 1)), (Digit(32, 16),))
 
 
 @pytest.mark.parametrize(
@@ -72,24 +73,6 @@ def test_each_rank_finds_each_of_its_heads_once(kv_heads: int, producers: int, c
                 got[copy.target + step] = first_head(kv_heads, producers, copy.producer_rank) + copy.source + step
         first = first_head(kv_heads, consumers, rank)
         assert got == {index: first + index for index in range(shape.rank_heads(consumers))}
-
-
-@given(
-    st.lists(st.integers(0, 9), min_size=1, max_size=12, unique=True)
-    | st.integers(1, 12).map(lambda n: list(range(n))),
-    st.sampled_from([1, 16, 32]),
-    st.data(),
-)
-def test_runs_cover_each_token_once(blocks: list[int], block_size: int, data: st.DataObject) -> None:
-    stop = data.draw(st.integers(0, len(blocks) * block_size))
-    start = data.draw(st.integers(0, stop))
-    covered = []
-    for run in block_runs(blocks, block_size, start, stop):
-        assert run.count == 1 or (run.offset == 0 and run.stop - run.start == run.count * block_size)
-        for token in range(run.start, run.stop):
-            step, offset = divmod(run.offset + token - run.start, block_size)
-            covered.append((token, run.block + step, offset))
-    assert covered == [(token, blocks[token // block_size], token % block_size) for token in range(start, stop)]
 
 
 class ExtentsMachine(RuleBasedStateMachine):
