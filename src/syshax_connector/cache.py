@@ -97,35 +97,53 @@ class PackedCache:
 
     def write(self, blocks: Sequence[int], start: int, stop: int, plain: torch.Tensor, first_head: int) -> None:
         """See `RankCache`."""
+        heads = slice(first_head, first_head + plain.shape[1])
+        if all(len(packing.tokens) == 1 for packing in self._packings):
+            self._write_strided(blocks, start, stop, plain, heads)
+            return
         tokens = torch.arange(start, stop)
         slots = torch.tensor(blocks)[tokens // self._block_size] * self._block_size + tokens % self._block_size
-        heads = slice(first_head, first_head + plain.shape[1])
         for cache, layer in zip(self._caches, plain, strict=True):
             k, v = (layer[:, kind, start:stop].transpose(0, 1) for kind in range(2))
             _vllm_writes(cache[:, heads], k, v, slots, self._isa)
 
+    def _write_strided(self, blocks: Sequence[int], start: int, stop: int, plain: torch.Tensor, heads: slice) -> None:
+        """Up to twice as quick as vLLM's own operation, where a block's tokens stand in one row."""
+        size = self._block_size
+        for cache, layer in zip(self._caches, plain.view(_INTEGERS[plain.element_size()]), strict=True):
+            for kind, packing in enumerate(self._packings):
+                packed = _strided(cache, kind, packing, layer.element_size())
+                part = layer[:, kind].unflatten(2, [digit.size for digit in packing.dims])
+                for number in range(start // size, -(-stop // size)):
+                    first, last = max(start, number * size), min(stop, (number + 1) * size)
+                    target = packed[heads, blocks[number], first - number * size : last - number * size]
+                    target.copy_(part[:, first:last])
+
     def _unpack(self, gathered: torch.Tensor, kind: int, packing: Packing, plain: torch.Tensor) -> None:
         """Copies K or V of whole blocks `[blocks, kv_heads, ...]` to `[kv_heads, tokens, head_size]`."""
-        heads, tokens, head_size = plain.shape
-        size = self._block_size * head_size
         item_bytes = gathered.element_size()
         if item_bytes == 2 and packing.dims[-1] == Digit(2, 1):  # pairs stay together: half as many, twice as wide
-            packing, head_size, size, item_bytes = packing.in_pairs(), head_size // 2, size // 2, 4
-        bits = gathered.view(_INTEGERS[item_bytes])
-        digits = (*packing.tokens, *packing.dims)
-        packed = bits.as_strided(
-            (heads, gathered.shape[0], *(digit.size for digit in digits)),
-            (2 * size, 2 * size * heads, *(digit.stride for digit in digits)),
-            kind * size,
-        )
+            packing, item_bytes = packing.in_pairs(), 4
+        packed = _strided(gathered, kind, packing, item_bytes)
         target = plain.view(_INTEGERS[item_bytes]).unflatten(2, [digit.size for digit in packing.dims])
-        whole, rest = divmod(tokens, self._block_size)
+        whole, rest = divmod(plain.shape[1], self._block_size)
         if whole:
             sizes = [whole, *(digit.size for digit in packing.tokens)]
             target[:, : whole * self._block_size].unflatten(1, sizes).copy_(packed[:, :whole])
         if rest:
             last = packed[:, whole].flatten(1, len(packing.tokens))
             target[:, whole * self._block_size :].copy_(last[:, :rest])
+
+
+def _strided(cache: torch.Tensor, kind: int, packing: Packing, item_bytes: int) -> torch.Tensor:
+    """K or V of a cache, as `[kv_heads, blocks, digits of the tokens, digits of the dims]`."""
+    bits = cache.view(_INTEGERS[item_bytes])
+    digits = (*packing.tokens, *packing.dims)
+    return bits.as_strided(
+        (bits.shape[1], bits.shape[0], *(digit.size for digit in digits)),
+        (bits.stride(1), bits.stride(0), *(digit.stride for digit in digits)),
+        bits.storage_offset() + kind * bits.shape[2] * bits.shape[3] // 2,
+    )
 
 
 def rank_cache(layers: Sequence[Any], caches: Sequence[torch.Tensor], block_size: int) -> RankCache:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""PROTOCOL.md's examples are what the connector understands and says."""
+"""PROTOCOL.md's examples are what the daemon sends and reads, and what the connector reads and says."""
 
 import json
 import re
@@ -12,6 +12,9 @@ import pytest
 import syshax_connector
 from syshax_connector import protocol, settings
 from syshax_connector.protocol import BadParamsError, Handover
+from syshaxd.core.offload.bodies import continuation_body, prefill_body
+from syshaxd.core.offload.connector import KV_TRANSFER_FLAG, connector_flags
+from syshaxd.core.offload.dialect import ConnectorDialect
 
 _TEXT = (Path(syshax_connector.__file__).parent / "PROTOCOL.md").read_text()
 EXAMPLES = {name: json.loads(text) for name, text in re.findall(r"```json (\w+)\n(.*?)```", _TEXT, re.DOTALL)}
@@ -29,6 +32,23 @@ def test_requests(name: str, meaning: Handover) -> None:
     assert protocol.parse(EXAMPLES[name]["kv_transfer_params"]) == meaning
 
 
+def test_the_daemons_requests() -> None:
+    body = {"model": "m", "messages": [], "max_tokens": 9}
+    assert json.loads(prefill_body(body, "h-7f3a-1"))["kv_transfer_params"] == EXAMPLES["save"]["kv_transfer_params"]
+    for name, load, save in (("load", "h-7f3a-1", None), ("both", "h-7f3a-1", "h-7f3a-2")):
+        sent = continuation_body(
+            body, chat=True, prompt_ids=[1, 881], generated_ids=[27, 402], max_model_len=None, load=load, save=save
+        )
+        assert json.loads(sent)["kv_transfer_params"] == EXAMPLES[name]["kv_transfer_params"]
+
+
+def test_what_the_daemon_reads_in_answers() -> None:
+    dialect = ConnectorDialect()
+    assert dialect.load_key(EXAMPLES["saving"], "h-7f3a-1") == "h-7f3a-1"
+    assert dialect.size_bytes(EXAMPLES["saving"]) == EXAMPLES["saving"]["kv_transfer_params"]["syshax"]["bytes"]
+    assert dialect.load_key(EXAMPLES["refused"], "h-7f3a-1") is None
+
+
 def test_answers() -> None:
     saving = EXAMPLES["saving"]["kv_transfer_params"]
     assert protocol.saving("h-7f3a-1", 1500, saving["syshax"]["bytes"]) == saving
@@ -39,6 +59,10 @@ def test_answers() -> None:
 def test_configuration() -> None:
     config = EXAMPLES["config"]
     assert settings.parse(config["kv_connector_extra_config"]).identity == "SmolLM2-135M-Instruct@main"
+    flags = connector_flags(arena_dir="/dev/shm/syshax", arena_bytes=1 << 30)
+    launched = json.loads(str(flags[KV_TRANSFER_FLAG]))
+    extra = config["kv_connector_extra_config"]
+    assert launched | {"kv_connector_extra_config": extra | launched["kv_connector_extra_config"]} == config
     for name in settings.Settings.__slots__:
         assert f"| `{name}` |" in _TEXT
 
