@@ -68,6 +68,8 @@ DOCS_PYTHON ?= $(BIN)/python
 man completion: $(if $(filter $(BIN)/python,$(DOCS_PYTHON)),.venv/.run)
 	PYTHONPATH=src $(DOCS_PYTHON) packaging/$@.py build/$@
 
+include packaging/packages.mk
+
 # Needs root: it installs what it lacks (qemu). MACHINE_ARCH=aarch64 emulates an Arm server instead.
 MACHINE_ARCH ?= x86_64
 test-machine: .venv/.dev

@@ -1,0 +1,55 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What the packages are made from agrees with the project."""
+
+import re
+import tomllib
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+from syshaxd import __version__
+
+ROOT = Path(__file__).parents[2]
+LOCK = (ROOT / "packaging/rpm/requirements.lock").read_text("utf-8")
+NAME = r"[A-Za-z0-9._-]+"
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _locked() -> dict[str, str]:
+    return {_normal(name): version for name, version in re.findall(rf"^({NAME})==(\S+) \\$", LOCK, re.MULTILINE)}
+
+
+def test_the_lock_has_every_dependency_in_a_version_that_will_do() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    locked = _locked()
+    for wanted in project["dependencies"] + project["optional-dependencies"]["speed"]:
+        name = re.match(NAME, wanted)
+        assert name, wanted
+        version = [int(part) for part in locked[_normal(name[0])].split(".")[:2]]
+        for sign, limit in re.findall(r"(>=|<)([\d.]+)", wanted):
+            bound = [int(part) for part in limit.split(".")]
+            assert version >= bound if sign == ">=" else version < bound, (wanted, version)
+
+
+def test_the_lock_has_what_the_dependencies_need() -> None:
+    for name in _locked():
+        found: Distribution = distribution(name)
+        plain = [need for need in found.requires or () if ";" not in need]
+        missing = [need for need in plain if (match := re.match(NAME, need)) and _normal(match[0]) not in _locked()]
+        assert not missing, (name, missing)
+
+
+def test_the_lock_gives_hashes_and_no_index() -> None:
+    entries = re.split(rf"^(?={NAME}==)", LOCK, flags=re.MULTILINE)[1:]
+    assert entries
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "://" not in LOCK
+
+
+def test_the_spec_has_the_projects_version() -> None:
+    spec = (ROOT / "syshax.spec").read_text("utf-8")
+    assert f"%global syshax_version {__version__}}}" in spec
+    assert f"- {__version__}-" in spec
