@@ -6,6 +6,7 @@ Exit codes: 0 stopped as it was told, 1 refused or failed, 2 usage.
 """
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 import aiohttp
 import click
 
-from syshaxd import __version__, binder, configfile, logs, rundir, sdnotify, startup
+from syshaxd import __version__, activation, binder, configfile, logs, rundir, sdnotify, startup
 from syshaxd.control import ControlServer
 from syshaxd.core.bindings import Bound
 from syshaxd.core.config import Config, enabled_services
@@ -46,6 +47,8 @@ from syshaxd.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 _SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))
+# Connections to the sockets that systemd keeps open wait for so long for instances of the daemon before.
+_ADOPTION_LIMIT_S = 3.0
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -65,13 +68,15 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 def main(config_path: Path | None, log_level: str, *, check_config: bool) -> None:
     """Runs sysHAX in the foreground: supervises the instances and serves the OpenAI API.
 
-    SIGINT and SIGTERM stop it after the running requests; a second one stops it at once.
+    SIGINT and SIGTERM stop it after the running requests; a second one stops it at once. SIGUSR1 stops only the daemon:
+    instances run on, and the next daemon adopts them.
 
     \b
     Examples:
       syshaxd --check-config
       syshaxd --config ./syshax.yaml --log-level debug
     """  # noqa: D301 - \b keeps click from joining the lines
+    faulthandler.enable()  # a watchdog's SIGABRT shows where the daemon hung
     path = config_path or configfile.default_path()
     logs.setup(log_level)
     try:
@@ -104,27 +109,39 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _stop_on_signals(stopping: asyncio.Event, hurry: asyncio.Event) -> None:
-    """Sets `stopping` at the first signal, `hurry` at the second."""
-    loop = asyncio.get_running_loop()
+class _Orders:
+    """What the signals of this process have asked for."""
 
-    def on_signal(number: signal.Signals) -> None:
-        if stopping.is_set():
+    def __init__(self) -> None:
+        """Listens to them from now on."""
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
+        self.leave_running = False
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+
+    def _on_reload(self) -> None:
+        sdnotify.reloading()
+        _log.info("SIGHUP: a changed configuration counts from the next start; a restart leaves instances running")
+        sdnotify.notify("READY=1")
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self.stop.is_set():
             _log.info("%s again: stopping at once", number.name)
-            hurry.set()
+            self.hurry.set()
         else:
-            _log.info("%s: stopping", number.name)
-        stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, partial(on_signal, number))
+            self.leave_running = number is signal.SIGUSR1
+            _log.info("%s: stopping; instances %s", number.name, "run on" if self.leave_running else "end")
+        self.stop.set()
 
 
 async def serve(config: Config, bound: Bound) -> None:
     """Runs the daemon until it is told to stop."""
-    specs, lifecycle = bound.specs, config.lifecycle
-    stopping, hurry = asyncio.Event(), asyncio.Event()
-    _stop_on_signals(stopping, hurry)
+    specs = bound.specs
+    orders = _Orders()
+    lifecycle = config.lifecycle
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         processes = ProcessRuntime(rundir.state_dir())
@@ -206,9 +223,12 @@ async def serve(config: Config, bound: Bound) -> None:
         )
         control = ControlServer(engine, rundir.socket_path(config.control.socket))
 
+        watchdog = asyncio.create_task(sdnotify.feed_watchdog(), name="watchdog")
         await control.start()
         stack.push_async_callback(control.stop)
-        engine.endpoint = await gateway.start(config.services.conductor.host, config.services.conductor.port)
+        conductor = config.services.conductor
+        handed = activation.take_sockets()
+        engine.endpoint = await gateway.start(conductor.host, conductor.port, handed.get("http", ()))
         _log.info("listening on %s", engine.endpoint)
         sdnotify.notify("READY=1", "STATUS=listening; instances are starting")
         await processes.end_others([spec.name for spec in specs if spec.runtime is RuntimeKind.PROCESS])
@@ -220,16 +240,18 @@ async def serve(config: Config, bound: Bound) -> None:
             asyncio.create_task(runner.sweep(), name="sweeper"),
             asyncio.create_task(parity.run(), name="parity"),
         ]
+        await startup.wait_for_adopted(engine, _ADOPTION_LIMIT_S)
+        await gateway.serve_handed()
         start = asyncio.create_task(_show_start(engine, config), name="startup")
-        stop = asyncio.create_task(stopping.wait(), name="stop")
+        stop = asyncio.create_task(orders.stop.wait(), name="stop")
         await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
         sdnotify.notify("STOPPING=1")
         start.cancel()
-        if not hurry.is_set():
-            await _first(gateway.stop(lifecycle.drain_timeout_s), hurry.wait())
+        if not orders.hurry.is_set():
+            await _first(gateway.stop(lifecycle.drain_timeout_s), orders.hurry.wait())
         await gateway.stop(0.0)
-        await supervisor.shutdown(leave_running=False, drain=False)
-        for task in (*tasks, stop):
+        await supervisor.shutdown(leave_running=orders.leave_running, drain=False)
+        for task in (*tasks, stop, watchdog):
             task.cancel()
         for result in await asyncio.gather(*tasks, start, return_exceptions=True):
             if isinstance(result, Exception):

@@ -161,7 +161,13 @@ class Engine:
                 self._supervisor.suspect(first)
                 if last_try or isinstance(error, InstanceTimeoutError):
                     raise type(error)(f"instance {first}: {error}") from error
-                _log.warning("request %s: instance %s: %s; trying another", record.request_id, first, error)
+                _log.warning(
+                    "request %s: instance %s: %s; trying another",
+                    record.request_id,
+                    first,
+                    error,
+                    extra={"instance": first, "request_id": record.request_id},
+                )
                 tried = (first,)
                 record.retries += 1
             finally:
@@ -479,7 +485,7 @@ class Engine:
         try:
             self._catalogs[spec.name] = await self._read_catalog(spec)
         except SyshaxError as error:
-            _log.warning("%s; taking it for what the configuration says", error)
+            _log.warning("%s; taking it for what the configuration says", error, extra={"instance": spec.name})
         await self._handover.learn(spec)
         if self._supervisor.status(spec.name).state is State.READY and spec not in self._ready:
             self._set_ready(

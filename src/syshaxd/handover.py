@@ -80,7 +80,7 @@ class Handover:
         try:
             self._facts[spec.name] = await self._read_facts(spec)
         except SyshaxError as error:
-            _log.warning("%s: it cannot hand over: %s", spec.name, error)
+            _log.warning("%s: it cannot hand over: %s", spec.name, error, extra={"instance": spec.name})
             self._facts.pop(spec.name, None)
         self.refresh()
 

@@ -1,32 +1,73 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""How the daemon's own log looks: one line for a person, or lines that the journal understands."""
+"""How the daemon's own log looks: one line for a person, or entries of the journal with fields to filter by."""
 
 import logging
 import os
+import socket
+import struct
 import sys
+from pathlib import Path
 from typing import TextIO
 
+JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 _HUMAN_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-_JOURNAL_FORMAT = "%(name)s: %(message)s"  # the journal adds the time itself
 # syslog's priorities, by the lowest level that gets them.
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.NOTSET, 7))
+# A datagram's limit is about 200 KB.
+_MAX_TEXT_BYTES = 64 * 1024
+_FIELDS = ("instance", "request_id")
+"""What a record's `extra` may hold: fields INSTANCE and REQUEST_ID of the journal."""
 
 
-class JournalFormatter(logging.Formatter):
-    """Puts the priority before each line, as sd-daemon(3) describes: `<4>`."""
+class JournalHandler(logging.Handler):
+    """Sends each record as one entry, by the journal's own protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Returns the record's text, each line with its priority."""
-        priority = next(priority for level, priority in _PRIORITIES if record.levelno >= level)
-        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+    def __init__(self, path: Path) -> None:
+        """Connects to nothing: the journal may be restarted at any time."""
+        super().__init__()
+        self._path = os.fspath(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Sends the record; a journal that takes nothing is told of on stderr."""
+        fields = {
+            "MESSAGE": self.format(record),
+            "PRIORITY": str(next(priority for level, priority in _PRIORITIES if record.levelno >= level)),
+            "SYSLOG_IDENTIFIER": "syshaxd",
+            "LOGGER": record.name,
+        }
+        fields |= {name.upper(): str(value) for name in _FIELDS if (value := getattr(record, name, None)) is not None}
+        try:
+            self._socket.sendto(b"".join(_field(*field) for field in fields.items()), self._path)
+        except OSError:
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Sends nothing more."""
+        self._socket.close()
+        super().close()
+
+
+def _field(name: str, value: str) -> bytes:
+    """Name, length, value: whatever the value holds, it can't pass for another field."""
+    data = value.encode(errors="replace")[:_MAX_TEXT_BYTES]
+    return b"%b\n%b%b\n" % (name.encode(), struct.pack("<Q", len(data)), data)
 
 
 def setup(level: str, stream: TextIO | None = None) -> None:
-    """Sends all log records of at least `level` to `stream` (stderr if None), and warnings of Python with them."""
+    """Sends all log records of at least `level` to `stream` (stderr if None), and warnings of Python with them.
+
+    Where the stream goes to the journal, they go there directly, with fields.
+    """
     stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JournalFormatter(_JOURNAL_FORMAT) if is_journal(stream) else logging.Formatter(_HUMAN_FORMAT))
+    handler: logging.Handler
+    if is_journal(stream) and JOURNAL_SOCKET.exists():
+        handler = JournalHandler(JOURNAL_SOCKET)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter(_HUMAN_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
 

@@ -8,7 +8,7 @@ import logging
 import shutil
 import sys
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import aiohttp
@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 _FIRST_REPORT_S = 5.0
 _LONGEST_PAUSE_S = 30.0
 _TEST_TIMEOUT_S = 120.0
+_LEARN_CHECK_S = 0.02
+"""How often to look whether a ready instance has been asked what it serves."""
 
 
 async def watch_start(engine: Engine, model: str, params: ModelParams, *, dashboard: bool) -> str:
@@ -45,6 +47,25 @@ async def watch_start(engine: Engine, model: str, params: ModelParams, *, dashbo
         for name in engine.ready_instances():
             await _chat(session, engine.endpoint, name, model, params)
     return _banner(engine, model, dashboard=dashboard)
+
+
+async def wait_for_adopted(engine: Engine, timeout_s: float) -> None:
+    """Returns once it is known what an earlier daemon left running, and requests can go to what is ready of it.
+
+    Args:
+        engine: Its supervisor runs.
+        timeout_s: The longest wait.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            for status in engine.status().instances:
+                await _wanted(engine, status.spec.name)
+            while not _ready(engine).issubset(engine.ready_instances()):
+                await asyncio.sleep(_LEARN_CHECK_S)  # noqa: ASYNC110 - the engine tells nobody
+
+
+def _ready(engine: Engine) -> set[str]:
+    return {status.spec.name for status in engine.status().instances if status.state is State.READY}
 
 
 def _pending(engine: Engine) -> list[InstanceStatus]:
@@ -100,9 +121,21 @@ async def _chat(session: aiohttp.ClientSession, endpoint: str, name: str, model:
             answer.raise_for_status()
         content = json.loads(text)["choices"][0]["message"]["content"]
     except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
-        _log.warning("connectivity test: %s failed: %s; `syshaxctl logs %s` may tell why", name, error, name)
+        _log.warning(
+            "connectivity test: %s failed: %s; `syshaxctl logs %s` may tell why",
+            name,
+            error,
+            name,
+            extra={"instance": name},
+        )
         return
-    _log.info("connectivity test: %s answered in %.1f s: %r", name, time.monotonic() - started_s, content)
+    _log.info(
+        "connectivity test: %s answered in %.1f s: %r",
+        name,
+        time.monotonic() - started_s,
+        content,
+        extra={"instance": name},
+    )
 
 
 def _banner(engine: Engine, model: str, *, dashboard: bool) -> str:

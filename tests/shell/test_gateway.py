@@ -4,6 +4,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -664,3 +665,42 @@ async def test_stop_lets_running_requests_end(make_stand: MakeStand) -> None:
     await stopping
     with pytest.raises(aiohttp.ClientError):
         await ask()
+
+
+async def test_sockets_that_were_handed_over_are_served_beside_the_endpoint(
+    make_stand: MakeStand, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand = await make_stand()
+    with socket.create_server(("127.0.0.1", 0)) as kept:
+        port = kept.getsockname()[1]
+        for configured, endpoint_is_kept in ((port, True), (0, False)):
+            caplog.clear()
+            gateway = Gateway(stand.engine, stand.metrics, max_body_bytes=1000)
+            url = await gateway.start("127.0.0.1", configured, [kept.dup()])
+            waiting = asyncio.create_task(stand.session.get(f"http://127.0.0.1:{port}/health"))
+            await asyncio.wait([waiting], timeout=0.05)
+            assert not waiting.done()
+            await gateway.serve_handed()
+            assert (await waiting).status == 200
+            assert url.endswith(f":{port}") is endpoint_is_kept
+            assert ("syshaxd.socket" in caplog.text) is not endpoint_is_kept
+            for base in {url, f"http://127.0.0.1:{port}"}:
+                async with stand.session.get(f"{base}/health") as response:
+                    assert response.status == 200
+            await gateway.stop(0.0)
+
+
+async def test_a_connection_that_was_just_accepted_gets_its_answer_before_a_stop(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    _, used = await stand.raw()
+    reader, writer = await stand.raw()
+    while len(stand.gateway.connections) < 2:
+        await asyncio.sleep(0.001)
+    stopping = asyncio.create_task(stand.gateway.stop(5.0))
+    await asyncio.sleep(0)
+    body = json.dumps(CHAT).encode()
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    assert (await reader.readline()).split()[1] == b"200"
+    await stopping
+    for each in (used, writer):
+        each.close()

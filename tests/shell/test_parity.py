@@ -119,20 +119,6 @@ async def test_a_new_generation_is_asked_again_and_the_other_instance_is_not(sta
     assert it.asked() == (len(PROMPTS), 2 * len(PROMPTS))
 
 
-async def test_an_instance_that_was_configured_anew_is_asked_where_it_is_now(stack: AsyncExitStack) -> None:
-    it = await stand(stack, weights=1)
-    it.become("gpu")
-    it.become("cpu")
-    await it.report()
-    moved = await stack.enter_async_context(SimInstance(INSTANT))
-    it.specs[Role.CPU] = replace(it.specs[Role.CPU], port=moved.port)
-    it.restart("cpu")
-    it.become("cpu")
-    report = await it.report()
-    assert report.verdict.agreement is Agreement.AGREES
-    assert moved.requests == len(PROMPTS)
-
-
 async def test_rounding_is_noise(stack: AsyncExitStack) -> None:
     it = await stand(stack, rounding_nats=0.1)
     it.become("gpu")

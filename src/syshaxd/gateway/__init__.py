@@ -8,11 +8,13 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from urllib.parse import unquote
 
 from aiohttp import web
 
+from syshaxd.activation import listens_at
 from syshaxd.core.errors import (
     BadRequestError,
     MethodNotAllowedError,
@@ -38,6 +40,7 @@ _BACKLOG = 4096
 _MODEL_PATH = "/v1/models/"
 _IDLE_LIMIT_S = 75.0
 _SWEEP_INTERVAL_S = 5.0
+_FIRST_REQUEST_LIMIT_S = 0.2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _CHAT = "/v1/chat/completions"
 _OFFLOADED_CHAT = "/v1/chat/pd_disagg"
@@ -59,7 +62,8 @@ class Gateway:
 
         self._loop = asyncio.get_running_loop()
         self._front = Front(self._handle, max_body_bytes=max_body_bytes)
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
+        self._handed: Sequence[socket.socket] = ()
         self._sweeper: asyncio.Task[None] | None = None
         self._id_prefix = secrets.token_hex(4)
         self._ids = itertools.count(1)
@@ -73,41 +77,72 @@ class Gateway:
             self._own["/dashboard"] = lambda _: dashboard.page()
             self._own["/dashboard/status.json"] = lambda _: dashboard.status()
 
-    async def start(self, host: str, port: int) -> str:
+    async def start(self, host: str, port: int, handed: Sequence[socket.socket] = ()) -> str:
         """Listens; returns the URL of the endpoint.
+
+        Args:
+            host: The endpoint's address.
+            port: The endpoint's port.
+            handed: Sockets that listen already, at the endpoint's address or elsewhere; connections to them wait for
+                `serve_handed`.
 
         Raises:
             SyshaxError: The address can't be had.
         """
         try:
-            self._server = await self._loop.create_server(
-                lambda: HotConnection(self, self._loop), host, port, backlog=_BACKLOG
-            )
+            if not any(listens_at(ready, host, port) for ready in handed):
+                own = await self._loop.create_server(self._hot_connection, host, port, backlog=_BACKLOG)
+                self._servers.append(own)
+                port = own.sockets[0].getsockname()[1]
+                if handed:
+                    _log.warning(
+                        "syshaxd.socket has not the address of services.conductor (%s:%d), which refuses connections "
+                        "while syshaxd restarts; set its ListenStream= with `systemctl edit syshaxd.socket`",
+                        host,
+                        port,
+                    )
         except OSError as error:
             raise SyshaxError(
                 f"services.conductor: cannot listen on {host}:{port}: {error.strerror or error}. "
                 f"See who has the port (ss -ltnp), or set services.conductor.port to another"
             ) from error
+        self._handed = handed
         self._sweeper = self._loop.create_task(self._sweep())
         shown = f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{self._server.sockets[0].getsockname()[1]}"
+        return f"http://{shown}:{port}"
+
+    async def serve_handed(self) -> None:
+        """Takes the connections of the sockets that were handed over, from now on: also those that have waited."""
+        for ready in self._handed:
+            server = await self._loop.create_server(self._hot_connection, sock=ready, backlog=_BACKLOG)
+            self._servers.append(server)
+
+    def _hot_connection(self) -> HotConnection:
+        return HotConnection(self, self._loop)
 
     async def stop(self, drain_timeout_s: float) -> None:
         """Accepts nothing more, lets running requests end, then closes every connection. May be called again."""
-        if self._server is None or self._sweeper is None:
+        if self._sweeper is None:
             return
         self.stopping = True
-        self._server.close()
+        for server in self._servers:
+            server.close()
         self._sweeper.cancel()
         self._front.pre_shutdown()
-        for connection in list(self.connections):
-            if not connection.busy:
-                connection.close()
-
+        self._close_idle(lambda connection: not connection.fresh)
+        if drain_timeout_s and any(connection.fresh for connection in self.connections):
+            # Their clients have nobody else to send a first request to: the socket may be systemd's, and stay open.
+            await asyncio.sleep(_FIRST_REQUEST_LIMIT_S)
+        self._close_idle(lambda _: True)
         await self._engine.drain(drain_timeout_s)
         for connection in list(self.connections):
             connection.close()
         await self._front.shutdown(1.0)
+
+    def _close_idle(self, which: Callable[[HotConnection], bool]) -> None:
+        for connection in list(self.connections):
+            if not connection.busy and which(connection):
+                connection.close()
 
     async def _sweep(self) -> None:
         """Closes connections that send nothing, or not the whole of a request: one timer for all."""
@@ -142,7 +177,7 @@ class Gateway:
             if isinstance(result, Answer):
                 client.writer()(result.to_bytes())
         except Exception:  # noqa: BLE001 - a bug of ours: the client gets an answer, the log the trace
-            _log.exception("request %s", outgoing.request_id)
+            _log.exception("request %s", outgoing.request_id, extra={"request_id": outgoing.request_id})
             client.writer()(internal_error().to_bytes(close=True))
         finally:
             client.served(keep_alive=keep_alive)
@@ -197,7 +232,7 @@ class Gateway:
                 record.outcome = Outcome.REJECTED
             else:
                 record.outcome = Outcome.FAILED
-                _log.warning("request %s: %s", record.request_id, error)
+                _log.warning("request %s: %s", record.request_id, error, extra={"request_id": record.request_id})
             return answer
         except asyncio.CancelledError:
             record.outcome = Outcome.CLIENT_GONE

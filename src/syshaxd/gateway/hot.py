@@ -44,6 +44,7 @@ class HotConnection(asyncio.Protocol):
         "_paused",
         "_task",
         "_transport",
+        "fresh",
         "idle_since_s",
     )
 
@@ -60,6 +61,8 @@ class HotConnection(asyncio.Protocol):
         self._incomplete: HotRequest | None = None
         self._missing = 0
         self.idle_since_s = loop.time()
+        self.fresh = True
+        """No request has begun on it yet."""
 
     @property
     def busy(self) -> bool:
@@ -119,6 +122,7 @@ class HotConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
+        self.fresh = False
         if self._task is not None:
             self._ahead.append(data)
             if sum(map(len, self._ahead)) > _MAX_AHEAD_BYTES:

@@ -85,14 +85,13 @@ class ParityService:
 
     def on_status(self, status: InstanceStatus) -> None:
         """An instance has changed. A new generation is asked once it is ready; what was known of the old one goes."""
-        name = status.spec.name
-        known = self._known.get(name)
-        if known is None or (known.spec, known.generation) != (status.spec, status.generation):
-            known = self._known[name] = _Known(status.spec, status.generation)
-            for pair in [pair for pair in self._reports if name in pair]:
+        known = self._known[status.spec.name]
+        known.ready = status.state is State.READY
+        if status.generation != known.generation:
+            self._known[status.spec.name] = _Known(known.spec, status.generation, known.ready)
+            for pair in [pair for pair in self._reports if status.spec.name in pair]:
                 del self._reports[pair]
             self._tell()
-        known.ready = status.state is State.READY
         if known.ready:
             self._woken.set()
 

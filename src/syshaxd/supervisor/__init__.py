@@ -295,12 +295,23 @@ class Supervisor:
         try:
             handle = await instance.runtime.adopt(instance.spec)
         except (SyshaxError, OSError) as error:
-            _log.warning("%s: cannot tell whether it runs already: %s", instance.spec.name, error)
+            _log.warning(
+                "%s: cannot tell whether it runs already: %s",
+                instance.spec.name,
+                error,
+                extra={"instance": instance.spec.name},
+            )
             return None
         if handle is None:
             return None
         fault = await instance.prober.ask()
-        _log.info("%s: found running as generation %d (%s)", handle.name, handle.generation, handle.ident)
+        _log.info(
+            "%s: found running as generation %d (%s)",
+            handle.name,
+            handle.generation,
+            handle.ident,
+            extra={"instance": handle.name},
+        )
         return Adopted(handle, healthy=fault is None, age_s=self._clock.time() - handle.started_at_s)
 
     # Events in.
@@ -361,7 +372,9 @@ class Supervisor:
         if status.state is not old.state:
             level = _LOG_LEVELS.get(status.state, logging.INFO)
             text = f"{status.spec.name}: {old.state} -> {status.state} ({status.since_s - old.since_s:.1f} s)"
-            _log.log(level, "%s", f"{text}: {status.reason}" if status.reason else text)
+            _log.log(
+                level, "%s", f"{text}: {status.reason}" if status.reason else text, extra={"instance": status.spec.name}
+            )
         for callback in tuple(self._callbacks):
             try:
                 callback(status)

@@ -132,7 +132,9 @@ class ProcessRuntime:
             return None
         if record.spec_digest == digest(spec):
             return record.handle
-        _log.info("%s: runs with other settings as pid %d: ending it", spec.name, record.pid)
+        _log.info(
+            "%s: runs with other settings as pid %d: ending it", spec.name, record.pid, extra={"instance": spec.name}
+        )
         await self.terminate(record.handle, _MISFIT_GRACE_S)
         return None
 
@@ -142,7 +144,12 @@ class ProcessRuntime:
         for name in sorted(recorded.difference(names)):
             record = await self._find(name)
             if record is not None:
-                _log.info("%s: is not configured any more, and runs as pid %d: ending it", name, record.pid)
+                _log.info(
+                    "%s: is not configured any more, and runs as pid %d: ending it",
+                    name,
+                    record.pid,
+                    extra={"instance": name},
+                )
                 await self.terminate(record.handle, _MISFIT_GRACE_S)
 
     async def _find(self, name: str) -> Record | None:
@@ -254,10 +261,16 @@ class ProcessRuntime:
                 continue
             await asyncio.to_thread(_kill, left)
             if not await _have_ended(left, _KILL_TIMEOUT_S):
-                _log.error("%s: SIGKILL did not end %s", record.name, _pids(left))
+                _log.error("%s: SIGKILL did not end %s", record.name, _pids(left), extra={"instance": record.name})
         count, size_bytes = await asyncio.to_thread(shm.remove_unused, shared_memory)
         if count:
-            _log.info("%s: removed %d files (%d MB) that it left in /dev/shm", record.name, count, size_bytes >> 20)
+            _log.info(
+                "%s: removed %d files (%d MB) that it left in /dev/shm",
+                record.name,
+                count,
+                size_bytes >> 20,
+                extra={"instance": record.name},
+            )
 
 
 def _lock_folder(folder: Path) -> int:
@@ -295,7 +308,7 @@ async def _warn(name: str, log_work: Awaitable[None]) -> None:
     try:
         await log_work
     except OSError as error:
-        _log.warning("%s: its log: %s", name, error)
+        _log.warning("%s: its log: %s", name, error, extra={"instance": name})
 
 
 async def _is_done(watch: asyncio.Task[ExitStatus], timeout_s: float) -> bool:
