@@ -11,3 +11,4 @@ build=$here/../../build/machine
 "$here/numa/setup.sh" "$build/numa" "${1:-x86_64}"
 "$here/shells/setup.sh"
 "$here/docker/setup.sh"
+"$here/package/setup.sh" "$build/package"

@@ -1,0 +1,318 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The package's life on a booted machine, in order: each test goes on where the one before it stopped."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.machine.docker.bed import Bed
+from tests.machine.package.machine import ROOT, Machine
+
+pytestmark = pytest.mark.timeout(300)
+URL = "http://127.0.0.1:8010"
+REPO = ("dnf", "-y", "--quiet", "--disablerepo=*", "--repofrompath=syshax,file:///repo/build/repo", "--nogpgcheck")
+SEED_LINES = (
+    ("services.gpu.port", "8001"),
+    ("services.cpu.port", "8002"),
+    ("services.conductor.port", "8010"),
+    ("models.default", "ds-32b"),
+)
+# What stands for the interpreter of an environment with vLLM.
+ENGINE = """\
+#!/bin/sh
+shift 2
+PYTHONPATH=/usr/lib/syshax/site-packages:/repo/src exec /usr/bin/python3 -B -m syshax_sim --speed 10 "$@"
+"""
+CHAT = {
+    "model": "ds-32b",
+    "messages": [{"role": "user", "content": "Introduce openEuler."}],
+    "stream": True,
+    "max_tokens": 1024,
+}
+# One instance of each kind: a container of the real engine, and a process.
+GPU_LINE = ["services.gpu.runtime", "docker", "services.gpu.container.shm_size", "64m", "services.gpu.container.image"]
+CPU_LINE = ["services.cpu.runtime", "process", "services.cpu.python", "/opt/engine/bin/python"]
+
+
+# The socket's group, of which the daemon is a member where containers are its instances.
+DOCKER_GROUP = 4242
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Bed]:
+    with Bed(ROOT / "build/machine/package/docker") as bed:
+        yield bed
+
+
+@pytest.fixture(scope="module")
+def machine(bed: Bed) -> Iterator[Machine]:
+    with Machine(bed.network, mounts={bed.socket: "/run/docker.sock"}) as machine:
+        yield machine
+
+
+def show(machine: Machine, name: str) -> str:
+    return machine.run("systemctl", "show", "--value", "--property", name, "syshaxd.service")
+
+
+@pytest.fixture(scope="module")
+def engines(machine: Machine, bed: Bed) -> Callable[[], set[str]]:
+    """What runs: the container with its start, and the process."""
+
+    def find() -> set[str]:
+        containers = bed.docker("ps", "--no-trunc", "--quiet").split()
+        starts = [
+            bed.docker("inspect", "--format", "{{.Name}} {{.Id}} {{.State.StartedAt}}", each) for each in containers
+        ]
+        return {*starts, *machine.try_run("pgrep", "-f", "syshax_sim").stdout.split()}
+
+    return find
+
+
+def ready(machine: Machine) -> bool:
+    return machine.try_run("curl", "-sf", f"{URL}/ready?all=1").returncode == 0
+
+
+def restarted(machine: Machine, old_pid: str) -> bool:
+    return show(machine, "MainPID") not in {old_pid, "0"} and show(machine, "ActiveState") == "active"
+
+
+def journal(machine: Machine, *matches: str) -> list[dict[str, str]]:
+    text = machine.run("journalctl", "--output=json", "--no-pager", *matches)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_installing_starts_nothing_and_changes_nothing_that_is_there(machine: Machine) -> None:
+    machine.run(*REPO, "install", "sysHAX-0.3.0-1")
+    assert (
+        machine.try_run("systemctl", "is-enabled", "syshaxd.service", "syshaxd.socket").stdout.split()
+        == ["disabled"] * 2
+    )
+    assert (
+        machine.try_run("systemctl", "is-active", "syshaxd.service", "syshaxd.socket").stdout.split()
+        == ["inactive"] * 2
+    )
+    assert machine.run("rpm", "--verify", "sysHAX", "sysHAX-connector") == ""
+    assert machine.run("stat", "-c", "%U:%G %a", "/etc/syshax", "/var/lib/syshax").splitlines() == [
+        "root:syshax 2755",
+        "syshax:syshax 750",
+    ]
+
+
+def test_the_seeds_lines_make_a_configuration(machine: Machine, bed: Bed) -> None:
+    machine.run("syshax", "init")
+    for key, value in SEED_LINES:
+        machine.run("syshax", "config", key, value)
+    engine = machine.root / "opt/engine/bin/python"
+    engine.parent.mkdir(parents=True)
+    engine.write_text(ENGINE)
+    engine.chmod(0o755)
+    machine.run("syshax", "config", "models.path", "/srv", *GPU_LINE, bed.image, *CPU_LINE)
+    assert machine.run("stat", "-c", "%U:%G %a", "/etc/syshax/config.yaml") == "root:syshax 640"
+
+
+def test_the_administrator_lets_it_use_the_container_engine(machine: Machine, bed: Bed) -> None:
+    os.chown(bed.socket, 0, DOCKER_GROUP)
+    machine.run("groupadd", "--gid", str(DOCKER_GROUP), "docker")
+    folder = machine.root / "etc/systemd/system/syshaxd.service.d"
+    folder.mkdir()
+    (folder / "docker.conf").write_text("[Service]\nSupplementaryGroups=docker\n")
+    machine.run("systemctl", "daemon-reload")
+
+
+def test_it_starts_within_five_seconds(machine: Machine) -> None:
+    started_s = time.monotonic()
+    machine.run("systemctl", "start", "syshaxd")
+    assert show(machine, "ActiveState") == "active"
+    assert time.monotonic() - started_s < 5
+    assert "listening" in show(machine, "StatusText") or "serving" in show(machine, "StatusText")
+
+
+def test_it_answers_the_seeds_curl(machine: Machine) -> None:
+    machine.until("both instances are ready", partial(ready, machine))
+    status = machine.run("syshaxctl", "status")
+    assert re.search(r"gpu.*READY", status, re.IGNORECASE), status
+    assert re.search(r"cpu.*READY", status, re.IGNORECASE), status
+    data = machine.run(
+        "curl", "-sS", f"{URL}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", json.dumps(CHAT)
+    )
+    assert data.endswith("data: [DONE]")
+    machine.until("its status says so", lambda: "serving ds-32b" in show(machine, "StatusText"))
+
+
+def test_the_journal_can_be_filtered_by_instance_and_request(machine: Machine) -> None:
+    assert {entry["MESSAGE"].partition(":")[0] for entry in journal(machine, "INSTANCE=gpu")} >= {"gpu"}
+    assert not [entry for entry in journal(machine, "INSTANCE=gpu") if entry["MESSAGE"].startswith("cpu")]
+
+
+def test_the_sandbox_is_tight(machine: Machine) -> None:
+    text = machine.run("systemd-analyze", "security", "--no-pager", "syshaxd.service")
+    score = re.search(r"exposure level for syshaxd.service: ([\d.]+)", text)
+    assert score, text
+    assert float(score[1]) <= 2.0, text
+
+
+def test_a_killed_daemon_is_restarted_and_adopts_its_instances(
+    machine: Machine, engines: Callable[[], set[str]]
+) -> None:
+    before, pid = engines(), show(machine, "MainPID")
+    machine.run("kill", "-9", pid)
+    machine.until("systemd has restarted it", lambda: restarted(machine, pid))
+    machine.until("both instances are ready", partial(ready, machine))
+    assert engines() == before
+
+
+def test_a_frozen_daemon_is_restarted_by_the_watchdog(machine: Machine, engines: Callable[[], set[str]]) -> None:
+    folder = machine.root / "run/systemd/system/syshaxd.service.d"
+    machine.run("mkdir", "-p", "/run/systemd/system/syshaxd.service.d")
+    machine.run("sh", "-c", "printf '[Service]\\nWatchdogSec=2\\n' >/run/systemd/system/syshaxd.service.d/test.conf")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "syshaxd")
+    machine.until("both instances are ready", partial(ready, machine))
+    before, pid = engines(), show(machine, "MainPID")
+    machine.run("kill", "-STOP", pid)
+    machine.until("systemd has restarted it", lambda: restarted(machine, pid), 30)
+    machine.until("both instances are ready", partial(ready, machine))
+    assert engines() == before
+    assert show(machine, "Result") == "success"
+    text = machine.run("journalctl", "--no-pager", "--unit", "syshaxd")
+    assert "Watchdog timeout" in text
+    assert not folder.exists()  # /run is the machine's own
+    machine.run("rm", "-r", "/run/systemd/system/syshaxd.service.d")
+    machine.run("systemctl", "daemon-reload")
+
+
+def test_a_reload_refuses_a_bad_configuration_and_the_daemon_goes_on(
+    machine: Machine, engines: Callable[[], set[str]]
+) -> None:
+    before, pid = engines(), show(machine, "MainPID")
+    machine.run("systemctl", "reload", "syshaxd")
+    path = machine.root / "etc/syshax/config.yaml"
+    good = path.read_text()
+    path.write_text(good.replace("8001", "80010"))
+    done = machine.try_run("systemctl", "reload", "syshaxd")
+    assert done.returncode != 0
+    machine.until(
+        "the journal tells why", lambda: "services.gpu.port" in machine.run("journalctl", "--no-pager", "-u", "syshaxd")
+    )
+    path.write_text(good)
+    machine.run("systemctl", "reload", "syshaxd")
+    assert (show(machine, "MainPID"), show(machine, "ActiveState")) == (pid, "active")
+    assert ready(machine)
+    assert engines() == before
+
+
+@pytest.mark.parametrize(("verb", "version"), [("upgrade", "0.3.0-2"), ("downgrade", "0.3.0-1")])
+def test_another_version_takes_over_without_losing_a_request(
+    machine: Machine, engines: Callable[[], set[str]], verb: str, version: str
+) -> None:
+    (machine.root / "etc/syshax/environment").write_text("# mine\n")
+    before, pid = engines(), show(machine, "MainPID")
+    load = subprocess.Popen(
+        machine.command("python3", "/repo/tests/machine/package/load.py", URL),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        served = partial(machine.run, "curl", "-sf", f"{URL}/metrics")
+        machine.until("requests flow", lambda: 'placement="gpu"' in served())
+        machine.run(*REPO, verb, "sysHAX")
+        machine.until("the new daemon runs", lambda: restarted(machine, pid))
+        machine.until("both instances are ready", partial(ready, machine))
+        machine.until("requests flow", lambda: 'placement="gpu"' in served())
+        results = json.loads(load.communicate("stop\n", timeout=90)[0])
+    finally:
+        load.kill()
+        load.wait()
+    assert set(results) == {"ok"}
+    assert results["ok"] > 20
+    assert machine.run("rpm", "-q", "--queryformat", "%{VERSION}-%{RELEASE}", "sysHAX") == version
+    assert engines() == before
+    assert (machine.root / "etc/syshax/environment").read_text() == "# mine\n"
+
+
+def test_a_stop_ends_the_instances(machine: Machine, engines: Callable[[], set[str]]) -> None:
+    machine.run("systemctl", "stop", "syshaxd.socket", "syshaxd.service")
+    assert engines() == set()
+    assert show(machine, "Result") == "success"
+    machine.run("systemctl", "start", "syshaxd")
+    machine.until("both instances are ready", partial(ready, machine))
+
+
+def test_removal_leaves_nothing_but_the_administrators_files_and_state(
+    machine: Machine, engines: Callable[[], set[str]]
+) -> None:
+    machine.run("dnf", "-y", "--quiet", "--disablerepo=*", "remove", "sysHAX", "sysHAX-connector")
+    assert engines() == set()
+    assert (
+        machine.try_run("systemctl", "is-active", "syshaxd.service", "syshaxd.socket").stdout.split()
+        == ["inactive"] * 2
+    )
+    find = [
+        "find",
+        "/",
+        "-xdev",
+        "(",
+        "-path",
+        "/repo",
+        "-o",
+        "-path",
+        "/proc",
+        "-o",
+        "-path",
+        "/var/cache",
+        ")",
+        "-prune",
+    ]
+    left = machine.run(*find, "-o", "-ipath", "*syshax*", "-print").splitlines()
+    ours = [path for path in left if not path.startswith(("/var/lib/syshax", "/etc/systemd/system/syshaxd.service.d"))]
+    assert sorted(ours) == ["/etc/syshax", "/etc/syshax/config.yaml", "/etc/syshax/environment.rpmsave"]
+    assert machine.try_run("ls", "/run/syshax").returncode != 0
+
+
+def _contents(arch: str) -> dict[str, str]:
+    """Paths and modes in the package of an architecture."""
+    package = ROOT / f"build/repo/sysHAX-0.3.0-1.{arch}.rpm"
+    listing = subprocess.run(["rpm", "-qplv", package], capture_output=True, text=True, check=True, timeout=60).stdout
+    return {line.split()[-1]: line.split()[0] for line in listing.splitlines()}
+
+
+def test_both_architectures_have_the_same_files_but_for_the_names_of_extension_modules() -> None:
+    plain = [
+        {re.sub(rf"-{arch}-linux-gnu|_{arch}", "", path): mode for path, mode in _contents(arch).items()}
+        for arch in ("x86_64", "aarch64")
+    ]
+    assert plain[0] == plain[1]
+
+
+@pytest.mark.parametrize(("arch", "machine_code"), [("x86_64", 62), ("aarch64", 183)])
+def test_every_extension_module_is_for_its_architecture(arch: str, machine_code: int, tmp_path: Path) -> None:
+    package = ROOT / f"build/repo/sysHAX-0.3.0-1.{arch}.rpm"
+    subprocess.run(f"rpm2cpio {package} | cpio -idm --quiet '*.so'", shell=True, cwd=tmp_path, check=True, timeout=60)
+    modules = list(tmp_path.rglob("*.so"))
+    assert len(modules) > 8
+    for module in modules:
+        header = module.read_bytes()[:20]
+        assert header[:4] == b"\x7fELF"
+        assert int.from_bytes(header[18:20], "little") == machine_code, module
+
+
+def test_rpmlint_finds_nothing_but_what_is_explained() -> None:
+    packages = sorted((ROOT / "build/repo").glob("sysHAX*-1.*.rpm"))
+    done = subprocess.run(
+        ["rpmlint", "--config", ROOT / "packaging/rpm/rpmlint.toml", ROOT / "syshax.spec", *packages],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"0 errors, 0 warnings", done.stdout), done.stdout
