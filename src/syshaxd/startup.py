@@ -60,8 +60,8 @@ async def wait_for_adopted(engine: Engine, timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
             for status in engine.status().instances:
                 await _wanted(engine, status.spec.name)
-            while not _ready(engine).issubset(engine.ready_instances()):
-                await asyncio.sleep(_LEARN_CHECK_S)  # noqa: ASYNC110 - the engine tells nobody
+            while not _ready(engine).issubset(engine.ready_instances()):  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(_LEARN_CHECK_S)
 
 
 def _ready(engine: Engine) -> set[str]:
