@@ -155,7 +155,7 @@ def rank_cache(layers: Sequence[Any], caches: Sequence[torch.Tensor], block_size
         block_size: Of the scheduler's blocks.
 
     Raises:
-        UnknownPackingError: This CPU's packing is no matter of strides.
+        UnknownPackingError: This CPU's packing is no matter of strides, or not told.
     """
     if caches[0].device.type != "cpu":
         return RowCache(caches, block_size)
@@ -163,6 +163,10 @@ def rank_cache(layers: Sequence[Any], caches: Sequence[torch.Tensor], block_size
     isa = getattr(layers[0], "isa", None) or getattr(layers[0].impl, "isa", None)
     if isa is None:
         raise UnknownPackingError("this version of vLLM does not tell how its CPU backend packs K and V")
+    if caches[0].shape[2] != block_size:
+        raise UnknownPackingError(
+            f"blocks of {caches[0].shape[2]} tokens in the CPU's cache, of {block_size} in vLLM's book"
+        )
     return PackedCache(caches, isa)
 
 
