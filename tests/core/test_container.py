@@ -167,8 +167,8 @@ def test_the_connector_is_mounted_where_python_finds_it() -> None:
     found = specs({"models": {"path": "/m"}, "services": {"gpu": {"enabled": False}, "cpu": cpu}})["cpu"]
     assert found.protocol is Protocol.CONNECTOR
     text = line(with_connector(found, "/here/syshax_connector"))
-    assert "--volume /here/syshax_connector:/usr/lib/syshax-connector/syshax_connector:ro" in text
-    assert "--env PYTHONPATH=/usr/lib/syshax-connector:/x" in text
+    assert "--volume /here/syshax_connector:/opt/syshax-connector/syshax_connector:ro" in text
+    assert "--env PYTHONPATH=/opt/syshax-connector:/x" in text
     assert with_connector(only_cpu(), "/here") == only_cpu()
 
 

@@ -18,7 +18,7 @@ DONOR_NAME = "syshax_ipc"
 """That container's name."""
 JOIN = "container:"
 ALL_GPUS = -1
-_CONNECTOR_PATH = "/usr/lib/syshax-connector"
+_CONNECTOR_PATH = "/opt/syshax-connector"
 _BIND_ALL = "0.0.0.0"  # noqa: S104 - inside the container, whose ports are published one by one
 _SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 

@@ -61,7 +61,7 @@ _LAUNCH = (
         permanent=False,
     ),
     _rule(
-        r"bind source path does not exist|invalid mount config|statfs .* no such file",
+        r"bind source path does not exist|invalid mount config|statfs .* no such file|error mounting",
         "a folder to be mounted is not there: see {key}.volumes ({0})",
         permanent=True,
     ),

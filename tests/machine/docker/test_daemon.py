@@ -28,10 +28,10 @@ PORTS = {"gpu": 18001, "cpu": 18002}
 ENDPOINT = 18010
 
 
-def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + LONG_S
+def until(condition: Callable[[], Any], what: str, timeout_s: float = LONG_S) -> Any:
+    deadline = time.monotonic() + timeout_s
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {LONG_S:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.05)
     return value
 
@@ -41,6 +41,9 @@ class Daemon:
     bed: Bed
     folder: Path
     ipc: dict[str, str | None]
+    model: Path = Path("/tmp")
+    services: dict[str, Any] = field(default_factory=dict)
+    """Further keys of each service; `container` is merged."""
     process: subprocess.Popen[bytes] | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -50,15 +53,20 @@ class Daemon:
                 "runtime": "docker",
                 "device": "cpu",
                 "port": port,
-                "container": {"image": self.bed.image, "pull": False, "shm_size": "64m", "ipc": self.ipc[name]},
                 "args": {"dtype": "half", "enable-auto-pd-offload": True},
+            }
+            | self.services.get(name, {})
+            | {
+                "container": {"image": self.bed.image, "pull": False, "shm_size": "1g", "ipc": self.ipc[name]}
+                | self.services.get(name, {}).get("container", {})
             }
             for name, port in PORTS.items()
         }
         config = {
             "services": services | {"conductor": {"port": ENDPOINT}},
-            "models": {"default": "ds-32b", "path": str(self.folder)},
+            "models": {"default": "ds-32b", "path": str(self.model)},
             "docker": {"host": self.bed.url},
+            "offload": {"arena_bytes": 64 << 20},
             "lifecycle": {
                 "backoff_base_s": 0.2,
                 "backoff_cap_s": 1.0,
@@ -91,8 +99,15 @@ class Daemon:
             self.process.send_signal(signal.SIGINT)
             assert self.process.wait(LONG_S) == 0
 
-    def wait_ready(self) -> None:
-        until(self.is_ready, "both instances are ready")
+    def end(self) -> None:
+        """In any case, and shows what it said."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        print(self.log.read_text()[-8000:])
+
+    def wait_ready(self, timeout_s: float = LONG_S) -> None:
+        until(self.is_ready, "both instances are ready", timeout_s)
 
     def is_ready(self) -> bool:
         with suppress(OSError):
@@ -176,10 +191,7 @@ def daemon(bed: Bed, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator
         daemon.stop()
         assert not bed.docker("ps", "--all", "--quiet", "--filter", "label=org.syshax.owner")
     finally:
-        if daemon.process is not None and daemon.process.poll() is None:
-            daemon.process.kill()
-            daemon.process.wait()
-        print(daemon.log.read_text()[-8000:])
+        daemon.end()
 
 
 COUPLED: dict[str, str | None] = {"gpu": None, "cpu": None}
