@@ -18,7 +18,7 @@ _PACKAGES = (
     "aiohttp", "multidict", "yarl", "frozenlist", "propcache", "aiosignal", "attr", "idna", "aiohappyeyeballs",
     "typing_extensions", "syshax_sim",
 )  # fmt: skip
-_PROGRAMS = ("sh", "sleep", "cat", "ls", "rm", "touch", "env")
+_PROGRAMS = ("sh", "sleep", "cat", "ls", "rm", "touch", "env", "lscpu", "readlink")
 _SITE = "/opt/site"
 _SKIPPED = {"test", "site-packages", "__pycache__", "idlelib", "tkinter", "ensurepip", "lib2to3", "turtledemo"}
 _VLLM = """#!{python}
