@@ -3,12 +3,13 @@
 """A booted machine: systemd as PID 1 over a copy-on-write view of the root file system that `setup.sh` has made."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -58,7 +59,7 @@ class Machine:
                     boot, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
             stack.callback(_end, container)
-            self._init_pid = self.until("the machine has a PID 1", lambda: _only_child(container), _BOOT_TIMEOUT_S)
+            self._init_pid = self.until("the machine has a PID 1", lambda: _init_pid(container), _BOOT_TIMEOUT_S)
             self.until("the machine has booted", self._has_booted, _BOOT_TIMEOUT_S)
             self._stack = stack.pop_all()
         return self
@@ -98,18 +99,23 @@ class Machine:
         return found
 
     def _has_booted(self) -> bool:
-        return self.try_run("systemctl", "is-system-running").stdout.strip() in {"running", "degraded"}
+        return self.try_run("timeout", "5", "systemctl", "is-system-running").stdout.strip() in {"running", "degraded"}
 
 
-def _only_child(process: subprocess.Popen[bytes]) -> int:
-    assert process.poll() is None, "systemd-nspawn has ended: its console.log tells why"
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return int(children[0]) if children else 0
+def _init_pid(container: subprocess.Popen[bytes]) -> int:
+    """The process that is PID 1 in the machine; 0: not yet."""
+    assert container.poll() is None, "systemd-nspawn has ended: its console.log tells why"
+    for child in Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split():
+        with suppress(FileNotFoundError):  # a first child only prepares, and ends
+            status = Path(f"/proc/{child}/status").read_text()
+            if re.search(r"^NSpid:.*\s1$", status, re.MULTILINE):
+                return int(child)
+    return 0
 
 
 def _end(container: subprocess.Popen[bytes]) -> None:
     """Powers off; what does not is killed, and with its PID 1 everything in it."""
-    child = 0 if container.poll() is not None else _only_child(container)
+    child = 0 if container.poll() is not None else _init_pid(container)
     container.send_signal(signal.SIGTERM)
     try:
         container.wait(30)
