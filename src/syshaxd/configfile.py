@@ -77,7 +77,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: It can't be read, or is not one YAML mapping.
     """
-    return _plain(_read_text(path))
+    return _plain(read_text(path))
 
 
 def create(path: Path, *, force: bool) -> None:
@@ -93,7 +93,7 @@ def create(path: Path, *, force: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _fault(f"cannot make the folder {path.parent}: {error.strerror}") from error
-    _write(path, INITIAL)
+    write(path, INITIAL)
 
 
 def edit(path: Path, changes: Mapping[str, str | None]) -> None:
@@ -102,7 +102,15 @@ def edit(path: Path, changes: Mapping[str, str | None]) -> None:
     Raises:
         ConfigError: The file would not be a usable configuration afterwards. It is as before, and every fault is named.
     """
-    text = _read_text(path)
+    write(path, edited(read_text(path), changes))
+
+
+def edited(text: str, changes: Mapping[str, str | None]) -> str:
+    """Returns a file's text as `edit` would make it.
+
+    Raises:
+        ConfigError: It would not be a usable configuration. Every fault is named.
+    """
     _plain(text)
     content = _with_comments().load(text) or CommentedMap()
     faults: dict[str, ConfigFault] = {}
@@ -113,12 +121,21 @@ def edit(path: Path, changes: Mapping[str, str | None]) -> None:
             faults.update((fault.key, fault) for fault in error.faults)
     new_text = _dump(content)
     try:
-        instance_specs(parse(_plain(new_text)))
+        instance_specs(parse_file(new_text))
     except ConfigError as error:
         faults = {fault.key: fault for fault in error.faults} | faults
     if faults:
         raise ConfigError(tuple(faults.values()))
-    _write(path, new_text)
+    return new_text
+
+
+def parse_file(text: str) -> Config:
+    """Returns the configuration in a file's text.
+
+    Raises:
+        ConfigError: It is not YAML, or not a usable configuration: every fault at once.
+    """
+    return parse(_plain(text))
 
 
 def _change(content: CommentedMap, key: str, text: str | None) -> CommentedMap:
@@ -181,8 +198,12 @@ def _comment(text: str) -> CommentToken:
     return CommentToken(text, CommentMark(0), None)
 
 
-def _write(path: Path, text: str) -> None:
-    """Replaces the file in one step, and keeps its mode and owner."""
+def write(path: Path, text: str) -> None:
+    """Replaces the file in one step, and keeps its mode and owner.
+
+    Raises:
+        ConfigError: It can't be written.
+    """
     path = path.resolve()  # a symbolic link stays one
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -220,7 +241,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Returns a file's text, unchecked.
+
+    Raises:
+        ConfigError: It can't be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -11,7 +11,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -20,22 +20,24 @@ import aiohttp
 import click
 
 from syshaxd import __version__, activation, binder, configfile, logs, rundir, sdnotify, startup
-from syshaxd.control import ControlServer
+from syshaxd.control import ControlServer, Operations, TlsEndpoint
 from syshaxd.core.bindings import Bound
-from syshaxd.core.config import Config, enabled_services
+from syshaxd.core.config import Config, LifecycleConfig, TcpConfig, enabled_services
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import InstanceStatus, RuntimeKind, State
+from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.handover import Handover, HandoverPolicy
+from syshaxd.leases import Leases
 from syshaxd.metrics import MetricsService
 from syshaxd.monitor import SystemMonitor, probe_health
 from syshaxd.monitor.bindings import BindingMonitor
 from syshaxd.parity import ParityService, ask
+from syshaxd.reconfigure import Reconfigurer
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import read_catalog
 from syshaxd.runner.facts import read_facts
@@ -69,7 +71,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     """Runs sysHAX in the foreground: supervises the instances and serves the OpenAI API.
 
     SIGINT and SIGTERM stop it after the running requests; a second one stops it at once. SIGUSR1 stops only the daemon:
-    instances run on, and the next daemon adopts them.
+    instances run on, and the next daemon adopts them. SIGHUP applies the configuration file.
 
     \b
     Examples:
@@ -80,7 +82,8 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     path = config_path or configfile.default_path()
     logs.setup(log_level)
     try:
-        config = configfile.load(path)
+        text = configfile.read_text(path)
+        config = configfile.parse_file(text)
         bound = binder.bind(config)
     except SyshaxError as error:
         raise click.ClickException(f"{path}:\n{error}") from None
@@ -94,7 +97,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     gc.set_threshold(50_000, 20, 20)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(config, bound))
+            runner.run(serve(path, text, config, bound))
     except SyshaxError as error:
         raise click.ClickException(str(error)) from None
 
@@ -110,35 +113,43 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class _Orders:
-    """What the signals of this process have asked for."""
+    """What signals and operators have asked of this process."""
 
     def __init__(self) -> None:
-        """Listens to them from now on."""
+        """Listens to signals from now on."""
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
-        self.leave_running = False
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        self.leave_running: bool | None = None
+        """Whether instances run on; None: as the configuration says."""
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self.on_stop, number.name)
+        self._loop.add_signal_handler(signal.SIGUSR1, partial(self.on_stop, "SIGUSR1", leave_running=True))
+        self._loop.add_signal_handler(signal.SIGHUP, _log.info, "SIGHUP: still starting, with what the file said then")
 
-    def _on_reload(self) -> None:
-        sdnotify.reloading()
-        _log.info("SIGHUP: a changed configuration counts from the next start; a restart leaves instances running")
-        sdnotify.notify("READY=1")
-
-    def _on_signal(self, number: signal.Signals) -> None:
+    def on_stop(self, who: str, *, leave_running: bool | None = None) -> None:
+        """Somebody wants the daemon to stop; asked again, at once."""
         if self.stop.is_set():
-            _log.info("%s again: stopping at once", number.name)
+            _log.info("%s again: stopping at once", who)
             self.hurry.set()
-        else:
-            self.leave_running = number is signal.SIGUSR1
-            _log.info("%s: stopping; instances %s", number.name, "run on" if self.leave_running else "end")
+            return
+        self.leave_running = leave_running
+        _log.info("%s: stopping%s", who, "; instances run on" if leave_running else "")
         self.stop.set()
 
+    def reload_with(self, reconfigurer: Reconfigurer) -> None:
+        """Has SIGHUP apply the configuration file from now on."""
+        self._loop.add_signal_handler(signal.SIGHUP, self._on_reload, reconfigurer)
 
-async def serve(config: Config, bound: Bound) -> None:
-    """Runs the daemon until it is told to stop."""
+    def _on_reload(self, reconfigurer: Reconfigurer) -> None:
+        task = self._loop.create_task(_reload(reconfigurer))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+
+async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
+    """Runs the daemon with the text of a configuration file until it is told to stop."""
     specs = bound.specs
     orders = _Orders()
     lifecycle = config.lifecycle
@@ -181,30 +192,19 @@ async def serve(config: Config, bound: Bound) -> None:
         )
         runner = Runner(silence_limit_s=config.system.request_timeout)
         stack.callback(runner.close)
-        parity = ParityService(
-            specs,
-            partial(ask, session, timeout_s=config.parity.timeout_s),
-            Bounds(noise_distance=config.parity.noise_distance, max_distance=config.parity.max_distance),
-            enabled=config.parity.enabled,
-        )
+        parity = _parity(config, specs, session)
         handover = Handover(
             specs,
             runner,
             read_facts=partial(read_facts, session),
             pair_allowed=parity.refusal,
-            policy=HandoverPolicy(enabled=config.offload.enabled, migrate=config.offload.migrate),
+            policy=_handover_policy(config),
         )
         parity.subscribe(handover.refresh)
         engine = Engine(
             specs,
             supervisor=supervisor,
-            scheduler=Scheduler(
-                Policy(
-                    gpu_cache_threshold=config.decider.gpu_cache_threshold,
-                    cpu_throughput_threshold=config.decider.cpu_throughput_threshold,
-                    offload_min_prompt_tokens=config.offload.min_prompt_tokens,
-                )
-            ),
+            scheduler=Scheduler(Policy.from_config(config)),
             runner=runner,
             handover=handover,
             snapshot=monitor.latest,
@@ -214,6 +214,10 @@ async def serve(config: Config, bound: Bound) -> None:
             max_queue_wait_s=config.system.max_queue_wait_s,
             bindings=bindings,
         )
+        settled = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine)
+        reconfigurer = Reconfigurer(
+            path, text, config, bound, bind=binder.bind, settle=settled, supervisor=supervisor, engine=engine
+        )
         monitor.subscribe(lambda _: engine.on_snapshot())
         gateway = Gateway(
             engine,
@@ -221,7 +225,18 @@ async def serve(config: Config, bound: Bound) -> None:
             max_body_bytes=config.gateway.max_body_bytes,
             dashboard=Dashboard(engine.status, bound.topology) if config.gateway.dashboard else None,
         )
-        control = ControlServer(engine, rundir.socket_path(config.control.socket))
+        leases = Leases(engine)
+        control = ControlServer(
+            engine,
+            rundir.socket_path(config.control.socket),
+            operations=Operations(
+                engine=engine,
+                reconfigurer=reconfigurer,
+                leases=leases,
+                stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
+            ),
+            tls=_tls_endpoint(config.control.tcp),
+        )
 
         watchdog = asyncio.create_task(sdnotify.feed_watchdog(), name="watchdog")
         await control.start()
@@ -242,15 +257,14 @@ async def serve(config: Config, bound: Bound) -> None:
         ]
         await startup.wait_for_adopted(engine, _ADOPTION_LIMIT_S)
         await gateway.serve_handed()
+        orders.reload_with(reconfigurer)
         start = asyncio.create_task(_show_start(engine, config), name="startup")
         stop = asyncio.create_task(orders.stop.wait(), name="stop")
         await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
         sdnotify.notify("STOPPING=1")
         start.cancel()
-        if not orders.hurry.is_set():
-            await _first(gateway.stop(lifecycle.drain_timeout_s), orders.hurry.wait())
-        await gateway.stop(0.0)
-        await supervisor.shutdown(leave_running=orders.leave_running, drain=False)
+        leases.close()
+        await _end(orders, gateway, supervisor, reconfigurer.config.lifecycle)
         for task in (*tasks, stop, watchdog):
             task.cancel()
         for result in await asyncio.gather(*tasks, start, return_exceptions=True):
@@ -268,6 +282,66 @@ def _start_again(supervisor: Supervisor) -> None:
 
 async def _pid(runtimes: Mapping[RuntimeKind, InstanceRuntime], status: InstanceStatus) -> int | None:
     return None if status.handle is None else await runtimes[status.spec.runtime].pid(status.handle)
+
+
+async def _end(orders: _Orders, gateway: Gateway, supervisor: Supervisor, times: LifecycleConfig) -> None:
+    """Ends the endpoint after its running requests, then the instances unless they are to run on."""
+    if not orders.hurry.is_set():
+        await _first(gateway.stop(times.drain_timeout_s), orders.hurry.wait())
+    await gateway.stop(0.0)
+    leave_running = times.leave_running if orders.leave_running is None else orders.leave_running
+    await supervisor.shutdown(leave_running=leave_running, drain=False)
+
+
+def _parity(config: Config, specs: Sequence[InstanceSpec], session: aiohttp.ClientSession) -> ParityService:
+    its = config.parity
+    return ParityService(
+        specs,
+        partial(ask, session, timeout_s=its.timeout_s),
+        Bounds(noise_distance=its.noise_distance, max_distance=its.max_distance),
+        enabled=its.enabled,
+    )
+
+
+def settle(
+    config: Config, bound: Bound, *, supervisor: Supervisor, runner: Runner, handover: Handover, engine: Engine
+) -> None:
+    """Makes a configuration hold, apart from the instances' lives and what needs a restart."""
+    times, system = config.lifecycle, config.system
+    supervisor.retune(
+        RestartPolicy.from_config(times),
+        probe_interval_s=times.probe_interval_s,
+        probe_timeout_s=times.probe_timeout_s,
+        stop_grace_s=times.stop_grace_s,
+    )
+    runner.silence_limit_s = system.request_timeout
+    handover.set_policy(_handover_policy(config))
+    engine.set_limits(max_queue_size=system.max_queue_size, max_queue_wait_s=system.max_queue_wait_s)
+    engine.set_instances(bound)
+    engine.set_policy(Policy.from_config(config))
+
+
+async def _reload(reconfigurer: Reconfigurer) -> None:
+    """Applies the file, and tells systemd; what goes wrong is in the log, and everything runs on as before."""
+    sdnotify.reloading()
+    try:
+        await reconfigurer.apply()
+    except SyshaxError as error:
+        sdnotify.notify(f"STATUS=the last reload failed: {str(error).splitlines()[0]}")
+    finally:
+        sdnotify.notify("READY=1")
+
+
+def _tls_endpoint(tcp: TcpConfig) -> TlsEndpoint | None:
+    if tcp.port is None or tcp.cert is None or tcp.key is None or tcp.client_ca is None:
+        return None
+    return TlsEndpoint(
+        host=tcp.host, port=tcp.port, cert=Path(tcp.cert), key=Path(tcp.key), client_ca=Path(tcp.client_ca)
+    )
+
+
+def _handover_policy(config: Config) -> HandoverPolicy:
+    return HandoverPolicy(enabled=config.offload.enabled, migrate=config.offload.migrate)
 
 
 async def _show_start(engine: Engine, config: Config) -> None:

@@ -13,18 +13,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from syshaxd import __version__
+from syshaxd.core.bindings import Bound
 from syshaxd.core.errors import (
     InstanceFailedError,
     InstanceTimeoutError,
     NotFoundError,
     OverloadedError,
+    RequestCancelledError,
     SyshaxError,
     UnavailableError,
 )
 from syshaxd.core.estimate import Estimates, observe_answer, observe_loads
+from syshaxd.core.events import EventKind
 from syshaxd.core.parity import ParityReport
-from syshaxd.core.scheduler import Move, Scheduler
-from syshaxd.core.topology import Fault, Settings, Unverified, Verification
+from syshaxd.core.scheduler import Move, Policy, Scheduler
+from syshaxd.core.topology import BindingStatus, Fault, Settings, Unverified, Verification
 from syshaxd.core.types import (
     Cause,
     Decision,
@@ -42,9 +45,11 @@ from syshaxd.core.types import (
     State,
     Wait,
 )
+from syshaxd.events import EventLog
 from syshaxd.handover import Handover
 from syshaxd.monitor.bindings import BindingMonitor
 from syshaxd.parity import ParityService
+from syshaxd.requests import Decided, RequestBook, RunningRequest
 from syshaxd.runner import Downstream, Outgoing, Runner
 from syshaxd.runner.catalog import Catalog, assumed
 from syshaxd.supervisor import Supervisor
@@ -83,6 +88,7 @@ class Engine:
         max_queue_size: int,
         max_queue_wait_s: float,
         bindings: BindingMonitor,
+        events: EventLog | None = None,
     ) -> None:
         self._specs = {spec.name: spec for spec in specs}
         self._supervisor = supervisor
@@ -101,6 +107,9 @@ class Engine:
         self._queue: deque[_Waiting] = deque()
         self._mean_duration_s = 1.0
         self._estimates = Estimates()
+        self.requests = RequestBook()
+        self.events = events or EventLog()
+        self._states: dict[str, State] = {}
         self._drained: asyncio.Future[None] | None = None
         self._ready_changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,6 +118,7 @@ class Engine:
         self._offers: dict[tuple[str, str, str, str | None], tuple[InstanceSpec, ...]] = {}
         self.endpoint = ""
         supervisor.subscribe(self._on_status)
+        bindings.subscribe(self._on_drift)
 
     # Requests.
 
@@ -128,7 +138,25 @@ class Engine:
             UnavailableError: No instance is ready, or no place came free in time.
             InstanceFailedError: Nothing was sent to the client, and no other instance could answer.
             InstanceTimeoutError: As above, and the instance was silent for too long.
+            RequestCancelledError: An operator ended it before anything was sent.
         """
+        running = self.requests.begins(request, record)
+        try:
+            return await self._dispatch(request, outgoing, client, record)
+        except asyncio.CancelledError:
+            if not running.cancelled:
+                raise
+            record.outcome = Outcome.CANCELLED
+            if record.status or running.task is None:
+                raise  # its answer has begun: its connection is closed
+            running.task.uncancel()
+            raise RequestCancelledError("an operator has cancelled this request") from None
+        finally:
+            self.requests.ends(running)
+
+    async def _dispatch(
+        self, request: InferenceRequest, outgoing: Outgoing, client: Downstream, record: RequestRecord
+    ) -> bool:
         body: Mapping[str, Any] | None = None
         if self._handover.pairs:
             request, body = self._handover.examine(request, outgoing)
@@ -227,16 +255,46 @@ class Engine:
         self._offers.clear()
         self._admit()
 
-    def _decide(self, request: InferenceRequest, tried: tuple[str, ...]) -> Decision:
+    def decide(
+        self,
+        request: InferenceRequest,
+        tried: tuple[str, ...] = (),
+        *,
+        snapshot: Snapshot | None = None,
+        inflight: Mapping[str, int] | None = None,
+    ) -> Decision:
+        """Where a request would go now, or under other loads; takes no place.
+
+        Raises:
+            NotFoundError: No instance has such a model or route.
+        """
         return self._scheduler.decide(
             request,
-            self._snapshot(),
-            self._inflight,
+            snapshot or self._snapshot(),
+            self._inflight if inflight is None else inflight,
             self._candidates(request, tried),
             self._handover.pairs,
             queued=len(self._queue),
             estimates=self._estimates,
         )
+
+    def place(self, request: InferenceRequest) -> Decision:
+        """Decides on a request that somebody else carries out; a place that it takes is given back with `release`.
+
+        Raises:
+            NotFoundError: No instance has such a model or route.
+        """
+        decision = Wait((f"{len(self._queue)} requests wait already",)) if self._queue else self.decide(request)
+        self._note(request, (), decision)
+        if isinstance(decision, RunOn | Offload):
+            self._take(decision)
+        return decision
+
+    def _note(self, request: InferenceRequest, tried: tuple[str, ...], decision: Decision) -> None:
+        names = [spec.name for spec in self._candidates(request, tried)]
+        inflight = dict(self._inflight)
+        entry = Decided(time.time(), request, decision, names, inflight, len(self._queue), self._snapshot())
+        self.requests.decisions.append(entry)
 
     def _take(self, placement: Placement) -> None:
         for name in placement.places:
@@ -248,7 +306,8 @@ class Engine:
         """Takes a place, which `release` gives back; None: all are taken, or others wait already (unless `first`)."""
         if self._queue and request.pinned is None and not first:
             return None
-        decision = self._decide(request, tried)
+        decision = self.decide(request, tried)
+        self._note(request, tried, decision)
         if isinstance(decision, RunOn | Offload):
             self._take(decision)
             return decision
@@ -318,7 +377,7 @@ class Engine:
         if request.offload:
             return None  # the client wants it there
         self._inflight[present] -= 1  # its own place is not in its way
-        decision = self._decide(replace(request, whole_because="it has begun already"), ())
+        decision = self.decide(replace(request, whole_because="it has begun already"))
         self._inflight[present] += 1
         if not isinstance(decision, RunOn) or (present, decision.instance) not in self._handover.pairs:
             return None
@@ -332,7 +391,7 @@ class Engine:
             self._admit()
         if self._drained is not None and not self._drained.done() and self._quiet():
             self._drained.set_result(None)
-        if not self._inflight[name] and self._supervisor.status(name).state is State.DRAINING:
+        if not self._inflight[name] and name in self._specs and self._supervisor.status(name).state is State.DRAINING:
             self._supervisor.drained(name)
 
     def _admit(self) -> None:
@@ -342,7 +401,9 @@ class Engine:
             waiting = self._queue.popleft()
             if waiting.place.done():
                 continue
-            decision = self._decide(waiting.request, waiting.tried)
+            decision = self.decide(waiting.request, waiting.tried)
+            if not isinstance(decision, Wait):
+                self._note(waiting.request, waiting.tried, decision)
             if isinstance(decision, RunOn | Offload):
                 self._take(decision)
                 waiting.place.set_result(decision)
@@ -358,6 +419,45 @@ class Engine:
         """When the present queue will have been served, at the present mean duration."""
         places = sum(self._scheduler.places(spec) for spec in self._ready) or 1
         return min(_MAX_RETRY_AFTER_S, math.ceil(1 + len(self._queue) * self._mean_duration_s / places))
+
+    def now_s(self) -> float:
+        """The monotonic time of the records."""
+        return self._loop.time()
+
+    def tokens_so_far(self, running: RunningRequest) -> int:
+        """Tokens of a streamed answer that have come."""
+        return self._handover.tokens_of(running.record) or self._runner.tokens_of(running.record)
+
+    # Settings.
+
+    @property
+    def policy(self) -> Policy:
+        """The thresholds of the decision."""
+        return self._scheduler.policy
+
+    def set_policy(self, policy: Policy) -> None:
+        """Decides by other thresholds from now on."""
+        self._scheduler.policy = policy
+        self._admit()
+
+    def set_limits(self, *, max_queue_size: int, max_queue_wait_s: float) -> None:
+        """Sets the admission queue's limits; a request that waits already keeps its time."""
+        self._max_queue_size = max_queue_size
+        self._max_queue_wait_s = max_queue_wait_s
+
+    def set_instances(self, bound: Bound) -> None:
+        """Places requests on these instances from now on. Those that change or go must not be READY."""
+        specs = bound.specs
+        self._specs = {spec.name: spec for spec in specs}
+        self._bindings.set_bound(bound)
+        self._catalogs = {
+            spec.name: self._catalogs[spec.name] if spec in self._ready else assumed(spec) for spec in specs
+        }
+        self._inflight = {spec.name: self._inflight.get(spec.name, 0) for spec in specs} | {
+            name: count for name, count in self._inflight.items() if count
+        }
+        self._handover.set_instances(specs)
+        self._set_ready(tuple(spec for spec in specs if spec in self._ready))
 
     # Instances.
 
@@ -464,9 +564,19 @@ class Engine:
     def _quiet(self) -> bool:
         return not self._queue and not any(self._inflight.values())
 
+    def _on_drift(self, name: str, status: BindingStatus) -> None:
+        told = "; ".join(drift.detail for drift in status.drifts)
+        self.events.add(EventKind.DRIFT, told or "keeps to its binding again", instance=name)
+
     def _on_status(self, status: InstanceStatus) -> None:
         self._parity.on_status(status)
         spec = status.spec
+        if self._states.get(spec.name) is not status.state:
+            self._states[spec.name] = status.state
+            text = f"{status.state}: {status.reason}" if status.reason else str(status.state)
+            self.events.add(
+                EventKind.STATE, text, instance=spec.name, state=status.state, generation=str(status.generation)
+            )
         was_ready = spec in self._ready
         ready = status.state is State.READY
         if ready != was_ready:
@@ -487,6 +597,8 @@ class Engine:
         except SyshaxError as error:
             _log.warning("%s; taking it for what the configuration says", error, extra={"instance": spec.name})
         await self._handover.learn(spec)
+        if self._specs.get(spec.name) != spec:
+            return  # it has other settings meanwhile
         if self._supervisor.status(spec.name).state is State.READY and spec not in self._ready:
             self._set_ready(
                 tuple(other for other in self._specs.values() if other in self._ready or other.name == spec.name)

@@ -73,9 +73,20 @@ class Handover:
         self.pairs: frozenset[tuple[str, str]] = frozenset()
         """Source and target of every hand-over that is possible."""
 
+    def set_instances(self, specs: Sequence[InstanceSpec]) -> None:
+        """Pairs these instances from now on; what was learnt of one whose spec differs is forgotten."""
+        before, self._specs = self._specs, {spec.name: spec for spec in specs}
+        self._facts = {name: facts for name, facts in self._facts.items() if before.get(name) == self._specs.get(name)}
+        self.refresh()
+
+    def set_policy(self, policy: HandoverPolicy) -> None:
+        """What may be handed over from now on."""
+        self._policy = policy
+        self.refresh()
+
     async def learn(self, spec: InstanceSpec) -> None:
         """Asks an instance that has become ready."""
-        if not self._policy.enabled or spec.protocol is Protocol.NONE:
+        if spec.protocol is Protocol.NONE:
             return
         try:
             self._facts[spec.name] = await self._read_facts(spec)
@@ -181,6 +192,10 @@ class Handover:
             and (cause is not Cause.ROOM or journey.may_return)
         ]
         return sorted(able, key=lambda journey: -journey.tokens)
+
+    def tokens_of(self, record: RequestRecord) -> int:
+        """Tokens that a request's answer has so far; 0: it is not carried here."""
+        return next((journey.tokens for journey in self._journeys if journey.record is record), 0)
 
     def targets_of(self, name: str) -> list[str]:
         """Where an instance can hand over to."""

@@ -112,6 +112,9 @@ def test_a_file_that_is_no_mapping() -> None:
     assert faults_of([1]) == {"": "must be a mapping, not a list"}
 
 
+PORTS = ("services.gpu.port", "services.cpu.port", "services.conductor.port", "control.tcp.port")
+
+
 @pytest.mark.parametrize(
     ("key", "problem"),
     [
@@ -241,7 +244,7 @@ def test_every_default_is_what_its_key_takes() -> None:
         ("gpu.port", "no such key; did you mean services.gpu.port?"),
         (
             "port",
-            "no such key; did you mean services.gpu.port or services.cpu.port or services.conductor.port?",
+            "no such key; did you mean " + " or ".join(PORTS) + "?",
         ),
         ("services.gpu", "holds several values; choose one of them, such as services.gpu.enabled"),
         ("services.gpu.env", "holds several values; choose one of them, such as services.gpu.env.NAME"),
@@ -361,3 +364,16 @@ def test_a_value_where_a_section_should_be() -> None:
 def test_keys_are_frozen_and_plain() -> None:
     assert dataclasses.is_dataclass(describe()[0])
     json.dumps([[key.name, key.allowed, key.default, key.meaning] for key in describe()])
+
+
+def test_a_tcp_port_of_the_control_plane_needs_certificates() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse({"control": {"tcp": {"port": 8010}}})
+    assert [fault.key for fault in caught.value.faults] == [
+        "control.tcp.cert",
+        "control.tcp.key",
+        "control.tcp.client_ca",
+        "control.tcp.port",
+    ]
+    files = {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem"}
+    assert parse({"control": {"tcp": {"port": 8011, **files}}}).control.tcp.port == 8011

@@ -1,6 +1,7 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 import asyncio
+import grp
 import os
 import socket
 import stat
@@ -403,3 +404,25 @@ async def _until(condition: object) -> None:
     async with asyncio.timeout(IN_TIME_S):
         while not await asyncio.to_thread(condition):  # type: ignore[arg-type]
             pass
+
+
+async def test_the_socket_belongs_to_the_group_if_there_is_one(
+    engine: FakeEngine, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    group = grp.getgrgid(os.getgid())
+    server = ControlServer(engine, path, group=group.gr_name)
+    await server.start()
+    info = await asyncio.to_thread(path.stat)
+    assert (info.st_gid, stat.S_IMODE(info.st_mode)) == (group.gr_gid, 0o660)
+    await server.stop()
+    assert not caplog.records
+
+
+async def test_a_group_that_does_not_exist_is_said(
+    engine: FakeEngine, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "syshaxd")
+    server = ControlServer(engine, path, group="no-such-group")
+    await server.start()
+    await server.stop()
+    assert "there is no group no-such-group" in caplog.text

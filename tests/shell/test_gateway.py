@@ -15,7 +15,7 @@ import pytest
 
 from syshaxd.core.http1 import chunk
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import InstanceSpec, Outcome, RequestRecord, Role, Snapshot, State
+from syshaxd.core.types import InferenceRequest, InstanceSpec, Outcome, RequestRecord, Role, RunOn, Snapshot, State
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway
 from syshaxd.handover import Handover, HandoverPolicy
@@ -488,6 +488,66 @@ async def test_a_clients_disconnect_reaches_the_instance_and_frees_the_slot(
     await stand.engine.drain(5)
     assert stand.engine.status().inflight == {"gpu": 0, "cpu": 0}
     assert [record.outcome for record in stand.metrics.records] == [Outcome.CLIENT_GONE]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+async def test_a_request_that_an_operator_cancels_gets_an_error(make_stand: MakeStand, path: str) -> None:
+    stand = await make_stand()
+    begun = asyncio.Event()
+
+    async def answer(request: Request) -> None:
+        begun.set()
+        await request.gone.wait()
+
+    stand.gpu.answer = answer
+    asking = asyncio.create_task(_status_and_text(stand, path, {"X-Request-Id": "mine"}))
+    await begun.wait()
+    assert stand.engine.requests.cancel("other") == 0
+    assert stand.engine.requests.cancel("mine") == 1
+    status, text = await asking
+    assert status == 503
+    assert json.loads(text)["error"]["code"] == "cancelled"
+    await stand.gpu.requests[0].gone.wait()
+    assert stand.engine.status().inflight == {"gpu": 0, "cpu": 0}
+    assert [record.outcome for record in stand.metrics.records] == [Outcome.CANCELLED]
+    assert not stand.engine.requests.running
+
+
+async def _status_and_text(stand: Stand, path: str, headers: dict[str, str]) -> tuple[int, str]:
+    async with stand.post(path=path, headers=headers) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_a_stream_that_an_operator_cancels_loses_its_connection(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+
+    async def answer(request: Request) -> None:
+        await request.send(SSE_HEAD + sse(b'{"i":1}') + sse(b'{"i":2}'))
+        await request.gone.wait()
+
+    stand.gpu.answer = answer
+    async with stand.post(CHAT | {"stream": True}, headers={"X-Request-Id": "mine"}) as got:
+        await got.content.readuntil(b"\n\n")
+        (running,) = stand.engine.requests.find("mine")
+        assert stand.engine.tokens_so_far(running) == 2
+        assert stand.engine.requests.cancel("mine") == 1
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await got.content.read()
+    assert [record.outcome for record in stand.metrics.records] == [Outcome.CANCELLED]
+
+
+async def test_a_request_that_waits_for_a_place_can_be_cancelled(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    places = [
+        stand.engine.place(InferenceRequest(request_id=f"l{number}", model="m", stream=False)) for number in range(9)
+    ]
+    assert all(isinstance(decision, RunOn) for decision in places)
+    asking = asyncio.create_task(_status_and_text(stand, "/v1/chat/completions", {"X-Request-Id": "mine"}))
+    while not stand.engine.status().queued:
+        await asyncio.sleep(0)
+    assert stand.engine.requests.cancel("mine") == 1
+    assert (await asking)[0] == 503
+    assert stand.engine.status().queued == 0
 
 
 async def test_a_slow_reader_slows_the_instance_instead_of_filling_memory(make_stand: MakeStand) -> None:

@@ -15,6 +15,8 @@ from syshaxd.core.errors import SyshaxError
 
 _INTERRUPTED = 130
 
+output_option = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+
 Work = Callable[[ControlClient], Coroutine[Any, Any, None]]
 
 

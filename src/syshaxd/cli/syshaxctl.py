@@ -22,9 +22,11 @@ from rich.text import Text
 from syshaxd import __version__, host, rundir
 from syshaxd.cli import complete, show
 from syshaxd.cli.connection import run
+from syshaxd.cli.control import config, events, reload, shutdown
 from syshaxd.cli.numa import numa
 from syshaxd.cli.parity import parity_table
 from syshaxd.cli.render import render
+from syshaxd.cli.scheduling import cancel, decisions, dry_run, explain, place, policy, report_end, requests
 from syshaxd.cli.top import TopView, watch
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
@@ -63,6 +65,21 @@ def main(context: click.Context, socket: Path | None) -> None:
 
 main.add_command(numa)
 main.add_command(render)
+for command in (
+    config,
+    reload,
+    events,
+    shutdown,
+    requests,
+    cancel,
+    explain,
+    decisions,
+    place,
+    report_end,
+    dry_run,
+    policy,
+):
+    main.add_command(command)
 
 
 @main.command()
@@ -254,6 +271,21 @@ def stop(socket: Path | None, name: str, timeout: float | None, *, wait: bool, n
       syshaxctl stop cpu --now
     """  # noqa: D301
     _command(socket, name, timeout, lambda client: client.stop(name, drain=not now, wait=wait), wait=wait)
+
+
+@main.command()
+@_name_argument
+@_waiting_options
+@click.pass_obj
+def drain(socket: Path | None, name: str, timeout: float | None, *, wait: bool) -> None:
+    """Takes the instance NAME out of service: no new request, and it stops when the running ones have ended.
+
+    \b
+    Examples:
+      syshaxctl drain gpu
+      syshaxctl drain gpu --no-wait
+    """  # noqa: D301
+    _command(socket, name, timeout, lambda client: client.stop(name, drain=True, wait=wait), wait=wait)
 
 
 @main.command()

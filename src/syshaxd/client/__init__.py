@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """ControlClient: the daemon's commands over its admin socket, in the terms of core/types.py."""
 
+import inspect
 import os
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -15,9 +16,13 @@ from urllib.parse import quote
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
+from google.protobuf import json_format
+from google.protobuf.message_factory import GetMessageClass
 
 from syshaxd.api.v1 import admin_pb2 as api
+from syshaxd.api.v1 import scheduling_pb2
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceStub
+from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceStub
 from syshaxd.client import bindings
 from syshaxd.core import errors
 from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
@@ -41,6 +46,13 @@ from syshaxd.core.types import (
 _ANSWER_TIMEOUT_S = 10.0
 # The kernel walks all page tables of an instance.
 _READING_TIMEOUT_S = 60.0
+_ADMIN = api.DESCRIPTOR.services_by_name["AdminService"]
+_SCHEDULING = scheduling_pb2.DESCRIPTOR.services_by_name["SchedulingService"]
+# protobuf 5 gave the option another name.
+_NAMES = ("always_print_fields_with_no_presence", "including_default_value_fields")
+_WITH_DEFAULTS: dict[str, Any] = {
+    next(name for name in _NAMES if name in inspect.signature(json_format.MessageToDict).parameters): True
+}
 _GONE = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED))
 _ERRORS: dict[grpc.StatusCode, type[errors.SyshaxError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.BadRequestError,
@@ -66,6 +78,7 @@ class ControlClient:
     async def __aenter__(self) -> Self:
         self._channel = grpc.aio.insecure_channel(f"unix:{quote(os.fspath(self.path.absolute()))}")
         self._stub: Any = AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._scheduling: Any = SchedulingServiceStub(self._channel)  # type: ignore[no-untyped-call]
         return self
 
     async def __aexit__(
@@ -106,6 +119,26 @@ class ControlClient:
         with self._errors_mapped():
             answer = await self._stub.CompareInstances(api.CompareInstancesRequest(first=first, second=second))
         return _parity(answer.report)
+
+    async def ask(self, method: str, *, timeout_s: float | None = _ANSWER_TIMEOUT_S, **fields: Any) -> dict[str, Any]:
+        """Calls a method of either service, such as `GetConfig`; None: it may take as long as it likes.
+
+        Returns:
+            The answer as plain values, with the keys and the names of enum values of the .proto files.
+        """
+        with self._errors_mapped():
+            answer = await self._method(method)(_request(method, fields), timeout=timeout_s)
+        return _plain(answer)
+
+    async def stream(self, method: str, **fields: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """As `ask`, for a method that answers many times, such as `WatchEvents`."""
+        call = self._method(method)(_request(method, fields))
+        with self._errors_mapped(), self._ended(call):
+            async for answer in call:
+                yield _plain(answer)
+
+    def _method(self, name: str) -> Any:
+        return getattr(self._scheduling if name in _SCHEDULING.methods_by_name else self._stub, name)
 
     async def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncGenerator[str, None]:
         """The instance's output by lines; None: all that is kept. With `follow` it goes on until closed."""
@@ -156,6 +189,16 @@ class ControlClient:
             if code in _GONE:
                 raise UnreachableError(f"no syshaxd answers on {self.path}") from None
             raise _ERRORS.get(code, errors.SyshaxError)(error.details() or code.name) from None
+
+
+def _request(method: str, fields: dict[str, Any]) -> Any:
+    service = _SCHEDULING if method in _SCHEDULING.methods_by_name else _ADMIN
+    kind: Any = GetMessageClass(service.methods_by_name[method].input_type)
+    return json_format.ParseDict(fields, kind())
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    return dict(json_format.MessageToDict(message, preserving_proto_field_name=True, **_WITH_DEFAULTS))
 
 
 def _engine_status(message: api.GetStatusResponse, now_s: float) -> EngineStatus:

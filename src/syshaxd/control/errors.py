@@ -45,6 +45,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # grpc says UNIMPLEMENTED
+        if handler.request_streaming:
+            return handler  # reflection, which is not ours
         streams = handler.response_streaming
         make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
         return make(
@@ -60,6 +62,8 @@ def _mapped(method: Method) -> Any:
             return await method(request, context)
         except errors.SyshaxError as error:
             code, message = status_code(error), str(error)
+        except NotImplementedError:
+            code, message = grpc.StatusCode.UNIMPLEMENTED, "this daemon does not do that"
         except Exception:  # noqa: BLE001 - the last edge before the wire
             _log.exception("an admin call failed: %r", request)
             code, message = grpc.StatusCode.INTERNAL, "an error inside syshaxd; its log tells more"

@@ -14,8 +14,8 @@ import grpc
 
 from syshaxd import __version__
 from syshaxd.api.v1 import admin_pb2 as api
-from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
 from syshaxd.control import bindings, render
+from syshaxd.control.config import DaemonMethods, Operations
 from syshaxd.core.goal import Command, Goal
 from syshaxd.core.parity import ParityReport
 from syshaxd.core.topology import Fault, Settings, Unverified, Verification
@@ -58,10 +58,11 @@ class AdminEngine(Protocol):
         """Where instances run now, against their bindings; an empty name: all. Raises NotFoundError."""
 
 
-class AdminServicer(AdminServiceServicer):
+class AdminServicer(DaemonMethods):
     """Translates between the wire and the Engine. Errors go through to the interceptor."""
 
-    def __init__(self, engine: AdminEngine) -> None:
+    def __init__(self, engine: AdminEngine, operations: Operations | None = None) -> None:
+        super().__init__(operations)
         self._engine = engine
 
     async def GetVersion(self, request: api.GetVersionRequest, context: Context) -> api.GetVersionResponse:

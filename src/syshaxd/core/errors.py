@@ -80,6 +80,10 @@ class UnavailableError(RetryableError):
     """No instance that could serve the request is ready."""
 
 
+class RequestCancelledError(SyshaxError):
+    """An operator has ended the request."""
+
+
 class InstanceFailedError(SyshaxError):
     """The instance broke the connection or answered rubbish."""
 

@@ -10,7 +10,9 @@ Where the GPU can hand over to the CPU, it makes the first token of what the CPU
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Self
 
+from syshaxd.core.config import Config
 from syshaxd.core.estimate import Estimates, predict_offload
 from syshaxd.core.types import (
     Cause,
@@ -47,6 +49,15 @@ class Policy:
     offload_min_prompt_tokens: int = 64
     """Prompts under this are computed where they are decoded: handing them over gains nothing."""
 
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """The thresholds that a configuration names."""
+        return cls(
+            gpu_cache_threshold=config.decider.gpu_cache_threshold,
+            cpu_throughput_threshold=config.decider.cpu_throughput_threshold,
+            offload_min_prompt_tokens=config.offload.min_prompt_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Move:
@@ -63,7 +74,8 @@ class Scheduler:
     """Decides by one policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+        self.policy = policy
+        """May be exchanged at any time."""
 
     def decide(
         self,
@@ -148,14 +160,14 @@ class Scheduler:
 
     def _room(self, gpu: InstanceSpec, load: InstanceLoad, inflight: int) -> int:
         """Streams that a GPU can take back at once, such that it does not have to give them away again soon."""
-        if load.waiting or load.kv_usage_ratio > self._policy.gpu_cache_threshold - _HYSTERESIS:
+        if load.waiting or load.kv_usage_ratio > self.policy.gpu_cache_threshold - _HYSTERESIS:
             return 0
         room = int(gpu.max_num_seqs * (1 - _HYSTERESIS)) - max(load.running, inflight)
         return max(0, min(room, 1 + gpu.max_num_seqs // 8))
 
     def _under_pressure(self, load: InstanceLoad) -> bool:
         """Requests wait, and no KV is left for them: the GPU would preempt."""
-        return load.waiting > 0 and load.kv_usage_ratio > self._policy.gpu_cache_threshold
+        return load.waiting > 0 and load.kv_usage_ratio > self.policy.gpu_cache_threshold
 
     def _offload(
         self,
@@ -198,7 +210,7 @@ class Scheduler:
             ahead: Requests that get the GPU before this one.
             estimates: What the instances were measured to do.
         """
-        long_enough = request.prompt_tokens >= self._policy.offload_min_prompt_tokens
+        long_enough = request.prompt_tokens >= self.policy.offload_min_prompt_tokens
         if gpu is None or request.whole_because or not long_enough:
             return RunOn(cpu.name, (*reasons, f"{cpu.name}: has room"))
         prediction = predict_offload(
@@ -230,7 +242,7 @@ class Scheduler:
 
     def places(self, spec: InstanceSpec) -> int:
         """Requests that an instance gets at most: its slots and a short backlog."""
-        return spec.max_num_seqs + max(1, int(spec.max_num_seqs * self._policy.backlog_ratio))
+        return spec.max_num_seqs + max(1, int(spec.max_num_seqs * self.policy.backlog_ratio))
 
     def _gpu_full(self, spec: InstanceSpec, load: InstanceLoad, inflight: int) -> str:
         """Why the instance can take no more, or an empty text."""
@@ -239,7 +251,7 @@ class Scheduler:
             return f"{running} of {spec.max_num_seqs} slots taken"
         if load.waiting > 0 and load.running > 0:
             return f"{load.waiting} wait behind {load.running} running"
-        if load.kv_usage_ratio > self._policy.gpu_cache_threshold:
+        if load.kv_usage_ratio > self.policy.gpu_cache_threshold:
             return f"KV cache {load.kv_usage_ratio:.0%} used"
         return ""
 
@@ -250,7 +262,7 @@ class Scheduler:
             return f"{running} of {spec.max_num_seqs} slots taken"
         if load.waiting > 0:
             return f"{load.waiting} wait"
-        threshold = self._policy.cpu_throughput_threshold
+        threshold = self.policy.cpu_throughput_threshold
         if load.running > 0 and load.generation_tokens_per_s < threshold:
             return f"{load.generation_tokens_per_s:.1f} tokens/s, under {threshold:g}"
         return ""

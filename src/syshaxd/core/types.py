@@ -321,6 +321,8 @@ class Outcome(StrEnum):
     CLIENT_ERROR = "client_error"
     """Answered with a 4xx other than 429."""
     CLIENT_GONE = "client_gone"
+    CANCELLED = "cancelled"
+    """By an operator."""
     REJECTED = "rejected"
     """429 or 503: no room, or no instance."""
     FAILED = "failed"

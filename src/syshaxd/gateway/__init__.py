@@ -20,6 +20,7 @@ from syshaxd.core.errors import (
     MethodNotAllowedError,
     NotFoundError,
     OverloadedError,
+    RequestCancelledError,
     SyshaxError,
     TooLargeError,
     UnavailableError,
@@ -228,6 +229,8 @@ class Gateway:
             record.status = answer.status
             if isinstance(error, BadRequestError):
                 record.outcome = Outcome.CLIENT_ERROR
+            elif isinstance(error, RequestCancelledError):
+                record.outcome = Outcome.CANCELLED
             elif isinstance(error, OverloadedError | UnavailableError):
                 record.outcome = Outcome.REJECTED
             else:
@@ -235,7 +238,8 @@ class Gateway:
                 _log.warning("request %s: %s", record.request_id, error, extra={"request_id": record.request_id})
             return answer
         except asyncio.CancelledError:
-            record.outcome = Outcome.CLIENT_GONE
+            if record.outcome is not Outcome.CANCELLED:
+                record.outcome = Outcome.CLIENT_GONE
             raise
         finally:
             record.duration_s = self._loop.time() - record.started_at_s

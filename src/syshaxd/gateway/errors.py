@@ -13,6 +13,7 @@ from syshaxd.core.errors import (
     MethodNotAllowedError,
     NotFoundError,
     OverloadedError,
+    RequestCancelledError,
     RetryableError,
     SyshaxError,
     TooLargeError,
@@ -30,6 +31,7 @@ _KINDS: tuple[tuple[type[SyshaxError], int, str, str | None], ...] = (
     (UnavailableError, 503, "service_unavailable_error", "no_instance_ready"),
     (InstanceFailedError, 502, "upstream_error", "instance_failed"),
     (InstanceTimeoutError, 504, "timeout_error", "instance_timeout"),
+    (RequestCancelledError, 503, "service_unavailable_error", "cancelled"),
     (SyshaxError, 500, "internal_error", None),
 )
 

@@ -69,6 +69,12 @@ class BindingMonitor:
         self._known: dict[str, tuple[Handle, BindingStatus]] = {}
         self._said: dict[str, str] = {}
         self._subscribers: list[OnDrift] = []
+        self._rebound = asyncio.Event()
+
+    def set_bound(self, bound: Bound) -> None:
+        """Holds instances to these bindings from now on."""
+        self._bound = bound
+        self._rebound.set()
 
     @property
     def faults(self) -> Mapping[str, tuple[str, ...]]:
@@ -86,10 +92,13 @@ class BindingMonitor:
 
     async def run(self) -> None:
         """Reads every instance that is READY and bound to something, again and again, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for name in self._bound.bindings:
-                group.create_task(self._watch(name))
-            await asyncio.get_running_loop().create_future()  # also where nothing is bound, it ends only if it fails
+        while True:
+            self._rebound.clear()
+            async with asyncio.TaskGroup() as group:
+                watches = [group.create_task(self._watch(name)) for name in self._bound.bindings]
+                await self._rebound.wait()
+                for watch in watches:
+                    watch.cancel()
 
     async def topology(self) -> HostTopology:
         """The host as it is now. Raises TopologyError if it can't be read."""

@@ -22,7 +22,7 @@ class Runner:
     def __init__(self, *, silence_limit_s: float) -> None:
         """`silence_limit_s`: an instance (or a client) that moves nothing for so long is given up."""
         self._loop = asyncio.get_running_loop()
-        self._silence_limit_s = silence_limit_s
+        self.silence_limit_s = silence_limit_s
         self._pools: dict[tuple[str, int], UpstreamPool] = {}
         self._exchanges: set[Exchange] = set()
 
@@ -95,6 +95,11 @@ class Runner:
             self._exchanges.remove(exchange)
             exchange.cancel()
 
+    def tokens_of(self, record: RequestRecord) -> int:
+        """Events that a streamed answer has so far; 0: it is not relayed here."""
+        relays = (exchange for exchange in self._exchanges if isinstance(exchange, Relay))
+        return next((relay.events for relay in relays if relay.record is record), 0)
+
     def _pool(self, spec: InstanceSpec) -> UpstreamPool:
         key = (spec.host, spec.port)
         pool = self._pools.get(key)
@@ -110,8 +115,8 @@ class Runner:
             for pool in self._pools.values():
                 pool.close_idle(IDLE_LIMIT_S - SWEEP_INTERVAL_S)
             for exchange in list(self._exchanges):
-                if exchange.silent_s(now) > self._silence_limit_s:
-                    exchange.timed_out(self._silence_limit_s)
+                if exchange.silent_s(now) > self.silence_limit_s:
+                    exchange.timed_out(self.silence_limit_s)
 
     def close(self) -> None:
         """Closes all idle connections."""

@@ -98,6 +98,11 @@ class Journey:
     # What the Engine says.
 
     @property
+    def record(self) -> RequestRecord:
+        """The measurements of the request."""
+        return self._record
+
+    @property
     def tokens(self) -> int:
         """Tokens that the client has got."""
         return self._answer.tokens

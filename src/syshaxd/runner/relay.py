@@ -80,6 +80,11 @@ class Relay(Exchange):
         self._previous = self._last = b""
         self._write: Callable[[bytes], None]
 
+    @property
+    def record(self) -> RequestRecord:
+        """The measurements of the request."""
+        return self._record
+
     def head(self, head: ResponseHead) -> None:
         """Sink: decides how the body is passed on. Nothing is sent yet."""
         self.progress += 1

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from dataclasses import dataclass, replace
 from functools import partial
 
-from syshaxd.core.errors import LaunchFailedError, NotFoundError, SyshaxError
+from syshaxd.core.errors import ConflictError, LaunchFailedError, NotFoundError, SyshaxError
 from syshaxd.core.lifecycle import (
+    HOLDING,
     PROBED,
     Adopted,
     Drained,
@@ -37,6 +38,7 @@ from syshaxd.core.lifecycle import (
 from syshaxd.core.types import Handle, InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.supervisor.clock import Cancellable, Clock, WallClock
+from syshaxd.supervisor.levels import levels
 from syshaxd.supervisor.prober import Probe, Prober
 
 __all__ = ["Probe", "Supervisor"]
@@ -97,33 +99,43 @@ class Supervisor:
         stop_grace_s: float,
         clock: Clock | None = None,
     ) -> None:
+        self._runtimes = runtimes
+        self._probe = probe
         self._policy = policy
         self._probe_interval_s = probe_interval_s
+        self._probe_timeout_s = probe_timeout_s
         self._stop_grace_s = stop_grace_s
         self._clock = clock or WallClock()
-        self._instances = {
-            spec.name: _Instance(
-                status=InstanceStatus(spec=spec, since_s=self._clock.time()),
-                runtime=runtimes[spec.runtime],
-                policy=policy.for_external() if spec.runtime is RuntimeKind.EXTERNAL else policy,
-                lifecycle=Lifecycle(blocked_by=spec.depends_on),
-                prober=Prober(
-                    spec,
-                    probe,
-                    timeout_s=probe_timeout_s,
-                    clock=self._clock,
-                    spawn=self._spawn,
-                    report=partial(self._on_probe, spec.name),
-                ),
-            )
-            for spec in specs
-        }
-        self._levels = _levels(specs)
+        self._instances = {spec.name: self._make(spec, Lifecycle(blocked_by=spec.depends_on)) for spec in specs}
+        self._retired: dict[str, int] = {}
+        self._levels = levels(specs)
         self._events: asyncio.Queue[tuple[_Instance, Event] | None] = asyncio.Queue()
         self._callbacks: list[Callback] = []
         self._tasks = asyncio.TaskGroup()
         self._has_begun = False
         self._ended = asyncio.Event()
+
+    def _make(self, spec: InstanceSpec, lifecycle: Lifecycle) -> _Instance:
+        return _Instance(
+            status=InstanceStatus(spec=spec, generation=lifecycle.generation, since_s=self._clock.time()),
+            runtime=self._runtimes[spec.runtime],
+            policy=self._policy_of(spec),
+            lifecycle=lifecycle,
+            prober=self._prober(spec),
+        )
+
+    def _policy_of(self, spec: InstanceSpec) -> RestartPolicy:
+        return self._policy.for_external() if spec.runtime is RuntimeKind.EXTERNAL else self._policy
+
+    def _prober(self, spec: InstanceSpec) -> Prober:
+        return Prober(
+            spec,
+            self._probe,
+            timeout_s=self._probe_timeout_s,
+            clock=self._clock,
+            spawn=self._spawn,
+            report=partial(self._on_probe, spec.name),
+        )
 
     # Commands.
 
@@ -157,6 +169,52 @@ class Supervisor:
     def note_launch(self, name: str, generation: int, text: str) -> None:
         """What a launch that takes long is doing: shown as the reason, and the time to start begins anew."""
         self._post(self._get(name), LaunchNoted(generation, text))
+
+    def retune(
+        self, policy: RestartPolicy, *, probe_interval_s: float, probe_timeout_s: float, stop_grace_s: float
+    ) -> None:
+        """Sets the times and limits that hold from now on; timers that run keep theirs."""
+        self._policy = policy
+        self._probe_interval_s = probe_interval_s
+        self._probe_timeout_s = probe_timeout_s
+        self._stop_grace_s = stop_grace_s
+        for instance in self._instances.values():
+            instance.policy = self._policy_of(instance.spec)
+            instance.prober.timeout_s = probe_timeout_s
+
+    async def reconfigure(self, specs: Sequence[InstanceSpec]) -> None:
+        """Supervises these instances from now on, once all commands so far have been taken up.
+
+        Those whose spec stays live on untouched. What is new, or has another spec, is STOPPED and not wanted.
+
+        Raises:
+            ConflictError: An instance that is to change or to go is not STOPPED, or wanted. Nothing has changed.
+        """
+        while self._events.qsize():
+            await self._events.join()
+        kept = {spec.name: spec for spec in specs}
+        for name, instance in self._instances.items():
+            if kept.get(name) != instance.spec and (
+                instance.status.wanted or instance.status.state is not State.STOPPED
+            ):
+                raise ConflictError(f"{name} is {instance.status.state}; it must be stopped before its settings change")
+        self._retired |= {name: instance.lifecycle.generation for name, instance in self._instances.items()}
+        before, self._instances = self._instances, {}
+        for spec in specs:
+            old = before.get(spec.name)
+            if old is not None and old.spec == spec:
+                self._instances[spec.name] = old
+                continue
+            # Generations go on: what is left of an earlier one, in a record or a log, is never taken for this one.
+            its = Lifecycle(blocked_by=self._missing(spec), generation=self._retired.get(spec.name, 0))
+            self._instances[spec.name] = new = self._make(spec, its)
+            new.terminating = None if old is None else old.terminating
+        self._levels = levels(specs)
+
+    def _missing(self, spec: InstanceSpec) -> str | None:
+        """The dependency, if it is not up."""
+        other = self._instances.get(spec.depends_on or "")
+        return None if other is not None and other.lifecycle.state in HOLDING else spec.depends_on
 
     # What is known.
 
@@ -341,7 +399,8 @@ class Supervisor:
                     self._handle(other, news)
 
     def _on_probe(self, name: str, generation: int, fault: str | None) -> None:
-        instance = self._instances[name]
+        if (instance := self._instances.get(name)) is None:
+            return
         counts = not instance.runtime.is_away()
         event = ProbeSucceeded(generation) if fault is None else ProbeFailed(generation, fault, counts)
         self._post(instance, event)
@@ -423,20 +482,3 @@ class Supervisor:
 
 def _text(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _levels(specs: Sequence[InstanceSpec]) -> list[tuple[str, ...]]:
-    """Names by depth: those that depend on nothing, those that depend on them, and so on."""
-    depth: dict[str, int] = {}
-    depends_on = {spec.name: spec.depends_on for spec in specs}
-
-    def depth_of(name: str) -> int:
-        if name not in depth:
-            other = depends_on[name]
-            depth[name] = 0 if other is None else depth_of(other) + 1
-        return depth[name]
-
-    names: dict[int, list[str]] = {}
-    for spec in specs:
-        names.setdefault(depth_of(spec.name), []).append(spec.name)
-    return [tuple(names[level]) for level in sorted(names)]

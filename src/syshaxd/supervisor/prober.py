@@ -24,7 +24,7 @@ class Prober:
     ) -> None:
         self._spec = spec
         self._probe = probe
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._clock = clock
         self._spawn = spawn
         self._report = report
@@ -35,7 +35,7 @@ class Prober:
     async def ask(self) -> str | None:
         """Returns what is wrong with the instance; None: nothing."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 await self._probe(self._spec)
         except (SyshaxError, OSError) as error:
             return str(error) or type(error).__name__

@@ -3,6 +3,7 @@
 import grpc
 
 from syshaxd.api.v1 import admin_pb2 as syshaxd_dot_api_dot_v1_dot_admin__pb2
+from syshaxd.api.v1 import config_pb2 as syshaxd_dot_api_dot_v1_dot_config__pb2
 
 
 class AdminServiceStub(object):
@@ -63,6 +64,41 @@ class AdminServiceStub(object):
                 '/syshaxd.api.v1.AdminService/VerifyBinding',
                 request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingRequest.SerializeToString,
                 response_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingResponse.FromString,
+                )
+        self.GetConfig = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/GetConfig',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.GetConfigRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.GetConfigResponse.FromString,
+                )
+        self.SetConfig = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/SetConfig',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.SetConfigRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.SetConfigResponse.FromString,
+                )
+        self.ValidateConfig = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/ValidateConfig',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ValidateConfigRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ValidateConfigResponse.FromString,
+                )
+        self.ApplyConfig = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/ApplyConfig',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ApplyConfigRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ApplyConfigResponse.FromString,
+                )
+        self.ReloadConfig = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/ReloadConfig',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigResponse.FromString,
+                )
+        self.WatchEvents = channel.unary_stream(
+                '/syshaxd.api.v1.AdminService/WatchEvents',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.WatchEventsResponse.FromString,
+                )
+        self.Shutdown = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/Shutdown',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ShutdownRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ShutdownResponse.FromString,
                 )
 
 
@@ -142,6 +178,57 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetConfig(self, request, context):
+        """The configuration that holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetConfig(self, request, context):
+        """Edits the file, comments kept; it holds once it is applied. INVALID_ARGUMENT: every fault, and the file is as before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateConfig(self, request, context):
+        """All faults of a configuration, or what applying it would change. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApplyConfig(self, request, context):
+        """Makes a text the configuration: changed instances are drained and launched again, and the call ends when they are
+        READY. FAILED_PRECONDITION: one did not get READY, and the former configuration holds again. INVALID_ARGUMENT: every
+        fault, and nothing has changed. Ending the call earlier, as by a deadline, does not end the change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReloadConfig(self, request, context):
+        """The same with the file's text, as SIGHUP does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEvents(self, request, context):
+        """What has happened, oldest first: states, configuration, drift, hand-overs. The latest 1000 events are kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Shutdown(self, request, context):
+        """Ends the daemon after the running requests, as SIGTERM does. Answered when the end has begun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -194,6 +281,41 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.VerifyBinding,
                     request_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingRequest.FromString,
                     response_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingResponse.SerializeToString,
+            ),
+            'GetConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConfig,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.GetConfigRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.GetConfigResponse.SerializeToString,
+            ),
+            'SetConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConfig,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.SetConfigRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.SetConfigResponse.SerializeToString,
+            ),
+            'ValidateConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateConfig,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ValidateConfigRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ValidateConfigResponse.SerializeToString,
+            ),
+            'ApplyConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyConfig,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ApplyConfigRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ApplyConfigResponse.SerializeToString,
+            ),
+            'ReloadConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadConfig,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.WatchEventsRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'Shutdown': grpc.unary_unary_rpc_method_handler(
+                    servicer.Shutdown,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ShutdownRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ShutdownResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -372,5 +494,124 @@ class AdminService(object):
         return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/VerifyBinding',
             syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingRequest.SerializeToString,
             syshaxd_dot_api_dot_v1_dot_admin__pb2.VerifyBindingResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/GetConfig',
+            syshaxd_dot_api_dot_v1_dot_config__pb2.GetConfigRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_config__pb2.GetConfigResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SetConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/SetConfig',
+            syshaxd_dot_api_dot_v1_dot_config__pb2.SetConfigRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_config__pb2.SetConfigResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ValidateConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/ValidateConfig',
+            syshaxd_dot_api_dot_v1_dot_config__pb2.ValidateConfigRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_config__pb2.ValidateConfigResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ApplyConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/ApplyConfig',
+            syshaxd_dot_api_dot_v1_dot_config__pb2.ApplyConfigRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_config__pb2.ApplyConfigResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ReloadConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/ReloadConfig',
+            syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/syshaxd.api.v1.AdminService/WatchEvents',
+            syshaxd_dot_api_dot_v1_dot_config__pb2.WatchEventsRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_config__pb2.WatchEventsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Shutdown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/Shutdown',
+            syshaxd_dot_api_dot_v1_dot_config__pb2.ShutdownRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_config__pb2.ShutdownResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

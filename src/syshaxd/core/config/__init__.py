@@ -29,6 +29,7 @@ from syshaxd.core.config.schema import (
     LifecycleConfig,
     ModelParams,
     ServiceConfig,
+    TcpConfig,
     enabled_services,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "LifecycleConfig",
     "ModelParams",
     "ServiceConfig",
+    "TcpConfig",
     "describe",
     "enabled_services",
     "find_key",

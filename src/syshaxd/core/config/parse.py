@@ -77,6 +77,14 @@ def _faults_between_keys(config: Config) -> Iterator[ConfigFault]:
                 yield ConfigFault(f"{key}.model", "needed with runtime `process`, here or as models.path")
         if service.runtime is RuntimeKind.DOCKER:
             yield from _faults_of_container(config, name)
+    tcp = config.control.tcp
+    if tcp.port is not None:
+        for name in ("cert", "key", "client_ca"):
+            if getattr(tcp, name) is None:
+                yield ConfigFault(f"control.tcp.{name}", "needed with control.tcp.port: a PEM file")
+        other = taken.setdefault(_place(tcp.host, tcp.port), "control.tcp.port")
+        if other != "control.tcp.port":
+            yield ConfigFault("control.tcp.port", f"{tcp.port} is taken by {other} already")
     if config.lifecycle.backoff_cap_s < config.lifecycle.backoff_base_s:
         yield ConfigFault("lifecycle.backoff_cap_s", "must not be under lifecycle.backoff_base_s")
 

@@ -327,6 +327,10 @@ class LifecycleConfig(Section):
     max_attempts: Count = Field(8, description="Failed launches in a row after which the instance stays FAILED.")
     stable_s: Seconds = Field(60.0, description="Seconds of good health after which failed attempts are forgotten.")
     drain_timeout_s: Seconds = Field(30.0, description="Seconds that running requests get to end before a stop.")
+    leave_running: bool = Field(
+        False,
+        description="Whether instances run on when syshaxd stops, for the next one to take them over (an upgrade).",
+    )
     stop_grace_s: Seconds = Field(15.0, description="Seconds between asking an instance to end and forcing it.")
 
 
@@ -337,6 +341,16 @@ class GatewayConfig(Section):
     max_body_bytes: Count = Field(32 * 1024 * 1024, description="Largest request body; a larger one gets 413.")
 
 
+class TcpConfig(Section):
+    """The control plane over TCP, for clients that prove who they are with a certificate (mutual TLS)."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address of the control plane's TCP port.")
+    port: Port | None = Field(None, description="TCP port of the control plane. Unset: the socket only.")
+    cert: str | None = Field(None, description="The daemon's certificate with its chain: a PEM file.")
+    key: str | None = Field(None, description="Its private key: a PEM file.")
+    client_ca: str | None = Field(None, description="Who signs clients' certificates: a PEM file.")
+
+
 class ControlConfig(Section):
     """The control plane."""
 
@@ -344,6 +358,7 @@ class ControlConfig(Section):
         None,
         description="Path of the admin socket. Unset: /run/syshax as a service, else in the user's runtime folder.",
     )
+    tcp: TcpConfig = Field(default_factory=TcpConfig, description="The control plane over TCP, with mutual TLS.")
 
 
 class Config(Section):

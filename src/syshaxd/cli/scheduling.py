@@ -1,0 +1,246 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""syshaxctl's words for requests and where they go."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from syshaxd.cli import show
+from syshaxd.cli.connection import output_option, run
+from syshaxd.client import ControlClient
+
+_LOADS = {"running": int, "waiting": int, "kv_usage_ratio": float, "generation_tokens_per_s": float}
+
+
+def _query_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--pinned", default="", help="The instance on which it must run."),
+        click.option("--max-tokens", type=click.IntRange(min=1), help="Limit of the answer."),
+        click.option("--prompt-tokens", type=click.IntRange(min=0), default=0, help="Length of the prompt."),
+        click.option("--path", default="", help="Route. Unset: /v1/chat/completions."),
+        click.option("--model", default="", help="Unset: any."),
+    ):
+        command = option(command)
+    return command
+
+
+def _query(model: str, path: str, prompt_tokens: int, max_tokens: int | None, pinned: str) -> dict[str, Any]:
+    query = {"model": model, "path": path, "prompt_tokens": prompt_tokens, "pinned": pinned}
+    return query if max_tokens is None else query | {"max_tokens": max_tokens}
+
+
+@click.command()
+@output_option
+@click.pass_obj
+def requests(socket: Path | None, output: str) -> None:
+    """Lists the requests being answered or waiting for a place, oldest first.
+
+    \b
+    Examples:
+      syshaxctl requests
+      syshaxctl requests -o json | jq '.[] | select(.age_s > 60)'
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        found = (await client.ask("ListRequests"))["requests"]
+        if output == "json":
+            click.echo(json.dumps(found, indent=2))
+            return
+        table = Table(box=None, pad_edge=False)
+        for name in ("REQUEST", "ROUTE", "INSTANCE", "AGE", "TOKENS"):
+            table.add_column(name)
+        for its in found:
+            where = its["placement"] or "(queue)"
+            table.add_row(
+                Text(its["request_id"]),
+                Text(its["path"]),
+                Text(f"{where} (leased)" if its["leased"] else where),
+                show.duration_text(its["age_s"]),
+                str(its["tokens"]) if its["stream"] else "-",
+            )
+        show.console().print(table)
+
+    run(socket, work)
+
+
+@click.command()
+@click.argument("request_id")
+@click.pass_obj
+def cancel(socket: Path | None, request_id: str) -> None:
+    """Ends the request REQUEST_ID: its client gets an error, or loses its connection if the answer has begun.
+
+    \b
+    Examples:
+      syshaxctl cancel 5f1c22ab-1f
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        count = (await client.ask("CancelRequest", request_id=request_id))["cancelled"]
+        click.echo(f"{count} cancelled")
+
+    run(socket, work)
+
+
+@click.command()
+@click.argument("request_id")
+@output_option
+@click.pass_obj
+def explain(socket: Path | None, request_id: str, output: str) -> None:
+    """Tells why the request REQUEST_ID went where it went, and how it ended. Answers carry the id as X-Request-Id.
+
+    \b
+    Examples:
+      syshaxctl explain 5f1c22ab-1f
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        answer = await client.ask("ExplainDecision", request_id=request_id)
+        if output == "json":
+            click.echo(json.dumps(answer, indent=2))
+            return
+        for entry in answer["decisions"]:
+            click.echo(_entry_text(entry))
+            for its in entry["candidates"]:
+                loads = ", ".join(f"{name}={its[name]:g}" for name in _LOADS if name in its)
+                click.echo(f"    {its['name']}: inflight={its['inflight']} {loads}".rstrip())
+        for end in answer["ends"]:
+            click.echo(f"ended: {end['outcome']} after {end['duration_s']:.3f} s, {end['tokens_out']} tokens")
+
+    run(socket, work)
+
+
+@click.command()
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Last ones to show.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
+@output_option
+@click.pass_obj
+def decisions(socket: Path | None, lines: int, output: str, *, follow: bool) -> None:
+    """Shows where requests went, and why. JSON comes as one line for each decision.
+
+    \b
+    Examples:
+      syshaxctl decisions -n 20
+      syshaxctl decisions -f -o json | jq -r .decision.decode
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        async with aclosing(client.stream("WatchDecisions", last=lines, follow=follow)) as answers:
+            async for answer in answers:
+                entry = answer["decision"]
+                click.echo(json.dumps(entry) if output == "json" else _entry_text(entry))
+
+    run(socket, work)
+
+
+@click.command()
+@_query_options
+@click.option("--ttl", "ttl_s", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True,
+              help="Seconds until the place is given back by itself.")  # fmt: skip
+@click.pass_obj
+def place(socket: Path | None, /, ttl_s: float, **query: Any) -> None:
+    """Takes a place for a request that somebody else carries out, and prints decision and lease as JSON.
+
+    \b
+    Examples:
+      syshaxctl place --model ds-32b --prompt-tokens 2000
+      syshaxctl report-end "$(syshaxctl place | jq -r .lease_id)"
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        click.echo(json.dumps(await client.ask("PlaceRequest", query=_query(**query), ttl_s=ttl_s), indent=2))
+
+    run(socket, work)
+
+
+@click.command("report-end")
+@click.argument("lease_id")
+@click.option("--failed", is_flag=True, help="It did not succeed.")
+@click.pass_obj
+def report_end(socket: Path | None, lease_id: str, *, failed: bool) -> None:
+    """Gives the place of the lease LEASE_ID back.
+
+    \b
+    Examples:
+      syshaxctl report-end 0f3e...
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        await client.ask("ReportEnd", lease_id=lease_id, failed=failed)
+
+    run(socket, work)
+
+
+@click.command("dry-run")
+@_query_options
+@click.option("--load", "loads", multiple=True, metavar="NAME:KEY=VALUE[,...]", help="A load to assume, see Examples.")
+@output_option
+@click.pass_obj
+def dry_run(socket: Path | None, /, loads: Sequence[str], output: str, **query: Any) -> None:
+    """Tells where a request would go now, or under loads that are given. Changes nothing.
+
+    \b
+    Examples:
+      syshaxctl dry-run --prompt-tokens 2000
+      syshaxctl dry-run --load gpu:running=256,waiting=3,kv_usage_ratio=0.95
+    """  # noqa: D301
+    assumed = dict(map(_load, loads))
+
+    async def work(client: ControlClient) -> None:
+        answer = await client.ask("DryRun", query=_query(**query), loads=assumed)
+        click.echo(json.dumps(answer["decision"], indent=2) if output == "json" else _decision_text(answer["decision"]))
+
+    run(socket, work)
+
+
+@click.command()
+@click.option("--gpu-cache-threshold", type=float, help="KV-cache usage (0..1) from which the GPU counts as full.")
+@click.option("--cpu-throughput-threshold", type=float, help="Tokens/s under which the CPU gets no more; 0: no rule.")
+@click.option("--offload-min-prompt-tokens", type=int, help="Shorter prompts are computed where they are decoded.")
+@output_option
+@click.pass_obj
+def policy(socket: Path | None, /, output: str, **values: float | None) -> None:
+    """Shows the thresholds of placement, or sets some until the next reload or restart.
+
+    \b
+    Examples:
+      syshaxctl policy
+      syshaxctl policy --gpu-cache-threshold 0.8
+    """  # noqa: D301
+    given = {name: value for name, value in values.items() if value is not None}
+
+    async def work(client: ControlClient) -> None:
+        answer = await (client.ask("SetPolicy", policy=given) if given else client.ask("GetPolicy"))
+        its = answer["policy"]
+        click.echo(json.dumps(its) if output == "json" else "\n".join(f"{name} = {its[name]:g}" for name in its))
+
+    run(socket, work)
+
+
+def _load(text: str) -> tuple[str, dict[str, float]]:
+    name, _, rest = text.partition(":")
+    try:
+        parts = dict(part.split("=", 1) for part in rest.split(","))
+        return name, {key: _LOADS[key](value) for key, value in parts.items()}
+    except (ValueError, KeyError):
+        raise click.BadParameter(
+            f"{text!r} is not like gpu:running=3,kv_usage_ratio=0.5 (keys: {', '.join(_LOADS)})", param_hint="--load"
+        ) from None
+
+
+def _entry_text(entry: Mapping[str, Any]) -> str:
+    at = time.strftime("%H:%M:%S", time.localtime(entry["at_s"]))
+    return f"{at}  {entry['request_id']}  {_decision_text(entry['decision'])}"
+
+
+def _decision_text(decision: Mapping[str, Any]) -> str:
+    kind = decision["kind"].removeprefix("DECISION_KIND_").lower().replace("_", " ")
+    where = "+".join(dict.fromkeys(name for name in (decision["prefill"], decision["decode"]) if name))
+    return f"{kind} {where}".rstrip() + f": {'; '.join(decision['reasons'])}"

@@ -1,0 +1,137 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+# ruff: noqa: N802, D102 - admin.proto names and explains the methods
+"""The admin service's methods on the daemon itself: configuration, events, shutdown."""
+
+import json
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from syshaxd.api.v1 import config_pb2 as api
+from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
+from syshaxd.core.changes import Changes
+from syshaxd.core.config import describe, find_key, get_value, is_secret
+from syshaxd.core.events import Event
+from syshaxd.engine import Engine
+from syshaxd.leases import Leases
+from syshaxd.reconfigure import Reconfigurer
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operations:
+    """What the control plane commands beside the instances."""
+
+    engine: Engine
+    reconfigurer: Reconfigurer
+    leases: Leases
+    stop: Callable[[bool | None], None]
+    """Begins the daemon's end; tells whether the instances run on, None: as the configuration says."""
+
+
+class DaemonMethods(AdminServiceServicer):
+    """Translates between the wire and the daemon's own commands. Without operations they are unimplemented."""
+
+    def __init__(self, operations: Operations | None) -> None:
+        self._operations = operations
+
+    @property
+    def _there(self) -> Operations:
+        if self._operations is None:
+            raise NotImplementedError
+        return self._operations
+
+    async def GetConfig(self, request: api.GetConfigRequest, context: Context) -> api.GetConfigResponse:
+        reconfigurer = self._there.reconfigurer
+        values = reconfigurer.config.model_dump(mode="json")
+        for key in request.keys:
+            find_key(key)
+        names = request.keys or [key.name for key in describe()]
+        return api.GetConfigResponse(
+            path=str(reconfigurer.path),
+            values=[value for name in names for value in _values(values, name)],
+            file_differs=await reconfigurer.file_differs(),
+        )
+
+    async def SetConfig(self, request: api.SetConfigRequest, context: Context) -> api.SetConfigResponse:
+        reconfigurer = self._there.reconfigurer
+        await reconfigurer.edit({**request.values, **dict.fromkeys(request.unset)})
+        error, would = await reconfigurer.check()
+        if error is not None:
+            raise error
+        return api.SetConfigResponse(would_change=_changes(would))
+
+    async def ValidateConfig(self, request: api.ValidateConfigRequest, context: Context) -> api.ValidateConfigResponse:
+        error, would = await self._there.reconfigurer.check(request.text if request.HasField("text") else None)
+        faults = () if error is None else error.faults
+        return api.ValidateConfigResponse(
+            faults=[api.ConfigFault(key=fault.key, problem=fault.problem) for fault in faults],
+            would_change=_changes(would),
+        )
+
+    async def ApplyConfig(self, request: api.ApplyConfigRequest, context: Context) -> api.ApplyConfigResponse:
+        return api.ApplyConfigResponse(changes=_changes(await self._there.reconfigurer.apply(request.text)))
+
+    async def ReloadConfig(self, request: api.ReloadConfigRequest, context: Context) -> api.ReloadConfigResponse:
+        return api.ReloadConfigResponse(changes=_changes(await self._there.reconfigurer.apply()))
+
+    async def WatchEvents(self, request: api.WatchEventsRequest, context: Context) -> None:
+        # What the call tells its client at once, so that it knows when it is watching.
+        await context.send_initial_metadata(())
+        events = self._there.engine.events
+        last = None if request.instance else request.last
+        if request.instance:
+            own = [event for event in events.latest() if event.instance == request.instance]
+            for event in own[max(0, len(own) - request.last) :]:
+                await context.write(api.WatchEventsResponse(event=_event(event)))
+            last = 0
+        async with aclosing(events.watch(last, follow=request.follow)) as stream:
+            async for event in stream:
+                if request.instance in {"", event.instance}:
+                    await context.write(api.WatchEventsResponse(event=_event(event)))
+
+    async def Shutdown(self, request: api.ShutdownRequest, context: Context) -> api.ShutdownResponse:
+        self._there.stop(request.leave_running if request.HasField("leave_running") else None)
+        return api.ShutdownResponse()
+
+
+def _values(values: dict[str, Any], key: str) -> list[api.ConfigValue]:
+    """A key's value, or those of all entries of a free mapping."""
+    known = find_key(key)
+    if known.has_entries and key == known.name:
+        prefix = key.rpartition(".")[0]
+        section: Any = values
+        for part in prefix.split("."):
+            section = section[part]
+        return [_value(f"{prefix}.{name}", value) for name, value in section.items()]
+    return [_value(key, get_value(values, key))]
+
+
+def _value(key: str, value: Any) -> api.ConfigValue:
+    private = "env" in key.split(".") or is_secret(key)  # any environment variable may be a secret
+    return api.ConfigValue(key=key, value="" if private else json.dumps(value, ensure_ascii=False))
+
+
+def _changes(changes: Changes) -> api.ConfigChanges:
+    return api.ConfigChanges(
+        keys=changes.keys,
+        needs_restart=changes.needs_restart,
+        replaced=changes.replaced,
+        added=changes.added,
+        removed=changes.removed,
+    )
+
+
+def _event(event: Event) -> api.Event:
+    return api.Event(
+        at_s=event.at_s,
+        kind=f"EVENT_KIND_{event.kind.name}",
+        instance=event.instance,
+        text=event.text,
+        fields=event.fields,
+    )

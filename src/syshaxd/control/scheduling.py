@@ -1,0 +1,238 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+# ruff: noqa: N802, D102 - scheduling.proto names and explains the methods
+"""The scheduling service's methods: parse, one call, render."""
+
+import secrets
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import asdict, replace
+from typing import Any
+
+import grpc
+
+from syshaxd.api.v1 import scheduling_pb2 as api
+from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceServicer
+from syshaxd.core.config import parse
+from syshaxd.core.errors import NotFoundError
+from syshaxd.core.events import EventKind
+from syshaxd.core.scheduler import Policy
+from syshaxd.core.types import (
+    Decision,
+    InferenceRequest,
+    InstanceLoad,
+    InstanceSpec,
+    Offload,
+    Outcome,
+    Reject,
+    RequestRecord,
+    RunOn,
+    Snapshot,
+)
+from syshaxd.engine import Engine
+from syshaxd.leases import DEFAULT_TTL_S, Leases
+from syshaxd.requests import Decided, RunningRequest
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_CHAT = "/v1/chat/completions"
+_SECTIONS = {
+    "gpu_cache_threshold": ("decider", "gpu_cache_threshold"),
+    "cpu_throughput_threshold": ("decider", "cpu_throughput_threshold"),
+    "offload_min_prompt_tokens": ("offload", "min_prompt_tokens"),
+}
+
+
+class SchedulingServicer(SchedulingServiceServicer):
+    """Translates between the wire and the Engine. Errors go through to the interceptor."""
+
+    def __init__(self, engine: Engine, leases: Leases) -> None:
+        self._engine = engine
+        self._leases = leases
+
+    async def PlaceRequest(self, request: api.PlaceRequestRequest, context: Context) -> api.PlaceRequestResponse:
+        request_id = request.request_id or f"lease-{secrets.token_hex(8)}"
+        ttl_s = request.ttl_s or DEFAULT_TTL_S
+        decision, lease_id = self._leases.place(_query(request.query, request_id), ttl_s)
+        return api.PlaceRequestResponse(
+            decision=_decision(decision, self._specs()),
+            lease_id=lease_id,
+            ttl_s=ttl_s if lease_id else 0.0,
+            request_id=request_id,
+        )
+
+    async def ReportEnd(self, request: api.ReportEndRequest, context: Context) -> api.ReportEndResponse:
+        self._leases.end(
+            request.lease_id,
+            outcome=Outcome.FAILED if request.failed else Outcome.OK,
+            tokens_in=request.tokens_in,
+            tokens_out=request.tokens_out,
+        )
+        return api.ReportEndResponse()
+
+    async def DryRun(self, request: api.DryRunRequest, context: Context) -> api.DryRunResponse:
+        status = self._engine.status()
+        snapshot, inflight = _assumed(status.snapshot, status.inflight, request.loads)
+        decision = self._engine.decide(_query(request.query, "dry-run"), snapshot=snapshot, inflight=inflight)
+        return api.DryRunResponse(decision=_decision(decision, self._specs()))
+
+    async def ExplainDecision(
+        self, request: api.ExplainDecisionRequest, context: Context
+    ) -> api.ExplainDecisionResponse:
+        decisions, records = self._engine.requests.explain(request.request_id)
+        if not decisions:
+            raise NotFoundError(f"no decision on a request {request.request_id!r} is among the latest ones")
+        specs = self._specs()
+        return api.ExplainDecisionResponse(
+            decisions=[_entry(decided, specs) for decided in decisions], ends=[_end(record) for record in records]
+        )
+
+    async def WatchDecisions(self, request: api.WatchDecisionsRequest, context: Context) -> None:
+        await context.send_initial_metadata(())
+        async with aclosing(self._engine.requests.decisions.watch(request.last, follow=request.follow)) as stream:
+            async for decided in stream:
+                await context.write(api.WatchDecisionsResponse(decision=_entry(decided, self._specs())))
+
+    async def ListRequests(self, request: api.ListRequestsRequest, context: Context) -> api.ListRequestsResponse:
+        now_s = self._engine.now_s()
+        found = sorted(self._engine.requests.running, key=lambda running: running.record.started_at_s)
+        return api.ListRequestsResponse(
+            requests=[_in_flight(running, self._engine.tokens_so_far(running), now_s) for running in found]
+        )
+
+    async def CancelRequest(self, request: api.CancelRequestRequest, context: Context) -> api.CancelRequestResponse:
+        count = self._engine.requests.cancel(request.request_id)
+        if not count:
+            raise NotFoundError(f"this daemon is not answering a request {request.request_id!r}")
+        self._engine.events.add(EventKind.REQUEST, f"request {request.request_id} was cancelled by an operator")
+        return api.CancelRequestResponse(cancelled=count)
+
+    async def GetPolicy(self, request: api.GetPolicyRequest, context: Context) -> api.GetPolicyResponse:
+        return api.GetPolicyResponse(policy=_policy(self._engine.policy))
+
+    async def SetPolicy(self, request: api.SetPolicyRequest, context: Context) -> api.SetPolicyResponse:
+        given = {field.name: value for field, value in request.policy.ListFields()}
+        sections: dict[str, dict[str, object]] = {}
+        for name, value in (asdict(self._engine.policy) | given).items():
+            if name in _SECTIONS:
+                section, key = _SECTIONS[name]
+                sections.setdefault(section, {})[key] = value
+        policy = Policy.from_config(parse(sections))
+        self._engine.set_policy(policy)
+        told = ", ".join(f"{name}={value:g}" for name, value in given.items()) or "nothing"
+        self._engine.events.add(EventKind.CONFIG, f"policy set until the next reload: {told}")
+        return api.SetPolicyResponse(policy=_policy(policy))
+
+    def _specs(self) -> dict[str, InstanceSpec]:
+        return {status.spec.name: status.spec for status in self._engine.status().instances}
+
+
+def _query(query: api.PlacementQuery, request_id: str) -> InferenceRequest:
+    return InferenceRequest(
+        request_id=request_id,
+        model=query.model,
+        stream=query.stream,
+        path=query.path or _CHAT,
+        pinned=query.pinned or None,
+        prompt_tokens=query.prompt_tokens,
+        max_tokens=query.max_tokens if query.HasField("max_tokens") else None,
+    )
+
+
+def _assumed(
+    snapshot: Snapshot, inflight: Mapping[str, int], loads: Mapping[str, api.AssumedLoad]
+) -> tuple[Snapshot, dict[str, int]]:
+    """The present loads, but for those that are given."""
+    given = {
+        name: InstanceLoad(
+            read_at_s=snapshot.taken_at_s,
+            running=load.running,
+            waiting=load.waiting,
+            kv_usage_ratio=load.kv_usage_ratio,
+            generation_tokens_per_s=load.generation_tokens_per_s,
+        )
+        for name, load in loads.items()
+    }
+    counts = {name: load.running + load.waiting for name, load in loads.items()}
+    return replace(snapshot, instances={**snapshot.instances, **given}), {**inflight, **counts}
+
+
+def _decision(decision: Decision, specs: Mapping[str, InstanceSpec]) -> api.Decision:
+    if isinstance(decision, Reject):
+        return api.Decision(
+            kind=api.DECISION_KIND_REJECT, reasons=[decision.reason], retry_after_s=decision.retry_after_s
+        )
+    if not isinstance(decision, RunOn | Offload):
+        return api.Decision(kind=api.DECISION_KIND_WAIT, reasons=decision.reasons)
+    first, last = decision.places[0], decision.places[-1]
+    expected = decision.prediction if isinstance(decision, Offload) else None
+    return api.Decision(
+        kind=api.DECISION_KIND_OFFLOAD if isinstance(decision, Offload) else api.DECISION_KIND_RUN_ON,
+        prefill=first,
+        decode=last,
+        prefill_address=specs[first].address if first in specs else "",
+        decode_address=specs[last].address if last in specs else "",
+        reasons=decision.reasons,
+        prediction=None if expected is None else api.Prediction(offload_s=expected.offload_s, wait_s=expected.wait_s),
+    )
+
+
+def _entry(decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.DecisionEntry:
+    return api.DecisionEntry(
+        at_s=decided.at_s,
+        request_id=decided.request.request_id,
+        path=decided.request.path,
+        model=decided.request.model,
+        decision=_decision(decided.decision, specs),
+        candidates=[_candidate(name, decided) for name in decided.candidates],
+        queued=decided.queued,
+    )
+
+
+def _candidate(name: str, decided: Decided) -> api.Candidate:
+    load = decided.snapshot.instances.get(name)
+    inflight = decided.inflight.get(name, 0)
+    if load is None:
+        return api.Candidate(name=name, inflight=inflight)
+    return api.Candidate(
+        name=name,
+        inflight=inflight,
+        running=load.running,
+        waiting=load.waiting,
+        kv_usage_ratio=load.kv_usage_ratio,
+        generation_tokens_per_s=load.generation_tokens_per_s,
+    )
+
+
+def _end(record: RequestRecord) -> api.RequestEnd:
+    return api.RequestEnd(
+        outcome=record.outcome,
+        status=record.status,
+        placement=record.placement,
+        queue_s=record.queue_s,
+        ttft_s=record.ttft_s,
+        duration_s=record.duration_s,
+        tokens_in=record.tokens_in,
+        tokens_out=record.tokens_out,
+        retries=record.retries,
+    )
+
+
+def _in_flight(running: RunningRequest, tokens: int, now_s: float) -> api.RequestInFlight:
+    return api.RequestInFlight(
+        request_id=running.request.request_id,
+        path=running.request.path,
+        model=running.request.model,
+        placement=running.record.placement,
+        age_s=now_s - running.record.started_at_s,
+        tokens=tokens,
+        stream=running.request.stream,
+        leased=running.task is None,
+    )
+
+
+def _policy(policy: Policy) -> api.Policy:
+    return api.Policy(
+        gpu_cache_threshold=policy.gpu_cache_threshold,
+        cpu_throughput_threshold=policy.cpu_throughput_threshold,
+        offload_min_prompt_tokens=policy.offload_min_prompt_tokens,
+    )

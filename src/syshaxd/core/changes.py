@@ -1,0 +1,99 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What a new configuration changes: which instances are made anew, what holds at once, what needs a restart."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from syshaxd.core.config import Config
+from syshaxd.core.errors import ConflictError, LaunchFailedError
+from syshaxd.core.types import InstanceSpec, InstanceStatus, State
+
+_NEEDS_RESTART = (
+    "services.conductor.",
+    "control.",
+    "docker.",
+    "gateway.",
+    "monitor.",
+    "numa.verify_interval_s",
+    "parity.",
+)
+_GIVEN_UP = frozenset((State.FAILED, State.BACKOFF))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """From one configuration to another."""
+
+    keys: tuple[str, ...] = ()
+    """Dotted keys whose values differ and that take effect, in the order of the file."""
+    needs_restart: tuple[str, ...] = ()
+    """Dotted keys that the daemon only looks at when it starts."""
+    replaced: tuple[str, ...] = ()
+    """Instances that are ended and launched with another spec."""
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    @property
+    def ended(self) -> tuple[str, ...]:
+        """Instances that must be STOPPED before the change."""
+        return (*self.replaced, *self.removed)
+
+
+def changes(
+    old: Config,
+    new: Config,
+    old_specs: Sequence[InstanceSpec],
+    new_specs: Sequence[InstanceSpec],
+    *,
+    started_with: Config | None = None,
+) -> Changes:
+    """Returns what differs.
+
+    Args:
+        old: The configuration that holds.
+        new: The one that shall hold.
+        old_specs: The instances that there are.
+        new_specs: Those that there shall be.
+        started_with: What the daemon was started with, which still holds for what needs a restart; None: `old`.
+    """
+    differing = changed_keys(old, new)
+    before, after = ({spec.name: spec for spec in specs} for specs in (old_specs, new_specs))
+    return Changes(
+        keys=tuple(key for key in differing if not key.startswith(_NEEDS_RESTART)),
+        needs_restart=tuple(key for key in changed_keys(started_with or old, new) if key.startswith(_NEEDS_RESTART)),
+        replaced=tuple(name for name in after if name in before and before[name] != after[name]),
+        added=tuple(name for name in after if name not in before),
+        removed=tuple(name for name in before if name not in after),
+    )
+
+
+def changed_keys(old: Config, new: Config) -> tuple[str, ...]:
+    """The dotted keys whose values differ; a free mapping such as `services.gpu.env` counts as one."""
+    after = dict(_values(new))
+    return tuple(key for key, value in _values(old) if after[key] != value)
+
+
+def _values(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _values(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def is_proven(now: InstanceStatus) -> bool:
+    """Whether an instance that was just made or made anew is READY. One failed launch speaks against the change.
+
+    Raises:
+        LaunchFailedError: It could not be launched, or ended again.
+        ConflictError: Somebody stopped it meanwhile.
+    """
+    if now.state in _GIVEN_UP or now.attempts:
+        raise LaunchFailedError(f"{now.spec.name} failed: {now.reason}", permanent=True)
+    if not now.wanted:
+        raise ConflictError(f"{now.spec.name} was stopped meanwhile")
+    return now.state is State.READY

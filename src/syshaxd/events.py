@@ -1,0 +1,66 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Bounded histories that can be watched: the latest events, the latest decisions."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from typing import Generic, TypeVar
+
+from syshaxd.core.events import Event, EventKind
+
+_EVENTS = 1000
+# A watcher that is so far behind loses the oldest: nobody may fill the daemon's memory by not reading.
+_MAX_BEHIND = 1000
+
+T = TypeVar("T")
+
+
+class History(Generic[T]):
+    """The latest entries, and those who wait for new ones. Lives in one event loop."""
+
+    def __init__(self, size: int) -> None:
+        self._entries: deque[T] = deque(maxlen=size)
+        self._watchers: list[tuple[deque[T], asyncio.Event]] = []
+
+    def append(self, entry: T) -> None:
+        """Adds an entry; costs next to nothing while nobody watches."""
+        self._entries.append(entry)
+        for unread, news in self._watchers:
+            unread.append(entry)
+            news.set()
+
+    def latest(self, count: int | None = None) -> list[T]:
+        """The last `count` entries (None: all), oldest first."""
+        entries = list(self._entries)
+        return entries if count is None else entries[max(0, len(entries) - count) :]
+
+    async def watch(self, last: int | None = 0, *, follow: bool = True) -> AsyncGenerator[T, None]:
+        """Yields the last entries, oldest first, then with `follow` each new one until the caller closes it."""
+        unread, news = deque(self.latest(last), maxlen=None if not follow else _MAX_BEHIND), asyncio.Event()
+        watcher = (unread, news)
+        self._watchers.append(watcher)
+        try:
+            while True:
+                while unread:
+                    yield unread.popleft()
+                if not follow:
+                    return
+                news.clear()
+                await news.wait()
+        finally:
+            self._watchers = [other for other in self._watchers if other is not watcher]
+
+
+class EventLog(History[Event]):
+    """The latest events."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives Unix time."""
+        super().__init__(_EVENTS)
+        self._clock = clock
+
+    def add(self, kind: EventKind, text: str, *, instance: str = "", **fields: str) -> None:
+        """Notes that something has happened."""
+        self.append(Event(at_s=self._clock(), kind=kind, text=text, instance=instance, fields=fields))

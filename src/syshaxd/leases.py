@@ -1,0 +1,82 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Places that another gateway has on instances: each is given back when it says so, or when its time is over."""
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+
+from syshaxd.core.errors import BadRequestError, NotFoundError
+from syshaxd.core.types import Decision, InferenceRequest, Offload, Outcome, RequestRecord, RunOn
+from syshaxd.engine import Engine
+from syshaxd.requests import RunningRequest
+
+DEFAULT_TTL_S = 600.0
+MAX_TTL_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    places: tuple[str, ...]
+    running: RunningRequest
+    expiry: asyncio.TimerHandle
+
+
+class Leases:
+    """Counts requests of other gateways among those in flight. Lives in one event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._leases: dict[str, _Lease] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def place(self, request: InferenceRequest, ttl_s: float = DEFAULT_TTL_S) -> tuple[Decision, str]:
+        """Decides on a request, and takes its places for at most `ttl_s`.
+
+        Returns:
+            The decision and the lease's id, which is empty if no place was taken.
+
+        Raises:
+            BadRequestError: `ttl_s` is out of range.
+            NotFoundError: No instance has such a model or route.
+        """
+        if not 0 < ttl_s <= MAX_TTL_S:
+            raise BadRequestError(f"ttl_s is {ttl_s:g}; it must be over 0 and at most {MAX_TTL_S:g} seconds")
+        decision = self._engine.place(request)
+        if not isinstance(decision, RunOn | Offload):
+            return decision, ""
+        now_s = self._loop.time()
+        record = RequestRecord(request.request_id, request.path, request.stream, started_at_s=now_s)
+        record.placement = "+".join(decision.places)
+        running = RunningRequest(request, record, None)
+        self._engine.requests.running.add(running)
+        lease_id = secrets.token_hex(16)
+        expiry = self._loop.call_later(ttl_s, self._expire, lease_id)
+        self._leases[lease_id] = _Lease(decision.places, running, expiry)
+        return decision, lease_id
+
+    def end(self, lease_id: str, *, outcome: Outcome = Outcome.OK, tokens_in: int = 0, tokens_out: int = 0) -> None:
+        """Gives the places back.
+
+        Raises:
+            NotFoundError: There is no such lease, or no more.
+        """
+        lease = self._leases.pop(lease_id, None)
+        if lease is None:
+            raise NotFoundError(f"no lease {lease_id!r}: it has ended, or its time is over")
+        lease.expiry.cancel()
+        record = lease.running.record
+        record.outcome, record.tokens_in, record.tokens_out = outcome, tokens_in, tokens_out
+        record.duration_s = self._loop.time() - record.started_at_s
+        self._engine.requests.ends(lease.running)
+        for name in lease.places:
+            self._engine.release(name)
+
+    def close(self) -> None:
+        """Ends all leases."""
+        for lease_id in tuple(self._leases):
+            self.end(lease_id, outcome=Outcome.CANCELLED)
+
+    def _expire(self, lease_id: str) -> None:
+        if lease_id in self._leases:
+            self.end(lease_id, outcome=Outcome.CLIENT_GONE)

@@ -1,0 +1,142 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The real Supervisor, Engine and Reconfigurer over a fake runtime: a daemon without inference servers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from syshaxd import configfile
+from syshaxd.core.bindings import Bound
+from syshaxd.core.config import Config
+from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.launch import instance_specs
+from syshaxd.core.lifecycle import RestartPolicy
+from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.types import InstanceSpec, RuntimeKind, Snapshot, State
+from syshaxd.daemon import settle
+from syshaxd.engine import Engine
+from syshaxd.handover import Handover, HandoverPolicy
+from syshaxd.reconfigure import Reconfigurer
+from syshaxd.runner import Runner
+from syshaxd.runner.catalog import Catalog, assumed
+from syshaxd.runtime.external import ExternalRuntime
+from syshaxd.supervisor import Supervisor
+from tests.fakes.bindings import unbound
+from tests.fakes.handover import no_facts
+from tests.fakes.parity import no_parity
+from tests.fakes.runtime import FakeRuntime
+
+CONFIG = """\
+# Kept.
+services:
+  gpu:
+    runtime: process
+    python: /engine/python
+    port: 8001
+  cpu:
+    runtime: process
+    python: /engine/python
+    port: 8002
+models:
+  default: m
+  path: /models/m
+lifecycle:
+  drain_timeout_s: 5.0
+  start_timeout_s: 5.0
+  backoff_base_s: 0.01
+"""
+BROKEN_PORT = 6666
+"""Servers that listen there never get well."""
+
+
+@dataclass
+class FakeDaemon:
+    path: Path
+    runtime: FakeRuntime
+    supervisor: Supervisor
+    engine: Engine
+    reconfigurer: Reconfigurer
+
+    def states(self) -> dict[str, State]:
+        return {status.spec.name: status.state for status in self.supervisor.statuses()}
+
+    def ports(self) -> dict[str, int]:
+        """Of the instances that requests can go to."""
+        ready = self.engine.ready_instances()
+        return {
+            status.spec.name: status.spec.port for status in self.supervisor.statuses() if status.spec.name in ready
+        }
+
+    async def offered(self, *names: str) -> None:
+        """Returns when exactly these instances are offered to requests."""
+        while set(self.engine.ready_instances()) != set(names):
+            await asyncio.sleep(0.005)
+
+    async def changed(self, **keys: str | None) -> str:
+        """The configuration's text with some keys, whose dots are written `__`, changed."""
+        return await asyncio.to_thread(
+            configfile.edited, self.path.read_text(), {key.replace("__", "."): text for key, text in keys.items()}
+        )
+
+
+def bind(config: Config) -> Bound:
+    return Bound(specs=instance_specs(config))
+
+
+async def _probe(spec: InstanceSpec) -> None:
+    if spec.port == BROKEN_PORT:
+        raise InstanceFailedError("it is broken")
+
+
+async def _catalog(spec: InstanceSpec) -> Catalog:
+    return assumed(spec)
+
+
+@asynccontextmanager
+async def fake_daemon(folder: Path) -> AsyncIterator[FakeDaemon]:
+    """A daemon with both instances READY."""
+    path = folder / "config.yaml"
+    path.write_text(CONFIG)
+    config = await asyncio.to_thread(configfile.parse_file, CONFIG)
+    bound, runtime = bind(config), FakeRuntime()
+    supervisor = Supervisor(
+        bound.specs,
+        {RuntimeKind.PROCESS: runtime, RuntimeKind.EXTERNAL: ExternalRuntime()},
+        probe=_probe,
+        policy=replace(RestartPolicy.from_config(config.lifecycle)),
+        probe_interval_s=0.02,
+        probe_timeout_s=1.0,
+        stop_grace_s=1.0,
+    )
+    runner = Runner(silence_limit_s=30.0)
+    handover = Handover(bound.specs, runner, read_facts=no_facts, policy=HandoverPolicy())
+    engine = Engine(
+        bound.specs,
+        supervisor=supervisor,
+        scheduler=Scheduler(Policy()),
+        runner=runner,
+        handover=handover,
+        snapshot=Snapshot,
+        read_catalog=_catalog,
+        parity=no_parity(bound.specs),
+        bindings=unbound(supervisor),
+        max_queue_size=10,
+        max_queue_wait_s=5.0,
+    )
+    its = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine)
+    reconfigurer = Reconfigurer(
+        path, CONFIG, config, bound, bind=bind, settle=its, supervisor=supervisor, engine=engine
+    )
+    running = asyncio.create_task(supervisor.run())
+    daemon = FakeDaemon(path, runtime, supervisor, engine, reconfigurer)
+    try:
+        await daemon.offered("gpu", "cpu")
+        yield daemon
+    finally:
+        await supervisor.shutdown(leave_running=False, drain=False)
+        await running
+        runner.close()

@@ -1,0 +1,148 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Applying a configuration: the real Supervisor and Engine over a fake runtime."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from syshaxd.core.errors import ConfigError, ConflictError, LaunchFailedError
+from syshaxd.core.types import InferenceRequest, RunOn, State
+from tests.fakes.daemon import BROKEN_PORT, CONFIG, FakeDaemon, fake_daemon
+
+IN_TIME_S = 20.0
+REQUEST = InferenceRequest(request_id="r", model="m", stream=False)
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path) -> AsyncIterator[FakeDaemon]:
+    async with asyncio.timeout(IN_TIME_S), fake_daemon(tmp_path) as daemon:
+        yield daemon
+
+
+async def test_only_the_instance_whose_spec_changed_is_made_anew(daemon: FakeDaemon) -> None:
+    text = await daemon.changed(services__cpu__port="8003")
+    done = await daemon.reconfigurer.apply(text)
+    assert done.replaced == ("cpu",)
+    await daemon.offered("gpu", "cpu")
+    assert daemon.ports() == {"gpu": 8001, "cpu": 8003}
+    assert daemon.runtime.launched == [("gpu", 1), ("cpu", 1), ("cpu", 2)]
+    assert daemon.runtime.terminated == ["cpu"]
+    assert daemon.path.read_text() == text
+    assert text.startswith("# Kept.")
+
+
+async def test_a_changed_instance_is_drained_first(daemon: FakeDaemon) -> None:
+    decision = daemon.engine.place(REQUEST)
+    assert isinstance(decision, RunOn)
+    assert decision.instance == "gpu"
+    applying = asyncio.create_task(daemon.reconfigurer.apply(await daemon.changed(services__gpu__port="8003")))
+    while daemon.states()["gpu"] is not State.DRAINING:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not daemon.runtime.terminated
+    assert daemon.engine.ready_instances() == ("cpu",)
+    daemon.engine.release("gpu")
+    await applying
+    assert daemon.runtime.terminated == ["gpu"]
+
+
+async def test_thresholds_and_limits_hold_at_once(daemon: FakeDaemon) -> None:
+    done = await daemon.reconfigurer.apply(await daemon.changed(decider__gpu_cache_threshold="0.5"))
+    assert done.keys == ("decider.gpu_cache_threshold",)
+    assert daemon.engine.policy.gpu_cache_threshold == 0.5
+    assert daemon.runtime.launched == [("gpu", 1), ("cpu", 1)]
+
+
+async def test_an_instance_goes_and_comes_back_with_the_next_generation(daemon: FakeDaemon) -> None:
+    assert (await daemon.reconfigurer.apply(await daemon.changed(services__gpu__enabled="false"))).removed == ("gpu",)
+    assert list(daemon.states()) == ["cpu"]
+    assert daemon.engine.ready_instances() == ("cpu",)
+    assert (await daemon.reconfigurer.apply(await daemon.changed(services__gpu__enabled="true"))).added == ("gpu",)
+    await daemon.offered("gpu", "cpu")
+    assert list(daemon.states()) == ["gpu", "cpu"]
+    assert daemon.runtime.launched[-1] == ("gpu", 2)
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+async def test_a_change_that_does_not_get_ready_is_taken_back(daemon: FakeDaemon, *, from_file: bool) -> None:
+    text = await daemon.changed(services__cpu__port="8003", decider__gpu_cache_threshold="0.5")
+    daemon.runtime.launch_errors["cpu"] = [LaunchFailedError("no such file: /engine/python", permanent=True)]
+    if from_file:
+        daemon.path.write_text(text)
+    with pytest.raises(ConflictError, match=r"taken back, since cpu failed: no such file: /engine/python"):
+        await daemon.reconfigurer.apply(None if from_file else text)
+    await daemon.offered("gpu", "cpu")
+    assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
+    assert daemon.engine.policy.gpu_cache_threshold == 0.9
+    assert daemon.path.read_text() == CONFIG
+    rejected = daemon.path.with_name("config.yaml.rejected")
+    assert (rejected.read_text() == text) if from_file else not rejected.exists()
+    assert ("gpu", 2) not in daemon.runtime.launched
+
+
+async def test_a_server_that_never_gets_well_is_taken_back_too(daemon: FakeDaemon) -> None:
+    text = await daemon.changed(services__cpu__port=str(BROKEN_PORT), lifecycle__start_timeout_s="0.2")
+    with pytest.raises(ConflictError, match="taken back"):
+        await daemon.reconfigurer.apply(text)
+    await daemon.offered("gpu", "cpu")
+    assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
+
+
+async def test_an_added_instance_that_fails_is_removed_again(daemon: FakeDaemon) -> None:
+    await daemon.reconfigurer.apply(await daemon.changed(services__gpu__enabled="false"))
+    daemon.runtime.launch_errors["gpu"] = [LaunchFailedError("no", permanent=True)]
+    with pytest.raises(ConflictError):
+        await daemon.reconfigurer.apply(await daemon.changed(services__gpu__enabled="true"))
+    assert daemon.states() == {"cpu": State.READY}
+
+
+async def test_a_faulty_text_changes_nothing_and_names_every_fault(daemon: FakeDaemon) -> None:
+    daemon.path.write_text("services:\n  gpu: {port: 0}\n  cpu: {prot: 1}\n")
+    with pytest.raises(ConfigError) as caught:
+        await daemon.reconfigurer.apply()
+    assert {fault.key for fault in caught.value.faults} == {"services.gpu.port", "services.cpu.prot"}
+    assert daemon.states() == {"gpu": State.READY, "cpu": State.READY}
+    assert daemon.runtime.launched == [("gpu", 1), ("cpu", 1)]
+
+
+async def test_an_instance_that_was_stopped_stays_stopped(daemon: FakeDaemon) -> None:
+    daemon.engine.stop_instance("cpu", drain=False)
+    await daemon.offered("gpu")
+    await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
+    assert daemon.states() == {"gpu": State.READY, "cpu": State.STOPPED}
+    assert daemon.supervisor.status("cpu").spec.port == 8003
+
+
+async def test_giving_up_waiting_does_not_leave_it_half_done(daemon: FakeDaemon) -> None:
+    text = await daemon.changed(services__cpu__port="8003")
+    applying = asyncio.create_task(daemon.reconfigurer.apply(text))
+    while daemon.states()["cpu"] is State.READY:
+        await asyncio.sleep(0)
+    applying.cancel()
+    while daemon.ports() != {"gpu": 8001, "cpu": 8003} or daemon.path.read_text() != text:
+        await asyncio.sleep(0.005)
+
+
+async def test_what_needs_a_restart_is_named_until_it_has_happened(daemon: FakeDaemon) -> None:
+    text = await daemon.changed(services__conductor__port="8099")
+    assert (await daemon.reconfigurer.apply(text)).needs_restart == ("services.conductor.port",)
+    assert (await daemon.reconfigurer.apply()).needs_restart == ("services.conductor.port",)
+
+
+async def test_checking_tells_what_would_change_and_changes_nothing(daemon: FakeDaemon) -> None:
+    error, would = await daemon.reconfigurer.check(await daemon.changed(services__cpu__port="8003"))
+    assert error is None
+    assert would.replaced == ("cpu",)
+    error, would = await daemon.reconfigurer.check("nonsense: 1")
+    assert error is not None
+    assert daemon.runtime.launched == [("gpu", 1), ("cpu", 1)]
+
+
+async def test_changes_are_among_the_events(daemon: FakeDaemon) -> None:
+    await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
+    kinds = [(event.kind, event.instance) for event in daemon.engine.events.latest()]
+    assert ("state", "cpu") in kinds
+    assert kinds[-1][0] == "config"
