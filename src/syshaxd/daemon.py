@@ -22,7 +22,7 @@ import click
 from syshaxd import __version__, activation, binder, configfile, logs, rundir, sdnotify, startup
 from syshaxd.control import ControlServer, Operations, TlsEndpoint
 from syshaxd.core.bindings import Bound
-from syshaxd.core.config import Config, LifecycleConfig, TcpConfig, enabled_services
+from syshaxd.core.config import Config, TcpConfig, enabled_services
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
@@ -263,8 +263,7 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
         await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
         sdnotify.notify("STOPPING=1")
         start.cancel()
-        leases.close()
-        await _end(orders, gateway, supervisor, reconfigurer.config.lifecycle)
+        await _end(orders, gateway, supervisor, leases, reconfigurer)
         for task in (*tasks, stop, watchdog):
             task.cancel()
         for result in await asyncio.gather(*tasks, start, return_exceptions=True):
@@ -284,8 +283,13 @@ async def _pid(runtimes: Mapping[RuntimeKind, InstanceRuntime], status: Instance
     return None if status.handle is None else await runtimes[status.spec.runtime].pid(status.handle)
 
 
-async def _end(orders: _Orders, gateway: Gateway, supervisor: Supervisor, times: LifecycleConfig) -> None:
+async def _end(
+    orders: _Orders, gateway: Gateway, supervisor: Supervisor, leases: Leases, reconfigurer: Reconfigurer
+) -> None:
     """Ends the endpoint after its running requests, then the instances unless they are to run on."""
+    times = reconfigurer.config.lifecycle
+    reconfigurer.close()
+    leases.close()
     if not orders.hurry.is_set():
         await _first(gateway.stop(times.drain_timeout_s), orders.hurry.wait())
     await gateway.stop(0.0)

@@ -14,7 +14,7 @@ from syshaxd.core.changes import Changes, changes, is_proven
 from syshaxd.core.config import Config
 from syshaxd.core.errors import ConfigError, ConflictError, SyshaxError
 from syshaxd.core.events import EventKind
-from syshaxd.core.types import State
+from syshaxd.core.types import RuntimeKind, State
 from syshaxd.engine import Engine
 from syshaxd.supervisor import Supervisor
 
@@ -65,6 +65,7 @@ class Reconfigurer:
         self._engine = engine
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[Changes]] = set()
+        self._closed = False
 
     async def check(self, text: str | None = None) -> tuple[ConfigError | None, Changes]:
         """What is wrong with a text (None: the file's), and if nothing is, what applying it would change."""
@@ -98,13 +99,21 @@ class Reconfigurer:
 
         Raises:
             ConfigError: The text is not a usable configuration: every fault. Nothing has changed.
-            ConflictError: An instance did not get READY. The former configuration holds again, also in the file; a
-                text that came from there is beside it, in a file that ends in `.rejected`.
+            ConflictError: The daemon is stopping. Or an instance did not get READY: the former configuration holds
+                again, also in the file, and a text that came from there is beside it in a file `*.rejected`.
         """
+        if self._closed:
+            raise ConflictError("syshaxd is stopping; the configuration in the file counts from its next start")
         task = asyncio.create_task(self._apply(text), name="apply")
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
+
+    def close(self) -> None:
+        """Nothing is applied any more, and a change that is under way goes no further: the daemon is stopping."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
 
     def _forget(self, task: "asyncio.Task[Changes]") -> None:
         self._tasks.discard(task)
@@ -193,7 +202,9 @@ class Reconfigurer:
 
     async def _ready(self, name: str) -> SyshaxError | None:
         """Returns why an instance that is being started does not get READY; None: it does."""
-        limit_s = self.config.lifecycle.start_timeout_s + _MARGIN_S
+        # The supervisor gives up those that it launches; for others nobody else counts the time.
+        external = self._supervisor.status(name).spec.runtime is RuntimeKind.EXTERNAL
+        limit_s = self.config.lifecycle.start_timeout_s if external else None
         try:
             await self._supervisor.wait_until(name, lambda status: status.wanted, _MARGIN_S)
             async with asyncio.timeout(limit_s), aclosing(self._engine.watch_instance(name)) as statuses:
@@ -201,7 +212,7 @@ class Reconfigurer:
                     if is_proven(status):
                         break
         except TimeoutError:
-            return ConflictError(f"{name} was not READY within {limit_s:g} s")
+            return ConflictError(f"{name} was not READY in time ({limit_s or _MARGIN_S:g} s)")
         except SyshaxError as error:
             return error
         return None

@@ -126,6 +126,21 @@ async def test_giving_up_waiting_does_not_leave_it_half_done(daemon: FakeDaemon)
         await asyncio.sleep(0.005)
 
 
+async def test_a_daemon_that_stops_applies_nothing_more(daemon: FakeDaemon) -> None:
+    text = await daemon.changed(services__cpu__port="8003")
+    applying = asyncio.create_task(daemon.reconfigurer.apply(text))
+    while daemon.states()["cpu"] is State.READY:
+        await asyncio.sleep(0)
+    daemon.reconfigurer.close()
+    with pytest.raises(asyncio.CancelledError):
+        await applying
+    await daemon.supervisor.shutdown(leave_running=False, drain=False)
+    assert set(daemon.states().values()) == {State.STOPPED}
+    assert daemon.runtime.launched == [("gpu", 1), ("cpu", 1)]
+    with pytest.raises(ConflictError, match="stopping"):
+        await daemon.reconfigurer.apply(text)
+
+
 async def test_what_needs_a_restart_is_named_until_it_has_happened(daemon: FakeDaemon) -> None:
     text = await daemon.changed(services__conductor__port="8099")
     assert (await daemon.reconfigurer.apply(text)).needs_restart == ("services.conductor.port",)
