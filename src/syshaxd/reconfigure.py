@@ -82,14 +82,20 @@ class Reconfigurer:
         except ConfigError:
             return True
 
-    async def edit(self, edits: Mapping[str, str | None]) -> None:
-        """Changes keys in the file, which holds once it is applied.
+    async def edit(self, edits: Mapping[str, str | None]) -> Changes:
+        """Changes keys in the file; returns what applying it would change.
 
         Raises:
             ConfigError: The file would not be usable. It is as before.
         """
         async with self._lock:
-            await asyncio.to_thread(configfile.edit, self.path, edits)
+            config, bound = await asyncio.to_thread(self._edit, edits)
+            return self._changes(config, bound)
+
+    def _edit(self, edits: Mapping[str, str | None]) -> tuple[Config, Bound]:
+        text, config, bound = self._read_blocking(configfile.edited(configfile.read_text(self.path), edits))
+        configfile.write(self.path, text)
+        return config, bound
 
     async def apply(self, text: str | None = None) -> Changes:
         """Makes a text (None: the file's) the configuration; returns once every instance that it changes is READY.

@@ -160,6 +160,8 @@ async def test_events_can_be_watched_by_instance(plane: Plane) -> None:
     past = [answer["event"]["text"] async for answer in plane.client.stream("WatchEvents", last=100, instance="gpu")]
     assert past[0].startswith("STARTING")
     assert past[-1].startswith("STOPPED")
+    last = [answer["event"]["text"] async for answer in plane.client.stream("WatchEvents", last=1, instance="gpu")]
+    assert last == past[-1:]
 
 
 # Policy.

@@ -59,11 +59,7 @@ class DaemonMethods(AdminServiceServicer):
         )
 
     async def SetConfig(self, request: api.SetConfigRequest, context: Context) -> api.SetConfigResponse:
-        reconfigurer = self._there.reconfigurer
-        await reconfigurer.edit({**request.values, **dict.fromkeys(request.unset)})
-        error, would = await reconfigurer.check()
-        if error is not None:
-            raise error
+        would = await self._there.reconfigurer.edit({**request.values, **dict.fromkeys(request.unset)})
         return api.SetConfigResponse(would_change=_changes(would))
 
     async def ValidateConfig(self, request: api.ValidateConfigRequest, context: Context) -> api.ValidateConfigResponse:
@@ -83,17 +79,16 @@ class DaemonMethods(AdminServiceServicer):
     async def WatchEvents(self, request: api.WatchEventsRequest, context: Context) -> None:
         # What the call tells its client at once, so that it knows when it is watching.
         await context.send_initial_metadata(())
-        events = self._there.engine.events
-        last = None if request.instance else request.last
-        if request.instance:
-            own = [event for event in events.latest() if event.instance == request.instance]
-            for event in own[max(0, len(own) - request.last) :]:
-                await context.write(api.WatchEventsResponse(event=_event(event)))
-            last = 0
-        async with aclosing(events.watch(last, follow=request.follow)) as stream:
+        events, name = self._there.engine.events, request.instance
+        older = max(0, sum(event.instance == name for event in events.latest()) - request.last) if name else 0
+        async with aclosing(events.watch(None if name else request.last, follow=request.follow)) as stream:
             async for event in stream:
-                if request.instance in {"", event.instance}:
-                    await context.write(api.WatchEventsResponse(event=_event(event)))
+                if name and event.instance != name:
+                    continue
+                if older:
+                    older -= 1
+                    continue
+                await context.write(api.WatchEventsResponse(event=_event(event)))
 
     async def Shutdown(self, request: api.ShutdownRequest, context: Context) -> api.ShutdownResponse:
         self._there.stop(request.leave_running if request.HasField("leave_running") else None)
