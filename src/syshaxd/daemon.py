@@ -223,7 +223,9 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
             engine,
             MetricsService(),
             max_body_bytes=config.gateway.max_body_bytes,
-            dashboard=Dashboard(engine.status, bound.topology) if config.gateway.dashboard else None,
+            dashboard=Dashboard(engine.status, bound.topology, engine.events, engine.requests.decisions)
+            if config.gateway.dashboard
+            else None,
         )
         leases = Leases(engine)
         control = ControlServer(

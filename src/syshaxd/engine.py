@@ -153,6 +153,10 @@ class Engine:
             raise RequestCancelledError("an operator has cancelled this request") from None
         finally:
             self.requests.ends(running)
+            for handover in record.handovers:
+                if handover.failed:
+                    text = f"request {record.request_id}: {handover}"
+                    self.events.add(EventKind.HANDOVER, text, instance=handover.target)
 
     async def _dispatch(
         self, request: InferenceRequest, outgoing: Outgoing, client: Downstream, record: RequestRecord

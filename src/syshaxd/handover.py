@@ -178,7 +178,7 @@ class Handover:
         finally:
             self._journeys.remove(journey)
             for handover in record.handovers:
-                if handover.cause is not Cause.OFFLOAD or (handover.asked and handover.result == "recomputed"):
+                if handover.cause is not Cause.OFFLOAD or handover.failed:
                     _log.info("request %s: %s", record.request_id, handover)
 
     def journeys_on(self, name: str, cause: Cause) -> list[Journey]:

@@ -14,10 +14,23 @@ from typing import Any
 import aiohttp
 import pytest
 
-from syshaxd.core.types import InstanceStatus, Role
+from syshaxd.core.events import EventKind
+from syshaxd.core.topology import NumaTopology
+from syshaxd.core.types import (
+    InferenceRequest,
+    InstanceStatus,
+    Offload,
+    Reject,
+    Role,
+    RunOn,
+    Snapshot,
+    Wait,
+)
+from syshaxd.events import EventLog, History
 from syshaxd.gateway import Gateway
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.metrics import MetricsService
+from syshaxd.requests import Decided
 from tests.core.topologies import KUNPENG
 from tests.fakes.engine import FakeEngine, spec
 
@@ -34,6 +47,15 @@ async def serving(dashboard: Dashboard | None) -> AsyncIterator[Callable[..., An
             yield lambda path, method="GET": session.request(method, url + path)
     finally:
         await gateway.stop(0.0)
+
+
+def dashboard(
+    engine: FakeEngine | None = None,
+    topology: NumaTopology | None = None,
+    events: EventLog | None = None,
+    decisions: History[Decided] | None = None,
+) -> Dashboard:
+    return Dashboard((engine or FakeEngine()).status, topology, events or EventLog(), decisions or History(9))
 
 
 class Reader(HTMLParser):
@@ -60,7 +82,7 @@ class Reader(HTMLParser):
 
 
 async def test_the_page_is_whole_and_may_load_nothing_else() -> None:
-    async with serving(Dashboard(FakeEngine().status, KUNPENG)) as get, get("/dashboard") as answer:
+    async with serving(dashboard(topology=KUNPENG)) as get, get("/dashboard") as answer:
         assert answer.status == 200
         assert answer.content_type == "text/html"
         assert answer.headers["x-content-type-options"] == "nosniff"
@@ -78,7 +100,7 @@ async def test_the_page_is_whole_and_may_load_nothing_else() -> None:
 
 async def test_the_status_is_that_of_the_daemon() -> None:
     engine = FakeEngine()
-    async with serving(Dashboard(engine.status, KUNPENG)) as get, get("/dashboard/status.json") as answer:
+    async with serving(dashboard(engine, KUNPENG)) as get, get("/dashboard/status.json") as answer:
         assert (answer.status, answer.content_type) == (200, "application/json")
         assert answer.headers["cache-control"] == "no-store"
         content = await answer.json()
@@ -96,11 +118,49 @@ async def test_the_status_is_that_of_the_daemon() -> None:
     assert len(content["topology"]["nodes"]) == 4
 
 
+async def test_the_latest_events_are_told_but_none_of_requests() -> None:
+    events = EventLog(clock=lambda: 1234.5)
+    for number in range(60):
+        events.add(EventKind.STATE, f"STOPPED: {number}", instance="cpu", state="STOPPED")
+    events.add(EventKind.CONFIG, "applied")
+    events.add(EventKind.REQUEST, "ended the request of-somebody")
+    async with serving(dashboard(events=events)) as get, get("/dashboard/status.json") as answer:
+        told = (await answer.json())["events"]
+    assert told[-2:] == [
+        {"at_s": 1234.5, "instance": "cpu", "text": "STOPPED: 59"},
+        {"at_s": 1234.5, "instance": "", "text": "applied"},
+    ]
+    assert len(told) <= 50
+    assert not [event for event in told if "of-somebody" in event["text"]]
+
+
+async def test_the_latest_decisions_are_told_but_not_on_which_request() -> None:
+    decisions: History[Decided] = History(9)
+    for decision in (
+        RunOn("cpu", ("gpu: full",)),
+        Offload("gpu", "cpu", ("gpu: KV cache over 90 %",)),
+        Wait(("cpu: its backlog is full too",)),
+        Reject("no instance is ready", 5.0),
+    ):
+        request = InferenceRequest(request_id="of-somebody", model="secret", stream=True)
+        decisions.append(Decided(7.5, request, decision, ("gpu", "cpu"), {}, 0, Snapshot()))
+    async with serving(dashboard(decisions=decisions)) as get, get("/dashboard/status.json") as answer:
+        text = await answer.text()
+        assert [(told["place"], told["reasons"]) for told in (await answer.json())["decisions"]] == [
+            ("cpu", ["gpu: full"]),
+            ("gpu, then cpu", ["gpu: KV cache over 90 %"]),
+            ("queue", ["cpu: its backlog is full too"]),
+            ("rejected", ["no instance is ready"]),
+        ]
+    assert "of-somebody" not in text
+    assert "secret" not in text
+
+
 async def test_nothing_private_is_told() -> None:
     engine = FakeEngine()
     its = spec(Role.GPU, model="/srv/secret-model", env=(("TOKEN", "s3cret"),), argv=("vllm", "--api-key", "s3cret"))
     engine.statuses[Role.GPU] = InstanceStatus(spec=its)
-    async with serving(Dashboard(engine.status, None)) as get, get("/dashboard/status.json") as answer:
+    async with serving(dashboard(engine)) as get, get("/dashboard/status.json") as answer:
         text = await answer.text()
         assert (await answer.json())["topology"] is None
     for private in ("s3cret", "/srv", "vllm", ":8001", "4242"):
@@ -108,7 +168,7 @@ async def test_nothing_private_is_told() -> None:
 
 
 async def test_it_is_read_only_and_can_be_switched_off() -> None:
-    async with serving(Dashboard(FakeEngine().status, None)) as get:
+    async with serving(dashboard()) as get:
         async with get("/dashboard", "POST") as answer:
             assert answer.status == 405
         async with get("/dashboard", "HEAD") as answer:

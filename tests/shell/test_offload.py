@@ -12,6 +12,7 @@ import pytest
 
 from syshax_sim import Faults
 from syshax_sim.text import answer, count_tokens, render_chat
+from syshaxd.core.events import EventKind
 from syshaxd.core.scheduler import Policy
 from syshaxd.core.types import InstanceLoad, Outcome, Snapshot
 from tests.fakes.handover import FAST, Duo, duo
@@ -118,6 +119,9 @@ class TestHandover:
             assert text_of(events) == answer(PROMPT, 20)
             assert both.cpu.engine.counters.prompt_tokens == count_tokens(PROMPT) + 1
             assert both.metrics.records[0].handovers[0].cached_tokens == 0
+            (event,) = [event for event in both.engine.events.latest() if event.kind is EventKind.HANDOVER]
+            assert event.instance == "cpu"
+            assert "recomputed" in event.text
 
     async def test_an_answer_that_ends_with_its_first_token_needs_no_second_instance(self) -> None:
         async with duo(replace(FAST, answer_tokens=1)) as both:

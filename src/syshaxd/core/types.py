@@ -374,6 +374,11 @@ class HandoverRecord:
         loaded = self.asked and self.known_tokens - self.cached_tokens <= _MAX_COMPUTED_TOKENS
         return "loaded" if loaded else "recomputed"
 
+    @property
+    def failed(self) -> bool:
+        """A KV cache was to be loaded, and was not."""
+        return self.asked and self.result == "recomputed"
+
     def __str__(self) -> str:
         what = f"{self.known_tokens} tokens from {self.source} to {self.target}"
         return f"{what} ({self.cause}), KV cache {self.result}"

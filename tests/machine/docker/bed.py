@@ -7,6 +7,7 @@ with Bed(folder) as bed:      # this process and its children are in that networ
 """
 
 import ctypes
+import itertools
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from typing import Self
 from tests.machine.docker.image import make_tar
 
 IMAGE = "syshax-sim:test"
+_NUMBERS = itertools.count(1)
 _CLONE_NEWNET = 0x40000000
 _START_TIMEOUT_S = 60.0
 _SEARCH_PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -41,7 +43,7 @@ class Bed:
         self.folder = folder
         self.socket = folder / "docker.sock"
         self.image = IMAGE
-        self.network = f"syshax-{os.getpid()}"
+        self.network = f"syshax-{os.getpid()}-{next(_NUMBERS)}"
         self.log = folder / "dockerd.log"
         self._engine: subprocess.Popen[bytes] | None = None
         self._stack = ExitStack()

@@ -14,19 +14,31 @@ from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
+from syshaxd.core.events import EventKind
 from syshaxd.core.status import status_json
 from syshaxd.core.topology import NumaTopology, picture
-from syshaxd.core.types import EngineStatus
+from syshaxd.core.types import EngineStatus, Reject, Wait
+from syshaxd.events import EventLog, History
 from syshaxd.gateway.errors import Answer
+from syshaxd.requests import Decided
 
+_EVENTS, _DECISIONS = 50, 20
 _PRIVATE = frozenset(("model", "address", "ident"))
 
 
 class Dashboard:
     """Answers the routes of the dashboard."""
 
-    def __init__(self, status: Callable[[], EngineStatus], topology: NumaTopology | None) -> None:
+    def __init__(
+        self,
+        status: Callable[[], EngineStatus],
+        topology: NumaTopology | None,
+        events: EventLog,
+        decisions: History[Decided],
+    ) -> None:
         self._status = status
+        self._events = events
+        self._decisions = decisions
         self._topology = topology
 
     def page(self) -> Answer:
@@ -41,11 +53,26 @@ class Dashboard:
         content["instances"] = [_public(instance) for instance in content["instances"]]
         owners = {instance.spec.name: instance.spec.cores for instance in status.instances if instance.spec.cores}
         content["topology"] = None if self._topology is None else picture(self._topology, owners)
+        content["events"] = [
+            {"at_s": event.at_s, "instance": event.instance, "text": event.text}
+            for event in self._events.latest(_EVENTS)
+            if event.kind is not EventKind.REQUEST
+        ]
+        content["decisions"] = [_decision(entry) for entry in self._decisions.latest(_DECISIONS)]
         return Answer(200, json.dumps(content).encode(), headers={"cache-control": "no-store"})
 
 
 def _public(instance: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in instance.items() if key not in _PRIVATE}
+
+
+def _decision(entry: Decided) -> dict[str, Any]:
+    """Where a request went and why, but not which request."""
+    decision = entry.decision
+    if isinstance(decision, Reject):
+        return {"at_s": entry.at_s, "place": "rejected", "reasons": [decision.reason]}
+    place = "queue" if isinstance(decision, Wait) else ", then ".join(decision.places)
+    return {"at_s": entry.at_s, "place": place, "reasons": list(decision.reasons)}
 
 
 def _page() -> Answer:

@@ -209,20 +209,26 @@ function drawNode(node, ownerOf, colours) {
     make("div", { class: "chips" }, ...node.accelerators.map(device => make("span", { class: "chip" }, deviceText(device)))));
 }
 
-const before = new Map();
-function note(time_s, name, text) {
-  const at = new Date(1000 * time_s), today = at.toDateString() === new Date().toDateString();
-  const shown = today ? at.toLocaleTimeString("en-GB") : at.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
-  $("events").prepend(make("li", {}, make("time", { datetime: at.toISOString() }, shown), make("b", {}, name), make("span", {}, text)));
-  while ($("events").children.length > EVENTS) $("events").lastChild.remove();
+// The daemon's events, and those of this page: that it got no answer, and that it did again.
+const ownEvents = [];
+function lister(parent) {
+  let listed = "";
+  return entries => {  // of [Unix time, name, text]
+    const latest = [...entries].sort((a, b) => b[0] - a[0]).slice(0, EVENTS), text = JSON.stringify(latest);
+    if (text === listed) return;
+    listed = text;
+    parent.replaceChildren(...latest.map(([at_s, name, text]) => {
+      const at = new Date(1000 * at_s), today = at.toDateString() === new Date().toDateString();
+      const shown = today ? at.toLocaleTimeString("en-GB") : at.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+      return make("li", {}, make("time", { datetime: at.toISOString() }, shown), make("b", {}, name), make("span", {}, text));
+    }));
+  };
 }
+const showEvents = lister($("events")), showDecisions = lister($("decisions"));
 
-function noteChanges(status) {
-  for (const { name, state, since_s, reason } of status.instances) {
-    const key = `${state} ${since_s}`;
-    if (before.get(name) !== key) note(since_s, name, state + (reason ? `: ${reason}` : ""));
-    before.set(name, key);
-  }
+function note(text) {
+  ownEvents.push([Date.now() / 1000, "syshaxd", text]);
+  if (ownEvents.length > EVENTS) ownEvents.shift();
 }
 
 // The rounds.
@@ -252,7 +258,9 @@ function show(status) {
   })), instance => instance.name);
   showDevices([...status.gpus.map(gpu => ({ gpu })), ...(status.host ? [{ host: status.host }] : [])], ({ gpu }) => gpu ? gpu.uuid : "host");
   showTopology(status.topology, colours);
-  noteChanges(status);
+  if (lost_ms) note("answers again");
+  showEvents([...status.events.map(event => [event.at_s, event.instance || "syshaxd", event.text]), ...ownEvents]);
+  showDecisions(status.decisions.map(decision => [decision.at_s, decision.place, decision.reasons.join("; ")]));
 }
 
 async function round() {
@@ -260,13 +268,12 @@ async function round() {
     const answer = await fetch("dashboard/status.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     show(await answer.json());
-    if (lost_ms) note(Date.now() / 1000, "syshaxd", "answers again");
     lost_ms = 0;
     $("link").className = "live";
     say($("link"), "live");
     $("main").hidden = false;
   } catch (error) {
-    if (!lost_ms && version !== null) note(Date.now() / 1000, "syshaxd", `no answer: ${error.message}`);
+    if (!lost_ms && version !== null) note(`no answer: ${error.message}`);
     lost_ms ||= Date.now();
     $("link").className = "lost";
     say($("link"), `no answer for ${duration((Date.now() - lost_ms) / 1000)}; asking again`);
