@@ -266,4 +266,5 @@ async def test_a_thousand_streams_three_times(tmp_path: Path) -> None:
         assert ended.keys() == {"ok"}
         assert ended["ok"] >= ROUNDS * STREAMS
     print(f"memory of the daemon after each round: {[f'{used >> 10} KiB' for used in used_bytes]}")
-    assert used_bytes[-1] <= used_bytes[0] + MEMORY_TOLERANCE_BYTES, used_bytes
+    # The daemon remembers its latest 2,000 requests: there are so many only after the second round.
+    assert used_bytes[-1] <= used_bytes[1] + MEMORY_TOLERANCE_BYTES, used_bytes

@@ -18,8 +18,11 @@ from rich.console import Console
 
 from syshaxd.cli.syshaxctl import main
 from syshaxd.cli.top import TopView
-from syshaxd.control import ControlServer
-from syshaxd.core.types import State
+from syshaxd.control import ControlServer, Operations
+from syshaxd.core.types import InferenceRequest, RunOn, Snapshot, State
+from syshaxd.leases import Leases
+from syshaxd.requests import Decided
+from tests.fakes.daemon import fake_daemon
 from tests.fakes.engine import FakeEngine
 
 PROGRAM = Path(sys.executable).with_name("syshaxctl")
@@ -162,12 +165,19 @@ async def top(socket: Path) -> AsyncIterator[Terminal]:
 
 async def test_a_daemon_that_goes_away_may_come_back(engine: FakeEngine, tmp_path: Path) -> None:
     socket = tmp_path / "run" / "admin.sock"
-    async with top(socket) as terminal:
+    async with fake_daemon(tmp_path) as daemon, top(socket) as terminal:
+        request = InferenceRequest(request_id="req-7", model="m", stream=True)
+        decision = RunOn("cpu", ("the gpu is full",))
+        daemon.engine.requests.decisions.append(Decided(7.5, request, decision, ("gpu", "cpu"), {}, 0, Snapshot()))
+        leases = Leases(daemon.engine)
+        operations = Operations(
+            engine=daemon.engine, reconfigurer=daemon.reconfigurer, leases=leases, stop=lambda leave_running: None
+        )
         await terminal.shows("no syshaxd answers on")
-        for queued in ("3 requests queued", "answers again"):
-            server = ControlServer(engine, socket)
+        for seen in ("3 requests queued", "req-7  run on cpu: the gpu is full"):
+            server = ControlServer(engine, socket, operations=operations)
             await server.start()
-            await terminal.shows(queued)
+            await terminal.shows(seen)
             await server.stop()
             await terminal.shows("no syshaxd answers on")
         terminal.press(b"q")

@@ -107,7 +107,7 @@ def explain(socket: Path | None, request_id: str, output: str) -> None:
             click.echo(json.dumps(answer, indent=2))
             return
         for entry in answer["decisions"]:
-            click.echo(_entry_text(entry))
+            click.echo(decision_line(entry))
             for its in entry["candidates"]:
                 loads = ", ".join(f"{name}={its[name]:g}" for name in _LOADS if name in its)
                 click.echo(f"    {its['name']}: inflight={its['inflight']} {loads}".rstrip())
@@ -135,7 +135,7 @@ def decisions(socket: Path | None, lines: int, output: str, *, follow: bool) -> 
         async with aclosing(client.stream("WatchDecisions", last=lines, follow=follow)) as answers:
             async for answer in answers:
                 entry = answer["decision"]
-                click.echo(json.dumps(entry) if output == "json" else _entry_text(entry))
+                click.echo(json.dumps(entry) if output == "json" else decision_line(entry))
 
     run(socket, work)
 
@@ -235,7 +235,8 @@ def _load(text: str) -> tuple[str, dict[str, float]]:
         ) from None
 
 
-def _entry_text(entry: Mapping[str, Any]) -> str:
+def decision_line(entry: Mapping[str, Any]) -> str:
+    """One line for a decision: when, on which request, what, and why."""
     at = time.strftime("%H:%M:%S", time.localtime(entry["at_s"]))
     return f"{at}  {entry['request_id']}  {_decision_text(entry['decision'])}"
 

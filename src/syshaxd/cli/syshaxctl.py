@@ -27,7 +27,7 @@ from syshaxd.cli.numa import numa
 from syshaxd.cli.parity import parity_table
 from syshaxd.cli.render import render
 from syshaxd.cli.scheduling import cancel, decisions, dry_run, explain, place, policy, report_end, requests
-from syshaxd.cli.top import TopView, watch
+from syshaxd.cli.top import TopView, latest_decisions, watch
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.parity import report_json
@@ -113,7 +113,7 @@ def status(socket: Path | None, output: str) -> None:
 @click.option("--once", is_flag=True, help="Print one view and end, also where there is no terminal.")
 @click.pass_obj
 def top(socket: Path | None, interval: float, *, once: bool) -> None:
-    """Shows instances, queue, devices and the latest events, live. `q` or Ctrl-C ends it.
+    """Shows instances, queue, devices, the latest decisions and events, live. `q` or Ctrl-C ends it.
 
     \b
     Examples:
@@ -126,6 +126,7 @@ def top(socket: Path | None, interval: float, *, once: bool) -> None:
     async def print_once(client: ControlClient) -> None:
         view = TopView()
         view.saw(await client.status(), now_s=time.time(), monotonic_s=time.monotonic())
+        view.decisions = await latest_decisions(client)
         console.print(view.render(width=console.width, now_s=time.time(), monotonic_s=time.monotonic()))
 
     if once:

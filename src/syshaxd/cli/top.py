@@ -10,7 +10,7 @@ import time
 import tty
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,13 @@ from rich.text import Text
 
 from syshaxd import rundir
 from syshaxd.cli import show
+from syshaxd.cli.scheduling import decision_line
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.types import EngineStatus, GpuLoad, HostLoad, State
 
 _SAMPLES = 60
 _EVENTS = 20
+_DECISIONS = 5
 _HIGH_RATIO = 0.9
 _LEVELS = "▁▂▃▄▅▆▇█"
 _SPARKS_FROM_WIDTH = 100
@@ -42,6 +44,8 @@ class TopView:
         self._history: dict[str, deque[float]] = {}
         self._events: deque[tuple[float, str, Text]] = deque(maxlen=_EVENTS)
         self._seen: dict[str, tuple[State, float]] = {}
+        self.decisions: list[str] = []
+        """The latest of the scheduler's, newest first."""
 
     def saw(self, status: EngineStatus, *, now_s: float, monotonic_s: float) -> None:
         """Takes a new status. `now_s` is Unix time."""
@@ -82,6 +86,8 @@ class TopView:
             status = self.status
             parts.append(show.status_table(status, width=width, now_s=now_s, monotonic_s=monotonic_s, devices=False))
             parts += [Text(), self._rates(status, width), Text(), self._devices(status, width)]
+        if self.decisions:
+            parts += [Text(), *(Text(line, overflow="ellipsis", no_wrap=True) for line in self.decisions)]
         if self._events:
             parts += [Text(), self._event_table()]
         return Group(*parts)
@@ -175,6 +181,12 @@ def _filled(name: str, used_bytes: int, total_bytes: int) -> _Gauge:
     return _Gauge(name, ratio, show.of_gib(used_bytes, total_bytes))
 
 
+async def latest_decisions(client: ControlClient) -> list[str]:
+    """The scheduler's latest decisions as lines, newest first."""
+    async with aclosing(client.stream("WatchDecisions", last=_DECISIONS, follow=False)) as answers:
+        return [decision_line(answer["decision"]) async for answer in answers][::-1]
+
+
 async def watch(socket: Path | None, console: Console, *, interval_s: float) -> None:
     """Shows the view on the whole terminal until the user presses `q`. A daemon that goes away may come back.
 
@@ -188,6 +200,7 @@ async def watch(socket: Path | None, console: Console, *, interval_s: float) -> 
             try:
                 async with ControlClient(path) as client:
                     view.saw(await client.status(), now_s=time.time(), monotonic_s=time.monotonic())
+                    view.decisions = await latest_decisions(client)
             except UnreachableError as error:
                 view.lost(str(error), now_s=time.time())
             live.update(view.render(width=console.width, now_s=time.time(), monotonic_s=time.monotonic()), refresh=True)

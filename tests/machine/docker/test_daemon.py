@@ -115,11 +115,18 @@ class Daemon:
         return False
 
     def syshaxctl(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [self._program("syshaxctl"), *arguments], env=self.environment, capture_output=True, text=True, timeout=120
-        )
+        done = self._ask(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def syshaxctl_fails(self, *arguments: str) -> str:
+        done = self._ask(*arguments)
+        assert done.returncode == 1, done
+        return done.stderr
+
+    def _ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        program = self._program("syshaxctl")
+        return subprocess.run([program, *arguments], env=self.environment, capture_output=True, text=True, timeout=120)
 
     def generations(self) -> dict[str, int]:
         told = json.loads(self.syshaxctl("status", "-o", "json"))
@@ -271,3 +278,21 @@ def test_a_killed_daemon_finds_its_containers_again(daemon: Daemon) -> None:
     with load.flowing():
         until(lambda: load.statuses[200] > 4, "answers")
     assert load.lost == []
+
+
+@pytest.mark.parametrize("daemon", [DONOR], indirect=True)
+def test_a_new_configuration_makes_only_what_changed_anew(daemon: Daemon) -> None:
+    before = daemon.containers()
+    load = Load()
+    with load.flowing():
+        daemon.syshaxctl("config", "set", "--apply", "services.cpu.max_num_seqs", "7")
+        daemon.wait_ready()
+        after = daemon.containers()
+        daemon.syshaxctl_fails("config", "set", "--apply", "services.cpu.container.image", "127.0.0.1:1/none:x")
+        daemon.wait_ready()
+    assert before["vllm_gpu"] == after["vllm_gpu"] == daemon.containers()["vllm_gpu"]
+    assert before["vllm_cpu"] != after["vllm_cpu"]
+    assert "--max-num-seqs 7" in daemon.bed.docker("inspect", "--format", '{{join .Config.Cmd " "}}', "vllm_cpu")
+    assert daemon.bed.image == daemon.bed.docker("inspect", "--format", "{{.Config.Image}}", "vllm_cpu")
+    assert load.lost == []
+    assert set(load.statuses) == {200}
