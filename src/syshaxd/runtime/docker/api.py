@@ -180,7 +180,8 @@ class ContainerApi:
             except NotFound:
                 return
             except APIError as error:
-                if error.status_code != 409 and "is not running" not in str(error):
+                ended = error.status_code == 409 or "not running" in str(error) or "state improper" in str(error)
+                if not ended:  # podman answers 500
                     raise SyshaxError(f"container {ident[:12]} can't be sent {signal}: {_text(error)}") from error
 
     def remove(self, ident: str) -> None:
