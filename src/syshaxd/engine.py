@@ -272,11 +272,21 @@ class Engine:
         Raises:
             NotFoundError: No instance has such a model or route.
         """
+        return self._decide(request, self._candidates(request, tried), snapshot=snapshot, inflight=inflight)
+
+    def _decide(
+        self,
+        request: InferenceRequest,
+        candidates: Sequence[InstanceSpec],
+        *,
+        snapshot: Snapshot | None = None,
+        inflight: Mapping[str, int] | None = None,
+    ) -> Decision:
         return self._scheduler.decide(
             request,
             snapshot or self._snapshot(),
             self._inflight if inflight is None else inflight,
-            self._candidates(request, tried),
+            candidates,
             self._handover.pairs,
             queued=len(self._queue),
             estimates=self._estimates,
@@ -288,14 +298,16 @@ class Engine:
         Raises:
             NotFoundError: No instance has such a model or route.
         """
-        decision = Wait((f"{len(self._queue)} requests wait already",)) if self._queue else self.decide(request)
-        self._note(request, (), decision)
+        candidates = self._candidates(request, ())
+        waits = len(self._queue)
+        decision = Wait((f"{waits} requests wait already",)) if waits else self._decide(request, candidates)
+        self._note(request, candidates, decision)
         if isinstance(decision, RunOn | Offload):
             self._take(decision)
         return decision
 
-    def _note(self, request: InferenceRequest, tried: tuple[str, ...], decision: Decision) -> None:
-        names = [spec.name for spec in self._candidates(request, tried)]
+    def _note(self, request: InferenceRequest, candidates: Sequence[InstanceSpec], decision: Decision) -> None:
+        names = [spec.name for spec in candidates]
         inflight = dict(self._inflight)
         entry = Decided(time.time(), request, decision, names, inflight, len(self._queue), self._snapshot())
         self.requests.decisions.append(entry)
@@ -310,8 +322,9 @@ class Engine:
         """Takes a place, which `release` gives back; None: all are taken, or others wait already (unless `first`)."""
         if self._queue and request.pinned is None and not first:
             return None
-        decision = self.decide(request, tried)
-        self._note(request, tried, decision)
+        candidates = self._candidates(request, tried)
+        decision = self._decide(request, candidates)
+        self._note(request, candidates, decision)
         if isinstance(decision, RunOn | Offload):
             self._take(decision)
             return decision
@@ -405,9 +418,10 @@ class Engine:
             waiting = self._queue.popleft()
             if waiting.place.done():
                 continue
-            decision = self.decide(waiting.request, waiting.tried)
+            candidates = self._candidates(waiting.request, waiting.tried)
+            decision = self._decide(waiting.request, candidates)
             if not isinstance(decision, Wait):
-                self._note(waiting.request, waiting.tried, decision)
+                self._note(waiting.request, candidates, decision)
             if isinstance(decision, RunOn | Offload):
                 self._take(decision)
                 waiting.place.set_result(decision)

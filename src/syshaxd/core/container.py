@@ -68,6 +68,13 @@ def container_spec(role: Role, service: ServiceConfig, *, model: str, joins: str
     )
 
 
+def joined_container(its: ContainerSpec) -> str:
+    """Name of the container whose IPC namespace it joins; empty: none."""
+    if its.ipc == DONOR:
+        return DONOR_NAME
+    return its.ipc.removeprefix(JOIN) if its.ipc.startswith(JOIN) else ""
+
+
 def cpuset_cpus(spec: InstanceSpec) -> str:
     """CPUs that the container may use, as a list such as `0-3,8`; empty: all."""
     assert spec.container is not None
@@ -105,7 +112,7 @@ def docker_run(spec: InstanceSpec, *, secret: Mapping[str, str] | None = None) -
     line += ["--init"] if its.init else []
     line += [
         "--ipc",
-        its.ipc if its.ipc != DONOR else f"{JOIN}{DONOR_NAME}",
+        f"{JOIN}{joined}" if (joined := joined_container(its)) else its.ipc,
         "--shm-size",
         _size_text(its.shm_size_bytes),
     ]

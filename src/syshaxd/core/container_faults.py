@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from syshaxd.core.types import ExitStatus, InstanceSpec
 
+NOT_RUN = frozenset((126, 127))
+"""Exit codes of what could not run its program."""
 NVML_LOST = "Failed to initialize NVML"
 GPU_LOST = (
     "its GPUs were taken away (Failed to initialize NVML): a `systemctl daemon-reload` does that where Docker's cgroup "
@@ -129,7 +131,7 @@ def exit_status(code: int, *, out_of_memory: bool, last_lines: str) -> ExitStatu
         cause = (
             "out of memory: give it less to hold (`gpu-memory-utilization`, VLLM_CPU_KVCACHE_SPACE), or the host more"
         )
-    elif code in {126, 127}:
+    elif code in NOT_RUN:
         cause = "its program could not be run"
     if 128 < code <= 128 + 64:
         if code == 128 + 9 and not cause:

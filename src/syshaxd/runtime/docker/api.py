@@ -17,8 +17,8 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import CancellableStream, DeviceRequest, LogConfig, Mount
 
-from syshaxd.core.container import ALL_GPUS, DONOR, DONOR_NAME, JOIN, cpuset_cpus
-from syshaxd.core.container_faults import launch_fault, pull_fault
+from syshaxd.core.container import ALL_GPUS, DONOR, DONOR_NAME, JOIN, cpuset_cpus, joined_container
+from syshaxd.core.container_faults import NOT_RUN, NVML_LOST, launch_fault, pull_fault
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.types import ContainerSpec, Handle, InstanceSpec
 
@@ -30,8 +30,6 @@ DIGEST = "org.syshax.digest"
 _DONOR_INSTANCE = "ipc-donor"
 _LOG_CONFIG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "16m", "max-file": "2"})
 _GPU_CAPABILITIES = [["gpu"]]
-_NOT_RUN = frozenset((126, 127))
-"""Exit codes of what could not run its program."""
 _EXEC_TIMEOUT_S = 0.25
 
 
@@ -107,7 +105,7 @@ class ContainerApi:
         """
         its = spec.container
         assert its is not None
-        name = DONOR_NAME if its.ipc == DONOR else its.ipc.removeprefix(JOIN) if its.ipc.startswith(JOIN) else ""
+        name = joined_container(its)
         if not name:
             return True
         other = self.state(name)
@@ -140,9 +138,9 @@ class ContainerApi:
                 done = client.containers.get(ident).exec_run(["nvidia-smi", "-L"])
             except (NotFound, APIError):
                 return False  # it has just ended
-        if done.exit_code in _NOT_RUN:
+        if done.exit_code in NOT_RUN:
             return None
-        return b"Failed to initialize NVML" in done.output
+        return NVML_LOST.encode() in done.output
 
     # Acting.
 
@@ -234,8 +232,8 @@ class ContainerApi:
         if its.ipc == DONOR:
             with self._donor_lock:  # two instances may want it at the same time
                 return f"{JOIN}{self._donor(client, its)}"
-        if its.ipc.startswith(JOIN):
-            return f"{JOIN}{client.containers.get(its.ipc.removeprefix(JOIN)).id}"
+        if other := joined_container(its):
+            return f"{JOIN}{client.containers.get(other).id}"
         return its.ipc
 
     def _donor(self, client: docker.DockerClient, its: ContainerSpec) -> str:
@@ -305,7 +303,7 @@ def _check_program(container: Container) -> None:
     """
     with suppress(requests.RequestException):  # still running when the time is over: good
         code = container.wait(timeout=_EXEC_TIMEOUT_S)["StatusCode"]
-        if code in _NOT_RUN:
+        if code in NOT_RUN:
             output = container.logs(tail=5).decode(errors="replace").strip()
             raise _NoProgramError(f"executable file not found: {output}")
 
