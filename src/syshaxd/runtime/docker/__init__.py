@@ -295,7 +295,7 @@ class DockerRuntime:
         return status
 
     async def _until_ended(self, running: _Running) -> ContainerState | None:
-        """Returns the container's last state; None: it is gone altogether."""
+        """Returns the container's last state; None: nothing of that generation is left to see."""
         loop = asyncio.get_running_loop()
         gpu_check_at_s = loop.time() + _GPU_CHECK_INTERVAL_S if running.has_gpus else float("inf")
         while True:
@@ -303,6 +303,10 @@ class DockerRuntime:
             state = await self._until_answered(running, self._api.state, running.handle.ident)
             if state is None or not state.running:
                 return state
+            if state.started_at_s != running.handle.started_at_s:
+                # Its end was over before anybody could look: all that it held is lost, and who joined it is apart.
+                running.cause = "its container was started again by somebody"
+                return None
             if not running.cause and loop.time() >= gpu_check_at_s:
                 gpu_check_at_s = loop.time() + await self._check_gpus(running)
             if running.cause:
