@@ -147,15 +147,14 @@ async def test_what_is_unknown_is_not_explained(plane: Plane) -> None:
 
 
 async def test_events_can_be_watched_by_instance(plane: Plane) -> None:
-    async with aclosing(plane.client.stream("WatchEvents", follow=True, instance="cpu")) as seen:
-        waiting = asyncio.ensure_future(anext(seen))
+    async with aclosing(plane.client.stream("WatchEvents", follow=True, last=100, instance="cpu")) as seen:
+        event = (await anext(seen))["event"]  # it watches from here on
+        assert event["text"].startswith("STARTING")
         plane.daemon.engine.stop_instance("gpu", drain=False)
-        await plane.daemon.offered("cpu")
-        while not waiting.done():
-            plane.daemon.engine.stop_instance("cpu", drain=False)
-            await asyncio.sleep(0.005)
-        event = waiting.result()["event"]
-    assert (event["kind"], event["instance"]) == ("EVENT_KIND_STATE", "cpu")
+        plane.daemon.engine.stop_instance("cpu", drain=False)
+        while not event["text"].startswith("STOPPED"):
+            event = (await anext(seen))["event"]
+            assert (event["kind"], event["instance"]) == ("EVENT_KIND_STATE", "cpu")
     assert event["fields"]["generation"] == "1"
     past = [answer["event"]["text"] async for answer in plane.client.stream("WatchEvents", last=100, instance="gpu")]
     assert past[0].startswith("STARTING")
