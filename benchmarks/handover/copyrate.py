@@ -1,6 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""copyrate.py [--threads N] [--mb N] [--cuda]: this machine's plain copy rates. Runs in vLLM's environment."""
+"""copyrate.py [--threads N] [--mb N] [--cuda] [--isa amx]: this machine's plain copy rates, and the connector's.
+
+Runs in vLLM's environment; for `--isa` (vec, amx, neon: as vLLM packs KV caches on a CPU) with PYTHONPATH=src.
+"""
 
 import argparse
 import mmap
@@ -27,6 +30,7 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--mb", type=int, default=200, help="about the size of a hand-over")
     parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--isa", action="append", default=[])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = options.mb * 1_000_000 // 4096 * 4096
@@ -37,8 +41,29 @@ def main():
         private = torch.zeros(size, dtype=torch.uint8)
         show(f"memory to shared memory, {how}", size, lambda: shared.copy_(private))
         show(f"shared memory to memory, {how}", size, lambda: private.copy_(shared))
+        for isa in options.isa:
+            connector(isa, shared)
         if options.cuda:
             cuda(size, shared)
+
+
+def connector(isa, shared, heads=8, block_size=128, head_size=128, layers=16):
+    """A CPU's KV cache in bfloat16, of scattered blocks, saved to shared memory and loaded from there."""
+    from syshax_connector.cache import PackedCache  # noqa: PLC0415 - only where asked for
+    from syshax_connector.stored import Stored  # noqa: PLC0415
+
+    block = heads * block_size * 2 * head_size
+    count = shared.numel() // 2 // layers // block
+    numbers = shared.view(torch.bfloat16)[: layers * count * block].view(layers, -1)
+    caches = [torch.randn(2 * count, heads, block_size, 2 * head_size).to(torch.bfloat16) for _ in range(layers)]
+    cache = PackedCache(caches, isa)
+    blocks, tokens = list(range(1, 2 * count, 2)), count * block_size
+    packed = Stored(numbers.view(layers, count, heads, block_size, -1), tokens, cache.packed, slice(0, heads))
+    plain = Stored(numbers.view(layers, heads, 2, tokens, head_size), tokens, None, slice(0, heads))
+    size = packed.size_bytes
+    show(f"{isa}: saved as it is", size, lambda: cache.read(blocks, packed))
+    show(f"{isa}: loaded, from such a CPU", size, lambda: cache.write(blocks, 0, tokens, packed, 0))
+    show(f"{isa}: loaded, from a GPU", size, lambda: cache.write(blocks, 0, tokens, plain, 0))
 
 
 def cuda(size, shared):

@@ -1,36 +1,41 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A rank's paged KV cache, read and written as plain numbers `[layers, kv_heads, 2, tokens, head_size]`, K before V.
+"""A rank's paged KV cache: hand-overs are read out of it and written into it.
 
 On a GPU (FlashAttention's family) a token's K and V stand side by side. On a CPU each block holds its K first, then its
 V, both packed for the instruction set: `vec` transposes K, `amx` and `neon` pack both. vLLM can only write that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 
-from .layout import Digit, Packing, UnknownPackingError, packing_of
+from .layout import Packed, UnknownPackingError, packing_of
+from .stored import INTEGERS, Stored, strided
 
 _DIGIT = 256
 """bfloat16 holds whole numbers up to here exactly."""
-_INTEGERS = {2: torch.int16, 4: torch.int32}
-"""To move bits: PyTorch copies integers with wider instructions than it does bfloat16."""
 
 
 class RankCache(Protocol):
     """All layers of one rank."""
 
-    def read(self, blocks: Sequence[int], out: torch.Tensor) -> None:
-        """Copies a request's first tokens into `out`, `[layers, kv_heads, 2, tokens, head_size]`."""
+    @property
+    def packed(self) -> Packed | None:
+        """How `read` leaves the numbers; None: plain."""
 
-    def write(self, blocks: Sequence[int], start: int, stop: int, plain: torch.Tensor, first_head: int) -> None:
-        """Copies tokens of `plain`, `[layers, heads, 2, tokens, head_size]`, from `start` to `stop` into a request."""
+    def read(self, blocks: Sequence[int], out: Stored) -> None:
+        """Copies a request's first tokens into `out`."""
+
+    def write(self, blocks: Sequence[int], start: int, stop: int, stored: Stored, first_head: int) -> None:
+        """Copies the stored tokens from `start` to `stop` into a request."""
 
 
 class RowCache:
     """Caches whose tokens are rows: `[blocks, kv_heads, block_size, 2 * head_size]`, however they stride."""
+
+    packed = None
 
     def __init__(self, caches: Sequence[torch.Tensor], block_size: int) -> None:
         """Views the caches.
@@ -42,22 +47,20 @@ class RowCache:
         self._caches = caches
         self._block_size = block_size
 
-    def read(self, blocks: Sequence[int], out: torch.Tensor) -> None:
+    def read(self, blocks: Sequence[int], out: Stored) -> None:
         """See `RankCache`."""
-        heads, _, tokens, head_size = out.shape[1:]
+        heads, _, tokens, head_size = out.data.shape[1:]
         index, offset = self._slots(blocks, 0, tokens)
-        for cache, plain in zip(self._caches, out, strict=True):
+        for cache, plain in zip(self._caches, out.data, strict=True):
             rows = cache[index, :, offset].view(tokens, heads, 2, head_size)
             plain.copy_(rows.permute(1, 2, 0, 3).contiguous(), non_blocking=True)
 
-    def write(self, blocks: Sequence[int], start: int, stop: int, plain: torch.Tensor, first_head: int) -> None:
+    def write(self, blocks: Sequence[int], start: int, stop: int, stored: Stored, first_head: int) -> None:
         """See `RankCache`."""
         index, offset = self._slots(blocks, start, stop)
-        heads = plain.shape[1]
-        for cache, layer in zip(self._caches, plain, strict=True):
-            # All of it crosses the bus, in one piece; what is wanted is cut out behind it.
-            rows = layer.to(cache.device, non_blocking=True)[:, :, start:stop].permute(2, 0, 1, 3)
-            cache[index, first_head : first_head + heads, offset] = rows.flatten(2)
+        for cache, plain in zip(self._caches, stored.plain(self._caches[0].device), strict=True):
+            rows = plain[:, :, start:stop].permute(2, 0, 1, 3)
+            cache[index, first_head : first_head + len(plain), offset] = rows.flatten(2)
 
     def _slots(self, blocks: Sequence[int], start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = torch.arange(start, stop)
@@ -68,7 +71,7 @@ class RowCache:
 
 
 class PackedCache:
-    """CPU caches: written by vLLM's own operation, read through strides as if they were not packed."""
+    """CPU caches: their blocks are handed over as they are, and others' numbers packed as vLLM does it."""
 
     def __init__(self, caches: Sequence[torch.Tensor], isa: str) -> None:
         """Learns the packing.
@@ -82,23 +85,26 @@ class PackedCache:
         """
         self._caches = caches
         self._isa = isa
-        self._block_size, self._head_size = caches[0].shape[2], caches[0].shape[3] // 2
-        self._packings = learn_packings(caches[0].dtype, self._block_size, self._head_size, isa)
+        self._block_size, head_size = caches[0].shape[2], caches[0].shape[3] // 2
+        self.packed = learn_packed(caches[0].dtype, self._block_size, head_size, isa)
 
-    def read(self, blocks: Sequence[int], out: torch.Tensor) -> None:
+    def read(self, blocks: Sequence[int], out: Stored) -> None:
         """See `RankCache`."""
-        tokens = out.shape[3]
-        index = torch.tensor(blocks[: -(-tokens // self._block_size)])
-        for cache, plain in zip(self._caches, out, strict=True):
-            # One more copy, but at memory speed: then few large operations do the rest, wherever the blocks are.
-            gathered = cache.index_select(0, index)
-            for kind, packing in enumerate(self._packings):
-                self._unpack(gathered, kind, packing, plain[:, kind])
+        index = torch.tensor(blocks[: out.data.shape[1]])
+        for cache, copied in zip(self._caches, out.data, strict=True):
+            torch.index_select(cache, 0, index, out=copied)
 
-    def write(self, blocks: Sequence[int], start: int, stop: int, plain: torch.Tensor, first_head: int) -> None:
+    def write(self, blocks: Sequence[int], start: int, stop: int, stored: Stored, first_head: int) -> None:
         """See `RankCache`."""
-        heads = slice(first_head, first_head + plain.shape[1])
-        if all(len(packing.tokens) == 1 for packing in self._packings):
+        heads = slice(first_head, first_head + stored.heads.stop - stored.heads.start)
+        if stored.packed == self.packed and start % self._block_size == 0:
+            first, last = start // self._block_size, -(-stop // self._block_size)
+            for cache, copied in zip(self._caches, stored.data, strict=True):
+                for number in range(first, last):  # three times as quick as index_copy_
+                    cache[blocks[number], heads].copy_(copied[number, stored.heads])
+            return
+        plain = stored.plain(torch.device("cpu"))
+        if len(self.packed.k.tokens) == len(self.packed.v.tokens) == 1:
             self._write_strided(blocks, start, stop, plain, heads)
             return
         tokens = torch.arange(start, stop)
@@ -107,43 +113,20 @@ class PackedCache:
             k, v = (layer[:, kind, start:stop].transpose(0, 1) for kind in range(2))
             _vllm_writes(cache[:, heads], k, v, slots, self._isa)
 
-    def _write_strided(self, blocks: Sequence[int], start: int, stop: int, plain: torch.Tensor, heads: slice) -> None:
+    def _write_strided(
+        self, blocks: Sequence[int], start: int, stop: int, plain: Iterable[torch.Tensor], heads: slice
+    ) -> None:
         """Up to twice as quick as vLLM's own operation, where a block's tokens stand in one row."""
         size = self._block_size
-        for cache, layer in zip(self._caches, plain.view(_INTEGERS[plain.element_size()]), strict=True):
-            for kind, packing in enumerate(self._packings):
-                packed = _strided(cache, kind, packing, layer.element_size())
-                part = layer[:, kind].unflatten(2, [digit.size for digit in packing.dims])
+        for cache, layer in zip(self._caches, plain, strict=True):
+            for kind, packing in enumerate((self.packed.k, self.packed.v)):
+                packed = strided(cache, kind, packing, layer.element_size())
+                bits = layer[:, kind].view(INTEGERS[layer.element_size()])
+                part = bits.unflatten(2, [digit.size for digit in packing.dims])
                 for number in range(start // size, -(-stop // size)):
                     first, last = max(start, number * size), min(stop, (number + 1) * size)
                     target = packed[heads, blocks[number], first - number * size : last - number * size]
                     target.copy_(part[:, first:last])
-
-    def _unpack(self, gathered: torch.Tensor, kind: int, packing: Packing, plain: torch.Tensor) -> None:
-        """Copies K or V of whole blocks `[blocks, kv_heads, ...]` to `[kv_heads, tokens, head_size]`."""
-        item_bytes = gathered.element_size()
-        if item_bytes == 2 and packing.dims[-1] == Digit(2, 1):  # pairs stay together: half as many, twice as wide
-            packing, item_bytes = packing.in_pairs(), 4
-        packed = _strided(gathered, kind, packing, item_bytes)
-        target = plain.view(_INTEGERS[item_bytes]).unflatten(2, [digit.size for digit in packing.dims])
-        whole, rest = divmod(plain.shape[1], self._block_size)
-        if whole:
-            sizes = [whole, *(digit.size for digit in packing.tokens)]
-            target[:, : whole * self._block_size].unflatten(1, sizes).copy_(packed[:, :whole])
-        if rest:
-            last = packed[:, whole].flatten(1, len(packing.tokens))
-            target[:, whole * self._block_size :].copy_(last[:, :rest])
-
-
-def _strided(cache: torch.Tensor, kind: int, packing: Packing, item_bytes: int) -> torch.Tensor:
-    """K or V of a cache, as `[kv_heads, blocks, digits of the tokens, digits of the dims]`."""
-    bits = cache.view(_INTEGERS[item_bytes])
-    digits = (*packing.tokens, *packing.dims)
-    return bits.as_strided(
-        (bits.shape[1], bits.shape[0], *(digit.size for digit in digits)),
-        (bits.stride(1), bits.stride(0), *(digit.stride for digit in digits)),
-        bits.storage_offset() + kind * bits.shape[2] * bits.shape[3] // 2,
-    )
 
 
 def rank_cache(layers: Sequence[Any], caches: Sequence[torch.Tensor], block_size: int) -> RankCache:
@@ -170,10 +153,10 @@ def rank_cache(layers: Sequence[Any], caches: Sequence[torch.Tensor], block_size
     return PackedCache(caches, isa)
 
 
-_learnt: dict[tuple[torch.dtype, int, int, str], tuple[Packing, Packing]] = {}
+_learnt: dict[tuple[torch.dtype, int, int, str], Packed] = {}
 
 
-def learn_packings(dtype: torch.dtype, block_size: int, head_size: int, isa: str) -> tuple[Packing, Packing]:
+def learn_packed(dtype: torch.dtype, block_size: int, head_size: int, isa: str) -> Packed:
     """Finds how this CPU packs K and V, by looking where vLLM's own writer puts numbered values."""
     found = _learnt.get(known := (dtype, block_size, head_size, isa))
     if found is None:
@@ -185,8 +168,8 @@ def learn_packings(dtype: torch.dtype, block_size: int, head_size: int, isa: str
             for kind, packed in enumerate(_packed(digit, dtype, block_size, head_size, isa)):
                 sources[kind] += packed.flatten().to(torch.int64) * weight
             weight *= _DIGIT
-        places = [source.argsort().view(block_size, head_size).tolist() for source in sources]
-        found = _learnt[known] = packing_of(places[0]), packing_of(places[1])
+        k, v = (packing_of(source.argsort().view(block_size, head_size).tolist()) for source in sources)
+        found = _learnt[known] = Packed(block_size, k, v)
     return found
 
 

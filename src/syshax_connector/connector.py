@@ -14,6 +14,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
+from vllm.platforms import current_platform
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -67,7 +68,8 @@ class SyshaxConnector(KVConnectorBase_V1, SupportsHMA):
             )
             return
         model = model_of(vllm_config, shape, spec.dtype, settings.identity)
-        producer = Producer(folder, settings, owner=owner, model=model, shape=shape, ranks=self._ranks)
+        unit = spec.block_size if current_platform.is_cpu() else 1
+        producer = Producer(folder, settings, owner=owner, model=model, shape=shape, ranks=self._ranks, unit=unit)
         self._scheduler = Scheduler(
             folder,
             settings,

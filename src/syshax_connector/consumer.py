@@ -76,10 +76,11 @@ class Consumer:
     def _check(self, header: Header) -> None:
         if difference := self._model.difference(header.model):
             raise MissError("model", f"hand-over {header.key}: {difference}")
-        size = self._shape.rank_bytes(header.tokens, len(header.parts))
-        if header.size != size:
-            raise MissError("damaged", f"hand-over {header.key}: {header.size} bytes instead of {size}")
         for part in header.parts:
+            tokens = header.tokens if part.packed is None else part.packed.room(header.tokens)
+            size = self._shape.rank_bytes(tokens, len(header.parts))
+            if header.size != size:
+                raise MissError("damaged", f"hand-over {header.key}: {header.size} bytes instead of {size}")
             path = self._folder.path / part.arena
             try:
                 whole = path.stat().st_size >= header.offset + header.size

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The file that tells of a hand-over: whose, what, and where its bytes are. Pure.
 
-SYSHAXKV1 <SHA-256 of all that follows this line, in hex>
+SYSHAXKV2 <SHA-256 of all that follows this line, in hex>
 <one JSON object>
 <token ids, little-endian int32>
 """
@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-MAGIC = b"SYSHAXKV1"
+from .layout import Digit, Packed, Packing
+
+MAGIC = b"SYSHAXKV2"
 MOST_BYTES = 64 << 20
 """More is no header."""
 _ID_BYTES = 4
@@ -56,6 +58,8 @@ class Part:
     arena_id: str
     """What the arena says of itself: another file under its name is not it."""
     crc32: int | None = None
+    packed: Packed | None = None
+    """How its blocks are laid out; None: it is plain numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +131,24 @@ def _build(fixed: dict[str, Any], raw: bytes) -> Header:
     if sys.byteorder == "big":
         ids.byteswap()
     model = Model(**fixed.pop("model"))
-    parts = tuple(Part(**part) for part in fixed.pop("parts"))
+    parts = tuple(Part(**part | {"packed": _packed(part["packed"])}) for part in fixed.pop("parts"))
     header = Header(**fixed, model=model, parts=parts, token_ids=tuple(ids))
     if header.offset < 0 or header.size <= 0 or not header.parts:
         raise BadHeaderError(f"offset {header.offset}, size {header.size}, {len(header.parts)} parts")
     if any("/" in part.arena or part.arena.startswith(".") for part in header.parts):
         raise BadHeaderError("an arena outside the folder")
     return header
+
+
+def _packed(told: dict[str, Any] | None) -> Packed | None:
+    if told is None:
+        return None
+    k, v = (
+        Packing(*(tuple(Digit(*digit) for digit in told[kind][name]) for name in ("tokens", "dims"))) for kind in "kv"
+    )
+    if told["block_size"] < 1:
+        raise BadHeaderError(f"blocks of {told['block_size']} tokens")
+    return Packed(told["block_size"], k, v)
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

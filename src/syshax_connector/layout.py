@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Where a token's K and V stand: in a hand-over, in a rank's share of the heads, in a packed block. Pure.
 
-A hand-over's bytes, per tensor-parallel rank of the producer: `[layers, kv_heads, 2, tokens, head_size]`, K before V.
+A hand-over's bytes, per tensor-parallel rank of the producer, are plain numbers `[layers, kv_heads, 2, tokens,
+head_size]`, K before V, or whole blocks `[layers, blocks, kv_heads, block_size, 2 * head_size]` as a CPU packs them.
 """
 
 from collections.abc import Sequence
@@ -86,6 +87,20 @@ class Packing:
         """The same, counted in pairs of neighbouring numbers."""
         tokens = tuple(Digit(digit.size, digit.stride // 2) for digit in self.tokens)
         return Packing(tokens, tuple(Digit(digit.size, digit.stride // 2) for digit in self.dims[:-1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """How a CPU lays a block of one head out: K fills the first half, V the second."""
+
+    block_size: int
+    """Tokens."""
+    k: Packing
+    v: Packing
+
+    def room(self, tokens: int) -> int:
+        """Tokens for which whole blocks have room."""
+        return -(-tokens // self.block_size) * self.block_size
 
 
 class UnknownPackingError(ValueError):

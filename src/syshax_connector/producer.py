@@ -41,6 +41,7 @@ class Producer:
         model: Model,
         shape: Shape,
         ranks: int,
+        unit: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begins with an empty book.
@@ -52,6 +53,7 @@ class Producer:
             model: What the KV cache is of.
             shape: Of the model's KV cache.
             ranks: Tensor-parallel size; each rank's arena has the same extents taken.
+            unit: Tokens that are saved together: a CPU saves whole blocks.
             clock: Monotonic seconds.
         """
         self._folder = folder
@@ -60,6 +62,7 @@ class Producer:
         self._model = model
         self._shape = shape
         self._ranks = ranks
+        self._unit = unit
         self._clock = clock
         self._lock = threading.Lock()
         self._extents = Extents(settings.arena_bytes)
@@ -76,7 +79,7 @@ class Producer:
         Raises:
             RefusedError: No room even after dropping what waits longest, no arena, or a key that is in use.
         """
-        size = self._shape.rank_bytes(tokens, self._ranks)
+        size = self._size(tokens)
         with self._lock:
             if key in self._entries or self._folder.exists(key):
                 raise RefusedError("key", f"the key {key} is in use: each hand-over needs a new one")
@@ -104,7 +107,7 @@ class Producer:
         """
         with self._lock:
             entry = self._entries[key]
-            size = self._shape.rank_bytes(len(token_ids), self._ranks)
+            size = self._size(len(token_ids))
             header = Header(
                 key=key,
                 owner=self._owner,
@@ -139,6 +142,10 @@ class Producer:
         with self._lock:
             for key, _ in self._published():
                 self._take_back(key)
+
+    def _size(self, tokens: int) -> int:
+        """Bytes in each rank's arena."""
+        return self._shape.rank_bytes(-(-tokens // self._unit) * self._unit, self._ranks)
 
     def _published(self) -> list[tuple[str, float]]:
         """Keys and ages of what is visible, the oldest first."""

@@ -19,9 +19,10 @@ from .arena import Arena, ArenaError
 from .cache import RankCache, rank_cache
 from .folder import Folder
 from .header import Header, Part
-from .layout import Shape, head_copies
+from .layout import Packed, Shape, head_copies
 from .messages import Jobs, Loaded, LoadJob, Report, Saved, SaveJob
 from .settings import Settings
+from .stored import Stored
 from .sweeper import Sweeper
 
 _logger = logging.getLogger(f"vllm.{__name__}")
@@ -146,24 +147,24 @@ class Worker:
         if own is None:
             raise ArenaError("the arena is not there yet")
         own.check()
-        size = self._shape.rank_bytes(job.tokens, self._ranks)
-        rows = self._rows(own, job.offset, size, job.tokens, self._shape.rank_heads(self._ranks))
+        stored = self._stored(own, job.offset, job.tokens, self._ranks, self._cache.packed)
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        self._copy(job, [own], size, self._stream, lambda: self._cache.read(job.blocks, rows))
+        self._copy(job, [own], stored.size_bytes, self._stream, lambda: self._cache.read(job.blocks, stored))
 
     def _load(self, job: LoadJob) -> None:
         header = job.header
-        heads = self._shape.rank_heads(len(header.parts))
+        ranks = len(header.parts)
         sources = []
-        for part in head_copies(self._shape.kv_heads, len(header.parts), self._ranks, self._rank):
-            found = self._attach(header, header.parts[part.producer_rank])
-            rows = self._rows(found, header.offset, header.size, job.tokens, heads)
-            sources.append((found, part.target, rows[:, part.source : part.source + part.count]))
+        for copied in head_copies(self._shape.kv_heads, ranks, self._ranks, self._rank):
+            part = header.parts[copied.producer_rank]
+            found = self._attach(header, part)
+            stored = self._stored(found, header.offset, job.tokens, ranks, part.packed)
+            sources.append((found, copied.target, stored.of_heads(copied.source, copied.count)))
 
         def copy() -> None:
-            for _, target, rows in sources:
-                self._cache.write(job.blocks, job.start, job.stop, rows, target)
+            for _, target, stored in sources:
+                self._cache.write(job.blocks, job.start, job.stop, stored, target)
 
         size = self._shape.rank_bytes(job.stop - job.start, self._ranks)
         stream = None if self._stream is None else torch.cuda.current_stream(self._device)
@@ -207,12 +208,17 @@ class Worker:
         crc32 = (
             zlib.crc32(memoryview(source.memory)[offset : offset + size]) if self._settings.payload_checksum else None
         )
-        return Part(source.path.name, source.id, crc32)
+        return Part(source.path.name, source.id, crc32, self._cache.packed)
 
-    def _rows(self, source: Arena, offset: int, size: int, tokens: int, heads: int) -> torch.Tensor:
-        """A hand-over's bytes as `[layers, kv_heads, 2, tokens, head_size]`."""
-        whole = torch.frombuffer(source.memory, dtype=torch.uint8, count=size, offset=offset)
-        return whole.view(self._dtype).view(self._shape.layers, heads, 2, tokens, self._shape.head_size)
+    def _stored(self, source: Arena, offset: int, tokens: int, ranks: int, packed: Packed | None) -> Stored:
+        """A hand-over's bytes in the arena of one of so many ranks."""
+        size = self._shape.rank_bytes(tokens if packed is None else packed.room(tokens), ranks)
+        whole = torch.frombuffer(source.memory, dtype=torch.uint8, count=size, offset=offset).view(self._dtype)
+        layers, heads, head_size = self._shape.layers, self._shape.rank_heads(ranks), self._shape.head_size
+        if packed is None:
+            return Stored(whole.view(layers, heads, 2, tokens, head_size), tokens, None, slice(0, heads))
+        blocks = whole.view(layers, -1, heads, packed.block_size, 2 * head_size)
+        return Stored(blocks, tokens, packed, slice(0, heads))
 
     def _attach(self, header: Header, part: Part) -> Arena:
         """Another engine's arena, checked.

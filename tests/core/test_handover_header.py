@@ -11,10 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshax_connector.header import BadHeaderError, Header, Model, Part, common_prefix, decode, encode
+from syshax_connector.layout import Digit, Packed, Packing
 from syshax_connector.settings import Settings, SettingsError, parse
 
 MODEL = Model("m@1", "bfloat16", "r", 30, 3, 64)
-HEADER = Header("k", "engine", MODEL, (Part("e.0.arena", "ab"), Part("e.1.arena", "cd", 7)), 4096, 8192, 1.5, (1, 2, 3))
+PACKED = Packed(4, Packing((Digit(2, 8), Digit(2, 1)), (Digit(4, 2),)), Packing((Digit(4, 4),), (Digit(4, 1),)))
+HEADER = Header(
+    "k", "engine", MODEL, (Part("e.0.arena", "ab"), Part("e.1.arena", "cd", 7, PACKED)), 4096, 8192, 1.5, (1, 2, 3)
+)
 _TOKENS = st.lists(st.integers(0, 2**31 - 1), max_size=50)
 
 
@@ -40,7 +44,14 @@ def test_a_cut_off_file_is_noticed(length: int) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"offset": -1}, {"size": 0}, {"parts": ()}, {"parts": (Part("../x", "a"),)}, {"parts": (Part(".x", "a"),)}],
+    [
+        {"offset": -1},
+        {"size": 0},
+        {"parts": ()},
+        {"parts": (Part("../x", "a"),)},
+        {"parts": (Part(".x", "a"),)},
+        {"parts": (Part("x", "a", packed=replace(PACKED, block_size=0)),)},
+    ],
 )
 def test_a_header_that_points_elsewhere_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadHeaderError):

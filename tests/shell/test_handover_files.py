@@ -23,8 +23,8 @@ from syshax_connector import arena
 from syshax_connector.arena import ArenaError
 from syshax_connector.consumer import Consumer, MissError
 from syshax_connector.folder import Claim, Folder, FolderError
-from syshax_connector.header import Model, Part
-from syshax_connector.layout import Shape
+from syshax_connector.header import Header, Model, Part
+from syshax_connector.layout import Digit, Packed, Packing, Shape
 from syshax_connector.producer import Producer, RefusedError
 from syshax_connector.settings import Settings
 from syshax_connector.sweeper import Sweeper
@@ -33,6 +33,8 @@ SHAPE = Shape(layers=2, kv_heads=2, head_size=32, item_bytes=2)  # 512 bytes a t
 MODEL = Model("m", "bfloat16", "r", 2, 2, 32)
 TOKENS = list(range(100))
 ARENA_BYTES = 1 << 20
+_ROWS = Packing((Digit(32, 32),), (Digit(32, 1),))
+PACKED = Packed(32, Packing((Digit(32, 1),), (Digit(32, 32),)), _ROWS)
 
 
 class Clock:
@@ -46,13 +48,21 @@ class Clock:
 class Bench:
     """One engine that saves and one that loads, in this process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, packed: Packed | None = None) -> None:
         self.folder = Folder(path)
+        self.packed = packed
         self.clock = Clock()
         self.settings = Settings(arena_dir=path, arena_bytes=ARENA_BYTES, ttl_s=60, wait_s=1)
         self.arena = arena.create(self.folder.arena_path("e", 0), ARENA_BYTES)
         self.producer = Producer(
-            self.folder, self.settings, owner="e", model=MODEL, shape=SHAPE, ranks=1, clock=self.clock
+            self.folder,
+            self.settings,
+            owner="e",
+            model=MODEL,
+            shape=SHAPE,
+            ranks=1,
+            unit=1 if packed is None else packed.block_size,
+            clock=self.clock,
         )
         self.consumer = self.consumer_of(MODEL)
 
@@ -61,7 +71,7 @@ class Bench:
 
     def save(self, key: str, token_ids: list[int] = TOKENS) -> None:
         self.producer.reserve(key, len(token_ids))
-        self.producer.publish(key, token_ids, [Part(self.arena.path.name, self.arena.id)])
+        self.producer.publish(key, token_ids, [Part(self.arena.path.name, self.arena.id, packed=self.packed)])
 
     def claim(self, key: str, token_ids: list[int] = TOKENS) -> tuple[Claim, int] | None:
         return self.consumer.claim(key, token_ids, self.clock.now_s)
@@ -95,6 +105,23 @@ def test_what_was_saved_is_loaded_once_and_freed(bench: Bench) -> None:
     bench.producer.sweep()
     assert bench.producer.used_bytes == 0
     assert bench.names() == {bench.arena.path.name}
+
+
+def test_whole_blocks_are_saved_where_the_cache_is_packed(shm: Path) -> None:
+    bench = Bench(shm, PACKED)
+    bench.save("k")
+    found = bench.claim("k")
+    assert found is not None
+    claim, tokens = found
+    assert tokens == 100
+    assert (claim.header.tokens, claim.header.size) == (100, 128 * 512)
+    assert claim.header.parts[0].packed == PACKED
+    claim.free()
+    extent = bench.producer.reserve("cut", 100)
+    part = Part(bench.arena.path.name, bench.arena.id, packed=PACKED)
+    bench.folder.publish(Header("cut", "e", MODEL, (part,), extent.offset, 100 * 512, 0.0, tuple(TOKENS)))
+    with pytest.raises(MissError, match="51200 bytes instead of 65536"):
+        bench.claim("cut")
 
 
 def test_a_request_waits_only_so_long(bench: Bench) -> None:

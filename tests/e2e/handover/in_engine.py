@@ -22,6 +22,8 @@ from vllm.v1.kv_cache_interface import (
 
 from syshax_connector.cache import PackedCache, RowCache
 from syshax_connector.identity import UnsupportedError, check_supported, rope_of
+from syshax_connector.layout import Packed
+from syshax_connector.stored import Stored
 
 LAYERS, BLOCKS = 2, 9
 _chance = random.Random(0)
@@ -29,6 +31,17 @@ _chance = random.Random(0)
 
 def plain_of(tokens: int, heads: int, head_size: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(LAYERS, heads, 2, tokens, head_size).to(dtype)
+
+
+def whole(data: torch.Tensor, tokens: int, packed: Packed | None) -> Stored:
+    return Stored(data, tokens, packed, slice(0, data.shape[1 if packed is None else 2]))
+
+
+def room_in(cache: PackedCache, like: torch.Tensor, block_size: int) -> Stored:
+    """Where a cache can be read to, filled with what was there before."""
+    _, heads, _, tokens, head_size = like.shape
+    shape = (LAYERS, cache.packed.room(tokens) // block_size, heads, block_size, 2 * head_size)
+    return whole(torch.full(shape, 7.0, dtype=like.dtype), tokens, cache.packed)
 
 
 def slots_of(blocks: list[int], block_size: int, start: int, stop: int) -> torch.Tensor:
@@ -47,8 +60,9 @@ def written_by_vllm(
 
 def check_packed(dtype: torch.dtype, block_size: int, head_size: int, isa: str) -> None:
     heads = 4
+    cpu = torch.device("cpu")
 
-    def caches() -> list[torch.Tensor]:
+    def caches(block_size: int = block_size) -> list[torch.Tensor]:
         torch.manual_seed(1)
         return [torch.randn(BLOCKS, heads, block_size, 2 * head_size).to(dtype) for _ in range(LAYERS)]
 
@@ -58,17 +72,43 @@ def check_packed(dtype: torch.dtype, block_size: int, head_size: int, isa: str) 
         plain = plain_of(tokens, heads, head_size, dtype)
         theirs, ours = caches(), caches()
         written_by_vllm(theirs, plain, blocks, 0, tokens, isa)
-        out = torch.empty_like(plain)
-        PackedCache(theirs, isa).read(blocks, out)
-        assert torch.equal(out, plain), "read"
+        saved = room_in(PackedCache(theirs, isa), plain, block_size)
+        PackedCache(theirs, isa).read(blocks, saved)
+        assert torch.equal(torch.stack(list(saved.plain(cpu))), plain), "read"
 
         start = _chance.randint(0, tokens - 1)
         theirs = caches()
         written_by_vllm(theirs, plain, blocks, start, tokens, isa)
         cache = PackedCache(ours, isa)
         for first, count in ((0, 1), (1, 3)):  # as from two ranks of a producer
-            cache.write(blocks, start, tokens, plain[:, first : first + count], first)
+            cache.write(blocks, start, tokens, whole(plain, tokens, None).of_heads(first, count), first)
         assert all(torch.equal(one, other) for one, other in zip(theirs, ours, strict=True)), "write"
+
+        # Blocks of its own kind are copied as they are; from a token within a block on, and into others, they are not.
+        others = [(isa, block_size, 0), (isa, block_size, start), ("vec", block_size, 0), (isa, block_size // 2, 0)]
+        for other_isa, other_size, begin in others:
+            if other_size % 32:
+                continue
+            other = PackedCache(caches(other_size), other_isa)
+            numbers = _chance.sample(range(BLOCKS), -(-tokens // other_size)) if tokens <= BLOCKS * other_size else []
+            if not numbers:
+                continue
+            other.write(numbers, 0, tokens, whole(plain * 0, tokens, None), 0)
+            for first, count in ((0, 1), (1, 3)):
+                other.write(numbers, begin, tokens, saved.of_heads(first, count), first)
+            out = room_in(other, plain, other_size)
+            other.read(numbers, out)
+            wanted = plain.clone()
+            wanted[:, :, :, :begin] = 0
+            assert torch.equal(torch.stack(list(out.plain(cpu))), wanted), (other_isa, other_size, begin)
+
+        rows = RowCache([torch.zeros(BLOCKS, heads, block_size, 2 * head_size, dtype=dtype)], block_size)
+        first_layer = Stored(saved.data[:1], tokens, saved.packed, saved.heads)
+        for first, count in ((0, 1), (1, 3)):
+            rows.write(blocks, 0, tokens, first_layer.of_heads(first, count), first)
+        on_gpu = whole(torch.empty_like(plain[:1]), tokens, None)
+        rows.read(blocks, on_gpu)
+        assert torch.equal(on_gpu.data, plain[:1]), "packed to rows"
 
 
 def check_rows(heads_first: bool, own_block_size: int) -> None:
@@ -82,12 +122,13 @@ def check_rows(heads_first: bool, own_block_size: int) -> None:
     blocks, tokens = _chance.sample(range(BLOCKS), 4), 200
     plain = plain_of(tokens, heads, head_size, torch.float32)
     cache = RowCache(caches, block_size)
-    cache.write(blocks, 0, 70, plain[:, :2], 0)
-    cache.write(blocks, 70, tokens, plain[:, :2], 0)
-    cache.write(blocks, 0, tokens, plain[:, 2:], 2)
-    out = torch.empty_like(plain)
+    stored = whole(plain, tokens, None)
+    cache.write(blocks, 0, 70, stored.of_heads(0, 2), 0)
+    cache.write(blocks, 70, tokens, stored.of_heads(0, 2), 0)
+    cache.write(blocks, 0, tokens, stored.of_heads(2, 1), 2)
+    out = whole(torch.empty_like(plain), tokens, None)
     cache.read(blocks, out)
-    assert torch.equal(out, plain)
+    assert torch.equal(out.data, plain)
     token = 133
     slot = blocks[token // block_size] * block_size + token % block_size
     row = caches[1][slot // own_block_size, 2, slot % own_block_size]
