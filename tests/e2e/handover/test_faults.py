@@ -158,6 +158,8 @@ def test_a_full_arena_refuses_and_recovers(engines: Engines) -> None:
             assert answer.token_ids == engines.a.complete(token_ids, 5).token_ids
     assert states == ["saving"] * 8 + ["refused"] * 2
     assert engines.a.gauge("arena_used_bytes") <= engines.a.gauge("arena_bytes")
+    _until_nothing_is_left(engines)
+    _saved(engines.a, new_key(), 4)
 
 
 def test_a_client_that_leaves_while_its_hand_over_is_waited_for(engines: Engines) -> None:
