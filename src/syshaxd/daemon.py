@@ -20,6 +20,7 @@ import aiohttp
 import click
 
 from syshaxd import __version__, activation, binder, configfile, logs, rundir, sdnotify, startup
+from syshaxd.arenas import ArenaSweeper
 from syshaxd.control import ControlServer, Operations, TlsEndpoint
 from syshaxd.core.bindings import Bound
 from syshaxd.core.config import Config, TcpConfig, enabled_services
@@ -179,6 +180,7 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
             probe_timeout_s=lifecycle.probe_timeout_s,
             stop_grace_s=lifecycle.stop_grace_s,
         )
+        stack.push_async_callback(ArenaSweeper(supervisor.statuses, supervisor.subscribe).close)
         monitor = SystemMonitor(
             lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
             interval_s=config.monitor.interval,

@@ -205,6 +205,17 @@ def service(port: int, core: int) -> dict[str, Any]:
     }
 
 
+def save_kv_cache(port: int) -> None:
+    """Has an instance save what it computed for a request."""
+    order = {"syshax": {"save": {"key": f"unclaimed-{port}", "on": "finish"}}}
+    body = {"model": MODEL, "prompt": "one two three", "max_tokens": 1, "kv_transfer_params": order}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert json.load(answer)["kv_transfer_params"]["syshax"]["state"] == "saving"
+
+
 def run_syshaxd(config: dict[str, Any], folder: Path, ports: dict[str, int]) -> Daemon:
     """Starts a daemon on a configuration whose files are all in the folder."""
     config["control"] = {"socket": str(folder / "admin.sock")}
@@ -261,7 +272,15 @@ def daemon(
         running.wait_ready()
         running.children()
         yield running
+        running.wait_ready()
+        until(lambda: len(list(arenas.glob("*.arena"))) == 2, 60, "instances that ended before have left no arena")
+        for port in ports.values():
+            save_kv_cache(port)
+        until(lambda: len(list(arenas.glob("*.kv"))) == 2, 60, "there are hand-overs that nobody will load")
         children = running.children()
+        for name in ports:  # stopped alone: the first leaves it to the other to clear away, the other to the daemon
+            assert running.syshaxctl("stop", name, "--wait").returncode == 0
+        until(lambda: not list(arenas.iterdir()), 60, "nothing of them is left in the folder of hand-overs")
         process.send_signal(signal.SIGINT)
         assert process.wait(STOP_TIMEOUT_S) == 0
         assert len(children) >= 2

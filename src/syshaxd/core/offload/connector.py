@@ -7,7 +7,7 @@ Source: src/syshax_connector/PROTOCOL.md and its identity.py, which refuses to s
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,12 @@ def connector_flags(*, arena_dir: str, arena_bytes: int) -> dict[str, str | bool
         "kv_connector_extra_config": {"arena_dir": arena_dir, "arena_bytes": arena_bytes},
     }
     return {KV_TRANSFER_FLAG: json.dumps(config, separators=(",", ":")), PROMPT_DETAILS_FLAG: True}
+
+
+def arena_dir(argv: Sequence[str]) -> str:
+    """The folder that a command line with `connector_flags` names."""
+    config = json.loads(argv[argv.index(f"--{KV_TRANSFER_FLAG}") + 1])
+    return str(config["kv_connector_extra_config"]["arena_dir"])
 
 
 def connector_doubt(files: EngineFiles, args: Mapping[str, Any]) -> str:
