@@ -30,6 +30,7 @@ class _Load:
 
     handover: str
     since: float
+    request: Request
     claim: Claim | None = None
     start: int = 0
     stop: int = 0
@@ -95,7 +96,7 @@ class Scheduler:
         """How many tokens beyond the `computed` ones can be loaded; None to be asked again in the next step."""
         if self._consumer is None or (key := self._params(request).load_key) is None:
             return 0, False
-        load = self._loads.setdefault(request.request_id, _Load(key, time.monotonic()))
+        load = self._loads.setdefault(request.request_id, _Load(key, time.monotonic(), request))
         if load.over:
             return 0, False
         if load.claim is None:
@@ -236,6 +237,7 @@ class Scheduler:
         load.claim.free()
         load.claim = None
         if failed:
+            _uncount(load.request)
             self._end_load(load, "recomputed", "load")
         else:
             self._tell(
@@ -290,6 +292,16 @@ class Scheduler:
             "waiting": waiting,
             "oldest_seconds": round(oldest_s, 1),
         }
+
+
+def _uncount(request: Request) -> None:
+    """Has vLLM count the tokens that could not be loaded as computed, in `usage` and its metrics, which it does not."""
+    if (stats := request.prefill_stats) is not None:
+        stats.set(
+            num_prompt_tokens=stats.num_prompt_tokens,
+            num_local_cached_tokens=stats.num_local_cached_tokens,
+            num_external_cached_tokens=0,
+        )
 
 
 def _unfit(request: Request) -> str | None:

@@ -116,8 +116,11 @@ def test_a_broken_hand_over_is_computed(engines: Engines, fault: str, consumer: 
     token_ids = _saved(engines.a, key, hash(fault + consumer))
     do(engines, _published(engines, key))
     before = engine.results().get(f"load recomputed {reason}", 0)
+    computed = engine.prompt_tokens("local_compute")
     answer = engine.complete(token_ids, 10, **loading(key))
     assert answer.token_ids == engines.a.complete(token_ids, 10).token_ids
+    assert answer.cached_tokens == 0, "what was computed is told as computed"
+    assert engine.prompt_tokens("local_compute") - computed == LENGTH
     assert engine.results()[f"load recomputed {reason}"] == before + 1
 
 
