@@ -7,6 +7,7 @@ hand-over takes some of them. The owner holds a lock on the file while it lives;
 """
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -89,6 +90,10 @@ def create(path: Path, size: int) -> Arena:
     Raises:
         OSError: No room (ENOSPC), or the name is taken by a living owner.
     """
+    room = os.statvfs(path.parent)
+    if room.f_blocks and room.f_bavail * room.f_frsize < size:
+        # The kernel would take all that there is from others before it gave up.
+        raise no_room(path, size)
     # Without a name until it is whole: a process that is killed here leaves nothing.
     fd = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -125,6 +130,16 @@ def attach(path: Path, arena_id: str) -> Arena:
     except (OSError, ValueError) as error:
         os.close(fd)
         raise error if isinstance(error, ArenaError) else ArenaError(f"{path}: {error}") from error
+
+
+def no_room(path: Path, size: int) -> OSError:
+    """What to raise, and to tell people, where the shared memory is too full for a file."""
+    return OSError(
+        errno.ENOSPC,
+        f"no room for {size} bytes; free some of this shared memory, give it more (a container's: --shm-size, else: "
+        "mount -o remount,size=...), or lower arena_bytes",
+        str(path),
+    )
 
 
 def give_name(fd: int, path: Path) -> None:

@@ -6,6 +6,7 @@ A hand-over's file appears whole, under its key. Who holds the lock on it may us
 while it loads, the producer when it takes the bytes back. Locks vanish with their holder.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -77,11 +78,17 @@ class Folder:
             FileExistsError: The key was used before.
             OSError: No room.
         """
+        path, content = self._handover(header.key), encode(header)
         fd = os.open(self.path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(encode(header))
-            file.flush()
-            arena.give_name(fd, self._handover(header.key))
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+                file.flush()
+                arena.give_name(fd, path)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise arena.no_room(path, len(content)) from error
+            raise
 
     def exists(self, key: str) -> bool:
         """Whether the hand-over is there."""

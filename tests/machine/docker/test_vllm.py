@@ -1,12 +1,15 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Real vLLM in both containers, which share /dev/shm."""
+"""Real vLLM in both containers, which share /dev/shm: too small from the start, large enough, and filled by others."""
 
 import json
 import os
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,7 @@ def services(metadata: Path) -> dict[str, Any]:
     container = {
         "command": [str(engine_python()), "-m", "vllm.entrypoints.cli.main", "serve"],
         "volumes": [*(f"{place}:{place}:ro" for place in places), f"{metadata}:/opt/metadata:ro"],
+        "shm_size": "48m",  # too small for arenas of 64 MiB
     }
     return {
         name: {
@@ -67,21 +71,59 @@ def services(metadata: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def daemon(bed: Bed, tmp_path: Path) -> Iterator[Daemon]:
+@pytest.fixture(autouse=True)
+def _no_container_is_left() -> None:
+    """They live until the last test of this file."""
+
+
+@pytest.fixture(scope="module")
+def daemon(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     model = prepare_tiny(engine_python(), cache_folder() / "models" / "tiny-random")
-    daemon = Daemon(
-        bed, tmp_path, {"gpu": "shareable", "cpu": None}, model=model, services=services(tmp_path / "metadata")
-    )
+    folder = tmp_path_factory.mktemp("d")
+    daemon = Daemon(bed, folder, {"gpu": "shareable", "cpu": None}, model=model, services=services(folder / "metadata"))
     daemon.start()
     try:
         daemon.wait_ready(150.0)
         # Only a pair whose answers were found to agree hands over.
         until(lambda: _ALLOWED in get(f"http://127.0.0.1:{ENDPOINT}/metrics"), "the pair was compared", 120.0)
         yield daemon
+        assert daemon.generations() == {"gpu": 1, "cpu": 1}, "no engine has ended meanwhile"
         daemon.stop()
+        assert not daemon.bed.docker("ps", "--all", "--quiet", "--filter", "label=org.syshax.owner")
     finally:
         daemon.end()
+
+
+@dataclass
+class SharedMemory:
+    """What both containers have at /dev/shm, seen from the host."""
+
+    place: Path
+
+    @property
+    def arenas(self) -> list[Path]:
+        return list((self.place / "syshax").glob("*.arena"))
+
+    def files(self) -> list[str]:
+        return sorted(path.suffix for path in (self.place / "syshax").iterdir())
+
+    def resize(self, size: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.place)], check=True, timeout=30)
+
+    def fill(self) -> None:
+        """Takes all that is left, as somebody else might."""
+        with (self.place / "others").open("ab", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    def clear(self) -> None:
+        (self.place / "others").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def memory(daemon: Daemon) -> SharedMemory:
+    ident = daemon.bed.docker("inspect", "--format", "{{.Id}}", "vllm_gpu")
+    return SharedMemory(daemon.bed.folder / "data" / "containers" / ident / "mounts" / "shm")
 
 
 def get(url: str) -> str:
@@ -90,10 +132,10 @@ def get(url: str) -> str:
         return text
 
 
-def chat(path: str, **headers: str) -> dict[str, Any]:
+def chat(path: str, text: str, **headers: str) -> str:
     body = {
         "model": "ds-32b",
-        "messages": [{"role": "user", "content": "one two three " * 60}],
+        "messages": [{"role": "user", "content": text * 60}],
         "max_tokens": 8,
         "temperature": 0,
     }
@@ -101,22 +143,71 @@ def chat(path: str, **headers: str) -> dict[str, Any]:
         f"http://127.0.0.1:{ENDPOINT}{path}", json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
     )
     with urllib.request.urlopen(request, timeout=120) as answer:
-        told = json.load(answer)
-        assert isinstance(told, dict)
-        return told
+        return str(json.load(answer)["choices"][0]["message"]["content"])
 
 
-def test_both_answer_and_hand_over_through_the_memory_they_share(daemon: Daemon) -> None:
+def metric(name: str, sample: str, *labels: str) -> float:
+    lines = get(f"http://127.0.0.1:{PORTS[name]}/metrics").splitlines()
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith(sample) and all(label in line for label in labels)
+    )
+
+
+def loaded_tokens(text: str) -> float:
+    """Offloads a chat, whose answer must be that of either instance. Returns what came from the other container."""
+    sample, label = "vllm:prompt_tokens_by_source_total", 'source="external_kv_transfer"'
+    before = metric("cpu", sample, label)
+    offloaded = chat("/v1/chat/pd_disagg", text)  # first: nothing of it is in the other's own cache
+    assert {chat("/v1/chat/completions", text, **{"X-Syshax-Place": name}) for name in PORTS} == {offloaded}
+    return metric("cpu", sample, label) - before
+
+
+def results(op: str, result: str, reason: str) -> float:
+    return metric("gpu", "vllm:syshax_handover_results_total", f'op="{op}"', f'result="{result}"', f'reason="{reason}"')
+
+
+def test_shared_memory_that_is_too_small_from_the_start_costs_the_hand_over(
+    daemon: Daemon, memory: SharedMemory
+) -> None:
+    assert loaded_tokens("too small ") == 0
+    assert results("save", "refused", "arena") == 1
+    assert memory.files() == []
+    for name in PORTS:
+        assert "no room for 67108864 bytes" in daemon.syshaxctl("logs", name, "--all")
+
+
+def test_both_answer_and_hand_over_through_the_memory_they_share(daemon: Daemon, memory: SharedMemory) -> None:
+    memory.resize("256m")
     namespaces = {daemon.bed.docker("exec", f"vllm_{name}", "readlink", "/proc/self/ns/ipc") for name in PORTS}
     assert len(namespaces) == 1
-    offloaded = chat("/v1/chat/pd_disagg")  # first: nothing of it is in the other's own cache
-    answers = {name: chat("/v1/chat/completions", **{"X-Syshax-Place": name}) for name in PORTS}
-    texts = {name: answer["choices"][0]["message"]["content"] for name, answer in answers.items()}
-    assert texts["gpu"] == texts["cpu"] == offloaded["choices"][0]["message"]["content"]
-    metrics = get(f"http://127.0.0.1:{PORTS['cpu']}/metrics")
-    loaded = [
-        float(line.rpartition(" ")[2])
-        for line in metrics.splitlines()
-        if line.startswith("vllm:prompt_tokens_by_source_total") and 'source="external_kv_transfer"' in line
-    ]
-    assert sum(loaded) > 100, "the prompt's KV cache came from the other container"
+    until(lambda: len(memory.arenas) == 2, "with room for them, both arenas are made")
+    assert loaded_tokens("one two three ") > 100, "the prompt's KV cache came from the other container"
+
+
+def test_shared_memory_that_others_fill_costs_the_hand_over_until_there_is_room_again(
+    daemon: Daemon, memory: SharedMemory
+) -> None:
+    memory.fill()
+    assert loaded_tokens("filled up ") == 0
+    assert results("save", "failed", "publish") == 1
+    # And the arenas are lost, while their bytes are not free yet: new ones are to be made where there is no room.
+    with ExitStack() as held:
+        for path in memory.arenas:
+            held.enter_context(path.open("rb"))
+            path.unlink()
+        until(
+            lambda: "arena was removed by somebody" in daemon.syshaxctl("logs", "gpu", "--all"),
+            "the loss is noticed",
+        )
+        assert loaded_tokens("filled again ") == 0
+        assert memory.arenas == []
+
+    memory.clear()
+    until(lambda: len(memory.arenas) == 2, "with room for them, both arenas are made anew")
+    assert loaded_tokens("room again ") > 100
+    until(lambda: memory.files() == [".arena", ".arena"], "nothing else is left")
+    log = daemon.syshaxctl("logs", "gpu", "--all")
+    assert "could not be published" in log
+    assert log.count("give it more (a container's: --shm-size") >= 3, "at the start, for the file, for the new arena"
