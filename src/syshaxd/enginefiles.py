@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 
 from syshaxd.core.config import Config, enabled_services
@@ -68,11 +69,18 @@ def importable_folder(base: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not link.is_symlink() or link.readlink() != package:
-            link.unlink(missing_ok=True)
-            link.symlink_to(package)
+            _replace_link(link, package)
     except OSError as error:
         raise SyshaxError(f"cannot make {link}: {error.strerror}") from error
     return folder
+
+
+def _replace_link(link: Path, target: Path) -> None:
+    """Points `link` to `target` in one step: instances that start side by side all want it."""
+    with tempfile.TemporaryDirectory(dir=link.parent.parent) as scratch:
+        made = Path(scratch, link.name)
+        made.symlink_to(target)
+        made.replace(link)
 
 
 def _vllm_version(python: Path) -> str:

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,18 @@ def test_an_interpreter_finds_the_connector_and_nothing_else_of_ours(tmp_path: P
     done = subprocess.run([sys.executable, "-S", "-c", look], env=environment, capture_output=True, text=True)
     assert done.stdout == "[True, False]\n"
     assert (folder / "syshax_connector/PROTOCOL.md").exists()
+
+
+def test_instances_that_start_side_by_side_all_get_the_connector(tmp_path: Path) -> None:
+    together = threading.Barrier(8)
+
+    def start(base: Path) -> Path:
+        together.wait()
+        return enginefiles.importable_folder(base)
+
+    with ThreadPoolExecutor(together.parties) as starts:
+        for number in range(20):
+            bases = [tmp_path / str(number)] * together.parties
+            assert set(starts.map(start, bases)) == {bases[0] / "python"}
+            assert [entry.name for entry in bases[0].iterdir()] == ["python"]
+            assert [entry.name for entry in (bases[0] / "python").iterdir()] == ["syshax_connector"]
