@@ -1,0 +1,269 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Admission: who gets a place on an instance now, and who waits for one."""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass
+
+from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
+from syshaxd.core.estimate import Estimates, observe_answer, observe_loads
+from syshaxd.core.scheduler import Scheduler
+from syshaxd.core.types import (
+    Decision,
+    InferenceRequest,
+    InstanceSpec,
+    Offload,
+    Placement,
+    RunOn,
+    Snapshot,
+    Wait,
+)
+from syshaxd.offers import Offers
+from syshaxd.requests import Decided
+
+_MAX_RETRY_AFTER_S = 60.0
+# Weight of the newest request in the mean duration, from which Retry-After is estimated.
+_MEAN_WEIGHT = 0.05
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A request in the queue."""
+
+    request: InferenceRequest
+    tried: tuple[str, ...]
+    place: "asyncio.Future[Placement]"
+
+
+class Admission:
+    """Gives places out in the order of arrival. Lives in one event loop.
+
+    Every place that it gives is given back with `release`, once for each instance of the placement.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        offers: Offers,
+        *,
+        snapshot: Callable[[], Snapshot],
+        pairs: Callable[[], Set[tuple[str, str]]],
+        decided: Callable[[Decided], None],
+        max_queue_size: int,
+        max_queue_wait_s: float,
+    ) -> None:
+        """Begins with nothing placed.
+
+        Args:
+            scheduler: Decides.
+            offers: Who could take a request.
+            snapshot: Returns the latest readings.
+            pairs: Returns which instances can hand over to which, by name.
+            decided: Called with every decision.
+            max_queue_size: Requests that may wait; one more is refused.
+            max_queue_wait_s: How long one may wait.
+        """
+        self._scheduler = scheduler
+        self._offers = offers
+        self._snapshot = snapshot
+        self._pairs = pairs
+        self._decided = decided
+        self._max_queue_size = max_queue_size
+        self.max_queue_wait_s = max_queue_wait_s
+        self.inflight = dict.fromkeys(offers.specs, 0)
+        """Places taken, by instance."""
+        self._queue: deque[_Waiting] = deque()
+        self._mean_duration_s = 1.0
+        self._estimates = Estimates()
+        self._loop = asyncio.get_running_loop()  # asking for it costs a system call each time
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        return len(self._queue)
+
+    def set_limits(self, *, max_queue_size: int, max_queue_wait_s: float) -> None:
+        """Sets the queue's limits; a request that waits already keeps its time."""
+        self._max_queue_size = max_queue_size
+        self.max_queue_wait_s = max_queue_wait_s
+
+    def set_instances(self, specs: Sequence[InstanceSpec]) -> None:
+        """Counts places on these instances from now on, and on others as long as some are taken."""
+        self.inflight = {spec.name: self.inflight.get(spec.name, 0) for spec in specs} | {
+            name: count for name, count in self.inflight.items() if count
+        }
+
+    def decide(
+        self,
+        request: InferenceRequest,
+        candidates: Sequence[InstanceSpec],
+        *,
+        snapshot: Snapshot | None = None,
+        inflight: Mapping[str, int] | None = None,
+    ) -> Decision:
+        """Where a request would go now, or under other loads; takes no place."""
+        return self._scheduler.decide(
+            request,
+            snapshot or self._snapshot(),
+            self.inflight if inflight is None else inflight,
+            candidates,
+            self._pairs(),
+            queued=len(self._queue),
+            estimates=self._estimates,
+        )
+
+    def place(self, request: InferenceRequest) -> Decision:
+        """Decides on a request that somebody else carries out, and takes the place.
+
+        Raises:
+            NotFoundError: No instance has such a model or route.
+        """
+        candidates = self._offers.candidates(request)
+        waits = len(self._queue)
+        decision = Wait((f"{waits} requests wait already",)) if waits else self.decide(request, candidates)
+        self._note(request, candidates, decision)
+        if isinstance(decision, RunOn | Offload):
+            self._take(decision)
+        return decision
+
+    def at_once(
+        self, request: InferenceRequest, tried: tuple[str, ...] = (), *, first: bool = False
+    ) -> Placement | None:
+        """Takes a place; None: all are taken, or others wait already (unless `first`).
+
+        Raises:
+            NotFoundError: No instance has such a model or route.
+            UnavailableError: No instance could ever take it now.
+        """
+        if self._queue and request.pinned is None and not first:
+            return None
+        candidates = self._offers.candidates(request, tried)
+        decision = self.decide(request, candidates)
+        self._note(request, candidates, decision)
+        if isinstance(decision, RunOn | Offload):
+            self._take(decision)
+            return decision
+        if isinstance(decision, Wait):
+            return None
+        raise UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)
+
+    async def wait(self, request: InferenceRequest, tried: tuple[str, ...] = (), *, first: bool = False) -> Placement:
+        """Takes a place as soon as one comes free, in the order of arrival, or before all others.
+
+        Raises:
+            OverloadedError: Too many wait already.
+            NotFoundError: The configuration has changed: no instance has such a model or route any more.
+            UnavailableError: None came free in time, or no instance could ever take it now.
+        """
+        if len(self._queue) >= self._max_queue_size and not first:
+            raise OverloadedError(
+                f"all instances are full and {len(self._queue)} requests wait already",
+                retry_after_s=self._retry_after_s(),
+            )
+        waiting = _Waiting(request, tried, self._loop.create_future())
+        if first:
+            self._queue.appendleft(waiting)
+        else:
+            self._queue.append(waiting)
+        try:
+            async with asyncio.timeout(self.max_queue_wait_s):
+                return await waiting.place
+        except BaseException as error:
+            with suppress(ValueError):
+                self._queue.remove(waiting)
+            if waiting.place.done() and not waiting.place.cancelled() and waiting.place.exception() is None:
+                for name in waiting.place.result().places:
+                    self.release(name)  # granted in the very moment in which it was given up
+            if isinstance(error, TimeoutError):
+                raise UnavailableError(
+                    f"no place came free within {self.max_queue_wait_s:g} s", retry_after_s=self._retry_after_s()
+                ) from None
+            raise
+
+    def elsewhere(self, request: InferenceRequest, present: str) -> InstanceSpec | None:
+        """Decides again where an answer goes on of which an instance has made a part; takes a place there.
+
+        Returns:
+            None: it goes on where it is.
+        """
+        self.inflight[present] -= 1  # its own place is not in its way
+        decision = self.decide(request, self._offers.candidates(request))
+        self.inflight[present] += 1
+        if not isinstance(decision, RunOn) or (present, decision.instance) not in self._pairs():
+            return None
+        self._take(decision)
+        return self._offers.specs[decision.instance]
+
+    def reserve(self, spec: InstanceSpec) -> bool:
+        """Takes a place on an instance, if it has one."""
+        if self.inflight[spec.name] >= self._scheduler.places(spec):
+            return False
+        self.inflight[spec.name] += 1
+        return True
+
+    def release(self, name: str) -> None:
+        """Gives a place on an instance back."""
+        self.inflight[name] -= 1
+        if self._queue:
+            self.admit()
+
+    def admit(self) -> None:
+        """Gives out places in the order of arrival, until one must wait for a place that all others wait for too."""
+        passed_over: list[_Waiting] = []
+        while self._queue:
+            waiting = self._queue.popleft()
+            if waiting.place.done():
+                continue
+            try:
+                candidates = self._offers.candidates(waiting.request, waiting.tried)
+            except NotFoundError as error:  # the configuration has changed meanwhile
+                waiting.place.set_exception(error)
+                continue
+            decision = self.decide(waiting.request, candidates)
+            if not isinstance(decision, Wait):
+                self._note(waiting.request, candidates, decision)
+            if isinstance(decision, RunOn | Offload):
+                self._take(decision)
+                waiting.place.set_result(decision)
+            elif isinstance(decision, Wait):
+                passed_over.append(waiting)
+                if waiting.request.pinned is None:
+                    break
+            else:
+                waiting.place.set_exception(UnavailableError(decision.reason, retry_after_s=decision.retry_after_s))
+        self._queue.extendleft(reversed(passed_over))
+
+    def is_quiet(self) -> bool:
+        """Whether nobody waits and no place is taken."""
+        return not self._queue and not any(self.inflight.values())
+
+    def observe_loads(self) -> None:
+        """New readings have come: what waits is decided again."""
+        self._estimates = observe_loads(self._estimates, self._snapshot())
+        if self._queue:
+            self.admit()
+
+    def observe_answer(self, duration_s: float, tokens: int) -> None:
+        """An answer has ended well, so long after it had got its place."""
+        self._mean_duration_s += _MEAN_WEIGHT * (duration_s - self._mean_duration_s)
+        if tokens:
+            self._estimates = observe_answer(self._estimates, tokens)
+
+    def _note(self, request: InferenceRequest, candidates: Sequence[InstanceSpec], decision: Decision) -> None:
+        names = [spec.name for spec in candidates]
+        inflight = dict(self.inflight)
+        self._decided(Decided(time.time(), request, decision, names, inflight, len(self._queue), self._snapshot()))
+
+    def _take(self, placement: Placement) -> None:
+        for name in placement.places:
+            self.inflight[name] += 1
+
+    def _retry_after_s(self) -> float:
+        """When the present queue will have been served, at the present mean duration."""
+        places = sum(self._scheduler.places(spec) for spec in self._offers.ready) or 1
+        return min(_MAX_RETRY_AFTER_S, math.ceil(1 + len(self._queue) * self._mean_duration_s / places))

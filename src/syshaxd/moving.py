@@ -1,0 +1,134 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Where answers that have begun go on: after a failure, when an instance stops, and when loads change."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from syshaxd.admission import Admission
+from syshaxd.core.errors import SyshaxError, UnavailableError
+from syshaxd.core.scheduler import Move, Scheduler
+from syshaxd.core.types import Cause, InferenceRequest, InstanceSpec, Snapshot
+from syshaxd.handover import Handover
+from syshaxd.offers import Offers
+
+_log = logging.getLogger(__name__)
+
+
+class Moving:
+    """Finds places for the rest of answers. Lives in one event loop."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        admission: Admission,
+        offers: Offers,
+        handover: Handover,
+        *,
+        suspect: Callable[[str], None],
+        release: Callable[[str], None],
+    ) -> None:
+        """Moves nothing by itself.
+
+        Args:
+            scheduler: Says which streams should move.
+            admission: Has the places.
+            offers: Who is READY.
+            handover: Has the streams that can move.
+            suspect: Called with an instance that failed.
+            release: Gives a place back.
+        """
+        self._scheduler = scheduler
+        self._admission = admission
+        self._offers = offers
+        self._handover = handover
+        self._suspect = suspect
+        self.release = release
+        self._loop = asyncio.get_running_loop()
+
+    async def another(self, request: InferenceRequest, failed: str) -> InstanceSpec:
+        """Takes a place for the rest of an answer whose instance has failed, before all that has not begun yet.
+
+        Raises:
+            SyshaxError: No instance can go on, nor has one become ready in the time that a request may wait.
+        """
+        self._suspect(failed)
+        rest = replace(_begun(request), offload=False)
+        tried: tuple[str, ...] = (failed,)
+        deadline_s = self._loop.time() + self._admission.max_queue_wait_s
+        while True:
+            try:
+                placement = self._admission.at_once(rest, tried, first=True) or await self._admission.wait(
+                    rest, tried, first=True
+                )
+            except UnavailableError as error:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(deadline_s):
+                        await self._offers.changed()
+                    tried = ()
+                    continue
+                raise error from None
+            return self._offers.specs[placement.places[-1]]
+
+    def again(self, request: InferenceRequest, present: str) -> InstanceSpec | None:
+        """Decides again where an answer goes on of which an instance has made a part; takes a place there.
+
+        Returns:
+            None: it goes on where it is.
+        """
+        if request.offload:
+            return None  # the client wants it there
+        return self._admission.elsewhere(_begun(request), present)
+
+    def leave(self, name: str) -> None:
+        """The instance is to stop: its streams go on wherever one can hand over to."""
+        for target in self._handover.targets_of(name):
+            self._move(Move(name, target, Cause.DRAIN, self._admission.inflight[name]))
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """New readings have come: streams go on where they are better off."""
+        if self._admission.queued:
+            return
+        inflight, ready = self._admission.inflight, self._offers.ready
+        for move in self._scheduler.moves(snapshot, inflight, ready, self._handover.pairs):
+            self._move(move)
+
+    def _move(self, move: Move) -> None:
+        target = next((spec for spec in self._offers.ready if spec.name == move.target), None)
+        if target is None:
+            return
+        for journey in self._handover.journeys_on(move.source, move.cause)[: move.count]:
+            if not self._admission.reserve(target):
+                return
+            if not journey.move(target, move.cause):
+                self.release(target.name)
+
+
+class JourneyPlaces:
+    """Where one request's answer can go on (the journey's `Places`)."""
+
+    def __init__(self, moving: Moving, request: InferenceRequest) -> None:
+        self._moving = moving
+        self._request = request
+
+    async def another(self, failed: str, error: SyshaxError) -> InstanceSpec:
+        """See Moving.another."""
+        _log.warning(
+            "request %s: instance %s: %s; its answer goes on elsewhere", self._request.request_id, failed, error
+        )
+        return await self._moving.another(self._request, failed)
+
+    def again(self, present: str) -> InstanceSpec | None:
+        """See Moving.again."""
+        return self._moving.again(self._request, present)
+
+    def release(self, name: str) -> None:
+        """Gives a place on an instance back."""
+        self._moving.release(name)
+
+
+def _begun(request: InferenceRequest) -> InferenceRequest:
+    return replace(request, whole_because="it has begun already")
