@@ -26,8 +26,9 @@ guest_apt=(-o "APT::Architecture=$debian" -o "APT::Architectures=$debian" -o "Di
            -o "Dir::State::status=$apt/state/status" -o "APT::Sandbox::User=root" -q=2)
 dependency() { apt-cache "${guest_apt[@]}" depends --important "$1" | sed -n "s/^ *\(Pre\)\?Depends: \($2\)$/\2/p" | head -1; }
 
-if [[ ! -e $folder/packages/complete ]]; then
+if [[ ! $folder/packages/complete -nt $0 ]]; then  # what is fetched stands in this script
     echo "==> fetching a kernel and the guest's programs ($arch)"
+    rm -f "$folder"/packages/*.deb
     apt-get -o DPkg::Lock::Timeout=600 -q=2 install -y --no-install-recommends "$qemu" cpio >/dev/null
     apt-get "${guest_apt[@]}" update
     python=$(dependency python3-minimal 'python3\.[0-9]*-minimal')
@@ -64,7 +65,7 @@ ln -sf "$(basename "$root"/usr/bin/python3.*)" "$root/usr/bin/python3"
 
 # The code under test, as it stands in the working tree.
 cp -r "$folder/packages/site" "$root/opt/site"
-cp -r "$repo/src/syshaxd" "$here"/{guest,worker,daemon}.py "$root/opt/syshax/"
+cp -r "$repo"/src/{syshaxd,syshax_connector} "$here"/{guest,worker,daemon}.py "$root/opt/syshax/"
 install -D "$here/engine.py" "$root/opt/site/vllm/entrypoints/openai/api_server.py"
 install -m 755 "$here/init" "$root/init"
 find "$root/opt" -name __pycache__ -prune -exec rm -r {} +
