@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from syshaxd.core.errors import SyshaxError
-from syshaxd.core.offload.bodies import token_limit
 from syshaxd.core.offload.dialect import ConnectorDialect, HandoverDialect
 from syshaxd.core.offload.pairs import InstanceFacts, refusal
 from syshaxd.core.offload.rules import whole_because
@@ -21,8 +20,6 @@ from syshaxd.runner.journey import Journey
 from syshaxd.runner.surroundings import Exchanger, Places
 
 _log = logging.getLogger(__name__)
-# Prompts are measured before they are tokenised.
-_BYTES_PER_TOKEN = 4
 
 Body = Mapping[str, Any]
 
@@ -123,17 +120,10 @@ class Handover:
         why = whole_because(body)
         if not why and request.pinned is not None:
             why = "the client asks for one instance"
-        limit = None if why else token_limit(body)
         lengths = [facts.max_model_len for facts in self._facts.values() if facts.max_model_len]
-        if limit is not None and lengths and limit > min(lengths):
+        if not why and lengths and (request.max_tokens or 0) > min(lengths):
             why = f"max_tokens: over the {min(lengths)} tokens that an instance holds"
-        looked_at = replace(
-            request,
-            whole_because=why,
-            prompt_tokens=len(outgoing.body) // _BYTES_PER_TOKEN,
-            max_tokens=limit,
-        )
-        return looked_at, None if why else body
+        return replace(request, whole_because=why), None if why else body
 
     def takes(self, placement: Placement, request: InferenceRequest) -> bool:
         """Whether a request that can be split is carried here, not relayed."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.estimate import Estimates, observe_answer, observe_loads, predict_offload
+from syshaxd.core.estimate import Estimates, observe_answer, observe_loads, predict_help
 from syshaxd.core.types import InstanceLoad, Snapshot
 
 positive = st.floats(0.001, 10.0)
@@ -40,18 +40,32 @@ def test_an_instance_without_work_leaves_what_is_known_as_it_is(idle: Snapshot) 
 def test_what_was_never_seen_at_work_is_not_predicted() -> None:
     for known in ({}, {"gpu": 0.01}, {"cpu": 0.01}):
         estimates = Estimates(per_token_s=known)
-        assert predict_offload(estimates, gpu="gpu", cpu="cpu", max_tokens=9, ahead=1, slots=1) is None
+        assert predict_help(estimates, gpu="gpu", cpu="cpu", prompt_tokens=None, max_tokens=9, ahead=1, slots=1) is None
+
+
+def test_a_long_prompt_speaks_against_a_cpu_that_must_compute_it() -> None:
+    known = Estimates(per_token_s={"gpu": 0.01, "cpu": 0.01})
+    for instance, prompt_token_s in (("gpu", 0.0001), ("cpu", 0.005)):
+        read = InstanceLoad(read_at_s=1.0, prompt_token_s=prompt_token_s)
+        assert known.per_prompt_token_s.get(instance) is None
+        known = observe_loads(known, Snapshot(instances={instance: read}))
+    for prompt_tokens, worth_it in ((None, True), (100, True), (2000, False)):
+        found = predict_help(known, gpu="gpu", cpu="cpu", prompt_tokens=prompt_tokens, max_tokens=10, ahead=4, slots=8)
+        assert found is not None
+        assert (found.benefit_s > 0) is worth_it
+    assert found.offload_s == pytest.approx(2000 * 0.005 + 10 * 0.01)
+    assert found.wait_s == pytest.approx(4 * 256 * 0.01 / 8 + 2000 * 0.0001 + 10 * 0.01)
 
 
 def test_a_fast_gpu_is_worth_a_wait_and_a_long_queue_is_not() -> None:
     """The figures of an 8-billion-parameter model on an H200 and on 12 cores."""
     estimates = seen(0.0065, 0.35)
-    short = predict_offload(estimates, gpu="gpu", cpu="cpu", max_tokens=None, ahead=8, slots=32)
+    short = predict_help(estimates, gpu="gpu", cpu="cpu", prompt_tokens=None, max_tokens=None, ahead=8, slots=32)
     assert short is not None
     assert short.offload_s == pytest.approx(0.1 + 256 * 0.35)
     assert short.wait_s == pytest.approx(8 * 256 * 0.0065 / 32 + 256 * 0.0065)
     assert short.benefit_s < -80
-    long = predict_offload(estimates, gpu="gpu", cpu="cpu", max_tokens=20, ahead=1000, slots=32)
+    long = predict_help(estimates, gpu="gpu", cpu="cpu", prompt_tokens=None, max_tokens=20, ahead=1000, slots=32)
     assert long is not None
     assert long.benefit_s > 40
 
@@ -61,8 +75,12 @@ def test_a_longer_queue_never_speaks_against_an_offload(
     gpu_s: float, cpu_s: float, max_tokens: int, ahead: int, slots: int, mean: float
 ) -> None:
     estimates = seen(gpu_s, cpu_s, mean)
-    now = predict_offload(estimates, gpu="gpu", cpu="cpu", max_tokens=max_tokens, ahead=ahead, slots=slots)
-    later = predict_offload(estimates, gpu="gpu", cpu="cpu", max_tokens=max_tokens, ahead=ahead + 1, slots=slots)
+    now = predict_help(
+        estimates, gpu="gpu", cpu="cpu", prompt_tokens=None, max_tokens=max_tokens, ahead=ahead, slots=slots
+    )
+    later = predict_help(
+        estimates, gpu="gpu", cpu="cpu", prompt_tokens=None, max_tokens=max_tokens, ahead=ahead + 1, slots=slots
+    )
     assert now is not None
     assert later is not None
     assert later.benefit_s > now.benefit_s

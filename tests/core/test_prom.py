@@ -49,6 +49,9 @@ def test_v1_text() -> None:
         generation_tokens=Flow(total=8.0),
         prompt_tokens_by_source={"local_compute": 37.0, "local_cache_hit": 0.0, "external_kv_transfer": 0.0},
         preemptions=0,
+        prefill_s=pytest.approx(0.33620007400008944),
+        prefill_tokens=37.0,
+        prefills=1.0,
     )
 
 
@@ -152,3 +155,20 @@ def test_load_has_rates_since_the_reading_before() -> None:
 def test_load_without_an_earlier_reading_has_no_rates(before: Reading | None) -> None:
     now = replace(READING, generation_tokens=Flow(total=300.0))
     assert load(now, before).generation_tokens_per_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("prefills", "tokens", "seconds", "per_token_s"),
+    [
+        (2, 1000, 4.0, 0.004),
+        (2, 127, 4.0, 0.0),  # too short to tell
+        (0, 0, 0.0, 0.0),
+        (-5, -1000, -4.0, 0.0),  # it restarted
+    ],
+)
+def test_load_has_the_time_of_a_prompts_token_since_the_reading_before(
+    prefills: float, tokens: float, seconds: float, per_token_s: float
+) -> None:
+    before = replace(READING, prefills=10.0, prefill_tokens=3000.0, prefill_s=9.0)
+    now = replace(READING, at_s=11.0, prefills=10.0 + prefills, prefill_tokens=3000.0 + tokens, prefill_s=9.0 + seconds)
+    assert load(now, before).prompt_token_s == pytest.approx(per_token_s)

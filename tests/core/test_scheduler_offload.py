@@ -60,6 +60,25 @@ def test_when_the_gpus_backlog_is_full_the_cpu_does_all_of_it() -> None:
     assert isinstance(SCHEDULER.decide(SPLIT, FULL, {"gpu": 10}, (GPU, CPU), BOTH), RunOn)
 
 
+def test_a_slow_cpu_gets_no_request_that_is_quicker_if_it_waits() -> None:
+    """Whatever the reason is for which it could not be offloaded."""
+    for request in (replace(SPLIT, whole_because="seed"), replace(SPLIT, prompt_tokens=10)):
+        assert isinstance(decide(request, estimates=FAST_GPU), RunOn)
+        assert decide(request, estimates=FAST_GPU).places == ("gpu",)
+        assert decide(request, estimates=FAST_GPU, queued=500).places == ("cpu",)
+    backlog_full = SCHEDULER.decide(SPLIT, FULL, {"gpu": 10}, (GPU, CPU), BOTH, estimates=FAST_GPU)
+    assert isinstance(backlog_full, Wait)
+    assert "would take 35.0 s, the wait for gpu" in " ".join(backlog_full.reasons)
+
+
+def test_a_long_prompt_stays_off_a_cpu_that_computes_prompts_slowly() -> None:
+    alike = Estimates(per_token_s={"gpu": 0.01, "cpu": 0.01}, per_prompt_token_s={"gpu": 0.0001, "cpu": 0.005})
+    whole = replace(SPLIT, whole_because="seed")
+    assert decide(whole, estimates=alike).places == ("gpu",)
+    assert decide(replace(whole, prompt_tokens=50), estimates=alike).places == ("cpu",)
+    assert isinstance(decide(SPLIT, estimates=alike), Offload), "the GPU computes its prompt"
+
+
 def test_an_offload_that_takes_longer_than_the_wait_does_not_happen() -> None:
     decision = decide(estimates=FAST_GPU)
     assert isinstance(decision, RunOn)
@@ -121,12 +140,14 @@ requests = st.builds(
     model=st.just("m"),
     stream=st.booleans(),
     offload=st.booleans(),
-    prompt_tokens=st.integers(0, 200),
+    prompt_tokens=st.integers(0, 200) | st.integers(0, 100_000),
+    max_tokens=st.none() | st.integers(1, 4000),
     whole_because=st.sampled_from(["", "seed"]),
 )
 estimates = st.builds(
     Estimates,
     per_token_s=st.dictionaries(st.sampled_from(["gpu", "cpu"]), st.floats(0.001, 1.0)),
+    per_prompt_token_s=st.dictionaries(st.sampled_from(["gpu", "cpu"]), st.floats(0.00001, 0.1)),
     answer_tokens=st.floats(1, 1000),
 )
 
@@ -155,6 +176,35 @@ def test_for_all_loads(
         if not request_.offload:
             assert request_.prompt_tokens >= 64
             assert decision.prediction is None or decision.prediction.benefit_s >= 0
+
+
+@given(requests, loads, loads, counts, st.integers(0, 100), estimates, st.booleans())
+def test_the_cpu_helps_only_with_what_does_not_end_sooner_on_the_gpu(
+    request_: InferenceRequest,
+    gpu: InstanceLoad,
+    cpu: InstanceLoad,
+    inflight: dict[str, int],
+    queued: int,
+    known: Estimates,
+    paired: bool,
+) -> None:
+    """As far as both were seen at work, and unless the client insists."""
+    snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
+    pairs = BOTH if paired else frozenset[tuple[str, str]]()
+    decision = SCHEDULER.decide(request_, snapshot, inflight, (GPU, CPU), pairs, queued=queued, estimates=known)
+    if not isinstance(decision, RunOn | Offload) or decision.places[-1] != "cpu" or len(known.per_token_s) < 2:
+        return
+    if isinstance(decision, Offload) and request_.offload:
+        return
+    tokens = min(known.answer_tokens, request_.max_tokens or known.answer_tokens)
+    ahead = 1 + queued + max(gpu.waiting, inflight["gpu"] - GPU.max_num_seqs)
+    on_gpu_s = ahead * known.answer_tokens * known.per_token_s["gpu"] / GPU.max_num_seqs
+    on_gpu_s += tokens * known.per_token_s["gpu"]
+    on_cpu_s = tokens * known.per_token_s["cpu"]
+    if isinstance(decision, RunOn) and len(known.per_prompt_token_s) == 2:
+        on_gpu_s += request_.prompt_tokens * known.per_prompt_token_s["gpu"]
+        on_cpu_s += request_.prompt_tokens * known.per_prompt_token_s["cpu"]
+    assert on_cpu_s <= on_gpu_s * (1 + 1e-9)
 
 
 @given(loads, loads, counts)

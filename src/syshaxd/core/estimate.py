@@ -3,11 +3,12 @@
 """How long answers take, predicted from what the instances were measured to do.
 
 A prediction needs the time per output token on both sides. It is what a stream sees at the instance's present batch, so
-it holds what the batch costs; a stream more changes it little.
+it holds what the batch costs; a stream more changes it little. Where the CPU would compute the prompt as well, that
+counts as soon as both were seen to compute prompts.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from syshaxd.core.types import InstanceLoad, Prediction, Snapshot
 
@@ -25,6 +26,8 @@ class Estimates:
 
     per_token_s: Mapping[str, float] = field(default_factory=dict)
     """Seconds between two tokens of one stream, by instance; absent: never seen at work."""
+    per_prompt_token_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds for a token of a prompt, by instance; absent: not known yet."""
     answer_tokens: float = 256.0
     """Mean length of answers."""
     read_at_s: Mapping[str, float] = field(default_factory=dict)
@@ -34,32 +37,42 @@ class Estimates:
 def observe_loads(estimates: Estimates, snapshot: Snapshot) -> Estimates:
     """Takes new readings into account; what an instance without work does is not known from them."""
     per_token_s = dict(estimates.per_token_s)
+    per_prompt_token_s = dict(estimates.per_prompt_token_s)
     read_at_s = dict(estimates.read_at_s)
     for name, load in snapshot.instances.items():
         if load.error or read_at_s.get(name) == load.read_at_s:
             continue
         read_at_s[name] = load.read_at_s
-        if (now_s := _per_token_s(load)) is not None:
-            before_s = per_token_s.get(name, now_s)
-            per_token_s[name] = before_s + _WEIGHT * (now_s - before_s)
-    return Estimates(per_token_s=per_token_s, answer_tokens=estimates.answer_tokens, read_at_s=read_at_s)
+        for known, now_s in ((per_token_s, _per_token_s(load)), (per_prompt_token_s, load.prompt_token_s)):
+            if now_s > 0:
+                before_s = known.get(name, now_s)
+                known[name] = before_s + _WEIGHT * (now_s - before_s)
+    return replace(estimates, per_token_s=per_token_s, per_prompt_token_s=per_prompt_token_s, read_at_s=read_at_s)
 
 
 def observe_answer(estimates: Estimates, tokens: int) -> Estimates:
     """Takes the length of an answer into account."""
     mean = estimates.answer_tokens + _ANSWER_WEIGHT * (tokens - estimates.answer_tokens)
-    return Estimates(per_token_s=estimates.per_token_s, answer_tokens=mean, read_at_s=estimates.read_at_s)
+    return replace(estimates, answer_tokens=mean)
 
 
-def predict_offload(
-    estimates: Estimates, *, gpu: str, cpu: str, max_tokens: int | None, ahead: int, slots: int
+def predict_help(
+    estimates: Estimates,
+    *,
+    gpu: str,
+    cpu: str,
+    prompt_tokens: int | None,
+    max_tokens: int | None,
+    ahead: int,
+    slots: int,
 ) -> Prediction | None:
-    """Compares decoding on the CPU now with waiting for the GPU; both make the first token on the GPU.
+    """Compares answering on the CPU now with waiting for the GPU.
 
     Args:
         estimates: What was measured.
         gpu: The instance that is full.
         cpu: The one that would help.
+        prompt_tokens: Length of the prompt if the CPU computes it, too; None: the GPU does, and hands it over.
         max_tokens: Limit of the answer; None: not told.
         ahead: Requests that get the GPU before this one.
         slots: Requests that the GPU runs at the same time.
@@ -72,11 +85,19 @@ def predict_offload(
         return None
     tokens = estimates.answer_tokens if max_tokens is None else min(estimates.answer_tokens, max_tokens)
     # The GPU ends an answer every `answer_tokens * gpu_s / slots` seconds.
-    wait_s = ahead * estimates.answer_tokens * gpu_s / slots
-    return Prediction(offload_s=_HANDOVER_S + tokens * cpu_s, wait_s=wait_s + tokens * gpu_s)
+    wait_s = ahead * estimates.answer_tokens * gpu_s / slots + tokens * gpu_s
+    help_s = tokens * cpu_s
+    if prompt_tokens is None:
+        return Prediction(offload_s=_HANDOVER_S + help_s, wait_s=wait_s)
+    gpu_prompt_s, cpu_prompt_s = estimates.per_prompt_token_s.get(gpu), estimates.per_prompt_token_s.get(cpu)
+    if gpu_prompt_s is not None and cpu_prompt_s is not None:
+        wait_s += prompt_tokens * gpu_prompt_s
+        help_s += prompt_tokens * cpu_prompt_s
+    return Prediction(offload_s=help_s, wait_s=wait_s)
 
 
-def _per_token_s(load: InstanceLoad) -> float | None:
+def _per_token_s(load: InstanceLoad) -> float:
+    """0: it did nothing."""
     if load.running < 1 or load.generation_tokens_per_s <= 0:
-        return None
+        return 0.0
     return load.running / load.generation_tokens_per_s

@@ -27,11 +27,17 @@ _PROMPT_TOKENS_BY_SOURCE = "vllm:prompt_tokens_by_source_total"
 _PROMPT_TOKENS_PER_S = "vllm:avg_prompt_throughput_toks_per_s"
 _GENERATION_TOKENS = "vllm:generation_tokens_total"
 _GENERATION_TOKENS_PER_S = "vllm:avg_generation_throughput_toks_per_s"
+_PREFILL_S = "vllm:request_prefill_time_seconds_sum"
+_PREFILL_TOKENS = "vllm:request_prefill_kv_computed_tokens_sum"
+_PREFILLS = "vllm:request_prefill_kv_computed_tokens_count"
+_LEAST_PREFILL_TOKENS = 64
+"""Of a request, in the mean: in less, what a step costs by itself hides what a token costs."""
 
 _NAMES = (
     *(_RUNNING, _WAITING, _SWAPPED, *_KV_USAGE, _PREEMPTIONS),
     *(_PROMPT_TOKENS, _PROMPT_TOKENS_BY_SOURCE, _PROMPT_TOKENS_PER_S),
     *(_GENERATION_TOKENS, _GENERATION_TOKENS_PER_S),
+    *(_PREFILL_S, _PREFILL_TOKENS, _PREFILLS),
 )
 # A whole exposition has hundreds of lines (50 KB), mostly histogram buckets: only the lines of these names are parsed.
 _LINES = re.compile(rf"^vllm:(?:{'|'.join(name.removeprefix('vllm:') for name in _NAMES)})[{{ \t].*$", re.MULTILINE)
@@ -64,6 +70,12 @@ class Reading:
     """Such as `local_compute`, `local_cache_hit`, `external_kv_transfer`; empty where it does not tell."""
     preemptions: int = 0
     """Since the server started; 0 where it does not count them."""
+    prefill_s: float = 0.0
+    """Spent on the prompts of all requests that have ended; this and the next two 0 where it does not tell."""
+    prefill_tokens: float = 0.0
+    """Of these prompts, without those that were cached or loaded."""
+    prefills: float = 0.0
+    """How many requests these were."""
 
 
 def read(text: str, *, model: str, at_s: float) -> Reading:
@@ -87,6 +99,9 @@ def read(text: str, *, model: str, at_s: float) -> Reading:
         generation_tokens=samples.flow(_GENERATION_TOKENS, _GENERATION_TOKENS_PER_S),
         prompt_tokens_by_source=samples.by_label(_PROMPT_TOKENS_BY_SOURCE, "source"),
         preemptions=int(samples.total(_PREEMPTIONS, missing=0)),
+        prefill_s=samples.total(_PREFILL_S, missing=0.0),
+        prefill_tokens=samples.total(_PREFILL_TOKENS, missing=0.0),
+        prefills=samples.total(_PREFILLS, missing=0.0),
     )
 
 
@@ -102,6 +117,7 @@ def load(now: Reading, before: Reading | None) -> InstanceLoad:
         generation_tokens_per_s=_per_s(now.generation_tokens, before.generation_tokens, elapsed_s),
         prompt_tokens_per_s=_per_s(now.prompt_tokens, before.prompt_tokens, elapsed_s),
         preemptions=now.preemptions,
+        prompt_token_s=_prompt_token_s(now, before),
     )
 
 
@@ -116,6 +132,15 @@ def rate(before: float, after: float, elapsed_s: float) -> float:
         elapsed_s: Seconds between the two, above 0.
     """
     return (after - before if after >= before else after) / elapsed_s
+
+
+def _prompt_token_s(now: Reading, before: Reading) -> float:
+    """Seconds for a token of a prompt; 0: the requests that ended in between do not tell."""
+    requests, tokens = now.prefills - before.prefills, now.prefill_tokens - before.prefill_tokens
+    seconds = now.prefill_s - before.prefill_s
+    if requests <= 0 or seconds <= 0 or tokens < requests * _LEAST_PREFILL_TOKENS:
+        return 0.0
+    return seconds / tokens
 
 
 def _per_s(now: Flow, before: Flow, elapsed_s: float) -> float:

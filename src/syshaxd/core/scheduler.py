@@ -6,6 +6,7 @@ First policy, after upstream sysHAX: the GPU comes first; it is full when its sl
 behind running ones, or when its KV cache is nearly used up. Then the CPU helps, unless it is full or too slow itself.
 When both are full, a short backlog inside the GPU's own queue keeps it fed, and everything over that waits here.
 Where the GPU can hand over to the CPU, it makes the first token of what the CPU helps with, and the CPU the rest.
+The CPU helps with nothing that is expected to end sooner if it waits for the GPU.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from syshaxd.core.config import Config
-from syshaxd.core.estimate import Estimates, predict_offload
+from syshaxd.core.estimate import Estimates, predict_help
 from syshaxd.core.types import (
     Cause,
     Decision,
@@ -121,9 +122,13 @@ class Scheduler:
                 full = self._cpu_full(spec, snapshot.instances.get(spec.name, _NO_LOAD), inflight.get(spec.name, 0))
                 if not full:
                     able = (gpu for gpu in gpus if (gpu.name, spec.name) in pairs)
-                    gpu = next((gpu for gpu in able if inflight.get(gpu.name, 0) < self.places(gpu)), None)
-                    ahead = queued + (snapshot.instances.get(gpu.name, _NO_LOAD).waiting if gpu else 0) + 1
-                    helped = self._help(request, gpu, spec, tuple(reasons), ahead=ahead, estimates=estimates)
+                    prefill = next((gpu for gpu in able if inflight.get(gpu.name, 0) < self.places(gpu)), None)
+                    gpu = prefill or gpus[0]
+                    ahead = queued + self._waiting(gpu, snapshot, inflight) + 1
+                    splits = prefill is not None
+                    helped = self._help(
+                        request, gpu, spec, tuple(reasons), splits=splits, ahead=ahead, estimates=estimates
+                    )
                     if isinstance(helped, RunOn | Offload):
                         return helped
                     full = helped
@@ -193,10 +198,11 @@ class Scheduler:
     def _help(
         self,
         request: InferenceRequest,
-        gpu: InstanceSpec | None,
+        gpu: InstanceSpec,
         cpu: InstanceSpec,
         reasons: tuple[str, ...],
         *,
+        splits: bool,
         ahead: int,
         estimates: Estimates,
     ) -> RunOn | Offload | str:
@@ -204,26 +210,33 @@ class Scheduler:
 
         Args:
             request: The request.
-            gpu: The GPU that can hand over to it and take the prefill into its backlog, if any.
+            gpu: The GPU that it would wait for.
             cpu: The CPU.
             reasons: Why the GPU is full.
+            splits: Whether the GPU can hand over to the CPU, and take the prefill into its backlog.
             ahead: Requests that get the GPU before this one.
             estimates: What the instances were measured to do.
         """
         long_enough = request.prompt_tokens >= self.policy.offload_min_prompt_tokens
-        if gpu is None or request.whole_because or not long_enough:
-            return RunOn(cpu.name, (*reasons, f"{cpu.name}: has room"))
-        prediction = predict_offload(
+        splits = splits and not request.whole_because and long_enough
+        prediction = predict_help(
             estimates,
             gpu=gpu.name,
             cpu=cpu.name,
+            prompt_tokens=None if splits else request.prompt_tokens,
             max_tokens=request.max_tokens,
             ahead=ahead,
             slots=gpu.max_num_seqs,
         )
         if prediction is not None and prediction.benefit_s < 0:
             return f"would take {prediction.offload_s:.1f} s, the wait for {gpu.name} {prediction.wait_s:.1f} s"
-        return Offload(gpu.name, cpu.name, (*reasons, f"{cpu.name}: has room"), prediction)
+        reasons = (*reasons, f"{cpu.name}: has room")
+        return Offload(gpu.name, cpu.name, reasons, prediction) if splits else RunOn(cpu.name, reasons)
+
+    def _waiting(self, gpu: InstanceSpec, snapshot: Snapshot, inflight: Mapping[str, int]) -> int:
+        """Requests in a GPU's own queue; the daemon's own count is newer than the reading."""
+        read = snapshot.instances.get(gpu.name, _NO_LOAD).waiting
+        return max(read, inflight.get(gpu.name, 0) - gpu.max_num_seqs)
 
     def _pinned(self, name: str, inflight: Mapping[str, int], candidates: Sequence[InstanceSpec]) -> Decision:
         chosen = [spec for spec in candidates if spec.name == name]

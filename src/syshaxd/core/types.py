@@ -180,6 +180,8 @@ class InstanceLoad:
     """0..1."""
     generation_tokens_per_s: float = 0.0
     prompt_tokens_per_s: float = 0.0
+    prompt_token_s: float = 0.0
+    """Seconds for a token of a prompt, of requests that ended over the interval; 0: none did that could tell."""
     preemptions: int = 0
     """Since the server started."""
     error: str = ""
@@ -266,7 +268,7 @@ class RunOn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What was expected of an offload when it was decided."""
+    """What was expected of an offload, or of a CPU that does all of a request, when it was decided."""
 
     offload_s: float
     """Seconds to the end of the answer."""

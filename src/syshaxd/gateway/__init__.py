@@ -46,6 +46,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _CHAT = "/v1/chat/completions"
 _OFFLOADED_CHAT = "/v1/chat/pd_disagg"
 """A chat whose prefill and decode are to be in different places; instances know it as a chat."""
+# Prompts are measured before they are tokenised.
+_BYTES_PER_TOKEN = 4
 _BODIES: dict[str, type[Body]] = {_CHAT: ChatBody, "/v1/completions": CompletionBody, _OFFLOADED_CHAT: ChatBody}
 
 
@@ -275,6 +277,8 @@ class Gateway:
             path=path,
             pinned=place,
             offload=offload,
+            prompt_tokens=len(outgoing.body) // _BYTES_PER_TOKEN,
+            max_tokens=body.answer_limit,
         )
         return await self._engine.dispatch(request, outgoing, client, record)
 

@@ -18,6 +18,11 @@ class Body(BaseModel):
     stream: bool | None = None
     max_tokens: int | None = None
 
+    @property
+    def answer_limit(self) -> int | None:
+        """Tokens that the answer may have, by the request itself; None: as many as fit."""
+        return self.max_tokens
+
 
 class CompletionBody(Body):
     """A request of /v1/completions."""
@@ -25,12 +30,22 @@ class CompletionBody(Body):
     prompt: str | list[Any] | None = None
     """Text, texts, token ids, or lists of those. vLLM also takes `prompt_embeds` instead."""
 
+    @property
+    def answer_limit(self) -> int | None:
+        """See Body; OpenAI's default, and vLLM's, is 16 tokens."""
+        return 16 if self.max_tokens is None else self.max_tokens
+
 
 class ChatBody(Body):
     """A request of /v1/chat/completions."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = None
+
+    @property
+    def answer_limit(self) -> int | None:
+        """See Body; the newer field counts."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
