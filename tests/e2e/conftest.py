@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -235,6 +235,24 @@ def run_syshaxd(config: dict[str, Any], folder: Path, ports: dict[str, int]) -> 
         )
     url = f"http://127.0.0.1:{config['services']['conductor']['port']}"
     return Daemon(process, url, ports, log, environment)
+
+
+@contextmanager
+def beside(config: dict[str, Any], folder: Path, ports: dict[str, int]) -> Iterator[Daemon]:
+    """A further daemon, which shows its log if the block fails."""
+    another = run_syshaxd(config, folder, ports)
+    try:
+        yield another
+    except BaseException:
+        print(another.log_tail())
+        raise
+    finally:
+        another.process.send_signal(signal.SIGINT)
+        another.process.wait(STOP_TIMEOUT_S)
+
+
+def wait_up(daemon: Daemon) -> None:
+    until(lambda: get(f"{daemon.url}/ready?all=1")[0] == 200, START_TIMEOUT_S, "all instances are ready")
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,14 @@ The instances compute in float32, where greedy answers do not depend on who comp
 
 import asyncio
 import json
-import threading
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
 
-from tests.e2e.conftest import MODEL, Daemon, until
+from tests.e2e.conftest import MODEL, Daemon, beside, free_port, until, wait_up
 
 pytestmark = pytest.mark.timeout(300)
 PROMPT = "The quick brown fox jumps over the lazy dog, and then it goes on: " * 12
@@ -125,43 +125,92 @@ def test_the_official_client_gets_an_offloaded_chat(daemon: Daemon) -> None:
         assert got.usage.model_dump(exclude=DETAILS) == alone.usage.model_dump(exclude=DETAILS)
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_a_stream_moves_when_its_instance_is_stopped_and_one_moves_back(daemon: Daemon, path: str) -> None:
-    """It loses nothing on the way, and the new instance computes one token of what the old one knew."""
+def test_an_offloaded_text_is_that_of_one_instance(daemon: Daemon, tmp_path: Path) -> None:
+    """Texts are offloaded only by the daemon's own choice. A second one over the same instances takes it: it believes
+    that the GPU has one slot, which is taken, and it has measured nothing by which it could be better to wait.
+    """
     daemon.wait_ready()
-    body = body_of(path, tokens=900) | STREAM
+    path = "/v1/completions"
+    name = 'vllm:prompt_tokens_by_source_total{engine="0",model_name="tiny",source="local_compute"}'
+    external = {"runtime": "external", "device": "cpu", "protocol": "connector"}
+    config = {
+        "services": {
+            "gpu": external | {"port": daemon.ports["gpu"], "max_num_seqs": 1},
+            "cpu": external | {"port": daemon.ports["cpu"]},
+            "conductor": {"port": free_port()},
+        },
+        "models": {"default": MODEL},
+        "parity": {"enabled": False},
+        "monitor": {"interval": 3600},
+    }
 
-    async def run(source: str) -> tuple[Answer, Answer]:
+    async def run(second: Daemon) -> None:
+        async with (
+            session_to(second) as session,
+            session.post(path, json=body_of(path, "busy", 1900) | {"stream": True}) as busy,
+        ):
+            assert busy.headers["x-syshax-placement"] == "gpu"
+            for number, more in enumerate(({}, STREAM)):
+                body = body_of(path, f"{number} text {PROMPT}") | more
+                before = daemon.metric("cpu", name)
+                offloaded = await ask(session, path, body)
+                computed = daemon.metric("cpu", name) - before
+                alone = await ask(session, path, body, "gpu")
+                assert (offloaded.placement, alone.placement) == ("gpu+cpu", "gpu")
+                assert offloaded.text == alone.text
+                for count in ("prompt_tokens", "completion_tokens", "total_tokens"):
+                    assert offloaded.usage[count] == alone.usage[count]
+                assert computed == 1
+
+    with beside(config, tmp_path, daemon.ports) as second:
+        wait_up(second)
+        until(lambda: "gpu to cpu: can hand over" in second.syshaxctl("status").stdout, 60, "the pair is known")
+        asyncio.run(run(second))
+        assert second.handovers(cause="offload", source="gpu", target="cpu", result="loaded") == 2
+
+
+def test_streams_move_when_their_instance_is_stopped(daemon: Daemon) -> None:
+    """A chat and a text. They lose nothing on the way, and the new instance computes one token of what the old knew."""
+    daemon.wait_ready()
+    paths = ("/v1/chat/completions", "/v1/completions")
+    before = daemon.handovers(cause="drain", source="gpu", target="cpu", result="loaded")
+
+    async def move(session: aiohttp.ClientSession, path: str, begun: asyncio.Event) -> Answer:
+        moving = Answer()
+        # Without another client on it the GPU is first.
+        async with session.post(path, json=body_of(path, tokens=900) | STREAM) as response:
+            moving.placement = response.headers["x-syshax-placement"]
+            async for line in response.content:
+                if line == b"data: [DONE]\n":
+                    moving.done = True
+                elif line.startswith(b"data: "):
+                    moving.take(json.loads(line[6:]))
+                    if len(moving.text) > 200:
+                        begun.set()
+        return moving
+
+    async def run() -> tuple[list[Answer], list[Answer]]:
         async with session_to(daemon) as session:
-            alone = await ask(session, path, body, source)
-            moving = Answer()
-            # Without another client on it the GPU is first; the CPU gets a stream when the GPU is away.
-            async with session.post(path, json=body) as response:
-                moving.placement = response.headers["x-syshax-placement"]
-                stopped: threading.Thread | None = None
-                async for line in response.content:
-                    if line == b"data: [DONE]\n":
-                        moving.done = True
-                    elif line.startswith(b"data: "):
-                        moving.take(json.loads(line[6:]))
-                        if len(moving.text) > 200 and stopped is None:
-                            stopped = threading.Thread(target=daemon.syshaxctl, args=("stop", source, "--wait"))
-                            stopped.start()
-            assert stopped is not None
-            await asyncio.to_thread(stopped.join)
-            return alone, moving
+            alone = [await ask(session, path, body_of(path, tokens=900) | STREAM, "gpu") for path in paths]
+            begun = [asyncio.Event() for _ in paths]
+            async with asyncio.TaskGroup() as group:
+                moving = [group.create_task(move(session, *its)) for its in zip(paths, begun, strict=True)]
+                for event in begun:
+                    await event.wait()
+                group.create_task(asyncio.to_thread(daemon.syshaxctl, "stop", "gpu", "--wait"))
+            return alone, [task.result() for task in moving]
 
-    alone, moving = asyncio.run(run("gpu"))
     try:
+        for alone, moving in zip(*asyncio.run(run()), strict=True):
+            assert moving.placement == "gpu"
+            assert moving.done
+            assert moving.text == alone.text
+            assert moving.tokens == alone.tokens == 900
+            assert moving.usage["prompt_tokens"] == alone.usage["prompt_tokens"]
+            assert len(moving.ids) == 1
+            assert moving.finish_reasons == ["length"]
         assert daemon.status()["gpu"]["state"] == "STOPPED"
-        assert moving.placement == "gpu"
-        assert moving.done
-        assert moving.text == alone.text
-        assert moving.tokens == alone.tokens == 900
-        assert moving.usage["prompt_tokens"] == alone.usage["prompt_tokens"]
-        assert len(moving.ids) == 1
-        assert moving.finish_reasons == ["length"]
-        assert daemon.handovers(cause="drain", source="gpu", target="cpu", result="loaded") >= 1
+        assert daemon.handovers(cause="drain", source="gpu", target="cpu", result="loaded") == before + 2
     finally:
         assert daemon.syshaxctl("start", "gpu", "--wait").returncode == 0
 

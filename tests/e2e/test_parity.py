@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Parity on real vLLM: the same model agrees with itself, another dtype is noise, other weights differ.
 
-One of the two instances of this folder's daemon plays the GPU for a second daemon, whose CPU instance is another one.
+One of the two instances of this folder's daemon plays the GPU for two further daemons, whose CPU instances are others.
 """
 
 import json
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,7 @@ import pytest
 
 from syshax_embedded.engine import engine_python
 from syshax_embedded.model import prepare_tiny
-from tests.e2e.conftest import (
-    MODEL,
-    START_TIMEOUT_S,
-    STOP_TIMEOUT_S,
-    Daemon,
-    free_port,
-    get,
-    run_syshaxd,
-    service,
-    until,
-)
+from tests.e2e.conftest import MODEL, START_TIMEOUT_S, Daemon, beside, free_port, get, service, until, wait_up
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -39,30 +29,41 @@ def compared(daemon: Daemon, *, code: int = 0) -> dict[str, Any]:
     return report
 
 
-@contextmanager
-def beside(daemon: Daemon, folder: Path, cpu: Callable[[dict[str, Any]], None]) -> Iterator[Daemon]:
-    """A second daemon; `cpu` changes the configuration of its CPU instance."""
-    ports = {"gpu": daemon.ports["gpu"], "cpu": free_port()}
-    mine = service(ports["cpu"], max(os.sched_getaffinity(0)))
-    cpu(mine)
-    config = {
-        "services": {
-            "gpu": {"runtime": "external", "device": "cpu", "port": ports["gpu"]},
-            "cpu": mine,
-            "conductor": {"port": free_port()},
-        },
-        "models": {"default": MODEL},
-    }
-    second = run_syshaxd(config, folder, ports)
-    try:
-        until(lambda: get(f"{second.url}/ready?all=1")[0] == 200, START_TIMEOUT_S, "the second daemon's are ready")
-        yield second
-    except BaseException:
-        print(second.log_tail())
-        raise
-    finally:
-        second.process.send_signal(signal.SIGINT)
-        second.process.wait(STOP_TIMEOUT_S)
+@dataclass
+class Others:
+    """Further daemons, whose GPU instance is that of the first one."""
+
+    bfloat16: Daemon
+    other_weights: Daemon
+
+
+@pytest.fixture(scope="module")
+def others(daemon: Daemon, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Others]:
+    """Both are up: they start at the same time, as that is what takes long."""
+    first, *_, last = sorted(os.sched_getaffinity(0))
+
+    def start(cpu: dict[str, Any]) -> Daemon:
+        ports = {"gpu": daemon.ports["gpu"], "cpu": cpu["port"]}
+        config = {
+            "services": {
+                "gpu": {"runtime": "external", "device": "cpu", "port": ports["gpu"]},
+                "cpu": cpu,
+                "conductor": {"port": free_port()},
+            },
+            "models": {"default": MODEL},
+        }
+        return stack.enter_context(beside(config, tmp_path_factory.mktemp("p"), ports))
+
+    daemon.wait_ready()
+    with ExitStack() as stack:
+        mine = service(free_port(), first) | {"model": str(tiny_model)}
+        mine["args"]["dtype"] = "bfloat16"
+        bfloat16 = start(mine)
+        model = prepare_tiny(engine_python(), tmp_path_factory.mktemp("model") / "other", seed=1)
+        other_weights = start(service(free_port(), last) | {"model": str(model)})
+        for another in (bfloat16, other_weights):
+            wait_up(another)
+        yield Others(bfloat16, other_weights)
 
 
 def test_two_instances_of_one_model_agree(daemon: Daemon) -> None:
@@ -73,26 +74,18 @@ def test_two_instances_of_one_model_agree(daemon: Daemon) -> None:
     assert "parity: gpu and cpu: agrees" in daemon.syshaxctl("status").stdout
 
 
-def test_another_dtype_is_noise(daemon: Daemon, tiny_model: Path, tmp_path: Path) -> None:
-    def in_bfloat16(cpu: dict[str, Any]) -> None:
-        cpu["model"] = str(tiny_model)
-        cpu["args"]["dtype"] = "bfloat16"
-
-    daemon.wait_ready()
-    with beside(daemon, tmp_path, in_bfloat16) as second:
-        report = compared(second)
+def test_another_dtype_is_noise(others: Others) -> None:
+    report = compared(others.bfloat16)
     assert (report["agreement"], report["cause"], report["allowed"]) == ("noise", "rounding", True)
     assert report["figures"]["greedy_ratio"] < 1.0
     assert report["figures"]["prefill_distance"] > 0.0
 
 
-def test_other_weights_differ_and_are_told_so_unasked(daemon: Daemon, tmp_path: Path) -> None:
-    other = prepare_tiny(engine_python(), tmp_path / "other", seed=1)
-    daemon.wait_ready()
-    with beside(daemon, tmp_path, lambda cpu: cpu.update(model=str(other))) as second:
-        refused = b'syshax_parity_allowed{name="gpu",other="cpu"} 0.0'
-        until(lambda: refused in get(f"{second.url}/metrics")[1], START_TIMEOUT_S, "they are compared")
-        report = compared(second, code=1)
-        assert "no request moves" in second.syshaxctl("status").stdout
+def test_other_weights_differ_and_are_told_so_unasked(others: Others) -> None:
+    daemon = others.other_weights
+    refused = b'syshax_parity_allowed{name="gpu",other="cpu"} 0.0'
+    until(lambda: refused in get(f"{daemon.url}/metrics")[1], START_TIMEOUT_S, "they are compared")
+    report = compared(daemon, code=1)
+    assert "no request moves" in daemon.syshaxctl("status").stdout
     assert (report["agreement"], report["cause"], report["allowed"]) == ("differs", "weights", False)
     assert report["figures"]["first_token_ratio"] < 0.5

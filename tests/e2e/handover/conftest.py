@@ -26,7 +26,13 @@ SETTINGS: dict[str, Any] = {"arena_bytes": 48 << 20, "ttl_s": 10, "wait_s": 0.5,
 REAPED_WITHIN_S = 10 + 3 * 0.3 + 5
 """After what time at the latest nothing abandoned is left, with some reserve for a busy machine."""
 _PREFIX = "vllm:syshax_handover_"
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # nothing is compiled with the first requests
+}
 _LOGS = pytest.StashKey[list[Path]]()
 
 
