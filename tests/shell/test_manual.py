@@ -49,6 +49,25 @@ def test_each_command_shows_examples_in_its_help(page: str, program: click.Comma
 
 
 @PROGRAMS
+def test_help_names_each_command_on_a_line_of_its_own(page: str, program: click.Command) -> None:
+    for path, command in commands(program, page.partition(".")[0]):
+        if not isinstance(command, click.Group):
+            continue
+        text = click.Context(command, info_name=path, terminal_width=80).get_help()
+        for name in command.commands:
+            (line,) = re.findall(rf"(?m)^  {name} .*", text)
+            assert line.endswith("."), f"{path} --help: {line.strip()!r} is cut"
+            assert not line.endswith("..."), f"{path} --help: {line.strip()!r} is cut"
+
+
+def test_the_manual_keeps_the_sections_order(pages: dict[str, str]) -> None:
+    places = [
+        pages["syshaxctl.1"].index(f".SS syshaxctl {name}\n") for name in ("status", "numa plan", "start", "place")
+    ]
+    assert places == sorted(places)
+
+
+@PROGRAMS
 def test_each_command_and_option_is_named(pages: dict[str, str], page: str, program: click.Command) -> None:
     for path, command in commands(program, page.partition(".")[0]):
         options = [opt for option in command.params if isinstance(option, click.Option) for opt in option.opts]

@@ -27,7 +27,9 @@ _CHANGES = {
 
 @click.group()
 def config() -> None:
-    """Shows and changes the configuration of the running daemon. `syshax config` edits the file without one.
+    """Shows and changes the configuration of the running daemon.
+
+    `syshax config` edits the file without one.
 
     \b
     Examples:
@@ -41,7 +43,7 @@ def config() -> None:
 @output_option
 @click.pass_obj
 def get(socket: Path | None, keys: Sequence[str], output: str) -> None:
-    """Shows the values that hold now; those that may be secrets are left out.
+    """Shows the values that hold now. Those that may be secrets are left out.
 
     \b
     Examples:
@@ -68,7 +70,9 @@ def get(socket: Path | None, keys: Sequence[str], output: str) -> None:
 @click.option("--apply", "apply_too", is_flag=True, help="Apply the file at once, as `syshaxctl reload` does.")
 @click.pass_obj
 def set_values(socket: Path | None, words: Sequence[str], *, apply_too: bool) -> None:
-    """Sets keys in the daemon's file, all or none; comments stay. They hold once the file is applied.
+    """Sets keys in the daemon's file, all or none.
+
+    Comments stay. The keys hold once the file is applied.
 
     \b
     Examples:
@@ -96,7 +100,9 @@ def set_values(socket: Path | None, words: Sequence[str], *, apply_too: bool) ->
 @output_option
 @click.pass_obj
 def validate(socket: Path | None, file: TextIO | None, output: str) -> None:
-    """Checks FILE (else the daemon's own file), and tells what applying it would change.
+    """Checks FILE, and tells what applying it would change.
+
+    Without FILE it is the daemon's own.
 
     \b
     Examples:
@@ -119,7 +125,9 @@ def validate(socket: Path | None, file: TextIO | None, output: str) -> None:
 @output_option
 @click.pass_obj
 def apply(socket: Path | None, file: TextIO, output: str) -> None:
-    """Makes FILE the configuration, and waits until every instance that it changes is READY; else all is taken back.
+    """Makes FILE the configuration.
+
+    Waits until every instance that it changes is READY; if one fails, all is taken back.
 
     \b
     Examples:
@@ -139,7 +147,9 @@ def apply(socket: Path | None, file: TextIO, output: str) -> None:
 @output_option
 @click.pass_obj
 def reload(socket: Path | None, output: str) -> None:
-    """Applies the configuration file, and waits until every instance that it changes is READY; else all is taken back.
+    """Applies the configuration file.
+
+    Waits until every instance that it changes is READY; if one fails, all is taken back.
 
     \b
     Examples:
@@ -160,7 +170,9 @@ def reload(socket: Path | None, output: str) -> None:
 @output_option
 @click.pass_obj
 def events(socket: Path | None, lines: int, instance: str, output: str, *, follow: bool) -> None:
-    """Shows what has happened: states, configuration, drift, hand-overs. JSON comes as one line for each event.
+    """Shows what has happened to instances and configuration.
+
+    Also drift from bindings and failed hand-overs. JSON comes as one line for each event.
 
     \b
     Examples:

@@ -41,7 +41,7 @@ def _query(model: str, path: str, prompt_tokens: int, max_tokens: int | None, pi
 @output_option
 @click.pass_obj
 def requests(socket: Path | None, output: str) -> None:
-    """Lists the requests being answered or waiting for a place, oldest first.
+    """Lists the requests that run or wait for a place, oldest first.
 
     \b
     Examples:
@@ -75,7 +75,9 @@ def requests(socket: Path | None, output: str) -> None:
 @click.argument("request_id")
 @click.pass_obj
 def cancel(socket: Path | None, request_id: str) -> None:
-    """Ends the request REQUEST_ID: its client gets an error, or loses its connection if the answer has begun.
+    """Ends the request REQUEST_ID.
+
+    Its client gets an error, or loses its connection if the answer has begun.
 
     \b
     Examples:
@@ -94,7 +96,9 @@ def cancel(socket: Path | None, request_id: str) -> None:
 @output_option
 @click.pass_obj
 def explain(socket: Path | None, request_id: str, output: str) -> None:
-    """Tells why the request REQUEST_ID went where it went, and how it ended. Answers carry the id as X-Request-Id.
+    """Tells where the request REQUEST_ID went, why, and how it ended.
+
+    Answers carry the id as X-Request-Id; `syshaxctl decisions` lists the latest.
 
     \b
     Examples:
@@ -109,8 +113,8 @@ def explain(socket: Path | None, request_id: str, output: str) -> None:
         for entry in answer["decisions"]:
             click.echo(decision_line(entry))
             for its in entry["candidates"]:
-                loads = ", ".join(f"{name}={its[name]:g}" for name in _LOADS if name in its)
-                click.echo(f"    {its['name']}: inflight={its['inflight']} {loads}".rstrip())
+                loads = [f"{name}={its[name]:g}" for name in ("inflight", *_LOADS) if name in its]
+                click.echo(f"    {its['name']}: {', '.join(loads)}")
         for end in answer["ends"]:
             click.echo(f"ended: {end['outcome']} after {end['duration_s']:.3f} s, {end['tokens_out']} tokens")
 
@@ -146,7 +150,9 @@ def decisions(socket: Path | None, lines: int, output: str, *, follow: bool) -> 
               help="Seconds until the place is given back by itself.")  # fmt: skip
 @click.pass_obj
 def place(socket: Path | None, /, ttl_s: float, **query: Any) -> None:
-    """Takes a place for a request that somebody else carries out, and prints decision and lease as JSON.
+    """Takes a place for a request that somebody else carries out.
+
+    Prints decision and lease as JSON.
 
     \b
     Examples:
@@ -184,7 +190,7 @@ def report_end(socket: Path | None, lease_id: str, *, failed: bool) -> None:
 @output_option
 @click.pass_obj
 def dry_run(socket: Path | None, /, loads: Sequence[str], output: str, **query: Any) -> None:
-    """Tells where a request would go now, or under loads that are given. Changes nothing.
+    """Tells where a request would go now, or under given loads. Changes nothing.
 
     \b
     Examples:
@@ -207,7 +213,7 @@ def dry_run(socket: Path | None, /, loads: Sequence[str], output: str, **query: 
 @output_option
 @click.pass_obj
 def policy(socket: Path | None, /, output: str, **values: float | None) -> None:
-    """Shows the thresholds of placement, or sets some until the next reload or restart.
+    """Shows or sets the thresholds of placement. They hold until the next reload or restart.
 
     \b
     Examples:

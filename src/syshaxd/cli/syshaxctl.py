@@ -27,6 +27,7 @@ from syshaxd.cli.numa import numa
 from syshaxd.cli.parity import parity_table
 from syshaxd.cli.render import render
 from syshaxd.cli.scheduling import cancel, decisions, dry_run, explain, place, policy, report_end, requests
+from syshaxd.cli.sections import SectionedGroup
 from syshaxd.cli.top import TopView, latest_decisions, watch
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
@@ -41,7 +42,7 @@ Statuses = AsyncGenerator[InstanceStatus, None]
 _name_argument = click.argument("name", shell_complete=complete.instances)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--socket",
     type=click.Path(path_type=Path),
@@ -63,26 +64,7 @@ def main(context: click.Context, socket: Path | None) -> None:
     context.obj = socket
 
 
-main.add_command(numa)
-main.add_command(render)
-for command in (
-    config,
-    reload,
-    events,
-    shutdown,
-    requests,
-    cancel,
-    explain,
-    decisions,
-    place,
-    report_end,
-    dry_run,
-    policy,
-):
-    main.add_command(command)
-
-
-@main.command()
+@click.command()
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
 def status(socket: Path | None, output: str) -> None:
@@ -106,14 +88,14 @@ def status(socket: Path | None, output: str) -> None:
     run(socket, work)
 
 
-@main.command()
+@click.command()
 @click.option(
     "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two readings."
 )
 @click.option("--once", is_flag=True, help="Print one view and end, also where there is no terminal.")
 @click.pass_obj
 def top(socket: Path | None, interval: float, *, once: bool) -> None:
-    """Shows instances, queue, devices, the latest decisions and events, live. `q` or Ctrl-C ends it.
+    """Shows instances, queue, devices, decisions and events, live. `q` or Ctrl-C ends it.
 
     \b
     Examples:
@@ -142,7 +124,7 @@ def top(socket: Path | None, interval: float, *, once: bool) -> None:
         return
 
 
-@main.command()
+@click.command()
 @_name_argument
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Last lines to show.")
 @click.option("--all", "everything", is_flag=True, help="Show all lines that are kept.")
@@ -166,16 +148,17 @@ def logs(socket: Path | None, name: str, lines: int, *, everything: bool, follow
     run(socket, work)
 
 
-@main.command()
+@click.command()
 @click.argument("first", shell_complete=complete.instances)
 @click.argument("second", shell_complete=complete.instances)
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
 def parity(socket: Path | None, first: str, second: str, output: str) -> None:
-    """Compares what the instances FIRST and SECOND compute: the same, noise, or something else?
+    """Compares what the instances FIRST and SECOND compute.
 
-    Both answer the same short prompts now, one request at a time. Exit code 1: no request moves between them, because
-    they differ by more than parity.max_distance or could not be compared.
+    Both answer the same short prompts now, one request at a time. The verdict: they agree, differ by noise (rounding),
+    or differ, and the likely cause. Exit code 1: no request moves between them, because they differ by more than
+    parity.max_distance or could not be compared.
 
     \b
     Examples:
@@ -195,15 +178,15 @@ def parity(socket: Path | None, first: str, second: str, output: str) -> None:
     run(socket, work)
 
 
-@main.command()
+@click.command()
 @click.argument("text", type=click.File(), required=False, metavar="[FILE]")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
 def topology(socket: Path | None, text: TextIO | None, output: str) -> None:
-    """Draws this host's nodes, CPUs and accelerators, and whose cores they are if a daemon answers.
+    """Draws the NUMA nodes, CPUs and accelerators of this host.
 
-    FILE holds the output of `LC_ALL=C lscpu`, of `numactl -H`, or of both; then the host that it is of is drawn. `-` is
-    the standard input.
+    If a daemon answers, also whose cores they are. FILE holds the output of `LC_ALL=C lscpu`, of `numactl -H`, or of
+    both; then the host that it is of is drawn. `-` is the standard input.
 
     \b
     Examples:
@@ -242,12 +225,12 @@ def _waiting_options(command: Callable[..., None]) -> Callable[..., None]:
 _now_option = click.option("--now", is_flag=True, help="Don't let the running requests end first.")
 
 
-@main.command()
+@click.command()
 @_name_argument
 @_waiting_options
 @click.pass_obj
 def start(socket: Path | None, name: str, timeout: float | None, *, wait: bool) -> None:
-    """Starts the instance NAME, and waits until it is READY.
+    """Starts the instance NAME. Waits until it is READY.
 
     \b
     Examples:
@@ -258,13 +241,13 @@ def start(socket: Path | None, name: str, timeout: float | None, *, wait: bool) 
     _command(socket, name, timeout, lambda client: client.start(name, wait=wait), wait=wait)
 
 
-@main.command()
+@click.command()
 @_name_argument
 @_waiting_options
 @_now_option
 @click.pass_obj
 def stop(socket: Path | None, name: str, timeout: float | None, *, wait: bool, now: bool) -> None:
-    """Stops the instance NAME after its running requests, and waits until it is STOPPED.
+    """Stops the instance NAME after its running requests. Waits until it is STOPPED.
 
     \b
     Examples:
@@ -274,12 +257,14 @@ def stop(socket: Path | None, name: str, timeout: float | None, *, wait: bool, n
     _command(socket, name, timeout, lambda client: client.stop(name, drain=not now, wait=wait), wait=wait)
 
 
-@main.command()
+@click.command()
 @_name_argument
 @_waiting_options
 @click.pass_obj
 def drain(socket: Path | None, name: str, timeout: float | None, *, wait: bool) -> None:
-    """Takes the instance NAME out of service: no new request, and it stops when the running ones have ended.
+    """Takes the instance NAME out of service. It is `stop` without --now.
+
+    It gets no new request; running ones end, or go on at another instance; then it stops.
 
     \b
     Examples:
@@ -289,13 +274,13 @@ def drain(socket: Path | None, name: str, timeout: float | None, *, wait: bool) 
     _command(socket, name, timeout, lambda client: client.stop(name, drain=True, wait=wait), wait=wait)
 
 
-@main.command()
+@click.command()
 @_name_argument
 @_waiting_options
 @_now_option
 @click.pass_obj
 def restart(socket: Path | None, name: str, timeout: float | None, *, wait: bool, now: bool) -> None:
-    """Stops the instance NAME after its running requests, starts it again, and waits until it is READY.
+    """Restarts the instance NAME after its running requests. Waits until it is READY.
 
     \b
     Examples:
@@ -363,3 +348,10 @@ class _Live:
         line = Text.assemble(f"{age_s:6.1f} s  ", show.state_text(status.state), f"  {status.reason}")
         self._progress.console.print(line)
         self._progress.update(self._task, description=f"{self._name} {status.state}")
+
+
+main.add_section("State", status, top, logs, events, topology, numa, parity)
+main.add_section("Instances", start, stop, drain, restart, render)
+main.add_section("Requests", requests, decisions, explain, cancel, dry_run, policy)
+main.add_section("Configuration and daemon", config, reload, shutdown)
+main.add_section("For other gateways", place, report_end)
