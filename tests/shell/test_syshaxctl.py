@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.cells import cell_len
 from rich.console import Console
 
 from syshaxd import __version__
@@ -386,6 +387,15 @@ async def test_parity_exits_with_1_where_no_request_moves(socket: Path, engine: 
     assert "gpu and cpu: differs; likely cause: weights; requests do not move between them" in done.out
     assert "over the bound" in done.out
     assert not done.err
+
+
+async def test_a_prompt_of_wide_characters_takes_no_more_room_than_others(socket: Path, engine: FakeEngine) -> None:
+    report = parity_report()
+    chinese = replace(report.prompts[0], prompt="请介绍一下开源操作系统 openEuler 的特点和主要的应用场景")
+    engine.parity = (replace(report, prompts=(chinese, *report.prompts)),)
+    done = await syshaxctl(socket, "parity", "gpu", "cpu")
+    (prompt,) = (line.partition("…")[0] for line in done.out.splitlines() if "…" in line)
+    assert cell_len(prompt) == 28 - len("…")
 
 
 async def test_parity_as_json(socket: Path, engine: FakeEngine) -> None:

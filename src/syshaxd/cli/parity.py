@@ -16,7 +16,8 @@ _COLOURS = {
     Agreement.DIFFERS: "red",
     Agreement.UNKNOWN: "yellow",
 }
-_PROMPT_CHARACTERS = 28
+_PROMPT_COLUMNS = 28
+"""Of the terminal: Chinese characters take two."""
 
 
 def parity_line(report: ParityReport) -> Text:
@@ -63,9 +64,9 @@ def _head(report: ParityReport) -> Iterator[Text]:
         )
 
 
-def _cells(prompt: PromptReport) -> tuple[str, ...]:
-    text = prompt.prompt.replace("\n", " ")
-    shown = text if len(text) <= _PROMPT_CHARACTERS else f"{text[: _PROMPT_CHARACTERS - 1]}…"
+def _cells(prompt: PromptReport) -> tuple[str | Text, ...]:
+    shown = Text(prompt.prompt.replace("\n", " "))
+    shown.truncate(_PROMPT_COLUMNS, overflow="ellipsis")
     if not prompt.same_tokens:
         return (shown, "other tokens", "", "", "", "", "")
     return (
