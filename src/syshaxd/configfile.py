@@ -17,7 +17,7 @@ from ruamel.yaml.error import CommentMark, MarkedYAMLError, YAMLError
 from ruamel.yaml.tokens import CommentToken
 
 from syshaxd.core.config import Config, parse, parse_text, set_value, unset_value
-from syshaxd.core.errors import ConfigError, ConfigFault, ConflictError
+from syshaxd.core.errors import ConfigError, ConfigFault, ConflictError, SyshaxError
 from syshaxd.core.launch import instance_specs
 
 _SYSTEM_PATH = Path("/etc/syshax/config.yaml")
@@ -69,6 +69,11 @@ def load(path: Path) -> Config:
         ConfigError: It can't be read, is not YAML, or is not a usable configuration: every fault at once.
     """
     return parse(read(path))
+
+
+def fault_text(path: Path, error: SyshaxError) -> str:
+    """What a program says of a file that it can't use: its name, and below it a line for each fault."""
+    return "\n  ".join([f"{path}:", *str(error).splitlines()])
 
 
 def read(path: Path) -> dict[str, Any]:

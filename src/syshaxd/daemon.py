@@ -87,9 +87,9 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
         config = configfile.parse_file(text)
         bound = binder.bind(config)
     except SyshaxError as error:
-        raise click.ClickException(f"{path}:\n{error}") from None
+        raise click.ClickException(configfile.fault_text(path, error)) from None
     if check_config:
-        click.echo(f"{path}: good. Instances: {', '.join(enabled_services(config))}; {len(bound.specs)} in all.")
+        click.echo(f"{path} is good. Instances: {', '.join(enabled_services(config))}.")
         return
     _log.info("syshaxd %s starts with %s", __version__, path)
     # Requests leave no cycles behind: collecting often only costs time on the hot path.
@@ -136,7 +136,8 @@ class _Orders:
             self.hurry.set()
             return
         self.leave_running = leave_running
-        _log.info("%s: stopping%s", who, "; instances run on" if leave_running else "")
+        rest = "; instances run on" if leave_running else ""
+        _log.info("%s: stopping after the running requests%s; a second one stops at once", who, rest)
         self.stop.set()
 
     def reload_with(self, reconfigurer: Reconfigurer) -> None:

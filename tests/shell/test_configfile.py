@@ -76,6 +76,17 @@ def test_a_missing_file_says_how_to_make_one(path: Path) -> None:
     assert faults_of(path) == [f"there is no such file; `syshax init --config {path}` makes one"]
 
 
+def test_a_line_for_each_fault_below_the_files_name(path: Path) -> None:
+    written(path, "services:\n  gpu:\n    port: 0\n    prot: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        configfile.load(path)
+    assert configfile.fault_text(path, caught.value).splitlines() == [
+        f"{path}:",
+        "  services.gpu.port: must be a whole number from 1 to 65535, not 0",
+        "  services.gpu.prot: no such key; did you mean services.gpu.port?",
+    ]
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert faults_of(tmp_path) == ["cannot be read: Is a directory"]
 

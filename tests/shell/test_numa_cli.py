@@ -67,6 +67,12 @@ def test_an_odd_reservation(server: str) -> None:
     assert plan(server, "--reserve", "gpu").exit_code == 2
 
 
+def test_a_check_of_nothing_says_what_to_give() -> None:
+    done = check()
+    assert done.exit_code == 2
+    assert "KEY=VALUE, such as CUSTOM_CPU_AFFINITY=0-159, or --for INSTANCE" in " ".join(done.output.split())
+
+
 # Written down.
 
 CONFIG = """\
@@ -148,7 +154,7 @@ def test_cores_of_other_instances_are_left_to_them(server: str, config: Path) ->
         ("    runtime: process", "    runtime: external", (), "services.cpu.runtime: `external`"),
         ("", "", ("--instance", "npu"), "services.npu: no such instance takes part; there is gpu, cpu"),
         ("", "", ("--threads", "161"), "services.cpu.cores: 161 threads can't be shared out evenly"),
-        ("path: /models/none", "path: [", (), "config.yaml:\nline 16"),
+        ("path: /models/none", "path: [", (), "config.yaml:\n  line 16"),
     ],
 )
 def test_what_can_not_be_applied_leaves_the_file_as_it_is(

@@ -232,4 +232,4 @@ def test_run_is_the_daemon(path: Path) -> None:
     path.write_text("x: 1\n")
     result = program("run")
     assert result.returncode == 1
-    assert f"{path}:\nx: no such key" in result.stderr
+    assert f"{path}:\n  x: no such key" in result.stderr

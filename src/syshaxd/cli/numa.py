@@ -82,7 +82,9 @@ def plan(
     config_path: Path,
     output: str,
 ) -> None:
-    """Prints the best binding for this host, or for the one whose `lscpu` or `numactl -H` text FILE holds.
+    """Prints the best binding for this host, or for another one.
+
+    FILE holds the other host's `lscpu` or `numactl -H` text.
 
     With --apply it goes into the configuration: `cores`, and the variables of the instance's `env`; a reservation
     `gpu=4` becomes the `cores` of the instance gpu. The model's size and the CPUs of other instances then count too.
@@ -105,7 +107,7 @@ def plan(
         else:
             _print_plan(where, wishes, reserved, output)
     except ConfigError as error:
-        raise click.ClickException(f"{config_path}:\n{error}") from None
+        raise click.ClickException(configfile.fault_text(config_path, error)) from None
     except (SyshaxError, UnicodeDecodeError) as error:
         raise click.ClickException(str(error)) from None
 
@@ -163,7 +165,7 @@ def check(
     model: Path | None,
     output: str,
 ) -> None:
-    """Says what is wrong with a binding, all at once, and which binding would be right.
+    """Names every fault of a binding, and the right one.
 
     KEYs are environment variables such as CUSTOM_CPU_AFFINITY, cpuset_cpus, cpuset_mems (as a container has them), and
     tensor-parallel-size. With --for and no KEY it is the binding that the instance has. Exit code 1: it is wrong.
@@ -176,6 +178,8 @@ def check(
     """  # noqa: D301
     if name is not None and (text or taken or model):
         raise click.UsageError("--host, --taken and --model are not for a running instance (--for)")
+    if name is None and not words and model is None:
+        raise click.UsageError("which binding? Give KEY=VALUE, such as CUSTOM_CPU_AFFINITY=0-159, or --for INSTANCE")
     settings = _settings(words)
     if name is None:
         try:
@@ -231,7 +235,9 @@ def _print_faults(settings: Settings, faults: Sequence[Fault], output: str) -> N
 @_output_option
 @click.pass_obj
 def verify(socket: Path | None, name: str | None, output: str) -> None:
-    """Reads where the threads and the memory of running instances are, against their bindings.
+    """Compares running instances with their bindings.
+
+    It reads where their threads and their memory are.
 
     Without NAME it is every instance. Exit code 1: one does not keep to its binding, or NAME can't be looked at.
 

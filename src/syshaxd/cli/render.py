@@ -21,11 +21,19 @@ _HIDDEN = "(hidden)"
 
 @click.command()
 @click.argument("name", type=click.Choice(["gpu", "cpu"]))
-@click.option("--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Configuration file. Unset: $SYSHAX_CONFIG, else the system's or your own; the daemon is not asked.",
+)
 @click.option("--show-secrets", is_flag=True, help="Show the values of variables that look like secrets.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> None:
-    """Prints the `docker run` line (or command line) that starts the same as syshaxd does for the instance NAME.
+    """Prints the command line that starts the instance NAME.
+
+    For a container it is the `docker run` line. It starts the same as syshaxd does with the configuration file.
 
     \b
     Examples:
@@ -38,7 +46,7 @@ def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> 
     try:
         specs = {spec.name: spec for spec in bind(configfile.load(path)).specs}
     except SyshaxError as error:
-        raise click.ClickException(f"{path}:\n{error}") from None
+        raise click.ClickException(configfile.fault_text(path, error)) from None
     if name not in specs:
         raise click.ClickException(f"{path}: services.{name}.enabled is false")
     spec = specs[name]

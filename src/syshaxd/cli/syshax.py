@@ -57,8 +57,7 @@ def _errors_of(path: Path) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        faults = "".join(f"\n  {fault}" for fault in error.faults)
-        raise click.ClickException(f"{path}:{faults}") from None
+        raise click.ClickException(configfile.fault_text(path, error)) from None
     except SyshaxError as error:
         raise click.ClickException(str(error)) from None
 
@@ -182,9 +181,9 @@ def model(path: Path) -> None:
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @_config_option
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[OPTION OF syshaxd]...")
 def run(path: Path, options: tuple[str, ...]) -> None:
-    """Runs syshaxd in the foreground. OPTIONS are those of `syshaxd --help`.
+    """Runs syshaxd in the foreground. `syshaxd --help` lists its options.
 
     \b
     Examples:
