@@ -65,8 +65,14 @@ def only_one(cache: Path) -> Iterator[None]:
 
     Programs started inside hold the lock too: one that outlives a killed preparation can't meet the next preparation.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "prepare.lock").open("w") as lock:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock_file = (cache / "prepare.lock").open("w")
+    except OSError as error:
+        raise StepFailedError(
+            f"cannot write to {cache}: {error.strerror}. Set XDG_CACHE_HOME to a folder in which you may write."
+        ) from error
+    with lock_file as lock:
         os.set_inheritable(lock.fileno(), True)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,6 +4,7 @@
 
 import io
 import os
+import pwd
 import re
 import tempfile
 from collections.abc import Mapping
@@ -30,7 +31,8 @@ INITIAL = """\
 services:
   # The vLLM in the role `gpu`.
   gpu:
-    # Who starts it: `external` (somebody else) or `process` (syshaxd; then `python` and `models.path` are needed).
+    # Who starts it: `external` (somebody else), or syshaxd: `docker` (then `container.image` and `models.path` are
+    # needed) or `process` (then `python` and `models.path`).
     runtime: external
     host: 127.0.0.1
     port: 8001
@@ -56,7 +58,7 @@ def default_path() -> Path:
     """The file that is meant when none is named: $SYSHAX_CONFIG, else the system's (root: always), else the user's."""
     if named := os.environ.get("SYSHAX_CONFIG"):
         return Path(named)
-    if os.geteuid() == 0 or _SYSTEM_PATH.exists():
+    if os.geteuid() == 0 or os.path.lexists(_SYSTEM_PATH):  # unlike Path.exists, it does not raise
         return _SYSTEM_PATH
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "syshax/config.yaml"
@@ -92,12 +94,12 @@ def create(path: Path, *, force: bool) -> None:
         ConflictError: The file exists, and `force` is not given.
         ConfigError: It can't be written.
     """
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:  # unlike Path.exists, it does not raise where this user may not look
         raise ConflictError(f"{path} exists already; --force replaces it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _fault(f"cannot make the folder {path.parent}: {error.strerror}") from error
+        raise _fault(f"cannot make the folder {path.parent}: {_reason(error)}") from error
     write(path, INITIAL)
 
 
@@ -224,7 +226,7 @@ def write(path: Path, text: str) -> None:
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        raise _fault(f"cannot be written: {error.strerror}") from error
+        raise _fault(f"cannot be written in the folder {path.parent}: {_reason(error)}") from error
 
 
 def _take_over_mode(path: Path, descriptor: int) -> None:
@@ -233,8 +235,10 @@ def _take_over_mode(path: Path, descriptor: int) -> None:
     except FileNotFoundError:
         os.fchmod(descriptor, _NEW_FILE_MODE)
         return
-    with suppress(PermissionError):  # only root may give a file away
-        os.fchown(descriptor, old.st_uid, old.st_gid)
+    new = os.fstat(descriptor)
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        with suppress(PermissionError):  # only root may give a file away
+            os.fchown(descriptor, old.st_uid, old.st_gid)
     os.fchmod(descriptor, old.st_mode & 0o7777)
 
 
@@ -257,7 +261,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise _fault(f"there is no such file; `syshax init --config {path}` makes one") from None
     except OSError as error:
-        raise _fault(f"cannot be read: {error.strerror}") from error
+        raise _fault(f"cannot be read: {_reason(error)}") from error
     except UnicodeDecodeError as error:
         raise _fault(f"is not UTF-8 text (byte {error.start + 1})") from error
 
@@ -291,9 +295,22 @@ def _yaml_problem(error: YAMLError) -> str:
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return f"is not YAML: {getattr(error, 'reason', 'it cannot be read')}"
     problem = " ".join(part for part in (error.context, error.problem) if part)
+    if r"'\t'" in problem:
+        problem = "a tab; YAML takes only spaces to indent"
     if duplicate := re.search(r'found duplicate key "(.*?)" with value', problem):
         problem = f"the key {duplicate[1]!r} is there twice"
     return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {problem}"
+
+
+def _reason(error: OSError) -> str:
+    """What the system says; where it is about rights, also whose."""
+    if not isinstance(error, PermissionError):
+        return error.strerror or str(error)
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    return f"{error.strerror} for the user {user}; give it the right, or use `sudo`"
 
 
 def _fault(problem: str) -> ConfigError:

@@ -59,7 +59,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 @click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="Configuration file. Unset: $SYSHAX_CONFIG, else the system's or your own.",
 )

@@ -47,9 +47,17 @@ def find_socket(given: Path | None) -> Path:
     if given is not None:
         return given
     for path in _user_sockets():
-        if path.exists() and folder_fault(path.parent) is None and answers(path):
+        if _is_safe(path.parent) and answers(path):
             return path
     return SERVICE_SOCKET
+
+
+def _is_safe(folder: Path) -> bool:
+    """Whether a folder is there from which this user may take a daemon's word."""
+    try:
+        return folder_fault(folder) is None
+    except OSError:  # not there, or in a place that this user may not look into
+        return False
 
 
 def answers(path: Path) -> bool:

@@ -15,7 +15,7 @@ import aiohttp
 
 from syshaxd.core.config import ModelParams
 from syshaxd.core.describe import device_text
-from syshaxd.core.types import InstanceStatus, State
+from syshaxd.core.types import InstanceStatus, RuntimeKind, State
 from syshaxd.engine import Engine
 
 _log = logging.getLogger(__name__)
@@ -41,12 +41,12 @@ async def watch_start(engine: Engine, model: str, params: ModelParams, *, dashbo
                 await _change(engine, pending[0].spec.name)
         except TimeoutError:
             for status in _pending(engine):
-                _log.info("%s", await _progress(engine, status))
+                _log.info("%s", await progress(engine, status))
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TEST_TIMEOUT_S)) as session:
         for name in engine.ready_instances():
             await _chat(session, engine.endpoint, name, model, params)
-    return _banner(engine, model, dashboard=dashboard)
+    return _banner(engine, model, await asyncio.to_thread(_syshaxctl), dashboard=dashboard)
 
 
 async def wait_for_adopted(engine: Engine, timeout_s: float) -> None:
@@ -95,11 +95,14 @@ async def _change(engine: Engine, name: str) -> None:
             await anext(statuses)
 
 
-async def _progress(engine: Engine, status: InstanceStatus) -> str:
-    """Where the start of an instance stands: what its log says last, else why the supervisor thinks it is not ready."""
+async def progress(engine: Engine, status: InstanceStatus) -> str:
+    """Where the start of an instance stands: what its log says last, else why the supervisor thinks it is not ready.
+
+    The log of an instance that somebody else starts is with them.
+    """
     name, age_s = status.spec.name, time.time() - status.since_s
     said = status.reason
-    if status.state is State.STARTING:
+    if status.state is State.STARTING and status.spec.runtime is not RuntimeKind.EXTERNAL:
         async for line in engine.logs(name, tail=1, follow=False):
             said = "" if line.startswith("====") else line  # its own output has not begun
     return f"{name}: {status.state} for {age_s:.0f} s" + (f": {said.strip()[:110]}" if said else "")
@@ -138,28 +141,30 @@ async def _chat(session: aiohttp.ClientSession, endpoint: str, name: str, model:
     )
 
 
-def _banner(engine: Engine, model: str, *, dashboard: bool) -> str:
+def _banner(engine: Engine, model: str, syshaxctl: str, *, dashboard: bool) -> str:
     status = engine.status()
     endpoint = engine.endpoint.replace("//0.0.0.0:", "//127.0.0.1:")
-    lines = ["", f"sysHAX serves the model {model} at {endpoint}/v1"]
+    ready = engine.ready_instances()
+    serves = f"sysHAX serves the model {model} at {endpoint}/v1"
+    lines = ["", serves if ready else f"No instance is ready: {endpoint}/v1 answers 503 until one is"]
     for instance in status.instances:
         device = device_text(instance.spec, status.snapshot)
         lines.append(f"  {instance.spec.name:<4} {instance.state:<9} on {device}, port {instance.spec.port}")
         if instance.state is State.FAILED:
             lines.append(f"       {instance.reason}; see `syshaxctl logs {instance.spec.name}`")
+    lines += ["", *(_example(endpoint, model) if ready else ())]
+    lines += [f"Look inside: {syshaxctl} top{f', {endpoint}/dashboard' if dashboard else ''}      Stop: Ctrl-C", ""]
+    return "\n".join(lines)
+
+
+def _example(endpoint: str, model: str) -> list[str]:
     request = {
         "model": model,
         "messages": [{"role": "user", "content": "Write two sentences about Paris."}],
         "stream": True,
     }
-    lines += [
-        "",
-        "Try it:",
-        f"  curl {endpoint}/v1/chat/completions -H \"Content-Type: application/json\" -d '{json.dumps(request)}'",
-        f"Look inside: {_syshaxctl()} top{f', {endpoint}/dashboard' if dashboard else ''}      Stop: Ctrl-C",
-        "",
-    ]
-    return "\n".join(lines)
+    command = f"curl {endpoint}/v1/chat/completions -H \"Content-Type: application/json\" -d '{json.dumps(request)}'"
+    return ["Try it:", f"  {command}"]
 
 
 def _syshaxctl() -> str:

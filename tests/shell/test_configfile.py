@@ -1,6 +1,7 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 import os
+import pwd
 import stat
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def test_an_empty_file_is_usable(path: Path, text: str) -> None:
     ("text", "fault"),
     [
         ("a: [\n", "line 2, column 1: while parsing a flow node expected the node content, but found '<stream end>'"),
+        ("a:\n\tb: 1\n", "line 2, column 1: a tab; YAML takes only spaces to indent"),
         ("a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
         ("services:\n  gpu:\n    port: 1\n    port: 2\n", "line 4, column 5: the key 'port' is there twice"),
         ("a: 1\n---\nb: 1\n", "line 2, column 1: expected a single document in the stream but found another document"),
@@ -237,10 +239,20 @@ def test_a_write_that_fails_leaves_the_old_file(made: Path, monkeypatch: pytest.
 
     before = made.read_bytes()
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
+    with pytest.raises(ConfigError, match=f"cannot be written in the folder {made.parent}: No space left on device"):
         configfile.edit(made, {"models.default": "other"})
     assert made.read_bytes() == before
     assert os.listdir(made.parent) == [made.name]
+
+
+def test_a_missing_right_is_told_with_whose_it_is(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_allowed(descriptor: int) -> None:
+        raise OSError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "fsync", not_allowed)
+    who = pwd.getpwuid(os.geteuid()).pw_name
+    with pytest.raises(ConfigError, match=f"Permission denied for the user {who}; give it the right, or use `sudo`"):
+        configfile.edit(made, {"models.default": "other"})
 
 
 def test_an_edit_keeps_the_mode(made: Path) -> None:

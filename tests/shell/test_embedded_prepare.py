@@ -231,5 +231,5 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = command("prepare", cache=tmp_path / "file")
     assert done.returncode == 1
-    assert "Not a directory" in done.stderr
+    assert f"cannot write to {tmp_path}/file/syshax: Not a directory. Set XDG_CACHE_HOME to" in done.stderr
     assert "Traceback" not in done.stderr

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from syshaxd.core.errors import SyshaxError
 from syshaxd.core.http1 import chunk
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.types import InferenceRequest, InstanceSpec, Outcome, RequestRecord, Role, RunOn, Snapshot, State
@@ -725,6 +726,17 @@ async def test_stop_lets_running_requests_end(make_stand: MakeStand) -> None:
     await stopping
     with pytest.raises(aiohttp.ClientError):
         await ask()
+
+
+async def test_an_address_that_cannot_be_had_is_told_with_what_helps(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    gateway = Gateway(stand.engine, stand.metrics, max_body_bytes=1000)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SyshaxError, match=rf"127\.0\.0\.1:{port}: the port is taken; see by whom \(ss -ltnp\)"):
+            await gateway.start("127.0.0.1", port)
+    with pytest.raises(SyshaxError, match=r"203\.0\.113\.1:8010: .*; set services\.conductor\.host to an address"):
+        await gateway.start("203.0.113.1", 8010)
 
 
 async def test_sockets_that_were_handed_over_are_served_beside_the_endpoint(

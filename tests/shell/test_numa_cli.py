@@ -67,6 +67,13 @@ def test_an_odd_reservation(server: str) -> None:
     assert plan(server, "--reserve", "gpu").exit_code == 2
 
 
+def test_a_variable_that_is_nearly_right_is_not_passed_over(server: str) -> None:
+    done = check("--host", server, "INFERENCE_OP_MODE=fused", "OMP_NUM_THREAD=159", "CUSTOM_CPU_AFFINITY=0-159")
+    assert done.exit_code == 2
+    assert "there is no OMP_NUM_THREAD; did you mean OMP_NUM_THREADS?" in " ".join(done.output.split())
+    assert check("--host", server, "HF_TOKEN=x", "VLLM_CPU_OMP_THREADS_BIND=0-39").exit_code == 0
+
+
 def test_a_check_of_nothing_says_what_to_give() -> None:
     done = check()
     assert done.exit_code == 2
@@ -121,11 +128,11 @@ def test_a_plan_is_written_into_the_configuration_with_its_comments_kept(server:
         assert comment in config.read_text()
 
 
-def test_what_changes_is_told_and_that_it_needs_a_restart(server: str, config: Path) -> None:
+def test_what_changes_is_told_and_how_it_is_applied(server: str, config: Path) -> None:
     done = plan(server, "--apply", "--config", str(config), "--threads", "4")
     assert "services.cpu.env.OMP_NUM_THREADS 4\n" in done.stdout
     assert "services.cpu.env.VLLM_CPU_NUM_OF_RESERVED_CPU is unset\n" in done.stdout
-    assert "is changed; syshaxd goes by it once it is started again" in done.stderr
+    assert "is changed; `syshaxctl reload` applies it" in done.stderr
     again = plan(server, "--apply", "--config", str(config), "--threads", "4", "-o", "json")
     assert json.loads(again.stdout) == {}
     assert "as it was" in again.stderr

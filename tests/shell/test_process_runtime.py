@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,22 @@ class TestLaunch:
         with pytest.raises(LaunchFailedError, match=rf"{tmp_path}: Permission denied.*services\.gpu\.python") as error:
             await runtime.launch(make_spec(argv=(str(tmp_path),)), 1)
         assert error.value.permanent
+
+    async def test_a_model_that_is_not_there(self, runtime: ProcessRuntime, tmp_path: Path) -> None:
+        absent = replace(python(""), model=str(tmp_path / "absent"))
+        with pytest.raises(
+            LaunchFailedError, match=rf"{absent.model}; set models\.path, or services\.gpu\.model"
+        ) as error:
+            await runtime.launch(absent, 1)
+        assert error.value.permanent
+
+    async def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        runtime = ProcessRuntime(tmp_path / "file" / "state")
+        with pytest.raises(
+            LaunchFailedError, match=r"file/state: Not a directory; let this user write there, or set XDG"
+        ):
+            await runtime.launch(python(""), 1)
 
     async def test_cores_that_are_not_there(self, runtime: ProcessRuntime) -> None:
         with pytest.raises(LaunchFailedError, match=r"CPUs 1000-1001: .*services\.gpu\.cores") as error:

@@ -65,6 +65,11 @@ def test_a_client_without_a_daemon_looks_for_the_service() -> None:
     assert rundir.find_socket(None) == rundir.SERVICE_SOCKET
 
 
+def test_a_folder_that_cannot_be_looked_into_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/" + "x" * 300)  # longer than a name may be: an error also for root
+    assert rundir.find_socket(None) == rundir.SERVICE_SOCKET
+
+
 def test_a_client_takes_what_it_is_told(daemon: Path) -> None:
     assert rundir.find_socket(Path("x.sock")) == Path("x.sock")
 

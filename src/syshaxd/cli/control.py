@@ -45,6 +45,8 @@ def config() -> None:
 def get(socket: Path | None, keys: Sequence[str], output: str) -> None:
     """Shows the values that hold now. Those that may be secrets are left out.
 
+    Of keys that need a restart of syshaxd it shows what was applied last.
+
     \b
     Examples:
       syshaxctl config get
@@ -89,8 +91,10 @@ def set_values(socket: Path | None, words: Sequence[str], *, apply_too: bool) ->
             answer = await client.ask("ReloadConfig", timeout_s=None)
             _show_changes(answer["changes"], "table")
         else:
-            _show_changes(answer["would_change"], "table")
-            click.echo("The file is written; `syshaxctl reload` applies it.", err=True)
+            would = answer["would_change"]
+            _show_changes(would, "table")
+            at_once = any(would[name] for name in _CHANGES if name != "needs_restart")
+            click.echo(f"The file is written{'; `syshaxctl reload` applies it' if at_once else ''}.", err=True)
 
     run(socket, work)
 

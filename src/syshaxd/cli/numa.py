@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """`syshaxctl numa`: plans bindings to CPUs, checks them, and verifies that running instances keep to theirs."""
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,6 +24,7 @@ from syshaxd.core.errors import ConfigError, SyshaxError
 from syshaxd.core.launch import instance_specs
 from syshaxd.core.planned import Wishes, planned_changes
 from syshaxd.core.topology import (
+    VARIABLES,
     Dialect,
     Fault,
     Settings,
@@ -47,7 +49,7 @@ _output_option = click.option(
 _config_option = click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=configfile.default_path,
     show_default="$SYSHAX_CONFIG, else the system's or your own",
     metavar="FILE",
@@ -141,7 +143,7 @@ def _apply(path: Path, wishes: Wishes, where: Host, output: str) -> None:
     else:
         for key, value in changes.items():
             click.echo(f"{key} {'is unset' if value is None else value}")
-    effect = "changed; syshaxd goes by it once it is started again" if changes else "as it was: it says just that"
+    effect = "changed; `syshaxctl reload` applies it" if changes else "as it was: it says just that"
     click.echo(f"{path} is {effect}", err=True)
 
 
@@ -299,6 +301,9 @@ def _settings(words: Sequence[str]) -> Settings:
     env = _pairs(words, "KEY=VALUE", "OMP_NUM_THREADS=160")
     cpus, mems = (env.pop(key, "") for key in _KEYS_OF_CPUSETS)
     ranks = _number(env.pop(_RANKS, "1"), "KEY=VALUE", f"{_RANKS}=4")
+    for key in env.keys() - VARIABLES:  # no rule would look at it, and all would be good
+        if near := difflib.get_close_matches(key, VARIABLES, n=1, cutoff=0.8):
+            raise click.BadParameter(f"there is no {key}; did you mean {near[0]}?", param_hint="KEY=VALUE")
     return Settings(dialect=dialect_of(env, on_cpu=True), env=env, cpuset_cpus=cpus, cpuset_mems=mems, ranks=ranks)
 
 

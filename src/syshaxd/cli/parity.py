@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from syshaxd.core.parity import Agreement, ParityReport, PromptReport
+from syshaxd.core.parity import Agreement, ParityCause, ParityReport, PromptReport
 
 _COLOURS = {
     Agreement.AGREES: "green",
@@ -50,7 +50,8 @@ def _head(report: ParityReport) -> Iterator[Text]:
     yield Text.assemble(
         (f"{report.first} and {report.second}: ", "bold"),
         (verdict.agreement, _COLOURS[verdict.agreement]),
-        f"; likely cause: {verdict.cause}; requests {'may' if verdict.allowed else 'do not'} move between them",
+        "" if verdict.cause is ParityCause.NONE else f"; likely cause: {verdict.cause}",
+        f"; requests {'may' if verdict.allowed else 'do not'} move between them",
     )
     yield from (Text(f"  {reason}") for reason in verdict.reasons)
     if figures.positions:

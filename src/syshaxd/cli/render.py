@@ -24,7 +24,7 @@ _HIDDEN = "(hidden)"
 @click.option(
     "--config",
     "path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="Configuration file. Unset: $SYSHAX_CONFIG, else the system's or your own; the daemon is not asked.",
 )

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from syshaxd.cli.parity import parity_line
 from syshaxd.core.describe import device_text
-from syshaxd.core.types import EngineStatus, GpuLoad, HostLoad, InstanceLoad, InstanceStatus, State
+from syshaxd.core.types import EngineStatus, GpuLoad, HostLoad, InstanceLoad, InstanceStatus, RuntimeKind, State
 
 _GIB = 2**30
 _STALE_S = 10.0
@@ -160,7 +160,7 @@ def _notes(view: _View) -> Iterator[Text]:
     for instance in view.status.instances:
         name, load = instance.spec.name, view.load(instance)
         if instance.reason:
-            notes.append(Text.assemble((f"{name}: ", "bold"), instance.reason))
+            notes.append(Text.assemble((f"{name}: ", "bold"), instance.reason, _where_it_is_told(instance)))
         if load is not None and (load.error or view.monotonic_s - load.read_at_s > _STALE_S):
             age = duration_text(view.monotonic_s - load.read_at_s)
             why = f": {load.error}" if load.error else ""
@@ -185,6 +185,12 @@ def _notes(view: _View) -> Iterator[Text]:
     if notes:
         yield Text()
         yield from notes
+
+
+def _where_it_is_told(instance: InstanceStatus) -> str:
+    """Where to look for the cause of a failure; nothing for an instance that has not failed, or is somebody else's."""
+    failed = instance.state in {State.BACKOFF, State.FAILED} and instance.spec.runtime is not RuntimeKind.EXTERNAL
+    return f"; see `syshaxctl logs {instance.spec.name}`" if failed else ""
 
 
 def _gpus(status: EngineStatus) -> Iterator[Text]:

@@ -29,7 +29,7 @@ _SHORT_KEYS_HELP = (
 _config_option = click.option(
     "--config",
     "path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=configfile.default_path,
     show_default="$SYSHAX_CONFIG, else the system's or your own",
     metavar="FILE",

@@ -45,7 +45,7 @@ _name_argument = click.argument("name", shell_complete=complete.instances)
 @click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--socket",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     envvar="SYSHAX_SOCKET",
     show_envvar=True,
     help="Admin socket of the daemon. Unset: your own daemon's if one answers, else the service's.",

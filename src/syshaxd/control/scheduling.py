@@ -70,17 +70,21 @@ class SchedulingServicer(SchedulingServiceServicer):
         return api.ReportEndResponse()
 
     async def DryRun(self, request: api.DryRunRequest, context: Context) -> api.DryRunResponse:
-        status = self._engine.status()
+        status, specs = self._engine.status(), self._specs()
+        if unknown := set(request.loads).difference(specs):
+            raise NotFoundError(f"no instance {min(unknown)!r}; there are {', '.join(specs)}")
         snapshot, inflight = _assumed(status.snapshot, status.inflight, request.loads)
         decision = self._engine.decide(_query(request.query, "dry-run"), snapshot=snapshot, inflight=inflight)
-        return api.DryRunResponse(decision=_decision(decision, self._specs()))
+        return api.DryRunResponse(decision=_decision(decision, specs))
 
     async def ExplainDecision(
         self, request: api.ExplainDecisionRequest, context: Context
     ) -> api.ExplainDecisionResponse:
         decisions, records = self._engine.requests.explain(request.request_id)
         if not decisions:
-            raise NotFoundError(f"no decision on a request {request.request_id!r} is among the latest ones")
+            raise NotFoundError(
+                f"no decision on a request {request.request_id!r} is among the latest; `syshaxctl decisions` lists them"
+            )
         specs = self._specs()
         return api.ExplainDecisionResponse(
             decisions=[_entry(decided, specs) for decided in decisions], ends=[_end(record) for record in records]
@@ -102,7 +106,9 @@ class SchedulingServicer(SchedulingServiceServicer):
     async def CancelRequest(self, request: api.CancelRequestRequest, context: Context) -> api.CancelRequestResponse:
         count = self._engine.requests.cancel(request.request_id)
         if not count:
-            raise NotFoundError(f"this daemon is not answering a request {request.request_id!r}")
+            raise NotFoundError(
+                f"no request {request.request_id!r} runs or waits; `syshaxctl requests` lists those that do"
+            )
         self._engine.events.add(EventKind.REQUEST, f"request {request.request_id} was cancelled by an operator")
         return api.CancelRequestResponse(cancelled=count)
 

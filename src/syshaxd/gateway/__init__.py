@@ -3,6 +3,7 @@
 """The OpenAI endpoint: parses each request once, lets the Engine place it, answers what concerns the daemon itself."""
 
 import asyncio
+import errno
 import itertools
 import json
 import logging
@@ -105,10 +106,7 @@ class Gateway:
                         port,
                     )
         except OSError as error:
-            raise SyshaxError(
-                f"services.conductor: cannot listen on {host}:{port}: {error.strerror or error}. "
-                f"See who has the port (ss -ltnp), or set services.conductor.port to another"
-            ) from error
+            raise SyshaxError(f"services.conductor: cannot listen on {host}:{port}: {_why_not(error)}") from error
         self._handed = handed
         self._sweeper = self._loop.create_task(self._sweep())
         shown = f"[{host}]" if ":" in host else host
@@ -261,7 +259,8 @@ class Gateway:
             if path in self._own:
                 raise MethodNotAllowedError(f"{path} takes GET, not {outgoing.method}")
             if not path.startswith("/v1/"):
-                raise NotFoundError(f"no route {path}; the API is under /v1", code="route_not_found")
+                dashboard = ", the dashboard at /dashboard" if "/dashboard" in self._own else ""
+                raise NotFoundError(f"no route {path}; the API is under /v1{dashboard}", code="route_not_found")
             outgoing.body = await self._read(unread)
             is_json = unread.content_type == "application/json"
         body = _parse(outgoing, is_json=is_json)
@@ -284,12 +283,13 @@ class Gateway:
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         limit = self.max_body_bytes
+        at_most = f"at most {limit} are taken (gateway.max_body_bytes)"
         if request.content_length is not None and request.content_length > limit:
-            raise TooLargeError(f"the body has {request.content_length} bytes; at most {limit} are taken")
+            raise TooLargeError(f"the body has {request.content_length} bytes; {at_most}")
         try:
             return await request.read()
         except web.HTTPRequestEntityTooLarge:
-            raise TooLargeError(f"the body has over {limit} bytes; at most {limit} are taken") from None
+            raise TooLargeError(f"the body is too large; {at_most}") from None
         except web.RequestPayloadError as error:
             raise BadRequestError(f"the body can't be read: {error}", code="invalid_body") from None
 
@@ -306,10 +306,11 @@ class Gateway:
 
     def _model(self, request: web.BaseRequest) -> Answer:
         name = unquote(request.raw_path.partition("?")[0].removeprefix(_MODEL_PATH))
-        for model in self._engine.models():
-            if model["id"] == name:
-                return _json(dict(model))
-        error = NotFoundError(f"the model {name!r} does not exist", param="model", code="model_not_found")
+        known = {model["id"]: model for model in self._engine.models()}
+        if name in known:
+            return _json(dict(known[name]))
+        text = f"the model {name!r} does not exist; there is {', '.join(map(str, known))}"
+        error = NotFoundError(text, param="model", code="model_not_found")
         return error_answer(error, self._request_id(request.headers.get("X-Request-Id")))
 
     def _health(self, request: web.BaseRequest) -> Answer:
@@ -328,6 +329,18 @@ class Gateway:
         status = self._engine.status()
         text = self._metrics.render(status)
         return Answer(200, text, "text/plain; version=0.0.4; charset=utf-8")
+
+
+def _why_not(error: OSError) -> str:
+    """Why an address can't be listened on, and what helps."""
+    why = error.strerror or str(error)
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "the port is taken; see by whom (ss -ltnp), or set services.conductor.port to another"
+        case errno.EACCES:
+            return "this user may not listen there; set services.conductor.port to 1024 or more"
+        case _:
+            return f"{why}; set services.conductor.host to an address of this host, or 0.0.0.0 for all"
 
 
 def _parse(outgoing: Outgoing, *, is_json: bool) -> Body:

@@ -5,7 +5,7 @@
 Needs nothing but Python itself, so that it also runs where only Python is installed.
 """
 
-from syshaxd.core.topology.binding import Binding, Dialect, Settings, Surroundings, dialect_of
+from syshaxd.core.topology.binding import VARIABLES, Binding, Dialect, Settings, Surroundings, dialect_of
 from syshaxd.core.topology.check import Fault, Rule, check_binding
 from syshaxd.core.topology.draw import draw_topology
 from syshaxd.core.topology.drift import BindingStatus, Unverified, next_status
@@ -18,6 +18,7 @@ from syshaxd.core.topology.text import parse_lscpu, parse_numactl, parse_topolog
 from syshaxd.core.topology.verify import Drift, DriftKind, Memory, Placement, Thread, Verification, verify_binding
 
 __all__ = [
+    "VARIABLES",
     "Accelerator",
     "AcceleratorKind",
     "Binding",

@@ -18,6 +18,8 @@ RESERVED = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 KV_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 CPU_VARIABLES = frozenset({AFFINITY, THREADS, FUSED, OMP_BIND, RESERVED})
 """Those that a binding sets."""
+VARIABLES = CPU_VARIABLES | {NRC, QUANTIZE, KV_SPACE}
+"""Those that the rules look at."""
 
 
 class Dialect(StrEnum):

@@ -275,8 +275,15 @@ class ProcessRuntime:
 
 def _lock_folder(folder: Path) -> int:
     """Makes the folder and returns a descriptor that holds it for as long as it is open."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LaunchFailedError(
+            f"cannot keep logs and records of instances in {folder}: {error.strerror}; "
+            "let this user write there, or set XDG_STATE_HOME to another folder",
+            permanent=False,
+        ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -38,6 +38,7 @@ def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path)
     Raises:
         LaunchFailedError: Nothing was started.
     """
+    _check_model(spec)
     _check_port(spec)
     environment = _environment(spec, record_path.parent)
     order = {
@@ -72,6 +73,15 @@ def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path)
         return written
     os.waitpid(pid, 0)
     raise _failure(spec, report, log_path)
+
+
+def _check_model(spec: InstanceSpec) -> None:
+    """A path that leads nowhere would be taken for the name of a model on a hub, half a minute later."""
+    if Path(spec.model).is_absolute() and not Path(spec.model).exists():
+        raise LaunchFailedError(
+            f"{spec.name} cannot find its model {spec.model}; set models.path, or services.{spec.name}.model",
+            permanent=True,
+        )
 
 
 def _check_port(spec: InstanceSpec) -> None:
