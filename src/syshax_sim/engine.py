@@ -30,6 +30,8 @@ class Generation:
     """Prompt tokens whose KV is still missing."""
     chunk: int = 0
     """Those of them that the present step computes."""
+    begun_s: float = 0.0
+    """The engine's busy seconds when it was let in."""
 
     @property
     def kv_tokens(self) -> int:
@@ -44,6 +46,11 @@ class Counters:
     prompt_tokens: int = 0
     loaded_tokens: int = 0
     generation_tokens: int = 0
+    prefills: int = 0
+    """Prompts of which at least a token was computed, up to the first token of the answer."""
+    prefill_s: float = 0.0
+    prefill_tokens: int = 0
+    """Computed in these."""
     preemptions: int = 0
     finished: int = 0
     aborted: int = 0
@@ -115,9 +122,9 @@ class Engine:
             duration_s = self.begin_step()
             due = max(due + duration_s, loop.time() - _MAX_LAG_S)
             await asyncio.sleep(max(0.0, due - loop.time()))
+            self.counters.busy_s += duration_s
             self.end_step()
             self.counters.steps += 1
-            self.counters.busy_s += duration_s
 
     def begin_step(self) -> float:
         """Chooses what the step computes; returns how long that takes, in seconds."""
@@ -140,7 +147,9 @@ class Engine:
             # One token for each is kept free, so that the next step need not throw anybody out.
             if self.running and self.kv_used_tokens + needed + len(self.running) + 1 > self.profile.kv_tokens:
                 break
-            self.running[self.waiting.popleft()] = None
+            generation = self.waiting.popleft()
+            generation.begun_s = self.counters.busy_s
+            self.running[generation] = None
             self.kv_used_tokens += needed
         self.counters.peak_running = max(self.counters.peak_running, len(self.running))
 
@@ -157,6 +166,10 @@ class Engine:
                 generation.uncomputed -= generation.chunk
                 if generation.uncomputed:
                     continue
+                if not generation.tokens:
+                    self.counters.prefills += 1
+                    self.counters.prefill_s += self.counters.busy_s - generation.begun_s
+                    self.counters.prefill_tokens += generation.prompt_tokens - generation.loaded_tokens
             generation.tokens += 1
             self.kv_used_tokens += 1
             self.counters.generation_tokens += 1

@@ -30,6 +30,9 @@ def render(engine: Engine, *, model: str, old_names: bool) -> str:
             ("gauge", "kv_cache_usage_perc", "", usage_ratio),
             ("counter", "prompt_tokens_by_source_total", ',source="local_compute"', counters.prompt_tokens),
             ("counter", "prompt_tokens_by_source_total", ',source="external_kv_transfer"', counters.loaded_tokens),
+            ("counter", "request_prefill_time_seconds_sum", "", counters.prefill_s),
+            ("counter", "request_prefill_kv_computed_tokens_sum", "", counters.prefill_tokens),
+            ("counter", "request_prefill_kv_computed_tokens_count", "", counters.prefills),
             ("counter", "request_success_total", ',finished_reason="length"', counters.finished),
             ("counter", "request_success_total", ',finished_reason="abort"', counters.aborted),
         ]

@@ -1,6 +1,10 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Admission: who gets a place on an instance now, and who waits for one."""
+"""Admission: who gets a place on an instance now, and who waits for one.
+
+The queue is that for the GPU. Whom the CPU can serve sooner leaves it, from its end, where the wait is longest; nobody
+is overtaken. If the answer can move, its turn stays in the queue: when it comes, the answer goes on at the GPU.
+"""
 
 import asyncio
 import math
@@ -12,6 +16,7 @@ from dataclasses import dataclass
 
 from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
 from syshaxd.core.estimate import Estimates, observe_answer, observe_loads
+from syshaxd.core.room import Room
 from syshaxd.core.scheduler import Scheduler
 from syshaxd.core.types import (
     Decision,
@@ -19,6 +24,7 @@ from syshaxd.core.types import (
     InstanceSpec,
     Offload,
     Placement,
+    Role,
     RunOn,
     Snapshot,
     Wait,
@@ -29,6 +35,8 @@ from syshaxd.requests import Decided
 _MAX_RETRY_AFTER_S = 60.0
 # Weight of the newest request in the mean duration, from which Retry-After is estimated.
 _MEAN_WEIGHT = 0.05
+# Of those who wait longest for the GPU, so many are offered a CPU with room at a time.
+_LOOKED_AT = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +46,14 @@ class _Waiting:
     request: InferenceRequest
     tried: tuple[str, ...]
     place: "asyncio.Future[Placement]"
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """The place in the queue of a request that a CPU answers meanwhile."""
+
+    request: InferenceRequest
+    gpu: str
 
 
 class Admission:
@@ -54,6 +70,7 @@ class Admission:
         snapshot: Callable[[], Snapshot],
         pairs: Callable[[], Set[tuple[str, str]]],
         decided: Callable[[Decided], None],
+        take_turn: Callable[[InferenceRequest, InstanceSpec], bool],
         max_queue_size: int,
         max_queue_wait_s: float,
     ) -> None:
@@ -65,6 +82,7 @@ class Admission:
             snapshot: Returns the latest readings.
             pairs: Returns which instances can hand over to which, by name.
             decided: Called with every decision.
+            take_turn: Has an answer go on at a GPU with room, where it reserves its place; false: it can't right now.
             max_queue_size: Requests that may wait; one more is refused.
             max_queue_wait_s: How long one may wait.
         """
@@ -73,19 +91,22 @@ class Admission:
         self._snapshot = snapshot
         self._pairs = pairs
         self._decided = decided
+        self._take_turn = take_turn
         self._max_queue_size = max_queue_size
         self.max_queue_wait_s = max_queue_wait_s
         self.inflight = dict.fromkeys(offers.specs, 0)
         """Places taken, by instance."""
-        self._queue: deque[_Waiting] = deque()
+        self._ended = dict.fromkeys(offers.specs, 0)
+        self._queue: deque[_Waiting | _Turn] = deque()
+        self._turns = 0
         self._mean_duration_s = 1.0
         self._estimates = Estimates()
         self._loop = asyncio.get_running_loop()  # asking for it costs a system call each time
 
     @property
     def queued(self) -> int:
-        """Requests that wait."""
-        return len(self._queue)
+        """Requests that wait; those that a CPU answers until it is their turn do not."""
+        return len(self._queue) - self._turns
 
     def set_limits(self, *, max_queue_size: int, max_queue_wait_s: float) -> None:
         """Sets the queue's limits; a request that waits already keeps its time."""
@@ -97,6 +118,7 @@ class Admission:
         self.inflight = {spec.name: self.inflight.get(spec.name, 0) for spec in specs} | {
             name: count for name, count in self.inflight.items() if count
         }
+        self._ended = dict.fromkeys(self.inflight, 0)
 
     def decide(
         self,
@@ -107,6 +129,8 @@ class Admission:
         inflight: Mapping[str, int] | None = None,
     ) -> Decision:
         """Where a request would go now, or under other loads; takes no place."""
+        if snapshot is None and inflight is None:
+            return self._decide(request, candidates, queued=len(self._queue))
         return self._scheduler.decide(
             request,
             snapshot or self._snapshot(),
@@ -124,7 +148,7 @@ class Admission:
             NotFoundError: No instance has such a model or route.
         """
         candidates = self._offers.candidates(request)
-        waits = len(self._queue)
+        waits = self.queued
         decision = Wait((f"{waits} requests wait already",)) if waits else self.decide(request, candidates)
         self._note(request, candidates, decision)
         if isinstance(decision, RunOn | Offload):
@@ -143,10 +167,13 @@ class Admission:
         if self._queue and request.pinned is None and not first:
             return None
         candidates = self._offers.candidates(request, tried)
-        decision = self.decide(request, candidates)
+        decision = self._decide(request, candidates, queued=0)
         self._note(request, candidates, decision)
         if isinstance(decision, RunOn | Offload):
             self._take(decision)
+            if decision.turn_at:
+                self._queue.append(_Turn(request, decision.turn_at))
+                self._turns += 1
             return decision
         if isinstance(decision, Wait):
             return None
@@ -160,9 +187,9 @@ class Admission:
             NotFoundError: The configuration has changed: no instance has such a model or route any more.
             UnavailableError: None came free in time, or no instance could ever take it now.
         """
-        if len(self._queue) >= self._max_queue_size and not first:
+        if self.queued >= self._max_queue_size and not first:
             raise OverloadedError(
-                f"all instances are full and {len(self._queue)} requests wait already",
+                f"all instances are full and {self.queued} requests wait already",
                 retry_after_s=self._retry_after_s(),
             )
         waiting = _Waiting(request, tried, self._loop.create_future())
@@ -170,6 +197,7 @@ class Admission:
             self._queue.appendleft(waiting)
         else:
             self._queue.append(waiting)
+        self.admit()
         try:
             async with asyncio.timeout(self.max_queue_wait_s):
                 return await waiting.place
@@ -179,6 +207,7 @@ class Admission:
             if waiting.place.done() and not waiting.place.cancelled() and waiting.place.exception() is None:
                 for name in waiting.place.result().places:
                     self.release(name)  # granted in the very moment in which it was given up
+                self.forget(request)
             if isinstance(error, TimeoutError):
                 raise UnavailableError(
                     f"no place came free within {self.max_queue_wait_s:g} s", retry_after_s=self._retry_after_s()
@@ -199,9 +228,24 @@ class Admission:
         self._take(decision)
         return self._offers.specs[decision.instance]
 
+    def keep_turn(self, request: InferenceRequest, gpu: str) -> None:
+        """The answer, which has left this GPU for the time being, goes on there before all that waits."""
+        self._queue.appendleft(_Turn(request, gpu))
+        self._turns += 1
+
+    def forget(self, request: InferenceRequest) -> None:
+        """The request, which may have a turn, has ended."""
+        if not self._turns:
+            return
+        for entry in self._queue:
+            if isinstance(entry, _Turn) and entry.request is request:
+                self._queue.remove(entry)
+                self._turns -= 1
+                return
+
     def reserve(self, spec: InstanceSpec) -> bool:
         """Takes a place on an instance, if it has one."""
-        if self.inflight[spec.name] >= self._scheduler.places(spec):
+        if not self._room(spec).has_place:
             return False
         self.inflight[spec.name] += 1
         return True
@@ -209,41 +253,99 @@ class Admission:
     def release(self, name: str) -> None:
         """Gives a place on an instance back."""
         self.inflight[name] -= 1
+        self._ended[name] += 1
         if self._queue:
             self.admit()
 
     def admit(self) -> None:
-        """Gives out places in the order of arrival, until one must wait for a place that all others wait for too."""
-        passed_over: list[_Waiting] = []
+        """Gives out places in the order of arrival, until one must wait for a place that all others wait for too.
+
+        Then those who wait longest for that place are offered what room the CPU has.
+        """
+        cpu_has_room = self._admit_first()
+        if cpu_has_room:
+            self._admit_last()
+
+    def _admit_first(self) -> bool:
+        """Returns whether the CPU may have room for others than the first that has to wait."""
+        passed_over: list[_Waiting | _Turn] = []
+        cpu_has_room = False
         while self._queue:
-            waiting = self._queue.popleft()
-            if waiting.place.done():
-                continue
-            try:
-                candidates = self._offers.candidates(waiting.request, waiting.tried)
-            except NotFoundError as error:  # the configuration has changed meanwhile
-                waiting.place.set_exception(error)
-                continue
-            decision = self.decide(waiting.request, candidates)
-            if not isinstance(decision, Wait):
-                self._note(waiting.request, candidates, decision)
-            if isinstance(decision, RunOn | Offload):
-                self._take(decision)
-                waiting.place.set_result(decision)
-            elif isinstance(decision, Wait):
-                passed_over.append(waiting)
-                if waiting.request.pinned is None:
+            entry = self._queue.popleft()
+            if isinstance(entry, _Turn):
+                spec = next((spec for spec in self._offers.ready if spec.name == entry.gpu), None)
+                if spec is not None and not self._room(spec).has_slot:
+                    passed_over.append(entry)
+                    cpu_has_room = True
                     break
-            else:
-                waiting.place.set_exception(UnavailableError(decision.reason, retry_after_s=decision.retry_after_s))
+                if spec is not None and self._take_turn(entry.request, spec):
+                    self._turns -= 1
+                else:
+                    passed_over.append(entry)
+            elif not entry.place.done():
+                decision = self._admit(entry, queued=0)
+                if isinstance(decision, Wait):
+                    passed_over.append(entry)
+                    if entry.request.pinned is None:
+                        cpu_has_room = decision.cpu_has_room
+                        break
+                elif isinstance(decision, RunOn | Offload) and decision.turn_at:
+                    self._turns += 1
+                    passed_over.append(_Turn(entry.request, decision.turn_at))
         self._queue.extendleft(reversed(passed_over))
+        return cpu_has_room
+
+    def _admit_last(self) -> None:
+        for position in range(len(self._queue) - 1, max(0, len(self._queue) - 1 - _LOOKED_AT), -1):
+            entry = self._queue[position]
+            if isinstance(entry, _Turn) or entry.request.pinned is not None or entry.place.done():
+                continue
+            decision = self._admit(entry, queued=position, only=Role.CPU)
+            if isinstance(decision, Wait):
+                if not decision.cpu_has_room:
+                    return
+            elif isinstance(decision, RunOn | Offload) and decision.turn_at:
+                self._turns += 1
+                self._queue[position] = _Turn(entry.request, decision.turn_at)
+            else:
+                del self._queue[position]
+
+    def _admit(self, waiting: _Waiting, *, queued: int, only: Role | None = None) -> Decision | None:
+        """Decides on one who waits, and lets it go on unless it is to wait; None: nobody serves it any more.
+
+        Args:
+            waiting: Who waits.
+            queued: Who gets the GPU before.
+            only: The kind of instance on which it may take its place.
+        """
+        request = waiting.request
+        try:
+            candidates = self._offers.candidates(request, waiting.tried)
+        except NotFoundError as error:  # the configuration has changed meanwhile
+            waiting.place.set_exception(error)
+            return None
+        decision = self._decide(request, candidates, queued=queued)
+        if isinstance(decision, Wait):
+            return decision
+        if only is not None and not (
+            isinstance(decision, RunOn | Offload) and self._offers.specs[decision.places[-1]].role is only
+        ):
+            return Wait(cpu_has_room=True)
+        self._note(request, candidates, decision)
+        if isinstance(decision, RunOn | Offload):
+            self._take(decision)
+            waiting.place.set_result(decision)
+        else:
+            waiting.place.set_exception(UnavailableError(decision.reason, retry_after_s=decision.retry_after_s))
+        return decision
 
     def is_quiet(self) -> bool:
         """Whether nobody waits and no place is taken."""
-        return not self._queue and not any(self.inflight.values())
+        return not self.queued and not any(self.inflight.values())
 
     def observe_loads(self) -> None:
         """New readings have come: what waits is decided again."""
+        self._ended = dict.fromkeys(self.inflight, 0)
         self._estimates = observe_loads(self._estimates, self._snapshot())
         if self._queue:
             self.admit()
@@ -253,6 +355,21 @@ class Admission:
         self._mean_duration_s += _MEAN_WEIGHT * (duration_s - self._mean_duration_s)
         if tokens:
             self._estimates = observe_answer(self._estimates, tokens)
+
+    def _decide(self, request: InferenceRequest, candidates: Sequence[InstanceSpec], *, queued: int) -> Decision:
+        return self._scheduler.decide(
+            request,
+            self._snapshot(),
+            self.inflight,
+            candidates,
+            self._pairs(),
+            ended=self._ended,
+            queued=queued,
+            estimates=self._estimates,
+        )
+
+    def _room(self, spec: InstanceSpec) -> Room:
+        return self._scheduler.room(spec, self._snapshot(), self.inflight, self._ended)
 
     def _note(self, request: InferenceRequest, candidates: Sequence[InstanceSpec], decision: Decision) -> None:
         names = [spec.name for spec in candidates]
@@ -265,5 +382,5 @@ class Admission:
 
     def _retry_after_s(self) -> float:
         """When the present queue will have been served, at the present mean duration."""
-        places = sum(self._scheduler.places(spec) for spec in self._offers.ready) or 1
-        return min(_MAX_RETRY_AFTER_S, math.ceil(1 + len(self._queue) * self._mean_duration_s / places))
+        slots = sum(self._room(spec).slots for spec in self._offers.ready) or 1
+        return min(_MAX_RETRY_AFTER_S, math.ceil(1 + self.queued * self._mean_duration_s / slots))

@@ -79,6 +79,7 @@ class Engine:
             snapshot=snapshot,
             pairs=lambda: handover.pairs,
             decided=self.requests.decisions.append,
+            take_turn=self._take_turn,
             max_queue_size=max_queue_size,
             max_queue_wait_s=max_queue_wait_s,
         )
@@ -162,13 +163,13 @@ class Engine:
                 if body is not None and self._handover.takes(placement, request):
                     return await self._handover.carry(
                         placement,
+                        request,
                         body=body,
                         outgoing=outgoing,
                         client=client,
                         record=record,
                         places=JourneyPlaces(self._moving, request),
                         last_try=last_try,
-                        may_return=not request.offload,
                     )
                 try:
                     spec = self._offers.specs[first]
@@ -189,8 +190,12 @@ class Engine:
                 tried = (first,)
                 record.retries += 1
             finally:
+                self._admission.forget(request)
                 if record.outcome is Outcome.OK:
                     self._admission.observe_answer(self._loop.time() - placed_at_s, record.tokens_out)
+
+    def _take_turn(self, request: InferenceRequest, gpu: InstanceSpec) -> bool:
+        return self._moving.take_turn(request, gpu)
 
     def ready_instances(self) -> tuple[str, ...]:
         """The instances that requests can go to now."""

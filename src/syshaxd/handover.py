@@ -65,7 +65,8 @@ class Handover:
             Protocol.SYSHAX: SyshaxDialect(),
         }
         self._paths: frozenset[str] = frozenset()
-        self._journeys: set[Journey] = set()
+        self._movable = False
+        self._journeys: dict[Journey, InferenceRequest] = {}
         self._loop = asyncio.get_running_loop()
         self.pairs: frozenset[tuple[str, str]] = frozenset()
         """Source and target of every hand-over that is possible."""
@@ -97,6 +98,7 @@ class Handover:
         self.pairs = frozenset(pair for pair, why in self.report().items() if not why)
         protocols = {self._specs[source].protocol for source, _ in self.pairs}
         self._paths = frozenset(path for protocol in protocols for path in self._dialects[protocol].paths)
+        self._movable = self._policy.migrate and all(self._dialects[protocol].movable for protocol in protocols)
 
     def report(self) -> dict[tuple[str, str], str]:
         """For each source and target, one of which has a protocol, why they cannot hand over; empty: they can."""
@@ -123,7 +125,8 @@ class Handover:
         lengths = [facts.max_model_len for facts in self._facts.values() if facts.max_model_len]
         if not why and lengths and (request.max_tokens or 0) > min(lengths):
             why = f"max_tokens: over the {min(lengths)} tokens that an instance holds"
-        return replace(request, whole_because=why), None if why else body
+        movable = self._movable and not why and not request.offload
+        return replace(request, whole_because=why, movable=movable), None if why else body
 
     def takes(self, placement: Placement, request: InferenceRequest) -> bool:
         """Whether a request that can be split is carried here, not relayed."""
@@ -136,6 +139,7 @@ class Handover:
     async def carry(
         self,
         placement: Placement,
+        request: InferenceRequest,
         *,
         body: Body,
         outgoing: Outgoing,
@@ -143,7 +147,6 @@ class Handover:
         record: RequestRecord,
         places: Places,
         last_try: bool,
-        may_return: bool,
     ) -> bool:
         """Answers a request, as the Runner's `run` does; gives the places back in any case."""
         *firsts, name = placement.places
@@ -158,30 +161,34 @@ class Handover:
             client=client,
             record=record,
             movable=self._policy.migrate,
-            may_return=may_return,
+            may_return=not request.offload,
             last_try=last_try,
             clock=self._loop.time,
         )
-        self._journeys.add(journey)
+        self._journeys[journey] = request
         try:
             return await journey.run(self._specs[firsts[0]] if firsts else None, spec)
         finally:
-            self._journeys.remove(journey)
+            del self._journeys[journey]
             for handover in record.handovers:
                 if handover.cause is not Cause.OFFLOAD or handover.failed:
                     _log.info("request %s: %s", record.request_id, handover)
 
-    def journeys_on(self, name: str, cause: Cause) -> list[Journey]:
+    def journeys_on(self, name: str, cause: Cause) -> list[tuple[Journey, InferenceRequest]]:
         """Those that could leave an instance now for that cause, the longest first."""
         able = [
-            journey
-            for journey in self._journeys
+            (journey, request)
+            for journey, request in self._journeys.items()
             if journey.spec is not None
             and journey.spec.name == name
             and journey.may_move
             and (cause is not Cause.ROOM or journey.may_return)
         ]
-        return sorted(able, key=lambda journey: -journey.tokens)
+        return sorted(able, key=lambda found: -found[0].tokens)
+
+    def journey_of(self, request: InferenceRequest) -> Journey | None:
+        """That which answers a request; None: it has not begun, or has ended, or is not carried here."""
+        return next((journey for journey, its in self._journeys.items() if its is request), None)
 
     def tokens_of(self, record: RequestRecord) -> int:
         """Tokens that a request's answer has so far; 0: it is not carried here."""

@@ -83,6 +83,21 @@ class Moving:
             return None  # the client wants it there
         return self._admission.elsewhere(_begun(request), present)
 
+    def take_turn(self, request: InferenceRequest, gpu: InstanceSpec) -> bool:
+        """It is the turn of an answer that the CPU has begun; it takes a place on the GPU and goes on there.
+
+        Returns:
+            False: it can't move right now.
+        """
+        journey = self._handover.journey_of(request)
+        if journey is not None and journey.spec == gpu:
+            return True  # for another reason it is there already
+        if journey is None or not journey.may_move or not self._admission.reserve(gpu):
+            return False
+        moves = journey.move(gpu, Cause.ROOM)
+        assert moves, "it may move"
+        return True
+
     def leave(self, name: str) -> None:
         """The instance is to stop: its streams go on wherever one can hand over to."""
         for target in self._handover.targets_of(name):
@@ -100,11 +115,14 @@ class Moving:
         target = next((spec for spec in self._offers.ready if spec.name == move.target), None)
         if target is None:
             return
-        for journey in self._handover.journeys_on(move.source, move.cause)[: move.count]:
+        for journey, request in self._handover.journeys_on(move.source, move.cause)[: move.count]:
             if not self._admission.reserve(target):
                 return
             if not journey.move(target, move.cause):
                 self.release(target.name)
+            elif move.cause is Cause.PRESSURE:
+                # As the GPU would have thrown it out of its batch, but for a while only.
+                self._admission.keep_turn(request, move.source)
 
 
 class JourneyPlaces:
@@ -131,4 +149,4 @@ class JourneyPlaces:
 
 
 def _begun(request: InferenceRequest) -> InferenceRequest:
-    return replace(request, whole_because="it has begun already")
+    return replace(request, whole_because="it has begun already", movable=False)

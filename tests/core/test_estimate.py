@@ -1,11 +1,13 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.estimate import Estimates, observe_answer, observe_loads, predict_help
-from syshaxd.core.types import InstanceLoad, Snapshot
+from syshaxd.core.types import InstanceLoad, Prediction, Snapshot
 
 positive = st.floats(0.001, 10.0)
 
@@ -37,10 +39,36 @@ def test_an_instance_without_work_leaves_what_is_known_as_it_is(idle: Snapshot) 
     assert observe_loads(Estimates(), idle).per_token_s == {}
 
 
+def maybe_predicted(
+    known: Estimates,
+    *,
+    prompt_tokens: int | None = None,
+    max_tokens: int | None = None,
+    ahead: int = 1,
+    slots: int = 1,
+    returns: bool = False,
+) -> Prediction | None:
+    return predict_help(
+        known,
+        gpu="gpu",
+        cpu="cpu",
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        ahead=ahead,
+        slots=slots,
+        returns=returns,
+    )
+
+
+def predicted(known: Estimates, **more: Any) -> Prediction:
+    found = maybe_predicted(known, **more)
+    assert found is not None
+    return found
+
+
 def test_what_was_never_seen_at_work_is_not_predicted() -> None:
     for known in ({}, {"gpu": 0.01}, {"cpu": 0.01}):
-        estimates = Estimates(per_token_s=known)
-        assert predict_help(estimates, gpu="gpu", cpu="cpu", prompt_tokens=None, max_tokens=9, ahead=1, slots=1) is None
+        assert maybe_predicted(Estimates(per_token_s=known)) is None
 
 
 def test_a_long_prompt_speaks_against_a_cpu_that_must_compute_it() -> None:
@@ -50,8 +78,7 @@ def test_a_long_prompt_speaks_against_a_cpu_that_must_compute_it() -> None:
         assert known.per_prompt_token_s.get(instance) is None
         known = observe_loads(known, Snapshot(instances={instance: read}))
     for prompt_tokens, worth_it in ((None, True), (100, True), (2000, False)):
-        found = predict_help(known, gpu="gpu", cpu="cpu", prompt_tokens=prompt_tokens, max_tokens=10, ahead=4, slots=8)
-        assert found is not None
+        found = predicted(known, prompt_tokens=prompt_tokens, max_tokens=10, ahead=4, slots=8)
         assert (found.benefit_s > 0) is worth_it
     assert found.offload_s == pytest.approx(2000 * 0.005 + 10 * 0.01)
     assert found.wait_s == pytest.approx(4 * 256 * 0.01 / 8 + 2000 * 0.0001 + 10 * 0.01)
@@ -60,31 +87,38 @@ def test_a_long_prompt_speaks_against_a_cpu_that_must_compute_it() -> None:
 def test_a_fast_gpu_is_worth_a_wait_and_a_long_queue_is_not() -> None:
     """The figures of an 8-billion-parameter model on an H200 and on 12 cores."""
     estimates = seen(0.0065, 0.35)
-    short = predict_help(estimates, gpu="gpu", cpu="cpu", prompt_tokens=None, max_tokens=None, ahead=8, slots=32)
-    assert short is not None
+    short = predicted(estimates, ahead=8, slots=32)
     assert short.offload_s == pytest.approx(0.1 + 256 * 0.35)
     assert short.wait_s == pytest.approx(8 * 256 * 0.0065 / 32 + 256 * 0.0065)
     assert short.benefit_s < -80
-    long = predict_help(estimates, gpu="gpu", cpu="cpu", prompt_tokens=None, max_tokens=20, ahead=1000, slots=32)
-    assert long is not None
-    assert long.benefit_s > 40
+    assert predicted(estimates, max_tokens=20, ahead=1000, slots=32).benefit_s > 40
 
 
-@given(positive, positive, st.integers(1, 4000), st.integers(1, 500), st.integers(1, 64), st.floats(1, 4000))
+def test_what_can_go_on_at_the_gpu_is_worth_it_as_soon_as_the_cpu_has_made_what_the_move_costs() -> None:
+    estimates = seen(0.0065, 0.35)
+    # 400 answers at 32 slots: 20.8 s until its turn, in which the CPU makes 59 of 256 tokens.
+    found = predicted(estimates, ahead=400, slots=32, returns=True)
+    assert found.offload_s == pytest.approx(20.8 + 0.1 + (256 - 20.7 / 0.35) * 0.0065)
+    assert 0.0 < found.benefit_s < 0.5
+    assert predicted(estimates, ahead=400, slots=32).benefit_s < -60
+    assert predicted(estimates, ahead=8, slots=32, returns=True).benefit_s < 0
+    assert predicted(estimates, ahead=4000, slots=32, returns=True).offload_s == pytest.approx(0.1 + 256 * 0.35)
+
+
+@given(
+    positive, positive, st.integers(1, 4000), st.integers(1, 500), st.integers(1, 64), st.floats(1, 4000), st.booleans()
+)
 def test_a_longer_queue_never_speaks_against_an_offload(
-    gpu_s: float, cpu_s: float, max_tokens: int, ahead: int, slots: int, mean: float
+    gpu_s: float, cpu_s: float, max_tokens: int, ahead: int, slots: int, mean: float, returns: bool
 ) -> None:
     estimates = seen(gpu_s, cpu_s, mean)
-    now = predict_help(
-        estimates, gpu="gpu", cpu="cpu", prompt_tokens=None, max_tokens=max_tokens, ahead=ahead, slots=slots
-    )
-    later = predict_help(
-        estimates, gpu="gpu", cpu="cpu", prompt_tokens=None, max_tokens=max_tokens, ahead=ahead + 1, slots=slots
-    )
-    assert now is not None
-    assert later is not None
-    assert later.benefit_s > now.benefit_s
-    assert later.offload_s == now.offload_s
+    now = predicted(estimates, max_tokens=max_tokens, ahead=ahead, slots=slots, returns=returns)
+    later = predicted(estimates, max_tokens=max_tokens, ahead=ahead + 1, slots=slots, returns=returns)
+    assert later.wait_s > now.wait_s
+    assert later.benefit_s >= now.benefit_s - 1e-9 * later.wait_s
+    without = predicted(estimates, max_tokens=max_tokens, ahead=ahead, slots=slots)
+    assert now.offload_s <= without.offload_s
+    assert returns or later.offload_s == now.offload_s
 
 
 @given(st.lists(st.integers(1, 4000), min_size=1))

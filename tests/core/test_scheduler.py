@@ -72,7 +72,6 @@ def test_each_rule(
 def test_over_the_backlog_a_request_waits() -> None:
     scheduler = Scheduler(Policy(backlog_ratio=0.25))
     full = {"gpu": 10, "cpu": 8}
-    assert scheduler.places(GPU) == 10
     assert isinstance(scheduler.decide(REQUEST, Snapshot(), full, (GPU, CPU)), Wait)
     assert isinstance(scheduler.decide(REQUEST, Snapshot(), full | {"gpu": 9}, (GPU, CPU)), RunOn)
 
@@ -114,12 +113,12 @@ def test_a_place_is_never_given_beyond_the_limit_and_never_withheld_below_it(
 ) -> None:
     scheduler = Scheduler(Policy())
     decision = scheduler.decide(REQUEST, Snapshot(instances=instances), inflight, candidates)
-    by_name = {spec.name: spec for spec in candidates}
+    rooms = {spec.name: scheduler.room(spec, Snapshot(instances=instances), inflight) for spec in candidates}
     if isinstance(decision, RunOn):
-        assert inflight.get(decision.instance, 0) < scheduler.places(by_name[decision.instance])
+        assert rooms[decision.instance].has_place
         assert decision.reasons
     elif isinstance(decision, Wait):
         gpus = [spec for spec in candidates if spec.role is Role.GPU] or candidates
-        assert all(inflight.get(spec.name, 0) >= scheduler.places(spec) for spec in gpus)
+        assert not any(rooms[spec.name].has_place for spec in gpus)
     else:
         assert not candidates

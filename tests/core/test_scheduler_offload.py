@@ -55,9 +55,12 @@ def test_without_a_pair_it_goes_to_the_cpu_whole() -> None:
         assert isinstance(SCHEDULER.decide(SPLIT, FULL, {}, (GPU, CPU), pairs), RunOn)
 
 
-def test_when_the_gpus_backlog_is_full_the_cpu_does_all_of_it() -> None:
-    assert isinstance(SCHEDULER.decide(SPLIT, FULL, {"gpu": 9}, (GPU, CPU), BOTH), Offload)
-    assert isinstance(SCHEDULER.decide(SPLIT, FULL, {"gpu": 10}, (GPU, CPU), BOTH), RunOn)
+def test_the_prefill_may_go_over_the_gpus_backlog_by_some_and_else_the_request_waits() -> None:
+    assert isinstance(SCHEDULER.decide(SPLIT, FULL, {"gpu": 10}, (GPU, CPU), BOTH), Offload)
+    waits = SCHEDULER.decide(SPLIT, FULL, {"gpu": 11}, (GPU, CPU), BOTH)
+    assert isinstance(waits, Wait)
+    assert waits.cpu_has_room
+    assert "cpu: has room, but a GPU has none to compute the prompt" in waits.reasons
 
 
 def test_a_slow_cpu_gets_no_request_that_is_quicker_if_it_waits() -> None:
@@ -66,7 +69,8 @@ def test_a_slow_cpu_gets_no_request_that_is_quicker_if_it_waits() -> None:
         assert isinstance(decide(request, estimates=FAST_GPU), RunOn)
         assert decide(request, estimates=FAST_GPU).places == ("gpu",)
         assert decide(request, estimates=FAST_GPU, queued=500).places == ("cpu",)
-    backlog_full = SCHEDULER.decide(SPLIT, FULL, {"gpu": 10}, (GPU, CPU), BOTH, estimates=FAST_GPU)
+    whole = replace(SPLIT, whole_because="seed")
+    backlog_full = SCHEDULER.decide(whole, FULL, {"gpu": 10}, (GPU, CPU), BOTH, estimates=FAST_GPU)
     assert isinstance(backlog_full, Wait)
     assert "would take 35.0 s, the wait for gpu" in " ".join(backlog_full.reasons)
 
@@ -119,8 +123,9 @@ def test_streams_go_back_to_a_gpu_with_room_to_spare() -> None:
     assert moves(InstanceLoad(read_at_s=1.0, running=2, kv_usage_ratio=0.75)) == ()
 
 
-def test_one_stream_at_a_time_leaves_a_gpu_without_kv() -> None:
-    pressed = InstanceLoad(read_at_s=1.0, running=4, waiting=1, kv_usage_ratio=0.95)
+def test_one_stream_at_a_time_leaves_a_gpu_that_preempts() -> None:
+    pressed = InstanceLoad(read_at_s=1.0, running=4, waiting=1, kv_usage_ratio=0.95, preempted=2)
+    assert moves(replace(pressed, preempted=0)) == ()
     assert moves(pressed) == (Move("gpu", "cpu", Cause.PRESSURE, 1),)
     assert moves(pressed, inflight={"cpu": 8}) == ()
     assert moves(pressed, InstanceLoad(read_at_s=1.0, waiting=1)) == ()
@@ -167,8 +172,8 @@ def test_for_all_loads(
     decision = SCHEDULER.decide(request_, snapshot, inflight, (GPU, CPU), pairs, queued=queued, estimates=known)
     assert not isinstance(decision, Reject)
     if isinstance(decision, RunOn | Offload):
-        places = {spec.name: SCHEDULER.places(spec) for spec in (GPU, CPU)}
-        assert all(inflight[name] < places[name] for name in decision.places)
+        rooms = {spec.name: SCHEDULER.room(spec, snapshot, inflight) for spec in (GPU, CPU)}
+        assert all(rooms[name].has_place for name in decision.places)
     if isinstance(decision, Offload):
         assert paired
         assert not request_.whole_because

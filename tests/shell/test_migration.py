@@ -22,7 +22,7 @@ PROMPT = render_chat(MESSAGES)
 CHAT: dict[str, Any] = {"model": "m", "messages": MESSAGES, "max_tokens": 60, "stream": True}
 USAGE = {"stream_options": {"include_usage": True}}
 SLOW = replace(FAST, step_base_s=0.004)
-FULL = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=1, waiting=3)})
+FULL = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=1, waiting=300)})
 
 
 class Client:
@@ -244,22 +244,28 @@ class TestRoom:
                 await client.read()
             assert causes(both) == ["offload"]
 
-    async def test_the_longest_stream_leaves_a_gpu_without_kv(self) -> None:
+    async def test_the_longest_stream_leaves_a_gpu_that_preempts_until_it_does_so_no_more(self) -> None:
         now = [Snapshot()]
         async with duo(SLOW, snapshot=lambda: now[-1]) as both, AsyncExitStack() as stack:
             long = await stack.enter_async_context(Client(both, "/v1/chat/completions", CHAT))
             await long.read(10)
             short = await stack.enter_async_context(Client(both, "/v1/chat/completions", CHAT))
             await short.read(2)
-            pressed = InstanceLoad(read_at_s=1.0, running=2, waiting=3, kv_usage_ratio=0.99)
+            pressed = InstanceLoad(read_at_s=1.0, running=2, waiting=1, preempted=1, kv_usage_ratio=0.99)
             now.append(Snapshot(instances={"gpu": pressed}))
+            both.engine.on_snapshot()
+            await long.read(30)
+            assert both.cpu.engine.running
+            now.append(Snapshot(instances={"gpu": replace(pressed, waiting=0, preempted=0)}))
             both.engine.on_snapshot()
             await long.read()
             await short.read()
             check(long, 60)
             check(short, 60)
             await settled(both)
-            assert sorted(len(record.handovers) for record in both.metrics.records) == [0, 1]
+            moved = next(record for record in both.metrics.records if record.handovers)
+            assert [handover.cause for handover in moved.handovers] == [Cause.PRESSURE, Cause.ROOM]
+            assert sum(len(record.handovers) for record in both.metrics.records) == 2
 
 
 @given(

@@ -38,7 +38,7 @@ def without_times(value: Any) -> Any:
 
 
 def full_gpu() -> Snapshot:
-    return Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=1, waiting=3)})
+    return Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=1, waiting=300)})
 
 
 class TestOneInstancesAnswer:

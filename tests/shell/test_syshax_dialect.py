@@ -61,7 +61,7 @@ async def test_the_cpu_does_not_compute_the_prompt() -> None:
 
 async def test_a_part_that_ends_is_decided_again() -> None:
     """The CPU helps a full GPU; once that has room again, the rest goes back."""
-    full = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=1, waiting=3)})
+    full = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=1, waiting=300)})
     now = [full]
     async with duo(images=both_speak(part_tokens=5), snapshot=lambda: now[0]) as both:
         body = CHAT | {"stream": True}
@@ -74,7 +74,7 @@ async def test_a_part_that_ends_is_decided_again() -> None:
 
 
 async def test_text_completions_stay_whole() -> None:
-    full = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=1, waiting=3)})
+    full = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=1, waiting=300)})
     async with duo(images=both_speak(), snapshot=lambda: full) as both:
         body = {"model": "m", "prompt": "word " * 200, "max_tokens": 5}
         _, placement = await both.whole("/v1/completions", body)

@@ -65,6 +65,7 @@ def predict_help(
     max_tokens: int | None,
     ahead: int,
     slots: int,
+    returns: bool,
 ) -> Prediction | None:
     """Compares answering on the CPU now with waiting for the GPU.
 
@@ -76,6 +77,7 @@ def predict_help(
         max_tokens: Limit of the answer; None: not told.
         ahead: Requests that get the GPU before this one.
         slots: Requests that the GPU runs at the same time.
+        returns: Whether the answer goes on on the GPU when it is its turn there.
 
     Returns:
         Seconds of both; None if one of them was never seen at work.
@@ -85,14 +87,18 @@ def predict_help(
         return None
     tokens = estimates.answer_tokens if max_tokens is None else min(estimates.answer_tokens, max_tokens)
     # The GPU ends an answer every `answer_tokens * gpu_s / slots` seconds.
-    wait_s = ahead * estimates.answer_tokens * gpu_s / slots + tokens * gpu_s
-    help_s = tokens * cpu_s
-    if prompt_tokens is None:
-        return Prediction(offload_s=_HANDOVER_S + help_s, wait_s=wait_s)
-    gpu_prompt_s, cpu_prompt_s = estimates.per_prompt_token_s.get(gpu), estimates.per_prompt_token_s.get(cpu)
-    if gpu_prompt_s is not None and cpu_prompt_s is not None:
-        wait_s += prompt_tokens * gpu_prompt_s
-        help_s += prompt_tokens * cpu_prompt_s
+    turn_s = ahead * estimates.answer_tokens * gpu_s / slots
+    wait_s = turn_s + tokens * gpu_s
+    prefill_s = _HANDOVER_S
+    if prompt_tokens is not None:
+        per_prompt_token_s = estimates.per_prompt_token_s
+        known = gpu in per_prompt_token_s and cpu in per_prompt_token_s
+        prefill_s = prompt_tokens * per_prompt_token_s[cpu] if known else 0.0
+        wait_s += prompt_tokens * per_prompt_token_s[gpu] if known else 0.0
+    help_s = prefill_s + tokens * cpu_s
+    if returns and turn_s < help_s:
+        made = max(0.0, turn_s - prefill_s) / cpu_s
+        help_s = min(help_s, max(turn_s, prefill_s) + _HANDOVER_S + (tokens - made) * gpu_s)
     return Prediction(offload_s=help_s, wait_s=wait_s)
 
 

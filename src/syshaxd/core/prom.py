@@ -117,6 +117,7 @@ def load(now: Reading, before: Reading | None) -> InstanceLoad:
         generation_tokens_per_s=_per_s(now.generation_tokens, before.generation_tokens, elapsed_s),
         prompt_tokens_per_s=_per_s(now.prompt_tokens, before.prompt_tokens, elapsed_s),
         preemptions=now.preemptions,
+        preempted=max(0, now.preemptions - before.preemptions),
         prompt_token_s=_prompt_token_s(now, before),
     )
 

@@ -6,6 +6,7 @@ First policy, after upstream sysHAX: the GPU comes first; it is full when its sl
 behind running ones, or when its KV cache is nearly used up. Then the CPU helps, unless it is full or too slow itself.
 When both are full, a short backlog inside the GPU's own queue keeps it fed, and everything over that waits here.
 Where the GPU can hand over to the CPU, it makes the first token of what the CPU helps with, and the CPU the rest.
+What the CPU helps with keeps its turn at the GPU if it can move there: then it goes on there, as if it had waited.
 The CPU helps with nothing that is expected to end sooner if it waits for the GPU.
 """
 
@@ -15,6 +16,7 @@ from typing import Self
 
 from syshaxd.core.config import Config
 from syshaxd.core.estimate import Estimates, predict_help
+from syshaxd.core.room import HYSTERESIS, Room
 from syshaxd.core.types import (
     Cause,
     Decision,
@@ -30,10 +32,9 @@ from syshaxd.core.types import (
 )
 
 _NO_PAIRS: Set[tuple[str, str]] = frozenset()
+_NONE_ENDED: Mapping[str, int] = {}
 _NOTHING_KNOWN = Estimates()
 _NO_LOAD = InstanceLoad(read_at_s=0.0)
-# Between giving streams away and taking them back, as a share of slots and of KV.
-_HYSTERESIS = 0.2
 _GPU_HAS_ROOM = ("the GPU has room",)
 
 
@@ -86,6 +87,7 @@ class Scheduler:
         candidates: Sequence[InstanceSpec],
         pairs: Set[tuple[str, str]] = _NO_PAIRS,
         *,
+        ended: Mapping[str, int] = _NONE_ENDED,
         queued: int = 0,
         estimates: Estimates = _NOTHING_KNOWN,
     ) -> Decision:
@@ -97,43 +99,55 @@ class Scheduler:
             inflight: Requests that the daemon itself has running on each instance now.
             candidates: The READY instances that serve the request's model and route, in order of preference.
             pairs: Which of them can hand over to which, by name.
-            queued: Requests that wait before this one.
+            ended: Requests of the daemon that ended on each instance since the readings.
+            queued: Requests that get the GPU before this one, beside those inside it.
             estimates: What the instances were measured to do.
         """
+        rooms = [self.room(spec, snapshot, inflight, ended) for spec in candidates]
         if request.pinned is not None:
-            return self._pinned(request.pinned, inflight, candidates)
+            return self._pinned(request.pinned, rooms)
         if not candidates:
             return Reject("no instance that serves this request is ready", retry_after_s=5.0)
-        if request.offload and (forced := self._offload(request, candidates, inflight, pairs)):
+        if request.offload and (forced := self._offload(request, rooms, pairs)):
             return forced
-        gpus: list[InstanceSpec] = []
+        gpus: list[Room] = []
         reasons: list[str] = []
-        for spec in candidates:
-            if spec.role is Role.GPU:
-                full = self._gpu_full(spec, snapshot.instances.get(spec.name, _NO_LOAD), inflight.get(spec.name, 0))
+        for room in rooms:
+            if room.spec.role is Role.GPU:
+                full = room.gpu_full
                 if not full:
-                    return RunOn(spec.name, _GPU_HAS_ROOM)
-                gpus.append(spec)
-                reasons.append(f"{spec.name}: {full}")
+                    return RunOn(room.spec.name, _GPU_HAS_ROOM)
+                gpus.append(room)
+                reasons.append(f"{room.spec.name}: {full}")
         if not gpus:
-            return self._shortest(candidates, inflight, ("no GPU instance is ready",))
-        for spec in candidates:
-            if spec.role is Role.CPU:
-                full = self._cpu_full(spec, snapshot.instances.get(spec.name, _NO_LOAD), inflight.get(spec.name, 0))
+            return self._shortest(rooms, ("no GPU instance is ready",))
+        cpu_has_room = False
+        for room in rooms:
+            if room.spec.role is Role.CPU:
+                full = room.cpu_full(self.policy.cpu_throughput_threshold)
                 if not full:
-                    able = (gpu for gpu in gpus if (gpu.name, spec.name) in pairs)
-                    prefill = next((gpu for gpu in able if inflight.get(gpu.name, 0) < self.places(gpu)), None)
-                    gpu = prefill or gpus[0]
-                    ahead = queued + self._waiting(gpu, snapshot, inflight) + 1
-                    splits = prefill is not None
+                    cpu_has_room = True
                     helped = self._help(
-                        request, gpu, spec, tuple(reasons), splits=splits, ahead=ahead, estimates=estimates
+                        request, gpus, room, tuple(reasons), pairs=pairs, queued=queued, estimates=estimates
                     )
                     if isinstance(helped, RunOn | Offload):
                         return helped
                     full = helped
-                reasons.append(f"{spec.name}: {full}")
-        return self._shortest(gpus, inflight, tuple(reasons))
+                reasons.append(f"{room.spec.name}: {full}")
+        return self._shortest(gpus, tuple(reasons), cpu_has_room=cpu_has_room)
+
+    def room(
+        self,
+        spec: InstanceSpec,
+        snapshot: Snapshot,
+        inflight: Mapping[str, int],
+        ended: Mapping[str, int] = _NONE_ENDED,
+    ) -> Room:
+        """How much more an instance can take. Arguments are those of `decide`."""
+        name, policy = spec.name, self.policy
+        load = snapshot.instances.get(name, _NO_LOAD)
+        counts = inflight.get(name, 0), ended.get(name, 0)
+        return Room(spec, load, *counts, policy.gpu_cache_threshold, policy.backlog_ratio)
 
     def moves(
         self,
@@ -142,7 +156,7 @@ class Scheduler:
         ready: Sequence[InstanceSpec],
         pairs: Set[tuple[str, str]],
     ) -> tuple[Move, ...]:
-        """Which running streams should move: back to a GPU that has room again, or off one whose KV cache is full.
+        """Which running streams should move: back to a GPU that has room again, or off one that preempts.
 
         Args:
             snapshot: The latest readings.
@@ -157,125 +171,95 @@ class Scheduler:
                 back = self._room(gpu, load, inflight.get(gpu.name, 0))
                 if (cpu.name, gpu.name) in pairs and back:
                     moves.append(Move(cpu.name, gpu.name, Cause.ROOM, back))
-                elif (gpu.name, cpu.name) in pairs and self._under_pressure(load):
-                    cpu_load = snapshot.instances.get(cpu.name, _NO_LOAD)
-                    if not self._cpu_full(cpu, cpu_load, inflight.get(cpu.name, 0)):
+                elif (gpu.name, cpu.name) in pairs and load.preempted:
+                    room = self.room(cpu, snapshot, inflight)
+                    if not room.cpu_full(self.policy.cpu_throughput_threshold):
                         moves.append(Move(gpu.name, cpu.name, Cause.PRESSURE, 1))
         return tuple(moves)
 
     def _room(self, gpu: InstanceSpec, load: InstanceLoad, inflight: int) -> int:
         """Streams that a GPU can take back at once, such that it does not have to give them away again soon."""
-        if load.waiting or load.kv_usage_ratio > self.policy.gpu_cache_threshold - _HYSTERESIS:
+        if load.waiting or load.kv_usage_ratio > self.policy.gpu_cache_threshold - HYSTERESIS:
             return 0
-        room = int(gpu.max_num_seqs * (1 - _HYSTERESIS)) - max(load.running, inflight)
+        room = int(gpu.max_num_seqs * (1 - HYSTERESIS)) - max(load.running, inflight)
         return max(0, min(room, 1 + gpu.max_num_seqs // 8))
 
-    def _under_pressure(self, load: InstanceLoad) -> bool:
-        """Requests wait, and no KV is left for them: the GPU would preempt."""
-        return load.waiting > 0 and load.kv_usage_ratio > self.policy.gpu_cache_threshold
-
     def _offload(
-        self,
-        request: InferenceRequest,
-        candidates: Sequence[InstanceSpec],
-        inflight: Mapping[str, int],
-        pairs: Set[tuple[str, str]],
+        self, request: InferenceRequest, rooms: Sequence[Room], pairs: Set[tuple[str, str]]
     ) -> Offload | Wait | None:
         """An offload that the client asks for, now or later; None: it cannot be."""
         if request.whole_because:
             return None
         able = [
             (gpu, cpu)
-            for gpu in candidates
-            for cpu in candidates
-            if gpu.role is Role.GPU and cpu.role is Role.CPU and (gpu.name, cpu.name) in pairs
+            for gpu in rooms
+            for cpu in rooms
+            if gpu.spec.role is Role.GPU and cpu.spec.role is Role.CPU and (gpu.spec.name, cpu.spec.name) in pairs
         ]
         for gpu, cpu in able:
-            if all(inflight.get(spec.name, 0) < self.places(spec) for spec in (gpu, cpu)):
-                return Offload(gpu.name, cpu.name, ("the request asks for it",))
+            if gpu.has_place and cpu.has_place:
+                return Offload(gpu.spec.name, cpu.spec.name, ("the request asks for it",))
         return Wait(("the request asks for an offload, and the backlogs are full",)) if able else None
 
     def _help(
         self,
         request: InferenceRequest,
-        gpu: InstanceSpec,
-        cpu: InstanceSpec,
+        gpus: Sequence[Room],
+        cpu: Room,
         reasons: tuple[str, ...],
         *,
-        splits: bool,
-        ahead: int,
+        pairs: Set[tuple[str, str]],
+        queued: int,
         estimates: Estimates,
     ) -> RunOn | Offload | str:
-        """What a CPU with room takes over from a full GPU; a text: why it is better to wait.
+        """What a CPU with room takes over from full GPUs; a text: why it is better to wait.
 
         Args:
             request: The request.
-            gpu: The GPU that it would wait for.
+            gpus: The GPUs.
             cpu: The CPU.
-            reasons: Why the GPU is full.
-            splits: Whether the GPU can hand over to the CPU, and take the prefill into its backlog.
-            ahead: Requests that get the GPU before this one.
+            reasons: Why the GPUs are full.
+            pairs: Which of them can hand over to which, by name.
+            queued: Requests that get the GPU before this one, beside those inside it.
             estimates: What the instances were measured to do.
         """
-        long_enough = request.prompt_tokens >= self.policy.offload_min_prompt_tokens
-        splits = splits and not request.whole_because and long_enough
+        name = cpu.spec.name
+        prefill: Room | None = None
+        if not request.whole_because and request.prompt_tokens >= self.policy.offload_min_prompt_tokens:
+            able = [gpu for gpu in gpus if (gpu.spec.name, name) in pairs]
+            prefill = next((gpu for gpu in able if gpu.has_prefill_place), None)
+            if able and prefill is None:
+                return "has room, but a GPU has none to compute the prompt"
+        gpu = prefill or gpus[0]
+        splits = prefill is not None
+        returns = request.movable and (request.stream or splits) and (name, gpu.spec.name) in pairs
         prediction = predict_help(
             estimates,
-            gpu=gpu.name,
-            cpu=cpu.name,
+            gpu=gpu.spec.name,
+            cpu=name,
             prompt_tokens=None if splits else request.prompt_tokens,
             max_tokens=request.max_tokens,
-            ahead=ahead,
-            slots=gpu.max_num_seqs,
+            ahead=queued + gpu.queue + 1,
+            slots=gpu.slots,
+            returns=returns,
         )
         if prediction is not None and prediction.benefit_s < 0:
-            return f"would take {prediction.offload_s:.1f} s, the wait for {gpu.name} {prediction.wait_s:.1f} s"
-        reasons = (*reasons, f"{cpu.name}: has room")
-        return Offload(gpu.name, cpu.name, reasons, prediction) if splits else RunOn(cpu.name, reasons)
+            return f"would take {prediction.offload_s:.1f} s, the wait for {gpu.spec.name} {prediction.wait_s:.1f} s"
+        reasons = (*reasons, f"{name}: has room")
+        turn_at = gpu.spec.name if returns else ""
+        if prefill is None:
+            return RunOn(name, reasons, turn_at)
+        return Offload(gpu.spec.name, name, reasons, prediction, turn_at)
 
-    def _waiting(self, gpu: InstanceSpec, snapshot: Snapshot, inflight: Mapping[str, int]) -> int:
-        """Requests in a GPU's own queue; the daemon's own count is newer than the reading."""
-        read = snapshot.instances.get(gpu.name, _NO_LOAD).waiting
-        return max(read, inflight.get(gpu.name, 0) - gpu.max_num_seqs)
-
-    def _pinned(self, name: str, inflight: Mapping[str, int], candidates: Sequence[InstanceSpec]) -> Decision:
-        chosen = [spec for spec in candidates if spec.name == name]
+    def _pinned(self, name: str, rooms: Sequence[Room]) -> Decision:
+        chosen = [room for room in rooms if room.spec.name == name]
         if not chosen:
             return Reject(f"{name}, which the request asks for, is not ready or does not serve it", retry_after_s=5.0)
-        return self._shortest(chosen, inflight, ("the request asks for it",))
+        return self._shortest(chosen, ("the request asks for it",))
 
-    def _shortest(
-        self, candidates: Sequence[InstanceSpec], inflight: Mapping[str, int], reasons: tuple[str, ...]
-    ) -> Decision:
-        """The least loaded of the candidates, backlog included."""
-        best = min(candidates, key=lambda spec: inflight.get(spec.name, 0) / spec.max_num_seqs)
-        if inflight.get(best.name, 0) < self.places(best):
-            return RunOn(best.name, reasons)
-        return Wait((*reasons, f"{best.name}: its backlog is full too"))
-
-    def places(self, spec: InstanceSpec) -> int:
-        """Requests that an instance gets at most: its slots and a short backlog."""
-        return spec.max_num_seqs + max(1, int(spec.max_num_seqs * self.policy.backlog_ratio))
-
-    def _gpu_full(self, spec: InstanceSpec, load: InstanceLoad, inflight: int) -> str:
-        """Why the instance can take no more, or an empty text."""
-        running = max(load.running, inflight)
-        if running >= spec.max_num_seqs:
-            return f"{running} of {spec.max_num_seqs} slots taken"
-        if load.waiting > 0 and load.running > 0:
-            return f"{load.waiting} wait behind {load.running} running"
-        if load.kv_usage_ratio > self.policy.gpu_cache_threshold:
-            return f"KV cache {load.kv_usage_ratio:.0%} used"
-        return ""
-
-    def _cpu_full(self, spec: InstanceSpec, load: InstanceLoad, inflight: int) -> str:
-        """Why the instance can take no more, or an empty text."""
-        running = max(load.running, inflight)
-        if running >= spec.max_num_seqs:
-            return f"{running} of {spec.max_num_seqs} slots taken"
-        if load.waiting > 0:
-            return f"{load.waiting} wait"
-        threshold = self.policy.cpu_throughput_threshold
-        if load.running > 0 and load.generation_tokens_per_s < threshold:
-            return f"{load.generation_tokens_per_s:.1f} tokens/s, under {threshold:g}"
-        return ""
+    def _shortest(self, rooms: Sequence[Room], reasons: tuple[str, ...], *, cpu_has_room: bool = False) -> Decision:
+        """The least loaded of them, backlog included."""
+        able = [room for room in rooms if room.has_place]
+        if able:
+            return RunOn(min(able, key=lambda room: room.inflight / room.spec.max_num_seqs).spec.name, reasons)
+        return Wait((*reasons, *(f"{room.spec.name}: its backlog is full too" for room in rooms)), cpu_has_room)

@@ -184,6 +184,8 @@ class InstanceLoad:
     """Seconds for a token of a prompt, of requests that ended over the interval; 0: none did that could tell."""
     preemptions: int = 0
     """Since the server started."""
+    preempted: int = 0
+    """Over the interval."""
     error: str = ""
     """Why the last reading failed; the other fields are then those of the last good one."""
 
@@ -251,6 +253,8 @@ class InferenceRequest:
     """Limit of the answer; None: not told."""
     whole_because: str = "no two instances can hand over"
     """Why it must stay on one instance; empty: it can go on elsewhere."""
+    movable: bool = False
+    """Its answer may move while it is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +263,8 @@ class RunOn:
 
     instance: str
     reasons: tuple[str, ...] = ()
+    turn_at: str = ""
+    """The instance at which it keeps its turn: its answer goes on there as soon as it would have begun there."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -290,6 +296,8 @@ class Offload:
     reasons: tuple[str, ...] = ()
     prediction: Prediction | None = None
     """None: the client asked for it, or too little is known yet."""
+    turn_at: str = ""
+    """As in RunOn."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -302,6 +310,8 @@ class Wait:
     """Nothing has room now: stay in the admission queue and be decided again when capacity frees."""
 
     reasons: tuple[str, ...] = ()
+    cpu_has_room: bool = False
+    """A CPU could take it, but it is expected to end sooner if it waits."""
 
 
 @dataclass(frozen=True, slots=True)
