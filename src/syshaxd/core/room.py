@@ -61,8 +61,10 @@ class Room:
 
     @property
     def has_slot(self) -> bool:
-        """Whether a stream can go on there at once: while its KV cache is on its way, one more slot comes free."""
-        return self.inflight <= self.slots and self.waiting <= 1 and not self.load.preempted
+        """Whether a stream can go on there at once; where slots come free all the time, by when its KV cache is there."""
+        if self.load.preempted and self.inflight:
+            return False
+        return self.inflight < self.slots + self.slots // 16
 
     @property
     def queue(self) -> int:
