@@ -67,6 +67,7 @@ class Bench:
         client = next(client for client in self.clients if client.request is request)
         if not self.can_move or "gpu" in client.held or not client.held or not self.admission.reserve(gpu):
             return False
+        self.overtaken += [other.number for other in self.clients if self._comes_before(other, client)]
         client.held += ("gpu",)
         client.turned = True
         asyncio.get_running_loop().call_soon(self._leave_cpu, client)
@@ -273,19 +274,20 @@ async def test_a_turn_that_cannot_be_taken_right_now_keeps_nobody_waiting() -> N
     bench.can_move = False
     first = [bench.arrive() for _ in range(2)]
     await settle()
-    helped = bench.arrive(movable=True)
+    helped = [bench.arrive(movable=True) for _ in range(2)]
     await settle()
-    bench.give_back(helped, "gpu")
+    for client in helped:
+        bench.give_back(client, "gpu")
     for client in first:
         bench.end(client)
     later = [bench.arrive() for _ in range(2)]
     await settle()
     assert [client.held for client in later] == [("gpu",), ("gpu",)]
-    assert helped.held == ("cpu",)
+    assert [client.held for client in helped] == [("cpu",), ("cpu",)]
     bench.can_move = True
     bench.end(later[0])
     await settle()
-    assert helped.held == ("gpu",), "its turn was kept"
+    assert [client.held for client in helped] == [("gpu",), ("cpu",)], "their turns were kept, in order"
 
 
 async def test_the_last_in_the_queue_gets_what_room_the_cpu_has_and_the_first_its_place_at_the_gpu() -> None:
