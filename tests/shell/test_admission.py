@@ -67,7 +67,7 @@ class Bench:
         client = next(client for client in self.clients if client.request is request)
         if not self.can_move or "gpu" in client.held or not client.held or not self.admission.reserve(gpu):
             return False
-        self.overtaken += [other.number for other in self.clients if self._comes_before(other, client)]
+        self.overtaken += [other.number for other in self.clients if self._has_turn_before(other, client)]
         client.held += ("gpu",)
         client.turned = True
         asyncio.get_running_loop().call_soon(self._leave_cpu, client)
@@ -105,14 +105,14 @@ class Bench:
             return
         client.placement, client.held = placement, placement.places
         if client.held == ("gpu",) and client.request.pinned is None:
-            self.overtaken += [other.number for other in self.clients if self._comes_before(other, client)]
+            waiting = [other for other in self.waiting() if other.request.pinned is None]
+            self.overtaken += [other.number for other in waiting if other.number < client.number]
+            self.overtaken += [other.number for other in self.clients if self._has_turn_before(other, client)]
 
-    def _comes_before(self, other: Client, client: Client) -> bool:
-        """Whether `other` should have had the place at the GPU that `client` has got."""
-        if other.number >= client.number or other.request.pinned is not None:
-            return False
+    def _has_turn_before(self, other: Client, client: Client) -> bool:
+        """Whether `other`, whom the CPU helps, should have had the place at the GPU that `client` has got."""
         helped = other.placement is not None and bool(other.placement.turn_at) and other.held == ("cpu",)
-        return other in self.waiting() or (helped and self.can_move)
+        return helped and self.can_move and other.number < client.number
 
     def end(self, client: Client) -> None:
         client.task.cancel()
@@ -284,6 +284,7 @@ async def test_a_turn_that_cannot_be_taken_right_now_keeps_nobody_waiting() -> N
     await settle()
     assert [client.held for client in later] == [("gpu",), ("gpu",)]
     assert [client.held for client in helped] == [("cpu",), ("cpu",)]
+    bench.admission.admit()
     bench.can_move = True
     bench.end(later[0])
     await settle()
