@@ -284,9 +284,9 @@ async def test_a_turn_that_cannot_be_taken_right_now_keeps_nobody_waiting() -> N
     await settle()
     assert [client.held for client in later] == [("gpu",), ("gpu",)]
     assert [client.held for client in helped] == [("cpu",), ("cpu",)]
-    bench.admission.admit()
-    bench.can_move = True
     bench.end(later[0])
+    bench.can_move = True
+    bench.admission.admit()
     await settle()
     assert [client.held for client in helped] == [("gpu",), ("cpu",)], "their turns were kept, in order"
 
