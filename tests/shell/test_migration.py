@@ -22,7 +22,6 @@ PROMPT = render_chat(MESSAGES)
 CHAT: dict[str, Any] = {"model": "m", "messages": MESSAGES, "max_tokens": 60, "stream": True}
 USAGE = {"stream_options": {"include_usage": True}}
 SLOW = replace(FAST, step_base_s=0.004)
-FULL = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=1, waiting=300)})
 
 
 class Client:
@@ -223,18 +222,37 @@ async def test_half_a_character_is_made_again_unless_the_client_has_its_ids(ids:
 
 
 class TestRoom:
-    async def test_an_offloaded_stream_goes_back_when_the_gpu_has_room_again(self) -> None:
-        now = [FULL]
-        async with duo(SLOW, snapshot=lambda: now[-1]) as both:
+    async def test_an_offloaded_stream_goes_on_at_the_gpu_when_it_is_its_turn(self) -> None:
+        async with duo(SLOW, slots=1) as both, AsyncExitStack() as stack:
+            first = await stack.enter_async_context(Client(both, "/v1/chat/completions", CHAT))
+            await first.read(2)
+            helped = await stack.enter_async_context(Client(both, "/v1/chat/completions", CHAT | {"max_tokens": 200}))
+            await helped.read(5)
+            assert both.cpu.engine.running
+            await first.read()
+            await helped.read()
+            check(first, 60)
+            check(helped, 200)
+            await settled(both)
+            assert both.engine.status().queued == 0
+            of_both = {len(record.handovers): record for record in both.metrics.records}
+            assert [handover.cause for handover in of_both[2].handovers] == [Cause.OFFLOAD, Cause.ROOM]
+            assert of_both[2].handovers[1].result == "loaded"
+            assert both.cpu.engine.counters.prompt_tokens == 1
+            assert both.gpu.engine.counters.generation_tokens > 60 + 1 + 100
+
+    async def test_a_drained_stream_goes_back_when_the_gpu_has_room_again(self) -> None:
+        async with duo(SLOW) as both:
             async with Client(both, "/v1/chat/completions", CHAT) as client:
+                await client.read(2)
+                both.supervisor.become("gpu", State.DRAINING)
                 await client.read(10)
-                now.append(Snapshot())
+                await both.ready("gpu")
                 both.engine.on_snapshot()
                 await client.read()
             check(client, 60)
-            assert causes(both) == ["offload", "room"]
+            assert causes(both) == ["drain", "room"]
             assert both.metrics.records[0].handovers[1].cached_tokens
-            assert both.gpu.engine.counters.generation_tokens > 40
 
     async def test_a_stream_that_was_to_be_offloaded_stays(self) -> None:
         async with duo(SLOW) as both:
