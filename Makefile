@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run env man completion test test-machine check lint types contracts unit e2e proto proto-check bench-gateway clean
+.PHONY: run env man completion test test-machine check lint types contracts unit e2e proto proto-check bench-gateway bench-placement clean
 
 run: .venv/.run
 	@exec $(BIN)/python -m syshax_embedded run
@@ -80,6 +80,11 @@ test-machine: .venv/.dev
 BENCH_OPTIONS ?= --rounds 3
 bench-gateway: .venv/.run
 	benchmarks/gateway/run.sh build/bench-gateway $(BIN)/syshaxd $(BENCH_OPTIONS)
+
+# Over simulated instances; with BENCH_OPTIONS='--url http://127.0.0.1:8010 --model NAME' against a syshaxd that runs.
+bench-placement: private BENCH_OPTIONS =
+bench-placement: .venv/.run
+	$(BIN)/python benchmarks/placement/replay.py $(BENCH_OPTIONS)
 
 clean:
 	rm -rf .venv build dist src/*.egg-info
