@@ -26,7 +26,4 @@ async def main(ports, profiles, speed):
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main(*json.loads(sys.argv[1])))
-    except KeyboardInterrupt:
-        pass
+    asyncio.run(main(*json.loads(sys.argv[1])))

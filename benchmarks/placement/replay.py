@@ -116,7 +116,7 @@ def row(rate, name, requests, got):
 
 
 HEAD = """\
-| requests/s | placed on | by placement | refused | tokens/s | first token, s: mean | p50 | p99 | whole answer, s: mean | p50 | p99 |
+| requests/s | placed on | by placement | refused | tokens/s | first token, s: mean | p50 | p99 | whole, s: mean | p50 | p99 |
 | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
@@ -140,12 +140,12 @@ def simulated(options):
             log = stack.enter_context((folder / "log").open("ab"))
             process = subprocess.Popen([sys.executable, *argv], stdout=log, stderr=log, env=environment)
             stack.callback(process.wait)
-            stack.callback(process.send_signal, signal.SIGINT)
+            stack.callback(process.send_signal, signal.SIGTERM)
 
         for name, profile in profiles.items():
             services[name] = {"port": free_port(), "max_num_seqs": profile["max_num_seqs"], "protocol": "connector"}
-        ports = [services[name]["port"] for name in profiles]
-        start(str(Path(__file__).with_name("instances.py")), json.dumps([ports, list(profiles.values()), options.speed]))
+        simulation = [[services[name]["port"] for name in profiles], list(profiles.values()), options.speed]
+        start(str(Path(__file__).with_name("instances.py")), json.dumps(simulation))
         config = {
             "services": services | {"conductor": {"port": port}},
             "models": {"default": "m"},

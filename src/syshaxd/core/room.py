@@ -61,7 +61,7 @@ class Room:
 
     @property
     def has_slot(self) -> bool:
-        """Whether a stream can go on there at once; where slots come free all the time, by when its KV cache is there."""
+        """Whether a stream can go on there at once; of many slots, some come free while its KV cache is on its way."""
         if self.load.preempted and self.inflight:
             return False
         return self.inflight < self.slots + self.slots // 16
