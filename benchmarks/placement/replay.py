@@ -115,9 +115,9 @@ def row(rate, name, requests, got):
     return "| " + " | ".join(cells) + " |"
 
 
-HEAD = """\
-| requests/s | placed on | by placement | refused | tokens/s | first token, s: mean | p50 | p99 | whole, s: mean | p50 | p99 |
-| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+TIMES = ("first token, s: mean", "p50", "p99", "whole answer, s: mean", "p50", "p99")
+COLUMNS = ("requests/s", "placed on", "by placement", "refused", "tokens/s", *TIMES)
+HEAD = f"| {' | '.join(COLUMNS)} |\n| ---: | --- | --- | {' | '.join(['---:'] * 8)} |"
 
 
 def free_port():
