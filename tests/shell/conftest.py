@@ -1,5 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
+import signal
 from collections.abc import Iterator
 
 import grpc.aio
@@ -13,6 +14,14 @@ def _grpc_stays_up() -> Iterator[None]:
     grpc.aio.init_grpc_aio()
     yield
     grpc.aio.shutdown_grpc_aio()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_hear_ctrl_c() -> Iterator[None]:
+    """A shell's background job ignores SIGINT, and so would every program that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

@@ -169,7 +169,7 @@ def wait_for_end(pid: int) -> None:
         return
     poll = select.poll()
     poll.register(fd)
-    assert poll.poll(10_000), f"{pid} has not ended"
+    assert poll.poll(50_000), f"{pid} has not ended"
     os.close(fd)
 
 
@@ -180,7 +180,7 @@ def test_an_interrupted_preparation_stops_its_program(
     process, program = preparing
     assert locked(tmp_path)
     process.send_signal(number)
-    process.wait(10)
+    process.wait(50)
     wait_for_end(program)
     assert not locked(tmp_path)
 
@@ -190,7 +190,7 @@ def test_a_program_that_outlives_its_preparation_keeps_the_next_one_waiting(
 ) -> None:
     process, program = preparing
     process.kill()
-    process.wait(10)
+    process.wait(50)
     assert locked(tmp_path)
     os.kill(program, signal.SIGKILL)
     with only_one(tmp_path):

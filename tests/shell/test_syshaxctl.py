@@ -8,6 +8,7 @@ import pty
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from tests.core.topologies import KUNPENG_LSCPU
 from tests.fakes.engine import DRIFT, FakeEngine, parity_report, seen, spec
 
 PROGRAM = Path(sys.executable).with_name("syshaxctl")
-IN_TIME_S = 20.0
+IN_TIME_S = 50.0
 
 
 @dataclass
@@ -54,16 +55,29 @@ def environment(socket: Path) -> dict[str, str]:
     return kept | {"SYSHAX_SOCKET": str(socket), "TERM": "xterm"}
 
 
+@asynccontextmanager
+async def started(
+    socket: Path, *words: str, stderr: int = asyncio.subprocess.PIPE
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The program, which ends with the block at the latest."""
+    program = await asyncio.create_subprocess_exec(
+        PROGRAM,
+        *words,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
+        env=environment(socket),
+    )
+    try:
+        yield program
+    finally:
+        if program.returncode is None:
+            program.kill()
+        await program.communicate()
+
+
 async def syshaxctl(socket: Path, *words: str) -> Outcome:
-    async with asyncio.timeout(IN_TIME_S):
-        program = await asyncio.create_subprocess_exec(
-            PROGRAM,
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment(socket),
-        )
+    async with asyncio.timeout(IN_TIME_S), started(socket, *words) as program:
         out, err = await program.communicate()
     assert program.returncode is not None
     return Outcome(program.returncode, out.decode(), err.decode())
@@ -253,14 +267,7 @@ async def test_logs(socket: Path, engine: FakeEngine) -> None:
 
 
 async def test_following_logs_ends_quietly_with_ctrl_c(socket: Path, engine: FakeEngine) -> None:
-    async with asyncio.timeout(IN_TIME_S):
-        program = await asyncio.create_subprocess_exec(
-            PROGRAM,
-            *("logs", "-f", "gpu", "-n", "1"),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment(socket),
-        )
+    async with asyncio.timeout(IN_TIME_S), started(socket, "logs", "-f", "gpu", "-n", "1") as program:
         assert program.stdout is not None
         assert await program.stdout.readline() == b"INFO ready\n"
         engine.more_lines.put_nowait("and more")
@@ -280,14 +287,10 @@ async def test_the_states_are_shown_to_who_looks(socket: Path, engine: FakeEngin
     engine.react = react
     terminal, program_end = pty.openpty()
     try:
-        async with asyncio.timeout(IN_TIME_S):
-            program = await asyncio.create_subprocess_exec(
-                PROGRAM,
-                *("restart", "cpu"),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=program_end,
-                env=environment(socket),
-            )
+        async with (
+            asyncio.timeout(IN_TIME_S),
+            started(socket, "restart", "cpu", stderr=program_end) as program,
+        ):
             assert await program.communicate() == (b"cpu is READY\n", None)
         os.set_blocking(terminal, False)
         text = os.read(terminal, 100_000).decode()

@@ -26,7 +26,7 @@ from tests.fakes.daemon import fake_daemon
 from tests.fakes.engine import FakeEngine
 
 PROGRAM = Path(sys.executable).with_name("syshaxctl")
-IN_TIME_S = 20.0
+IN_TIME_S = 50.0
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
