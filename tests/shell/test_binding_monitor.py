@@ -37,7 +37,7 @@ from syshaxd.core.types import Handle, InstanceStatus, State
 from syshaxd.monitor.bindings import BindingMonitor
 from tests.core.topologies import KUNPENG
 
-IN_TIME_S = 20.0
+IN_TIME_S = 50.0
 PIDS = {"gpu": 4241, "cpu": 4242}
 PID = PIDS["cpu"]
 OUTSIDE = {DriftKind.THREAD_OUTSIDE}

@@ -39,7 +39,7 @@ from syshaxd.core.types import Device, HostTopology, Role, RuntimeKind, Snapshot
 from tests.core.topologies import KUNPENG
 from tests.fakes.engine import DRIFT, GIB, FakeEngine, parity_report, seen
 
-IN_TIME_S = 10.0
+IN_TIME_S = 50.0
 
 
 @pytest.fixture

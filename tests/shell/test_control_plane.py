@@ -23,7 +23,7 @@ from syshaxd.core.errors import BadRequestError, ConflictError, LaunchFailedErro
 from syshaxd.leases import Leases
 from tests.fakes.daemon import FakeDaemon, fake_daemon
 
-IN_TIME_S = 20.0
+IN_TIME_S = 50.0
 
 
 @dataclass

@@ -79,7 +79,7 @@ def causes(both: Duo) -> list[str]:
 
 
 async def settled(both: Duo) -> None:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(50):
         while sum(both.engine.status().inflight.values()) or any(sim.engine.running for sim in both.sims.values()):
             await asyncio.sleep(0.005)
 

@@ -20,7 +20,7 @@ from syshaxd.monitor import SystemMonitor, probe_health
 from syshaxd.monitor.devices import GpuReader, GpuReading, HostReader
 
 INTERVAL_S = 0.02
-LIMIT_S = 10.0
+LIMIT_S = 50.0
 HOST = HostLoad(
     cpu_count=1,
     cpu_busy_ratio=0.5,

@@ -233,7 +233,7 @@ def _inflight(both: Duo) -> int:
 
 
 async def _eventually(condition: Any) -> bool:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(50):
         while not condition():
             await asyncio.sleep(0.005)
     return True

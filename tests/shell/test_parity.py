@@ -18,7 +18,7 @@ from syshaxd.core.parity import PROMPTS, Agreement, Answer, Bounds, ParityCause,
 from syshaxd.core.types import Device, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
 from syshaxd.parity import ParityService, ask
 
-IN_TIME_S = 10.0
+IN_TIME_S = 50.0
 INSTANT = BUILT_IN["instant"]
 BOUNDS = Bounds()
 

@@ -12,7 +12,7 @@ from syshaxd.core.errors import ConfigError, ConflictError, LaunchFailedError
 from syshaxd.core.types import InferenceRequest, RunOn, State
 from tests.fakes.daemon import BROKEN_PORT, CONFIG, FakeDaemon, fake_daemon
 
-IN_TIME_S = 20.0
+IN_TIME_S = 50.0
 REQUEST = InferenceRequest(request_id="r", model="m", stream=False)
 
 

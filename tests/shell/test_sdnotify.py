@@ -18,7 +18,7 @@ def test_lines_reach_the_service_manager(tmp_path: Path, monkeypatch: pytest.Mon
     name = f"@syshax-test-{tmp_path.name}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(name.replace("@", "\0", 1) if abstract else name)
-        manager.settimeout(5)
+        manager.settimeout(50)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         notify("READY=1", "STATUS=serving")
         assert manager.recv(1000) == b"READY=1\nSTATUS=serving"
@@ -45,7 +45,7 @@ async def test_the_watchdog_is_fed_for_as_long_as_the_loop_turns(
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     feeding = asyncio.create_task(feed_watchdog())
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         for _ in range(3):
             assert await loop.sock_recv(manager, 100) == b"WATCHDOG=1"
     feeding.cancel()
@@ -59,7 +59,7 @@ async def test_another_processs_watchdog_is_not_fed(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         await feed_watchdog()
     with pytest.raises(BlockingIOError):
         manager.recv(100)

@@ -22,7 +22,7 @@ from syshax_sim.engine import Engine, Generation
 from syshax_sim.profile import load
 from syshax_sim.text import answer, count_tokens, render_chat, tokenize
 
-LIMIT_S = 10.0
+LIMIT_S = 50.0
 HEAD = ["id", "object", "created", "model"]
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Grüße, 你好!"}]
 PROMPT = render_chat(MESSAGES)
