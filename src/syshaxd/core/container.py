@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from syshaxd.core.config import ContainerConfig, ServiceConfig
+from syshaxd.core.config import ContainerConfig, ServiceConfig, container_name
 from syshaxd.core.config.schema import size_bytes
 from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.offload.connector import PACKAGE
@@ -26,11 +26,6 @@ _SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 def inner_host(service: ServiceConfig) -> str:
     """Where a server in a container listens: its own loopback could not be published."""
     return "::" if ":" in service.host else _BIND_ALL
-
-
-def container_name(role: Role, service: ServiceConfig) -> str:
-    """The container's name: the seed's, unless the configuration says otherwise."""
-    return service.container.name or f"vllm_{role}"
 
 
 def container_spec(role: Role, service: ServiceConfig, *, model: str, joins: str | None) -> ContainerSpec:

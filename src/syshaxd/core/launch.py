@@ -5,8 +5,8 @@
 import re
 from collections.abc import Mapping
 
-from syshaxd.core.config import AUTO, ArgValue, Config, ServiceConfig, enabled_services
-from syshaxd.core.container import JOIN, container_name, container_spec, inner_host
+from syshaxd.core.config import AUTO, ArgValue, Config, ServiceConfig, container_name, enabled_services
+from syshaxd.core.container import JOIN, container_spec, inner_host
 from syshaxd.core.cpulist import parse_cpulist
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.offload.connector import (
@@ -140,7 +140,7 @@ def _donor(config: Config, name: str) -> str | None:
 
 
 def _container(config: Config, name: str) -> str:
-    return container_name(Role(name), enabled_services(config)[name])
+    return container_name(name, enabled_services(config)[name])
 
 
 def _extra_flags(

@@ -30,6 +30,7 @@ from syshaxd.core.config.schema import (
     ModelParams,
     ServiceConfig,
     TcpConfig,
+    container_name,
     enabled_services,
 )
 
@@ -47,6 +48,7 @@ __all__ = [
     "ModelParams",
     "ServiceConfig",
     "TcpConfig",
+    "container_name",
     "describe",
     "enabled_services",
     "find_key",

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from syshaxd.core.config.keys import find_key, is_secret, must_be, no_such_key, shown
-from syshaxd.core.config.schema import Config, enabled_services
+from syshaxd.core.config.schema import Config, container_name, enabled_services
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.types import RuntimeKind
 
@@ -96,7 +96,7 @@ def _faults_of_container(config: Config, name: str) -> Iterator[ConfigFault]:
     if service.model is None and config.models.path is None:
         yield ConfigFault(f"{key}.model", "needed with runtime `docker`, here or as models.path")
     names = {
-        other: its.container.name or f"vllm_{other}"
+        other: container_name(other, its)
         for other, its in enabled_services(config).items()
         if its.runtime is RuntimeKind.DOCKER
     }

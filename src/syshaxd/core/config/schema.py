@@ -386,3 +386,8 @@ def enabled_services(config: Config) -> dict[str, ServiceConfig]:
     """The instances that take part, by name, in their start order."""
     services: dict[str, ServiceConfig] = {"gpu": config.services.gpu, "cpu": config.services.cpu}
     return {name: service for name, service in services.items() if service.enabled}
+
+
+def container_name(name: str, service: ServiceConfig) -> str:
+    """The name of an instance's container: the seed's, unless the configuration says otherwise."""
+    return service.container.name or f"vllm_{name}"

@@ -19,7 +19,8 @@ from syshaxd.core.container_faults import GPU_LOST, exit_status
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.digest import digest
-from syshaxd.runtime.docker.api import DIGEST, GENERATION, INSTANCE, ContainerApi, ContainerState, EngineAwayError
+from syshaxd.runtime.docker.api import ContainerApi, EngineAwayError
+from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, ContainerState
 from syshaxd.runtime.docker.threads import EventReader, OutputReader
 from syshaxd.runtime.logfile import LogFile
 

@@ -5,57 +5,31 @@
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
-from docker.types import CancellableStream, DeviceRequest, LogConfig, Mount
+from docker.types import CancellableStream
 
-from syshaxd.core.container import ALL_GPUS, DONOR, DONOR_NAME, JOIN, cpuset_cpus, joined_container
+from syshaxd.core.container import DONOR, DONOR_NAME, JOIN, joined_container
 from syshaxd.core.container_faults import NOT_RUN, NVML_LOST, launch_fault, pull_fault
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
-from syshaxd.core.types import ContainerSpec, Handle, InstanceSpec
+from syshaxd.core.types import ContainerSpec, InstanceSpec
+from syshaxd.runtime.docker.options import create_options
+from syshaxd.runtime.docker.pull import PullError, pull
+from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, OWNER, ContainerState, read_state
 
 DEFAULT_HOST = "unix:///run/docker.sock"
-OWNER = "org.syshax.owner"
-INSTANCE = "org.syshax.instance"
-GENERATION = "org.syshax.generation"
-DIGEST = "org.syshax.digest"
 _DONOR_INSTANCE = "ipc-donor"
-_LOG_CONFIG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "16m", "max-file": "2"})
-_GPU_CAPABILITIES = [["gpu"]]
 _EXEC_TIMEOUT_S = 0.25
 
 
 class EngineAwayError(SyshaxError):
     """The container engine does not answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerState:
-    """What the engine tells of a container."""
-
-    ident: str
-    labels: Mapping[str, str]
-    running: bool
-    exit_code: int
-    out_of_memory: bool
-    pid: int
-    started_at_s: float
-    """Unix time; 0 if it was never started."""
-    joins: str
-    """Id of the container whose IPC namespace it has joined; empty: none."""
-
-    @property
-    def handle(self) -> Handle:
-        """The generation that it is."""
-        return Handle(self.labels[INSTANCE], int(self.labels[GENERATION]), self.ident, self.started_at_s)
 
 
 class ContainerApi:
@@ -88,14 +62,14 @@ class ContainerApi:
         labels = [f"{OWNER}={self._owner}", *([f"{INSTANCE}={instance}"] if instance else [])]
         with self._connected() as client:
             listed = client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
-            states = [_state(container) for container in listed]
+            states = [read_state(container) for container in listed]
         mine = [state for state in states if state.labels.get(GENERATION, "").isdecimal()]
         return sorted(mine, key=lambda state: int(state.labels[GENERATION]), reverse=True)
 
     def state(self, ident: str) -> ContainerState | None:
         """What is known of a container, by id or name; None: there is none."""
         with self._connected() as client, suppress(NotFound):
-            return _state(client.containers.get(ident))
+            return read_state(client.containers.get(ident))
         return None
 
     def is_coupled(self, state: ContainerState, spec: InstanceSpec) -> bool:
@@ -158,14 +132,14 @@ class ContainerApi:
             labels = {OWNER: self._owner, INSTANCE: spec.name, GENERATION: str(generation), DIGEST: digest}
             try:
                 joins = self._namespace(client, its)
-                container = client.containers.create(**_options(spec, its, joins), labels=labels)
+                container = client.containers.create(**create_options(spec, its, joins), labels=labels)
             except (APIError, NotFound, ImageNotFound) as error:
                 raise _launch_failed(spec, error) from error
             try:
                 container.start()
                 _check_program(container)
                 container.reload()
-                return _state(container)
+                return read_state(container)
             except (APIError, NotFound, _NoProgramError) as error:
                 self._remove(client, str(container.id))
                 raise _launch_failed(spec, error) from error
@@ -220,10 +194,10 @@ class ContainerApi:
                 ) from None
         note(f"fetching the image {image}")
         try:
-            for text in _pull_progress(client, image):
+            for text in pull(client, image):
                 note(f"fetching the image {image}: {text}")
             client.images.get(image)
-        except (APIError, ImageNotFound, _PullError) as error:
+        except (APIError, ImageNotFound, PullError) as error:
             message, permanent = pull_fault(spec, _text(error))
             raise LaunchFailedError(message, permanent=permanent) from error
 
@@ -287,10 +261,6 @@ class ContainerApi:
         return f"the container engine does not answer at {self.host}: is it running (`systemctl start docker`)?"
 
 
-class _PullError(Exception):
-    """An error in the midst of fetching."""
-
-
 class _NoProgramError(Exception):
     """The container's first process runs, but could not run the program."""
 
@@ -306,89 +276,6 @@ def _check_program(container: Container) -> None:
         if code in NOT_RUN:
             output = container.logs(tail=5).decode(errors="replace").strip()
             raise _NoProgramError(f"executable file not found: {output}")
-
-
-def _pull_progress(client: docker.DockerClient, image: str) -> Iterator[str]:
-    """Yields a text whenever another per cent is here."""
-    repository, _, tag = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "latest")
-    layers: dict[str, tuple[int, int]] = {}
-    shown = ""
-    for line in client.api.pull(repository, tag=tag, stream=True, decode=True):
-        if "error" in line:
-            raise _PullError(str(line["error"]))
-        detail = line.get("progressDetail") or {}
-        if line.get("status") == "Downloading" and detail.get("total"):
-            layers[line["id"]] = (int(detail["current"]), int(detail["total"]))
-        done, total = (sum(part) for part in zip(*layers.values(), strict=True)) if layers else (0, 0)
-        text = f"{done >> 20} of {total >> 20} MB of the layers seen so far" if total else str(line.get("status", ""))
-        if text != shown:
-            shown = text
-            yield text
-
-
-def _options(spec: InstanceSpec, its: ContainerSpec, ipc: str) -> dict[str, Any]:
-    """The arguments of the SDK's `containers.create`."""
-    ports: dict[str, list[tuple[str, int]]] = {}
-    for address, outer, inner in its.ports:
-        ports.setdefault(f"{inner}/tcp", []).append((address, outer))
-    options: dict[str, Any] = {
-        "image": its.image,
-        "name": its.name,
-        "entrypoint": [spec.argv[0]],
-        "command": list(spec.argv[1:]),
-        "environment": dict(spec.env),
-        "ipc_mode": ipc,
-        "shm_size": its.shm_size_bytes,
-        "ports": ports,
-        "mounts": [_mount(text) for text in its.volumes],
-        "working_dir": its.working_dir or None,
-        "privileged": its.privileged,
-        "cap_add": list(its.cap_add),
-        "security_opt": list(its.security_opt),
-        "cpuset_cpus": cpuset_cpus(spec) or None,
-        "cpuset_mems": its.cpuset_mems or None,
-        "init": its.init,
-        "log_config": _LOG_CONFIG,
-    }
-    if its.gpus:
-        options["device_requests"] = [
-            DeviceRequest(device_ids=list(its.gpus), capabilities=_GPU_CAPABILITIES)
-            if isinstance(its.gpus, tuple)
-            else DeviceRequest(count=ALL_GPUS if its.gpus == ALL_GPUS else its.gpus, capabilities=_GPU_CAPABILITIES)
-        ]
-    return options
-
-
-def _mount(text: str) -> Mount:
-    """A bind mount fails where the folder is missing; `--volume` would make an empty one, and vLLM fail for it."""
-    source, target, *mode = text.split(":")
-    return Mount(target, source, type="bind" if source.startswith("/") else "volume", read_only=mode == ["ro"])
-
-
-def _state(container: Container) -> ContainerState:
-    attrs: dict[str, Any] = container.attrs
-    state = attrs["State"]
-    ipc = str(attrs["HostConfig"].get("IpcMode") or "")
-    return ContainerState(
-        ident=str(container.id),
-        labels=attrs["Config"].get("Labels") or {},
-        running=bool(state["Running"]),
-        exit_code=int(state.get("ExitCode") or 0),
-        out_of_memory=bool(state.get("OOMKilled")),
-        pid=int(state.get("Pid") or 0),
-        started_at_s=_unix_time(state.get("StartedAt", "")),
-        joins=ipc.removeprefix(JOIN) if ipc.startswith(JOIN) else "",
-    )
-
-
-def _unix_time(text: str) -> float:
-    """Of the engine's time stamps, whose nanoseconds Python can't read."""
-    if not text or text.startswith("0001-"):
-        return 0.0
-    head, _, rest = text.partition(".")
-    fraction = rest.rstrip("Z").partition("+")[0]
-    base = datetime.fromisoformat(f"{head.removesuffix('Z')}+00:00").timestamp()
-    return base + float(f"0.{fraction or 0}")
 
 
 def _launch_failed(spec: InstanceSpec, error: Exception) -> LaunchFailedError:

@@ -1,0 +1,52 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The arguments of the SDK's `containers.create` for an instance."""
+
+from typing import Any
+
+from docker.types import DeviceRequest, LogConfig, Mount
+
+from syshaxd.core.container import ALL_GPUS, cpuset_cpus
+from syshaxd.core.types import ContainerSpec, InstanceSpec
+
+_LOG_CONFIG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "16m", "max-file": "2"})
+_GPU_CAPABILITIES = [["gpu"]]
+
+
+def create_options(spec: InstanceSpec, its: ContainerSpec, ipc: str) -> dict[str, Any]:
+    """All of them but the labels; `ipc` is the mode to ask for."""
+    ports: dict[str, list[tuple[str, int]]] = {}
+    for address, outer, inner in its.ports:
+        ports.setdefault(f"{inner}/tcp", []).append((address, outer))
+    options: dict[str, Any] = {
+        "image": its.image,
+        "name": its.name,
+        "entrypoint": [spec.argv[0]],
+        "command": list(spec.argv[1:]),
+        "environment": dict(spec.env),
+        "ipc_mode": ipc,
+        "shm_size": its.shm_size_bytes,
+        "ports": ports,
+        "mounts": [_mount(text) for text in its.volumes],
+        "working_dir": its.working_dir or None,
+        "privileged": its.privileged,
+        "cap_add": list(its.cap_add),
+        "security_opt": list(its.security_opt),
+        "cpuset_cpus": cpuset_cpus(spec) or None,
+        "cpuset_mems": its.cpuset_mems or None,
+        "init": its.init,
+        "log_config": _LOG_CONFIG,
+    }
+    if its.gpus:
+        options["device_requests"] = [
+            DeviceRequest(device_ids=list(its.gpus), capabilities=_GPU_CAPABILITIES)
+            if isinstance(its.gpus, tuple)
+            else DeviceRequest(count=ALL_GPUS if its.gpus == ALL_GPUS else its.gpus, capabilities=_GPU_CAPABILITIES)
+        ]
+    return options
+
+
+def _mount(text: str) -> Mount:
+    """A bind mount fails where the folder is missing; `--volume` would make an empty one, and vLLM fail for it."""
+    source, target, *mode = text.split(":")
+    return Mount(target, source, type="bind" if source.startswith("/") else "volume", read_only=mode == ["ro"])

@@ -1,0 +1,29 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Fetching an image."""
+
+from collections.abc import Iterator
+
+import docker
+
+
+class PullError(Exception):
+    """An error in the midst of fetching."""
+
+
+def pull(client: docker.DockerClient, image: str) -> Iterator[str]:
+    """Yields a text whenever another per cent is here."""
+    repository, _, tag = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "latest")
+    layers: dict[str, tuple[int, int]] = {}
+    shown = ""
+    for line in client.api.pull(repository, tag=tag, stream=True, decode=True):
+        if "error" in line:
+            raise PullError(str(line["error"]))
+        detail = line.get("progressDetail") or {}
+        if line.get("status") == "Downloading" and detail.get("total"):
+            layers[line["id"]] = (int(detail["current"]), int(detail["total"]))
+        done, total = (sum(part) for part in zip(*layers.values(), strict=True)) if layers else (0, 0)
+        text = f"{done >> 20} of {total >> 20} MB of the layers seen so far" if total else str(line.get("status", ""))
+        if text != shown:
+            shown = text
+            yield text
