@@ -5,15 +5,13 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 
 from syshaxd.core.errors import ConflictError, LaunchFailedError, NotFoundError, SyshaxError
 from syshaxd.core.lifecycle import (
     HOLDING,
     PROBED,
-    Adopted,
     Drained,
     Effect,
     Event,
@@ -37,44 +35,21 @@ from syshaxd.core.lifecycle import (
 )
 from syshaxd.core.types import Handle, InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.runtime import InstanceRuntime
-from syshaxd.supervisor.clock import Cancellable, Clock, WallClock
+from syshaxd.supervisor.clock import Clock, WallClock
+from syshaxd.supervisor.instance import Instance
 from syshaxd.supervisor.levels import levels
 from syshaxd.supervisor.prober import Probe, Prober
+from syshaxd.supervisor.shutdown import end_all, settle
 
 __all__ = ["Probe", "Supervisor"]
 
 _log = logging.getLogger(__name__)
-_LOG_LEVELS = {State.UNHEALTHY: logging.WARNING, State.BACKOFF: logging.WARNING, State.FAILED: logging.ERROR}
 # While it starts, an instance is asked this often: a quick start should be seen quickly.
 _STARTING_PROBE_INTERVAL_S = 0.5
 # For a server that was never ready: vLLM doesn't hear SIGTERM while its engine starts (seen for 40 s with 0.32).
 _UNSERVED_GRACE_S = 1.0
-# Beyond draining and grace: for what a runtime does besides waiting.
-_SHUTDOWN_MARGIN_S = 10.0
 
 Callback = Callable[[InstanceStatus], None]
-
-
-@dataclass(slots=True, eq=False)
-class _Instance:
-    """What the supervisor holds of one instance."""
-
-    status: InstanceStatus
-    runtime: InstanceRuntime
-    policy: RestartPolicy
-    lifecycle: Lifecycle
-    prober: Prober
-    timer: Cancellable | None = None
-    terminating: asyncio.Task[None] | None = None
-
-    @property
-    def spec(self) -> InstanceSpec:
-        return self.status.spec
-
-    def cancel_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
 
 
 class _ShutDown(Exception):  # noqa: N818 - not an error: the way out of the task group
@@ -109,14 +84,14 @@ class Supervisor:
         self._instances = {spec.name: self._make(spec, Lifecycle(blocked_by=spec.depends_on)) for spec in specs}
         self._retired: dict[str, int] = {}
         self._levels = levels(specs)
-        self._events: asyncio.Queue[tuple[_Instance, Event] | None] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[Instance, Event] | None] = asyncio.Queue()
         self._callbacks: list[Callback] = []
         self._tasks = asyncio.TaskGroup()
         self._has_begun = False
         self._ended = asyncio.Event()
 
-    def _make(self, spec: InstanceSpec, lifecycle: Lifecycle) -> _Instance:
-        return _Instance(
+    def _make(self, spec: InstanceSpec, lifecycle: Lifecycle) -> Instance:
+        return Instance(
             status=InstanceStatus(spec=spec, generation=lifecycle.generation, since_s=self._clock.time()),
             runtime=self._runtimes[spec.runtime],
             policy=self._policy_of(spec),
@@ -241,9 +216,20 @@ class Supervisor:
             TimeoutError: None came within `timeout_s`.
         """
         self._get(name)
+        fits: asyncio.Future[InstanceStatus] = asyncio.get_running_loop().create_future()
+
+        def check(status: InstanceStatus) -> None:
+            if status.spec.name == name and not fits.done() and predicate(status):
+                fits.set_result(status)
+
         async with asyncio.timeout(timeout_s):
             await self._events.join()
-            return await self._until(name, predicate)
+            unsubscribe = self.subscribe(check)
+            try:
+                check(self.status(name))
+                return await fits
+            finally:
+                unsubscribe()
 
     def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
         """The instance's output, as InstanceRuntime.logs gives it. Raises NotFoundError for an unknown name."""
@@ -281,7 +267,12 @@ class Supervisor:
         if not self._has_begun:
             self._ended.set()
             return
-        ending = asyncio.create_task(self._leave() if leave_running else self._end_all(drain=drain))
+        grace_s, drain_timeout_s = self._stop_grace_s, self._policy.drain_timeout_s if drain else 0.0
+        ending = asyncio.create_task(
+            settle(self, self._instances, stop_grace_s=grace_s)
+            if leave_running
+            else end_all(self, self._levels, drain_timeout_s=drain_timeout_s, stop_grace_s=grace_s)
+        )
         ended = asyncio.create_task(self._ended.wait())
         try:
             await asyncio.wait((ending, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -293,103 +284,35 @@ class Supervisor:
             ending.cancel()
             ended.cancel()
 
-    async def _end_all(self, *, drain: bool) -> None:
-        drain_until = asyncio.get_running_loop().time() + (self._policy.drain_timeout_s if drain else 0.0)
-        deadline = drain_until + self._stop_grace_s + _SHUTDOWN_MARGIN_S
-        for level in reversed(self._levels):
-            if drain:
-                self._stop_all(level, drain=True)
-                await self._settled(level, {State.STOPPED}, drain_until)
-            self._stop_all(level, drain=False)
-            if not await self._settled(level, {State.STOPPED}, deadline):
-                left = [self.status(name) for name in level if self.status(name).state is not State.STOPPED]
-                for status in left:
-                    _log.error("%s: has not ended in time: %s: %s", status.spec.name, status.state, status.reason)
-
-    async def _leave(self) -> None:
-        deadline = asyncio.get_running_loop().time() + self._stop_grace_s + _SHUTDOWN_MARGIN_S
-        await self._settled(self._instances, set(State) - {State.DRAINING, State.STOPPING}, deadline)
-
-    async def _settled(self, names: Iterable[str], states: Set[State], deadline: float) -> bool:
-        """Whether all these instances get into one of the states in time, with all commands so far taken up."""
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._events.join()
-                for name in names:
-                    await self._until(name, lambda status: status.state in states)
-        except TimeoutError:
-            return False
-        return True
-
-    def _stop_all(self, names: Iterable[str], *, drain: bool) -> None:
-        for name in names:
-            self.stop(name, drain=drain)
-
-    async def _until(self, name: str, predicate: Callable[[InstanceStatus], bool]) -> InstanceStatus:
-        fits: asyncio.Future[InstanceStatus] = asyncio.get_running_loop().create_future()
-
-        def check(status: InstanceStatus) -> None:
-            if status.spec.name == name and not fits.done() and predicate(status):
-                fits.set_result(status)
-
-        unsubscribe = self.subscribe(check)
-        try:
-            check(self.status(name))
-            return await fits
-        finally:
-            unsubscribe()
-
     async def _boot(self) -> None:
         """Finds what runs already, then starts everything, those that others depend on first."""
         instances = [self._instances[name] for level in self._levels for name in level]
-        found = await asyncio.gather(*(self._find(instance) for instance in instances))
+        found = await asyncio.gather(*(instance.find(self._clock) for instance in instances))
         for instance, adopted in zip(instances, found, strict=True):
             if adopted is not None:
                 self._handle(instance, adopted)
                 self._tasks.create_task(self._await_exit(instance, adopted.handle))
             self._handle(instance, StartRequested())
 
-    async def _find(self, instance: _Instance) -> Adopted | None:
-        try:
-            handle = await instance.runtime.adopt(instance.spec)
-        except (SyshaxError, OSError) as error:
-            _log.warning(
-                "%s: cannot tell whether it runs already: %s",
-                instance.spec.name,
-                error,
-                extra={"instance": instance.spec.name},
-            )
-            return None
-        if handle is None:
-            return None
-        fault = await instance.prober.ask()
-        _log.info(
-            "%s: found running as generation %d (%s)",
-            handle.name,
-            handle.generation,
-            handle.ident,
-            extra={"instance": handle.name},
-        )
-        return Adopted(handle, healthy=fault is None, age_s=self._clock.time() - handle.started_at_s)
-
     # Events in.
 
-    def _get(self, name: str) -> _Instance:
+    def _get(self, name: str) -> Instance:
         try:
             return self._instances[name]
         except KeyError:
             raise NotFoundError(f"no instance {name!r}; there are {', '.join(self._instances)}") from None
 
-    def _post(self, instance: _Instance, event: Event) -> None:
+    def _post(self, instance: Instance, event: Event) -> None:
         self._events.put_nowait((instance, event))
 
-    def _handle(self, instance: _Instance, event: Event) -> None:
+    def _handle(self, instance: Instance, event: Event) -> None:
         before = instance.lifecycle
         instance.lifecycle, effects = transition(before, event, instance.policy)
         state = instance.lifecycle.state
         if state is not before.state:
             instance.cancel_timer()
-        self._publish(instance)
+        if instance.update_status(self._clock.time()):
+            self._publish(instance.status)
         for effect in effects:
             self._carry_out(instance, effect)
         self._plan_probe(instance)
@@ -405,7 +328,7 @@ class Supervisor:
         event = ProbeSucceeded(generation) if fault is None else ProbeFailed(generation, fault, counts)
         self._post(instance, event)
 
-    def _plan_probe(self, instance: _Instance) -> None:
+    def _plan_probe(self, instance: Instance) -> None:
         lifecycle = instance.lifecycle
         if lifecycle.state not in PROBED or lifecycle.handle is None:
             instance.prober.stop()
@@ -413,27 +336,7 @@ class Supervisor:
             longest_s = _STARTING_PROBE_INTERVAL_S if lifecycle.state is State.STARTING else math.inf
             instance.prober.plan(lifecycle.generation, min(self._probe_interval_s, longest_s))
 
-    def _publish(self, instance: _Instance) -> None:
-        old, now = instance.status, instance.lifecycle
-        status = replace(
-            old,
-            state=now.state,
-            wanted=now.wanted,
-            reason=now.reason,
-            generation=now.generation,
-            attempts=now.attempts,
-            since_s=old.since_s if now.state is old.state else self._clock.time(),
-            handle=now.handle,
-        )
-        if status == old:
-            return
-        instance.status = status
-        if status.state is not old.state:
-            level = _LOG_LEVELS.get(status.state, logging.INFO)
-            text = f"{status.spec.name}: {old.state} -> {status.state} ({status.since_s - old.since_s:.1f} s)"
-            _log.log(
-                level, "%s", f"{text}: {status.reason}" if status.reason else text, extra={"instance": status.spec.name}
-            )
+    def _publish(self, status: InstanceStatus) -> None:
         for callback in tuple(self._callbacks):
             try:
                 callback(status)
@@ -442,7 +345,7 @@ class Supervisor:
 
     # Effects out.
 
-    def _carry_out(self, instance: _Instance, effect: Effect) -> None:
+    def _carry_out(self, instance: Instance, effect: Effect) -> None:
         match effect:
             case Launch():
                 self._spawn(self._launch(instance, effect.generation))
@@ -456,7 +359,7 @@ class Supervisor:
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         return self._tasks.create_task(work)
 
-    async def _launch(self, instance: _Instance, generation: int) -> None:
+    async def _launch(self, instance: Instance, generation: int) -> None:
         if instance.terminating is not None:
             await instance.terminating  # the last generation is gone, but its runtime may still tidy up
         try:
@@ -468,11 +371,11 @@ class Supervisor:
         self._post(instance, Launched(handle))
         await self._await_exit(instance, handle)
 
-    async def _await_exit(self, instance: _Instance, handle: Handle) -> None:
+    async def _await_exit(self, instance: Instance, handle: Handle) -> None:
         status = await instance.runtime.wait(handle)
         self._post(instance, Exited(handle.generation, status))
 
-    async def _terminate(self, instance: _Instance, effect: Terminate) -> None:
+    async def _terminate(self, instance: Instance, effect: Terminate) -> None:
         grace_s = self._stop_grace_s if effect.served else min(self._stop_grace_s, _UNSERVED_GRACE_S)
         try:
             await instance.runtime.terminate(effect.handle, grace_s)
