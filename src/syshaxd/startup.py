@@ -15,7 +15,8 @@ import aiohttp
 
 from syshaxd.core.config import ModelParams
 from syshaxd.core.describe import device_text
-from syshaxd.core.types import InstanceStatus, RuntimeKind, State
+from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.engine import Engine
 
 _log = logging.getLogger(__name__)
@@ -44,8 +45,9 @@ async def watch_start(engine: Engine, model: str, params: ModelParams, *, dashbo
                 _log.info("%s", await progress(engine, status))
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TEST_TIMEOUT_S)) as session:
+        specs = {status.spec.name: status.spec for status in engine.status().instances}
         for name in engine.ready_instances():
-            await _chat(session, engine.endpoint, name, model, params)
+            await _chat(session, engine.endpoint, specs[name], model, params)
     return _banner(engine, model, await asyncio.to_thread(_syshaxctl), dashboard=dashboard)
 
 
@@ -108,7 +110,10 @@ async def progress(engine: Engine, status: InstanceStatus) -> str:
     return f"{name}: {status.state} for {age_s:.0f} s" + (f": {said.strip()[:110]}" if said else "")
 
 
-async def _chat(session: aiohttp.ClientSession, endpoint: str, name: str, model: str, params: ModelParams) -> None:
+async def _chat(
+    session: aiohttp.ClientSession, endpoint: str, spec: InstanceSpec, model: str, params: ModelParams
+) -> None:
+    name = spec.name
     body = {
         "model": model,
         "messages": [{"role": "user", "content": params.test_prompt}],
@@ -120,17 +125,15 @@ async def _chat(session: aiohttp.ClientSession, endpoint: str, name: str, model:
         async with session.post(
             f"{endpoint}/v1/chat/completions", json=body, headers={"X-Syshax-Place": name}
         ) as answer:
-            text = await answer.text()
-            answer.raise_for_status()
-        content = json.loads(text)["choices"][0]["message"]["content"]
-    except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
-        _log.warning(
-            "connectivity test: %s failed: %s; `syshaxctl logs %s` may tell why",
-            name,
-            error,
-            name,
-            extra={"instance": name},
-        )
+            said = json.loads(await answer.text())
+        if not answer.ok:
+            raise InstanceFailedError(f"{answer.status}: {said['error']['message']}")
+        content = said["choices"][0]["message"]["content"]
+    except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError, InstanceFailedError) as error:
+        look = f"`syshaxctl logs {name}` may tell why"
+        if spec.runtime is RuntimeKind.EXTERNAL:
+            look = f"does http://{spec.address}/v1/models name {model} (models.default)?"
+        _log.warning("connectivity test: %s failed: %s; %s", name, error, look, extra={"instance": name})
         return
     _log.info(
         "connectivity test: %s answered in %.1f s: %r",

@@ -10,9 +10,10 @@ import pytest
 
 from syshaxd.core.config import ModelParams
 from syshaxd.core.errors import LaunchFailedError
-from syshaxd.core.types import State
+from syshaxd.core.types import Role, State
 from syshaxd.startup import progress, watch_start
 from tests.fakes.daemon import BROKEN_PORT, FakeDaemon, fake_daemon
+from tests.fakes.instance import FakeInstance, Request, json_answer
 
 IN_TIME_S = 50.0
 
@@ -42,3 +43,23 @@ async def test_of_somebody_elses_instance_it_is_told_why_it_is_not_ready(daemon:
         await asyncio.sleep(0.005)
     assert (await progress(daemon.engine, gpu)).endswith(f"s: {gpu.reason}")
     change.cancel()
+
+
+async def _refuse(request: Request) -> None:
+    await request.send(json_answer(b'{"error": {"message": "no such model here"}}', "503 Service Unavailable"))
+
+
+async def test_a_failed_connectivity_test_says_what_was_answered_and_where_to_look(
+    daemon: FakeDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    await daemon.reconfigurer.apply(await daemon.changed(services__cpu__runtime="external"))
+    await daemon.offered("gpu", "cpu")
+    async with FakeInstance("endpoint", Role.GPU, _refuse) as endpoint:
+        daemon.engine.endpoint = f"http://127.0.0.1:{endpoint.port}"
+        await watch_start(daemon.engine, "m", ModelParams(), dashboard=True)
+    told = [record.getMessage() for record in caplog.records if record.name == "syshaxd.startup"]
+    failed = "failed: 503: no such model here"
+    assert told == [
+        f"connectivity test: gpu {failed}; `syshaxctl logs gpu` may tell why",
+        f"connectivity test: cpu {failed}; does http://127.0.0.1:8002/v1/models name m (models.default)?",
+    ]
