@@ -95,6 +95,14 @@ def test_changes_of_state_are_kept_newest_first(engine: FakeEngine) -> None:
     assert events == [["cpu", "BACKOFF", "exited", "with", "code", "1"], ["cpu", "READY"], ["gpu", "READY"]]
 
 
+def test_changes_before_the_first_reading_are_in_order_too(engine: FakeEngine) -> None:
+    engine.become("gpu", State.BACKOFF)
+    view = TopView()
+    saw(view, engine)
+    names = re.findall(r"^\d\d:\d\d:\d\d +(\w+)", text_of(view, engine), re.MULTILINE)
+    assert names == ["gpu", "cpu"]
+
+
 def test_without_an_answer_the_last_status_stays(engine: FakeEngine) -> None:
     view = TopView()
     view.lost("no syshaxd answers on /x", now_s=engine.status().started_at_s + 8000)

@@ -52,7 +52,7 @@ class TopView:
         if self._lost_at_s is not None:
             self._events.appendleft((now_s, "syshaxd", Text("answers again")))
         self.status, self._read_at_s, self._lost_at_s = status, monotonic_s, None
-        for instance in status.instances:
+        for instance in sorted(status.instances, key=lambda each: each.since_s):
             name = instance.spec.name
             if self._seen.get(name) != (instance.state, instance.since_s):
                 told = show.state_text(instance.state).append(
