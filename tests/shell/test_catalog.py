@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.types import InstanceSpec
 from syshaxd.runner.catalog import Catalog, assumed, read_catalog
+from syshaxd.runner.facts import read_facts
 from tests.fakes.specs import make_spec
 
 MODELS = {"object": "list", "data": [{"id": "m", "max_model_len": 2048}, {"id": "lora"}]}
@@ -59,6 +60,14 @@ async def test_an_instance_that_hides_its_routes_may_be_asked_for_any(openapi: A
 async def test_an_instance_that_does_not_tell_its_models_is_a_failure_that_names_it(models: Any) -> None:
     with pytest.raises(InstanceFailedError, match="does not tell its models"):
         await read(models, PATHS)
+
+
+async def test_what_else_it_does_not_tell_is_said_in_a_line_for_people() -> None:
+    async with TestServer(web.Application(), host="127.0.0.1") as server, aiohttp.ClientSession() as session:
+        url = server.make_url("/version")
+        with pytest.raises(InstanceFailedError) as caught:
+            await read_facts(session, _spec(server.port))
+    assert str(caught.value) == f"gpu does not tell its version and tokens: 404, message='Not Found', url='{url}'"
 
 
 async def test_nobody_there_is_a_failure_too() -> None:

@@ -57,7 +57,8 @@ async def read_catalog(session: aiohttp.ClientSession, spec: InstanceSpec) -> Ca
             listed = (await answer.json())["data"]
             models = {str(model["id"]): model for model in listed}
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-        raise InstanceFailedError(f"{spec.name} does not tell its models: {error or type(error).__name__}") from error
+        why = str(error) or type(error).__name__
+        raise InstanceFailedError(f"{spec.name} does not tell its models: {why}") from error
     try:
         async with session.get(f"{base}/openapi.json", timeout=_TIMEOUT) as answer:
             answer.raise_for_status()

@@ -39,7 +39,8 @@ async def read_facts(session: aiohttp.ClientSession, spec: InstanceSpec) -> Inst
             probe_ids=(*ids["tokens"], *chat_ids),
         )
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InstanceFailedError(f"{spec.name} does not tell its version and tokens: {error!r}") from error
+        why = str(error) or type(error).__name__
+        raise InstanceFailedError(f"{spec.name} does not tell its version and tokens: {why}") from error
 
 
 async def _json(request: Any) -> Mapping[str, Any]:
