@@ -132,7 +132,10 @@ async def until(monitor: BindingMonitor, kinds: set[DriftKind]) -> BindingStatus
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    code = "print('here', flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"here\n"  # an interpreter that is still loading has hardly any memory
     yield process
     process.communicate(b"\n")
 
