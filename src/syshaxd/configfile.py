@@ -25,7 +25,7 @@ _SYSTEM_PATH = Path("/etc/syshax/config.yaml")
 _NEW_FILE_MODE = 0o640  # it may hold tokens for the instances' environments
 
 INITIAL = """\
-# Configuration of sysHAX. syshaxd reads it when it starts.
+# Configuration of sysHAX. syshaxd reads it when it starts, and at `syshaxctl reload`.
 # `syshax config --help` lists every key; `syshax check-config` checks this file.
 
 services:

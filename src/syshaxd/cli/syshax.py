@@ -103,7 +103,7 @@ def config(path: Path, words: tuple[str, ...], unset: tuple[str, ...]) -> None:
     """Sets, shows or lists keys of the configuration file.
 
     Several keys are set together or not at all. Nothing is written if the file would not be usable afterwards. A
-    running syshaxd goes on as it is; the next one takes the new values.
+    running syshaxd goes on as it is until `syshaxctl reload`, or until it is started again.
 
     \b
     Examples:
