@@ -5,7 +5,7 @@
 import re
 from pathlib import Path
 
-from syshaxd.core.lifecycle import Effect, Event, Launch, Lifecycle, SetTimer, Terminate, TimerFired
+from syshaxd.core.lifecycle import Abandon, Effect, Event, Launch, Lifecycle, SetTimer, Terminate, TimerFired
 from syshaxd.core.types import State
 from tests.core.test_lifecycle import ROWS
 
@@ -41,6 +41,8 @@ def _effects(effects: tuple[Effect, ...]) -> str:
         match effect:
             case Launch():
                 words.append("launch")
+            case Abandon():
+                words.append("abandon")
             case Terminate():
                 words.append("terminate")
             case SetTimer():

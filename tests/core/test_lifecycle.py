@@ -8,6 +8,7 @@ import pytest
 
 from syshaxd.core.config import Config
 from syshaxd.core.lifecycle import (
+    Abandon,
     Adopted,
     DependencyLost,
     DependencyUp,
@@ -81,7 +82,7 @@ ROWS: list[tuple[Lifecycle, Event, State, tuple[Effect, ...]]] = [
     (WAITING, StopRequested(drain=True), State.STOPPED, ()),
     (BACKOFF, StopRequested(drain=True), State.STOPPED, ()),
     (FAILED, StopRequested(drain=True), State.STOPPED, ()),
-    (LAUNCHING, StopRequested(drain=True), State.STOPPING, ()),
+    (LAUNCHING, StopRequested(drain=True), State.STOPPING, (Abandon(),)),
     (STARTING, StopRequested(drain=True), State.STOPPING, (Terminate(HANDLE, served=False),)),
     (READY, StopRequested(drain=True), State.DRAINING, (SetTimer(5, Timer.DRAIN, 30),)),
     (UNHEALTHY, StopRequested(drain=True), State.DRAINING, (SetTimer(5, Timer.DRAIN, 30),)),
@@ -104,7 +105,7 @@ ROWS: list[tuple[Lifecycle, Event, State, tuple[Effect, ...]]] = [
     (LAUNCHING, LaunchFailed(5, "port taken", permanent=False), State.BACKOFF, (SetTimer(5, Timer.BACKOFF, 1),)),
     (replace(STOPPING, handle=None), LaunchFailed(5, "no such program", permanent=True), State.STOPPED, ()),
     (STARTING, TimerFired(5, Timer.START), State.STOPPING, (Terminate(HANDLE, served=False),)),
-    (LAUNCHING, TimerFired(5, Timer.START), State.STOPPING, ()),
+    (LAUNCHING, TimerFired(5, Timer.START), State.STOPPING, (Abandon(),)),
     (READY, TimerFired(5, Timer.START), State.READY, ()),
     # Probes.
     (STARTING, ProbeSucceeded(5), State.READY, (SetTimer(5, Timer.STABLE, 50),)),

@@ -66,10 +66,18 @@ class FakeRuntime:
         self.gate: asyncio.Event = asyncio.Event()
         """Launches wait for it."""
         self.gate.set()
+        self.fetching: asyncio.Event | None = None
+        """Launches fetch an image without an end, until this is set: they are not wanted any more."""
+        self.after_terminate: dict[str, asyncio.Event] = {}
+        """Ending an instance takes until then, also where the server itself is gone before."""
+        self.wait_errors: dict[str, list[Exception]] = {}
 
     async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
         self.launched.append((spec.name, generation))
         await self.gate.wait()
+        if self.fetching is not None:
+            await self.fetching.wait()
+            raise LaunchFailedError(f"{spec.name}: not wanted any more", permanent=False)
         if errors := self.launch_errors.get(spec.name):
             raise errors.pop(0)
         if spec.argv == ("broken",):
@@ -81,7 +89,13 @@ class FakeRuntime:
         self.host.say(spec.name, f"generation {generation}")
         return handle
 
+    def abandon(self, name: str) -> None:
+        if self.fetching is not None:
+            self.fetching.set()
+
     async def wait(self, handle: Handle) -> ExitStatus:
+        if errors := self.wait_errors.get(handle.name):
+            raise errors.pop(0)
         server = self.host.servers.get(handle.name)
         if server is None or server.handle != handle:
             return ExitStatus()
@@ -96,6 +110,8 @@ class FakeRuntime:
             self.graces_s.append(grace_s)
             stubborn = self.host.servers[handle.name].stubborn
             self.host.exit(handle.name, ExitStatus(signal=9) if stubborn else ExitStatus(code=0))
+        if tidied := self.after_terminate.get(handle.name):
+            await tidied.wait()
 
     async def adopt(self, spec: InstanceSpec) -> Handle | None:
         if errors := self.adopt_errors.get(spec.name):

@@ -200,6 +200,25 @@ class TestEnd:
         assert await runtime.wait(handle) == ExitStatus(code=1)
         assert not await lives(child)
 
+    async def test_what_is_left_because_its_watching_failed_is_ended_by_the_next_launch(
+        self, harness: ProcessHarness, runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handle = await runtime.launch(harness.spec("gpu", "child"), 1)
+        child = await child_of(harness, handle)
+
+        def fail(*_: object) -> None:
+            raise OSError("too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(procfs, "family", fail)
+            os.kill(int(handle.ident), signal.SIGKILL)
+            with pytest.raises(OSError, match="too many open files"):
+                await runtime.wait(handle)
+        assert await lives(child)
+        again = await runtime.launch(harness.spec("gpu"), 2)
+        assert not await lives(child)
+        await runtime.terminate(again, LONG_S)
+
     @pytest.mark.parametrize("session", ["its own", "the server's"])
     async def test_stubborn_children_are_killed_after_the_grace(
         self, runtime: ProcessRuntime, harness: ProcessHarness, session: str

@@ -192,6 +192,16 @@ class TestHealth:
             await b.advance(2.0)
             assert (b.state(), b.status().generation) == (State.READY, 2)
 
+    async def test_a_server_that_cannot_be_watched_any_more_is_replaced(self) -> None:
+        runtime = FakeRuntime()
+        runtime.wait_errors["gpu"] = [SyshaxError("no answer")]
+        async with bench(runtime=runtime, ready=False) as b:
+            assert b.state() is State.BACKOFF
+            assert "could not be watched any more: no answer" in b.status().reason
+            b.host.exit("gpu", ExitStatus())
+            await b.advance(3.0)
+            assert (b.state(), b.status().generation) == (State.READY, 2)
+
     async def test_failed_probes_do_not_count_while_its_runtime_is_away(self) -> None:
         async with bench() as b:
             b.runtime.away = True
@@ -267,7 +277,7 @@ class TestCommands:
             b.supervisor.start("gpu")
             await b.advance(5.0)
             assert b.state() is State.READY
-            assert b.runtime.terminated == ["gpu", "gpu"]
+            assert b.runtime.terminated == ["gpu"]  # what was not launched yet was not launched for nothing
 
     async def test_a_stop_in_the_middle_of_a_launch(self) -> None:
         runtime = FakeRuntime()
@@ -279,6 +289,27 @@ class TestCommands:
             runtime.gate.set()
             await b.calm()
             assert (b.state(), runtime.terminated) == (State.STOPPED, ["gpu"])
+
+    async def test_a_stop_while_an_image_is_fetched_does_not_wait_for_it(self) -> None:
+        runtime = FakeRuntime()
+        runtime.fetching = asyncio.Event()
+        async with bench(runtime=runtime, ready=False) as b:
+            b.supervisor.stop("gpu")
+            await b.calm()
+            assert (b.state(), runtime.launched) == (State.STOPPED, [("gpu", 1)])
+
+    async def test_a_stop_before_a_launch_has_begun_leaves_nothing_to_launch(self) -> None:
+        async with bench() as b:
+            terminating = asyncio.Event()
+            b.runtime.after_terminate["gpu"] = terminating
+            b.supervisor.restart("gpu", drain=False)
+            await b.calm()
+            assert b.state() is State.STARTING
+            b.supervisor.stop("gpu")
+            await b.calm()
+            terminating.set()
+            await b.calm()
+            assert (b.state(), b.runtime.launched) == (State.STOPPED, [("gpu", 1)])
 
     async def test_only_a_server_that_was_ready_gets_the_whole_grace(self) -> None:
         async with bench(ready=False) as b:

@@ -17,7 +17,7 @@ from syshaxd.core import prom
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.types import HostLoad, InstanceLoad, InstanceSpec, Snapshot
 from syshaxd.monitor.devices import GpuReader, GpuReading, HostReader
-from syshaxd.monitor.threads import in_thread
+from syshaxd.threads import in_thread
 
 _log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from syshaxd.core.topology import (
     verify_binding,
 )
 from syshaxd.core.types import Handle, HostTopology, InstanceStatus, RuntimeKind, State
-from syshaxd.monitor.threads import in_thread
+from syshaxd.threads import in_thread
 
 _log = logging.getLogger(__name__)
 # While the kernel walks an instance's page tables, the instance can't map memory: at most this part of the time.

@@ -18,8 +18,18 @@ class InstanceRuntime(Protocol):
             LaunchFailedError: Nothing was started, or what was started is gone again.
         """
 
+    def abandon(self, name: str) -> None:
+        """The launch under way is not wanted any more.
+
+        It fails soon if it is at something that may take long, such as fetching an image; else it goes on to its end.
+        """
+
     async def wait(self, handle: Handle) -> ExitStatus:
-        """Returns when the generation has ended, at once if it already has. The one source of exits."""
+        """Returns when the generation has ended, at once if it already has. The one source of exits.
+
+        Raises:
+            SyshaxError, OSError: It can't be watched any more. The next launch ends what may be left of it.
+        """
 
     async def terminate(self, handle: Handle, grace_s: float) -> None:
         """Asks the generation to end, ends it by force after `grace_s`, and returns once nothing of it is left.

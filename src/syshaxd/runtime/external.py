@@ -21,6 +21,9 @@ class ExternalRuntime:
         self._released[handle] = asyncio.Event()
         return handle
 
+    def abandon(self, name: str) -> None:
+        """Nothing: a launch takes no time."""
+
     async def wait(self, handle: Handle) -> ExitStatus:
         """Returns only after `terminate`: probes tell whether the server is there."""
         if handle in self._released:

@@ -12,6 +12,7 @@ from syshaxd.core.errors import ConflictError, LaunchFailedError, NotFoundError,
 from syshaxd.core.lifecycle import (
     HOLDING,
     PROBED,
+    Abandon,
     Drained,
     Effect,
     Event,
@@ -33,7 +34,7 @@ from syshaxd.core.lifecycle import (
     dependency_event,
     transition,
 )
-from syshaxd.core.types import Handle, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.core.types import ExitStatus, Handle, InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.supervisor.clock import Clock, WallClock
 from syshaxd.supervisor.instance import Instance
@@ -349,6 +350,8 @@ class Supervisor:
         match effect:
             case Launch():
                 self._spawn(self._launch(instance, effect.generation))
+            case Abandon():
+                instance.runtime.abandon(instance.spec.name)
             case Terminate():
                 instance.terminating = self._spawn(self._terminate(instance, effect))
             case SetTimer():
@@ -362,6 +365,9 @@ class Supervisor:
     async def _launch(self, instance: Instance, generation: int) -> None:
         if instance.terminating is not None:
             await instance.terminating  # the last generation is gone, but its runtime may still tidy up
+        if instance.lifecycle.state is not State.STARTING:
+            self._post(instance, LaunchFailed(generation, "not wanted any more", permanent=False))
+            return
         try:
             handle = await instance.runtime.launch(instance.spec, generation)
         except (SyshaxError, OSError) as error:
@@ -372,7 +378,10 @@ class Supervisor:
         await self._await_exit(instance, handle)
 
     async def _await_exit(self, instance: Instance, handle: Handle) -> None:
-        status = await instance.runtime.wait(handle)
+        try:
+            status = await instance.runtime.wait(handle)
+        except (SyshaxError, OSError) as error:
+            status = ExitStatus(cause=f"it could not be watched any more: {_text(error)}")
         self._post(instance, Exited(handle.generation, status))
 
     async def _terminate(self, instance: Instance, effect: Terminate) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from syshaxd.runtime.docker import DockerRuntime
 from tests.machine.docker.bed import Bed
 from tests.machine.docker.conftest import DockerHarness
 
-LONG_S = 30.0
+LONG_S = 45.0
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -81,6 +80,22 @@ class TestLaunch:
         error = await refusal(runtime, harness, image="127.0.0.1:1/vllm:x")
         assert "container.pull" in str(error)
         assert error.permanent
+
+    async def test_an_image_that_is_not_wanted_any_more_is_not_waited_for(
+        self, harness: DockerHarness, runtime: DockerRuntime
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # a registry that never answers
+            image = f"127.0.0.1:{silent.getsockname()[1]}/vllm:x"
+            launching = asyncio.create_task(runtime.launch(harness.spec(image=image, pull=True), 1))
+            await until(lambda: harness.notes, "the fetching")
+            assert not launching.done()
+            runtime.abandon("gpu")
+            async with asyncio.timeout(LONG_S):
+                with pytest.raises(LaunchFailedError, match="not wanted any more"):
+                    await launching
+            again = await runtime.launch(harness.spec(), 2)
+        await runtime.terminate(again, LONG_S)
+        assert not harness.bed.docker("ps", "--all", "--quiet")
 
     async def test_somebody_elses_container_is_left_alone(
         self, bed: Bed, harness: DockerHarness, runtime: DockerRuntime
@@ -188,6 +203,31 @@ class TestCoupling:
             await runtime.terminate(handle, LONG_S)
         assert DONOR_NAME not in await harness.docker("ps", "--all", "--format", "{{.Names}}")
 
+    async def test_a_donor_that_was_started_again_while_nobody_looked(
+        self, harness: DockerHarness, runtime: DockerRuntime
+    ) -> None:
+        spec = harness.spec(ipc="donor")
+        handle = await runtime.launch(spec, 1)
+        await runtime.close()
+        await harness.docker("restart", "--time", "0", DONOR_NAME)
+        later = harness.new_runtime()
+        assert await later.adopt(spec) is None
+        assert not await harness.is_alive(handle)
+        again = await later.launch(spec, 2)
+        assert await later.adopt(spec) == again
+        await later.terminate(again, LONG_S)
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    async def test_a_donor_that_was_started_again_while_the_engine_was_away(
+        self, bed: Bed, harness: DockerHarness, runtime: DockerRuntime
+    ) -> None:
+        handle = await runtime.launch(harness.spec(ipc="donor"), 1)
+        donor = (await harness.inspect(DONOR_NAME))["State"]["Pid"]
+        await asyncio.to_thread(bed.stop_engine)
+        os.kill(donor, signal.SIGKILL)
+        await asyncio.to_thread(bed.start_engine)
+        assert "IPC namespace" in (await runtime.wait(handle)).cause
+
     async def test_the_end_of_the_donor_ends_those_who_joined_it(
         self, harness: DockerHarness, runtime: DockerRuntime
     ) -> None:
@@ -224,10 +264,8 @@ class TestEngine:
     async def _says(self, harness: DockerHarness, handle: Handle) -> None:
         """Its output is read again."""
         assert harness.runtime is not None
-        async with aclosing(harness.runtime.logs("gpu", tail=0, follow=True)) as lines, asyncio.timeout(LONG_S):
-            await asyncio.sleep(0)
-            await harness.docker("kill", "--signal", "USR1", handle.ident)
-            while await anext(lines) != "said":
+        async with asyncio.timeout(LONG_S):
+            while "said" not in [line async for line in harness.runtime.logs("gpu", tail=None, follow=False)]:
                 await harness.docker("kill", "--signal", "USR1", handle.ident)
 
     async def test_what_ended_while_it_was_away_is_found(

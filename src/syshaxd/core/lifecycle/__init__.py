@@ -13,6 +13,7 @@ from typing import Self
 
 from syshaxd.core.config import LifecycleConfig
 from syshaxd.core.lifecycle.messages import (
+    Abandon,
     Adopted,
     DependencyLost,
     DependencyUp,
@@ -41,6 +42,7 @@ __all__ = [
     "ALIVE",
     "HOLDING",
     "PROBED",
+    "Abandon",
     "Adopted",
     "DependencyLost",
     "DependencyUp",
@@ -345,9 +347,9 @@ def _end(now: Lifecycle, policy: RestartPolicy, reason: str, *, drain: bool) -> 
 
 
 def _stop(now: Lifecycle, reason: str) -> Step:
-    # Without a handle the launch is still under way: Launched will bring the Terminate.
+    # Without a handle the launch is still under way: if it comes to its end yet, Launched will bring the Terminate.
     if now.handle is None:
-        return _enter(now, State.STOPPING, reason)
+        return _enter(now, State.STOPPING, reason, Abandon())
     return _enter(now, State.STOPPING, reason, Terminate(now.handle, served=now.state is not State.STARTING))
 
 

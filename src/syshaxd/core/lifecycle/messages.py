@@ -164,6 +164,11 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandon:
+    """The launch under way is not wanted any more: it need not go on; answered as Launch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Terminate:
     """End the server; answered by Exited or TerminateFailed."""
 
@@ -181,4 +186,4 @@ class SetTimer:
     after_s: float
 
 
-Effect = Launch | Terminate | SetTimer
+Effect = Launch | Abandon | Terminate | SetTimer

@@ -6,30 +6,28 @@ import asyncio
 import logging
 import shlex
 from collections.abc import AsyncIterator, Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from syshaxd.core.container import DONOR
 from syshaxd.core.container_faults import GPU_LOST, exit_status
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.digest import digest
 from syshaxd.runtime.docker.api import ContainerApi, EngineAwayError
+from syshaxd.runtime.docker.running import Running
 from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, ContainerState
 from syshaxd.runtime.docker.threads import EventReader, OutputReader
 from syshaxd.runtime.logfile import LogFile
+from syshaxd.threads import in_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _LOG_MAX_BYTES = 16 * 1024 * 1024
-_THREADS = 8
 # Events tell of every end; this finds what they missed, and limits the log.
 _CHECK_INTERVAL_S = 10.0
 _GPU_CHECK_INTERVAL_S = 30.0
@@ -38,25 +36,6 @@ _LAST_OUTPUT_TIMEOUT_S = 5.0
 _LAST_LINES = 50
 # For an instance of an earlier daemon that doesn't fit any more.
 _MISFIT_GRACE_S = 15.0
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A generation that this runtime watches."""
-
-    spec_name: str
-    handle: Handle
-    joins: str
-    """Id of the container whose IPC namespace it has joined; empty: none."""
-    has_gpus: bool
-    uses_donor: bool
-    output: OutputReader
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Something may have happened to it."""
-    cause: str = ""
-    """Why the runtime itself ended it."""
-    watch: asyncio.Task[ExitStatus] = field(init=False)
-    """Done when nothing is left of it."""
 
 
 class DockerRuntime:
@@ -92,13 +71,15 @@ class DockerRuntime:
         self._reconnected = reconnected
         self._log_max_bytes = log_max_bytes
         self._logs: dict[str, LogFile] = {}
-        self._running: dict[str, _Running] = {}
-        self._pool: ThreadPoolExecutor | None = None
+        self._running: dict[str, Running] = {}
+        self._given_up: dict[str, asyncio.Event] = {}
+        """Of the launches under way."""
         self._events: EventReader | None = None
         self._is_away = False
 
     async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
         """Makes and starts the container; a missing image is fetched first. See InstanceRuntime."""
+        given_up = self._given_up[spec.name] = asyncio.Event()
         await self._open()
         running = self._running.get(spec.name)
         if running is not None and not running.watch.done():
@@ -107,17 +88,19 @@ class DockerRuntime:
         await log.limit()
         title = f"==== {spec.name}, generation {generation}"
         await log.append(f"{title}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(spec.argv)}")
-        loop = asyncio.get_running_loop()
-
-        def note(text: str) -> None:
-            _soon(loop, partial(self._note, spec.name, generation, text))
-
         try:
-            state = await self._call(self._api.launch, spec, generation, digest(spec), note)
+            await self._call(self._api.clear, spec)
+            await self._fetch(spec, generation, given_up)
+            state = await self._call(self._api.launch, spec, generation, digest(spec))
         except SyshaxError as error:
             await log.append(f"{title}: {error}")
             raise
         return self._watch_from_now(spec, state, since_s=None)
+
+    def abandon(self, name: str) -> None:
+        """An image is not fetched any further. See InstanceRuntime."""
+        if name in self._given_up:
+            self._given_up[name].set()
 
     async def wait(self, handle: Handle) -> ExitStatus:
         """Returns once the container has ended and is removed. See InstanceRuntime."""
@@ -206,38 +189,50 @@ class DockerRuntime:
             readers_and_events = [*readers, self._events]
             self._events = None
             await asyncio.gather(*(asyncio.to_thread(reader.stop) for reader in readers_and_events))
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            pool.shutdown(wait=False, cancel_futures=True)
             await asyncio.to_thread(self._api.close)
 
     # The engine.
 
     async def _open(self) -> None:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
-            await asyncio.to_thread(partial(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True))
+        if self._events is None:
             loop = asyncio.get_running_loop()
-            self._events = EventReader(
+            self._events = events = EventReader(
                 self._api,
                 ended=lambda ident: _soon(loop, partial(self._on_end, ident)),
                 connected=lambda: _soon(loop, self._on_connection),
                 lost=lambda reason: _soon(loop, partial(self._on_loss, reason)),
             )
-            self._events.start()
+            await asyncio.to_thread(partial(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True))
+            events.start()
 
     async def _call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Does blocking work in a thread of the runtime's own: a slow engine must not hold up anybody else."""
-        assert self._pool is not None
-        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
+        """Does blocking work in a thread of its own: a slow engine must not hold up anybody else, nor the exit."""
+        return await in_thread(partial(work, *args, **kwargs))
+
+    async def _fetch(self, spec: InstanceSpec, generation: int, given_up: asyncio.Event) -> None:
+        """Fetches the image, unless the launch is given up: then the thread is left to find that out."""
+        loop = asyncio.get_running_loop()
+
+        def note(text: str) -> None:
+            _soon(loop, partial(self._note, spec.name, generation, text))
+
+        fetching = asyncio.ensure_future(self._call(self._api.fetch, spec, note, lambda: not given_up.is_set()))
+        giving_up = asyncio.create_task(given_up.wait())
+        try:
+            await asyncio.wait((fetching, giving_up), return_when=asyncio.FIRST_COMPLETED)
+            if not fetching.done():
+                raise LaunchFailedError(
+                    f"{spec.name}: not wanted any more; its image was being fetched", permanent=False
+                )
+            await fetching
+        finally:
+            given_up.set()
+            fetching.cancel()
+            giving_up.cancel()
 
     def _on_end(self, ident: str) -> None:
         for running in self._running.values():
-            if running.handle.ident == ident:
-                running.changed.set()
-            elif running.joins == ident and running.uses_donor and not running.watch.done():
-                # It would run on in a namespace that nobody else can join any more.
-                running.cause = "the container that kept its IPC namespace ended"
+            if ident in {running.handle.ident, running.joins}:
                 running.changed.set()
 
     def _on_connection(self) -> None:
@@ -263,12 +258,10 @@ class DockerRuntime:
     def _watch_from_now(self, spec: InstanceSpec, state: ContainerState, *, since_s: float | None) -> Handle:
         assert spec.container is not None
         output = OutputReader(self._api, state.ident, self._log_of(spec.name).path, since_s=since_s)
-        running = _Running(
-            spec_name=spec.name,
+        running = Running(
+            spec=spec,
             handle=state.handle,
             joins=state.joins,
-            has_gpus=bool(spec.container.gpus),
-            uses_donor=spec.container.ipc == DONOR,
             output=output,
         )
         output.start()
@@ -276,9 +269,9 @@ class DockerRuntime:
         self._running[spec.name] = running
         return running.handle
 
-    async def _watch(self, running: _Running) -> ExitStatus:
+    async def _watch(self, running: Running) -> ExitStatus:
         state = await self._until_ended(running)
-        log = self._log_of(running.spec_name)
+        log = self._log_of(running.spec.name)
         await asyncio.to_thread(running.output.drain, _LAST_OUTPUT_TIMEOUT_S)
         await asyncio.to_thread(running.output.stop)
         if state is None:
@@ -288,14 +281,17 @@ class DockerRuntime:
             status = exit_status(state.exit_code, out_of_memory=state.out_of_memory, last_lines="\n".join(last))
             if running.cause:
                 status = ExitStatus(code=status.code, signal=status.signal, cause=running.cause)
-        await self._until_answered(running, self._api.remove, running.handle.ident)
-        if running.uses_donor:
-            await self._until_answered(running, self._api.release_donor)
+        try:
+            await self._until_answered(running, self._api.remove, running.handle.ident)
+            if running.uses_donor:
+                await self._until_answered(running, self._api.release_donor)
+        except SyshaxError as error:
+            _log.warning("%s: %s; the next launch tries again", running.spec.name, error)
         with suppress(OSError):
-            await log.append(f"==== {running.spec_name}, generation {running.handle.generation}: {status}")
+            await log.append(f"==== {running.spec.name}, generation {running.handle.generation}: {status}")
         return status
 
-    async def _until_ended(self, running: _Running) -> ContainerState | None:
+    async def _until_ended(self, running: Running) -> ContainerState | None:
         """Returns the container's last state; None: nothing of that generation is left to see."""
         loop = asyncio.get_running_loop()
         gpu_check_at_s = loop.time() + _GPU_CHECK_INTERVAL_S if running.has_gpus else float("inf")
@@ -308,39 +304,48 @@ class DockerRuntime:
                 # Its end was over before anybody could look: all that it held is lost, and who joined it is apart.
                 running.cause = "its container was started again by somebody"
                 return None
+            if running.uses_donor and not await self._until_answered(
+                running, self._api.is_coupled, state, running.spec
+            ):
+                # It would run on in a namespace that nobody else can join any more.
+                running.cause = "the container that kept its IPC namespace ended"
             if not running.cause and loop.time() >= gpu_check_at_s:
                 gpu_check_at_s = loop.time() + await self._check_gpus(running)
             if running.cause:
-                _log.warning("%s: %s: ending it", running.spec_name, running.cause)
+                _log.warning("%s: %s: ending it", running.spec.name, running.cause)
                 await self._until_answered(running, self._api.send, running.handle.ident, "SIGKILL")
             if not running.output.is_alive():  # the engine was away
                 await self._resume_output(running)
             with suppress(OSError):
-                await self._log_of(running.spec_name).limit()
+                await self._log_of(running.spec.name).limit()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_INTERVAL_S):
                     await running.changed.wait()
 
-    async def _resume_output(self, running: _Running) -> None:
+    async def _resume_output(self, running: Running) -> None:
         old = running.output
         running.output = OutputReader(
-            self._api, running.handle.ident, self._log_of(running.spec_name).path, since_s=old.read_until_s
+            self._api, running.handle.ident, self._log_of(running.spec.name).path, since_s=old.read_until_s
         )
         running.output.start()
 
-    async def _check_gpus(self, running: _Running) -> float:
+    async def _check_gpus(self, running: Running) -> float:
         """Notes it if the GPUs are lost. Returns when to look again, in seconds."""
         lost = await self._until_answered(running, self._api.has_lost_gpus, running.handle.ident)
         if lost:
             running.cause = GPU_LOST
         return float("inf") if lost is None else _GPU_CHECK_INTERVAL_S
 
-    async def _until_answered(self, running: _Running, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _until_answered(self, running: Running, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does the work once the engine is there: as long as it is away, nothing is known."""
+        told = self._is_away
         while True:
             try:
                 return await self._call(work, *args, **kwargs)
-            except EngineAwayError:
+            except EngineAwayError as error:
+                if not told:
+                    _log.warning("%s: nothing is known of it for now: %s", running.spec.name, error)
+                told = True
                 running.changed.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_CHECK_INTERVAL_S):

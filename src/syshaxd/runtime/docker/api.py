@@ -29,7 +29,7 @@ _EXEC_TIMEOUT_S = 0.25
 
 
 class EngineAwayError(SyshaxError):
-    """The container engine does not answer."""
+    """The container engine does not answer, or not what was asked."""
 
 
 class ContainerApi:
@@ -118,8 +118,55 @@ class ContainerApi:
 
     # Acting.
 
-    def launch(self, spec: InstanceSpec, generation: int, digest: str, note: Callable[[str], None]) -> ContainerState:
-        """Makes and starts the instance's container.
+    def clear(self, spec: InstanceSpec) -> None:
+        """Removes what is left of earlier generations, so that the name is free.
+
+        Raises:
+            LaunchFailedError: Somebody else's container has it.
+        """
+        assert spec.container is not None
+        with self._connected() as client:
+            for state in self.find(spec.name):
+                self._remove(client, state.ident)
+        if self.state(spec.container.name) is not None:
+            raise LaunchFailedError(launch_fault(spec, "already in use")[0], permanent=True)
+
+    def fetch(self, spec: InstanceSpec, note: Callable[[str], None], is_wanted: Callable[[], bool]) -> None:
+        """Fetches the image if it is missing.
+
+        Args:
+            spec: The instance.
+            note: Told how far it is.
+            is_wanted: Asked now and then; once it is not, the fetching ends.
+
+        Raises:
+            LaunchFailedError: It can't be fetched, or may not be.
+        """
+        assert spec.container is not None
+        image = spec.container.image
+        with self._connected() as client:
+            try:
+                client.images.get(image)
+                return
+            except ImageNotFound:
+                if not spec.container.pull:
+                    raise LaunchFailedError(
+                        f"{spec.name}: there is no image {image} here: load it (`docker load`), or set "
+                        f"services.{spec.name}.container.pull to true",
+                        permanent=True,
+                    ) from None
+            note(f"fetching the image {image}")
+            try:
+                for text in pull(client, image, is_wanted):
+                    note(f"fetching the image {image}: {text}")
+                if is_wanted():
+                    client.images.get(image)
+            except (APIError, ImageNotFound, PullError) as error:
+                message, permanent = pull_fault(spec, _text(error))
+                raise LaunchFailedError(message, permanent=permanent) from error
+
+    def launch(self, spec: InstanceSpec, generation: int, digest: str) -> ContainerState:
+        """Makes and starts the instance's container; its name is free and its image here.
 
         Raises:
             LaunchFailedError: Nothing was started.
@@ -127,8 +174,6 @@ class ContainerApi:
         its = spec.container
         assert its is not None
         with self._connected() as client:
-            self._clear(client, spec)
-            self._fetch(client, spec, note)
             labels = {OWNER: self._owner, INSTANCE: spec.name, GENERATION: str(generation), DIGEST: digest}
             try:
                 joins = self._namespace(client, its)
@@ -169,37 +214,6 @@ class ContainerApi:
                 return
             if not any(state.running and state.joins == donor.ident for state in self.find()):
                 self._remove(client, donor.ident)
-
-    def _clear(self, client: docker.DockerClient, spec: InstanceSpec) -> None:
-        """Removes what is left of earlier generations, so that the name is free."""
-        assert spec.container is not None
-        for state in self.find(spec.name):
-            self._remove(client, state.ident)
-        found = self.state(spec.container.name)
-        if found is not None:
-            raise LaunchFailedError(launch_fault(spec, "already in use")[0], permanent=True)
-
-    def _fetch(self, client: docker.DockerClient, spec: InstanceSpec, note: Callable[[str], None]) -> None:
-        assert spec.container is not None
-        image = spec.container.image
-        try:
-            client.images.get(image)
-            return
-        except ImageNotFound:
-            if not spec.container.pull:
-                raise LaunchFailedError(
-                    f"{spec.name}: there is no image {image} here: load it (`docker load`), or set "
-                    f"services.{spec.name}.container.pull to true",
-                    permanent=True,
-                ) from None
-        note(f"fetching the image {image}")
-        try:
-            for text in pull(client, image):
-                note(f"fetching the image {image}: {text}")
-            client.images.get(image)
-        except (APIError, ImageNotFound, PullError) as error:
-            message, permanent = pull_fault(spec, _text(error))
-            raise LaunchFailedError(message, permanent=permanent) from error
 
     def _namespace(self, client: docker.DockerClient, its: ContainerSpec) -> str:
         """The IPC mode to ask for. By id: a name could mean another container by the time it is started."""
@@ -247,8 +261,8 @@ class ContainerApi:
                 if self._client is None:
                     self._client = docker.DockerClient(self.host, version="auto", timeout=math.ceil(self._timeout_s))
             yield self._client
-        except APIError:
-            raise
+        except APIError as error:
+            raise EngineAwayError(f"the container engine at {self.host} answers: {_text(error)}") from error
         except (requests.RequestException, DockerException) as error:
             raise EngineAwayError(self._away_text(error)) from error
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Fetching an image."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import docker
 
@@ -11,12 +11,18 @@ class PullError(Exception):
     """An error in the midst of fetching."""
 
 
-def pull(client: docker.DockerClient, image: str) -> Iterator[str]:
-    """Yields a text whenever another per cent is here."""
+def pull(client: docker.DockerClient, image: str, is_wanted: Callable[[], bool]) -> Iterator[str]:
+    """Yields a text whenever more of it is here; ends early once it is not wanted any more.
+
+    Raises:
+        PullError: The engine could not fetch it.
+    """
     repository, _, tag = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "latest")
     layers: dict[str, tuple[int, int]] = {}
     shown = ""
     for line in client.api.pull(repository, tag=tag, stream=True, decode=True):
+        if not is_wanted():
+            return  # the engine stops when nobody listens
         if "error" in line:
             raise PullError(str(line["error"]))
         detail = line.get("progressDetail") or {}

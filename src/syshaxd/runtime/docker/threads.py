@@ -16,7 +16,7 @@ from docker.errors import APIError, DockerException
 from docker.types import CancellableStream
 
 from syshaxd.core.errors import SyshaxError
-from syshaxd.runtime.docker.api import ContainerApi, EngineAwayError
+from syshaxd.runtime.docker.api import ContainerApi
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 1.0
@@ -103,7 +103,7 @@ class EventReader(_Reader):
                 self._connected()
                 for event in stream:
                     self._ended(event["id"])
-            except EngineAwayError as error:
+            except SyshaxError as error:
                 reason = str(error)
             except _BROKEN as error:
                 reason = f"{reason}: {error}"

@@ -78,6 +78,8 @@ class ProcessRuntime:
         running = self._running.get(spec.name)
         if running is not None and not running.watch.done():
             raise LaunchFailedError(f"{spec.name} still runs as pid {running.record.pid}", permanent=False)
+        if running is not None and not running.watch.cancelled() and running.watch.exception() is not None:
+            await self._end_unwatched(spec.name)
         log = self._log_of(spec.name)
         await log.limit()
         title = f"==== {spec.name}, generation {generation}"
@@ -95,6 +97,9 @@ class ProcessRuntime:
             await log.append(f"{title}: {error}")
             raise
         return self._watch_from_now(record, os.pidfd_open(record.pid), is_child=True)
+
+    def abandon(self, name: str) -> None:
+        """Nothing: a launch takes no time. See InstanceRuntime."""
 
     async def wait(self, handle: Handle) -> ExitStatus:
         """Returns once no process of the generation is left. See InstanceRuntime."""
@@ -166,6 +171,13 @@ class ProcessRuntime:
         self._watch_from_now(record, pidfd, is_child=False)
         return record
 
+    async def _end_unwatched(self, name: str) -> None:
+        """Ends what may be left of a generation whose watching failed."""
+        record = await self._find(name)
+        if record is not None:
+            _log.info("%s: still runs as pid %d: ending it", name, record.pid, extra={"instance": name})
+            await self.terminate(record.handle, _MISFIT_GRACE_S)
+
     async def pid(self, handle: Handle) -> int | None:
         """The process that was launched. See InstanceRuntime."""
         running = self._running_as(handle)
@@ -221,15 +233,15 @@ class ProcessRuntime:
         log = self._log_of(record.name)
         try:
             while not await _is_readable(running.pidfd, _CHECK_INTERVAL_S):
-                await self._look(running)
-                await _warn(record.name, log.limit())
+                await _warn(record.name, "its processes", self._look(running))
+                await _warn(record.name, "its log", log.limit())
         finally:
             os.close(running.pidfd)
         await self._clear_away(running.record, running.family, kill_at_s=running.kill_at_s)
         # Only now: until it is reaped, nothing else can get its number.
         status = _reap(record.pid) if running.is_child else ExitStatus()
         await asyncio.to_thread(self._record_path(record.name).unlink, missing_ok=True)
-        await _warn(record.name, log.append(f"==== {record.name}, generation {record.generation}: {status}"))
+        await _warn(record.name, "its log", log.append(f"==== {record.name}, generation {record.generation}: {status}"))
         return status
 
     async def _look(self, running: _Running) -> None:
@@ -239,7 +251,8 @@ class ProcessRuntime:
         shared_memory = tuple(sorted(await asyncio.to_thread(shm.used_by, running.family)))
         if shared_memory != record.shared_memory and not running.watch.done():
             running.record = replace(record, shared_memory=shared_memory)
-            await _warn(record.name, asyncio.to_thread(running.record.write, self._record_path(record.name)))
+            write = asyncio.to_thread(running.record.write, self._record_path(record.name))
+            await _warn(record.name, "its record", write)
 
     async def _clear_away(self, record: Record, known: Iterable[Process], *, kill_at_s: float) -> None:
         """Returns once nothing is left of a generation whose main process is dead: no process, no shared memory.
@@ -310,12 +323,12 @@ def _pids(processes: Iterable[Process]) -> str:
     return "pid " + ", ".join(str(process.pid) for process in sorted(processes, key=lambda process: process.pid))
 
 
-async def _warn(name: str, log_work: Awaitable[None]) -> None:
-    """A log that can't be written, on a full disk say, is no reason to lose the instance."""
+async def _warn(name: str, what: str, work: Awaitable[None]) -> None:
+    """What can't be read or written now, with a full disk say, is no reason to lose the instance."""
     try:
-        await log_work
+        await work
     except OSError as error:
-        _log.warning("%s: its log: %s", name, error, extra={"instance": name})
+        _log.warning("%s: %s: %s", name, what, error, extra={"instance": name})
 
 
 async def _is_done(watch: asyncio.Task[ExitStatus], timeout_s: float) -> bool:
