@@ -16,19 +16,11 @@ from dataclasses import dataclass
 
 from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
 from syshaxd.core.estimate import Estimates, observe_answer, observe_loads
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.placement import Decision, InferenceRequest, Offload, Placement, RunOn, Wait
 from syshaxd.core.room import Room
 from syshaxd.core.scheduler import Scheduler
-from syshaxd.core.types import (
-    Decision,
-    InferenceRequest,
-    InstanceSpec,
-    Offload,
-    Placement,
-    Role,
-    RunOn,
-    Snapshot,
-    Wait,
-)
+from syshaxd.core.types import InstanceSpec, Role
 from syshaxd.offers import Offers
 from syshaxd.requests import Decided
 

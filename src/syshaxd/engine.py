@@ -19,22 +19,13 @@ from syshaxd.core.errors import (
     SyshaxError,
 )
 from syshaxd.core.events import EventKind
+from syshaxd.core.loads import Snapshot
 from syshaxd.core.parity import ParityReport
+from syshaxd.core.placement import Decision, InferenceRequest, Offload
+from syshaxd.core.records import Outcome, RequestRecord
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.topology import BindingStatus, Fault, Settings, Unverified, Verification
-from syshaxd.core.types import (
-    Decision,
-    EngineStatus,
-    HostTopology,
-    InferenceRequest,
-    InstanceSpec,
-    InstanceStatus,
-    Offload,
-    Outcome,
-    RequestRecord,
-    Snapshot,
-    State,
-)
+from syshaxd.core.types import EngineStatus, HostTopology, InstanceSpec, InstanceStatus, State
 from syshaxd.events import EventLog
 from syshaxd.handover import Handover
 from syshaxd.monitor.bindings import BindingMonitor

@@ -14,7 +14,9 @@ from syshaxd.core.offload.dialect import ConnectorDialect, HandoverDialect
 from syshaxd.core.offload.pairs import InstanceFacts, refusal
 from syshaxd.core.offload.rules import whole_because
 from syshaxd.core.offload.syshax import SyshaxDialect
-from syshaxd.core.types import Cause, InferenceRequest, InstanceSpec, Offload, Placement, Protocol, RequestRecord
+from syshaxd.core.placement import InferenceRequest, Offload, Placement
+from syshaxd.core.records import Cause, RequestRecord
+from syshaxd.core.types import InstanceSpec, Protocol
 from syshaxd.runner.exchange import Downstream, Outgoing
 from syshaxd.runner.journey import Journey
 from syshaxd.runner.surroundings import Exchanger, Places

@@ -7,7 +7,8 @@ import secrets
 from dataclasses import dataclass
 
 from syshaxd.core.errors import BadRequestError, NotFoundError
-from syshaxd.core.types import Decision, InferenceRequest, Offload, Outcome, RequestRecord, RunOn
+from syshaxd.core.placement import Decision, InferenceRequest, Offload, RunOn
+from syshaxd.core.records import Outcome, RequestRecord
 from syshaxd.engine import Engine
 from syshaxd.requests import RunningRequest
 

@@ -10,8 +10,11 @@ from dataclasses import replace
 
 from syshaxd.admission import Admission
 from syshaxd.core.errors import SyshaxError, UnavailableError
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.placement import InferenceRequest
+from syshaxd.core.records import Cause
 from syshaxd.core.scheduler import Move, Scheduler
-from syshaxd.core.types import Cause, InferenceRequest, InstanceSpec, Snapshot
+from syshaxd.core.types import InstanceSpec
 from syshaxd.handover import Handover
 from syshaxd.offers import Offers
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from syshaxd.core.errors import NotFoundError
-from syshaxd.core.types import InferenceRequest, InstanceSpec
+from syshaxd.core.placement import InferenceRequest
+from syshaxd.core.types import InstanceSpec
 from syshaxd.runner.catalog import Catalog, assumed
 
 # Kept answers to "who serves this model and route?"; paths with ids in them must not fill memory.

@@ -7,7 +7,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from syshaxd.core.types import Decision, InferenceRequest, RequestRecord, Snapshot
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.placement import Decision, InferenceRequest
+from syshaxd.core.records import RequestRecord
 from syshaxd.events import History
 
 _REMEMBERED = 2000

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.estimate import Estimates, observe_answer, observe_loads, predict_help
-from syshaxd.core.types import InstanceLoad, Prediction, Snapshot
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement import Prediction
 
 positive = st.floats(0.001, 10.0)
 

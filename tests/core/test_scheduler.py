@@ -6,19 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement import InferenceRequest, Reject, RunOn, Wait
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import (
-    Device,
-    InferenceRequest,
-    InstanceLoad,
-    InstanceSpec,
-    Reject,
-    Role,
-    RunOn,
-    RuntimeKind,
-    Snapshot,
-    Wait,
-)
+from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
 
 
 def _spec(name: str, role: Role, slots: int = 8) -> InstanceSpec:

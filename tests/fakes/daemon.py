@@ -15,8 +15,9 @@ from syshaxd.core.config import Config
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.launch import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
+from syshaxd.core.loads import Snapshot
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import InstanceSpec, RuntimeKind, Snapshot, State
+from syshaxd.core.types import InstanceSpec, RuntimeKind, State
 from syshaxd.daemon import settle
 from syshaxd.engine import Engine
 from syshaxd.handover import Handover, HandoverPolicy

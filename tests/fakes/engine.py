@@ -8,21 +8,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 
 from syshaxd.core.errors import NotFoundError
+from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
 from syshaxd.core.topology import BindingStatus, Drift, DriftKind, Fault, Settings, Unverified, Verification
 from syshaxd.core.types import (
     Device,
     EngineStatus,
-    GpuLoad,
     Handle,
-    HostLoad,
     HostTopology,
-    InstanceLoad,
     InstanceSpec,
     InstanceStatus,
     Role,
     RuntimeKind,
-    Snapshot,
     State,
 )
 from tests.core.topologies import KUNPENG

@@ -13,9 +13,11 @@ from typing import Any
 import aiohttp
 
 from syshax_sim import Images, KvStore, Profile, SimInstance
+from syshaxd.core.loads import Snapshot
 from syshaxd.core.offload.pairs import InstanceFacts
+from syshaxd.core.records import RequestRecord
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import Device, InstanceSpec, Protocol, RequestRecord, Role, RuntimeKind, Snapshot, State
+from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind, State
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway
 from syshaxd.handover import Handover, HandoverPolicy

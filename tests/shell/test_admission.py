@@ -14,8 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from syshaxd.admission import Admission
 from syshaxd.core.errors import OverloadedError, UnavailableError
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement import InferenceRequest, Offload, Placement
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import InferenceRequest, InstanceLoad, InstanceSpec, Offload, Placement, Snapshot
+from syshaxd.core.types import InstanceSpec
 from syshaxd.offers import Offers
 from tests.fakes.specs import make_spec
 

@@ -21,6 +21,7 @@ from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.control import ControlServer
 from syshaxd.control.errors import status_code
 from syshaxd.core import errors
+from syshaxd.core.loads import Snapshot
 from syshaxd.core.parity import Agreement, ParityCause
 from syshaxd.core.topology import (
     Accelerator,
@@ -35,7 +36,7 @@ from syshaxd.core.topology import (
     Settings,
     Unverified,
 )
-from syshaxd.core.types import Device, HostTopology, Role, RuntimeKind, Snapshot, State
+from syshaxd.core.types import Device, HostTopology, Role, RuntimeKind, State
 from tests.core.topologies import KUNPENG
 from tests.fakes.engine import DRIFT, GIB, FakeEngine, parity_report, seen
 

@@ -15,17 +15,10 @@ import aiohttp
 import pytest
 
 from syshaxd.core.events import EventKind
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.placement import InferenceRequest, Offload, Reject, RunOn, Wait
 from syshaxd.core.topology import NumaTopology
-from syshaxd.core.types import (
-    InferenceRequest,
-    InstanceStatus,
-    Offload,
-    Reject,
-    Role,
-    RunOn,
-    Snapshot,
-    Wait,
-)
+from syshaxd.core.types import InstanceStatus, Role
 from syshaxd.events import EventLog, History
 from syshaxd.gateway import Gateway
 from syshaxd.gateway.dashboard import Dashboard

@@ -15,8 +15,11 @@ import pytest
 
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.http1 import chunk
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.placement import InferenceRequest, RunOn
+from syshaxd.core.records import Outcome, RequestRecord
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import InferenceRequest, InstanceSpec, Outcome, RequestRecord, Role, RunOn, Snapshot, State
+from syshaxd.core.types import InstanceSpec, Role, State
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway
 from syshaxd.handover import Handover, HandoverPolicy

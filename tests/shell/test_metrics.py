@@ -10,26 +10,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.parity import Figures, unknown
+from syshaxd.core.placement import Prediction
+from syshaxd.core.records import Cause, HandoverRecord, Outcome, RequestRecord
 from syshaxd.core.topology import BindingStatus
-from syshaxd.core.types import (
-    Cause,
-    Device,
-    EngineStatus,
-    GpuLoad,
-    HandoverRecord,
-    HostLoad,
-    InstanceLoad,
-    InstanceSpec,
-    InstanceStatus,
-    Outcome,
-    Prediction,
-    RequestRecord,
-    Role,
-    RuntimeKind,
-    Snapshot,
-    State,
-)
+from syshaxd.core.types import Device, EngineStatus, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
 from syshaxd.metrics import MetricsService
 from tests.fakes.engine import DRIFT, GIB, parity_report, seen
 

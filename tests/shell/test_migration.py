@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from syshax_sim import Faults
 from syshax_sim.text import answer, count_tokens, render_chat
-from syshaxd.core.types import Cause, InstanceLoad, Outcome, Snapshot, State
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.records import Cause, Outcome
+from syshaxd.core.types import State
 from tests.fakes.handover import FAST, Duo, duo
 
 MESSAGES = [{"role": "user", "content": "Introduce openEuler. " * 20}]

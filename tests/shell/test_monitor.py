@@ -15,7 +15,8 @@ import pytest
 
 from syshax_sim import BUILT_IN, Faults, SimInstance
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
-from syshaxd.core.types import Device, HostLoad, InstanceSpec, Role, RuntimeKind, Snapshot
+from syshaxd.core.loads import HostLoad, Snapshot
+from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
 from syshaxd.monitor import SystemMonitor, probe_health
 from syshaxd.monitor.devices import GpuReader, GpuReading, HostReader
 

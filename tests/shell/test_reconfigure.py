@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from syshaxd.core.errors import ConfigError, ConflictError, LaunchFailedError
-from syshaxd.core.types import InferenceRequest, RunOn, State
+from syshaxd.core.placement import InferenceRequest, RunOn
+from syshaxd.core.types import State
 from tests.fakes.daemon import BROKEN_PORT, CONFIG, FakeDaemon, fake_daemon
 
 IN_TIME_S = 50.0

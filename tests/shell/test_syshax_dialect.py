@@ -8,7 +8,7 @@ import pytest
 
 from syshax_sim import Faults, Images
 from syshax_sim.text import answer, render_chat
-from syshaxd.core.types import InstanceLoad, Snapshot
+from syshaxd.core.loads import InstanceLoad, Snapshot
 from tests.fakes.handover import Duo, duo
 
 MESSAGES = [{"role": "user", "content": "Introduce openEuler. " * 20}]

@@ -21,8 +21,9 @@ from syshaxd import __version__
 from syshaxd.cli import show
 from syshaxd.cli.syshaxctl import main
 from syshaxd.control import ControlServer
+from syshaxd.core.loads import Snapshot
 from syshaxd.core.topology import BindingStatus
-from syshaxd.core.types import Device, Role, Snapshot, State
+from syshaxd.core.types import Device, Role, State
 from tests.core.topologies import KUNPENG_LSCPU
 from tests.fakes.engine import DRIFT, FakeEngine, parity_report, seen, spec
 

@@ -19,7 +19,9 @@ from rich.console import Console
 from syshaxd.cli.syshaxctl import main
 from syshaxd.cli.top import TopView
 from syshaxd.control import ControlServer, Operations
-from syshaxd.core.types import InferenceRequest, RunOn, Snapshot, State
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.placement import InferenceRequest, RunOn
+from syshaxd.core.types import State
 from syshaxd.leases import Leases
 from syshaxd.requests import Decided
 from tests.fakes.daemon import fake_daemon

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from syshaxd.cli.parity import parity_line
 from syshaxd.core.describe import device_text
-from syshaxd.core.types import EngineStatus, GpuLoad, HostLoad, InstanceLoad, InstanceStatus, RuntimeKind, State
+from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad
+from syshaxd.core.types import EngineStatus, InstanceStatus, RuntimeKind, State
 
 _GIB = 2**30
 _STALE_S = 10.0

@@ -23,7 +23,8 @@ from syshaxd import rundir
 from syshaxd.cli import show
 from syshaxd.cli.scheduling import decision_line
 from syshaxd.client import ControlClient, UnreachableError
-from syshaxd.core.types import EngineStatus, GpuLoad, HostLoad, State
+from syshaxd.core.loads import GpuLoad, HostLoad
+from syshaxd.core.types import EngineStatus, State
 
 _SAMPLES = 60
 _EVENTS = 20

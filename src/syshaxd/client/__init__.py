@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""ControlClient: the daemon's commands over its admin socket, in the terms of core/types.py."""
+"""ControlClient: the daemon's commands over its admin socket, in the terms of core/."""
 
 import inspect
 import os
@@ -25,21 +25,18 @@ from syshaxd.api.v1.admin_pb2_grpc import AdminServiceStub
 from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceStub
 from syshaxd.client import bindings
 from syshaxd.core import errors
+from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
 from syshaxd.core.topology import Fault, Settings, Unverified, Verification
 from syshaxd.core.types import (
     Device,
     EngineStatus,
-    GpuLoad,
     Handle,
-    HostLoad,
     HostTopology,
-    InstanceLoad,
     InstanceSpec,
     InstanceStatus,
     Role,
     RuntimeKind,
-    Snapshot,
     State,
 )
 

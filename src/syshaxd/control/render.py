@@ -1,22 +1,14 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Values of core/types.py as messages. `client.py` does the reverse."""
+"""Values of core/ as messages. `client.py` does the reverse."""
 
 from dataclasses import asdict
 
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.control import bindings
+from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.parity import ParityReport, PromptReport
-from syshaxd.core.types import (
-    EngineStatus,
-    GpuLoad,
-    Handle,
-    HostLoad,
-    InstanceLoad,
-    InstanceSpec,
-    InstanceStatus,
-    Snapshot,
-)
+from syshaxd.core.types import EngineStatus, Handle, InstanceSpec, InstanceStatus
 
 
 def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:

@@ -16,19 +16,11 @@ from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceServicer
 from syshaxd.core.config import parse
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.events import EventKind
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement import Decision, InferenceRequest, Offload, Reject, RunOn
+from syshaxd.core.records import Outcome, RequestRecord
 from syshaxd.core.scheduler import Policy
-from syshaxd.core.types import (
-    Decision,
-    InferenceRequest,
-    InstanceLoad,
-    InstanceSpec,
-    Offload,
-    Outcome,
-    Reject,
-    RequestRecord,
-    RunOn,
-    Snapshot,
-)
+from syshaxd.core.types import InstanceSpec
 from syshaxd.engine import Engine
 from syshaxd.leases import DEFAULT_TTL_S, Leases
 from syshaxd.requests import Decided, RunningRequest

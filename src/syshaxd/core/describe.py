@@ -3,7 +3,8 @@
 """Words for people: what an instance really runs on."""
 
 from syshaxd.core.cpulist import format_cpulist
-from syshaxd.core.types import Device, InstanceSpec, RuntimeKind, Snapshot
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
 
 
 def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:

@@ -10,7 +10,8 @@ counts as soon as both were seen to compute prompts.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from syshaxd.core.types import InstanceLoad, Prediction, Snapshot
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement import Prediction
 
 _WEIGHT = 0.3
 """Of the newest reading in the time per token."""

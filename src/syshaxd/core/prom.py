@@ -14,7 +14,7 @@ from statistics import fmean
 from prometheus_client.parser import text_string_to_metric_families
 
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.types import InstanceLoad
+from syshaxd.core.loads import InstanceLoad
 
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"

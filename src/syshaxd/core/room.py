@@ -4,7 +4,8 @@
 
 from dataclasses import dataclass
 
-from syshaxd.core.types import InstanceLoad, InstanceSpec
+from syshaxd.core.loads import InstanceLoad
+from syshaxd.core.types import InstanceSpec
 
 HYSTERESIS = 0.2
 """Between giving streams away and taking them back, as a share of slots and of KV."""

@@ -16,20 +16,11 @@ from typing import Self
 
 from syshaxd.core.config import Config
 from syshaxd.core.estimate import Estimates, predict_help
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement import Decision, InferenceRequest, Offload, Reject, RunOn, Wait
+from syshaxd.core.records import Cause
 from syshaxd.core.room import HYSTERESIS, Room
-from syshaxd.core.types import (
-    Cause,
-    Decision,
-    InferenceRequest,
-    InstanceLoad,
-    InstanceSpec,
-    Offload,
-    Reject,
-    Role,
-    RunOn,
-    Snapshot,
-    Wait,
-)
+from syshaxd.core.types import InstanceSpec, Role
 
 _NO_PAIRS: Set[tuple[str, str]] = frozenset()
 _NONE_ENDED: Mapping[str, int] = {}

@@ -7,8 +7,9 @@ from typing import Any
 
 from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.describe import device_text
+from syshaxd.core.loads import InstanceLoad
 from syshaxd.core.parity import report_json
-from syshaxd.core.types import EngineStatus, InstanceLoad, InstanceStatus
+from syshaxd.core.types import EngineStatus, InstanceStatus
 
 
 def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:

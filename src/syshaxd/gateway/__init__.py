@@ -27,7 +27,8 @@ from syshaxd.core.errors import (
     UnavailableError,
 )
 from syshaxd.core.http1 import HotRequest, end_to_end_headers
-from syshaxd.core.types import InferenceRequest, Outcome, RequestRecord
+from syshaxd.core.placement import InferenceRequest
+from syshaxd.core.records import Outcome, RequestRecord
 from syshaxd.engine import Engine
 from syshaxd.gateway.body import Body, ChatBody, CompletionBody, parse_body
 from syshaxd.gateway.dashboard import Dashboard

@@ -14,7 +14,8 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from syshaxd import __version__
-from syshaxd.core.types import EngineStatus, Outcome, RequestRecord
+from syshaxd.core.records import Outcome, RequestRecord
+from syshaxd.core.types import EngineStatus
 from syshaxd.metrics.readings import (
     binding_families,
     gauge,

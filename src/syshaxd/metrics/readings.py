@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad
 from syshaxd.core.parity import Agreement, Figures, ParityReport
 from syshaxd.core.topology import BindingStatus, DriftKind
-from syshaxd.core.types import GpuLoad, HostLoad, InstanceLoad, InstanceStatus, State
+from syshaxd.core.types import InstanceStatus, State
 
 
 def state_families(statuses: Sequence[InstanceStatus]) -> Iterator[Metric]:

@@ -13,7 +13,8 @@ from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from syshaxd.core.types import HandoverRecord, Prediction
+from syshaxd.core.placement import Prediction
+from syshaxd.core.records import HandoverRecord
 
 # vLLM's own buckets (vllm/v1/metrics/loggers.py), so that its histograms and ours can be laid over each other.
 _TO_FIRST_TOKEN_S = (

@@ -15,7 +15,8 @@ import aiohttp
 
 from syshaxd.core import prom
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
-from syshaxd.core.types import HostLoad, InstanceLoad, InstanceSpec, Snapshot
+from syshaxd.core.loads import HostLoad, InstanceLoad, Snapshot
+from syshaxd.core.types import InstanceSpec
 from syshaxd.monitor.devices import GpuReader, GpuReading, HostReader
 from syshaxd.threads import in_thread
 

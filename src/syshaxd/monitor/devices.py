@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pynvml
 
-from syshaxd.core.types import GpuLoad, HostLoad
+from syshaxd.core.loads import GpuLoad, HostLoad
 
 _log = logging.getLogger(__name__)
 _SHM = "/dev/shm"  # noqa: S108  the shared memory itself is measured; nothing is written there

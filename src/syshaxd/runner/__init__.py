@@ -6,7 +6,8 @@ import asyncio
 
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.http1 import request_head
-from syshaxd.core.types import InstanceSpec, RequestRecord
+from syshaxd.core.records import RequestRecord
+from syshaxd.core.types import InstanceSpec
 from syshaxd.runner.exchange import Downstream, Exchange, Flow, Outgoing
 from syshaxd.runner.relay import Relay
 from syshaxd.runner.upstream import IDLE_LIMIT_S, UpstreamPool

@@ -13,7 +13,8 @@ from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, Sysha
 from syshaxd.core.offload.dialect import HandoverDialect
 from syshaxd.core.offload.joining import JoinedAnswer
 from syshaxd.core.offload.pairs import InstanceFacts
-from syshaxd.core.types import Cause, HandoverRecord, InstanceSpec, Outcome, RequestRecord
+from syshaxd.core.records import Cause, HandoverRecord, Outcome, RequestRecord
+from syshaxd.core.types import InstanceSpec
 from syshaxd.runner.boundary import incomplete_tokens
 from syshaxd.runner.exchange import Downstream, Outgoing
 from syshaxd.runner.leg import Leg, fault_text

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.http1 import LAST_CHUNK, ResponseHead, chunk, chunk_payloads, response_head
 from syshaxd.core.openai import error_body
-from syshaxd.core.types import Outcome, RequestRecord
+from syshaxd.core.records import Outcome, RequestRecord
 from syshaxd.runner.exchange import Downstream, Exchange
 
 # A response that is not an event stream is held back up to this size, then passed on as it comes.

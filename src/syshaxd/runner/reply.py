@@ -7,7 +7,7 @@ from collections.abc import Callable
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.http1 import LAST_CHUNK, ResponseHead, chunk, response_head
 from syshaxd.core.openai import error_body
-from syshaxd.core.types import Outcome, RequestRecord
+from syshaxd.core.records import Outcome, RequestRecord
 from syshaxd.runner.exchange import Downstream
 
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"

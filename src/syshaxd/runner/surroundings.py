@@ -5,7 +5,8 @@
 from typing import Protocol
 
 from syshaxd.core.errors import SyshaxError
-from syshaxd.core.types import InstanceSpec, RequestRecord
+from syshaxd.core.records import RequestRecord
+from syshaxd.core.types import InstanceSpec
 from syshaxd.runner.exchange import Downstream, Exchange, Outgoing
 
 

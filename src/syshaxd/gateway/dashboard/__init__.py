@@ -15,9 +15,10 @@ from importlib import resources
 from typing import Any
 
 from syshaxd.core.events import EventKind
+from syshaxd.core.placement import Reject, Wait
 from syshaxd.core.status import status_json
 from syshaxd.core.topology import NumaTopology, picture
-from syshaxd.core.types import EngineStatus, Reject, Wait
+from syshaxd.core.types import EngineStatus
 from syshaxd.events import EventLog, History
 from syshaxd.gateway.errors import Answer
 from syshaxd.requests import Decided

@@ -1,0 +1,99 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""A request as placement sees it, and where it is to run."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequest:
+    """What placement needs to know of a request."""
+
+    request_id: str
+    model: str
+    """Empty: any."""
+    stream: bool
+    method: str = "POST"
+    path: str = "/v1/chat/completions"
+    """The route that an instance must serve."""
+    pinned: str | None = None
+    """The instance that the client insists on."""
+    offload: bool = False
+    """The client insists on prefill and decode in different places."""
+    prompt_tokens: int = 0
+    """Roughly; 0: not looked at."""
+    max_tokens: int | None = None
+    """Limit of the answer; None: not told."""
+    whole_because: str = "no two instances can hand over"
+    """Why it must stay on one instance; empty: it can go on elsewhere."""
+    movable: bool = False
+    """Its answer may move while it is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOn:
+    """Prefill and decode on one instance."""
+
+    instance: str
+    reasons: tuple[str, ...] = ()
+    turn_at: str = ""
+    """The instance at which it keeps its turn: its answer goes on there as soon as it would have begun there."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The instances on which it takes a place; the last one makes the answer."""
+        return (self.instance,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What was expected of an offload, or of a CPU that does all of a request, when it was decided."""
+
+    offload_s: float
+    """Seconds to the end of the answer."""
+    wait_s: float
+    """The same had the request waited for the GPU."""
+
+    @property
+    def benefit_s(self) -> float:
+        """Seconds that the offload was expected to gain."""
+        return self.wait_s - self.offload_s
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """Prefill on one instance, decode on another: the KV cache is handed over."""
+
+    prefill: str
+    decode: str
+    reasons: tuple[str, ...] = ()
+    prediction: Prediction | None = None
+    """None: the client asked for it, or too little is known yet."""
+    turn_at: str = ""
+    """As in RunOn."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The instances on which it takes a place; the last one makes the answer."""
+        return (self.prefill, self.decode)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing has room now: stay in the admission queue and be decided again when capacity frees."""
+
+    reasons: tuple[str, ...] = ()
+    cpu_has_room: bool = False
+    """A CPU could take it, but it is expected to end sooner if it waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """No instance can serve this for the time being."""
+
+    reason: str
+    retry_after_s: float
+
+
+Placement = RunOn | Offload
+Decision = Placement | Wait | Reject
