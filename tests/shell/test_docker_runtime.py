@@ -1,0 +1,42 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The container runtime where no engine is needed; with one: tests/machine/docker."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+# Asks the engine until its input ends.
+PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from syshaxd.runtime.docker import DockerRuntime
+
+async def main():
+    folder = Path(sys.argv[1])
+    runtime = DockerRuntime(folder / "containers", host=f"unix://{folder}/docker.sock", timeout_s=3600)
+    asking = asyncio.create_task(runtime.end_others(["gpu"]))
+    (folder / "containers").mkdir()
+    await asyncio.to_thread(sys.stdin.read)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await runtime.close()
+
+asyncio.run(main())
+"""
+
+
+def test_an_engine_that_hangs_holds_up_no_exit(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "docker.sock"))
+        silent.listen()
+        silent.settimeout(50)
+        with subprocess.Popen([sys.executable, "-c", PROGRAM, tmp_path], stdin=subprocess.PIPE) as program:
+            try:
+                connection, _ = silent.accept()
+                program.communicate(timeout=50)
+                connection.close()
+            finally:
+                program.kill()
+        assert program.returncode == 0
