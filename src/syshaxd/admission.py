@@ -229,11 +229,9 @@ class Admission:
         """The request, which may have a turn, has ended."""
         if not self._turns:
             return
-        for entry in self._queue:
-            if isinstance(entry, _Turn) and entry.request is request:
-                self._queue.remove(entry)
-                self._turns -= 1
-                return
+        for turn in [entry for entry in self._queue if isinstance(entry, _Turn) and entry.request is request]:
+            self._queue.remove(turn)
+            self._turns -= 1
 
     def reserve(self, spec: InstanceSpec) -> bool:
         """Takes a place on an instance, if it has one."""

@@ -309,6 +309,29 @@ async def test_the_last_in_the_queue_gets_what_room_the_cpu_has_and_the_first_it
     assert [client.held for client in queue] == [("cpu",), ("gpu",), ()]
 
 
+async def test_an_answer_that_leaves_a_gpu_for_a_while_goes_back_before_all_others() -> None:
+    bench = Bench()
+    first, second = bench.arrive(movable=True), bench.arrive()
+    await settle()
+    waiting = [bench.arrive(pinned="cpu") for _ in range(3)] + [bench.arrive() for _ in range(3)]
+    await settle()
+    for _ in range(2):
+        bench.admission.keep_turn(first.request, "gpu")
+    bench.give_back(first, "gpu")
+    first.held = ("cpu",)
+    bench.admission.inflight["cpu"] += 1
+    held = [client.held for client in waiting]
+    bench.end(second)
+    await settle()
+    assert first.held == ("gpu",)
+    assert [client.held for client in waiting] == held
+    for client in (first, *waiting):
+        bench.end(client)
+    await settle()
+    assert bench.admission.is_quiet()
+    assert bench.admission.queued == 0
+
+
 async def test_those_whom_the_cpu_answers_do_not_fill_the_queue() -> None:
     bench = Bench(max_queue_size=1)
     for _ in range(2):
