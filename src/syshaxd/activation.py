@@ -1,9 +1,11 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Sockets that systemd listens on for the daemon (sd_listen_fds(3)), so that they stay open while it restarts."""
+"""Sockets that systemd holds for the daemon, so that they stay open while it restarts: see sd_listen_fds(3)."""
 
 import os
 import socket
+
+from syshaxd import sdnotify
 
 _FIRST_FD = 3
 
@@ -23,6 +25,15 @@ def take_sockets() -> dict[str, list[socket.socket]]:
         os.set_inheritable(fd, False)
         sockets.setdefault(name, []).append(socket.socket(fileno=fd))
     return sockets
+
+
+def keep(name: str, listening: socket.socket) -> None:
+    """Has systemd hold a socket until the service is stopped; the next start finds it under `name`.
+
+    It replaces one that is held already. See `FileDescriptorStoreMax=` in systemd.service(5).
+    """
+    sdnotify.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+    sdnotify.notify("FDSTORE=1", f"FDNAME={name}", fds=[listening.fileno()])
 
 
 def listens_at(ready: socket.socket, host: str, port: int) -> bool:

@@ -52,6 +52,8 @@ _log = logging.getLogger(__name__)
 _SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))
 # Connections to the sockets that systemd keeps open wait for so long for instances of the daemon before.
 _ADOPTION_LIMIT_S = 3.0
+_ADMIN_SOCKET = "admin"
+"""Its name where systemd holds it."""
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -122,11 +124,13 @@ class _Orders:
         self.hurry = asyncio.Event()
         self.leave_running: bool | None = None
         """Whether instances run on; None: as the configuration says."""
+        self.restart = False
+        """Whether another daemon follows at once."""
         self._reloads: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self.on_stop, number.name)
-        self._loop.add_signal_handler(signal.SIGUSR1, partial(self.on_stop, "SIGUSR1", leave_running=True))
+        self._loop.add_signal_handler(signal.SIGUSR1, self._on_restart)
         self._loop.add_signal_handler(signal.SIGHUP, _log.info, "SIGHUP: still starting, with what the file said then")
 
     def on_stop(self, who: str, *, leave_running: bool | None = None) -> None:
@@ -139,6 +143,11 @@ class _Orders:
         rest = "; instances run on" if leave_running else ""
         _log.info("%s: stopping after the running requests%s; a second one stops at once", who, rest)
         self.stop.set()
+
+    def _on_restart(self) -> None:
+        """Systemd restarts the service (RestartKillSignal=)."""
+        self.restart = True
+        self.on_stop("SIGUSR1", leave_running=True)
 
     def reload_with(self, reconfigurer: Reconfigurer) -> None:
         """Has SIGHUP apply the configuration file from now on."""
@@ -231,6 +240,7 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
             else None,
         )
         leases = Leases(engine)
+        handed = activation.take_sockets()
         control = ControlServer(
             engine,
             rundir.socket_path(config.control.socket),
@@ -241,13 +251,14 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
                 stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
             ),
             tls=_tls_endpoint(config.control.tcp),
+            kept=next(iter(handed.get(_ADMIN_SOCKET, ())), None),
+            keep=partial(activation.keep, _ADMIN_SOCKET) if sdnotify.is_there() else None,
         )
 
         watchdog = asyncio.create_task(sdnotify.feed_watchdog(), name="watchdog")
         await control.start()
-        stack.push_async_callback(control.stop)
+        stack.push_async_callback(lambda: control.stop(leave_socket=orders.restart))
         conductor = config.services.conductor
-        handed = activation.take_sockets()
         engine.endpoint = await gateway.start(conductor.host, conductor.port, handed.get("http", ()))
         _log.info("listening on %s", engine.endpoint)
         sdnotify.notify("READY=1", "STATUS=listening; instances are starting")

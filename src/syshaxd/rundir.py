@@ -107,8 +107,12 @@ def folder_fault(folder: Path) -> str | None:
     return None
 
 
-def claim_socket(path: Path) -> int:
+def claim_socket(path: Path, *, in_use: bool = False) -> int:
     """Makes a socket's path free for this process, and keeps other daemons from it until the process ends.
+
+    Args:
+        path: The socket.
+        in_use: This process has the socket already, from the daemon before: it stays.
 
     Returns:
         The descriptor that holds the claim; closing it gives the claim back.
@@ -124,7 +128,8 @@ def claim_socket(path: Path) -> int:
         raise SyshaxError(f"cannot lock the admin socket with {lock_path}: {error.strerror}") from error
     try:
         _lock(lock, path)
-        _remove_stale(path)
+        if not in_use:
+            _remove_stale(path)
     except BaseException:
         os.close(lock)
         raise

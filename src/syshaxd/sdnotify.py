@@ -6,11 +6,21 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 
-def notify(*assignments: str) -> None:
+def is_there() -> bool:
+    """Whether a service manager listens."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
+def notify(*assignments: str, fds: Sequence[int] = ()) -> None:
     """Sends lines such as `READY=1` or `STATUS=...`; does nothing where no service manager listens.
+
+    Args:
+        assignments: The lines.
+        fds: Descriptors that go with them.
 
     Raises:
         OSError: The service manager takes nothing, now (BlockingIOError) or at all.
@@ -22,7 +32,12 @@ def notify(*assignments: str) -> None:
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         sender.setblocking(False)
-        sender.sendto("\n".join(assignments).encode(), address)
+        sender.connect(address)
+        data = "\n".join(assignments).encode()
+        if fds:
+            socket.send_fds(sender, [data], fds)
+        else:
+            sender.send(data)
 
 
 def reloading() -> None:

@@ -343,6 +343,81 @@ async def test_the_socket_goes_when_the_server_stops(engine: FakeEngine, path: P
     assert not await asyncio.to_thread(path.exists)
 
 
+class Keeper:
+    """Holds the listening socket as systemd does."""
+
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+
+    def __call__(self, listening: socket.socket) -> None:
+        self.sockets.append(listening.dup())
+
+
+@pytest.fixture
+def keeper() -> Iterator[Keeper]:
+    keeper = Keeper()
+    yield keeper
+    for kept in keeper.sockets:
+        kept.close()
+
+
+async def test_no_call_is_refused_while_another_daemon_takes_the_socket_over(
+    engine: FakeEngine, path: Path, keeper: Keeper
+) -> None:
+    server = ControlServer(engine, path, keep=keeper)
+    await server.start()
+    info = await asyncio.to_thread(path.stat)
+    assert stat.S_IMODE(info.st_mode) == 0o660
+    behind = await asyncio.to_thread(path.with_name("admin.sock.grpc").stat)
+    assert stat.S_IMODE(behind.st_mode) == 0o600
+    async with ControlClient(path) as client:
+        await client.version()
+    await server.stop(leave_socket=True)
+    async with ControlClient(path) as client:
+        waiting = asyncio.create_task(client.version())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(waiting), 0.05)
+        (kept,) = keeper.sockets
+        server = ControlServer(engine, path, kept=kept.dup(), keep=keeper)
+        await server.start()
+        await waiting
+    assert keeper.sockets == [kept], "it is held already"
+    await server.stop()
+    assert sorted(await asyncio.to_thread(os.listdir, path.parent)) == ["admin.sock.lock"]
+
+
+async def test_a_kept_socket_without_its_path_is_replaced(engine: FakeEngine, path: Path, keeper: Keeper) -> None:
+    server = ControlServer(engine, path, keep=keeper)
+    await server.start()
+    await server.stop()
+    server = ControlServer(engine, path, kept=keeper.sockets[0].dup(), keep=keeper)
+    await server.start()
+    assert len(keeper.sockets) == 2
+    async with ControlClient(path) as client:
+        await client.version()
+    await server.stop()
+
+
+async def test_calls_that_run_end_well_when_another_daemon_is_to_follow(
+    engine: FakeEngine, path: Path, keeper: Keeper
+) -> None:
+    """So do many at once, on connections of their own."""
+    server = ControlServer(engine, path, keep=keeper)
+    await server.start()
+
+    async def call() -> None:
+        async with ControlClient(path) as client:
+            await client.version()
+
+    calls = [asyncio.create_task(call()) for _ in range(20)]
+    await asyncio.sleep(0)
+    await server.stop(leave_socket=True)
+    server = ControlServer(engine, path, kept=keeper.sockets[0].dup(), keep=keeper)
+    await server.start()
+    await asyncio.gather(*calls)
+    await server.stop()
+
+
 async def test_a_socket_of_a_dead_daemon_is_replaced(engine: FakeEngine, path: Path, bound: socket.socket) -> None:
     bound.close()
     server = ControlServer(engine, path)

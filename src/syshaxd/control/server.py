@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import shutil
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -20,12 +22,16 @@ from syshaxd.api.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from syshaxd.api.v1.scheduling_pb2_grpc import add_SchedulingServiceServicer_to_server
 from syshaxd.control.config import Operations
 from syshaxd.control.errors import ErrorInterceptor
+from syshaxd.control.relay import Relay
 from syshaxd.control.scheduling import SchedulingServicer
 from syshaxd.control.servicer import AdminEngine, AdminServicer
 from syshaxd.core.errors import SyshaxError
 
 _log = logging.getLogger(__name__)
 _SOCKET_MODE = 0o660
+_BACKLOG = 128
+_GRACE_S = 1.0
+"""For calls that run when another daemon is to take the socket over."""
 GROUP = "syshax"
 """Its members may use the socket, where it exists."""
 _ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
@@ -58,6 +64,8 @@ class ControlServer:
         operations: Operations | None = None,
         tls: TlsEndpoint | None = None,
         group: str = GROUP,
+        kept: socket.socket | None = None,
+        keep: Callable[[socket.socket], None] | None = None,
     ) -> None:
         """Touches nothing yet.
 
@@ -67,12 +75,17 @@ class ControlServer:
             operations: Carries out all other commands; None: they are unimplemented.
             tls: Where it listens beside the socket, if anywhere.
             group: Whose members may use the socket.
+            kept: The socket as the daemon before this one left it, listening; connections may wait in it.
+            keep: Has somebody else hold the listening socket, so that it stays open when this daemon ends.
         """
         self._engine = engine
         self._path = path
         self._operations = operations
         self._tls = tls
         self._group = group
+        self._kept = kept
+        self._keep = keep
+        self._relay: Relay | None = None
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._claim: int | None = None
@@ -85,30 +98,70 @@ class ControlServer:
         Raises:
             SyshaxError: Another daemon has the socket, or it can't be made, or the TCP port or its files can't be used.
         """
-        self._claim = await asyncio.to_thread(rundir.claim_socket, self._path)
+        kept, self._kept = self._kept, None
+        if kept is not None and not await asyncio.to_thread(_is_at, kept, self._path):
+            kept.close()
+            kept = None
+        self._claim = await asyncio.to_thread(rundir.claim_socket, self._path, in_use=kept is not None)
         try:
             self._server = grpc.aio.server(interceptors=(ErrorInterceptor(),))
             await self._add_services(self._server)
-            self._server.add_insecure_port(f"unix:{quote(os.fspath(self._path))}")
-            await asyncio.to_thread(_open_to_group, self._path, self._group)
+            if self._keep is None:
+                self._server.add_insecure_port(f"unix:{quote(os.fspath(self._path))}")
+                await asyncio.to_thread(_open_to_group, self._path, self._group)
+            else:
+                if kept is None:
+                    kept = await asyncio.to_thread(self._listen, self._keep)
+                self._relay = Relay(kept, self._behind)
+                await asyncio.to_thread(self._behind.unlink, missing_ok=True)
+                self._server.add_insecure_port(f"unix:{quote(os.fspath(self._behind))}")
+                await asyncio.to_thread(self._behind.chmod, 0o600)
             if self._tls is not None:
                 self.tls_port = await self._listen_with_tls(self._server, self._tls)
             await self._server.start()
+            if self._relay is not None:
+                self._relay.start()
         except (RuntimeError, OSError, SyshaxError) as error:
             await self.stop()
             if isinstance(error, SyshaxError):
                 raise
             raise SyshaxError(f"cannot listen on {self._path}: {error}") from error
 
-    async def stop(self) -> None:
-        """Ends all calls and removes the socket. May be called at any time."""
+    async def stop(self, *, leave_socket: bool = False) -> None:
+        """Ends all calls and removes the socket. May be called at any time.
+
+        Args:
+            leave_socket: Whether another daemon takes it over, if somebody keeps it. Short calls then end well.
+        """
+        leave_socket = leave_socket and self._relay is not None
+        if self._relay is not None:
+            await self._relay.pause()
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
-            await self._server.stop(None)  # and kept: while its last object goes, gRPC blocks the event loop
+            # And kept: while its last object goes, gRPC blocks the event loop.
+            await self._server.stop(_GRACE_S if leave_socket else None)
+        if self._relay is not None:
+            await self._relay.close()
+            self._relay = None
+            await asyncio.to_thread(self._behind.unlink, missing_ok=True)
         if self._claim is not None:
-            await asyncio.to_thread(self._path.unlink, missing_ok=True)
+            if not leave_socket:
+                await asyncio.to_thread(self._path.unlink, missing_ok=True)
             os.close(self._claim)
             self._claim = None
+
+    @property
+    def _behind(self) -> Path:
+        """Where gRPC listens behind the relay, for this user only."""
+        return self._path.with_name(f"{self._path.name}.grpc")
+
+    def _listen(self, keep: Callable[[socket.socket], None]) -> socket.socket:
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listening.bind(os.fspath(self._path))
+        _open_to_group(self._path, self._group)
+        listening.listen(_BACKLOG)
+        keep(listening)
+        return listening
 
     async def _add_services(self, server: grpc.aio.Server) -> None:
         add_AdminServiceServicer_to_server(AdminServicer(self._engine, self._operations), server)  # type: ignore[no-untyped-call]
@@ -147,6 +200,10 @@ def _read(name: str, path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SyshaxError(f"control.tcp.{name}: cannot read {path}: {error.strerror}") from error
+
+
+def _is_at(kept: socket.socket, path: Path) -> bool:
+    return kept.getsockname() == os.fspath(path) and path.is_socket()
 
 
 def _open_to_group(path: Path, group: str) -> None:

@@ -26,6 +26,12 @@ SEED_LINES = (
     ("services.conductor.port", "8010"),
     ("models.default", "ds-32b"),
 )
+# Until a line comes.
+ASK_AGAIN_AND_AGAIN = """\
+(while syshaxctl status >/tmp/asked 2>&1; do :; done; cat /tmp/asked) & asking=$!
+read -r line
+kill $asking 2>/dev/null && echo always answered
+"""
 # What stands for the interpreter of an environment with vLLM.
 ENGINE = """\
 #!/bin/sh
@@ -153,6 +159,20 @@ def test_the_journal_can_be_filtered_by_instance(machine: Machine) -> None:
     assert not [entry for entry in journal(machine, "INSTANCE=gpu") if entry["MESSAGE"].startswith("cpu")]
 
 
+def test_the_journal_can_be_filtered_by_request(machine: Machine) -> None:
+    fault = json.dumps({"api_status": 500, "api_faults": 1})
+    machine.run("curl", "-sSf", "http://127.0.0.1:8001/sim/fault", "-d", fault)
+    header = "X-Request-Id: seen-in-the-journal"
+    body = json.dumps(CHAT | {"stream": False, "max_tokens": 5})
+    machine.run(
+        "curl", "-sSf", f"{URL}/v1/chat/completions", "-H", "Content-Type: application/json", "-H", header, "-d", body
+    )
+    (entry,) = journal(machine, "REQUEST_ID=seen-in-the-journal")
+    assert entry["INSTANCE"] == "gpu"
+    assert "seen-in-the-journal: instance gpu:" in entry["MESSAGE"]
+    machine.until("both instances are ready", partial(ready, machine))
+
+
 def test_the_sandbox_is_tight(machine: Machine) -> None:
     text = machine.run("systemd-analyze", "security", "--no-pager", "syshaxd.service")
     score = re.search(r"exposure level for syshaxd.service: ([\d.]+)", text)
@@ -190,6 +210,20 @@ def test_a_frozen_daemon_is_restarted_by_the_watchdog(machine: Machine, engines:
     machine.run("systemctl", "daemon-reload")
 
 
+def test_a_reload_changes_what_the_file_changes_and_starts_only_that_instance_again(
+    machine: Machine, engines: Callable[[], set[str]]
+) -> None:
+    before, pid = engines(), show(machine, "MainPID")
+    machine.run("syshax", "config", "system.max_queue_size", "77", "services.cpu.env.OF_THIS_TEST", "1")
+    machine.run("systemctl", "reload", "syshaxd")
+    machine.until("the CPU instance is another one", lambda: len(engines() & before) == 1)
+    (same,) = engines() & before
+    assert "gpu" in same
+    machine.until("both instances are ready", partial(ready, machine))
+    machine.until("it is kept", lambda: "77" in machine.run("syshaxctl", "config", "get", "system.max_queue_size"))
+    assert show(machine, "MainPID") == pid
+
+
 def test_a_reload_refuses_a_bad_configuration_and_the_daemon_goes_on(
     machine: Machine, engines: Callable[[], set[str]]
 ) -> None:
@@ -216,6 +250,7 @@ def test_another_version_takes_over_without_losing_a_request(
 ) -> None:
     (machine.root / "etc/syshax/environment").write_text("# mine\n")
     before, pid = engines(), show(machine, "MainPID")
+    asking: subprocess.Popen[str] | None = None
     load = subprocess.Popen(
         machine.command("python3", "/repo/tests/machine/package/load.py", URL),
         stdin=subprocess.PIPE,
@@ -225,15 +260,20 @@ def test_another_version_takes_over_without_losing_a_request(
     try:
         served = partial(machine.run, "curl", "-sf", f"{URL}/metrics")
         machine.until("requests flow", lambda: 'placement="gpu"' in served())
+        asking = subprocess.Popen(
+            machine.command("sh", "-c", ASK_AGAIN_AND_AGAIN), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         machine.run(*REPO, verb, "sysHAX")
         machine.until("the new daemon runs", lambda: restarted(machine, pid))
         machine.until("both instances are ready", partial(ready, machine))
         machine.until("requests flow", lambda: 'placement="gpu"' in served())
-        machine.run("syshaxctl", "status")
+        assert asking.communicate("stop\n", timeout=90)[0] == "always answered\n"
         results = json.loads(load.communicate("stop\n", timeout=90)[0])
     finally:
-        load.kill()
-        load.wait()
+        for each in (load, asking):
+            if each is not None:
+                each.kill()
+                each.wait()
     assert set(results) == {"ok"}
     assert results["ok"] > 20
     assert machine.run("rpm", "-q", "--queryformat", "%{VERSION}-%{RELEASE}", "sysHAX") == f"{__version__}-{release}"
