@@ -174,7 +174,7 @@ class Handover:
             del self._journeys[journey]
             for handover in record.handovers:
                 if handover.cause is not Cause.OFFLOAD or handover.failed:
-                    _log.info("request %s: %s", record.request_id, handover)
+                    _log.info("request %s: %s", record.request_id, handover, extra={"request_id": record.request_id})
 
     def journeys_on(self, name: str, cause: Cause) -> list[tuple[Journey, InferenceRequest]]:
         """Those that could leave an instance now for that cause, the longest first."""
