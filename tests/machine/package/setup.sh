@@ -38,3 +38,6 @@ make rpm RELEASE=1
 make repo RELEASE=2 ARCHES="$(uname -m)"
 cp "$folder"/base/noarch/*.rpm build/repo/
 createrepo_c --quiet build/repo
+
+# The container image is built without a network: of what that takes, only this is not among the packages' wheels.
+build/tools/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --dest "$folder/setuptools" 'setuptools>=77'
