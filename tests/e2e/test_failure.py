@@ -67,11 +67,16 @@ class Load:
     wholes: list[asyncio.Task[str]] = field(default_factory=list)
 
     async def fill(self, victim: str) -> None:
-        """Sends requests until the victim works on some of both kinds."""
-        for _ in range(2 * SLOTS):
+        """Sends requests until the victim works on some of both kinds.
+
+        As many as there are slots come at once: as soon as one ends at the GPU, a stream of the CPU goes on there.
+        """
+        for count in range(1, 2 * SLOTS):
             streams = await self._add_stream()
             placed = [stream.placement for stream in streams]
             self.wholes.append(asyncio.create_task(whole(self.session, self.daemon.url)))
+            if count < SLOTS:
+                continue
             running = await self._settled()
             if placed.count(victim) >= 2 and running[victim] - placed.count(victim) >= 2:
                 return
@@ -84,13 +89,17 @@ class Load:
         return [stream for stream, _ in self.streams]
 
     async def _settled(self) -> dict[str, float]:
-        """Running requests of each instance, once they are all of ours."""
+        """Running requests of each instance, once they are all of ours, or as many as there are slots."""
 
         def running() -> dict[str, float]:
             return {name: self.daemon.metric(name, "vllm:num_requests_running") for name in self.daemon.ports}
 
-        sent = len(self.streams) + len(self.wholes)
-        await asyncio.to_thread(until, lambda: sum(running().values()) >= sent, 20, f"{sent} requests are running")
+        tasks = [*(task for _, task in self.streams), *self.wholes]
+
+        def wanted() -> int:
+            return min(2 * SLOTS, sum(not task.done() for task in tasks))
+
+        await asyncio.to_thread(until, lambda: sum(running().values()) >= wanted(), 50, "all requests are running")
         return running()
 
 
