@@ -121,7 +121,7 @@ def _file_format() -> Iterator[str]:
     yield from roff.paragraphs(
         "One YAML file: `$SYSHAX_CONFIG`, else /etc/syshax/config.yaml (always for root, and for others where it"
         " exists), else ~/.config/syshax/config.yaml. `syshax init` writes a first one, `syshax config` shows and sets"
-        " keys, `syshax check-config` finds every fault. `syshaxd` reads it when it starts."
+        " keys, `syshax check-config` finds every fault. `syshaxd` reads it when it starts, and at a reload."
         "\n\nThe keys are written here with dots: `services.gpu.port` is the key `port` in the section `gpu` of the"
         " section `services`. Each has a usable default. NAME stands for names of your own."
     )

@@ -6,6 +6,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock, create_autospec
+
+import docker
+import pytest
+
+from syshaxd.runtime.docker.pull import pull
 
 # Asks the engine until its input ends.
 PROGRAM = """
@@ -40,3 +46,19 @@ def test_an_engine_that_hangs_holds_up_no_exit(tmp_path: Path) -> None:
             finally:
                 program.kill()
         assert program.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("image", "repository", "tag"),
+    [
+        ("vllm", "vllm", "latest"),
+        ("hub:5000/vllm", "hub:5000/vllm", "latest"),
+        ("hub:5000/vllm:0.26", "hub:5000/vllm", "0.26"),
+        ("hub/vllm@sha256:" + 64 * "0", "hub/vllm", "sha256:" + 64 * "0"),
+    ],
+)
+def test_an_image_is_fetched_by_tag_or_digest(image: str, repository: str, tag: str) -> None:
+    client = Mock(api=create_autospec(docker.APIClient, instance=True))
+    client.api.pull.return_value = [{"status": "Already exists"}]
+    assert list(pull(client, image, lambda: True)) == ["Already exists"]
+    client.api.pull.assert_called_once_with(repository, tag=tag, stream=True, decode=True)

@@ -5,6 +5,7 @@
 from collections.abc import Callable, Iterator
 
 import docker
+from docker.utils import parse_repository_tag
 
 
 class PullError(Exception):
@@ -17,10 +18,10 @@ def pull(client: docker.DockerClient, image: str, is_wanted: Callable[[], bool])
     Raises:
         PullError: The engine could not fetch it.
     """
-    repository, _, tag = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "latest")
+    repository, tag = parse_repository_tag(image)
     layers: dict[str, tuple[int, int]] = {}
     shown = ""
-    for line in client.api.pull(repository, tag=tag, stream=True, decode=True):
+    for line in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
         if not is_wanted():
             return  # the engine stops when nobody listens
         if "error" in line:
