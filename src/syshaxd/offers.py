@@ -81,16 +81,17 @@ class Offers:
             raise NotFoundError(
                 f"no instance {request.pinned!r}; there are {', '.join(self.specs)}", code="instance_not_found"
             )
-        catalogs = self._catalogs.values()
+        catalogs = list(self._catalogs.values()) if request.pinned is None else [self._catalogs[request.pinned]]
         if not any(catalog.serves_model(request.model) for catalog in catalogs):
             known = sorted({model for catalog in catalogs for model in catalog.models})
-            raise NotFoundError(
-                f"the model {request.model!r} does not exist; there is {', '.join(known)}",
-                param="model",
-                code="model_not_found",
-            )
+            what = f"the model {request.model!r} does not exist; there is"
+            if request.pinned is not None:
+                what = f"{request.pinned} does not serve the model {request.model!r}; it serves"
+            raise NotFoundError(f"{what} {', '.join(known)}", param="model", code="model_not_found")
         if not any(catalog.serves_route(request.method, request.path) for catalog in catalogs):
-            raise NotFoundError(f"no instance serves {request.method} {request.path}", code="route_not_found")
+            who = request.pinned or "no instance"
+            not_served = "does not serve" if request.pinned else "serves"
+            raise NotFoundError(f"{who} {not_served} {request.method} {request.path}", code="route_not_found")
 
     def _set_ready(self, ready: tuple[InstanceSpec, ...]) -> None:
         self.ready = ready

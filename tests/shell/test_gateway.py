@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -316,6 +316,22 @@ async def test_other_v1_routes_go_to_an_instance_that_has_them(make_stand: MakeS
     async with stand.post({"model": "m"}, path="/v1/rerank") as response:
         assert response.status == 404
         assert (await _error(response))["code"] == "route_not_found"
+    pinned = {"X-Syshax-Place": "gpu"}
+    async with stand.post({"model": "m", "input": "x"}, path="/v1/embeddings", headers=pinned) as response:
+        assert response.status == 404
+        assert (await _error(response))["message"] == "gpu does not serve POST /v1/embeddings"
+
+
+async def test_a_pinned_request_for_a_model_of_the_other_instance_is_a_404(make_stand: MakeStand) -> None:
+    def catalog(spec: InstanceSpec) -> Catalog:
+        name = f"of-{spec.name}"
+        return replace(assumed(spec), models={name: {"id": name}})
+
+    stand = await make_stand(catalog=catalog)
+    async with stand.post(CHAT | {"model": "of-cpu"}, headers={"X-Syshax-Place": "gpu"}) as response:
+        assert response.status == 404
+        told = (await _error(response))["message"]
+    assert told == "gpu does not serve the model 'of-cpu'; it serves of-gpu"
 
 
 async def test_a_pinned_request_goes_where_it_asks(make_stand: MakeStand) -> None:
