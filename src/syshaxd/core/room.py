@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """How much more an instance can take: by its last reading, and by what the daemon has seen begin and end since."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from syshaxd.core.loads import InstanceLoad
 from syshaxd.core.types import InstanceSpec
@@ -11,9 +11,8 @@ HYSTERESIS = 0.2
 """Between giving streams away and taking them back, as a share of slots and of KV."""
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """One instance at one moment."""
+class Room(NamedTuple):
+    """One instance at one moment. Made for every request: a frozen dataclass takes three times as long."""
 
     spec: InstanceSpec
     load: InstanceLoad

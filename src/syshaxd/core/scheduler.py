@@ -12,6 +12,7 @@ The CPU helps with nothing that is expected to end sooner if it waits for the GP
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from syshaxd.core.config import Config
@@ -94,27 +95,29 @@ class Scheduler:
             queued: Requests that get the GPU before this one, beside those inside it.
             estimates: What the instances were measured to do.
         """
-        rooms = [self.room(spec, snapshot, inflight, ended) for spec in candidates]
+        room_of = partial(self.room, snapshot=snapshot, inflight=inflight, ended=ended)
         if request.pinned is not None:
-            return self._pinned(request.pinned, rooms)
+            return self._pinned(request.pinned, [room_of(spec) for spec in candidates if spec.name == request.pinned])
         if not candidates:
             return Reject("no instance that serves this request is ready", retry_after_s=5.0)
-        if request.offload and (forced := self._offload(request, rooms, pairs)):
+        if request.offload and (forced := self._offload(request, [room_of(spec) for spec in candidates], pairs)):
             return forced
         gpus: list[Room] = []
         reasons: list[str] = []
-        for room in rooms:
-            if room.spec.role is Role.GPU:
+        for spec in candidates:
+            if spec.role is Role.GPU:
+                room = room_of(spec)
                 full = room.gpu_full
                 if not full:
-                    return RunOn(room.spec.name, _GPU_HAS_ROOM)
+                    return RunOn(spec.name, _GPU_HAS_ROOM)
                 gpus.append(room)
-                reasons.append(f"{room.spec.name}: {full}")
+                reasons.append(f"{spec.name}: {full}")
         if not gpus:
-            return self._shortest(rooms, ("no GPU instance is ready",))
+            return self._shortest([room_of(spec) for spec in candidates], ("no GPU instance is ready",))
         cpu_has_room = False
-        for room in rooms:
-            if room.spec.role is Role.CPU:
+        for spec in candidates:
+            if spec.role is Role.CPU:
+                room = room_of(spec)
                 full = room.cpu_full(self.policy.cpu_throughput_threshold)
                 if not full:
                     cpu_has_room = True
@@ -124,7 +127,7 @@ class Scheduler:
                     if isinstance(helped, RunOn | Offload):
                         return helped
                     full = helped
-                reasons.append(f"{room.spec.name}: {full}")
+                reasons.append(f"{spec.name}: {full}")
         return self._shortest(gpus, tuple(reasons), cpu_has_room=cpu_has_room)
 
     def room(
@@ -243,10 +246,9 @@ class Scheduler:
         return Offload(gpu.spec.name, name, reasons, prediction, turn_at)
 
     def _pinned(self, name: str, rooms: Sequence[Room]) -> Decision:
-        chosen = [room for room in rooms if room.spec.name == name]
-        if not chosen:
-            return Reject(f"{name}, which the request asks for, is not ready or does not serve it", retry_after_s=5.0)
-        return self._shortest(chosen, ("the request asks for it",))
+        if not rooms:
+            return Reject(f"{name}, which the request asks for, is not ready", retry_after_s=5.0)
+        return self._shortest(rooms, ("the request asks for it",))
 
     def _shortest(self, rooms: Sequence[Room], reasons: tuple[str, ...], *, cpu_has_room: bool = False) -> Decision:
         """The least loaded of them, backlog included."""
