@@ -189,7 +189,7 @@ class Admission:
             self._queue.appendleft(waiting)
         else:
             self._queue.append(waiting)
-        self.admit()
+        self.admit(at_end=1)
         try:
             async with asyncio.timeout(self.max_queue_wait_s):
                 return await waiting.place
@@ -247,14 +247,13 @@ class Admission:
         if self._queue:
             self.admit()
 
-    def admit(self) -> None:
+    def admit(self, *, at_end: int = _LOOKED_AT) -> None:
         """Gives out places in the order of arrival, until one must wait for a place that all others wait for too.
 
-        Then those who wait longest for that place are offered what room the CPU has.
+        Then so many at the end of the queue, who wait longest for that place, are offered what room the CPU has.
         """
-        cpu_has_room = self._admit_first()
-        if cpu_has_room:
-            self._admit_last()
+        if self._admit_first():
+            self._admit_last(at_end)
 
     def _admit_first(self) -> bool:
         """Returns whether the CPU may have room for others than the first that has to wait."""
@@ -285,8 +284,9 @@ class Admission:
         self._queue.extendleft(reversed(passed_over))
         return cpu_has_room
 
-    def _admit_last(self) -> None:
-        for position in range(len(self._queue) - 1, max(0, len(self._queue) - 1 - _LOOKED_AT), -1):
+    def _admit_last(self, count: int) -> None:
+        last = len(self._queue) - 1
+        for position in range(last, max(0, last - count), -1):
             entry = self._queue[position]
             if isinstance(entry, _Turn) or entry.request.pinned is not None or entry.place.done():
                 continue
