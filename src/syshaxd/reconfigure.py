@@ -55,9 +55,10 @@ class Reconfigurer:
         """
         self.path = path
         self.config = config
-        """What holds now, but for what needs a restart."""
+        """What was applied last. It holds, but for what needs a restart."""
         self._text = text
-        self._started_with = self.config
+        self.started_with = self.config
+        """Holds for what needs a restart."""
         self._bound = bound
         self._bind = bind
         self._settle = settle
@@ -157,7 +158,7 @@ class Reconfigurer:
         return text, config, self._bind(config)
 
     def _changes(self, config: Config, bound: Bound) -> Changes:
-        return changes(self.config, config, self._bound.specs, bound.specs, started_with=self._started_with)
+        return changes(self.config, config, self._bound.specs, bound.specs, started_with=self.started_with)
 
     async def _exchange(self, todo: Changes, config: Config, bound: Bound) -> None:
         """From the configuration that holds to another one. Instances that somebody has stopped stay so."""

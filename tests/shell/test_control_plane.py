@@ -197,6 +197,17 @@ async def test_set_edits_the_file_and_reload_applies_it(plane: Plane) -> None:
     assert got["values"] == [{"key": "services.cpu.port", "value": "8003"}]
 
 
+async def test_a_value_that_needs_a_restart_is_told_apart_from_what_holds(plane: Plane) -> None:
+    keys = ["services.conductor.port", "decider.gpu_cache_threshold"]
+    before = await plane.client.ask("GetConfig", keys=keys)
+    assert before["needs_restart"] == []
+    await plane.client.ask("SetConfig", values={"services.conductor.port": "8099", keys[1]: "0.5"})
+    await plane.client.ask("ReloadConfig", timeout_s=None)
+    after = await plane.client.ask("GetConfig", keys=keys)
+    assert after["needs_restart"] == ["services.conductor.port"]
+    assert after["values"] == [before["values"][0], {"key": keys[1], "value": "0.5"}]
+
+
 async def test_a_value_that_is_wrong_is_refused_with_its_key(plane: Plane) -> None:
     with pytest.raises(BadRequestError, match=r"services.cpu.port: must be a whole number from 1 to 65535"):
         await plane.client.ask("SetConfig", values={"services.cpu.port": "0"})

@@ -3,9 +3,10 @@
 """Work that needs the daemon: the connection to it, and what its errors become."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -29,6 +30,9 @@ def run(socket: Path | None, work: Work) -> None:
     path = rundir.find_socket(socket)
 
     async def with_client() -> None:
+        # asyncio's own handler is not heard if the signal comes just before the loop sleeps; the loop's wakes it.
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
         async with ControlClient(path) as client:
             await work(client)
 
@@ -38,7 +42,7 @@ def run(socket: Path | None, work: Work) -> None:
         raise _UnreachableException(f"{error}{_advice(path)}") from None
     except SyshaxError as error:
         raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise click.exceptions.Exit(_INTERRUPTED) from None
 
 

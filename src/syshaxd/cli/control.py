@@ -45,8 +45,6 @@ def config() -> None:
 def get(socket: Path | None, keys: Sequence[str], output: str) -> None:
     """Shows the values that hold now. Those that may be secrets are left out.
 
-    Of keys that need a restart of syshaxd it shows what was applied last.
-
     \b
     Examples:
       syshaxctl config get
@@ -57,10 +55,12 @@ def get(socket: Path | None, keys: Sequence[str], output: str) -> None:
         answer = await client.ask("GetConfig", keys=list(keys))
         values = {item["key"]: json.loads(item["value"]) if item["value"] else None for item in answer["values"]}
         if output == "json":
-            click.echo(json.dumps({"path": answer["path"], "file_differs": answer["file_differs"], "values": values}))
+            click.echo(json.dumps(answer | {"values": values}))
             return
         for item in answer["values"]:
             click.echo(f"{item['key']} = {item['value'] or '(not shown)'}")
+        for key in answer["needs_restart"]:
+            click.echo(f"{key}: another value was applied, which holds after a restart of syshaxd", err=True)
         if answer["file_differs"]:
             click.echo(f"{answer['path']} says something else; `syshaxctl reload` applies it", err=True)
 

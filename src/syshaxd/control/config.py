@@ -13,7 +13,7 @@ import grpc
 
 from syshaxd.api.v1 import config_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
-from syshaxd.core.changes import Changes
+from syshaxd.core.changes import Changes, waiting_keys
 from syshaxd.core.config import describe, find_key, get_value, is_secret
 from syshaxd.core.events import Event
 from syshaxd.engine import Engine
@@ -48,14 +48,16 @@ class DaemonMethods(AdminServiceServicer):
 
     async def GetConfig(self, request: api.GetConfigRequest, context: Context) -> api.GetConfigResponse:
         reconfigurer = self._there.reconfigurer
-        values = reconfigurer.config.model_dump(mode="json")
-        for key in request.keys:
-            find_key(key)
         names = request.keys or [key.name for key in describe()]
+        known = [find_key(name).name for name in names]
+        waiting = set(waiting_keys(reconfigurer.started_with, reconfigurer.config)).intersection(known)
+        applied, started = (each.model_dump(mode="json") for each in (reconfigurer.config, reconfigurer.started_with))
+        values = [(started if key in waiting else applied, name) for name, key in zip(names, known, strict=True)]
         return api.GetConfigResponse(
             path=str(reconfigurer.path),
-            values=[value for name in names for value in _values(values, name)],
+            values=[value for section, name in values for value in _values(section, name)],
             file_differs=await reconfigurer.file_differs(),
+            needs_restart=[key for key in known if key in waiting],
         )
 
     async def SetConfig(self, request: api.SetConfigRequest, context: Context) -> api.SetConfigResponse:

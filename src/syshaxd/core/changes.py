@@ -63,11 +63,16 @@ def changes(
     before, after = ({spec.name: spec for spec in specs} for specs in (old_specs, new_specs))
     return Changes(
         keys=tuple(key for key in differing if not key.startswith(_NEEDS_RESTART)),
-        needs_restart=tuple(key for key in changed_keys(started_with or old, new) if key.startswith(_NEEDS_RESTART)),
+        needs_restart=waiting_keys(started_with or old, new),
         replaced=tuple(name for name in after if name in before and before[name] != after[name]),
         added=tuple(name for name in after if name not in before),
         removed=tuple(name for name in before if name not in after),
     )
+
+
+def waiting_keys(started_with: Config, config: Config) -> tuple[str, ...]:
+    """The keys whose values in `config` hold only from the daemon's next start."""
+    return tuple(key for key in changed_keys(started_with, config) if key.startswith(_NEEDS_RESTART))
 
 
 def changed_keys(old: Config, new: Config) -> tuple[str, ...]:

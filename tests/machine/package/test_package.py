@@ -320,6 +320,16 @@ def test_removal_leaves_nothing_but_the_administrators_files_and_state(
     assert machine.try_run("ls", "/run/syshax").returncode != 0
 
 
+def test_installed_again_it_starts_nothing_and_then_serves_with_what_was_left(machine: Machine) -> None:
+    machine.run(*REPO, "install", f"sysHAX-{__version__}-1")
+    assert machine.try_run("systemctl", "is-active", "syshaxd.service").stdout.split() == ["inactive"]
+    saved = machine.root / "etc/syshax/environment.rpmsave"
+    saved.rename(saved.with_suffix(""))
+    machine.run("systemctl", "enable", "--now", "syshaxd")
+    machine.until("both instances are ready", partial(ready, machine))
+    machine.run("systemctl", "disable", "--now", "syshaxd.socket", "syshaxd.service")
+
+
 def _contents(arch: str) -> dict[str, str]:
     """Paths and modes in the package of an architecture."""
     package = ROOT / f"build/repo/sysHAX-{__version__}-1.{arch}.rpm"

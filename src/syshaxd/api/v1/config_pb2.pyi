@@ -30,14 +30,16 @@ class GetConfigRequest(_message.Message):
     def __init__(self, keys: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetConfigResponse(_message.Message):
-    __slots__ = ("path", "values", "file_differs")
+    __slots__ = ("path", "values", "file_differs", "needs_restart")
     PATH_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     FILE_DIFFERS_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_RESTART_FIELD_NUMBER: _ClassVar[int]
     path: str
     values: _containers.RepeatedCompositeFieldContainer[ConfigValue]
     file_differs: bool
-    def __init__(self, path: _Optional[str] = ..., values: _Optional[_Iterable[_Union[ConfigValue, _Mapping]]] = ..., file_differs: bool = ...) -> None: ...
+    needs_restart: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, path: _Optional[str] = ..., values: _Optional[_Iterable[_Union[ConfigValue, _Mapping]]] = ..., file_differs: bool = ..., needs_restart: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ConfigValue(_message.Message):
     __slots__ = ("key", "value")
