@@ -16,6 +16,9 @@ from .stored import INTEGERS, Stored, strided
 
 _DIGIT = 256
 """bfloat16 holds whole numbers up to here exactly."""
+_LONGEST_ROW = 1 << 14
+"""Numbers: PyTorch shares rows out between its threads if they are short. Of longer ones (over 1 << 15) it copies one
+after the other, each with all threads, and waits for them each time."""
 
 
 class RankCache(Protocol):
@@ -86,13 +89,21 @@ class PackedCache:
         self._caches = caches
         self._isa = isa
         self._block_size, head_size = caches[0].shape[2], caches[0].shape[3] // 2
+        if any(cache.stride() != caches[0].stride() for cache in caches):
+            raise UnknownPackingError("the layers' KV caches do not lie in memory in the same way")
+        self._row = 2 * head_size * self._block_size
+        while self._row > _LONGEST_ROW or caches[0].stride(0) % self._row:
+            self._row //= 2
         self.packed = learn_packed(caches[0].dtype, self._block_size, head_size, isa)
 
     def read(self, blocks: Sequence[int], out: Stored) -> None:
         """See `RankCache`."""
-        index = torch.tensor(blocks[: out.data.shape[1]])
+        any_cache, row = self._caches[0], self._row
+        first_rows = torch.tensor(blocks[: out.data.shape[1]]) * (any_cache.stride(0) // row)
+        index = (first_rows[:, None] + torch.arange(any_cache[0].numel() // row)).flatten()
+        reach = int(index.max()) + 1
         for cache, copied in zip(self._caches, out.data, strict=True):
-            torch.index_select(cache, 0, index, out=copied)
+            torch.index_select(cache.as_strided((reach, row), (row, 1)), 0, index, out=copied.view(-1, row))
 
     def write(self, blocks: Sequence[int], start: int, stop: int, stored: Stored, first_head: int) -> None:
         """See `RankCache`."""

@@ -11,6 +11,8 @@ from .layout import Digit, Packed, Packing
 
 INTEGERS = {2: torch.int16, 4: torch.int32}
 """To move bits: PyTorch copies integers with wider instructions than it does bfloat16."""
+_TOGETHER_BYTES = 32 << 20
+"""Of layers that are put in order on a GPU at once. It takes as much of its memory again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,44 +38,55 @@ class Stored:
 
     def plain(self, device: torch.device) -> Iterator[torch.Tensor]:
         """Layer by layer `[kv_heads, 2, tokens, head_size]` on the device."""
-        for layer in self.data:
-            if self.packed is None:
+        if self.packed is None:
+            for layer in self.data:
                 yield layer[self.heads].to(device, non_blocking=True)
-            else:  # it crosses the bus in one piece, and is put in order behind it
-                yield _unpacked(layer.to(device, non_blocking=True), self.packed, self.tokens)[self.heads]
+            return
+        # A small layer takes a GPU less time than telling it what to do; a CPU's caches hold one, but not many.
+        layer_bytes = self.size_bytes // len(self.data)
+        together = 1 if device.type == "cpu" else max(1, _TOGETHER_BYTES // layer_bytes)
+        for layers in self.data.split(together):  # they cross the bus in one piece, and are put in order behind it
+            moved = layers.to(device, non_blocking=True)
+            yield from unpacked(moved, self.packed, self.tokens)[:, self.heads]
 
 
-def _unpacked(blocks: torch.Tensor, packed: Packed, tokens: int) -> torch.Tensor:
-    """`[blocks, kv_heads, block_size, 2 * head_size]` as `[kv_heads, 2, tokens, head_size]`."""
-    heads, head_size = blocks.shape[1], blocks.shape[3] // 2
-    plain = torch.empty(heads, 2, tokens, head_size, dtype=blocks.dtype, device=blocks.device)
+def unpacked(layers: torch.Tensor, packed: Packed, tokens: int) -> torch.Tensor:
+    """`[layers, blocks, kv_heads, block_size, 2 * head_size]` as `[layers, kv_heads, 2, tokens, head_size]`."""
+    count, _, heads, _, width = layers.shape
+    plain = torch.empty(count, heads, 2, tokens, width // 2, dtype=layers.dtype, device=layers.device)
     for kind, packing in enumerate((packed.k, packed.v)):
-        _unpack(blocks, kind, packing, plain[:, kind])
+        _unpack(layers, kind, packing, plain[:, :, kind])
     return plain
 
 
-def _unpack(blocks: torch.Tensor, kind: int, packing: Packing, plain: torch.Tensor) -> None:
-    """Copies K or V of whole blocks to `[kv_heads, tokens, head_size]`."""
-    item_bytes, block_size = blocks.element_size(), blocks.shape[2]
+def _unpack(layers: torch.Tensor, kind: int, packing: Packing, plain: torch.Tensor) -> None:
+    """Copies K or V of whole blocks to `[layers, kv_heads, tokens, head_size]`."""
+    item_bytes, block_size = layers.element_size(), layers.shape[3]
     if item_bytes == 2 and packing.dims[-1] == Digit(2, 1):  # pairs stay together: half as many, twice as wide
         packing, item_bytes = packing.in_pairs(), 4
-    source = strided(blocks, kind, packing, item_bytes)
-    target = plain.view(INTEGERS[item_bytes]).unflatten(2, [digit.size for digit in packing.dims])
-    whole, rest = divmod(plain.shape[1], block_size)
+    source = strided(layers, kind, packing, item_bytes)
+    target = plain.view(INTEGERS[item_bytes]).unflatten(3, [digit.size for digit in packing.dims])
+    whole, rest = divmod(plain.shape[2], block_size)
     if whole:
         sizes = [whole, *(digit.size for digit in packing.tokens)]
-        target[:, : whole * block_size].unflatten(1, sizes).copy_(source[:, :whole])
+        target[:, :, : whole * block_size].unflatten(2, sizes).copy_(source[:, :, :whole])
     if rest:
-        last = source[:, whole].flatten(1, len(packing.tokens))
-        target[:, whole * block_size :].copy_(last[:, :rest])
+        last = source[:, :, whole].flatten(2, 1 + len(packing.tokens))
+        target[:, :, whole * block_size :].copy_(last[:, :, :rest])
 
 
 def strided(blocks: torch.Tensor, kind: int, packing: Packing, item_bytes: int) -> torch.Tensor:
-    """K or V of blocks, as integers `[kv_heads, blocks, digits of the tokens, digits of the dims]`."""
+    """K or V of `[..., blocks, kv_heads, block_size, 2 * head_size]`, with the packing's digits told apart.
+
+    Returns:
+        Integers `[..., kv_heads, blocks, digits of the tokens, digits of the dims]`.
+    """
     bits = blocks.view(INTEGERS[item_bytes])
     digits = (*packing.tokens, *packing.dims)
+    *outer, count, heads, block_size, width = bits.shape
+    *outer_strides, block_stride, head_stride, _, _ = bits.stride()
     return bits.as_strided(
-        (bits.shape[1], bits.shape[0], *(digit.size for digit in digits)),
-        (bits.stride(1), bits.stride(0), *(digit.stride for digit in digits)),
-        bits.storage_offset() + kind * bits.shape[2] * bits.shape[3] // 2,
+        (*outer, heads, count, *(digit.size for digit in digits)),
+        (*outer_strides, head_stride, block_stride, *(digit.stride for digit in digits)),
+        bits.storage_offset() + kind * block_size * width // 2,
     )

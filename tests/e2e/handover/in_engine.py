@@ -23,7 +23,7 @@ from vllm.v1.kv_cache_interface import (
 from syshax_connector.cache import PackedCache, RowCache
 from syshax_connector.identity import UnsupportedError, check_supported, rope_of
 from syshax_connector.layout import Packed
-from syshax_connector.stored import Stored
+from syshax_connector.stored import Stored, unpacked
 
 LAYERS, BLOCKS = 2, 9
 _chance = random.Random(0)
@@ -75,6 +75,11 @@ def check_packed(dtype: torch.dtype, block_size: int, head_size: int, isa: str) 
         saved = room_in(PackedCache(theirs, isa), plain, block_size)
         PackedCache(theirs, isa).read(blocks, saved)
         assert torch.equal(torch.stack(list(saved.plain(cpu))), plain), "read"
+        assert torch.equal(unpacked(saved.data, PackedCache(theirs, isa).packed, tokens), plain), "all layers at once"
+        beside = torch.stack(theirs, dim=1)  # as vLLM lays them out where a block of all layers is to be in one piece
+        saved.data.zero_()
+        PackedCache(list(beside.unbind(1)), isa).read(blocks, saved)
+        assert torch.equal(torch.stack(list(saved.plain(cpu))), plain), "read from layers that stand side by side"
 
         start = _chance.randint(0, tokens - 1)
         theirs = caches()
