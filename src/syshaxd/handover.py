@@ -103,12 +103,12 @@ class Handover:
         self._movable = self._policy.migrate and all(self._dialects[protocol].movable for protocol in protocols)
 
     def report(self) -> dict[tuple[str, str], str]:
-        """For each source and target, one of which has a protocol, why they cannot hand over; empty: they can."""
+        """For each source and target why they cannot hand over; empty: they can."""
         return {
             (source.name, target.name): self._refusal(source, target)
             for source in self._specs.values()
             for target in self._specs.values()
-            if source is not target and {source.protocol, target.protocol} != {Protocol.NONE}
+            if source is not target
         }
 
     def _refusal(self, source: InstanceSpec, target: InstanceSpec) -> str:

@@ -8,9 +8,9 @@ import pytest
 
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
-from syshaxd.core.launch import connector_doubts, instance_specs
+from syshaxd.core.launch import instance_specs
 from syshaxd.core.offload.connector import EngineFiles, LaunchHost
-from syshaxd.core.offload.pairs import flag_value
+from syshaxd.core.offload.pairs import flag_value, refusal
 from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind
 
 OWN = ("--model", "/m/tiny", "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", "8001")
@@ -152,9 +152,18 @@ def test_instances_that_surely_can_get_the_connector_unasked() -> None:
     [
         (LaunchHost(), {}, "over half of the shared memory"),
         (replace(HOST, shm_total_bytes=2**31), {}, "over half of the shared memory"),
-        (replace(HOST, engines={"gpu": FILES}), {}, "the version of its vLLM is not known"),
+        (
+            replace(HOST, engines={"gpu": FILES}),
+            {},
+            "set services.cpu.protocol to connector if it is 0.26",
+        ),
         (HOST, {"offload": {"enabled": False}}, "offload.enabled is false"),
         (HOST, {"cpu": {"runtime": "external"}}, "somebody else starts it"),
+        (
+            replace(HOST, engines={"gpu": FILES}),
+            {"cpu": {"runtime": "docker", "container": {"image": "i"}}},
+            "which vLLM its image has is not known: set services.cpu.protocol to connector",
+        ),
         (HOST, {"cpu": {"args": {"kv_cache_dtype": "fp8"}}}, "its KV cache is of fp8"),
         (HOST, {"cpu": {"args": {"pipeline-parallel-size": 2}}}, "its pipeline-parallel-size is 2"),
         (HOST, {"cpu": {"args": {"kv-transfer-config": "{}"}}}, "a kv-transfer-config already"),
@@ -175,14 +184,24 @@ def test_instances_that_surely_can_get_the_connector_unasked() -> None:
 def test_any_doubt_about_one_instance_keeps_the_connector_from_both(
     host: LaunchHost, changes: dict[str, Any], doubt: str
 ) -> None:
-    for spec in both(host, **dict(changes)):
+    gpu, cpu = both(host, **dict(changes))
+    for spec in (gpu, cpu):
         assert spec.protocol is Protocol.NONE
         assert "SyshaxConnector" not in " ".join(spec.argv)
-    service = {"runtime": "process", "python": "/venv/bin/python"}
-    services = {name: service | changes.get(name, {}) for name in ("gpu", "cpu")}
-    others = {key: value for key, value in changes.items() if key == "offload"}
-    config = parse({"services": services, "models": {"path": "/m/tiny"}} | others)
-    assert doubt in connector_doubts(config, host)["cpu"]
+    assert doubt in cpu.protocol_doubt
+    assert doubt in refusal(gpu, cpu, {})
+
+
+def test_an_instance_that_is_told_to_have_the_connector_keeps_it_from_none() -> None:
+    gpu, cpu = both(replace(HOST, engines={"cpu": FILES}), gpu={"protocol": "connector"})
+    assert (gpu.protocol, cpu.protocol) == (Protocol.CONNECTOR, Protocol.CONNECTOR)
+    assert not gpu.protocol_doubt
+
+
+def test_what_is_known_of_an_instance_changes_nothing_in_what_is_started() -> None:
+    unknown, known = (both(host, cpu={"runtime": "external"})[1] for host in (LaunchHost(), HOST))
+    assert unknown.protocol_doubt != known.protocol_doubt
+    assert unknown == known
 
 
 def test_a_protocol_that_is_set_is_obeyed() -> None:

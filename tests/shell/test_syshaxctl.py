@@ -159,6 +159,8 @@ def test_hand_overs_are_told_with_what_keeps_them_from_happening(engine: FakeEng
     engine.handover_refusals = {("gpu", "cpu"): "", ("cpu", "gpu"): "cpu has not been ready yet"}
     text = table(engine, 120)
     assert "gpu to cpu: can hand over" in text
+    engine.handover_refusals = dict.fromkeys((("gpu", "cpu"), ("cpu", "gpu")), "offload.enabled is false")
+    assert "gpu and cpu: no hand-over: offload.enabled is false" in table(engine, 120)
     assert "cpu to gpu: no hand-over: cpu has not been ready yet" in text
 
 

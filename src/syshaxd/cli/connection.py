@@ -4,6 +4,7 @@
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, cast
@@ -30,9 +31,10 @@ def run(socket: Path | None, work: Work) -> None:
     path = rundir.find_socket(socket)
 
     async def with_client() -> None:
-        # asyncio's own handler is not heard if the signal comes just before the loop sleeps; the loop's wakes it.
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+        if threading.current_thread() is threading.main_thread():
+            # asyncio's own handler is not heard if the signal comes just before the loop sleeps; the loop's wakes it.
+            task = cast("asyncio.Task[None]", asyncio.current_task())
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
         async with ControlClient(path) as client:
             await work(client)
 

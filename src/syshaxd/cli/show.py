@@ -4,7 +4,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -176,16 +176,26 @@ def _notes(view: _View) -> Iterator[Text]:
                 Text.assemble((f"{name}: ", "bold"), (f"off its CPU binding for {age}: {drift}", "red"))
                 for drift in binding.drifts
             ]
-    notes += [
-        Text.assemble((f"{source} to {target}: ", "bold"), f"no hand-over: {refusal}" if refusal else "can hand over")
-        for (source, target), refusal in view.status.handover_refusals.items()
-    ]
+    notes += _handovers(view.status.handover_refusals)
     notes += [Text.assemble("parity: ", parity_line(report)) for report in view.status.parity]
     if view.status.snapshot.gpu_error:
         notes.append(Text.assemble(("GPUs: ", "bold"), (view.status.snapshot.gpu_error, "yellow")))
     if notes:
         yield Text()
         yield from notes
+
+
+def _handovers(refusals: Mapping[tuple[str, str], str]) -> Iterator[Text]:
+    """Who can hand over to whom, and if not, why; a reason that holds both ways is told once."""
+    told: set[tuple[str, str]] = set()
+    for (source, target), refusal in refusals.items():
+        if (target, source) in told:
+            continue
+        both = bool(refusal) and refusals.get((target, source)) == refusal
+        if both:
+            told.add((source, target))
+        said = f"no hand-over: {refusal}" if refusal else "can hand over"
+        yield Text.assemble((f"{source} {'and' if both else 'to'} {target}: ", "bold"), said)
 
 
 def _where_it_is_told(instance: InstanceStatus) -> str:

@@ -41,9 +41,10 @@ def instance_specs(config: Config, host: LaunchHost = _UNKNOWN_HOST) -> tuple[In
         ConfigError: With every argument and variable that cannot be passed on, each under its dotted key.
     """
     faults: list[ConfigFault] = []
-    unasked = Protocol.NONE if any(connector_doubts(config, host).values()) else Protocol.CONNECTOR
+    doubts = _connector_doubts(config, host)
+    unasked = Protocol.NONE if any(doubts.values()) else Protocol.CONNECTOR
     specs = tuple(
-        _spec(config, name, service, faults, unasked=unasked, arena_dir=host.arena_dir)
+        _spec(config, name, service, faults, unasked=unasked, doubt=doubts[name], arena_dir=host.arena_dir)
         for name, service in enabled_services(config).items()
     )
     if faults:
@@ -51,7 +52,7 @@ def instance_specs(config: Config, host: LaunchHost = _UNKNOWN_HOST) -> tuple[In
     return specs
 
 
-def connector_doubts(config: Config, host: LaunchHost) -> dict[str, str]:
+def _connector_doubts(config: Config, host: LaunchHost) -> dict[str, str]:
     """For each service why no instance is made to hand over unasked, for a person; empty: it has no such doubt."""
     services = enabled_services(config)
     arenas_bytes = config.offload.arena_bytes * len(services)
@@ -64,18 +65,33 @@ def connector_doubts(config: Config, host: LaunchHost) -> dict[str, str]:
     else:
         common = ""
     return {
-        name: common or _doubt(service, host.engines.get(name, EngineFiles())) for name, service in services.items()
+        name: common or _doubt(name, service, host.engines.get(name, EngineFiles()))
+        for name, service in services.items()
     }
 
 
-def _doubt(service: ServiceConfig, files: EngineFiles) -> str:
+def _doubt(name: str, service: ServiceConfig, files: EngineFiles) -> str:
+    if service.protocol is Protocol.CONNECTOR:
+        return ""
     if service.runtime is RuntimeKind.EXTERNAL:
-        return "somebody else starts it: set its protocol if it has the connector"
-    return connector_doubt(files, {_flag_name(key): value for key, value in service.args.items()})
+        return f"somebody else starts it: set services.{name}.protocol if it has the connector"
+    if service.runtime is RuntimeKind.DOCKER and not files.version:
+        return (
+            f"which vLLM its image has is not known: set services.{name}.protocol to connector (vLLM from 0.26), or to "
+            "syshax (images syshax-vllm-gpu and -cpu)"
+        )
+    return connector_doubt(name, files, {_flag_name(key): value for key, value in service.args.items()})
 
 
 def _spec(
-    config: Config, name: str, service: ServiceConfig, faults: list[ConfigFault], *, unasked: Protocol, arena_dir: str
+    config: Config,
+    name: str,
+    service: ServiceConfig,
+    faults: list[ConfigFault],
+    *,
+    unasked: Protocol,
+    doubt: str,
+    arena_dir: str,
 ) -> InstanceSpec:
     role = Role(name)
     model = service.model or config.models.path or ""
@@ -117,6 +133,7 @@ def _spec(
         depends_on=donor,
         max_num_seqs=service.max_num_seqs,
         protocol=protocol,
+        protocol_doubt=doubt if service.protocol is None else "",
         container=container_spec(role, service, model=model, joins=donor and _container(config, donor))
         if in_container
         else None,

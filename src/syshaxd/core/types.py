@@ -112,6 +112,8 @@ class InstanceSpec:
     """Requests that the server runs at the same time; more wait inside it."""
     protocol: Protocol = Protocol.NONE
     """How it hands KV caches over."""
+    protocol_doubt: str = field(default="", compare=False)
+    """Why it was given none unasked, for a person; empty: it was given one, or told to have none."""
     container: ContainerSpec | None = None
     """Of an instance that runs in one."""
 

@@ -59,18 +59,19 @@ def arena_dir(argv: Sequence[str]) -> str:
     return str(config["kv_connector_extra_config"]["arena_dir"])
 
 
-def connector_doubt(files: EngineFiles, args: Mapping[str, Any]) -> str:
+def connector_doubt(name: str, files: EngineFiles, args: Mapping[str, Any]) -> str:
     """Why an instance is not given the connector unasked, for a person; empty: it surely works.
 
     Args:
+        name: Of the service.
         files: What is known of the instance.
         args: Its flags, by name with dashes.
     """
-    found = _VERSION.match(files.version)
+    found, since = _VERSION.match(files.version), ".".join(map(str, _SINCE))
     if found is None:
-        return "the version of its vLLM is not known"
+        return f"its vLLM's version is not known: set services.{name}.protocol to connector if it is {since} or later"
     if (int(found[1]), int(found[2])) < _SINCE:
-        return f"its vLLM {files.version} is older than {'.'.join(map(str, _SINCE))}"
+        return f"its vLLM {files.version} is older than {since}"
     if KV_TRANSFER_FLAG in args:
         return f"its args have a {KV_TRANSFER_FLAG} already"
     if args.get("kv-cache-dtype", "auto") != "auto":

@@ -42,9 +42,10 @@ def refusal(source: InstanceSpec, target: InstanceSpec, facts: Mapping[str, Inst
         target: Who computes the rest.
         facts: Of each instance that has been ready, by name.
     """
-    for spec in (source, target):
-        if spec.protocol is Protocol.NONE:
-            return f"services.{spec.name}.protocol is none"
+    without = [spec for spec in (source, target) if spec.protocol is Protocol.NONE]
+    if without:
+        doubts = [f"{spec.name}: {spec.protocol_doubt}" for spec in without if spec.protocol_doubt]
+        return doubts[0] if doubts else f"services.{without[0].name}.protocol is none"
     if source.protocol is not target.protocol:
         return f"their protocols differ: {source.protocol} and {target.protocol}"
     if source.served_model != target.served_model:
