@@ -7,6 +7,7 @@ The instances compute in float32, where greedy answers do not depend on who comp
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Answer:
 
     def __init__(self) -> None:
         self.placement = ""
+        self.request_id = ""
         self.text = ""
         self.ids: set[str] = set()
         self.roles = 0
@@ -71,6 +73,7 @@ async def ask(
     async with session.post(path, json=body, headers=headers) as response:
         assert response.status == 200, await response.text()
         answer.placement = response.headers["x-syshax-placement"]
+        answer.request_id = response.headers["x-request-id"]
         if not body.get("stream"):
             whole = await response.json()
             (choice,) = whole["choices"]
@@ -208,6 +211,8 @@ def test_streams_move_when_their_instance_is_stopped(daemon: Daemon) -> None:
             assert moving.text == alone.text
             assert moving.tokens == alone.tokens == 900
             assert moving.usage["prompt_tokens"] == alone.usage["prompt_tokens"]
+            told = daemon.syshaxctl("explain", moving.request_id).stdout
+            assert re.search(r"went on: from gpu to cpu \(drain\) with \d+ tokens, KV cache loaded, \d+ ms", told), told
         assert daemon.status()["gpu"]["state"] == "STOPPED"
         assert daemon.handovers(cause="drain", source="gpu", target="cpu", result="loaded") == before + 2
     finally:

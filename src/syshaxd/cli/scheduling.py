@@ -116,6 +116,8 @@ def explain(socket: Path | None, request_id: str, output: str) -> None:
                 loads = [f"{name}={its[name]:g}" for name in ("inflight", *_LOADS) if name in its]
                 click.echo(f"    {its['name']}: {', '.join(loads)}")
         for end in answer["ends"]:
+            for move in end["handovers"]:
+                click.echo(f"went on: {_handover_text(move)}")
             click.echo(f"ended: {end['outcome']} after {end['duration_s']:.3f} s, {end['tokens_out']} tokens")
 
     run(socket, work)
@@ -239,6 +241,12 @@ def _load(text: str) -> tuple[str, dict[str, float]]:
         raise click.BadParameter(
             f"{text!r} is not like gpu:running=3,kv_usage_ratio=0.5 (keys: {', '.join(_LOADS)})", param_hint="--load"
         ) from None
+
+
+def _handover_text(move: Mapping[str, Any]) -> str:
+    text = f"from {move['source']} to {move['target']} ({move['cause']}) with {move['tokens']} tokens"
+    gap = f", {move['gap_s'] * 1000:.0f} ms between two tokens" if "gap_s" in move else ""
+    return f"{text}, KV cache {move['result']}{gap}"
 
 
 def decision_line(entry: Mapping[str, Any]) -> str:

@@ -212,6 +212,17 @@ def _end(record: RequestRecord) -> api.RequestEnd:
         tokens_in=record.tokens_in,
         tokens_out=record.tokens_out,
         retries=record.retries,
+        handovers=[
+            api.RequestHandover(
+                source=handover.source,
+                target=handover.target,
+                cause=handover.cause,
+                tokens=handover.known_tokens,
+                result=handover.result,
+                gap_s=handover.gap_s,
+            )
+            for handover in record.handovers
+        ],
     )
 
 

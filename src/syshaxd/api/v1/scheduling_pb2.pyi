@@ -183,7 +183,7 @@ class ExplainDecisionResponse(_message.Message):
     def __init__(self, decisions: _Optional[_Iterable[_Union[DecisionEntry, _Mapping]]] = ..., ends: _Optional[_Iterable[_Union[RequestEnd, _Mapping]]] = ...) -> None: ...
 
 class RequestEnd(_message.Message):
-    __slots__ = ("outcome", "status", "placement", "queue_s", "ttft_s", "duration_s", "tokens_in", "tokens_out", "retries")
+    __slots__ = ("outcome", "status", "placement", "queue_s", "ttft_s", "duration_s", "tokens_in", "tokens_out", "retries", "handovers")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +193,7 @@ class RequestEnd(_message.Message):
     TOKENS_IN_FIELD_NUMBER: _ClassVar[int]
     TOKENS_OUT_FIELD_NUMBER: _ClassVar[int]
     RETRIES_FIELD_NUMBER: _ClassVar[int]
+    HANDOVERS_FIELD_NUMBER: _ClassVar[int]
     outcome: str
     status: int
     placement: str
@@ -202,7 +203,24 @@ class RequestEnd(_message.Message):
     tokens_in: int
     tokens_out: int
     retries: int
-    def __init__(self, outcome: _Optional[str] = ..., status: _Optional[int] = ..., placement: _Optional[str] = ..., queue_s: _Optional[float] = ..., ttft_s: _Optional[float] = ..., duration_s: _Optional[float] = ..., tokens_in: _Optional[int] = ..., tokens_out: _Optional[int] = ..., retries: _Optional[int] = ...) -> None: ...
+    handovers: _containers.RepeatedCompositeFieldContainer[RequestHandover]
+    def __init__(self, outcome: _Optional[str] = ..., status: _Optional[int] = ..., placement: _Optional[str] = ..., queue_s: _Optional[float] = ..., ttft_s: _Optional[float] = ..., duration_s: _Optional[float] = ..., tokens_in: _Optional[int] = ..., tokens_out: _Optional[int] = ..., retries: _Optional[int] = ..., handovers: _Optional[_Iterable[_Union[RequestHandover, _Mapping]]] = ...) -> None: ...
+
+class RequestHandover(_message.Message):
+    __slots__ = ("source", "target", "cause", "tokens", "result", "gap_s")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    GAP_S_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    cause: str
+    tokens: int
+    result: str
+    gap_s: float
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., cause: _Optional[str] = ..., tokens: _Optional[int] = ..., result: _Optional[str] = ..., gap_s: _Optional[float] = ...) -> None: ...
 
 class WatchDecisionsRequest(_message.Message):
     __slots__ = ("last", "follow")
