@@ -16,6 +16,8 @@ from syshaxd.core.types import RuntimeKind
 
 _SHM = "/dev/shm"  # noqa: S108 - only its size is read
 _ARENA_DIR = f"{_SHM}/syshax"
+# A virtual environment's, and where Debian's own interpreter looks.
+_PACKAGES = ("lib*/python3*/site-packages", "lib*/python3*/dist-packages", "local/lib*/python3*/dist-packages")
 _DIST_INFO = re.compile(r"vllm(?:_cpu)?-(\d[^-]*)\.dist-info")
 
 
@@ -84,11 +86,11 @@ def _replace_link(link: Path, target: Path) -> None:
 
 
 def _vllm_version(python: Path) -> str:
-    for folder in python.parent.parent.glob("lib*/python3*/site-packages"):
-        for entry in folder.glob("vllm*.dist-info"):
-            if found := _DIST_INFO.fullmatch(entry.name):
-                return found[1]
-    return ""
+    """Empty: it is not there, or there are several."""
+    prefix = python.parent.parent
+    entries = [entry for pattern in _PACKAGES for entry in prefix.glob(f"{pattern}/vllm*.dist-info")]
+    versions = {found[1] for entry in entries if (found := _DIST_INFO.fullmatch(entry.name))}
+    return versions.pop() if len(versions) == 1 else ""
 
 
 def _model_config(folder: Path) -> dict[str, object] | None:

@@ -32,6 +32,22 @@ def test_version_and_model_are_found_on_disk(tmp_path: Path, name: str) -> None:
     assert host.arena_dir.startswith("/dev/shm/syshax")
 
 
+def version_in(prefix: Path) -> str:
+    return enginefiles.read_launch_host(config_of(prefix, python=str(prefix / "bin/python3"))).engines["gpu"].version
+
+
+def test_the_version_of_a_debian_interpreter_is_found(tmp_path: Path) -> None:
+    (tmp_path / "lib/python3/dist-packages").mkdir(parents=True)
+    (tmp_path / "local/lib/python3.12/dist-packages/vllm-0.32.0.dist-info").mkdir(parents=True)
+    assert version_in(tmp_path) == "0.32.0"
+
+
+def test_of_two_versions_none_is_known(tmp_path: Path) -> None:
+    for python, version in (("python3.11", "0.25.0"), ("python3.12", "0.32.0")):
+        (tmp_path / f"local/lib/{python}/dist-packages/vllm-{version}.dist-info").mkdir(parents=True)
+    assert version_in(tmp_path) == ""
+
+
 @pytest.mark.parametrize("content", [None, "no json", "[]"])
 def test_what_is_not_found_or_not_understood_is_left_empty(tmp_path: Path, content: str | None) -> None:
     if content is not None:
