@@ -97,12 +97,12 @@ def test_a_fast_gpu_is_worth_a_wait_and_a_long_queue_is_not() -> None:
 
 def test_what_can_go_on_at_the_gpu_is_worth_it_as_soon_as_the_cpu_has_made_what_the_move_costs() -> None:
     estimates = seen(0.0065, 0.35)
-    # 400 answers at 32 slots: 20.8 s until its turn, in which the CPU makes 59 of 256 tokens.
-    found = predicted(estimates, ahead=400, slots=32, returns=True)
-    assert found.offload_s == pytest.approx(20.8 + 0.1 + (256 - 20.7 / 0.35) * 0.0065)
+    # 800 answers at 32 slots: 41.6 s until its turn; the CPU makes 119 of 256 tokens till then, and one to let go with.
+    found = predicted(estimates, ahead=800, slots=32, returns=True)
+    assert found.offload_s == pytest.approx(41.6 + 0.35 + 0.1 + (256 - 41.5 / 0.35 - 1) * 0.0065)
     assert 0.0 < found.benefit_s < 0.5
-    assert predicted(estimates, ahead=400, slots=32).benefit_s < -60
-    assert predicted(estimates, ahead=8, slots=32, returns=True).benefit_s < 0
+    assert predicted(estimates, ahead=800, slots=32).benefit_s < -40
+    assert predicted(estimates, ahead=400, slots=32, returns=True).benefit_s < 0
     assert predicted(estimates, ahead=4000, slots=32, returns=True).offload_s == pytest.approx(0.1 + 256 * 0.35)
 
 

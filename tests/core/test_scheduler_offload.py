@@ -165,7 +165,9 @@ def test_for_all_loads(
     assert not isinstance(decision, Reject)
     if isinstance(decision, RunOn | Offload):
         rooms = {spec.name: SCHEDULER.room(spec, snapshot, inflight) for spec in (GPU, CPU)}
-        assert all(rooms[name].has_place for name in decision.places)
+        *prefill, last = (rooms[name] for name in decision.places)
+        assert last.has_place
+        assert all(room.has_prefill_place for room in prefill)
     if isinstance(decision, Offload):
         assert paired
         assert not request_.whole_because
@@ -194,8 +196,9 @@ def test_the_cpu_helps_only_with_what_does_not_end_sooner_on_the_gpu(
     if isinstance(decision, Offload) and request_.offload:
         return
     tokens = min(known.answer_tokens, request_.max_tokens or known.answer_tokens)
-    ahead = 1 + queued + max(gpu.waiting, inflight["gpu"] - GPU.max_num_seqs)
-    on_gpu_s = ahead * known.answer_tokens * known.per_token_s["gpu"] / GPU.max_num_seqs
+    room = SCHEDULER.room(GPU, snapshot, inflight)
+    ahead = 1 + queued + max(gpu.waiting, inflight["gpu"] - room.slots)
+    on_gpu_s = ahead * known.answer_tokens * known.per_token_s["gpu"] / room.slots
     on_gpu_s += tokens * known.per_token_s["gpu"]
     on_cpu_s = tokens * known.per_token_s["cpu"]
     if isinstance(decision, RunOn) and len(known.per_prompt_token_s) == 2:

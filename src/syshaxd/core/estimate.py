@@ -98,8 +98,10 @@ def predict_help(
         wait_s += prompt_tokens * per_prompt_token_s[gpu] if known else 0.0
     help_s = prefill_s + tokens * cpu_s
     if returns and turn_s < help_s:
-        made = max(0.0, turn_s - prefill_s) / cpu_s
-        help_s = min(help_s, max(turn_s, prefill_s) + _HANDOVER_S + (tokens - made) * gpu_s)
+        # It leaves the CPU with a token, for which its slot at the GPU waits.
+        made = max(0.0, turn_s - prefill_s) / cpu_s + 1
+        leaves_s = max(turn_s, prefill_s) + cpu_s
+        help_s = min(help_s, leaves_s + _HANDOVER_S + max(0.0, tokens - made) * gpu_s)
     return Prediction(offload_s=help_s, wait_s=wait_s)
 
 

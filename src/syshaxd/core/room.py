@@ -90,6 +90,8 @@ class Room(NamedTuple):
         """
         if self.running >= self.spec.max_num_seqs:
             return f"{self.running} of {self.spec.max_num_seqs} slots taken"
+        if self.running >= self.slots:
+            return f"KV cache {self.load.kv_usage_ratio:.0%} used"
         if self.waiting > 0:
             return f"{self.waiting} wait"
         tokens_per_s = self.load.generation_tokens_per_s
