@@ -7,11 +7,13 @@ import json
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
 
+from syshaxd.client import ControlClient
 from tests.e2e.conftest import MODEL, SLOTS, Daemon, gone, left_in_shared_memory, shared_memory, until
 
 pytestmark = pytest.mark.timeout(300)
@@ -69,19 +71,18 @@ class Load:
     async def fill(self, victim: str) -> set[str]:
         """Sends requests until the victim works on some of both kinds; returns the ids of those that are no streams.
 
-        Most come at once: as soon as one ends at the GPU, a stream of the CPU goes on there.
+        In haste: as soon as one ends at the GPU, a stream of the CPU goes on there.
         """
-        for count in range(1, 2 * SLOTS):
-            await self._add_stream()
-            ident = f"whole-{count}"
-            self.wholes[ident] = asyncio.create_task(whole(self.session, self.daemon.url, ident))
-            if count < SLOTS * 3 // 4:
-                continue
-            listed = json.loads((await asyncio.to_thread(self.daemon.syshaxctl, "requests", "-o", "json")).stdout)
-            there = [its for its in listed if its["placement"] == victim]
-            wholes = {its["request_id"] for its in there if not its["stream"]}
-            if len(wholes) >= 2 and len(there) - len(wholes) >= 2:
-                return wholes
+        async with ControlClient(Path(self.daemon.environment["SYSHAX_SOCKET"])) as client:
+            for count in range(1, 2 * SLOTS):
+                await self._add_stream()
+                ident = f"whole-{count}"
+                self.wholes[ident] = asyncio.create_task(whole(self.session, self.daemon.url, ident))
+                listed = (await client.ask("ListRequests"))["requests"]
+                there = [its for its in listed if its["placement"] == victim]
+                wholes = {its["request_id"] for its in there if not its["stream"]}
+                if len(wholes) >= 2 and len(there) - len(wholes) >= 2:
+                    return wholes
         pytest.fail(f"{victim} never got requests of both kinds: {listed}")
 
     async def _add_stream(self) -> None:
