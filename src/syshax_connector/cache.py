@@ -17,7 +17,7 @@ from .stored import INTEGERS, Stored, strided
 _DIGIT = 256
 """bfloat16 holds whole numbers up to here exactly."""
 _LONGEST_ROW = 1 << 14
-"""Numbers: PyTorch shares rows out between its threads if they are short. Of longer ones (over 1 << 15) it copies one
+"""Numbers: PyTorch shares rows out between its threads if they are short. Of longer ones (from 1 << 15) it copies one
 after the other, each with all threads, and waits for them each time."""
 
 

@@ -50,7 +50,7 @@ class DaemonMethods(AdminServiceServicer):
         reconfigurer = self._there.reconfigurer
         names = request.keys or [key.name for key in describe()]
         known = [find_key(name).name for name in names]
-        waiting = set(waiting_keys(reconfigurer.started_with, reconfigurer.config)).intersection(known)
+        waiting = waiting_keys(reconfigurer.started_with, reconfigurer.config)
         applied, started = (each.model_dump(mode="json") for each in (reconfigurer.config, reconfigurer.started_with))
         values = [(started if key in waiting else applied, name) for name, key in zip(names, known, strict=True)]
         return api.GetConfigResponse(

@@ -11,6 +11,7 @@ from syshaxd.core.cpulist import parse_cpulist
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.offload.connector import (
     KV_TRANSFER_FLAG,
+    SINCE,
     EngineFiles,
     LaunchHost,
     connector_doubt,
@@ -77,8 +78,8 @@ def _doubt(name: str, service: ServiceConfig, files: EngineFiles) -> str:
         return f"somebody else starts it: set services.{name}.protocol if it has the connector"
     if service.runtime is RuntimeKind.DOCKER and not files.version:
         return (
-            f"which vLLM its image has is not known: set services.{name}.protocol to connector (vLLM from 0.26), or to "
-            "syshax (images syshax-vllm-gpu and -cpu)"
+            f"which vLLM its image has is not known: set services.{name}.protocol to connector (vLLM from {SINCE}), or "
+            "to syshax (images syshax-vllm-gpu and -cpu)"
         )
     return connector_doubt(name, files, {_flag_name(key): value for key, value in service.args.items()})
 

@@ -16,6 +16,8 @@ PACKAGE = "syshax_connector"
 KV_TRANSFER_FLAG = "kv-transfer-config"
 PROMPT_DETAILS_FLAG = "enable-prompt-tokens-details"
 _SINCE = (0, 26)
+SINCE = ".".join(map(str, _SINCE))
+"""The first version of vLLM that it works with."""
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
@@ -67,11 +69,11 @@ def connector_doubt(name: str, files: EngineFiles, args: Mapping[str, Any]) -> s
         files: What is known of the instance.
         args: Its flags, by name with dashes.
     """
-    found, since = _VERSION.match(files.version), ".".join(map(str, _SINCE))
+    found = _VERSION.match(files.version)
     if found is None:
-        return f"its vLLM's version is not known: set services.{name}.protocol to connector if it is {since} or later"
+        return f"its vLLM's version is not known: set services.{name}.protocol to connector if it is {SINCE} or later"
     if (int(found[1]), int(found[2])) < _SINCE:
-        return f"its vLLM {files.version} is older than {since}"
+        return f"its vLLM {files.version} is older than {SINCE}"
     if KV_TRANSFER_FLAG in args:
         return f"its args have a {KV_TRANSFER_FLAG} already"
     if args.get("kv-cache-dtype", "auto") != "auto":
