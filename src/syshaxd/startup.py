@@ -132,7 +132,7 @@ async def _chat(
     except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError, InstanceFailedError) as error:
         look = f"`syshaxctl logs {name}` may tell why"
         if spec.runtime is RuntimeKind.EXTERNAL:
-            look = f"does http://{spec.address}/v1/models name {model} (models.default)?"
+            look = f"does {spec.address.url('/v1/models')} name {model} (models.default)?"
         _log.warning("connectivity test: %s failed: %s; %s", name, error, look, extra={"instance": name})
         return
     _log.info(
@@ -146,7 +146,7 @@ async def _chat(
 
 def _banner(engine: Engine, model: str, syshaxctl: str, *, dashboard: bool) -> str:
     status = engine.status()
-    endpoint = engine.endpoint.replace("//0.0.0.0:", "//127.0.0.1:")
+    endpoint = engine.endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     ready = engine.ready_instances()
     serves = f"sysHAX serves the model {model} at {endpoint}/v1"
     lines = ["", serves if ready else f"No instance is ready: {endpoint}/v1 answers 503 until one is"]

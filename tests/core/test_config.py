@@ -77,7 +77,7 @@ def test_values_arrive() -> None:
         ("services.gpu.port", "8001", 'must be a whole number from 1 to 65535, not "8001"'),
         ("services.gpu.port", True, "must be a whole number from 1 to 65535, not true"),
         ("services.gpu.port", None, "must be a whole number from 1 to 65535, not null"),
-        ("services.gpu.host", "", 'must be text, not ""'),
+        ("services.gpu.host", "", "must be a name or an IP address, not '': a part between its dots is empty"),
         ("services.gpu.host", 5, "must be text, not 5"),
         ("services.gpu.enabled", "perhaps", 'must be true or false, not "perhaps"'),
         ("services.gpu.runtime", "podman", 'must be process or docker or external, not "podman"'),

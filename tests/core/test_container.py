@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from syshaxd.core.address import published_port
 from syshaxd.core.config import parse
-from syshaxd.core.container import DONOR_NAME, docker_run, parse_port, shell_text, with_connector
+from syshaxd.core.container import DONOR_NAME, docker_run, shell_text, with_connector
 from syshaxd.core.container_faults import exit_status, launch_fault, pull_fault
 from syshaxd.core.errors import ConfigError
 from syshaxd.core.launch import instance_specs
@@ -200,7 +201,7 @@ def test_a_wrong_key_is_told(container: dict[str, Any], key: str, words: str) ->
     [("1:2", ("127.0.0.1", 1, 2)), ("10.0.0.1:1:2", ("10.0.0.1", 1, 2)), ("[::]:1:2", ("::", 1, 2))],
 )
 def test_ports(text: str, expected: tuple[str, int, int]) -> None:
-    assert parse_port(text) == expected
+    assert published_port(text) == expected
 
 
 @pytest.mark.parametrize(

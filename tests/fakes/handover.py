@@ -107,13 +107,14 @@ async def duo(
     images: dict[str, Images] | None = None,
     pair_allowed: Callable[[str, str], str] = lambda source, target: "",
     snapshot: Callable[[], Snapshot] = Snapshot,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Duo]:
     async with AsyncExitStack() as stack:
         store = KvStore()
         sims: dict[str, SimInstance] = {}
         for role in Role:
             sims[role] = await stack.enter_async_context(
-                SimInstance(profile, kv_store=store, version=version, images=(images or {}).get(role))
+                SimInstance(profile, kv_store=store, version=version, images=(images or {}).get(role), host=host)
             )
         specs = [
             InstanceSpec(
@@ -123,7 +124,7 @@ async def duo(
                 runtime=RuntimeKind.EXTERNAL,
                 model="m",
                 served_model="m",
-                host="127.0.0.1",
+                host=host,
                 port=sims[role].port,
                 max_num_seqs=slots,
                 protocol=Protocol.SYSHAX if images else Protocol.CONNECTOR,
@@ -158,7 +159,7 @@ async def duo(
         )
         metrics = KeptMetrics()
         gateway = Gateway(engine, metrics, max_body_bytes=1_000_000)
-        url = await gateway.start("127.0.0.1", 0)
+        url = await gateway.start(host, 0)
         stack.push_async_callback(gateway.stop, 0.0)
         both = Duo(sims, supervisor, engine, hands, metrics, session, url)
         await both.ready("gpu", "cpu")

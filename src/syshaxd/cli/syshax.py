@@ -15,6 +15,7 @@ import click
 
 from syshaxd import __version__, configfile
 from syshaxd.cli import complete
+from syshaxd.core.address import Address
 from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value, is_secret
 from syshaxd.core.errors import ConfigError, SyshaxError
 from syshaxd.core.launch import instance_specs
@@ -154,11 +155,10 @@ def interfaces(path: Path) -> None:
     """  # noqa: D301
     with _errors_of(path):
         config = configfile.load(path)
-    places = {name: (service.host, service.port) for name, service in enabled_services(config).items()}
     conductor = config.services.conductor
-    for name, (host, port) in (places | {"conductor": (conductor.host, conductor.port)}).items():
-        shown = f"[{host}]" if ":" in host else host
-        click.echo(f"{name}: http://{shown}:{port}")
+    places = {name: Address(service.host, service.port) for name, service in enabled_services(config).items()}
+    for name, address in (places | {"conductor": Address(conductor.host, conductor.port)}).items():
+        click.echo(f"{name}: {address.url()}")
 
 
 @main.command()

@@ -167,8 +167,8 @@ def _decision(decision: Decision, specs: Mapping[str, InstanceSpec]) -> api.Deci
         kind=api.DECISION_KIND_OFFLOAD if isinstance(decision, Offload) else api.DECISION_KIND_RUN_ON,
         prefill=first,
         decode=last,
-        prefill_address=specs[first].address if first in specs else "",
-        decode_address=specs[last].address if last in specs else "",
+        prefill_address=specs[first].address.authority if first in specs else "",
+        decode_address=specs[last].address.authority if last in specs else "",
         reasons=decision.reasons,
         prediction=None if expected is None else api.Prediction(offload_s=expected.offload_s, wait_s=expected.wait_s),
     )

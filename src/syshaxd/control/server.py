@@ -25,6 +25,7 @@ from syshaxd.control.errors import ErrorInterceptor
 from syshaxd.control.relay import Relay
 from syshaxd.control.scheduling import SchedulingServicer
 from syshaxd.control.servicer import AdminEngine, AdminServicer
+from syshaxd.core.address import Address
 from syshaxd.core.errors import SyshaxError
 
 _log = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ class ControlServer:
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
     async def _listen_with_tls(self, server: grpc.aio.Server, tls: TlsEndpoint) -> int:
-        where = f"{tls.host}:{tls.port}"
+        where = Address(tls.host, tls.port).authority
         files = {"cert": tls.cert, "key": tls.key, "client_ca": tls.client_ca}
         pem = {name: await asyncio.to_thread(_read, name, path) for name, path in files.items()}
         credentials = grpc.ssl_server_credentials(
@@ -190,7 +191,9 @@ class ControlServer:
                 "control.tcp.cert and control.tcp.key belong together"
             ) from error
         _log.info(
-            "the control plane listens on %s:%d, for clients with a certificate of %s", tls.host, port, tls.client_ca
+            "the control plane listens on %s, for clients with a certificate of %s",
+            Address(tls.host, port),
+            tls.client_ca,
         )
         return port
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from syshaxd.core.address import Address, published_port
 from syshaxd.core.config import ContainerConfig, ServiceConfig, container_name
 from syshaxd.core.config.schema import size_bytes
 from syshaxd.core.cpulist import format_cpulist
@@ -51,7 +52,7 @@ def container_spec(role: Role, service: ServiceConfig, *, model: str, joins: str
         ipc=its.ipc or (f"{JOIN}{joins}" if joins else "shareable"),
         shm_size_bytes=size_bytes(its.shm_size),
         gpus=ALL_GPUS if gpus == "all" else gpus if isinstance(gpus, int) else tuple(map(str, gpus)),
-        ports=((service.host, service.port, inner), *map(parse_port, its.ports)),
+        ports=((service.host, service.port, inner), *map(published_port, its.ports)),
         volumes=tuple(volumes),
         working_dir=its.working_dir or "",
         privileged=its.privileged,
@@ -74,13 +75,6 @@ def cpuset_cpus(spec: InstanceSpec) -> str:
     """CPUs that the container may use, as a list such as `0-3,8`; empty: all."""
     assert spec.container is not None
     return spec.container.cpuset_cpus or format_cpulist(spec.cores)
-
-
-def parse_port(text: str) -> tuple[str, int, int]:
-    """`[ADDRESS:]HOST_PORT:CONTAINER_PORT`; without an address it is this host's loopback."""
-    rest, _, inner = text.rpartition(":")
-    address, _, outer = rest.rpartition(":")
-    return (address.strip("[]") or "127.0.0.1", int(outer), int(inner))
 
 
 def with_connector(spec: InstanceSpec, package: str) -> InstanceSpec:
@@ -116,7 +110,7 @@ def docker_run(spec: InstanceSpec, *, secret: Mapping[str, str] | None = None) -
     elif its.gpus:
         line += ["--gpus", "all" if its.gpus == ALL_GPUS else str(its.gpus)]
     for address, outer, inner in its.ports:
-        line += ["--publish", f"{f'[{address}]' if ':' in address else address}:{outer}:{inner}"]
+        line += ["--publish", f"{Address(address, outer)}:{inner}"]
     for volume in its.volumes:
         line += ["--volume", volume]
     line += ["--workdir", its.working_dir] if its.working_dir else []

@@ -43,7 +43,7 @@ def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: 
         "runtime": spec.runtime,
         "model": spec.model,
         "served_model": spec.served_model,
-        "address": spec.address,
+        "address": spec.address.authority,
         "cores": format_cpulist(spec.cores),
         "depends_on": spec.depends_on,
         "max_num_seqs": spec.max_num_seqs,

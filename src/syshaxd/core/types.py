@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from syshaxd.core.address import Address
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.parity import ParityReport
 from syshaxd.core.topology import BindingStatus, NumaTopology
@@ -118,9 +119,9 @@ class InstanceSpec:
     """Of an instance that runs in one."""
 
     @property
-    def address(self) -> str:
-        """`host:port`."""
-        return f"{self.host}:{self.port}"
+    def address(self) -> Address:
+        """Where it listens."""
+        return Address(self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from syshaxd.activation import listens_at
+from syshaxd.connecting import why_no_connection
+from syshaxd.core.address import Address
 from syshaxd.core.errors import (
     BadRequestError,
     MethodNotAllowedError,
@@ -101,17 +103,17 @@ class Gateway:
                 port = own.sockets[0].getsockname()[1]
                 if handed:
                     _log.warning(
-                        "syshaxd.socket has not the address of services.conductor (%s:%d), which refuses connections "
+                        "syshaxd.socket has not the address of services.conductor (%s), which refuses connections "
                         "while syshaxd restarts; set its ListenStream= with `systemctl edit syshaxd.socket`",
-                        host,
-                        port,
+                        Address(host, port),
                     )
-        except OSError as error:
-            raise SyshaxError(f"services.conductor: cannot listen on {host}:{port}: {_why_not(error)}") from error
+        except (OSError, UnicodeError) as error:
+            raise SyshaxError(
+                f"services.conductor: cannot listen on {Address(host, port)}: {_why_not(error, host)}"
+            ) from error
         self._handed = handed
         self._sweeper = self._loop.create_task(self._sweep())
-        shown = f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{port}"
+        return Address(host, port).url()
 
     async def serve_handed(self) -> None:
         """Takes the connections of the sockets that were handed over, from now on: also those that have waited."""
@@ -332,16 +334,18 @@ class Gateway:
         return Answer(200, text, "text/plain; version=0.0.4; charset=utf-8")
 
 
-def _why_not(error: OSError) -> str:
+def _why_not(error: OSError | UnicodeError, host: str) -> str:
     """Why an address can't be listened on, and what helps."""
-    why = error.strerror or str(error)
-    match error.errno:
+    match getattr(error, "errno", None):
         case errno.EADDRINUSE:
             return "the port is taken; see by whom (ss -ltnp), or set services.conductor.port to another"
         case errno.EACCES:
             return "this user may not listen there; set services.conductor.port to 1024 or more"
         case _:
-            return f"{why}; set services.conductor.host to an address of this host, or 0.0.0.0 for all"
+            return (
+                f"{why_no_connection(error, host)}; "
+                "set services.conductor.host to an address of this host, or 0.0.0.0 for all"
+            )
 
 
 def _parse(outgoing: Outgoing, *, is_json: bool) -> Body:

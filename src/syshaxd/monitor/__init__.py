@@ -4,7 +4,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from syshaxd.connecting import why_no_answer
 from syshaxd.core import prom
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.loads import HostLoad, InstanceLoad, Snapshot
@@ -153,8 +153,7 @@ async def probe_health(session: aiohttp.ClientSession, spec: InstanceSpec, *, ti
 
 
 async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, timeout_s: float | None) -> str:
-    host = f"[{spec.host}]" if ":" in spec.host else spec.host
-    url = f"http://{host}:{spec.port}{path}"
+    url = spec.address.url(path)
     try:
         async with session.get(
             url,
@@ -165,15 +164,8 @@ async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, ti
             text = await response.text("utf-8", "replace")
     except TimeoutError:
         raise InstanceTimeoutError(f"GET {url}: no answer within {timeout_s:g} s") from None
-    except aiohttp.ClientConnectorError as error:
-        raise InstanceFailedError(f"GET {url}: {_reason(error.os_error)}") from error
-    except aiohttp.ClientError as error:
-        raise InstanceFailedError(f"GET {url}: {error}") from error
+    except (aiohttp.ClientError, ValueError) as error:  # a host that can't be one is a ValueError
+        raise InstanceFailedError(f"GET {url}: {why_no_answer(error, spec.host)}") from error
     if response.status != 200:
         raise InstanceFailedError(f"GET {url}: status {response.status} {text[:200]}".rstrip())
     return text
-
-
-def _reason(error: OSError) -> str:
-    """What a person calls it: asyncio's own text names the address again."""
-    return os.strerror(error.errno) if error.errno else str(error)

@@ -3,10 +3,10 @@
 """Asks one instance the prompts of a comparison."""
 
 import asyncio
-import os
 
 import aiohttp
 
+from syshaxd.connecting import why_no_answer
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.parity import PROMPTS, Answer, parse_answer, request_body
 from syshaxd.core.types import InstanceSpec
@@ -39,7 +39,7 @@ async def _ask_one(session: aiohttp.ClientSession, spec: InstanceSpec, prompt: s
     what = f"{spec.name}: POST {_PATH}"
     try:
         async with session.post(
-            f"http://{spec.address}{_PATH}",
+            spec.address.url(_PATH),
             json=request_body(spec.served_model, prompt),
             timeout=aiohttp.ClientTimeout(total=None),
         ) as response:
@@ -47,10 +47,6 @@ async def _ask_one(session: aiohttp.ClientSession, spec: InstanceSpec, prompt: s
                 text = (await response.text("utf-8", "replace"))[:_SHOWN_CHARACTERS]
                 raise InstanceFailedError(f"{what}: status {response.status} {text}")
             body = await response.json()
-    except aiohttp.ClientConnectorError as error:
-        # asyncio's own text names the address, which the status need not tell.
-        reason = os.strerror(error.errno) if error.errno else "no connection"
-        raise InstanceFailedError(f"{what}: {reason}") from error
     except (aiohttp.ClientError, ValueError) as error:
-        raise InstanceFailedError(f"{what}: {error}") from error
+        raise InstanceFailedError(f"{what}: {why_no_answer(error, spec.host)}") from error
     return parse_answer(body)

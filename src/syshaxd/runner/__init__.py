@@ -4,6 +4,7 @@
 
 import asyncio
 
+from syshaxd.core.address import Address
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.http1 import request_head
 from syshaxd.core.records import RequestRecord
@@ -24,7 +25,7 @@ class Runner:
         """`silence_limit_s`: an instance (or a client) that moves nothing for so long is given up."""
         self._loop = asyncio.get_running_loop()
         self.silence_limit_s = silence_limit_s
-        self._pools: dict[tuple[str, int], UpstreamPool] = {}
+        self._pools: dict[Address, UpstreamPool] = {}
         self._exchanges: set[Exchange] = set()
 
     async def run(
@@ -102,10 +103,10 @@ class Runner:
         return next((relay.events for relay in relays if relay.record is record), 0)
 
     def _pool(self, spec: InstanceSpec) -> UpstreamPool:
-        key = (spec.host, spec.port)
-        pool = self._pools.get(key)
+        address = spec.address
+        pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[key] = UpstreamPool(spec.host, spec.port, self._loop)
+            pool = self._pools[address] = UpstreamPool(address, self._loop)
         return pool
 
     async def sweep(self) -> None:
@@ -129,7 +130,7 @@ def _head(spec: InstanceSpec, outgoing: Outgoing) -> bytes:
     return request_head(
         outgoing.method,
         outgoing.target,
-        spec.address,
+        spec.address.authority,
         outgoing.headers,
         request_id=outgoing.request_id,
         length=len(outgoing.body),

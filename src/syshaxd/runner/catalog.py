@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 
+from syshaxd.connecting import why_no_answer
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.types import InstanceSpec
 
@@ -50,14 +51,14 @@ async def read_catalog(session: aiohttp.ClientSession, spec: InstanceSpec) -> Ca
     Raises:
         InstanceFailedError: It doesn't tell its models. An instance that only hides its routes is fine.
     """
-    base = f"http://{spec.address}"
+    base = spec.address.url()
     try:
         async with session.get(f"{base}/v1/models", timeout=_TIMEOUT) as answer:
             answer.raise_for_status()
             listed = (await answer.json())["data"]
             models = {str(model["id"]): model for model in listed}
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-        why = str(error) or type(error).__name__
+        why = why_no_answer(error, spec.host)
         raise InstanceFailedError(f"{spec.name} does not tell its models: {why}") from error
     try:
         async with session.get(f"{base}/openapi.json", timeout=_TIMEOUT) as answer:

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 
+from syshaxd.connecting import why_no_answer
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.offload.pairs import InstanceFacts
 from syshaxd.core.types import InstanceSpec
@@ -22,7 +23,7 @@ async def read_facts(session: aiohttp.ClientSession, spec: InstanceSpec) -> Inst
     Raises:
         InstanceFailedError: It cannot be asked.
     """
-    base = f"http://{spec.address}"
+    base = spec.address.url()
     try:
         version = await _json(session.get(f"{base}/version", timeout=_TIMEOUT))
         models = await _json(session.get(f"{base}/v1/models", timeout=_TIMEOUT))
@@ -39,7 +40,7 @@ async def read_facts(session: aiohttp.ClientSession, spec: InstanceSpec) -> Inst
             probe_ids=(*ids["tokens"], *chat_ids),
         )
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = str(error) or type(error).__name__
+        why = why_no_answer(error, spec.host)
         raise InstanceFailedError(f"{spec.name} does not tell its version and tokens: {why}") from error
 
 

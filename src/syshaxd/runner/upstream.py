@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from syshaxd.connecting import why_no_connection
+from syshaxd.core.address import Address
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.http1 import (
     MAX_HEAD_BYTES,
@@ -241,9 +243,8 @@ class UpstreamConnection(asyncio.Protocol):
 class UpstreamPool:
     """Keep-alive connections to one instance, the latest used first."""
 
-    def __init__(self, host: str, port: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._host = host
-        self._port = port
+    def __init__(self, address: Address, loop: asyncio.AbstractEventLoop) -> None:
+        self._address = address
         self._loop = loop
         self._idle: list[UpstreamConnection] = []
 
@@ -264,12 +265,12 @@ class UpstreamPool:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await self._loop.create_connection(
-                    lambda: UpstreamConnection(self), self._host, self._port
+                    lambda: UpstreamConnection(self), self._address.host, self._address.port
                 )
         except TimeoutError:
             raise InstanceFailedError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
-        except OSError as error:
-            raise InstanceFailedError(f"no connection: {error.strerror or error}") from None
+        except (OSError, UnicodeError) as error:
+            raise InstanceFailedError(f"no connection: {why_no_connection(error, self._address.host)}") from None
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:

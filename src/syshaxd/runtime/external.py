@@ -17,7 +17,7 @@ class ExternalRuntime:
 
     async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
         """Begins to watch the server, whether it is there or not."""
-        handle = Handle(spec.name, generation, spec.address, time.time())
+        handle = Handle(spec.name, generation, spec.address.authority, time.time())
         self._released[handle] = asyncio.Event()
         return handle
 

@@ -37,7 +37,7 @@ class Prober:
         try:
             async with asyncio.timeout(self.timeout_s):
                 await self._probe(self._spec)
-        except (SyshaxError, OSError) as error:
+        except (SyshaxError, OSError, UnicodeError) as error:
             return str(error) or type(error).__name__
         return None
 

@@ -9,18 +9,28 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    field_validator,
+    model_validator,
+)
 
+from syshaxd.core.address import checked_host, published_port
 from syshaxd.core.cpulist import parse_cpulist
 from syshaxd.core.types import Device, Protocol, RuntimeKind
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Host = Annotated[str, AfterValidator(checked_host)]
 Seconds = Annotated[float, Field(gt=0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Ratio = Annotated[float, Field(ge=0, le=1, strict=True)]
 ArgValue = bool | int | float | str
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt])?b?", re.ASCII)
-_PUBLISHED = re.compile(r"(?:(?:[\w.]+|\[[0-9a-fA-F:]+\]):)?\d{1,5}:\d{1,5}", re.ASCII)
 _VOLUME = re.compile(r"[^:]+:/[^:]*(?::(?:ro|rw))?")
 AUTO = "auto"
 """As `cores`: planned at start."""
@@ -104,8 +114,7 @@ class ContainerConfig(Section):
     @classmethod
     def _are_ports(cls, value: list[str]) -> list[str]:
         for text in value:
-            if not _PUBLISHED.fullmatch(text):
-                raise ValueError(f"`{text}` is not [ADDRESS:]HOST_PORT:CONTAINER_PORT")
+            published_port(text)
         return value
 
     @field_validator("volumes")
@@ -128,7 +137,7 @@ class ServiceConfig(Section):
     """One inference server."""
 
     enabled: bool = Field(True, description="Whether this instance takes part at all.")
-    host: str = Field("127.0.0.1", min_length=1, description="Address at which the instance listens.")
+    host: Host = Field("127.0.0.1", description="Address at which the instance listens.")
     port: Port = Field(description="Port at which the instance listens.")
     runtime: RuntimeKind = Field(
         RuntimeKind.EXTERNAL,
@@ -188,9 +197,7 @@ class CpuServiceConfig(ServiceConfig):
 class ConductorConfig(Section):
     """The OpenAI endpoint."""
 
-    host: str = Field(
-        "127.0.0.1", min_length=1, description="Address of the OpenAI endpoint; `0.0.0.0` opens it to the network."
-    )
+    host: Host = Field("127.0.0.1", description="Address of the OpenAI endpoint; `0.0.0.0` opens it to the network.")
     port: Port = Field(8010, description="Port of the OpenAI endpoint.")
 
 
@@ -344,7 +351,7 @@ class GatewayConfig(Section):
 class TcpConfig(Section):
     """The control plane over TCP, for clients that prove who they are with a certificate (mutual TLS)."""
 
-    host: str = Field("127.0.0.1", min_length=1, description="Address of the control plane's TCP port.")
+    host: Host = Field("127.0.0.1", description="Address of the control plane's TCP port.")
     port: Port | None = Field(None, description="TCP port of the control plane. Unset: the socket only.")
     cert: str | None = Field(None, description="The daemon's certificate with its chain: a PEM file.")
     key: str | None = Field(None, description="Its private key: a PEM file.")

@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from syshaxd.connecting import why_no_connection
 from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.types import InstanceSpec, Protocol
@@ -88,9 +89,10 @@ def _check_port(spec: InstanceSpec) -> None:
     keys = f"services.{spec.name}"
     try:
         owner = procfs.listener(spec.host, spec.port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        why = why_no_connection(error, spec.host)
         raise LaunchFailedError(
-            f"{spec.name} cannot listen at {spec.address}: {error.strerror}; set {keys}.host and {keys}.port",
+            f"{spec.name} cannot listen at {spec.address}: {why}; set {keys}.host and {keys}.port",
             permanent=True,
         ) from error
     if owner is not None:

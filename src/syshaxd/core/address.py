@@ -1,0 +1,102 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Where a server listens: the one place where a host is checked, and where host and port are joined."""
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_MAX_NAME_CHARACTERS = 253
+_PUBLISHED = re.compile(
+    r"(?:(?:\[(?P<v6>[^\]]*)\]|(?P<other>[^:\[\]]+)):)?(?P<outer>\d{1,5}):(?P<inner>\d{1,5})", re.ASCII
+)
+_MAX_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Host and port of a TCP server."""
+
+    host: str
+    """A name, or an IPv4 or IPv6 address without brackets, as `checked_host` returns it."""
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """`host:port` as URLs and Host headers have it: an IPv6 address in brackets, a name in ASCII."""
+        if ":" in self.host:
+            return f"[{self.host}]:{self.port}"
+        try:
+            name = _ascii(self.host)
+        except UnicodeError:  # no host has such a name, but it can be shown
+            name = self.host.encode("ascii", "backslashreplace").decode("ascii")
+        return f"{name}:{self.port}"
+
+    def url(self, path: str = "") -> str:
+        """The server's URL for `path`, which is empty or begins with a slash."""
+        return f"http://{self.authority}{path}"
+
+    def __str__(self) -> str:
+        return self.authority
+
+
+def checked_host(text: str) -> str:
+    """Returns the host in its usual form: an address as short as can be, a name as it is.
+
+    Raises:
+        ValueError: It can't be the name or the address of a host.
+    """
+    if text[:1] == "[" or text[-1:] == "]":
+        raise ValueError(f"must be an address without brackets, such as `::1`, not {text!r}")
+    if "%" in text:
+        raise ValueError(f"must be an address without a zone, not {text!r}; use a name, or an address of global scope")
+    try:
+        return str(ip_address(text))
+    except ValueError as error:
+        if _looks_like_an_address(text):
+            raise ValueError(f"must be a name or an IP address, not {text!r}: {error}") from None
+    if fault := _name_fault(text):
+        raise ValueError(f"must be a name or an IP address, not {text!r}: {fault}")
+    return text
+
+
+def published_port(text: str) -> tuple[str, int, int]:
+    """Reads `[ADDRESS:]HOST_PORT:CONTAINER_PORT`; without an address it is this host's loopback.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = _PUBLISHED.fullmatch(text)
+    ports = [int(port) for port in found.group("outer", "inner")] if found else []
+    if found is None or not all(1 <= port <= _MAX_PORT for port in ports):
+        raise ValueError(f"`{text}` is not [ADDRESS:]HOST_PORT:CONTAINER_PORT")
+    address = found["v6"] or found["other"] or "127.0.0.1"
+    return checked_host(address), ports[0], ports[1]
+
+
+def _looks_like_an_address(text: str) -> bool:
+    return ":" in text or re.fullmatch(r"[0-9.]+", text) is not None
+
+
+def _name_fault(name: str) -> str:
+    """Why a name can't be resolved anywhere; empty: it might be."""
+    try:
+        ascii_name = _ascii(name).removesuffix(".")
+    except UnicodeError:
+        return "a part of it is empty, over 63 characters long, or has characters that names of hosts can't have"
+    if len(ascii_name) > _MAX_NAME_CHARACTERS:
+        return f"it is over {_MAX_NAME_CHARACTERS} characters long"
+    for label in ascii_name.split("."):
+        if not label:
+            return "a part between its dots is empty"
+        if len(label) > 63:
+            return f"{label!r} is over 63 characters long"
+        if not _LABEL.fullmatch(label):
+            return f"{label!r} has characters that names of hosts can't have"
+    return ""
+
+
+def _ascii(name: str) -> str:
+    """The name as it is looked up. `str.encode("idna")` is also what asyncio and getaddrinfo do."""
+    return name if name.isascii() else name.encode("idna").decode("ascii")
