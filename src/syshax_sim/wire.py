@@ -17,6 +17,7 @@ from syshax_sim.text import Detokenizer, count_tokens, render_chat, seed_of, spl
 VERSION = "0.32.0"
 DONE = b"data: [DONE]\n\n"
 _FINGERPRINT = f"vllm-{VERSION}-51a51a51"
+_MAX_CHOICES = 16384
 _DEFAULT_COMPLETION_TOKENS = 16
 _MAX_LOGPROBS = 20
 
@@ -183,6 +184,14 @@ def _prompt(value: object) -> Prompt:
     raise malformed("Input should be a valid string", "body.prompt")
 
 
+def _count(body: dict[str, Any]) -> int:
+    """How many answers a prompt gets."""
+    wanted = _int(body, "n")
+    if wanted is not None and not 1 <= wanted <= _MAX_CHOICES:
+        raise _refused(f"n must be at least 1 and at most {_MAX_CHOICES}, got {wanted}.", "n", wanted)
+    return wanted or 1
+
+
 def _choices(body: dict[str, Any], prompt: Prompt, chat: bool, profile: Profile) -> list[Choice]:
     wanted = _int(body, "max_completion_tokens") if chat else None
     if wanted is None:
@@ -199,7 +208,7 @@ def _choices(body: dict[str, Any], prompt: Prompt, chat: bool, profile: Profile)
             end, reason = by_itself, "stop"
     return [
         Choice(prompt, size, seed_of(text, index) ^ profile.weights, first, end, reason)
-        for index in range(max(1, _int(body, "n") or 1))
+        for index in range(_count(body))
     ]
 
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Admission: who gets a place on an instance now, and who waits for one.
+"""Admission: which request gets a slot on an instance now, and which waits for one.
 
 The queue is that for the GPU. Whom the CPU can serve sooner leaves it, from its end, where the wait is longest; nobody
 is overtaken. If the answer can move, its turn stays in the queue: when it comes, the answer goes on at the GPU.
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
 from syshaxd.core.estimate import Estimates, observe_answer, observe_loads
@@ -23,6 +24,7 @@ from syshaxd.core.scheduler import Scheduler
 from syshaxd.core.types import InstanceSpec, Role
 from syshaxd.offers import Offers
 from syshaxd.requests import Decided
+from syshaxd.slots import Grant, Slot, Slots
 
 _MAX_RETRY_AFTER_S = 60.0
 # Weight of the newest request in the mean duration, from which Retry-After is estimated.
@@ -37,7 +39,7 @@ class _Waiting:
 
     request: InferenceRequest
     tried: tuple[str, ...]
-    place: "asyncio.Future[Placement]"
+    grant: "asyncio.Future[Grant]"
 
 
 @dataclass(slots=True, eq=False)
@@ -49,9 +51,9 @@ class _Turn:
 
 
 class Admission:
-    """Gives places out in the order of arrival. Lives in one event loop.
+    """Grants slots in the order of arrival. Lives in one event loop.
 
-    Every place that it gives is given back with `release`, once for each instance of the placement.
+    A request that gets a `Grant` holds it as a context manager: its slots are released at its end, whatever happens.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Admission:
         max_queue_size: int,
         max_queue_wait_s: float,
     ) -> None:
-        """Begins with nothing placed.
+        """Begins with no slot taken.
 
         Args:
             scheduler: Decides.
@@ -74,7 +76,7 @@ class Admission:
             snapshot: Returns the latest readings.
             pairs: Returns which instances can hand over to which, by name.
             decided: Called with every decision.
-            take_turn: Has an answer go on at a GPU with room, where it reserves its place; false: it can't right now.
+            take_turn: Has an answer go on at a GPU with room, where it reserves its slot; false: it can't right now.
             max_queue_size: Requests that may wait; one more is refused.
             max_queue_wait_s: How long one may wait.
         """
@@ -86,9 +88,8 @@ class Admission:
         self._take_turn = take_turn
         self._max_queue_size = max_queue_size
         self.max_queue_wait_s = max_queue_wait_s
-        self.inflight = dict.fromkeys(offers.specs, 0)
-        """Places taken, by instance."""
-        self._ended = dict.fromkeys(offers.specs, 0)
+        self._slots = Slots()
+        self._slots.subscribe(self._on_release)
         self._queue: deque[_Waiting | _Turn] = deque()
         self._turns = 0
         self._mean_duration_s = 1.0
@@ -100,17 +101,24 @@ class Admission:
         """Requests that wait; those that a CPU answers until it is their turn do not."""
         return len(self._queue) - self._turns
 
+    @property
+    def entries(self) -> int:
+        """Everything in the queue: requests that wait, and turns of those that a CPU answers."""
+        return len(self._queue)
+
     def set_limits(self, *, max_queue_size: int, max_queue_wait_s: float) -> None:
         """Sets the queue's limits; a request that waits already keeps its time."""
         self._max_queue_size = max_queue_size
         self.max_queue_wait_s = max_queue_wait_s
 
-    def set_instances(self, specs: Sequence[InstanceSpec]) -> None:
-        """Counts places on these instances from now on, and on others as long as some are taken."""
-        self.inflight = {spec.name: self.inflight.get(spec.name, 0) for spec in specs} | {
-            name: count for name, count in self.inflight.items() if count
-        }
-        self._ended = dict.fromkeys(self.inflight, 0)
+    @property
+    def inflight(self) -> Mapping[str, int]:
+        """Slots taken, by instance; an instance that never had one is missing."""
+        return self._slots.counts
+
+    def on_release(self, callback: Callable[[str], None]) -> None:
+        """Has `callback` called with the instance's name after each release of a slot."""
+        self._slots.subscribe(callback)
 
     def decide(
         self,
@@ -133,8 +141,8 @@ class Admission:
             estimates=self._estimates,
         )
 
-    def place(self, request: InferenceRequest) -> Decision:
-        """Decides on a request that somebody else carries out, and takes the place.
+    def place(self, request: InferenceRequest) -> tuple[Decision, Grant | None]:
+        """Decides on a request that another gateway carries out, and takes its slots, if it is to run now.
 
         Raises:
             NotFoundError: No instance has such a model or route.
@@ -143,14 +151,10 @@ class Admission:
         waits = self.queued
         decision = Wait((f"{waits} requests wait already",)) if waits else self.decide(request, candidates)
         self._note(request, candidates, decision)
-        if isinstance(decision, RunOn | Offload):
-            self._take(decision)
-        return decision
+        return decision, self._grant(request, decision) if isinstance(decision, RunOn | Offload) else None
 
-    def at_once(
-        self, request: InferenceRequest, tried: tuple[str, ...] = (), *, first: bool = False
-    ) -> Placement | None:
-        """Takes a place; None: all are taken, or others wait already (unless `first`).
+    def at_once(self, request: InferenceRequest, tried: tuple[str, ...] = (), *, first: bool = False) -> Grant | None:
+        """Grants slots; None: all are taken, or others wait already (unless `first`).
 
         Raises:
             NotFoundError: No instance has such a model or route.
@@ -162,17 +166,16 @@ class Admission:
         decision = self._decide(request, candidates, queued=0)
         self._note(request, candidates, decision)
         if isinstance(decision, RunOn | Offload):
-            self._take(decision)
             if decision.turn_at:
                 self._queue.append(_Turn(request, decision.turn_at))
                 self._turns += 1
-            return decision
+            return self._grant(request, decision)
         if isinstance(decision, Wait):
             return None
         raise UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)
 
-    async def wait(self, request: InferenceRequest, tried: tuple[str, ...] = (), *, first: bool = False) -> Placement:
-        """Takes a place as soon as one comes free, in the order of arrival, or before all others.
+    async def wait(self, request: InferenceRequest, tried: tuple[str, ...] = (), *, first: bool = False) -> Grant:
+        """Grants slots as soon as they come free, in the order of arrival, or before all others.
 
         Raises:
             OverloadedError: Too many wait already.
@@ -192,40 +195,38 @@ class Admission:
         self.admit(at_end=1)
         try:
             async with asyncio.timeout(self.max_queue_wait_s):
-                return await waiting.place
+                return await waiting.grant
         except BaseException as error:
             with suppress(ValueError):
                 self._queue.remove(waiting)
-            if waiting.place.done() and not waiting.place.cancelled() and waiting.place.exception() is None:
-                for name in waiting.place.result().places:
-                    self.release(name)  # granted in the very moment in which it was given up
-                self.forget(request)
+            if waiting.grant.done() and not waiting.grant.cancelled() and waiting.grant.exception() is None:
+                waiting.grant.result().release()  # granted in the very moment in which it was given up
             if isinstance(error, TimeoutError):
                 raise UnavailableError(
-                    f"no place came free within {self.max_queue_wait_s:g} s", retry_after_s=self._retry_after_s()
+                    f"no slot came free within {self.max_queue_wait_s:g} s", retry_after_s=self._retry_after_s()
                 ) from None
             raise
 
-    def elsewhere(self, request: InferenceRequest, present: str) -> InstanceSpec | None:
-        """Decides again where an answer goes on of which an instance has made a part; takes a place there.
+    def elsewhere(self, request: InferenceRequest, present: Slot) -> Slot | None:
+        """Decides again where an answer goes on of which an instance has made a part; takes a slot there.
 
         Returns:
             None: it goes on where it is.
         """
-        self.inflight[present] -= 1  # its own place is not in its way
-        decision = self.decide(request, self._offers.candidates(request))
-        self.inflight[present] += 1
-        if not isinstance(decision, RunOn) or (present, decision.instance) not in self._pairs():
+        name = present.spec.name
+        without = {**self.inflight, name: self.inflight.get(name, 0) - 1}  # its own slot is not in its way
+        candidates = self._offers.candidates(request)
+        decision = self._decide(request, candidates, queued=len(self._queue), inflight=without)
+        if not isinstance(decision, RunOn) or (name, decision.instance) not in self._pairs():
             return None
-        self._take(decision)
-        return self._offers.specs[decision.instance]
+        return self._slots.take(self._offers.specs[decision.instance])
 
     def keep_turn(self, request: InferenceRequest, gpu: str) -> None:
         """The answer, which has left this GPU for the time being, goes on there before all that waits."""
         self._queue.appendleft(_Turn(request, gpu))
         self._turns += 1
 
-    def forget(self, request: InferenceRequest) -> None:
+    def _forget(self, request: InferenceRequest) -> None:
         """The request, which may have a turn, has ended."""
         if not self._turns:
             return
@@ -233,24 +234,18 @@ class Admission:
             self._queue.remove(turn)
             self._turns -= 1
 
-    def reserve(self, spec: InstanceSpec) -> bool:
-        """Takes a place on an instance, if it has one."""
-        if not self._room(spec).has_place:
-            return False
-        self.inflight[spec.name] += 1
-        return True
+    def reserve(self, spec: InstanceSpec) -> Slot | None:
+        """Takes a slot on an instance; None: it has no room."""
+        return self._slots.take(spec) if self._room(spec).has_place else None
 
-    def release(self, name: str) -> None:
-        """Gives a place on an instance back."""
-        self.inflight[name] -= 1
-        self._ended[name] += 1
+    def _on_release(self, name: str) -> None:
         if self._queue:
             self.admit()
 
     def admit(self, *, at_end: int = _LOOKED_AT) -> None:
-        """Gives out places in the order of arrival, until one must wait for a place that all others wait for too.
+        """Grants slots in the order of arrival, until a request must wait for a slot that all others wait for too.
 
-        Then so many at the end of the queue, who wait longest for that place, are offered what room the CPU has.
+        Then so many at the end of the queue, who wait longest for that slot, are offered what room the CPU has.
         """
         if self._admit_first():
             self._admit_last(at_end)
@@ -271,7 +266,7 @@ class Admission:
                     self._turns -= 1
                 else:
                     passed_over.append(entry)
-            elif not entry.place.done():
+            elif not entry.grant.done():
                 decision = self._admit(entry, queued=0)
                 if isinstance(decision, Wait):
                     passed_over.append(entry)
@@ -288,7 +283,7 @@ class Admission:
         last = len(self._queue) - 1
         for position in range(last, max(0, last - count), -1):
             entry = self._queue[position]
-            if isinstance(entry, _Turn) or entry.request.pinned is not None or entry.place.done():
+            if isinstance(entry, _Turn) or entry.request.pinned is not None or entry.grant.done():
                 continue
             decision = self._admit(entry, queued=position, only=Role.CPU)
             if isinstance(decision, Wait):
@@ -306,13 +301,13 @@ class Admission:
         Args:
             waiting: Who waits.
             queued: Who gets the GPU before.
-            only: The kind of instance on which it may take its place.
+            only: The kind of instance on which it may take its slot.
         """
         request = waiting.request
         try:
             candidates = self._offers.candidates(request, waiting.tried)
         except NotFoundError as error:  # the configuration has changed meanwhile
-            waiting.place.set_exception(error)
+            waiting.grant.set_exception(error)
             return None
         decision = self._decide(request, candidates, queued=queued)
         if isinstance(decision, Wait):
@@ -323,19 +318,18 @@ class Admission:
             return Wait(cpu_has_room=True)
         self._note(request, candidates, decision)
         if isinstance(decision, RunOn | Offload):
-            self._take(decision)
-            waiting.place.set_result(decision)
+            waiting.grant.set_result(self._grant(request, decision))
         else:
-            waiting.place.set_exception(UnavailableError(decision.reason, retry_after_s=decision.retry_after_s))
+            waiting.grant.set_exception(UnavailableError(decision.reason, retry_after_s=decision.retry_after_s))
         return decision
 
     def is_quiet(self) -> bool:
-        """Whether nobody waits and no place is taken."""
-        return not self.queued and not any(self.inflight.values())
+        """Whether no request waits and no slot is taken."""
+        return not self.queued and not self._slots.any_taken
 
     def observe_loads(self) -> None:
         """New readings have come: what waits is decided again."""
-        self._ended = dict.fromkeys(self.inflight, 0)
+        self._slots.observe_loads(self._snapshot())
         self._estimates = observe_loads(self._estimates, self._snapshot())
         if self._queue:
             self.admit()
@@ -346,29 +340,36 @@ class Admission:
         if tokens:
             self._estimates = observe_answer(self._estimates, tokens)
 
-    def _decide(self, request: InferenceRequest, candidates: Sequence[InstanceSpec], *, queued: int) -> Decision:
+    def _decide(
+        self,
+        request: InferenceRequest,
+        candidates: Sequence[InstanceSpec],
+        *,
+        queued: int,
+        inflight: Mapping[str, int] | None = None,
+    ) -> Decision:
         return self._scheduler.decide(
             request,
             self._snapshot(),
-            self.inflight,
+            self.inflight if inflight is None else inflight,
             candidates,
             self._pairs(),
-            ended=self._ended,
+            ended=self._slots.ended,
             queued=queued,
             estimates=self._estimates,
         )
 
     def _room(self, spec: InstanceSpec) -> Room:
-        return self._scheduler.room(spec, self._snapshot(), self.inflight, self._ended)
+        return self._scheduler.room(spec, self._snapshot(), self.inflight, self._slots.ended)
 
     def _note(self, request: InferenceRequest, candidates: Sequence[InstanceSpec], decision: Decision) -> None:
         names = [spec.name for spec in candidates]
         inflight = dict(self.inflight)
         self._decided(Decided(time.time(), request, decision, names, inflight, len(self._queue), self._snapshot()))
 
-    def _take(self, placement: Placement) -> None:
-        for name in placement.places:
-            self.inflight[name] += 1
+    def _grant(self, request: InferenceRequest, placement: Placement) -> Grant:
+        slots = tuple(self._slots.take(self._offers.specs[name]) for name in placement.places)
+        return Grant(placement, slots, released=partial(self._forget, request))
 
     def _retry_after_s(self) -> float:
         """When the present queue will have been served, at the present mean duration."""

@@ -29,12 +29,13 @@ from syshaxd.core.types import EngineStatus, HostTopology, InstanceSpec, Instanc
 from syshaxd.events import EventLog
 from syshaxd.handover import Handover
 from syshaxd.monitor.bindings import BindingMonitor
-from syshaxd.moving import JourneyPlaces, Moving
+from syshaxd.moving import JourneySlots, Moving
 from syshaxd.offers import Offers
 from syshaxd.parity import ParityService
 from syshaxd.requests import RequestBook, RunningRequest
 from syshaxd.runner import Downstream, Outgoing, Runner
 from syshaxd.runner.catalog import Catalog
+from syshaxd.slots import Grant
 from syshaxd.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ class Engine:
             self._offers,
             handover,
             suspect=supervisor.suspect,
-            release=self.release,
         )
+        self._admission.on_release(self._on_release)
         self._supervisor = supervisor
         self._runner = runner
         self._handover = handover
@@ -143,30 +144,14 @@ class Engine:
             request, body = self._handover.examine(request, outgoing)
         tried: tuple[str, ...] = ()
         while True:
-            placement = self._admission.at_once(request, tried) or await self._admission.wait(request, tried)
-            record.placement = "+".join(placement.places)
-            record.prediction = placement.prediction if isinstance(placement, Offload) else None
-            placed_at_s = self._loop.time()
-            record.queue_s = placed_at_s - record.started_at_s
+            grant = self._admission.at_once(request, tried) or await self._admission.wait(request, tried)
+            first = grant.placement.places[0]
             last_try = bool(tried) or len(self._offers.ready) < 2 or request.pinned is not None
-            first = placement.places[0]
             try:
-                if body is not None and self._handover.takes(placement, request):
-                    return await self._handover.carry(
-                        placement,
-                        request,
-                        body=body,
-                        outgoing=outgoing,
-                        client=client,
-                        record=record,
-                        places=JourneyPlaces(self._moving, request),
-                        last_try=last_try,
+                with grant:
+                    return await self._answer(
+                        grant, request, body, outgoing=outgoing, client=client, record=record, last_try=last_try
                     )
-                try:
-                    spec = self._offers.specs[first]
-                    return await self._runner.run(spec, outgoing, client, record, last_try=last_try)
-                finally:
-                    self.release(first)
             except (InstanceFailedError, InstanceTimeoutError) as error:
                 self._supervisor.suspect(first)
                 if last_try or isinstance(error, InstanceTimeoutError):
@@ -180,10 +165,40 @@ class Engine:
                 )
                 tried = (first,)
                 record.retries += 1
-            finally:
-                self._admission.forget(request)
-                if record.outcome is Outcome.OK:
-                    self._admission.observe_answer(self._loop.time() - placed_at_s, record.tokens_out)
+
+    async def _answer(
+        self,
+        grant: Grant,
+        request: InferenceRequest,
+        body: Mapping[str, Any] | None,
+        *,
+        outgoing: Outgoing,
+        client: Downstream,
+        record: RequestRecord,
+        last_try: bool,
+    ) -> bool:
+        """Has a request answered where it was placed; returns whether the client's connection may stay open."""
+        placement = grant.placement
+        record.placement = "+".join(placement.places)
+        record.prediction = placement.prediction if isinstance(placement, Offload) else None
+        placed_at_s = self._loop.time()
+        record.queue_s = placed_at_s - record.started_at_s
+        if body is not None and self._handover.takes(grant, request):
+            stays_open = await self._handover.carry(
+                grant,
+                request,
+                body=body,
+                outgoing=outgoing,
+                client=client,
+                record=record,
+                source=JourneySlots(self._moving, request),
+                last_try=last_try,
+            )
+        else:
+            stays_open = await self._runner.run(grant.slots[0].spec, outgoing, client, record, last_try=last_try)
+        if record.outcome is Outcome.OK:
+            self._admission.observe_answer(self._loop.time() - placed_at_s, record.tokens_out)
+        return stays_open
 
     def _take_turn(self, request: InferenceRequest, gpu: InstanceSpec) -> bool:
         return self._moving.take_turn(request, gpu)
@@ -212,24 +227,24 @@ class Engine:
         candidates = self._offers.candidates(request, tried)
         return self._admission.decide(request, candidates, snapshot=snapshot, inflight=inflight)
 
-    def place(self, request: InferenceRequest) -> Decision:
-        """Decides on a request that somebody else carries out; a place that it takes is given back with `release`.
+    def place(self, request: InferenceRequest) -> tuple[Decision, Grant | None]:
+        """Decides on a request that another gateway carries out, and takes its slots, if it is to run now.
 
         Raises:
             NotFoundError: No instance has such a model or route.
         """
         return self._admission.place(request)
 
-    def release(self, name: str) -> None:
-        """Gives a place on an instance back."""
-        self._admission.release(name)
+    def _on_release(self, name: str) -> None:
         if self._drained is not None and not self._drained.done() and self._admission.is_quiet():
             self._drained.set_result(None)
-        if (
-            not self._admission.inflight[name]
-            and name in self._offers.specs
-            and self._supervisor.status(name).state is State.DRAINING
-        ):
+        self._end_drain(name)
+
+    def _end_drain(self, name: str) -> None:
+        """Tells the supervisor when an instance that is to stop has answered everything."""
+        if self._admission.inflight.get(name) or name not in self._offers.specs:
+            return
+        if self._supervisor.status(name).state is State.DRAINING:
             self._supervisor.drained(name)
 
     def now_s(self) -> float:
@@ -259,7 +274,6 @@ class Engine:
     def set_instances(self, bound: Bound) -> None:
         """Places requests on these instances from now on. Those that change or go must not be READY."""
         self._bindings.set_bound(bound)
-        self._admission.set_instances(bound.specs)
         self._handover.set_instances(bound.specs)
         self._offers.set_instances(bound.specs)
         self._admission.admit()
@@ -273,7 +287,8 @@ class Engine:
             started_at_s=self._started_at_s,
             endpoint=self.endpoint,
             queued=self._admission.queued,
-            inflight=dict(self._admission.inflight),
+            inflight={name: self._admission.inflight.get(name, 0) for name in self._offers.specs}
+            | {name: count for name, count in self._admission.inflight.items() if count},
             instances=self._supervisor.statuses(),
             snapshot=self._snapshot(),
             binding_faults=self._bindings.faults,
@@ -349,6 +364,13 @@ class Engine:
             async with asyncio.timeout(timeout_s):
                 await self._drained
 
+    def unreleased(self) -> tuple[str, ...]:
+        """What is held by requests now, a line each: slots, the queue, and requests themselves. Empty when idle."""
+        taken = [f"{count} slots of {name}" for name, count in self._admission.inflight.items() if count]
+        queued = [f"{count} entries in the queue"] if (count := self._admission.entries) else []
+        running = [f"request {running.record.request_id}" for running in self.requests.running]
+        return (*taken, *queued, *running)
+
     def _on_drift(self, name: str, status: BindingStatus) -> None:
         told = "; ".join(drift.detail for drift in status.drifts)
         self.events.add(EventKind.DRIFT, told or "keeps to its binding again", instance=name)
@@ -371,10 +393,8 @@ class Engine:
                 self._offers.remove(spec)
                 self._admission.admit()
         if status.state is State.DRAINING:
-            if not self._admission.inflight[spec.name]:
-                self._supervisor.drained(spec.name)
-            else:
-                self._move_streams()
+            self._end_drain(spec.name)
+            self._move_streams()
 
     async def _learn(self, spec: InstanceSpec) -> None:
         """Asks a ready instance what it serves, then offers it to requests."""

@@ -14,12 +14,13 @@ from syshaxd.core.offload.dialect import ConnectorDialect, HandoverDialect
 from syshaxd.core.offload.pairs import InstanceFacts, refusal
 from syshaxd.core.offload.rules import whole_because
 from syshaxd.core.offload.syshax import SyshaxDialect
-from syshaxd.core.placement import InferenceRequest, Offload, Placement
+from syshaxd.core.placement import InferenceRequest, Offload
 from syshaxd.core.records import Cause, RequestRecord
 from syshaxd.core.types import InstanceSpec, Protocol
 from syshaxd.runner.exchange import Downstream, Outgoing
 from syshaxd.runner.journey import Journey
-from syshaxd.runner.surroundings import Exchanger, Places
+from syshaxd.runner.surroundings import Exchanger, SlotSource
+from syshaxd.slots import Grant
 
 _log = logging.getLogger(__name__)
 
@@ -130,33 +131,33 @@ class Handover:
         movable = self._movable and not why and not request.offload
         return replace(request, whole_because=why, movable=movable), None if why else body
 
-    def takes(self, placement: Placement, request: InferenceRequest) -> bool:
+    def takes(self, grant: Grant, request: InferenceRequest) -> bool:
         """Whether a request that can be split is carried here, not relayed."""
-        if isinstance(placement, Offload):
+        if isinstance(grant.placement, Offload):
             return True
-        dialect = self._dialects.get(self._specs[placement.instance].protocol)
+        spec = grant.slots[-1].spec
+        dialect = self._dialects.get(spec.protocol)
         movable = self._policy.migrate and dialect is not None and dialect.movable
-        return movable and request.stream and any(source == placement.instance for source, _ in self.pairs)
+        return movable and request.stream and any(source == spec.name for source, _ in self.pairs)
 
     async def carry(
         self,
-        placement: Placement,
+        grant: Grant,
         request: InferenceRequest,
         *,
         body: Body,
         outgoing: Outgoing,
         client: Downstream,
         record: RequestRecord,
-        places: Places,
+        source: SlotSource,
         last_try: bool,
     ) -> bool:
-        """Answers a request, as the Runner's `run` does; gives the places back in any case."""
-        *firsts, name = placement.places
-        spec = self._specs[name]
+        """Answers a request, as the Runner's `run` does; slots that it takes on the way are added to the grant."""
         journey = Journey(
             self._runner,
-            places,
-            self._dialects[spec.protocol],
+            source,
+            grant,
+            self._dialects[grant.slots[-1].spec.protocol],
             self._facts,
             outgoing=outgoing,
             body=body,
@@ -169,7 +170,7 @@ class Handover:
         )
         self._journeys[journey] = request
         try:
-            return await journey.run(self._specs[firsts[0]] if firsts else None, spec)
+            return await journey.run()
         finally:
             del self._journeys[journey]
             for handover in record.handovers:

@@ -1,16 +1,17 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Places that another gateway has on instances: each is given back when it says so, or when its time is over."""
+"""Slots that another gateway holds on instances: each is released when it says so, or when its time is over."""
 
 import asyncio
 import secrets
 from dataclasses import dataclass
 
 from syshaxd.core.errors import BadRequestError, NotFoundError
-from syshaxd.core.placement import Decision, InferenceRequest, Offload, RunOn
+from syshaxd.core.placement import Decision, InferenceRequest
 from syshaxd.core.records import Outcome, RequestRecord
 from syshaxd.engine import Engine
 from syshaxd.requests import RunningRequest
+from syshaxd.slots import Grant
 
 DEFAULT_TTL_S = 600.0
 MAX_TTL_S = 3600.0
@@ -18,7 +19,7 @@ MAX_TTL_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    places: tuple[str, ...]
+    grant: Grant
     running: RunningRequest
     expiry: asyncio.TimerHandle
 
@@ -32,10 +33,10 @@ class Leases:
         self._loop = asyncio.get_running_loop()
 
     def place(self, request: InferenceRequest, ttl_s: float = DEFAULT_TTL_S) -> tuple[Decision, str]:
-        """Decides on a request, and takes its places for at most `ttl_s`.
+        """Decides on a request, and takes its slots for at most `ttl_s`.
 
         Returns:
-            The decision and the lease's id, which is empty if no place was taken.
+            The decision and the lease's id, which is empty if no slot was taken.
 
         Raises:
             BadRequestError: `ttl_s` is out of range.
@@ -43,21 +44,21 @@ class Leases:
         """
         if not 0 < ttl_s <= MAX_TTL_S:
             raise BadRequestError(f"ttl_s is {ttl_s:g}; it must be over 0 and at most {MAX_TTL_S:g} seconds")
-        decision = self._engine.place(request)
-        if not isinstance(decision, RunOn | Offload):
+        decision, grant = self._engine.place(request)
+        if grant is None:
             return decision, ""
         now_s = self._loop.time()
         record = RequestRecord(request.request_id, request.path, request.stream, started_at_s=now_s)
-        record.placement = "+".join(decision.places)
+        record.placement = "+".join(grant.placement.places)
         running = RunningRequest(request, record, None)
         self._engine.requests.running.add(running)
         lease_id = secrets.token_hex(16)
         expiry = self._loop.call_later(ttl_s, self._expire, lease_id)
-        self._leases[lease_id] = _Lease(decision.places, running, expiry)
+        self._leases[lease_id] = _Lease(grant, running, expiry)
         return decision, lease_id
 
     def end(self, lease_id: str, *, outcome: Outcome = Outcome.OK, tokens_in: int = 0, tokens_out: int = 0) -> None:
-        """Gives the places back.
+        """Releases the slots.
 
         Raises:
             NotFoundError: There is no such lease, or no more.
@@ -70,8 +71,7 @@ class Leases:
         record.outcome, record.tokens_in, record.tokens_out = outcome, tokens_in, tokens_out
         record.duration_s = self._loop.time() - record.started_at_s
         self._engine.requests.ends(lease.running)
-        for name in lease.places:
-            self._engine.release(name)
+        lease.grant.release()
 
     def close(self) -> None:
         """Ends all leases."""

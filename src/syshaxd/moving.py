@@ -17,12 +17,13 @@ from syshaxd.core.scheduler import Move, Scheduler
 from syshaxd.core.types import InstanceSpec
 from syshaxd.handover import Handover
 from syshaxd.offers import Offers
+from syshaxd.slots import Slot
 
 _log = logging.getLogger(__name__)
 
 
 class Moving:
-    """Finds places for the rest of answers. Lives in one event loop."""
+    """Finds slots for the rest of answers. Lives in one event loop."""
 
     def __init__(
         self,
@@ -32,28 +33,25 @@ class Moving:
         handover: Handover,
         *,
         suspect: Callable[[str], None],
-        release: Callable[[str], None],
     ) -> None:
         """Moves nothing by itself.
 
         Args:
             scheduler: Says which streams should move.
-            admission: Has the places.
+            admission: Has the slots.
             offers: Who is READY.
             handover: Has the streams that can move.
             suspect: Called with an instance that failed.
-            release: Gives a place back.
         """
         self._scheduler = scheduler
         self._admission = admission
         self._offers = offers
         self._handover = handover
         self._suspect = suspect
-        self.release = release
         self._loop = asyncio.get_running_loop()
 
-    async def another(self, request: InferenceRequest, failed: str) -> InstanceSpec:
-        """Takes a place for the rest of an answer whose instance has failed, before all that has not begun yet.
+    async def another(self, request: InferenceRequest, failed: str) -> Slot:
+        """Takes a slot for the rest of an answer whose instance has failed, before all that has not begun yet.
 
         Raises:
             SyshaxError: No instance can go on, nor has one become ready in the time that a request may wait.
@@ -64,7 +62,7 @@ class Moving:
         deadline_s = self._loop.time() + self._admission.max_queue_wait_s
         while True:
             try:
-                placement = self._admission.at_once(rest, tried, first=True) or await self._admission.wait(
+                grant = self._admission.at_once(rest, tried, first=True) or await self._admission.wait(
                     rest, tried, first=True
                 )
             except UnavailableError as error:
@@ -74,10 +72,10 @@ class Moving:
                     tried = ()
                     continue
                 raise error from None
-            return self._offers.specs[placement.places[-1]]
+            return grant.slots[-1]
 
-    def again(self, request: InferenceRequest, present: str) -> InstanceSpec | None:
-        """Decides again where an answer goes on of which an instance has made a part; takes a place there.
+    def again(self, request: InferenceRequest, present: Slot) -> Slot | None:
+        """Decides again where an answer goes on of which an instance has made a part; takes a slot there.
 
         Returns:
             None: it goes on where it is.
@@ -87,7 +85,7 @@ class Moving:
         return self._admission.elsewhere(_begun(request), present)
 
     def take_turn(self, request: InferenceRequest, gpu: InstanceSpec) -> bool:
-        """It is the turn of an answer that the CPU has begun; it takes a place on the GPU and goes on there.
+        """It is the turn of an answer that the CPU has begun; it takes a slot on the GPU and goes on there.
 
         Returns:
             False: it can't move right now.
@@ -95,16 +93,15 @@ class Moving:
         journey = self._handover.journey_of(request)
         if journey is not None and journey.spec == gpu:
             return True  # for another reason it is there already
-        if journey is None or not journey.may_move or not self._admission.reserve(gpu):
+        if journey is None or not journey.may_move:
             return False
-        moves = journey.move(gpu, Cause.ROOM)
-        assert moves, "it may move"
-        return True
+        slot = self._admission.reserve(gpu)
+        return slot is not None and journey.move(slot, Cause.ROOM)
 
     def leave(self, name: str) -> None:
         """The instance is to stop: its streams go on wherever one can hand over to."""
         for target in self._handover.targets_of(name):
-            self._move(Move(name, target, Cause.DRAIN, self._admission.inflight[name]))
+            self._move(Move(name, target, Cause.DRAIN, self._admission.inflight.get(name, 0)))
 
     def follow(self, snapshot: Snapshot) -> None:
         """New readings have come: streams go on where they are better off."""
@@ -119,36 +116,31 @@ class Moving:
         if target is None:
             return
         for journey, request in self._handover.journeys_on(move.source, move.cause)[: move.count]:
-            if not self._admission.reserve(target):
+            slot = self._admission.reserve(target)
+            if slot is None:
                 return
-            if not journey.move(target, move.cause):
-                self.release(target.name)
-            elif move.cause is Cause.PRESSURE:
+            if journey.move(slot, move.cause) and move.cause is Cause.PRESSURE:
                 # As the GPU would have thrown it out of its batch, but for a while only.
                 self._admission.keep_turn(request, move.source)
 
 
-class JourneyPlaces:
-    """Where one request's answer can go on (the journey's `Places`)."""
+class JourneySlots:
+    """Where one request's answer can go on (the journey's `SlotSource`)."""
 
     def __init__(self, moving: Moving, request: InferenceRequest) -> None:
         self._moving = moving
         self._request = request
 
-    async def another(self, failed: str, error: SyshaxError) -> InstanceSpec:
+    async def another(self, failed: str, error: SyshaxError) -> Slot:
         """See Moving.another."""
         _log.warning(
             "request %s: instance %s: %s; its answer goes on elsewhere", self._request.request_id, failed, error
         )
         return await self._moving.another(self._request, failed)
 
-    def again(self, present: str) -> InstanceSpec | None:
+    def again(self, present: Slot) -> Slot | None:
         """See Moving.again."""
         return self._moving.again(self._request, present)
-
-    def release(self, name: str) -> None:
-        """Gives a place on an instance back."""
-        self._moving.release(name)
 
 
 def _begun(request: InferenceRequest) -> InferenceRequest:

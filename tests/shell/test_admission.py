@@ -19,6 +19,7 @@ from syshaxd.core.placement import InferenceRequest, Offload, Placement
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.types import InstanceSpec
 from syshaxd.offers import Offers
+from syshaxd.slots import Grant, Slot
 from tests.fakes.specs import make_spec
 
 GPU, CPU = replace(make_spec("gpu"), max_num_seqs=2), replace(make_spec("cpu"), max_num_seqs=2)
@@ -34,12 +35,21 @@ class Client:
     number: int
     request: InferenceRequest
     task: "asyncio.Task[None]"
-    placement: Placement | None = None
-    held: tuple[str, ...] = ()
-    """Instances on which it holds a place."""
+    grant: Grant | None = None
+    slots: tuple[Slot, ...] = ()
+    """Those that it holds."""
     turned: bool = False
     """It has gone on at the GPU."""
     refused: bool = False
+
+    @property
+    def placement(self) -> Placement | None:
+        return None if self.grant is None else self.grant.placement
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Instances on which it holds a slot."""
+        return tuple(slot.spec.name for slot in self.slots)
 
 
 class Bench:
@@ -67,10 +77,14 @@ class Bench:
 
     def _take_turn(self, request: InferenceRequest, gpu: InstanceSpec) -> bool:
         client = next(client for client in self.clients if client.request is request)
-        if not self.can_move or "gpu" in client.held or not client.held or not self.admission.reserve(gpu):
+        if not self.can_move or "gpu" in client.held or client.grant is None:
+            return False
+        slot = self.admission.reserve(gpu)
+        if slot is None:
             return False
         self.overtaken += [other.number for other in self.clients if self._has_turn_before(other, client)]
-        client.held += ("gpu",)
+        client.grant.add(slot)
+        client.slots += (slot,)
         client.turned = True
         asyncio.get_running_loop().call_soon(self._leave_cpu, client)
         return True
@@ -80,8 +94,16 @@ class Bench:
             self.give_back(client, "cpu")
 
     def give_back(self, client: Client, name: str) -> None:
-        client.held = tuple(place for place in client.held if place != name)
-        self.admission.release(name)
+        (slot,) = (slot for slot in client.slots if slot.spec.name == name)
+        client.slots = tuple(other for other in client.slots if other is not slot)
+        slot.release()
+        slot.release()  # once more changes nothing
+
+    def take(self, spec: InstanceSpec) -> tuple[Slot]:
+        """A slot on an instance, even on a full one."""
+        slot = self.admission.reserve(replace(spec, max_num_seqs=1000))
+        assert slot is not None
+        return (slot,)
 
     def arrive(self, *, movable: bool = False, pinned: str | None = None) -> Client:
         number = next(self._numbers)
@@ -101,11 +123,11 @@ class Bench:
 
     async def _ask(self, client: Client) -> None:
         try:
-            placement = self.admission.at_once(client.request) or await self.admission.wait(client.request)
+            grant = self.admission.at_once(client.request) or await self.admission.wait(client.request)
         except (OverloadedError, UnavailableError):
             client.refused = True
             return
-        client.placement, client.held = placement, placement.places
+        client.grant, client.slots = grant, grant.slots
         if client.held == ("gpu",) and client.request.pinned is None:
             waiting = [other for other in self.waiting() if other.request.pinned is None]
             self.overtaken += [other.number for other in waiting if other.number < client.number]
@@ -118,10 +140,9 @@ class Bench:
 
     def end(self, client: Client) -> None:
         client.task.cancel()
-        held, client.held = client.held, ()
-        for name in held:
-            self.admission.release(name)
-        self.admission.forget(client.request)
+        client.slots = ()
+        if client.grant is not None:
+            client.grant.release()
         self.clients.remove(client)
 
     def waiting(self) -> list[Client]:
@@ -138,6 +159,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.read_at_s = 0.0
         self.loop = asyncio.new_event_loop()
         self.bench = self.loop.run_until_complete(self._begin())
 
@@ -182,8 +204,9 @@ class Machine(RuleBasedStateMachine):
         preempted=st.integers(0, 1),
     )
     def reading(self, running: int, waiting: int, kv_ratio: float, preempted: int) -> None:
+        self.read_at_s += 1
         load = InstanceLoad(
-            read_at_s=1.0, running=running, waiting=waiting, kv_usage_ratio=kv_ratio, preempted=preempted
+            read_at_s=self.read_at_s, running=running, waiting=waiting, kv_usage_ratio=kv_ratio, preempted=preempted
         )
         self.bench.snapshot = Snapshot(instances={"gpu": load})
         self.loop.call_soon(self.bench.admission.observe_loads)
@@ -208,7 +231,7 @@ class Machine(RuleBasedStateMachine):
     def places_are_those_held(self) -> None:
         for name, most in MOST.items():
             held = sum(client.held.count(name) for client in self.bench.clients)
-            assert self.bench.admission.inflight[name] == held <= most
+            assert self.bench.admission.inflight.get(name, 0) == held <= most
 
     @invariant()
     def nobody_is_overtaken_at_the_gpu(self) -> None:
@@ -222,7 +245,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
         free = [client for client in self.bench.waiting() if client.request.pinned is None]
-        if free and not self.bench.admission.inflight["gpu"] and GPU in self.bench.offers.ready:
+        if free and not self.bench.admission.inflight.get("gpu") and GPU in self.bench.offers.ready:
             pytest.fail(f"request {free[0].number} waits, and nothing runs on the GPU")
         if free and GPU not in self.bench.offers.ready:
             assert self.bench.admission.inflight["cpu"] == MOST["cpu"]
@@ -318,8 +341,9 @@ async def test_an_answer_that_leaves_a_gpu_for_a_while_goes_back_before_all_othe
     for _ in range(2):
         bench.admission.keep_turn(first.request, "gpu")
     bench.give_back(first, "gpu")
-    first.held = ("cpu",)
-    bench.admission.inflight["cpu"] += 1
+    assert first.grant is not None
+    first.slots = bench.take(CPU)
+    first.grant.add(first.slots[0])
     held = [client.held for client in waiting]
     bench.end(second)
     await settle()
@@ -346,6 +370,5 @@ async def test_those_whom_the_cpu_answers_do_not_fill_the_queue() -> None:
     assert bench.admission.queued == 1
     assert not waits.refused
     assert refused.refused
-    bench.admission.forget(helped[0].request)
     with suppress(asyncio.CancelledError):
         await refused.task

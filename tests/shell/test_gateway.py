@@ -558,16 +558,19 @@ async def test_a_stream_that_an_operator_cancels_loses_its_connection(make_stand
 
 async def test_a_request_that_waits_for_a_place_can_be_cancelled(make_stand: MakeStand) -> None:
     stand = await make_stand()
-    places = [
+    placed = [
         stand.engine.place(InferenceRequest(request_id=f"l{number}", model="m", stream=False)) for number in range(9)
     ]
-    assert all(isinstance(decision, RunOn) for decision in places)
+    assert all(isinstance(decision, RunOn) for decision, _ in placed)
     asking = asyncio.create_task(_status_and_text(stand, "/v1/chat/completions", {"X-Request-Id": "mine"}))
     while not stand.engine.status().queued:
         await asyncio.sleep(0)
     assert stand.engine.requests.cancel("mine") == 1
     assert (await asking)[0] == 503
     assert stand.engine.status().queued == 0
+    for _, grant in placed:
+        assert grant is not None
+        grant.release()
 
 
 async def test_a_slow_reader_slows_the_instance_instead_of_filling_memory(make_stand: MakeStand) -> None:

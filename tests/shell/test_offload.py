@@ -269,3 +269,34 @@ async def test_two_hundred_offloads_at_once_lose_nothing() -> None:
         done = [record for record in both.metrics.records if record.outcome is Outcome.OK]
         assert all(record.placement == "gpu+cpu" for record in both.metrics.records)
         assert len(done) >= 140
+
+
+FIELDS = (
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "logprobs",
+    "stop",
+    "temperature",
+    "messages",
+    "model",
+    "kv_transfer_params",
+    "return_token_ids",
+    "echo",
+    "tools",
+    "response_format",
+    "ignore_eos",
+)
+
+
+async def test_no_value_of_a_field_costs_a_slot() -> None:
+    odd = (["x"], {"a": 1}, "4", 4.0, -1, float("nan"), True, None, "", [[]], 2**70)
+    async with duo() as both:
+        for field_ in FIELDS:
+            for value in odd:
+                body = CHAT | {"stream": True, field_: value}
+                async with both.post("/v1/chat/completions", body) as answer:
+                    await answer.read()
+        assert await _eventually(lambda: not both.engine.unreleased())

@@ -36,8 +36,9 @@ async def test_only_the_instance_whose_spec_changed_is_made_anew(daemon: FakeDae
 
 
 async def test_a_changed_instance_is_drained_first(daemon: FakeDaemon) -> None:
-    decision = daemon.engine.place(REQUEST)
+    decision, grant = daemon.engine.place(REQUEST)
     assert isinstance(decision, RunOn)
+    assert grant is not None
     assert decision.instance == "gpu"
     applying = asyncio.create_task(daemon.reconfigurer.apply(await daemon.changed(services__gpu__port="8003")))
     while daemon.states()["gpu"] is not State.DRAINING:
@@ -45,7 +46,7 @@ async def test_a_changed_instance_is_drained_first(daemon: FakeDaemon) -> None:
     await asyncio.sleep(0)
     assert not daemon.runtime.terminated
     assert daemon.engine.ready_instances() == ("cpu",)
-    daemon.engine.release("gpu")
+    grant.release()
     await applying
     assert daemon.runtime.terminated == ["gpu"]
 

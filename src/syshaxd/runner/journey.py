@@ -20,7 +20,8 @@ from syshaxd.runner.exchange import Downstream, Outgoing
 from syshaxd.runner.leg import Leg, fault_text
 from syshaxd.runner.relay import INSTANCE_FAULTS
 from syshaxd.runner.reply import Reply
-from syshaxd.runner.surroundings import Exchanger, Places
+from syshaxd.runner.surroundings import Exchanger, SlotSource
+from syshaxd.slots import Grant, Slot
 
 _MAX_FAILURES = 3
 # An event with one token surely ends with a whole character. Where there is none among so many, a tokenizer is asked.
@@ -33,7 +34,8 @@ class Journey:
     def __init__(
         self,
         runner: Exchanger,
-        places: Places,
+        source: SlotSource,
+        grant: Grant,
         dialect: HandoverDialect,
         facts: Mapping[str, InstanceFacts],
         *,
@@ -47,7 +49,8 @@ class Journey:
         clock: Callable[[], float],
     ) -> None:
         self._runner = runner
-        self._places = places
+        self._source = source
+        self._grant = grant
         self._dialect = dialect
         self._facts = facts
         self._outgoing = outgoing
@@ -67,15 +70,14 @@ class Journey:
         self._paused = False
         self._prefilled = False
         self._load: str | None = None
-        self._moving_to: InstanceSpec | None = None
+        self._moving_to: Slot | None = None
         self._events_to_wait = 0
-        self._left: InstanceSpec | None = None
+        self._left: Slot | None = None
         self._spoken = False
         self._cause = Cause.OFFLOAD
         self._handover: HandoverRecord | None = None
         self._last_at_s = 0.0
-        self.spec: InstanceSpec | None = None
-        """Where it is now."""
+        self._slot: Slot | None = None
 
     # What the client's connection says.
 
@@ -99,6 +101,11 @@ class Journey:
     # What the Engine says.
 
     @property
+    def spec(self) -> InstanceSpec | None:
+        """Where it is now; None: it has not begun, or has ended."""
+        return None if self._slot is None else self._slot.spec
+
+    @property
     def record(self) -> RequestRecord:
         """The measurements of the request."""
         return self._record
@@ -114,18 +121,20 @@ class Journey:
         # Until the present instance has spoken, it may still be loading what the last one handed over.
         return self._movable and self._spoken and self._answer.may_be_cut and self._moving_to is None
 
-    def move(self, target: InstanceSpec, cause: Cause) -> bool:
+    def move(self, target: Slot, cause: Cause) -> bool:
         """Goes on at `target` as soon as what the client has got ends with a whole character.
 
         Args:
-            target: Where to; a place there has been taken, and is given back by the journey.
+            target: Where to; it is this request's from now on.
             cause: Why.
 
         Returns:
-            False: it cannot be moved now, and the place was not used.
+            False: it cannot be moved now, and the slot has been released.
         """
         if not self.may_move:
+            target.release()
             return False
+        self._grant.add(target)
         self._moving_to, self._cause = target, cause
         self._events_to_wait = _EVENTS_TO_WAIT
         self._cut_if_due()
@@ -133,12 +142,8 @@ class Journey:
 
     # The journey.
 
-    async def run(self, prefill: InstanceSpec | None, spec: InstanceSpec) -> bool:
-        """Answers the client.
-
-        Args:
-            prefill: Where the first token is made; None: where the rest is.
-            spec: Where the answer is made. Places have been taken on both, and are given back in any case.
+    async def run(self) -> bool:
+        """Answers the client. The grant's slots tell where: the last makes the answer, one before it the first token.
 
         Returns:
             Whether the client's connection may stay open.
@@ -147,7 +152,8 @@ class Journey:
             InstanceFailedError: Nothing was sent to the client; another instance may be asked.
             InstanceTimeoutError: As above, and the instance was silent for too long.
         """
-        self.spec = spec
+        *prefills, self._slot = self._grant.slots
+        prefill = prefills[0] if prefills else None
         self._client.attach(self)
         try:
             if prefill is not None and await self._prefill(prefill):
@@ -155,7 +161,7 @@ class Journey:
             failures = 0
             while not self._answer.finished:
                 try:
-                    if await self._go_on(self.spec):
+                    if await self._go_on(self._slot.spec):
                         return self._reply.keep_alive
                 except (InstanceFailedError, InstanceTimeoutError) as error:
                     failures += 1
@@ -166,15 +172,13 @@ class Journey:
         finally:
             self._client.detach()
             self._note_handover()
-            for place in (self.spec, self._moving_to, self._left):
-                if place is not None:
-                    self._places.release(place.name)
-            self.spec = self._moving_to = self._left = None
+            self._slot = self._moving_to = self._left = None
             self._record.tokens_in = self._record.tokens_in or self._answer.prompt_tokens
             self._record.tokens_out = self._record.tokens_out or self._answer.tokens
 
-    async def _prefill(self, spec: InstanceSpec) -> bool:
+    async def _prefill(self, slot: Slot) -> bool:
         """Has the first token made; returns whether that is all that there is to answer."""
+        spec = slot.spec
         key = _new_key()
         try:
             leg = await self._send(spec, self._outgoing.path, self._dialect.prefill(self._body, key), _ignore)
@@ -190,15 +194,15 @@ class Journey:
                 await self._runner.run(spec, self._outgoing, self._client, self._record, last_try=True)
                 return True
         finally:
-            self._places.release(spec.name)
+            slot.release()
         self._prefilled = True
         self._load = self._dialect.load_key(answer, key)
         self._last_at_s = self._clock()
         if out:
             self._reply.stream(out)
         if not self._answer.finished:
-            assert self.spec is not None
-            self._handover = self._new_handover(spec.name, self.spec.name)
+            assert self._slot is not None
+            self._handover = self._new_handover(spec.name, self._slot.spec.name)
             self._handover.size_bytes = self._dialect.size_bytes(answer)
         return False
 
@@ -231,13 +235,15 @@ class Journey:
             if self._answer.tokens == had:
                 raise InstanceFailedError("the instance ended its part of the answer without a token")
             self._load = self._dialect.load_key({"id": self._answer.part_id}, save or "")
-            self._decide_again(spec)
+            self._decide_again()
         return False
 
-    def _decide_again(self, spec: InstanceSpec) -> None:
+    def _decide_again(self) -> None:
         """The instance has ended its part: the next may be made elsewhere."""
-        target = self._places.again(spec.name)
+        assert self._slot is not None
+        target = self._source.again(self._slot)
         if target is not None:
+            self._grant.add(target)
             self._moving_to, self._cause = target, Cause.ROOM
             self._left = self._change_place()  # it keeps the KV cache until that has been loaded
 
@@ -291,22 +297,22 @@ class Journey:
     def _leave(self) -> None:
         left, self._left = self._left, None
         if left is not None:
-            self._places.release(left.name)
+            left.release()
 
-    def _change_place(self) -> InstanceSpec:
-        """Makes the target the present instance; returns the source, whose place is still to be given back."""
-        source, target = self.spec, self._moving_to
+    def _change_place(self) -> Slot:
+        """Makes the target the present slot; returns the source's, which is still to be released."""
+        source, target = self._slot, self._moving_to
         assert source is not None
         assert target is not None
-        self.spec, self._moving_to = target, None
+        self._slot, self._moving_to = target, None
         self._leave()
         self._note_handover()
-        self._handover = self._new_handover(source.name, target.name)
+        self._handover = self._new_handover(source.spec.name, target.spec.name)
         return source
 
     async def _recover(self, error: InstanceFailedError | InstanceTimeoutError, failures: int) -> bool:
         """Finds another place after a failure; False: the client's answer has been ended."""
-        failed = self.spec
+        failed = self._slot
         assert failed is not None
         if isinstance(error, InstanceTimeoutError) and self._paused:
             self._record.outcome = Outcome.CLIENT_GONE
@@ -317,7 +323,8 @@ class Journey:
         try:
             if not carried or failures > _MAX_FAILURES:
                 raise error
-            target = self._moving_to or await self._places.another(failed.name, error)
+            target = self._moving_to or await self._source.another(failed.spec.name, error)
+            self._grant.add(target)
         except SyshaxError:
             if not self._reply.begun:
                 raise error from None

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a journey calls: the Runner below it, and the Engine that gives out places."""
+"""What a journey calls: the Runner below it, and who gives it slots."""
 
 from typing import Protocol
 
@@ -8,6 +8,7 @@ from syshaxd.core.errors import SyshaxError
 from syshaxd.core.records import RequestRecord
 from syshaxd.core.types import InstanceSpec
 from syshaxd.runner.exchange import Downstream, Exchange, Outgoing
+from syshaxd.slots import Slot
 
 
 class Exchanger(Protocol):
@@ -22,14 +23,11 @@ class Exchanger(Protocol):
         """Sends a request; the exchange takes its answer."""
 
 
-class Places(Protocol):
-    """Where the journey can go on: places are taken and given back here."""
+class SlotSource(Protocol):
+    """Where the journey gets slots for the rest of its answer."""
 
-    async def another(self, failed: str, error: SyshaxError) -> InstanceSpec:
-        """Takes a place for the rest of the answer, after `failed` has failed. Raises SyshaxError: there is none."""
+    async def another(self, failed: str, error: SyshaxError) -> Slot:
+        """Takes a slot for the rest of the answer, after `failed` has failed. Raises SyshaxError: there is none."""
 
-    def again(self, present: str) -> InstanceSpec | None:
-        """Decides again where the rest is made, and takes a place there; None: it stays at `present`."""
-
-    def release(self, name: str) -> None:
-        """Gives a place back."""
+    def again(self, present: Slot) -> Slot | None:
+        """Decides again where the rest is made, and takes a slot there; None: it stays at `present`."""
