@@ -2,12 +2,18 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Sockets that systemd holds for the daemon, so that they stay open while it restarts: see sd_listen_fds(3)."""
 
+import logging
 import os
 import socket
+from itertools import zip_longest
 
 from syshaxd import sdnotify
 
+_log = logging.getLogger(__name__)
 _FIRST_FD = 3
+_MAX_COUNT_DIGITS = 4
+_UNNAMED = "unknown"
+"""What sd_listen_fds_with_names(3) calls a socket without a name."""
 
 
 def take_sockets() -> dict[str, list[socket.socket]]:
@@ -20,11 +26,33 @@ def take_sockets() -> dict[str, list[socket.socket]]:
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()):
         return {}
+    if not (count.isascii() and count.isdecimal() and len(count) <= _MAX_COUNT_DIGITS):
+        _log.warning("LISTEN_FDS=%s is no number of sockets: none is taken over", count[:40])
+        return {}
     sockets: dict[str, list[socket.socket]] = {}
-    for name, fd in zip(names, range(_FIRST_FD, _FIRST_FD + int(count)), strict=True):
-        os.set_inheritable(fd, False)
-        sockets.setdefault(name, []).append(socket.socket(fileno=fd))
+    fds = range(_FIRST_FD, _FIRST_FD + int(count))
+    for name, fd in zip_longest(names[: len(fds)], fds, fillvalue=_UNNAMED):
+        if (ready := _listening(int(fd))) is None:
+            _log.warning("descriptor %s, of LISTEN_FDS=%s, is no listening socket: it is left alone", fd, count)
+        else:
+            ready.set_inheritable(False)
+            sockets.setdefault(str(name), []).append(ready)
     return sockets
+
+
+def _listening(fd: int) -> socket.socket | None:
+    """The listening socket behind a descriptor; None, and it is untouched: it is something else, or nothing."""
+    try:
+        ready = socket.socket(fileno=fd)
+    except OSError:
+        return None
+    try:
+        if ready.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return ready
+    except OSError:
+        pass
+    ready.detach()
+    return None
 
 
 def keep(name: str, listening: socket.socket) -> None:

@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The configuration file: read, made, and edited with its comments and order kept. A write is whole or not at all."""
 
+import errno
+import fcntl
 import io
 import os
 import pwd
 import re
+import stat
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +21,21 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark, MarkedYAMLError, YAMLError
 from ruamel.yaml.tokens import CommentToken
 
-from syshaxd.core.config import Config, parse, parse_text, set_value, unset_value
+from syshaxd import rundir, yamltree
+from syshaxd.core.config import Config, parse, parse_text, path_of, set_value, unset_value
 from syshaxd.core.errors import ConfigError, ConfigFault, ConflictError, SyshaxError
 from syshaxd.core.launch import instance_specs
 
 _SYSTEM_PATH = Path("/etc/syshax/config.yaml")
 _NEW_FILE_MODE = 0o640  # it may hold tokens for the instances' environments
+_LOCK_TIMEOUT_S = 10.0
+_LOCK_PAUSE_S = 0.02
+_REMEDIES = {
+    errno.EROFS: "a service may write where ReadWritePaths= of its unit says, a container into mounts without `ro`",
+    errno.ENOSPC: "make some room on that disk",
+}
+# Aliases of aliases make a short text large.
+_MAX_VALUES = 100_000
 
 INITIAL = """\
 # Configuration of sysHAX. syshaxd reads it when it starts, and at `syshaxctl reload`.
@@ -55,13 +68,16 @@ models:
 
 
 def default_path() -> Path:
-    """The file that is meant when none is named: $SYSHAX_CONFIG, else the system's (root: always), else the user's."""
+    """The file that is meant when none is named: $SYSHAX_CONFIG, else the system's (root: always), else the user's.
+
+    Raises:
+        SyshaxError: The user has no home.
+    """
     if named := os.environ.get("SYSHAX_CONFIG"):
         return Path(named)
     if os.geteuid() == 0 or os.path.lexists(_SYSTEM_PATH):  # unlike Path.exists, it does not raise
         return _SYSTEM_PATH
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "syshax/config.yaml"
+    return rundir.user_folder("XDG_CONFIG_HOME", ".config") / "syshax/config.yaml"
 
 
 def load(path: Path) -> Config:
@@ -94,13 +110,14 @@ def create(path: Path, *, force: bool) -> None:
         ConflictError: The file exists, and `force` is not given.
         ConfigError: It can't be written.
     """
-    if os.path.lexists(path) and not force:  # unlike Path.exists, it does not raise where this user may not look
-        raise ConflictError(f"{path} exists already; --force replaces it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _fault(f"cannot make the folder {path.parent}: {_reason(error)}") from error
-    write(path, INITIAL)
+    with locked(path):
+        if os.path.lexists(path) and not force:  # unlike Path.exists, it does not raise where this user may not look
+            raise ConflictError(f"{path} exists already; --force replaces it")
+        write(path, INITIAL)
 
 
 def edit(path: Path, changes: Mapping[str, str | None]) -> None:
@@ -109,21 +126,25 @@ def edit(path: Path, changes: Mapping[str, str | None]) -> None:
     Raises:
         ConfigError: The file would not be a usable configuration afterwards. It is as before, and every fault is named.
     """
-    write(path, edited(read_text(path), changes))
+    with locked(path):
+        write(path, edited(read_text(path), changes))
 
 
 def edited(text: str, changes: Mapping[str, str | None]) -> str:
-    """Returns a file's text as `edit` would make it.
+    """Returns a file's text as `edit` would make it: only the named keys change, whatever aliases and merge keys do.
 
     Raises:
         ConfigError: It would not be a usable configuration. Every fault is named.
     """
-    _plain(text)
+    expected = _plain(text)
     content = _with_comments().load(text) or CommentedMap()
+    yamltree.release(content)
     faults: dict[str, ConfigFault] = {}
     for key, value in changes.items():
         try:
-            content = _change(content, key, value)
+            meant = None if value is None else parse_text(key, value)
+            expected = unset_value(expected, key) if value is None else set_value(expected, key, meant)
+            _change(content, key, meant, unset=value is None)
         except ConfigError as error:
             faults.update((fault.key, fault) for fault in error.faults)
     new_text = _dump(content)
@@ -133,6 +154,8 @@ def edited(text: str, changes: Mapping[str, str | None]) -> str:
         faults = {fault.key: fault for fault in error.faults} | faults
     if faults:
         raise ConfigError(tuple(faults.values()))
+    if _plain(new_text) != expected:
+        raise _fault("its anchors, aliases or merge keys don't let these keys be changed alone; edit it by hand")
     return new_text
 
 
@@ -145,24 +168,24 @@ def parse_file(text: str) -> Config:
     return parse(_plain(text))
 
 
-def _change(content: CommentedMap, key: str, text: str | None) -> CommentedMap:
+def _change(content: CommentedMap, key: str, value: Any, *, unset: bool) -> None:
     """Sets a key, or takes it out; comments that stand before the next section stay there.
 
     ruamel.yaml hangs them on the value before them: another one, once a section gets or loses its last key.
     """
+    *sections, last = path_of(key)
+    yamltree.own(content, sections, make=False)
     comments = _take_comments_after(content, key)
-    changed = unset_value(content, key) if text is None else set_value(content, key, _value(key, text))
+    if unset:
+        yamltree.remove(content, sections, last)
+    else:
+        inner = yamltree.own(content, sections, make=True)
+        if isinstance(value, list):
+            value = CommentedSeq(value)
+            value.fa.set_flow_style()  # on the key's own line
+        inner[last] = value
     if comments:
-        _put_comments_after(changed, key, comments)
-    return changed
-
-
-def _value(key: str, text: str) -> Any:
-    value = parse_text(key, text)
-    if isinstance(value, list):
-        value = CommentedSeq(value)
-        value.fa.set_flow_style()  # on the key's own line
-    return value
+        _put_comments_after(content, key, comments)
 
 
 def _take_comments_after(content: CommentedMap, key: str) -> str:
@@ -209,24 +232,126 @@ def write(path: Path, text: str) -> None:
     """Replaces the file in one step, and keeps its mode and owner.
 
     Raises:
-        ConfigError: It can't be written.
+        ConfigError: It can't be written. It is as before.
     """
-    path = path.resolve()  # a symbolic link stays one
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    Draft(path, text).commit()
+
+
+class Draft:
+    """A text that is on the disk, beside the file that it is to replace: what can fail has been tried."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        """Writes the text into a file of its own.
+
+        Raises:
+            ConfigError: The file can't be replaced: it is as before, and nothing is left.
+        """
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                _take_over_mode(path, file.fileno())
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink()
-            raise
-        _sync_folder(path.parent)
+            _check_link(path)
+            self._path = path.resolve()  # a symbolic link stays one
+            _check_replaceable(self._path)
+            descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+            self._draft = Path(name)
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    _take_over_mode(self._path, file.fileno())
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except BaseException:
+                self.discard()
+                raise
+        except OSError as error:
+            raise _not_written(path, error) from error
+
+    def commit(self) -> None:
+        """Puts the text in the file's place.
+
+        Raises:
+            ConfigError: It can't be done after all. The file is as before, and nothing is left.
+        """
+        try:
+            self._draft.replace(self._path)
+            _sync_folder(self._path.parent)
+        except OSError as error:
+            self.discard()
+            raise _not_written(self._path, error) from error
+
+    def discard(self) -> None:
+        """Leaves the file as it is."""
+        with suppress(OSError):  # there is an earlier error to tell, or none that matters
+            self._draft.unlink()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other writers away: whoever reads the file in order to change it does so inside.
+
+    The folder is what is locked: nothing is left there, and the file itself is replaced each time.
+
+    Raises:
+        ConfigError: Somebody else keeps it for too long.
+    """
+    try:
+        descriptor = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise _missing(path) from None
     except OSError as error:
-        raise _fault(f"cannot be written in the folder {path.parent}: {_reason(error)}") from error
+        raise _fault(f"cannot be locked: {_reason(error)}") from error
+    try:
+        give_up_at_s = time.monotonic() + _LOCK_TIMEOUT_S
+        while not _lock(descriptor):
+            if time.monotonic() > give_up_at_s:
+                raise _fault("another program has been changing it for long (`lsof +d` of its folder tells which)")
+            time.sleep(_LOCK_PAUSE_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _check_link(path: Path) -> None:
+    """A link that somebody else has put there could have root replace any file.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(info.st_mode) and info.st_uid not in (0, os.geteuid()):
+        raise _fault(f"cannot be written: it is a symbolic link that belongs to another user (uid {info.st_uid})")
+
+
+def _check_replaceable(path: Path) -> None:
+    """Finds what lets a file be made beside another, but not put into its place.
+
+    Raises:
+        ConfigError: It is so.
+    """
+    mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    if any(_unescaped(line.split(b" ")[4]) == os.fsencode(path) for line in mounts):
+        raise _fault("cannot be replaced: it is a mount of its own; mount the folder that it is in instead")
+    folder, us = path.parent.stat(), os.geteuid()
+    with suppress(FileNotFoundError):
+        if folder.st_mode & stat.S_ISVTX and us not in (0, folder.st_uid, path.stat().st_uid):
+            raise _fault(f"cannot be replaced: it belongs to another user, and {path.parent} is sticky (chmod -t)")
+
+
+def _unescaped(name: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes((int(found[1], 8),)), name)
+
+
+def _not_written(path: Path, error: OSError) -> ConfigError:
+    return _fault(f"cannot be written in the folder {path.parent}: {_reason(error)}")
 
 
 def _take_over_mode(path: Path, descriptor: int) -> None:
@@ -236,9 +361,11 @@ def _take_over_mode(path: Path, descriptor: int) -> None:
         os.fchmod(descriptor, _NEW_FILE_MODE)
         return
     new = os.fstat(descriptor)
-    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
-        with suppress(PermissionError):  # only root may give a file away
-            os.fchown(descriptor, old.st_uid, old.st_gid)
+    for owner in (old.st_uid, -1):  # only root may give a file away; its group is given to whoever is in it
+        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+            with suppress(PermissionError):
+                os.fchown(descriptor, owner, old.st_gid)
+                break
     os.fchmod(descriptor, old.st_mode & 0o7777)
 
 
@@ -259,7 +386,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise _fault(f"there is no such file; `syshax init --config {path}` makes one") from None
+        raise _missing(path) from None
     except OSError as error:
         raise _fault(f"cannot be read: {_reason(error)}") from error
     except UnicodeDecodeError as error:
@@ -267,10 +394,13 @@ def read_text(path: Path) -> str:
 
 
 def _plain(text: str) -> dict[str, Any]:
+    """The content, in which nothing is shared: an alias is as if what it stands for had been written again."""
     try:
-        content = YAML(typ="safe", pure=True).load(text)
+        content = yamltree.unshared(YAML(typ="safe", pure=True).load(text), _MAX_VALUES)
     except YAMLError as error:
         raise _fault(_yaml_problem(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise _fault(f"is not YAML that can be used: {error}") from None
     if content is not None and not isinstance(content, dict):
         raise _fault("must be a mapping of sections such as `services:`")
     return content or {}
@@ -303,14 +433,19 @@ def _yaml_problem(error: YAMLError) -> str:
 
 
 def _reason(error: OSError) -> str:
-    """What the system says; where it is about rights, also whose."""
+    """What the system says, and what helps; where it is about rights, also whose."""
     if not isinstance(error, PermissionError):
-        return error.strerror or str(error)
+        hint = _REMEDIES.get(error.errno or 0)
+        return "; ".join(filter(None, (error.strerror or str(error), hint)))
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         user = str(os.geteuid())
     return f"{error.strerror} for the user {user}; give it the right, or use `sudo`"
+
+
+def _missing(path: Path) -> ConfigError:
+    return _fault(f"there is no such file; `syshax init --config {path}` makes one")
 
 
 def _fault(problem: str) -> ConfigError:

@@ -52,6 +52,8 @@ _log = logging.getLogger(__name__)
 _SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))
 # Connections to the sockets that systemd keeps open wait for so long for instances of the daemon before.
 _ADOPTION_LIMIT_S = 3.0
+# For what the end takes beside draining and grace.
+_STOP_MARGIN_S = 30.0
 _ADMIN_SOCKET = "admin"
 """Its name where systemd holds it."""
 _LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -81,9 +83,13 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
       syshaxd --check-config
       syshaxd --config ./syshax.yaml --log-level debug
     """  # noqa: D301 - \b keeps click from joining the lines
+    logs.open_standard_streams()
     faulthandler.enable()  # a watchdog's SIGABRT shows where the daemon hung
-    path = config_path or configfile.default_path()
     logs.setup(log_level)
+    try:
+        path = config_path or configfile.default_path()
+    except SyshaxError as error:
+        raise click.ClickException(str(error)) from None
     try:
         text = configfile.read_text(path)
         config = configfile.parse_file(text)
@@ -94,6 +100,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
         click.echo(f"{path} is good. Instances: {', '.join(enabled_services(config))}.")
         return
     _log.info("syshaxd %s starts with %s", __version__, path)
+    sdnotify.check()
     # Requests leave no cycles behind: collecting often only costs time on the hot path.
     gc.collect()
     gc.freeze()
@@ -304,6 +311,7 @@ async def _end(
 ) -> None:
     """Ends the endpoint after its running requests, then the instances unless they are to run on."""
     times = reconfigurer.config.lifecycle
+    sdnotify.extend_timeout(times.drain_timeout_s + times.stop_grace_s + _STOP_MARGIN_S)
     reconfigurer.close()
     leases.close()
     if not orders.hurry.is_set():

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """How the daemon's own log looks: one line for a person, or entries of the journal with fields to filter by."""
 
+import io
 import logging
 import os
 import socket
@@ -53,6 +54,23 @@ def _field(name: str, value: str) -> bytes:
     """Name, length, value: whatever the value holds, it can't pass for another field."""
     data = value.encode(errors="replace")[:_MAX_TEXT_BYTES]
     return b"%b\n%b%b\n" % (name.encode(), struct.pack("<Q", len(data)), data)
+
+
+def open_standard_streams() -> None:
+    """Gives this process what its parent may have closed: descriptors 0 to 2, and streams that take any text.
+
+    Else the next sockets and files would get their numbers, and be handed to instances as their input and output.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "w" if fd else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def setup(level: str, stream: TextIO | None = None) -> None:

@@ -4,8 +4,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 from syshaxd import configfile
@@ -94,8 +94,9 @@ class Reconfigurer:
             return self._changes(config, bound)
 
     def _edit(self, edits: Mapping[str, str | None]) -> tuple[Config, Bound]:
-        text, config, bound = self._read_blocking(configfile.edited(configfile.read_text(self.path), edits))
-        configfile.write(self.path, text)
+        with configfile.locked(self.path):
+            text, config, bound = self._read_blocking(configfile.edited(configfile.read_text(self.path), edits))
+            configfile.write(self.path, text)
         return config, bound
 
     async def apply(self, text: str | None = None) -> Changes:
@@ -105,7 +106,8 @@ class Reconfigurer:
         Giving up waiting does not end it.
 
         Raises:
-            ConfigError: The text is not a usable configuration: every fault. Nothing has changed.
+            ConfigError: The text is not a usable configuration: every fault. Or the file can't be written. Nothing has
+                changed.
             ConflictError: The daemon is stopping. Or an instance did not get READY: the former configuration holds
                 again, also in the file, and a text that came from there is beside it in a file `*.rejected`.
         """
@@ -135,15 +137,30 @@ class Reconfigurer:
                 self._say(logging.ERROR, f"refused, nothing has changed:\n{error}")
                 raise
             todo = self._changes(config, bound)
+            wanted = {name for name in todo.ended if self._supervisor.status(name).wanted}
+            file = _FileChange(self.path, text) if given is not None else None
             try:
-                await self._exchange(todo, config, bound)
-            except SyshaxError as error:
-                await self._restore(todo, rejected=text if given is None else None)
-                message = f"taken back, since {error}; the former configuration holds, and its instances start again"
+                if file is not None:
+                    await asyncio.to_thread(file.prepare)
+            except ConfigError as error:
+                self._say(logging.ERROR, f"refused, nothing has changed: {error}")
+                raise
+            try:
+                await self._exchange(todo, config, bound, wanted)
+                if file is not None and (note := await asyncio.to_thread(file.commit)):
+                    self._say(logging.WARNING, note)
+            except Exception as error:
+                faults = await self._restore(wanted, rejected=text if given is None else None)
+                why = _text(error)
+                message = f"taken back, since {why}; the former configuration holds, and its instances start again"
+                message = "; but ".join((message, *faults))
                 self._say(logging.ERROR, message)
+                if not isinstance(error, SyshaxError):
+                    _log.error("a configuration could not be applied", exc_info=error)
                 raise ConflictError(f"the configuration was {message}") from error
-            if given is not None:
-                await asyncio.to_thread(configfile.write, self.path, text)
+            finally:
+                if file is not None:
+                    await asyncio.to_thread(file.discard)
             self._text, self.config, self._bound = text, config, bound
             self._say(logging.INFO, _told(todo))
             return todo
@@ -160,30 +177,58 @@ class Reconfigurer:
     def _changes(self, config: Config, bound: Bound) -> Changes:
         return changes(self.config, config, self._bound.specs, bound.specs, started_with=self.started_with)
 
-    async def _exchange(self, todo: Changes, config: Config, bound: Bound) -> None:
+    async def _exchange(self, todo: Changes, config: Config, bound: Bound, wanted: Set[str]) -> None:
         """From the configuration that holds to another one. Instances that somebody has stopped stay so."""
-        wanted = {name for name in todo.replaced if self._supervisor.status(name).wanted}
         await self._stop(todo.ended, drain=True)
         await self._supervisor.reconfigure(bound.specs)
         self._settle(config, bound)
         await self._prove([name for name in (*todo.replaced, *todo.added) if name in wanted or name in todo.added])
 
-    async def _restore(self, done: Changes, *, rejected: str | None) -> None:
-        """Back to the configuration that held, as far as the exchange got."""
+    async def _restore(self, wanted: Iterable[str], *, rejected: str | None) -> list[str]:
+        """Back to the configuration that held, as far as the exchange got.
+
+        Args:
+            wanted: Instances that it has stopped, and that are to run again.
+            rejected: What the file says, if that is what did not work.
+
+        Returns:
+            What could not be put back. Nothing is raised: the error that led here is the one to tell.
+        """
+        faults: list[str] = []
+        for step in (self._restore_instances(), self._restart(wanted), self._restore_file(rejected)):
+            try:
+                await step
+            except Exception as error:  # noqa: BLE001 - the other steps are needed all the same
+                faults.append(_text(error))
+                _log.warning("configuration %s: not put back: %s", self.path, error, exc_info=error)
+        return faults
+
+    async def _restore_instances(self) -> None:
         there = {status.spec.name: status.spec for status in self._supervisor.statuses()}
         before = {spec.name: spec for spec in self._bound.specs}
         await self._stop([name for name, spec in there.items() if before.get(name) != spec], drain=False)
         await self._supervisor.reconfigure(self._bound.specs)
         self._settle(self.config, self._bound)
-        for name in done.ended:
+
+    async def _restart(self, names: Iterable[str]) -> None:
+        known = {status.spec.name for status in self._supervisor.statuses()}
+        for name in known.intersection(names):
             self._supervisor.start(name)
-        if rejected is not None:
+
+    async def _restore_file(self, rejected: str | None) -> None:
+        if rejected is None:
+            return
+        try:
             await asyncio.to_thread(self._put_back, rejected)
+        except ConfigError as error:
+            raise ConflictError(f"the file still has the text that was rejected: it {error}") from error
 
     def _put_back(self, rejected: str) -> None:
-        beside = self.path.with_name(f"{self.path.name}.rejected")
-        configfile.write(beside, rejected)
-        configfile.write(self.path, self._text)
+        with configfile.locked(self.path):
+            if configfile.read_text(self.path) != rejected:  # somebody has changed it meanwhile
+                return
+            configfile.write(_beside(self.path), rejected)
+            configfile.write(self.path, self._text)
 
     async def _stop(self, names: Sequence[str], *, drain: bool) -> None:
         times = self.config.lifecycle
@@ -227,6 +272,52 @@ class Reconfigurer:
     def _say(self, level: int, text: str) -> None:
         _log.log(level, "configuration %s: %s", self.path, text)
         self._engine.events.add(EventKind.CONFIG, text)
+
+
+class _FileChange:
+    """The file's new text, which is on the disk before any instance is touched, and in its place when all is done."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._text = text
+        self._before: str | None = None
+        self._draft: configfile.Draft | None = None
+
+    def prepare(self) -> None:
+        """Tries all that can fail. Raises ConfigError: the file can't be written."""
+        self._before = _text_in(self._path)
+        self._draft = configfile.Draft(self._path, self._text)
+
+    def commit(self) -> str:
+        """Replaces the file. Returns what is to be told of it; raises ConfigError: it is as before."""
+        assert self._draft is not None
+        note = ""
+        with configfile.locked(self._path):
+            meanwhile = _text_in(self._path)
+            if meanwhile not in (None, self._before):
+                beside = _beside(self._path)
+                configfile.write(beside, meanwhile or "")
+                note = f"the file was changed while another text was applied; that change is in {beside}"
+            self._draft.commit()
+        return note
+
+    def discard(self) -> None:
+        if self._draft is not None:
+            self._draft.discard()
+
+
+def _text_in(path: Path) -> str | None:
+    with suppress(ConfigError):
+        return configfile.read_text(path)
+    return None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.rejected")
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, SyshaxError) else f"{type(error).__name__}: {error}"
 
 
 def _told(done: Changes) -> str:

@@ -26,7 +26,10 @@ def socket_path(configured: str | None) -> Path:
         SyshaxError: The path is longer than a socket's may be.
     """
     if configured:
-        path = Path(configured).expanduser().absolute()
+        try:
+            path = Path(configured).expanduser().absolute()
+        except RuntimeError as error:  # `~` of a user without a home, or of none
+            raise SyshaxError(f"control.socket: {configured}: {error}; give the whole path") from None
     elif folders := os.environ.get("RUNTIME_DIRECTORY"):  # systemd made it for this service
         path = Path(folders.split(":")[0], _SOCKET)
     else:
@@ -165,8 +168,22 @@ def state_dir() -> Path:
     """The folder for logs and records of the instances. It need not exist yet."""
     if folders := os.environ.get("STATE_DIRECTORY"):  # systemd made it for this service
         return Path(folders.split(":")[0])
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local/state") / "syshax"
+    return user_folder("XDG_STATE_HOME", ".local/state") / "syshax"
+
+
+def user_folder(variable: str, below_home: str) -> Path:
+    """A folder of the user's, as the XDG base directory specification has it: a relative path counts as unset.
+
+    Raises:
+        SyshaxError: The user has no home.
+    """
+    base = os.environ.get(variable, "")
+    if base.startswith("/"):
+        return Path(base)
+    try:
+        return Path.home() / below_home
+    except RuntimeError:
+        raise SyshaxError(f"the user {os.geteuid()} has no home folder; set HOME, or {variable}") from None
 
 
 def _user_sockets() -> tuple[Path, ...]:
@@ -175,7 +192,7 @@ def _user_sockets() -> tuple[Path, ...]:
     All are looked at, since a user's shells don't all have XDG_RUNTIME_DIR (su, cron).
     """
     uid = os.getuid()
-    xdg = os.environ.get("XDG_RUNTIME_DIR")
+    xdg = os.environ.get("XDG_RUNTIME_DIR", "")
     temporary = Path(f"/tmp/syshax-{uid}")  # noqa: S108 - make_folder refuses one that is not ours
-    folders = (Path(xdg, "syshax") if xdg else temporary, Path(f"/run/user/{uid}/syshax"), temporary)
+    folders = (Path(xdg, "syshax") if xdg.startswith("/") else temporary, Path(f"/run/user/{uid}/syshax"), temporary)
     return tuple(folder / _SOCKET for folder in dict.fromkeys(folders))

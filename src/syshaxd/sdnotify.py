@@ -3,11 +3,14 @@
 """Tells systemd how the daemon does (sd_notify(3)): one datagram to $NOTIFY_SOCKET."""
 
 import asyncio
+import logging
 import os
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+
+_log = logging.getLogger(__name__)
+_MAX_USEC_DIGITS = 15
 
 
 def is_there() -> bool:
@@ -15,29 +18,58 @@ def is_there() -> bool:
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
-def notify(*assignments: str, fds: Sequence[int] = ()) -> None:
+def check() -> None:
+    """Forgets a service manager that can't be reached: variables stay behind in shells and containers."""
+    if not is_there():
+        return
+    try:
+        with _connected():
+            pass
+    except (OSError, ValueError) as error:
+        name = os.environ.pop("NOTIFY_SOCKET")
+        _log.warning("no service manager listens at NOTIFY_SOCKET=%s (%s): running without one", name, error)
+
+
+def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
     """Sends lines such as `READY=1` or `STATUS=...`; does nothing where no service manager listens.
 
     Args:
         assignments: The lines.
         fds: Descriptors that go with them.
 
-    Raises:
-        OSError: The service manager takes nothing, now (BlockingIOError) or at all.
+    Returns:
+        Whether they were sent. What goes wrong is logged: it is no reason for the daemon to do anything else.
     """
+    if not is_there():
+        return False
+    try:
+        with _connected() as sender:
+            data = "\n".join(assignments).encode(errors="replace")
+            if fds:
+                socket.send_fds(sender, [data], fds)
+            else:
+                sender.send(data)
+    except (OSError, ValueError) as error:
+        _log.warning("the service manager could not be told %s: %s", assignments[0], error)
+        return False
+    return True
+
+
+def _connected() -> socket.socket:
     address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
         sender.setblocking(False)
-        sender.connect(address)
-        data = "\n".join(assignments).encode()
-        if fds:
-            socket.send_fds(sender, [data], fds)
-        else:
-            sender.send(data)
+        sender.connect("\0" + address[1:] if address.startswith("@") else address)
+    except (OSError, ValueError):
+        sender.close()
+        raise
+    return sender
+
+
+def extend_timeout(seconds: float) -> None:
+    """Asks for this long, from now, before the service manager ends the daemon by force."""
+    notify(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
 
 
 def reloading() -> None:
@@ -48,9 +80,14 @@ def reloading() -> None:
 async def feed_watchdog() -> None:
     """Proves that the event loop turns, twice in each `WatchdogSec=`; returns at once where there is none."""
     pid = os.environ.get("WATCHDOG_PID", str(os.getpid()))
-    if pid != str(os.getpid()) or not (interval_us := int(os.environ.get("WATCHDOG_USEC", "0"))):
+    text = os.environ.get("WATCHDOG_USEC", "0")
+    if pid != str(os.getpid()):
+        return
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_USEC_DIGITS):
+        _log.warning("WATCHDOG_USEC=%s is no time: no watchdog is fed", text[:40])
+        return
+    if not (interval_us := int(text)):
         return
     while True:
-        with suppress(BlockingIOError):  # much is being told: the next time will do
-            notify("WATCHDOG=1")
+        notify("WATCHDOG=1")  # where it can't be told now, the next time will do
         await asyncio.sleep(interval_us / 2e6)

@@ -175,4 +175,6 @@ def _syshaxctl() -> str:
     beside = Path(sys.executable).with_name("syshaxctl")
     if shutil.which("syshaxctl") or not beside.exists():
         return "syshaxctl"
-    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+    with suppress(OSError, ValueError):  # it is not below this folder, or this folder has been removed
+        beside = beside.relative_to(Path.cwd())
+    return str(beside)

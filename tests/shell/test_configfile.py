@@ -1,14 +1,19 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
+import itertools
+import multiprocessing
 import os
 import pwd
+import re
 import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from syshaxd import configfile
-from syshaxd.core.config import Config, parse
+from syshaxd.core.config import Config, get_value, parse, parse_text, set_value, unset_value
 from syshaxd.core.errors import ConfigError, ConflictError
 
 
@@ -298,3 +303,157 @@ def test_the_systems_file_comes_first_where_it_is(home: Path) -> None:
 def test_root_has_the_systems_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert configfile.default_path() == home / "etc" / "config.yaml"
+
+
+# Aliases and merge keys
+
+_SHARED = """\
+# top
+services:
+  gpu: &one  # the first
+    port: 8001
+    env: &both
+      # about A
+      A: one
+    args: {max-model-len: &length 4096}
+  cpu:
+    <<: *one  # as the gpu
+    port: 8002
+    args:
+      max-model-len: *length
+      dtype: &type bfloat16
+models:
+  default: *type
+"""
+
+
+def plain(text: str) -> dict[str, object]:
+    content: dict[str, object] = configfile._plain(text)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("services.gpu.host", "::1"),
+        ("services.gpu.env.A", "two"),
+        ("services.gpu.env.B", "two"),
+        ("services.gpu.args.max-model-len", "8192"),
+        ("services.gpu.port", None),
+        ("services.gpu.env.A", None),
+        ("services.cpu.env.B", "two"),
+        ("services.cpu.env.A", None),
+        ("services.cpu.port", "8003"),
+        ("services.cpu.args.dtype", "float32"),
+        ("services.cpu.args.max-model-len", None),
+        ("models.default", "other"),
+    ],
+)
+def test_only_the_named_key_changes_whatever_is_shared(path: Path, key: str, value: str | None) -> None:
+    written(path, _SHARED)
+    before = plain(_SHARED)
+    configfile.edit(path, {key: value})
+    text = path.read_text()
+    changed = unset_value(before, key) if value is None else set_value(before, key, parse_text(key, value))
+    assert plain(text) == changed
+    assert {"# top", "# the first"} <= {found.strip() for found in re.findall("#.*", text)}
+    assert "<<: *one" in text or "gpu" in key
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> str:
+    """Two services that share what YAML lets them share, with a comment at each line."""
+    entries = st.dictionaries(st.sampled_from(["A", "B", "C"]), st.sampled_from(["1", "two", "'3'"]), min_size=1)
+
+    def env(name: str, base: str | None) -> list[str]:
+        lines = [f"      {key}: {value}  # {name} {key}" for key, value in draw(entries).items()]
+        return [f"      <<: *{base}  # {name} merges", *lines] if base else lines
+
+    lines = ["services:", "  gpu: &gpu  # gpu", "    port: 8001", "    env: &env  # env", *env("gpu", None)]
+    match draw(st.sampled_from(["alias", "merge", "merge env", "alias env", "apart"])):
+        case "alias":
+            lines += ["  cpu: *gpu  # as the gpu"]
+        case "merge":
+            lines += ["  cpu:", "    <<: *gpu  # as the gpu", "    port: 8002"]
+            lines += ["    env:", *env("cpu", draw(st.sampled_from(["env", None])))] if draw(st.booleans()) else []
+        case "merge env":
+            lines += ["  cpu:", "    port: 8002", "    env:", *env("cpu", "env")]
+        case "alias env":
+            lines += ["  cpu:", "    port: 8002", "    env: *env  # as the gpu"]
+        case "apart":
+            lines += ["  cpu:", "    port: 8002", "    env:", *env("cpu", None)]
+    return "\n".join([*lines, "# last", "models: {default: m}", ""])
+
+
+KEYS = [f"services.{name}.{key}" for name in ("gpu", "cpu") for key in ("port", "host", "env.A", "env.D", "args.x")]
+
+
+@given(text=documents(), edits=st.dictionaries(st.sampled_from(KEYS), st.sampled_from(["8123", None]), min_size=1))
+def test_editing_does_the_same_as_if_nothing_were_shared(text: str, edits: dict[str, str | None]) -> None:
+    expected = plain(text)
+    for key, value in edits.items():
+        expected = unset_value(expected, key) if value is None else set_value(expected, key, parse_text(key, value))
+    ports = {get_value(expected, f"services.{name}.port", default) for name, default in (("gpu", 8001), ("cpu", 8002))}
+    assume(len(ports) == 2)
+    edited = configfile.edited(text, edits)
+    assert plain(edited) == expected
+    if all(value is not None for value in edits.values()):
+        kept = {line.partition("#")[2].strip() for line in text.splitlines()}
+        assert kept <= {line.partition("#")[2].strip() for line in edited.splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("services: &a\n  gpu: *a\n", "an alias stands inside of what it is an alias of"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in itertools.pairwise("abcdef")),
+            "it has more than 100000 values",
+        ),
+    ],
+)
+def test_aliases_that_have_no_end_are_faults(path: Path, text: str, problem: str) -> None:
+    assert faults_of(written(path, text)) == [f"is not YAML that can be used: {problem}"]
+
+
+# Several writers
+
+
+def test_writers_at_the_same_time_lose_nothing(made: Path) -> None:
+    keys = [f"services.cpu.env.K{number}" for number in range(8)]
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        pool.starmap(configfile.edit, [(made, {key: "1"}) for key in keys])
+    assert sorted(configfile.load(made).services.cpu.env) == sorted(key.rpartition(".")[2] for key in keys)
+    assert os.listdir(made.parent) == [made.name]
+
+
+def test_a_lock_that_is_never_given_back_is_told(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configfile, "_LOCK_TIMEOUT_S", 0.0)
+    with configfile.locked(made), pytest.raises(ConfigError, match="another program has been changing it"):
+        configfile.edit(made, {"models.default": "other"})
+
+
+def test_somebody_elses_link_is_not_followed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a link for another user")
+    link = made.with_name("link.yaml")
+    link.symlink_to(made.name)
+    os.chown(link, 4242, 4242, follow_symlinks=False)
+    with pytest.raises(ConfigError, match=r"a symbolic link that belongs to another user \(uid 4242\)"):
+        configfile.create(link, force=True)
+
+
+def test_the_group_is_kept_where_the_owner_cannot_be(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, int]] = []
+
+    def fchown(descriptor: int, uid: int, gid: int) -> None:
+        given.append((uid, gid))
+        if uid != -1:
+            raise PermissionError
+
+    old = made.stat()
+    monkeypatch.setattr(os, "fchown", fchown)
+    monkeypatch.setattr(os, "fstat", lambda _: os.stat_result((*old[:4], old.st_uid + 1, old.st_gid + 1, *old[6:])))
+    configfile.edit(made, {"models.default": "other"})
+    assert given == [(old.st_uid, old.st_gid), (-1, old.st_gid)]

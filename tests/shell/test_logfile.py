@@ -1,6 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 import asyncio
+import os
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -113,3 +115,15 @@ async def test_following_without_a_folder_says_what_is_missing(tmp_path: Path) -
     log = LogFile(tmp_path / "nowhere" / "gpu.log", max_bytes=100)
     with pytest.raises(SyshaxError, match=f"cannot watch {tmp_path}/nowhere: No such file"):
         await anext(log.lines(tail=None, follow=True))
+
+
+async def test_logs_are_for_this_user_alone_whatever_the_umask(path: Path, log: LogFile) -> None:
+    await asyncio.to_thread(path.touch, 0o644)
+    before = os.umask(0)
+    try:
+        await log.append("x" * 200)
+        await log.limit()
+        await log.append("y")
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (path, path.with_name("gpu.log.1"))] == [0o600, 0o600]

@@ -3,8 +3,12 @@
 """Applying a configuration: the real Supervisor and Engine over a fake runtime."""
 
 import asyncio
+import errno
+import os
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,3 +167,132 @@ async def test_changes_are_among_the_events(daemon: FakeDaemon) -> None:
     kinds = [(event.kind, event.instance) for event in daemon.engine.events.latest()]
     assert ("state", "cpu") in kinds
     assert kinds[-1][0] == "config"
+
+
+# What can fail is tried first, and clean-up hides no error
+
+
+def _unwritable(monkeypatch: pytest.MonkeyPatch, name: str, error: OSError) -> None:
+    """Has one call fail on the way to a written file."""
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise error
+
+    target = {"mkstemp": tempfile, "fsync": os}.get(name, Path)
+    monkeypatch.setattr(target, name, fails)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "problem"),
+    [
+        ("mkstemp", errno.EROFS, r"cannot be written in the folder .*: Read-only file system; .* ReadWritePaths="),
+        ("mkstemp", errno.EACCES, "Permission denied for the user"),
+        ("fsync", errno.ENOSPC, "No space left on device; make some room"),
+    ],
+)
+async def test_a_file_that_cannot_be_written_is_told_before_any_instance_is_touched(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, name: str, number: int, problem: str
+) -> None:
+    text = await daemon.changed(services__cpu__port="8003")
+    _unwritable(monkeypatch, name, OSError(number, os.strerror(number)))
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=problem):
+            await daemon.reconfigurer.apply(text)
+    assert daemon.runtime.launched == [("gpu", 1), ("cpu", 1)]
+    assert daemon.path.read_text() == CONFIG
+    assert os.listdir(daemon.path.parent) == [daemon.path.name]
+    assert "refused, nothing has changed" in daemon.engine.events.latest()[-1].text
+
+
+async def test_a_file_that_cannot_be_replaced_at_the_end_takes_all_back(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = await daemon.changed(services__cpu__port="8003")
+    _unwritable(monkeypatch, "replace", OSError(errno.EBUSY, os.strerror(errno.EBUSY)))
+    with pytest.raises(ConflictError, match=r"taken back, since cannot be written .* Device or resource busy"):
+        await daemon.reconfigurer.apply(text)
+    await daemon.offered("gpu", "cpu")
+    assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
+    assert daemon.reconfigurer.config.services.cpu.port == 8002
+    assert daemon.path.read_text() == CONFIG
+    assert os.listdir(daemon.path.parent) == [daemon.path.name]
+
+
+async def test_a_rejected_text_that_cannot_be_put_aside_does_not_hide_why_it_was_rejected(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.path.write_text(await daemon.changed(services__cpu__port="8003"))
+    daemon.runtime.launch_errors["cpu"] = [LaunchFailedError("no such file: /engine/python", permanent=True)]
+    _unwritable(monkeypatch, "mkstemp", OSError(errno.EROFS, os.strerror(errno.EROFS)))
+    with pytest.raises(ConflictError) as caught:
+        await daemon.reconfigurer.apply()
+    assert "taken back, since cpu failed: no such file: /engine/python; the former configuration holds" in str(
+        caught.value
+    )
+    assert "; but the file still has the text that was rejected: it cannot be written" in str(caught.value)
+    await daemon.offered("gpu", "cpu")
+    assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
+
+
+@pytest.mark.parametrize("error", [OSError("odd"), ValueError("odd"), RecursionError("odd")])
+async def test_an_unexpected_error_takes_all_back_too(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    settle, failures = daemon.reconfigurer._settle, [error]
+
+    def fails_once(*args: Any) -> None:
+        settle(*args)
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(daemon.reconfigurer, "_settle", fails_once)
+    with pytest.raises(ConflictError, match=f"taken back, since {type(error).__name__}: odd; the former"):
+        await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
+    await daemon.offered("gpu", "cpu")
+    assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
+
+
+async def test_a_failure_while_taking_back_is_added_to_the_first_and_the_rest_is_done(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(daemon.reconfigurer, "_settle", fails)
+    with pytest.raises(ConflictError, match=r"taken back, since ValueError: odd; .*; but ValueError: odd"):
+        await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
+    assert daemon.supervisor.status("cpu").spec.port == 8002
+    await daemon.offered("gpu", "cpu")
+
+
+async def test_what_was_stopped_before_stays_stopped_when_a_change_is_taken_back(daemon: FakeDaemon) -> None:
+    daemon.engine.stop_instance("cpu", drain=False)
+    await daemon.offered("gpu")
+    daemon.runtime.launch_errors["gpu"] = [LaunchFailedError("no", permanent=True)]
+    text = await daemon.changed(services__cpu__port="8003", services__gpu__port="8004")
+    with pytest.raises(ConflictError, match="taken back"):
+        await daemon.reconfigurer.apply(text)
+    await daemon.offered("gpu")
+    assert daemon.states() == {"gpu": State.READY, "cpu": State.STOPPED}
+
+
+@pytest.mark.parametrize("works", [True, False])
+async def test_what_somebody_wrote_meanwhile_is_not_lost(daemon: FakeDaemon, *, works: bool) -> None:
+    text = await daemon.changed(services__cpu__port="8003")
+    other = CONFIG.replace("# Kept.", "# Of somebody else.")
+    from_file = not works
+    if from_file:
+        daemon.path.write_text(text)
+        daemon.runtime.launch_errors["cpu"] = [LaunchFailedError("no", permanent=True)]
+    applying = asyncio.create_task(daemon.reconfigurer.apply(None if from_file else text))
+    while daemon.states()["cpu"] is State.READY:
+        await asyncio.sleep(0)
+    daemon.path.write_text(other)
+    if works:
+        await applying
+        assert daemon.path.read_text() == text
+        assert daemon.path.with_name("config.yaml.rejected").read_text() == other
+    else:
+        with pytest.raises(ConflictError):
+            await applying
+        assert daemon.path.read_text() == other

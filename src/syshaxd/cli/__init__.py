@@ -1,3 +1,18 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 """Command lines."""
+
+from pathlib import Path
+
+import click
+
+from syshaxd import configfile
+from syshaxd.core.errors import SyshaxError
+
+
+def default_config() -> Path:
+    """The configuration file that is meant where none is named, or a message and exit code 1."""
+    try:
+        return configfile.default_path()
+    except SyshaxError as error:
+        raise click.ClickException(f"{error}, or name the file with --config") from None

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from syshaxd import binder, configfile, host
-from syshaxd.cli import show
+from syshaxd.cli import default_config, show
 from syshaxd.cli.connection import run
 from syshaxd.client import ControlClient
 from syshaxd.core.bindings import Host
@@ -50,7 +50,7 @@ _config_option = click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path, readable=False),
-    default=configfile.default_path,
+    default=default_config,
     show_default="$SYSHAX_CONFIG, else the system's or your own",
     metavar="FILE",
     help="With --apply: the configuration file.",

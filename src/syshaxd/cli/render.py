@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from syshaxd import configfile
+from syshaxd.cli import default_config
 from syshaxd.core.config import is_secret
 from syshaxd.core.container import docker_run, shell_text
 from syshaxd.core.cpulist import format_cpulist
@@ -42,7 +43,7 @@ def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> 
     """  # noqa: D301
     from syshaxd.binder import bind  # noqa: PLC0415 - it takes long to load, and only this command needs it
 
-    path = path or configfile.default_path()
+    path = path or default_config()
     try:
         specs = {spec.name: spec for spec in bind(configfile.load(path)).specs}
     except SyshaxError as error:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from syshaxd import __version__, configfile
-from syshaxd.cli import complete
+from syshaxd.cli import complete, default_config
 from syshaxd.core.address import Address
 from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value, is_secret
 from syshaxd.core.errors import ConfigError, SyshaxError
@@ -31,7 +31,7 @@ _config_option = click.option(
     "--config",
     "path",
     type=click.Path(path_type=Path, readable=False),
-    default=configfile.default_path,
+    default=default_config,
     show_default="$SYSHAX_CONFIG, else the system's or your own",
     metavar="FILE",
     help="Configuration file.",

@@ -17,6 +17,7 @@ from shutil import copyfileobj
 from syshaxd.runtime.inotify import FolderWatch
 
 _CHUNK_BYTES = 64 * 1024
+_MODE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class LogFile:
     # Blocking.
 
     def _append(self, line: str) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with os.fdopen(open_private(self.path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 
     def _find_start(self, tail: int | None) -> _Position:
@@ -113,13 +114,23 @@ class LogFile:
         if _size(self.path) <= self._max_bytes:
             return False
         copy = self._old.with_name(f"{self._old.name}.new")
-        with self.path.open("rb") as source, copy.open("wb") as target:
+        with (
+            self.path.open("rb") as source,
+            os.fdopen(open_private(copy, os.O_WRONLY | os.O_TRUNC), "wb") as target,
+        ):
             copyfileobj(source, target)
             copy.replace(self._old)
             copyfileobj(source, target)  # what has come meanwhile
             target.flush()
             os.truncate(self.path, 0)
         return True
+
+
+def open_private(path: Path, flags: int) -> int:
+    """A file for this user alone, whatever the umask: engines print what they are told, and what they are asked."""
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, _MODE)
+    os.fchmod(descriptor, _MODE)  # one that an earlier version has made
+    return descriptor
 
 
 def _size(path: Path) -> int:

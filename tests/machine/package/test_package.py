@@ -35,6 +35,11 @@ kill $asking 2>/dev/null && echo always answered
 # What stands for the interpreter of an environment with vLLM.
 ENGINE = """\
 #!/bin/sh
+# What real engines have beside their process: shared memory of both kinds, and files in temporary folders.
+echo weights >/dev/shm/psm_of_the_engine
+echo mine >"${TMPDIR:-/tmp}/of_the_engine"
+echo mine >/tmp/in_tmp
+ipcmk --shmem 4096 >/dev/null
 shift 2
 PYTHONPATH=/usr/lib/syshax/site-packages:/repo/src exec /usr/bin/python3 -B -m syshax_sim --speed 10 "$@"
 """
@@ -108,7 +113,7 @@ def test_installing_starts_nothing_and_changes_nothing_that_is_there(machine: Ma
     )
     assert machine.run("rpm", "--verify", "sysHAX", "sysHAX-connector") == ""
     assert machine.run("stat", "-c", "%U:%G %a", "/etc/syshax", "/var/lib/syshax").splitlines() == [
-        "root:syshax 2755",
+        "syshax:syshax 2755",
         "syshax:syshax 750",
     ]
 
@@ -177,7 +182,38 @@ def test_the_sandbox_is_tight(machine: Machine) -> None:
     text = machine.run("systemd-analyze", "security", "--no-pager", "syshaxd.service")
     score = re.search(r"exposure level for syshaxd.service: ([\d.]+)", text)
     assert score, text
-    assert float(score[1]) <= 2.0, text
+    assert float(score[1]) <= 2.1, text
+
+
+def belongings(machine: Machine) -> str:
+    """What the instance that is a process has beside it, as it sees it."""
+    (pid,) = machine.run("pgrep", "-f", "syshax_sim").split()
+    script = f"""
+        root=/proc/{pid}/root
+        tmp=$(tr '\\0' '\\n' </proc/{pid}/environ | sed -n 's/^TMPDIR=//p')
+        cat $root/dev/shm/psm_of_the_engine $root/tmp/in_tmp "$root${{tmp:-/tmp}}/of_the_engine"
+        ipcs -m | grep syshax
+        grep -c '//deleted' /proc/{pid}/mountinfo
+    """
+    return machine.try_run("sh", "-c", script).stdout
+
+
+@pytest.mark.parametrize("how", ["restart", "crash"])
+def test_what_instances_use_outlives_the_daemon(machine: Machine, engines: Callable[[], set[str]], how: str) -> None:
+    before, pid, had = engines(), show(machine, "MainPID"), belongings(machine)
+    assert had.split()[:3] == ["weights", "mine", "mine"]
+    assert had.split()[-1] == "0"
+    if how == "restart":
+        machine.run("systemctl", "restart", "syshaxd")
+    else:
+        machine.run("kill", "-9", pid)
+    machine.until("it runs again", lambda: restarted(machine, pid))
+    machine.until("both instances are ready", partial(ready, machine))
+    assert engines() == before
+    assert belongings(machine) == had
+    pid = show(machine, "MainPID")
+    assert machine.run("cat", f"/proc/{pid}/root/tmp/in_tmp") == "mine"
+    assert machine.try_run("cat", "/tmp/in_tmp").returncode != 0
 
 
 def test_a_killed_daemon_is_restarted_and_adopts_its_instances(
@@ -244,12 +280,89 @@ def test_a_reload_refuses_a_bad_configuration_and_the_daemon_goes_on(
     assert engines() == before
 
 
+CONFIG = "/etc/syshax/config.yaml"
+
+
+def file_of(machine: Machine) -> tuple[str, str]:
+    """Owner and mode, and the text, of the configuration file."""
+    return machine.run("stat", "-c", "%U:%G %a", CONFIG), machine.run("cat", CONFIG)
+
+
+def test_the_service_and_root_write_the_same_file_in_turn(machine: Machine, engines: Callable[[], set[str]]) -> None:
+    before = engines()
+    for size in ("101", "103"):
+        machine.run("syshaxctl", "config", "set", "system.max_queue_size", size, "--apply")
+        owner, text = file_of(machine)
+        assert owner == "syshax:syshax 640"
+        assert f"max_queue_size: {size}" in text
+        machine.run("syshax", "config", "system.max_queue_size", str(int(size) + 1))
+        machine.run("syshaxctl", "reload")
+        assert machine.run("syshaxctl", "config", "get", "system.max_queue_size").endswith(str(int(size) + 1))
+    assert engines() == before
+
+
+def test_a_text_is_applied_and_kept(machine: Machine, engines: Callable[[], set[str]]) -> None:
+    before = engines()
+    text = file_of(machine)[1].replace("max_queue_size: 104", "max_queue_size: 105")
+    (machine.root / "srv/new.yaml").write_text(text)
+    machine.run("syshaxctl", "config", "apply", "/srv/new.yaml")
+    assert file_of(machine)[1] == text
+    assert engines() == before
+
+
+def test_a_rejected_reload_leaves_its_text_beside_the_file(machine: Machine) -> None:
+    good = file_of(machine)[1]
+    machine.run("syshax", "config", "services.cpu.python", "/nowhere/python")
+    bad = file_of(machine)[1]
+    done = machine.try_run("syshaxctl", "reload")
+    assert done.returncode != 0
+    assert "taken back" in done.stderr
+    assert "; but" not in done.stderr
+    assert file_of(machine)[1] == good
+    assert machine.run("cat", f"{CONFIG}.rejected") == bad
+    machine.until("both instances are ready", partial(ready, machine))
+    machine.run("rm", f"{CONFIG}.rejected")
+
+
+def test_the_service_cannot_change_what_systemd_reads_for_it(machine: Machine) -> None:
+    inside = ["nsenter", "-t", show(machine, "MainPID"), "-m", "setpriv", "--reuid=syshax", "--regid=syshax"]
+    inside += ["--clear-groups", "sh", "-c"]
+    machine.run(*inside, "touch /etc/syshax/probe && rm /etc/syshax/probe")
+    for attempt in ("echo A=1 >>/etc/syshax/environment", "rm -f /etc/syshax/environment"):
+        assert machine.try_run(*inside, attempt).returncode != 0
+    assert machine.try_run(*inside, "ln -sf /etc/shadow /etc/syshax/environment").returncode != 0
+
+
+def test_a_file_that_the_service_may_not_write_is_told_before_anything_happens(
+    machine: Machine, engines: Callable[[], set[str]]
+) -> None:
+    machine.run("mkdir", "-p", "/run/systemd/system/syshaxd.service.d")
+    folder = "/run/systemd/system/syshaxd.service.d"
+    machine.run("sh", "-c", f"printf '[Service]\\nReadWritePaths=\\n' >{folder}/test.conf")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "syshaxd")
+    machine.until("both instances are ready", partial(ready, machine))
+    before, good = engines(), file_of(machine)
+    (machine.root / "srv/new.yaml").write_text(good[1].replace("port: 8002", "port: 8003"))
+    for words in (("apply", "/srv/new.yaml"), ("set", "services.cpu.port", "8003", "--apply")):
+        done = machine.try_run("syshaxctl", "config", *words)
+        assert done.returncode != 0
+        assert "Read-only file system" in done.stderr
+        assert "ReadWritePaths=" in done.stderr
+    assert file_of(machine) == good
+    assert engines() == before
+    machine.run("rm", "-r", folder)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "syshaxd")
+    machine.until("both instances are ready", partial(ready, machine))
+
+
 @pytest.mark.parametrize((("verb", "release")), [("upgrade", 2), ("downgrade", 1)])
 def test_another_version_takes_over_without_losing_a_request(
     machine: Machine, engines: Callable[[], set[str]], verb: str, release: int
 ) -> None:
     (machine.root / "etc/syshax/environment").write_text("# mine\n")
-    before, pid = engines(), show(machine, "MainPID")
+    before, pid, had = engines(), show(machine, "MainPID"), belongings(machine)
     asking: subprocess.Popen[str] | None = None
     load = subprocess.Popen(
         machine.command("python3", "/repo/tests/machine/package/load.py", URL),
@@ -278,6 +391,7 @@ def test_another_version_takes_over_without_losing_a_request(
     assert results["ok"] > 20
     assert machine.run("rpm", "-q", "--queryformat", "%{VERSION}-%{RELEASE}", "sysHAX") == f"{__version__}-{release}"
     assert engines() == before
+    assert belongings(machine) == had
     assert (machine.root / "etc/syshax/environment").read_text() == "# mine\n"
 
 

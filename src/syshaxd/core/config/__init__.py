@@ -15,6 +15,7 @@ from syshaxd.core.config.keys import (
     is_secret,
     known_keys,
     parse_text,
+    path_of,
     set_value,
     unset_value,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "known_keys",
     "parse",
     "parse_text",
+    "path_of",
     "set_value",
     "unset_value",
 ]

@@ -149,7 +149,7 @@ def is_secret(key: str) -> bool:
 def get_value(mapping: Mapping[str, Any], key: str, default: Any = None) -> Any:
     """The value of a known key in a file's content; `default` where it is not set."""
     value: Any = mapping
-    for part in _parts(key):
+    for part in path_of(key):
         if not isinstance(value, Mapping) or part not in value:
             return default
         value = value[part]
@@ -163,7 +163,7 @@ def set_value(mapping: M, key: str, value: Any) -> M:
         ConfigError: There is no such key, or something other than a section stands in its way.
     """
     changed = copy.deepcopy(mapping)
-    *sections, last = _parts(key)
+    *sections, last = path_of(key)
     inner: MutableMapping[str, Any] = changed
     for depth, part in enumerate(sections, start=1):
         if inner.get(part) is None:
@@ -182,7 +182,7 @@ def unset_value(mapping: M, key: str) -> M:
         ConfigError: There is no such key.
     """
     changed = copy.deepcopy(mapping)
-    *sections, last = _parts(key)
+    *sections, last = path_of(key)
     outer: Any = None
     inner: Any = changed
     for part in sections:
@@ -194,7 +194,7 @@ def unset_value(mapping: M, key: str) -> M:
     return changed
 
 
-def _parts(key: str) -> list[str]:
+def path_of(key: str) -> list[str]:
     """The path to a key. The name of an entry may have dots in it."""
     known = find_key(key)
     return key.split(".", known.name.count("."))

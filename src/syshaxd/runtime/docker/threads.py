@@ -17,6 +17,7 @@ from docker.types import CancellableStream
 
 from syshaxd.core.errors import SyshaxError
 from syshaxd.runtime.docker.api import ContainerApi
+from syshaxd.runtime.logfile import open_private
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 1.0
@@ -136,7 +137,7 @@ class OutputReader(_Reader):
 
     def _run(self) -> None:
         try:
-            with self._path.open("ab", buffering=0) as file:
+            with os.fdopen(open_private(self._path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0) as file:
                 for piece in self._open(self._api.output(self._ident, since_s=self._since_s)):
                     os.write(file.fileno(), piece)
                     self.read_until_s = time.time()

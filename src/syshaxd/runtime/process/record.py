@@ -3,11 +3,13 @@
 """The record of a launched instance: what a later daemon needs to find it again, or to clear away its remains."""
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 from syshaxd.core.types import Handle
+from syshaxd.runtime.logfile import open_private
 from syshaxd.runtime.process.procfs import Process
 
 
@@ -48,5 +50,6 @@ class Record:
     def write(self, path: Path) -> None:
         """Replaces the file's content, wholly or not at all."""
         temporary = path.with_name(f"{path.name}.new")
-        temporary.write_text(json.dumps(asdict(self)))
+        with os.fdopen(open_private(temporary, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
         temporary.replace(path)

@@ -43,7 +43,8 @@ def _write_record(path: str, record: dict[str, Any]) -> None:
     with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:
         record |= {"pid": os.getpid(), "start_ticks": int(stat.read().rpartition(")")[2].split()[19])}
     temporary = f"{path}.new"
-    with open(temporary, "w", encoding="utf-8") as file:
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
         json.dump(record, file)
     os.replace(temporary, path)
 

@@ -1,0 +1,131 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The daemon starts, serves and stops wherever it is started, and says what it had to do without."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+IN_TIME_S = 100.0
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """One that serves."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def stop(self) -> str:
+        """Returns what it has said in all."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(IN_TIME_S) == 0, self.log.read_text()
+        return self.log.read_text()
+
+
+@contextmanager
+def started(folder: Path, *, prefix: str = "", env: Mapping[str, str | None] | None = None) -> Iterator[Daemon]:
+    """Runs the daemon with one instance of somebody else's, once it answers.
+
+    Args:
+        folder: For its files.
+        prefix: Shell code before the program takes over.
+        env: What differs in its environment; None: not there.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = folder / "größe.yaml"
+    config.write_text(
+        f"services: {{cpu: {{enabled: false}}, gpu: {{port: 1}}, conductor: {{port: {port}}}}}\n"
+        f"models: {{default: größe}}\ncontrol: {{socket: {folder}/s/admin.sock}}\n",
+        encoding="utf-8",
+    )
+    usual = os.environ | {"STATE_DIRECTORY": f"{folder}/state", "PYTHONPATH": os.pathsep.join(sys.path)}
+    changed = {name: value for name, value in (usual | dict(env or {})).items() if value is not None}
+    log = folder / "log"
+    command = [sys.executable, "-m", "syshaxd", "--config", str(config)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["bash", "-c", f'{prefix}\nexec "$@"', "bash", *command], env=changed, stdout=output, stderr=output
+        )
+    try:
+        give_up_at_s = time.monotonic() + IN_TIME_S
+        while not answers(port):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < give_up_at_s, log.read_text()
+            time.sleep(0.05)
+        yield Daemon(process, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+SURROUNDINGS: dict[str, tuple[str, Mapping[str, str | None]]] = {
+    "nothing but a path": ("", dict.fromkeys(os.environ) | {"PATH": os.environ["PATH"]}),
+    "a home that is not there": ("", {"HOME": "/nowhere", "XDG_RUNTIME_DIR": "/nowhere"}),
+    "relative folders": ("", {"XDG_RUNTIME_DIR": "here", "XDG_STATE_HOME": "there"}),
+    "closed descriptors": ("exec <&- >&- 2>&-", {}),
+    "closed input": ("exec <&-", {}),
+    "a terminal that has gone": ("exec >/dev/full 2>/dev/full", {}),
+    "a folder that was removed": ('cd "$(mktemp -d)" && rmdir "$PWD"', {}),
+    "a strict umask": ("umask 777", {}),
+    "another alphabet": ("", {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    "an unknown locale": ("", {"LC_ALL": "xx_YY.UTF-8", "LANG": "xx"}),
+    "ascii streams": ("", {"PYTHONIOENCODING": "ascii:strict"}),
+    "no temporary folder": ("", {"TMPDIR": "/nowhere"}),
+    "a read-only state folder": ("", {"STATE_DIRECTORY": "/proc/1/nowhere"}),
+    "few descriptors": ("ulimit -n 64", {}),
+    "ignored signals": ("trap '' HUP PIPE USR1 CHLD", {}),
+}
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_it_serves_and_stops(tmp_path: Path, name: str) -> None:
+    prefix, env = SURROUNDINGS[name]
+    with started(tmp_path, prefix=prefix, env=env) as daemon:
+        said = daemon.stop()
+    assert "Traceback" not in said
+
+
+NO_MANAGER = "no service manager listens at NOTIFY_SOCKET"
+LEFT_OVER: dict[str, tuple[str, Mapping[str, str | None], str]] = {
+    "a service manager that has gone": (
+        "",
+        {"NOTIFY_SOCKET": "/run/gone"},
+        "no service manager listens at NOTIFY_SOCKET",
+    ),
+    "an abstract one": ("", {"NOTIFY_SOCKET": "@gone"}, NO_MANAGER),
+    "one whose name is too long": ("", {"NOTIFY_SOCKET": "/x" * 99}, NO_MANAGER),
+    "something else for it": ("", {"NOTIFY_SOCKET": "vsock:2:1234"}, NO_MANAGER),
+    "a strange watchdog": ("", {"WATCHDOG_USEC": "soon", "WATCHDOG_PID": None}, "WATCHDOG_USEC=soon is no time"),
+    "sockets of somebody else": ("export LISTEN_PID=$$", {"LISTEN_FDS": "3"}, "is no listening socket"),
+    "files for sockets": ("export LISTEN_PID=$$; exec 3</dev/null", {"LISTEN_FDS": "1"}, "descriptor 3"),
+    "a strange number of sockets": ("export LISTEN_PID=$$", {"LISTEN_FDS": "many"}, "LISTEN_FDS=many is no number"),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OVER)
+def test_what_was_left_over_is_told_and_does_without(tmp_path: Path, name: str) -> None:
+    prefix, env, told = LEFT_OVER[name]
+    with started(tmp_path, prefix=prefix, env=env) as daemon:
+        said = daemon.stop()
+    assert told in said
+    assert "Traceback" not in said
