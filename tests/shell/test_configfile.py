@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from syshaxd import configfile
@@ -385,11 +385,14 @@ def documents(draw: st.DrawFn) -> str:
     return "\n".join([*lines, "# last", "models: {default: m}", ""])
 
 
-KEYS = [f"services.{name}.{key}" for name in ("gpu", "cpu") for key in ("port", "host", "env.A", "env.D", "args.x")]
+VALUES = {"port": "8123", "host": "::1", "env.A": "8123", "env.D": "two", "args.x": "[1, 2]"}
+KEYS = [f"services.{name}.{key}" for name in ("gpu", "cpu") for key in VALUES]
 
 
-@given(text=documents(), edits=st.dictionaries(st.sampled_from(KEYS), st.sampled_from(["8123", None]), min_size=1))
-def test_editing_does_the_same_as_if_nothing_were_shared(text: str, edits: dict[str, str | None]) -> None:
+@settings(deadline=None)
+@given(text=documents(), keys=st.dictionaries(st.sampled_from(KEYS), st.booleans(), min_size=1))
+def test_editing_does_the_same_as_if_nothing_were_shared(text: str, keys: dict[str, bool]) -> None:
+    edits = {key: VALUES[key.split(".", 2)[2]] if is_set else None for key, is_set in keys.items()}
     expected = plain(text)
     for key, value in edits.items():
         expected = unset_value(expected, key) if value is None else set_value(expected, key, parse_text(key, value))
