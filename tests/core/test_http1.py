@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from syshaxd.core.http1 import (
     LAST_CHUNK,
+    Dechunker,
     ProtocolError,
     chunk,
-    chunk_payloads,
     complete_chunks,
     end_to_end_headers,
     parse_hot_request,
@@ -32,7 +32,17 @@ def test_chunks_are_found_however_the_bytes_are_cut(parts: list[bytes], data: st
     rest_end, rest_ended = complete_chunks(coded[end:]) if not ended else (0, True)
     assert rest_ended
     assert end + rest_end == len(coded)
-    assert chunk_payloads(coded[:end]) + chunk_payloads(coded[end:]) == b"".join(parts)
+
+
+@given(payloads, st.integers(1, 40))
+def test_the_payload_is_the_same_however_the_bytes_are_cut(parts: list[bytes], piece_bytes: int) -> None:
+    coded = b"".join(chunk(part) for part in parts) + b"0\r\nX-Sum: 1\r\n\r\n"
+    for size in (piece_bytes, len(coded)):
+        dechunker = Dechunker()
+        assert not dechunker.ended
+        pieces = [dechunker.feed(coded[at : at + size]) for at in range(0, len(coded), size)]
+        assert b"".join(pieces) == b"".join(parts)
+        assert dechunker.ended
 
 
 @given(payloads, st.binary(max_size=20))
@@ -52,6 +62,7 @@ def test_what_follows_the_last_chunk_is_not_part_of_the_body(parts: list[bytes],
         b"\r\nab\r\n",
         b"2\r\nabc\r\n",
         b"-1\r\n",
+        b"1%b\r\n" % (b"0" * 200),
     ],
 )
 def test_bad_chunk_coding_is_refused(coded: bytes) -> None:
@@ -62,12 +73,14 @@ def test_bad_chunk_coding_is_refused(coded: bytes) -> None:
 def test_a_size_line_without_end_is_refused() -> None:
     with pytest.raises(ProtocolError):
         complete_chunks(b"1" * 1000)
+    with pytest.raises(ProtocolError):
+        Dechunker().feed(b"1" * 1000)
 
 
 def test_chunk_extensions_and_trailers_are_passed_over() -> None:
     coded = b"2;name=value\r\nab\r\n0\r\nX-Sum: 1\r\n\r\n"
     assert complete_chunks(coded) == (len(coded), True)
-    assert chunk_payloads(coded) == b"ab"
+    assert Dechunker().feed(coded) == b"ab"
 
 
 def test_a_head_tells_status_framing_and_connection() -> None:
@@ -93,6 +106,14 @@ def test_a_head_tells_status_framing_and_connection() -> None:
         b"HTTP/1.1 200 OK\r\nname : value",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"1" * 5000,
+        b"HTTP/1.1 200 OK\nSet-Cookie: a=b",
+        b"HTTP/1.1 200 OK\rSet-Cookie: a=b",
+        b"HTTP/1.1 200 O\0K",
+        b"HTTP/1.1 200 OK\r\nName: a\nSet-Cookie: a=b",
+        b"HTTP/1.1 200 OK\r\nName: a\rb",
+        b"HTTP/1.1 200 OK\r\nName: a\0b",
+        b"HTTP/1.1 007 OK",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked",
     ],
@@ -119,6 +140,13 @@ def test_the_clients_head_keeps_end_to_end_headers_only() -> None:
         close=True,
     )
     assert closing.endswith(b"content-length: 3\r\nconnection: close\r\n\r\n")
+
+
+def test_fields_that_are_named_for_this_hop_alone_are_not_passed_on() -> None:
+    head = parse_response_head(
+        b"HTTP/1.1 200 OK\r\nX-Hop: 1\r\nRetry-After: 3\r\nConnection: close, X-Hop\r\nConnection: x-b\r\nX-B: 2"
+    )
+    assert (head.lines, head.keep_alive) == ([b"Retry-After: 3"], False)
 
 
 def test_the_instances_head_has_our_id_and_no_hop_by_hop_header() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.http1 import chunk
 from syshaxd.core.offload.bodies import CHAT_PATH, COMPLETIONS_PATH
 from syshaxd.core.offload.joining import JoinedAnswer, incomplete_tail
 
@@ -36,12 +37,26 @@ def dump(event: dict[str, Any]) -> bytes:
     return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def begun(path: str, **body: Any) -> JoinedAnswer:
-    """An answer whose first token has been delivered."""
+def sse(*told: dict[str, Any]) -> bytes:
+    return b"".join(b"data: " + dump(event) + b"\n\n" for event in told)
+
+
+def first(path: str) -> dict[str, Any]:
+    """The first event with text, and the prompt."""
+    return event_of(path, "a", [5]) | {"prompt_token_ids": [1, 2, 3]}
+
+
+def passing(path: str, **body: Any) -> JoinedAnswer:
+    """An answer whose first token has been passed on."""
     answer = JoinedAnswer(path, {"stream": True} | body)
-    first = event_of(path, "a", [5])
-    first["prompt_token_ids"] = [1, 2, 3]
-    assert answer.take(first)
+    assert answer.pass_on(sse(first(path)))
+    return answer
+
+
+def begun(path: str, **body: Any) -> JoinedAnswer:
+    """An answer that goes on elsewhere after its first token."""
+    answer = passing(path, **body)
+    answer.begin_part()
     return answer
 
 
@@ -52,16 +67,43 @@ def events(data: bytes) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@given(text=texts, numbers=ids)
-def test_the_quick_way_gives_what_the_thorough_one_gives(path: str, text: str, numbers: list[int]) -> None:
-    quick, thorough = begun(path), begun(path)
-    event = event_of(path, text, numbers)
-    out = quick.take_plain(dump(event))
-    assert out is not None
-    assert events(out) == events(thorough.take(event))
-    assert (quick.token_ids, quick.text, quick.surely_whole) == (
+@given(
+    made=st.lists(st.tuples(texts, ids), max_size=4),
+    more=st.dictionaries(st.text("abc", min_size=1), st.none() | st.text() | st.lists(st.integers()), max_size=2),
+    piece_bytes=st.integers(1, 400),
+    tells_ids=st.booleans(),
+)
+def test_the_first_instances_events_pass_as_they_are_but_for_ids(
+    path: str, made: list[tuple[str, list[int]]], more: dict[str, Any], piece_bytes: int, tells_ids: bool
+) -> None:
+    answer = JoinedAnswer(path, {"stream": True, "return_token_ids": tells_ids})
+    told = [first(path), *(more | event_of(path, text, numbers) for text, numbers in made)]
+    told.append(event_of(path, "", [9], "stop") | {"system_fingerprint": "fp"})
+    data = b": a comment\n\n" + sse(*told) + b"data: [DONE]\n\n"
+    out = b"".join(answer.pass_on(data[at : at + piece_bytes]) for at in range(0, len(data), piece_bytes))
+    assert answer.failure is None
+    assert answer.token_ids == [5, *(number for _, numbers in made for number in numbers), 9]
+    assert (answer.tokens, answer.prompt_ids, answer.finished) == (len(answer.token_ids), (1, 2, 3), True)
+    assert answer.end() == b""
+    if tells_ids:
+        assert out == data
+        return
+    for event in told:
+        event["choices"][0]["token_ids"] = None
+    told[0]["prompt_token_ids"] = None
+    assert out == b": a comment\n\n" + sse(*told) + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(text=texts, number=st.integers(0, 2**20), more=st.booleans())
+def test_the_quick_way_gives_what_the_thorough_one_gives(path: str, text: str, number: int, more: bool) -> None:
+    quick, thorough = passing(path), passing(path)
+    event = sse(event_of(path, text, [number]) | ({"usage": None} if more else {}))
+    out = quick.pass_chunk(chunk(event))
+    assert out == chunk(thorough.pass_on(event))
+    assert (quick.token_ids, quick.tokens, quick.surely_whole) == (
         thorough.token_ids,
-        thorough.text,
+        thorough.tokens,
         thorough.surely_whole,
     )
 
@@ -70,25 +112,106 @@ def test_the_quick_way_gives_what_the_thorough_one_gives(path: str, text: str, n
 def test_what_is_not_plain_is_left_to_the_thorough_way(path: str) -> None:
     plain = event_of(path, "b", [6])
     others = [
-        event_of(path, "", [6]),
-        event_of(path, "b", []),
-        event_of(path, "b", [6], "stop"),
-        plain | {"usage": {"prompt_tokens": 3}},
-        plain | {"choices": []},
-        {"error": {"message": "b"}},
+        sse(event_of(path, "", [6])),
+        sse(event_of(path, "b", [])),
+        sse(event_of(path, "b", [6, 7])),
+        sse(event_of(path, "b", [6], "stop")),
+        sse(plain, plain),
+        sse(plain)[:-1],
+        sse({"error": {"message": "b"}}),
     ]
     if path == CHAT_PATH:
-        others.append(plain | {"choices": [plain["choices"][0] | {"delta": {"content": "b", "reasoning": "r"}}]})
+        others.append(sse(plain | {"choices": [plain["choices"][0] | {"delta": {"content": "b", "reasoning": "r"}}]}))
     for other in others:
-        assert begun(path).take_plain(dump(other)) is None
-    assert begun(path, return_token_ids=True).take_plain(dump(plain)) is None
-    assert JoinedAnswer(path, {"stream": True}).take_plain(dump(plain)) is None
-    elsewhere = begun(path)
-    elsewhere.begin_part()
-    assert elsewhere.take_plain(dump(plain | {"id": "two"})) is None
-    held = begun(path)
-    held.take(event_of(path, "", [6]))
-    assert held.take_plain(dump(plain)) is None
+        assert passing(path).pass_chunk(chunk(other)) is None
+    assert passing(path, return_token_ids=True).pass_chunk(chunk(sse(plain))) is None
+    assert JoinedAnswer(path, {"stream": True}).pass_chunk(chunk(sse(plain))) is None
+    held = passing(path)
+    held.pass_on(sse(event_of(path, "", [6])))
+    assert held.pass_chunk(chunk(sse(plain))) is None
+    cut = passing(path)
+    cut.pass_on(b"data: {")
+    assert cut.pass_chunk(chunk(sse(plain))) is None
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_words_that_look_like_ids_stay(path: str) -> None:
+    text = '"token_ids":[1,2],"prompt_token_ids":[3]'
+    out = passing(path).pass_on(sse(event_of(path, text, [6, 7])))
+    (event,) = events(out)
+    choice = event["choices"][0]
+    assert (choice["delta"]["content"] if path == CHAT_PATH else choice["text"]) == text
+    assert choice["token_ids"] is None
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("bad", [{"error": {"message": "dead"}}, {"choices": [7]}, {"choices": [{"delta": 3}]}])
+def test_what_came_before_a_bad_event_reaches_the_client(path: str, bad: dict[str, Any]) -> None:
+    answer = passing(path)
+    (event,) = events(answer.pass_on(sse(event_of(path, "b", [6]), bad, event_of(path, "c", [7]))))
+    assert "b" in str(event)
+    assert answer.token_ids == [5, 6]
+    assert answer.failure is not None
+
+
+def test_an_event_that_there_is_only_for_its_ids_is_kept_back() -> None:
+    nothing = event_of(CHAT_PATH, "", [6])
+    nothing["choices"][0]["delta"] = {}
+    answer = passing(CHAT_PATH)
+    assert answer.pass_on(sse(nothing)) == b""
+    assert len(events(answer.pass_on(sse(event_of(CHAT_PATH, "\N{SNOWMAN}", [7]))))) == 1
+    assert answer.token_ids == [5, 6, 7]
+    elsewhere = begun(CHAT_PATH)
+    assert elsewhere.take(nothing) == b""
+    assert len(events(elsewhere.take(event_of(CHAT_PATH, "\N{SNOWMAN}", [7])))) == 1
+    assert (
+        len(events(passing(CHAT_PATH, return_token_ids=True).pass_on(sse(nothing, event_of(CHAT_PATH, "b", [7]))))) == 2
+    )
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_empty_event_that_the_client_has_is_not_sent_again_when_its_token_is_made_again(path: str) -> None:
+    answer = passing(path)
+    assert len(events(answer.pass_on(sse(event_of(path, "", [6]))))) == 1
+    assert answer.token_ids == [5]
+    answer.begin_part()
+    assert answer.take(event_of(path, "", [6])) == b""
+    assert len(events(answer.take(event_of(path, "\N{SNOWMAN}", [7])))) == 1
+    assert answer.token_ids == [5, 6, 7]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("usage", [False, True])
+def test_a_whole_answer_whose_last_words_did_not_come_is_completed(path: str, usage: bool) -> None:
+    answer = passing(path, stream_options={"include_usage": usage})
+    assert answer.pass_on(sse(event_of(path, "", [6], "stop")))
+    assert answer.finished
+    said = answer.end()
+    assert said.endswith(b"data: [DONE]\n\n")
+    told = events(said.removesuffix(b"data: [DONE]\n\n"))
+    assert [event["usage"]["completion_tokens"] for event in told] == ([2] if usage else [])
+    answer.pass_on(sse({"choices": [], "usage": {"completion_tokens": 2}}))
+    assert answer.end() == b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_usage_that_an_instance_tells_unasked_is_told_to_the_end(path: str) -> None:
+    answer = JoinedAnswer(path, {"stream": True})
+    answer.pass_on(sse(first(path) | {"usage": {"prompt_tokens": 3, "completion_tokens": 1}}))
+    answer.begin_part()
+    (event,) = events(answer.take(event_of(path, "b", [6])))
+    assert event["usage"]["completion_tokens"] == 2
+    answer.take(event_of(path, "", [7], "stop"))
+    assert b'"completion_tokens":3' in answer.end()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_fingerprint_stands_in_the_last_event_also_if_it_comes_after_that(path: str) -> None:
+    answer = begun(path)
+    assert answer.take(event_of(path, "b", [6], "stop")) == b""
+    answer.take({"choices": [], "usage": {"completion_tokens": 2}, "system_fingerprint": "fp"})
+    (event,) = events(answer.end().removesuffix(b"data: [DONE]\n\n"))
+    assert (event["system_fingerprint"], event["choices"][0]["finish_reason"]) == ("fp", "stop")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -111,9 +234,12 @@ def test_a_later_part_speaks_in_the_name_of_the_first(path: str) -> None:
     answer.begin_part()
     role = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
     assert answer.take(event_of(path, "", [], ident="two") | {"choices": [role]}) == b""
-    (event,) = events(answer.take(event_of(path, "b", [6], "stop", ident="two")))
+    (event,) = events(answer.take(event_of(path, "b", [6], ident="two")))
     assert event["id"] == "one"
+    answer.take(event_of(path, "b", [6], "stop", ident="two"))
     assert answer.finished
+    (event, *_) = events(answer.end().removesuffix(b"data: [DONE]\n\n"))
+    assert event["id"] == "one"
 
 
 def test_an_event_that_tells_of_a_failure_raises() -> None:
@@ -147,8 +273,9 @@ def test_a_prompt_that_leaves_no_room_for_a_second_token_ends_there() -> None:
     answer = JoinedAnswer(COMPLETIONS_PATH, {"stream": True})
     choice = {"index": 0, "text": "a", "token_ids": [5], "prompt_token_ids": [1, 2, 3], "finish_reason": "length"}
     told = {"id": "one", "created": 7, "model": "m", "choices": [choice]}
-    assert answer.take_prefill(told, max_model_len=4)
+    answer.take_prefill(told, max_model_len=4)
     assert answer.finished
+    assert b'"finish_reason":"length"' in answer.end()
 
 
 @given(st.text(max_size=6), st.integers(0, 3))

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Words for people: what an instance really runs on."""
+"""Words for people: what an instance really runs on, and what it says."""
 
 from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.loads import Snapshot
@@ -15,3 +15,10 @@ def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:
     cores = format_cpulist(spec.cores)
     text = f"CPU {cores}" if cores else "CPU" if spec.runtime is not RuntimeKind.EXTERNAL else "CPU (external)"
     return text if spec.role == str(spec.device) else f"{text}, as {spec.role}"
+
+
+def excerpt(said: bytes | str, *, limit: int = 200) -> str:
+    """The beginning of what somebody else says, fit for a line of our log: nothing in it moves a cursor."""
+    text = said[:limit].decode(errors="replace") if isinstance(said, bytes) else said[:limit]
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text.strip())
+    return f"{shown}..." if len(said) > limit else shown

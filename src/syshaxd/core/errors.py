@@ -85,7 +85,15 @@ class RequestCancelledError(SyshaxError):
 
 
 class InstanceFailedError(SyshaxError):
-    """The instance broke the connection or answered rubbish."""
+    """The instance broke the connection or answered rubbish.
+
+    Attributes:
+        broke: The connection broke while the instance had the request: it may have died of it.
+    """
+
+    def __init__(self, message: str, *, broke: bool = False) -> None:
+        super().__init__(message)
+        self.broke = broke
 
 
 class InstanceTimeoutError(SyshaxError):

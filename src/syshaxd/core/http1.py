@@ -1,9 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The little of HTTP/1.1 (RFC 9112) that a relay needs: heads, and where a chunked body ends.
-
-Bodies are never rewritten: bytes and chunk framing go from the instance to the client as they came.
-"""
+"""The little of HTTP/1.1 (RFC 9112) that a relay needs: heads, and where the chunks of a body end."""
 
 import re
 from collections.abc import Iterable
@@ -55,6 +52,10 @@ def _header(line: bytes) -> tuple[bytes, bytes]:
 
 
 _HEADER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+# No CR, LF or NUL gets through: what follows one would be a header of its own for the client.
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
+# More digits than any body has bytes.
+_MAX_LENGTH_DIGITS = 15
 
 
 # This and HotRequest are made for every request; frozen ones would cost 0.4 us more each.
@@ -79,11 +80,12 @@ def parse_response_head(data: bytes) -> ResponseHead:
         ProtocolError: Not a response head of HTTP/1.0 or 1.1, or its framing is ambiguous.
     """
     status_line, *lines = data.split(b"\r\n")
-    version, _, tail = status_line.partition(b" ")
-    code, _, reason = tail.partition(b" ")
-    if version not in {b"HTTP/1.1", b"HTTP/1.0"} or len(code) != 3 or not code.isdigit():
+    found = _STATUS_LINE.fullmatch(status_line)
+    if found is None:
         raise ProtocolError(f"not an HTTP/1.1 status line: {status_line[:80]!r}")
-    head = ResponseHead(int(code), reason, [], b"", None, chunked=False, keep_alive=version == b"HTTP/1.1")
+    minor, code, reason = found.groups(b"")
+    head = ResponseHead(int(code), reason, [], b"", None, chunked=False, keep_alive=minor == b"1")
+    options: set[bytes] = set()
     for line in lines:
         name, value = _header(line)
         if name not in _NOT_TO_CLIENT:
@@ -91,7 +93,7 @@ def parse_response_head(data: bytes) -> ResponseHead:
             if name == b"content-type":
                 head.content_type = value
         elif name == b"content-length":
-            if not value.isdigit() or head.content_length not in {None, int(value)}:
+            if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS or head.content_length not in {None, int(value)}:
                 raise ProtocolError(f"bad Content-Length: {value[:40]!r}")
             head.content_length = int(value)
         elif name == b"transfer-encoding":
@@ -99,10 +101,13 @@ def parse_response_head(data: bytes) -> ResponseHead:
                 raise ProtocolError(f"Transfer-Encoding {value[:40]!r} is not supported")
             head.chunked = True
         elif name == b"connection":
-            options = {option.strip() for option in value.lower().split(b",")}
-            head.keep_alive = b"close" not in options and (head.keep_alive or b"keep-alive" in options)
+            options.update(option.strip() for option in value.lower().split(b","))
     if head.chunked and head.content_length is not None:
         raise ProtocolError("both Content-Length and Transfer-Encoding")
+    if options:
+        head.keep_alive = b"close" not in options and (head.keep_alive or b"keep-alive" in options)
+        # A field that is named there is meant for this hop alone.
+        head.lines = [line for line in head.lines if _header(line)[0] not in options]
     return head
 
 
@@ -201,7 +206,7 @@ def chunk_size(line: bytes) -> int:
     """
     digits = line.partition(b";")[0].rstrip() if b";" in line else line
     # int() takes more than the grammar does: signs, underscores, spaces, 0x.
-    if not digits.isalnum() or b"x" in digits or b"X" in digits:
+    if len(digits) > _MAX_LENGTH_DIGITS or not digits.isalnum() or b"x" in digits or b"X" in digits:
         raise ProtocolError(f"not a chunk size: {line[:40]!r}")
     try:
         return int(digits, 16)
@@ -254,18 +259,54 @@ def complete_chunks(data: bytes) -> tuple[int, bool]:
     return position, False
 
 
-def chunk_payloads(data: bytes) -> bytes:
-    """The bytes inside whole chunks, without their framing. `data` is what `complete_chunks` delimits."""
-    out = []
-    position = 0
-    while position < len(data):
-        line_end = data.index(b"\r\n", position)
-        length = chunk_size(data[position:line_end])
-        if length == 0:
-            break
-        out.append(data[line_end + 2 : line_end + 2 + length])
-        position = line_end + length + 4
-    return b"".join(out)
+class Dechunker:
+    """Takes the framing off a chunked body, however its bytes are cut."""
+
+    __slots__ = ("_left", "_line", "ended")
+
+    def __init__(self) -> None:
+        self._line = b""  # the beginning of a size line
+        self._left = 0  # of the present chunk, with the line end behind it
+        self.ended = False
+        """The last chunk has come; its trailers are passed over."""
+
+    @property
+    def at_boundary(self) -> bool:
+        """The next byte is the first of a chunk."""
+        return not self._left and not self._line
+
+    def feed(self, data: bytes) -> bytes:
+        """Returns the payload that is in the next bytes of the body.
+
+        Raises:
+            ProtocolError: Not chunked coding.
+        """
+        if not self._left and not self._line:  # almost always: one whole chunk
+            line_end = data.find(b"\r\n")
+            if _SIZES.get(data[:line_end], 0) == len(data) - line_end - 4 > 0:
+                return data[line_end + 2 : -2]
+        data = self._line + data
+        self._line = b""
+        out = []
+        position = 0
+        while position < len(data) and not self.ended:
+            if self._left:
+                part = data[position : position + self._left]
+                out.append(part[: max(0, self._left - 2)])
+                self._left -= len(part)
+                position += len(part)
+                continue
+            line_end = data.find(b"\r\n", position, position + MAX_SIZE_LINE_BYTES)
+            if line_end < 0:
+                if len(data) - position >= MAX_SIZE_LINE_BYTES:
+                    raise ProtocolError("a chunk's first line has no end")
+                self._line = data[position:]
+                break
+            size = chunk_size(data[position:line_end])
+            position = line_end + 2
+            self._left = size + 2 if size else 0
+            self.ended = not size
+        return b"".join(out)
 
 
 def chunk(payload: bytes) -> bytes:

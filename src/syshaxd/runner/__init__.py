@@ -5,10 +5,11 @@
 import asyncio
 
 from syshaxd.core.address import Address
-from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.http1 import request_head
 from syshaxd.core.records import RequestRecord
 from syshaxd.core.types import InstanceSpec
+from syshaxd.runner.answer import ClientAnswer
 from syshaxd.runner.exchange import Downstream, Exchange, Flow, Outgoing
 from syshaxd.runner.relay import Relay
 from syshaxd.runner.upstream import IDLE_LIMIT_S, UpstreamPool
@@ -50,21 +51,21 @@ class Runner:
             InstanceFailedError: Nothing was sent to the client; another instance may be asked.
             InstanceTimeoutError: As above, and the instance was silent for too long.
         """
-        relay = Relay(
-            client,
-            record,
-            placement=spec.name,
-            keep_alive=outgoing.keep_alive,
-            last_try=last_try,
-            clock=self._loop.time,
-            done=self._loop.create_future(),
-        )
+        answer = ClientAnswer(client, record, keep_alive=outgoing.keep_alive, clock=self._loop.time)
+        relay = Relay(answer, outgoing, self._loop.create_future(), last_try=last_try)
         client.attach(relay)
         try:
             await self.exchange(spec, outgoing, relay)
+        except (InstanceFailedError, InstanceTimeoutError) as error:
+            if relay.client_stalled and not relay.committed:
+                answer.abandon()
+            elif not relay.committed:
+                raise
+            else:
+                relay.break_off(error)
         finally:
             client.detach()
-        return relay.keep_alive
+        return answer.keep_alive
 
     async def exchange(self, spec: InstanceSpec, outgoing: Outgoing, exchange: Exchange) -> None:
         """Sends a request to the instance; returns when its answer is over. Cancelling drops the connection.

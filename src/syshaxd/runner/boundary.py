@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.offload.joining import incomplete_tail
-from syshaxd.runner.leg import Leg, fault_text
+from syshaxd.runner.leg import Leg
 
 # A UTF-8 character has at most four bytes, so at most three tokens can belong to one that is incomplete.
 _MAX_INCOMPLETE_TOKENS = 3
@@ -28,9 +28,9 @@ async def incomplete_tokens(ask: Callable[[bytes], Awaitable[Leg]], model: str, 
     for dropped in range(_MAX_INCOMPLETE_TOKENS + 1):
         leg = await ask(json.dumps({"model": model, "tokens": tail[: len(tail) - dropped]}).encode())
         try:
-            texts.append(str(json.loads(leg.body_bytes)["prompt"]))
+            texts.append(str(json.loads(leg.payload())["prompt"]))
         except (ValueError, KeyError, TypeError):
-            raise InstanceFailedError(f"cannot tell where a character ends: {fault_text(leg)}") from None
+            raise InstanceFailedError(f"cannot tell where a character ends: {leg.fault()}") from None
         if incomplete_tail(texts) < len(texts):
             break
     return min(incomplete_tail(texts), _MAX_INCOMPLETE_TOKENS)

@@ -9,17 +9,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from syshaxd.core.describe import excerpt
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, SyshaxError
+from syshaxd.core.http1 import ResponseHead
 from syshaxd.core.offload.dialect import HandoverDialect
 from syshaxd.core.offload.joining import JoinedAnswer
 from syshaxd.core.offload.pairs import InstanceFacts
-from syshaxd.core.records import Cause, HandoverRecord, Outcome, RequestRecord
+from syshaxd.core.records import Cause, HandoverRecord, RequestRecord
 from syshaxd.core.types import InstanceSpec
+from syshaxd.runner.answer import ClientAnswer
 from syshaxd.runner.boundary import incomplete_tokens
 from syshaxd.runner.exchange import Downstream, Outgoing
-from syshaxd.runner.leg import Leg, fault_text
-from syshaxd.runner.relay import INSTANCE_FAULTS
-from syshaxd.runner.reply import Reply
+from syshaxd.runner.leg import Leg
+from syshaxd.runner.relay import MovableRelay
+from syshaxd.runner.response import Response
 from syshaxd.runner.surroundings import Exchanger, SlotSource
 from syshaxd.slots import Grant, Slot
 
@@ -64,8 +67,9 @@ class Journey:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._answer = JoinedAnswer(outgoing.path, body, to_be_continued=dialect.to_be_continued)
-        self._reply = Reply(client, record, keep_alive=outgoing.keep_alive, clock=clock)
-        self._leg: Leg | None = None
+        self._reply = ClientAnswer(client, record, keep_alive=outgoing.keep_alive, clock=clock)
+        self._head: ResponseHead | None = None  # of the first instance's answer
+        self._leg: Response | None = None
         self._legs = 0
         self._paused = False
         self._prefilled = False
@@ -74,6 +78,8 @@ class Journey:
         self._events_to_wait = 0
         self._left: Slot | None = None
         self._spoken = False
+        self._cut = False
+        self._stalled = False
         self._cause = Cause.OFFLOAD
         self._handover: HandoverRecord | None = None
         self._last_at_s = 0.0
@@ -137,6 +143,8 @@ class Journey:
         self._grant.add(target)
         self._moving_to, self._cause = target, cause
         self._events_to_wait = _EVENTS_TO_WAIT
+        if isinstance(self._leg, MovableRelay):
+            self._leg.on_taken = self._cut_if_due
         self._cut_if_due()
         return True
 
@@ -181,14 +189,18 @@ class Journey:
         spec = slot.spec
         key = _new_key()
         try:
-            leg = await self._send(spec, self._outgoing.path, self._dialect.prefill(self._body, key), _ignore)
+            body = self._dialect.prefill(self._body, key)
+            leg = await self._read(spec, self._outgoing.path, body, _ignore, last_try=self._last_try)
             if self._passed_on(leg):
                 return True
             try:
-                answer = json.loads(leg.body_bytes)
+                answer = json.loads(leg.payload())
                 out = self._answer.take_prefill(answer, max_model_len=self._facts[spec.name].max_model_len)
             except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                raise InstanceFailedError(f"the instance's first token cannot be read: {error!r}") from error
+                raise InstanceFailedError(
+                    f"the instance's first token cannot be read: {excerpt(repr(error))}"
+                ) from error
+            self._head = leg.head_
             if not self._answer.plain:
                 self._record.placement = spec.name
                 await self._runner.run(spec, self._outgoing, self._client, self._record, last_try=True)
@@ -199,7 +211,7 @@ class Journey:
         self._load = self._dialect.load_key(answer, key)
         self._last_at_s = self._clock()
         if out:
-            self._reply.stream(out)
+            self._stream(out)
         if not self._answer.finished:
             assert self._slot is not None
             self._handover = self._new_handover(spec.name, self._slot.spec.name)
@@ -209,27 +221,23 @@ class Journey:
     async def _go_on(self, spec: InstanceSpec) -> bool:
         """Has the answer made, or the rest of it, up to its end or a cut; returns whether it was passed on as it is."""
         save = _new_key() if self._movable else None
-        first = not self._prefilled and not self._answer.token_ids
-        if first:
-            assert save is not None
-            path, body = self._outgoing.path, self._dialect.movable_stream(self._body, save)
-        else:
+        had = self._answer.tokens
+        if self._prefilled or self._answer.parts:
             await self._drop_incomplete(spec)
             path, body = self._dialect.continuation(
                 self._body, self._answer, self._facts[spec.name], load=self._load, save=save
             )
-        had = self._answer.tokens
-        self._answer.begin_part()
-        leg = await self._send(spec, path, body, self._take)
-        if leg.cut_off:
+            had = self._answer.tokens
+            self._answer.begin_part()
+            leg = await self._read(spec, path, body, self._take)
+            if not leg.streamed:
+                raise leg.fault()
+        elif await self._pass_on(spec, save):
+            return True
+        if self._cut:
             self._load = save
             self._left = self._change_place()  # it may not stop before its KV cache has been loaded
-            return False
-        if not leg.streamed:
-            if first and self._passed_on(leg):
-                return True
-            raise InstanceFailedError(fault_text(leg))
-        if not self._answer.finished:
+        elif not self._answer.finished:
             if not self._answer.part_over:
                 raise InstanceFailedError("the instance's stream ended before the answer did")
             if self._answer.tokens == had:
@@ -237,6 +245,28 @@ class Journey:
             self._load = self._dialect.load_key({"id": self._answer.part_id}, save or "")
             self._decide_again()
         return False
+
+    async def _pass_on(self, spec: InstanceSpec, save: str | None) -> bool:
+        """Passes on what the first instance answers; returns whether that was no stream, so that all is said."""
+        assert save is not None
+        outgoing = replace(self._outgoing, body=self._dialect.movable_stream(self._body, save))
+        self._answer.parts += 1
+        relay = MovableRelay(
+            self._reply,
+            outgoing,
+            self._loop.create_future(),
+            joined=self._answer,
+            last_try=self._last_try,
+            paused=self._paused,
+        )
+        self._spoken = True  # nothing was handed over to it
+        try:
+            await self._exchange(spec, outgoing, relay)
+        finally:
+            self._head = relay.head_
+            now_s = self._clock()
+            self._last_at_s = now_s - relay.silent_s(now_s)
+        return not relay.joins
 
     def _decide_again(self) -> None:
         """The instance has ended its part: the next may be made elsewhere."""
@@ -247,33 +277,58 @@ class Journey:
             self._moving_to, self._cause = target, Cause.ROOM
             self._left = self._change_place()  # it keeps the KV cache until that has been loaded
 
-    async def _send(self, spec: InstanceSpec, path: str, body: bytes, take: Callable[[bytes], None]) -> Leg:
+    async def _read(
+        self,
+        spec: InstanceSpec,
+        path: str,
+        body: bytes,
+        take: Callable[[Mapping[str, Any]], None],
+        *,
+        last_try: bool = False,
+    ) -> Leg:
         # Should one instance get two parts, its log can tell them apart.
         ident = f"{self._outgoing.request_id}-{self._legs}" if self._legs else self._outgoing.request_id
-        self._legs += 1
         outgoing = replace(self._outgoing, path=path, target=path, body=body, request_id=ident)
-        leg = self._leg = Leg(take, self._loop.create_future(), paused=self._paused)
-        try:
-            await self._runner.exchange(spec, outgoing, leg)
-        finally:
-            self._leg, self._spoken = None, False
+        leg = Leg(take, self._loop.create_future(), last_try=last_try, paused=self._paused)
+        await self._exchange(spec, outgoing, leg)
         return leg
 
-    def _take(self, event: bytes) -> None:
-        out = self._answer.take_plain(event)
-        if out is None:
-            out = self._answer.take(json.loads(event))
-        if not out:
-            return
+    async def _exchange(self, spec: InstanceSpec, outgoing: Outgoing, response: Response) -> None:
+        self._legs += 1
+        self._leg, self._cut = response, False
+        try:
+            await self._runner.exchange(spec, outgoing, response)
+            self._cut = response.cut_off
+        finally:
+            self._stalled = response.client_stalled
+            self._leg, self._spoken = None, False
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        had = self._answer.tokens
+        out = self._answer.take(event)
+        if out:
+            self._stream(out)
+        if self._answer.tokens > had:
+            self._taken()
+
+    def _stream(self, events: bytes) -> None:
+        if self._reply.begun:
+            self._reply.events(events)
+        else:
+            assert self._head is not None
+            self._reply.begin_events(self._head)
+            self._reply.events(events)
+
+    def _taken(self) -> None:
+        """The present instance has made some of the answer."""
         self._spoken = True
-        self._leave()
-        now_s = self._clock()
+        self._last_at_s, before_s = self._clock(), self._last_at_s
+        if self._left is not None:
+            self._leave()
         if self._handover is not None and self._handover.gap_s is None:
-            self._handover.gap_s = now_s - self._last_at_s
-        self._last_at_s = now_s
-        if self._answer.stream:
-            self._reply.stream(out)
-        self._cut_if_due()
+            self._handover.gap_s = self._last_at_s - before_s
+        if self._moving_to is not None:
+            self._cut_if_due()
 
     def _cut_if_due(self) -> None:
         if self._moving_to is None or self._leg is None or not self._answer.may_be_cut:
@@ -288,10 +343,9 @@ class Journey:
         assert head is not None
         if head.status == 200:
             return False
-        is_json = head.content_type.startswith(b"application/json")
-        if head.status in INSTANCE_FAULTS and not (self._last_try and is_json):
-            raise InstanceFailedError(fault_text(leg))
-        self._reply.whole(head.status, head.reason, head.content_type, leg.body_bytes)
+        if leg.is_fault:
+            raise leg.fault()
+        self._reply.whole(head, leg.payload())
         return True
 
     def _leave(self) -> None:
@@ -314,12 +368,12 @@ class Journey:
         """Finds another place after a failure; False: the client's answer has been ended."""
         failed = self._slot
         assert failed is not None
-        if isinstance(error, InstanceTimeoutError) and self._paused:
-            self._record.outcome = Outcome.CLIENT_GONE
-            self._reply.keep_alive = False
-            self._client.abort()
+        if self._stalled:
+            self._reply.abandon()
             return False
-        carried = self._answer.may_be_cut or (self._prefilled and self._answer.plain)
+        if self._answer.finished:
+            return True  # nothing but the last words is missing
+        carried = self._answer.may_go_on or (self._prefilled and self._answer.plain)
         try:
             if not carried or failures > _MAX_FAILURES:
                 raise error
@@ -328,7 +382,7 @@ class Journey:
         except SyshaxError:
             if not self._reply.begun:
                 raise error from None
-            self._reply.break_off(error)
+            self._reply.break_off(error, at_boundary=True)
             return False
         self._moving_to, self._cause = target, Cause.FAILURE
         self._load = None
@@ -344,16 +398,20 @@ class Journey:
         model = self._body.get("model") or spec.served_model
 
         async def ask(body: bytes) -> Leg:
-            return await self._send(spec, "/detokenize", body, _ignore)
+            return await self._read(spec, "/detokenize", body, _ignore)
 
         if not self._answer.drop_tail(await incomplete_tokens(ask, model, self._answer.tail_ids())):
             raise InstanceFailedError("the answer broke off inside a character whose tokens the client has")
 
     def _finish(self) -> None:
-        if self._answer.stream:
+        assert self._head is not None
+        if not self._answer.stream:
+            self._reply.whole(self._head, self._answer.whole())
+        elif self._reply.begun:
             self._reply.end(self._answer.end())
         else:
-            self._reply.whole(200, b"OK", b"application/json", self._answer.whole())
+            self._reply.begin_events(self._head)
+            self._reply.end(self._answer.end())
 
     def _new_handover(self, source: str, target: str) -> HandoverRecord:
         known = self._answer.prompt_tokens + self._answer.tokens
@@ -369,7 +427,7 @@ class Journey:
             self._record.handovers.append(handover)
 
 
-def _ignore(event: bytes) -> None:
+def _ignore(event: Mapping[str, Any]) -> None:
     """An event where none was to come."""
 
 

@@ -127,7 +127,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exc is None and head is not None and not head.chunked and head.content_length is None:
             sink.end()
         else:
-            sink.failed(InstanceFailedError(f"the connection broke: {exc or 'closed by the instance'}"))
+            sink.failed(InstanceFailedError(f"the connection broke: {exc or 'closed by the instance'}", broke=True))
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes of the response."""

@@ -29,6 +29,8 @@ class Piece:
     """A chat's delta with more than text in it, which cannot be told from the tokens alone."""
     count: int | None = None
     """Number of tokens, where the instance tells it without their ids."""
+    silent: bool = False
+    """There is an event for it only because ids were asked for: a parser waits for more."""
 
     @property
     def tokens(self) -> int:
@@ -44,7 +46,8 @@ def read_piece(choice: Mapping[str, Any]) -> Piece:
     if delta is None:
         return Piece(choice.get("text") or "", ids, *ending)
     special = any(value for name, value in delta.items() if name not in PLAIN_DELTA)
-    return Piece(delta.get("content") or "", ids, *ending, delta if special else None)
+    silent = not delta and ending[0] is None
+    return Piece(delta.get("content") or "", ids, *ending, delta if special else None, silent=silent)
 
 
 class ChunkWriter:
@@ -52,7 +55,8 @@ class ChunkWriter:
 
     def __init__(self, path: str, body: Mapping[str, Any]) -> None:
         """`path`, `body`: of the client's request."""
-        options = body.get("stream_options") or {}
+        options = body.get("stream_options")
+        options = options if isinstance(options, Mapping) else {}
         self.chat = path == CHAT_PATH
         self.tells_ids = bool(body.get("return_token_ids"))
         self._tells_usage = bool(options.get("include_usage"))
@@ -105,9 +109,13 @@ class ChunkWriter:
             event |= self._fingerprint
         return _event(event)
 
-    def end(self, usage: Mapping[str, Any]) -> bytes:
-        """The last events; `usage`: of the whole, if the client asked for it."""
-        if not self._tells_usage:
+    def tell_usage(self) -> None:
+        """The client gets usage with each event, as the instances are told to give it unasked."""
+        self._tells_usage = self._tells_usage_so_far = True
+
+    def end(self, usage: Mapping[str, Any] | None) -> bytes:
+        """The last events; `usage`: of the whole, if the client has not got it."""
+        if not self._tells_usage or usage is None:
             return DONE
         return _event({**self._head, "choices": [], "usage": usage, **self._fingerprint}) + DONE
 
