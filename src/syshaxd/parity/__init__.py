@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from syshaxd.core.backoff import backoff_s
 from syshaxd.core.errors import BadRequestError, ConflictError, NotFoundError, SyshaxError
 from syshaxd.core.parity import PROMPTS, Answer, Bounds, ParityReport, compare, unknown
 from syshaxd.core.types import InstanceSpec, InstanceStatus, State
@@ -149,8 +150,9 @@ class ParityService:
             return
         known.answers, known.fault = answers, fault
         if fault:
-            known.ask_at_s = self._loop.time() + min(_LAST_RETRY_S, _FIRST_RETRY_S * 2**known.failures)
             known.failures += 1
+            pause_s = backoff_s(known.failures, first_s=_FIRST_RETRY_S, cap_s=_LAST_RETRY_S)
+            known.ask_at_s = self._loop.time() + pause_s
         else:
             known.failures = 0
         for one, other in itertools.combinations(self._known.values(), 2):

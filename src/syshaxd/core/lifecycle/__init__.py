@@ -11,6 +11,7 @@ The supervisor carries the effects out and turns what comes of them into new eve
 from dataclasses import dataclass, replace
 from typing import Self
 
+from syshaxd.core.backoff import backoff_s
 from syshaxd.core.config import LifecycleConfig
 from syshaxd.core.lifecycle.messages import (
     Abandon,
@@ -77,9 +78,6 @@ HOLDING = frozenset((State.READY, State.UNHEALTHY))
 PROBED = frozenset((State.STARTING, State.READY, State.UNHEALTHY))
 """Its health is asked for, as soon as it has a handle."""
 
-# Far beyond any pause; only keeps 2**n from growing without end.
-_MAX_DOUBLINGS = 32
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
@@ -114,7 +112,7 @@ class RestartPolicy:
 
     def backoff_s(self, attempts: int) -> float:
         """The pause after so many failed attempts in a row."""
-        return float(min(self.backoff_cap_s, self.backoff_base_s * 2 ** min(attempts - 1, _MAX_DOUBLINGS)))
+        return backoff_s(attempts, first_s=self.backoff_base_s, cap_s=self.backoff_cap_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
