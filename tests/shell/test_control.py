@@ -14,8 +14,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from syshaxd import __version__, rundir
+from syshaxd.api.v1 import admin_pb2
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.control import ControlServer
@@ -222,7 +225,7 @@ async def test_a_command_on_an_instance_that_is_there_already_is_done_at_once(cl
 
 async def test_waiting_ends_when_the_instance_fails(client: ControlClient, engine: FakeEngine) -> None:
     engine.react = lambda command, name: engine.become(name, State.FAILED, reason="no such model", generation=2)
-    with pytest.raises(errors.ConflictError, match="cpu failed: no such model"):
+    with pytest.raises(errors.LaunchFailedError, match="cpu failed: no such model"):
         _ = [status async for status in client.restart("cpu", drain=True, wait=True)]
 
 
@@ -284,6 +287,68 @@ async def test_an_error_keeps_its_text(client: ControlClient, engine: FakeEngine
     engine.error = errors.ConflictError("schön, but\nnot now")
     with pytest.raises(errors.ConflictError, match=r"^schön, but\nnot now$"):
         await client.status()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.SyshaxError("x"),
+        errors.ConfigError((errors.ConfigFault("a.b", "must be c"), errors.ConfigFault("", "no YAML"))),
+        errors.BadRequestError("x", param="messages", code="odd"),
+        errors.NotFoundError("x"),
+        errors.TooLargeError("x"),
+        errors.ConflictError("x"),
+        errors.OverloadedError("x", retry_after_s=1.5),
+        errors.UnavailableError("x", retry_after_s=2.5),
+        errors.RequestCancelledError("x"),
+        errors.InstanceFailedError("x"),
+        errors.InstanceTimeoutError("x"),
+        errors.LaunchFailedError("x", permanent=True),
+        errors.TopologyError("x"),
+        errors.NoBindingError("x"),
+        errors.ProcessGoneError("x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_error_keeps_its_type(client: ControlClient, engine: FakeEngine, error: errors.SyshaxError) -> None:
+    engine.error = error
+    with pytest.raises(errors.SyshaxError) as caught:
+        await client.status()
+    assert type(caught.value) is type(error)
+    assert (vars(caught.value), str(caught.value)) == (vars(error), str(error))
+
+
+class NewerError(errors.ConflictError):
+    """Of a version that the client does not know."""
+
+
+async def test_an_error_that_the_client_does_not_know_is_what_it_is_derived_from(
+    client: ControlClient, engine: FakeEngine
+) -> None:
+    engine.error = NewerError("x")
+    with pytest.raises(errors.ConflictError, match=r"^x$"):
+        await client.status()
+
+
+def _methods() -> list[str]:
+    services = [
+        *admin_pb2.DESCRIPTOR.services_by_name.values(),
+        *health_pb2.DESCRIPTOR.services_by_name.values(),
+        *reflection_pb2.DESCRIPTOR.services_by_name.values(),
+    ]
+    return [f"/{service.full_name}/{method.name}" for service in services for method in service.methods]
+
+
+@pytest.mark.parametrize("method", _methods())
+async def test_rubbish_is_an_invalid_argument_and_leaves_no_trace(
+    server: ControlServer, path: Path, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel, asyncio.timeout(IN_TIME_S):
+        with pytest.raises(grpc.aio.AioRpcError, match="is not the message that") as caught:
+            async for _ in channel.stream_stream(method)(iter([b"\x0a\xff\xff"])):
+                pass
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not caplog.records
 
 
 async def test_a_very_long_error_is_cut(client: ControlClient, engine: FakeEngine) -> None:

@@ -19,7 +19,14 @@ from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceStub
 from syshaxd.client import ControlClient
 from syshaxd.control import ControlServer, Operations, TlsEndpoint
-from syshaxd.core.errors import BadRequestError, ConflictError, LaunchFailedError, NotFoundError, SyshaxError
+from syshaxd.core.errors import (
+    BadRequestError,
+    ConfigError,
+    ConflictError,
+    LaunchFailedError,
+    NotFoundError,
+    SyshaxError,
+)
 from syshaxd.leases import Leases
 from tests.fakes.daemon import FakeDaemon, fake_daemon
 
@@ -177,7 +184,7 @@ async def test_a_threshold_set_live_holds_at_once(plane: Plane) -> None:
 
 
 async def test_a_threshold_out_of_range_is_refused_as_in_the_file(plane: Plane) -> None:
-    with pytest.raises(BadRequestError, match=r"decider.gpu_cache_threshold: must be a number from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"decider.gpu_cache_threshold: must be a number from 0 to 1"):
         await plane.client.ask("SetPolicy", policy={"gpu_cache_threshold": 1.5})
     assert plane.daemon.engine.policy.gpu_cache_threshold == 0.9
 
@@ -209,7 +216,7 @@ async def test_a_value_that_needs_a_restart_is_told_apart_from_what_holds(plane:
 
 
 async def test_a_value_that_is_wrong_is_refused_with_its_key(plane: Plane) -> None:
-    with pytest.raises(BadRequestError, match=r"services.cpu.port: must be a whole number from 1 to 65535"):
+    with pytest.raises(ConfigError, match=r"services.cpu.port: must be a whole number from 1 to 65535"):
         await plane.client.ask("SetConfig", values={"services.cpu.port": "0"})
 
 

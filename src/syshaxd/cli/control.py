@@ -3,7 +3,6 @@
 """syshaxctl's words for the running daemon itself: its configuration, its events, its end."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TextIO
 
 import click
 
-from syshaxd.cli import complete
+from syshaxd.cli import complete, show
 from syshaxd.cli.connection import output_option, run
 from syshaxd.client import ControlClient
 from syshaxd.core.errors import ConfigError, ConfigFault
@@ -220,7 +219,7 @@ def shutdown(socket: Path | None, *, leave_running: bool | None) -> None:
 
 
 def _event_text(event: Mapping[str, Any]) -> str:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["at_s"]))
+    at = show.clock_text(event["at_s"], "%Y-%m-%d %H:%M:%S")
     return f"{at}  {event['kind']:<8} {event['instance'] or '-':<8} {event['text']}"
 
 

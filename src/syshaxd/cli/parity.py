@@ -24,7 +24,7 @@ def parity_line(report: ParityReport) -> Text:
     """The verdict in one line."""
     verdict, figures = report.verdict, report.figures
     distances = f" (distance {max(figures.prefill_distance, figures.decode_distance):.3f})" if figures.positions else ""
-    moves = "" if verdict.allowed else f": {verdict.reasons[-1]}"
+    moves = "" if verdict.allowed or not verdict.reasons else f": {verdict.reasons[-1]}"
     return Text.assemble(
         (f"{report.first} and {report.second}: ", "bold"),
         (verdict.agreement, _COLOURS[verdict.agreement]),

@@ -3,7 +3,6 @@
 """syshaxctl's words for requests and where they go."""
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -251,8 +250,7 @@ def _handover_text(move: Mapping[str, Any]) -> str:
 
 def decision_line(entry: Mapping[str, Any]) -> str:
     """One line for a decision: when, on which request, what, and why."""
-    at = time.strftime("%H:%M:%S", time.localtime(entry["at_s"]))
-    return f"{at}  {entry['request_id']}  {_decision_text(entry['decision'])}"
+    return f"{show.clock_text(entry['at_s'])}  {entry['request_id']}  {_decision_text(entry['decision'])}"
 
 
 def _decision_text(decision: Mapping[str, Any]) -> str:

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The daemon's status for people: tables that fit the terminal. `core/status.py` has it for programs."""
 
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -38,6 +40,8 @@ def state_text(state: State) -> Text:
 
 def duration_text(duration_s: float) -> str:
     """The two units that matter: `8s`, `13m05s`, `2h13m`, `3d04h`."""
+    if not math.isfinite(duration_s):
+        return "?"
     seconds = max(0, int(duration_s))
     if seconds < 60:
         return f"{seconds}s"
@@ -46,6 +50,14 @@ def duration_text(duration_s: float) -> str:
     if seconds < 86400:
         return f"{seconds // 3600}h{seconds // 60 % 60:02}m"
     return f"{seconds // 86400}d{seconds // 3600 % 24:02}h"
+
+
+def clock_text(at_s: float, form: str = "%H:%M:%S") -> str:
+    """A Unix time on the user's clock."""
+    try:
+        return time.strftime(form, time.localtime(at_s))
+    except (OverflowError, ValueError, OSError):  # no such time
+        return "?"
 
 
 def status_table(

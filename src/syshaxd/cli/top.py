@@ -100,7 +100,7 @@ class TopView:
         """The history as a line of blocks; its top is the highest value, or `top`."""
         values = self._history.get(name, ())
         highest = top or max(values, default=0.0) or 1.0
-        return "".join(_LEVELS[round(min(1.0, value / highest) * (len(_LEVELS) - 1))] for value in values)
+        return "".join(_LEVELS[round(_ratio(value / highest) * (len(_LEVELS) - 1))] for value in values)
 
     def _rates(self, status: EngineStatus, width: int) -> Table:
         table = _table()
@@ -129,7 +129,7 @@ class TopView:
     def _event_table(self) -> Table:
         table = _table()
         for at_s, name, text in self._events:
-            table.add_row(Text(time.strftime("%H:%M:%S", time.localtime(at_s)), "dim"), Text(name, "bold"), text)
+            table.add_row(Text(show.clock_text(at_s), "dim"), Text(name, "bold"), text)
         return table
 
 
@@ -142,12 +142,17 @@ def _room(width: int) -> int:
     return max(8, min(_SAMPLES, width - 60))
 
 
+def _ratio(value: float) -> float:
+    """The value within 0..1, whatever was read."""
+    return max(0.0, min(1.0, value))
+
+
 def _bar(ratio: float | None, width: int) -> Text:
     """A gauge of a ratio, as wide as there is room for; None: not known."""
     if ratio is None:
         return Text("not told", "dim")
     cells = 10 if width < _SPARKS_FROM_WIDTH else 20
-    full = round(min(1.0, ratio) * cells)
+    full = round(_ratio(ratio) * cells)
     colour = "yellow" if ratio >= _HIGH_RATIO else "green"
     return Text.assemble(("█" * full, colour), ("░" * (cells - full), "dim"), f" {ratio:4.0%}")
 

@@ -24,7 +24,8 @@ from syshaxd.api.v1 import scheduling_pb2
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceStub
 from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceStub
 from syshaxd.client import bindings
-from syshaxd.core import errors
+from syshaxd.core import error_detail, errors
+from syshaxd.core.error_detail import METADATA_KEY
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
 from syshaxd.core.topology import Fault, Settings, Unverified, Verification
@@ -50,12 +51,15 @@ _NAMES = ("always_print_fields_with_no_presence", "including_default_value_field
 _WITH_DEFAULTS: dict[str, Any] = {
     next(name for name in _NAMES if name in inspect.signature(json_format.MessageToDict).parameters): True
 }
-_GONE = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED))
+_GONE = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED))
+# Of daemons that don't send the error itself.
 _ERRORS: dict[grpc.StatusCode, type[errors.SyshaxError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.BadRequestError,
     grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
     grpc.StatusCode.FAILED_PRECONDITION: errors.ConflictError,
 }
+# The daemon is the same user's or root's, and a log line may be as long as it likes.
+_OPTIONS = (("grpc.max_receive_message_length", -1),)
 
 
 class UnreachableError(errors.SyshaxError):
@@ -73,7 +77,7 @@ class ControlClient:
         self.path = path
 
     async def __aenter__(self) -> Self:
-        self._channel = grpc.aio.insecure_channel(f"unix:{quote(os.fspath(self.path.absolute()))}")
+        self._channel = grpc.aio.insecure_channel(f"unix:{quote(os.fspath(self.path.absolute()))}", options=_OPTIONS)
         self._stub: Any = AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._scheduling: Any = SchedulingServiceStub(self._channel)  # type: ignore[no-untyped-call]
         return self
@@ -182,10 +186,17 @@ class ControlClient:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            code = error.code()
+            code, told = error.code(), error.details() or error.code().name
+            detail = dict(error.trailing_metadata() or ()).get(METADATA_KEY)
+            if detail is not None and (restored := error_detail.restored(str(detail), told)) is not None:
+                raise restored from None
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise UnreachableError(
+                    f"syshaxd on {self.path} did not answer in time; is its host overloaded?"
+                ) from None
             if code in _GONE:
                 raise UnreachableError(f"no syshaxd answers on {self.path}") from None
-            raise _ERRORS.get(code, errors.SyshaxError)(error.details() or code.name) from None
+            raise _ERRORS.get(code, errors.SyshaxError)(told) from None
 
 
 def _request(method: str, fields: dict[str, Any]) -> Any:

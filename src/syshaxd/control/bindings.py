@@ -5,6 +5,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from syshaxd.api.v1 import admin_pb2 as api
+from syshaxd.control.messages import make
 from syshaxd.core.topology import (
     BindingStatus,
     Drift,
@@ -21,17 +22,18 @@ from syshaxd.core.types import HostTopology
 def topology(host: HostTopology) -> api.GetTopologyResponse:
     """The host, and whose its CPUs are."""
     its = host.topology
-    return api.GetTopologyResponse(
+    return make(
+        api.GetTopologyResponse,
         nodes=[_node(node) for node in its.nodes],
         cores=_groups(its.cores),
         clusters=_groups(its.clusters),
         sockets=_groups(its.sockets),
         offline=its.offline,
         accelerators=[
-            api.Accelerator(kind=device.kind, address=device.address, vendor=device.vendor, node=device.node)
+            make(api.Accelerator, kind=device.kind, address=device.address, vendor=device.vendor, node=device.node)
             for device in its.accelerators
         ],
-        owners={name: api.CpuGroup(cpus=cpus) for name, cpus in host.owners.items()},
+        owners={name: make(api.CpuGroup, cpus=cpus) for name, cpus in host.owners.items()},
     )
 
 
@@ -53,9 +55,10 @@ def settings(request: api.CheckBindingRequest) -> Settings | None:
 def faults(faults: Sequence[Fault]) -> api.CheckBindingResponse:
     """All faults with their one proposal."""
     proposal = faults[0].proposal if faults else None
-    return api.CheckBindingResponse(
+    return make(
+        api.CheckBindingResponse,
         faults=[
-            api.BindingFault(rule=fault.rule, part=fault.part, detail=fault.detail, blocking=fault.blocking)
+            make(api.BindingFault, rule=fault.rule, part=fault.part, detail=fault.detail, blocking=fault.blocking)
             for fault in faults
         ],
         proposal=None if proposal is None else _settings(proposal),
@@ -64,7 +67,8 @@ def faults(faults: Sequence[Fault]) -> api.CheckBindingResponse:
 
 def verifications(seen: Mapping[str, Verification | Unverified]) -> api.VerifyBindingResponse:
     """By instance."""
-    return api.VerifyBindingResponse(
+    return make(
+        api.VerifyBindingResponse,
         verifications={name: _verification(its) for name, its in seen.items() if isinstance(its, Verification)},
         unverified={name: its.reason for name, its in seen.items() if isinstance(its, Unverified)},
     )
@@ -72,7 +76,8 @@ def verifications(seen: Mapping[str, Verification | Unverified]) -> api.VerifyBi
 
 def binding_status(status: BindingStatus) -> api.BindingStatus:
     """As of the last periodic reading."""
-    return api.BindingStatus(
+    return make(
+        api.BindingStatus,
         verification=_verification(status.verification),
         read_at_s=status.read_at_s,
         drifts=[_drift(drift) for drift in status.drifts],
@@ -81,21 +86,26 @@ def binding_status(status: BindingStatus) -> api.BindingStatus:
 
 
 def _node(node: Node) -> api.Node:
-    return api.Node(id=node.id, cpus=node.cpus, memory_bytes=node.memory_bytes, distances=node.distances)
+    return make(api.Node, id=node.id, cpus=node.cpus, memory_bytes=node.memory_bytes, distances=node.distances)
 
 
 def _groups(groups: Iterable[Sequence[int]]) -> list[api.CpuGroup]:
-    return [api.CpuGroup(cpus=cpus) for cpus in groups]
+    return [make(api.CpuGroup, cpus=cpus) for cpus in groups]
 
 
 def _settings(settings: Settings) -> api.BindingSettings:
-    return api.BindingSettings(
-        env=settings.env, cpuset_cpus=settings.cpuset_cpus, cpuset_mems=settings.cpuset_mems, ranks=settings.ranks
+    return make(
+        api.BindingSettings,
+        env=settings.env,
+        cpuset_cpus=settings.cpuset_cpus,
+        cpuset_mems=settings.cpuset_mems,
+        ranks=settings.ranks,
     )
 
 
 def _verification(verification: Verification) -> api.Verification:
-    return api.Verification(
+    return make(
+        api.Verification,
         drifts=[_drift(drift) for drift in verification.drifts],
         threads=verification.threads,
         threads_outside=verification.threads_outside,
@@ -109,4 +119,4 @@ def _verification(verification: Verification) -> api.Verification:
 
 
 def _drift(drift: Drift) -> api.Drift:
-    return api.Drift(kind=drift.kind, detail=drift.detail, tids=drift.tids, cpus=drift.cpus, nodes=drift.nodes)
+    return make(api.Drift, kind=drift.kind, detail=drift.detail, tids=drift.tids, cpus=drift.cpus, nodes=drift.nodes)

@@ -13,6 +13,7 @@ import grpc
 
 from syshaxd.api.v1 import config_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
+from syshaxd.control.messages import make
 from syshaxd.core.changes import Changes, waiting_keys
 from syshaxd.core.config import describe, find_key, get_value, is_secret
 from syshaxd.core.events import Event
@@ -53,7 +54,8 @@ class DaemonMethods(AdminServiceServicer):
         waiting = waiting_keys(reconfigurer.started_with, reconfigurer.config)
         applied, started = (each.model_dump(mode="json") for each in (reconfigurer.config, reconfigurer.started_with))
         values = [(started if key in waiting else applied, name) for name, key in zip(names, known, strict=True)]
-        return api.GetConfigResponse(
+        return make(
+            api.GetConfigResponse,
             path=str(reconfigurer.path),
             values=[value for section, name in values for value in _values(section, name)],
             file_differs=await reconfigurer.file_differs(),
@@ -62,21 +64,22 @@ class DaemonMethods(AdminServiceServicer):
 
     async def SetConfig(self, request: api.SetConfigRequest, context: Context) -> api.SetConfigResponse:
         would = await self._there.reconfigurer.edit({**request.values, **dict.fromkeys(request.unset)})
-        return api.SetConfigResponse(would_change=_changes(would))
+        return make(api.SetConfigResponse, would_change=_changes(would))
 
     async def ValidateConfig(self, request: api.ValidateConfigRequest, context: Context) -> api.ValidateConfigResponse:
         error, would = await self._there.reconfigurer.check(request.text if request.HasField("text") else None)
         faults = () if error is None else error.faults
-        return api.ValidateConfigResponse(
-            faults=[api.ConfigFault(key=fault.key, problem=fault.problem) for fault in faults],
+        return make(
+            api.ValidateConfigResponse,
+            faults=[make(api.ConfigFault, key=fault.key, problem=fault.problem) for fault in faults],
             would_change=_changes(would),
         )
 
     async def ApplyConfig(self, request: api.ApplyConfigRequest, context: Context) -> api.ApplyConfigResponse:
-        return api.ApplyConfigResponse(changes=_changes(await self._there.reconfigurer.apply(request.text)))
+        return make(api.ApplyConfigResponse, changes=_changes(await self._there.reconfigurer.apply(request.text)))
 
     async def ReloadConfig(self, request: api.ReloadConfigRequest, context: Context) -> api.ReloadConfigResponse:
-        return api.ReloadConfigResponse(changes=_changes(await self._there.reconfigurer.apply()))
+        return make(api.ReloadConfigResponse, changes=_changes(await self._there.reconfigurer.apply()))
 
     async def WatchEvents(self, request: api.WatchEventsRequest, context: Context) -> None:
         # What the call tells its client at once, so that it knows when it is watching.
@@ -90,7 +93,7 @@ class DaemonMethods(AdminServiceServicer):
                 if older:
                     older -= 1
                     continue
-                await context.write(api.WatchEventsResponse(event=_event(event)))
+                await context.write(make(api.WatchEventsResponse, event=_event(event)))
 
     async def Shutdown(self, request: api.ShutdownRequest, context: Context) -> api.ShutdownResponse:
         self._there.stop(request.leave_running if request.HasField("leave_running") else None)
@@ -111,11 +114,12 @@ def _values(values: dict[str, Any], key: str) -> list[api.ConfigValue]:
 
 def _value(key: str, value: Any) -> api.ConfigValue:
     private = "env" in key.split(".") or is_secret(key)  # any environment variable may be a secret
-    return api.ConfigValue(key=key, value="" if private else json.dumps(value, ensure_ascii=False))
+    return make(api.ConfigValue, key=key, value="" if private else json.dumps(value, ensure_ascii=False))
 
 
 def _changes(changes: Changes) -> api.ConfigChanges:
-    return api.ConfigChanges(
+    return make(
+        api.ConfigChanges,
         keys=changes.keys,
         needs_restart=changes.needs_restart,
         replaced=changes.replaced,
@@ -125,7 +129,8 @@ def _changes(changes: Changes) -> api.ConfigChanges:
 
 
 def _event(event: Event) -> api.Event:
-    return api.Event(
+    return make(
+        api.Event,
         at_s=event.at_s,
         kind=f"EVENT_KIND_{event.kind.name}",
         instance=event.instance,

@@ -1,14 +1,17 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""From the error tree to gRPC status codes."""
+"""From the error tree to gRPC status codes, with the detail from which our client restores the error."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from syshaxd.core import errors
+from syshaxd.core.error_detail import METADATA_KEY, detail
 
 _log = logging.getLogger(__name__)
 _CODES = (  # the first that fits
@@ -24,8 +27,10 @@ _CODES = (  # the first that fits
 )
 # A status travels in HTTP/2 trailers: 8 KiB for everything, and up to three of them for each byte of the text.
 _MAX_MESSAGE_BYTES = 2000
+_MAX_DETAIL_BYTES = 2000
 
-Method = Callable[[Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[Any]]
+Context = grpc.aio.ServicerContext[Any, Any]
+Parse = Callable[[bytes], Any]
 
 
 def status_code(error: errors.SyshaxError) -> grpc.StatusCode:
@@ -34,7 +39,10 @@ def status_code(error: errors.SyshaxError) -> grpc.StatusCode:
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Answers with a status where a method raises an error."""
+    """Answers with a status where a method raises an error, and where a request is not the message that it should be.
+
+    gRPC itself would log a trace of the latter, and tell the client nothing; so requests are parsed here.
+    """
 
     async def intercept_service(
         self,
@@ -45,28 +53,53 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # grpc says UNIMPLEMENTED
-        if handler.request_streaming:
-            return handler  # reflection, which is not ours
-        streams = handler.response_streaming
-        make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-        return make(
-            _mapped(handler.unary_stream if streams else handler.unary_unary),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        parse, name = handler.request_deserializer, handler_call_details.method
+        make: Any
+        if handler.request_streaming:  # reflection
+            make, method = grpc.stream_stream_rpc_method_handler, _of_streams(handler.stream_stream, parse, name)
+        elif handler.response_streaming:
+            make, method = grpc.unary_stream_rpc_method_handler, _of_one_request(handler.unary_stream, parse, name)
+        else:
+            make, method = grpc.unary_unary_rpc_method_handler, _of_one_request(handler.unary_unary, parse, name)
+        return make(method, response_serializer=handler.response_serializer)
 
 
-def _mapped(method: Method) -> Any:
-    async def call(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
-        try:
-            return await method(request, context)
-        except errors.SyshaxError as error:
-            code, message = status_code(error), str(error)
-        except NotImplementedError:
-            code, message = grpc.StatusCode.UNIMPLEMENTED, "this daemon does not do that"
-        except Exception:  # noqa: BLE001 - the last edge before the wire
-            _log.exception("an admin call failed: %r", request)
-            code, message = grpc.StatusCode.INTERNAL, "an error inside syshaxd; its log tells more"
-        return await context.abort(code, message.encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore"))
+def _of_one_request(method: Callable[[Any, Context], Awaitable[Any]], parse: Parse, name: str) -> Any:
+    async def call(raw: bytes, context: Context) -> Any:
+        async with _errors_mapped(context, name):
+            return await method(parse(raw), context)
 
     return call
+
+
+def _of_streams(method: Callable[[Any, Context], AsyncIterator[Any]], parse: Parse, name: str) -> Any:
+    async def call(raw_requests: AsyncIterator[bytes], context: Context) -> None:
+        async with _errors_mapped(context, name):
+            async for answer in method((parse(raw) async for raw in raw_requests), context):
+                await context.write(answer)
+
+    return call
+
+
+@asynccontextmanager
+async def _errors_mapped(context: Context, name: str) -> AsyncIterator[None]:
+    metadata: tuple[tuple[str, str], ...] = ()
+    try:
+        yield
+    except errors.SyshaxError as error:
+        code, message = status_code(error), str(error)
+        if len(its := detail(error)) <= _MAX_DETAIL_BYTES:
+            metadata = ((METADATA_KEY, its),)
+    except DecodeError as error:
+        code, message = grpc.StatusCode.INVALID_ARGUMENT, f"this is not the message that {name} takes: {error}"
+    except NotImplementedError:
+        code, message = grpc.StatusCode.UNIMPLEMENTED, "this daemon does not do that"
+    except grpc.aio.AbortError:
+        raise  # the method has told its status itself
+    except Exception:  # noqa: BLE001 - the last edge before the wire
+        _log.exception("an admin call failed: %s", name)
+        code, message = grpc.StatusCode.INTERNAL, "an error inside syshaxd; its log tells more"
+    else:
+        return
+    text = message.encode("utf-8", "replace")[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
+    await context.abort(code, text, trailing_metadata=metadata)

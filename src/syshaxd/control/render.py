@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.control import bindings
+from syshaxd.control.messages import make
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.parity import ParityReport, PromptReport
 from syshaxd.core.types import EngineStatus, Handle, InstanceSpec, InstanceStatus
@@ -13,7 +14,8 @@ from syshaxd.core.types import EngineStatus, Handle, InstanceSpec, InstanceStatu
 
 def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:
     """The whole daemon. `now_s` is monotonic: it turns the times of readings into ages."""
-    return api.GetStatusResponse(
+    return make(
+        api.GetStatusResponse,
         version=status.version,
         started_at_s=status.started_at_s,
         endpoint=status.endpoint,
@@ -21,9 +23,9 @@ def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:
         inflight=status.inflight,
         instances=[instance_status(instance) for instance in status.instances],
         snapshot=_snapshot(status.snapshot, now_s),
-        binding_faults={name: api.BindingFaults(faults=faults) for name, faults in status.binding_faults.items()},
+        binding_faults={name: make(api.BindingFaults, faults=faults) for name, faults in status.binding_faults.items()},
         handover_pairs=[
-            api.HandoverPair(source=source, target=target, refusal=refusal)
+            make(api.HandoverPair, source=source, target=target, refusal=refusal)
             for (source, target), refusal in status.handover_refusals.items()
         ],
         parity=[parity(report) for report in status.parity],
@@ -34,14 +36,15 @@ def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:
 def parity(report: ParityReport) -> api.ParityReport:
     """A comparison of two instances."""
     verdict = report.verdict
-    return api.ParityReport(
+    return make(
+        api.ParityReport,
         first=report.first,
         second=report.second,
         agreement=f"AGREEMENT_{verdict.agreement.name}",
         cause=f"PARITY_CAUSE_{verdict.cause.name}",
         reasons=verdict.reasons,
         allowed=verdict.allowed,
-        figures=api.ParityFigures(**asdict(report.figures)),
+        figures=make(api.ParityFigures, **asdict(report.figures)),
         prompts=[_prompt(prompt) for prompt in report.prompts],
         compared_at_s=report.compared_at_s,
     )
@@ -50,12 +53,14 @@ def parity(report: ParityReport) -> api.ParityReport:
 def _prompt(prompt: PromptReport) -> api.PromptReport:
     values = asdict(prompt)
     difference = values.pop("difference")
-    return api.PromptReport(**values, difference=None if difference is None else api.Difference(**difference))
+    parting = None if difference is None else make(api.Difference, **difference)
+    return make(api.PromptReport, **values, difference=parting)
 
 
 def instance_status(status: InstanceStatus) -> api.InstanceStatus:
     """One instance."""
-    return api.InstanceStatus(
+    return make(
+        api.InstanceStatus,
         spec=_spec(status.spec),
         state=f"STATE_{status.state.name}",
         wanted=status.wanted,
@@ -68,11 +73,12 @@ def instance_status(status: InstanceStatus) -> api.InstanceStatus:
 
 
 def _handle(handle: Handle) -> api.Handle:
-    return api.Handle(generation=handle.generation, ident=handle.ident, started_at_s=handle.started_at_s)
+    return make(api.Handle, generation=handle.generation, ident=handle.ident, started_at_s=handle.started_at_s)
 
 
 def _spec(spec: InstanceSpec) -> api.InstanceSpec:
-    return api.InstanceSpec(
+    return make(
+        api.InstanceSpec,
         name=spec.name,
         role=f"ROLE_{spec.role.name}",
         device=f"DEVICE_{spec.device.name}",
@@ -88,7 +94,8 @@ def _spec(spec: InstanceSpec) -> api.InstanceSpec:
 
 
 def _snapshot(snapshot: Snapshot, now_s: float) -> api.Snapshot:
-    return api.Snapshot(
+    return make(
+        api.Snapshot,
         age_s=now_s - snapshot.taken_at_s if snapshot.taken_at_s else None,
         instances={name: _load(load, now_s) for name, load in snapshot.instances.items()},
         gpus=[_gpu(gpu) for gpu in snapshot.gpus],
@@ -98,7 +105,8 @@ def _snapshot(snapshot: Snapshot, now_s: float) -> api.Snapshot:
 
 
 def _load(load: InstanceLoad, now_s: float) -> api.InstanceLoad:
-    return api.InstanceLoad(
+    return make(
+        api.InstanceLoad,
         age_s=now_s - load.read_at_s,
         running=load.running,
         waiting=load.waiting,
@@ -111,7 +119,8 @@ def _load(load: InstanceLoad, now_s: float) -> api.InstanceLoad:
 
 
 def _gpu(gpu: GpuLoad) -> api.GpuLoad:
-    return api.GpuLoad(
+    return make(
+        api.GpuLoad,
         index=gpu.index,
         name=gpu.name,
         uuid=gpu.uuid,
@@ -124,7 +133,8 @@ def _gpu(gpu: GpuLoad) -> api.GpuLoad:
 
 
 def _host(host: HostLoad) -> api.HostLoad:
-    return api.HostLoad(
+    return make(
+        api.HostLoad,
         cpu_count=host.cpu_count,
         cpu_busy_ratio=host.cpu_busy_ratio,
         memory_used_bytes=host.memory_used_bytes,

@@ -13,6 +13,7 @@ import grpc
 
 from syshaxd.api.v1 import scheduling_pb2 as api
 from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceServicer
+from syshaxd.control.messages import make
 from syshaxd.core.config import parse
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.events import EventKind
@@ -45,7 +46,8 @@ class SchedulingServicer(SchedulingServiceServicer):
         request_id = request.request_id or f"lease-{secrets.token_hex(8)}"
         ttl_s = request.ttl_s or DEFAULT_TTL_S
         decision, lease_id = self._leases.place(_query(request.query, request_id), ttl_s)
-        return api.PlaceRequestResponse(
+        return make(
+            api.PlaceRequestResponse,
             decision=_decision(decision, self._specs()),
             lease_id=lease_id,
             ttl_s=ttl_s if lease_id else 0.0,
@@ -67,7 +69,7 @@ class SchedulingServicer(SchedulingServiceServicer):
             raise NotFoundError(f"no instance {min(unknown)!r}; there are {', '.join(specs)}")
         snapshot, inflight = _assumed(status.snapshot, status.inflight, request.loads)
         decision = self._engine.decide(_query(request.query, "dry-run"), snapshot=snapshot, inflight=inflight)
-        return api.DryRunResponse(decision=_decision(decision, specs))
+        return make(api.DryRunResponse, decision=_decision(decision, specs))
 
     async def ExplainDecision(
         self, request: api.ExplainDecisionRequest, context: Context
@@ -78,21 +80,24 @@ class SchedulingServicer(SchedulingServiceServicer):
                 f"no decision on a request {request.request_id!r} is among the latest; `syshaxctl decisions` lists them"
             )
         specs = self._specs()
-        return api.ExplainDecisionResponse(
-            decisions=[_entry(decided, specs) for decided in decisions], ends=[_end(record) for record in records]
+        return make(
+            api.ExplainDecisionResponse,
+            decisions=[_entry(decided, specs) for decided in decisions],
+            ends=[_end(record) for record in records],
         )
 
     async def WatchDecisions(self, request: api.WatchDecisionsRequest, context: Context) -> None:
         await context.send_initial_metadata(())
         async with aclosing(self._engine.requests.decisions.watch(request.last, follow=request.follow)) as stream:
             async for decided in stream:
-                await context.write(api.WatchDecisionsResponse(decision=_entry(decided, self._specs())))
+                await context.write(make(api.WatchDecisionsResponse, decision=_entry(decided, self._specs())))
 
     async def ListRequests(self, request: api.ListRequestsRequest, context: Context) -> api.ListRequestsResponse:
         now_s = self._engine.now_s()
         found = sorted(self._engine.requests.running, key=lambda running: running.record.started_at_s)
-        return api.ListRequestsResponse(
-            requests=[_in_flight(running, self._engine.tokens_so_far(running), now_s) for running in found]
+        return make(
+            api.ListRequestsResponse,
+            requests=[_in_flight(running, self._engine.tokens_so_far(running), now_s) for running in found],
         )
 
     async def CancelRequest(self, request: api.CancelRequestRequest, context: Context) -> api.CancelRequestResponse:
@@ -102,10 +107,10 @@ class SchedulingServicer(SchedulingServiceServicer):
                 f"no request {request.request_id!r} runs or waits; `syshaxctl requests` lists those that do"
             )
         self._engine.events.add(EventKind.REQUEST, f"request {request.request_id} was cancelled by an operator")
-        return api.CancelRequestResponse(cancelled=count)
+        return make(api.CancelRequestResponse, cancelled=count)
 
     async def GetPolicy(self, request: api.GetPolicyRequest, context: Context) -> api.GetPolicyResponse:
-        return api.GetPolicyResponse(policy=_policy(self._engine.policy))
+        return make(api.GetPolicyResponse, policy=_policy(self._engine.policy))
 
     async def SetPolicy(self, request: api.SetPolicyRequest, context: Context) -> api.SetPolicyResponse:
         given = {field.name: value for field, value in request.policy.ListFields()}
@@ -118,7 +123,7 @@ class SchedulingServicer(SchedulingServiceServicer):
         self._engine.set_policy(policy)
         told = ", ".join(f"{name}={value:g}" for name, value in given.items()) or "nothing"
         self._engine.events.add(EventKind.CONFIG, f"policy set until the next reload: {told}")
-        return api.SetPolicyResponse(policy=_policy(policy))
+        return make(api.SetPolicyResponse, policy=_policy(policy))
 
     def _specs(self) -> dict[str, InstanceSpec]:
         return {status.spec.name: status.spec for status in self._engine.status().instances}
@@ -156,26 +161,30 @@ def _assumed(
 
 def _decision(decision: Decision, specs: Mapping[str, InstanceSpec]) -> api.Decision:
     if isinstance(decision, Reject):
-        return api.Decision(
-            kind=api.DECISION_KIND_REJECT, reasons=[decision.reason], retry_after_s=decision.retry_after_s
+        return make(
+            api.Decision, kind=api.DECISION_KIND_REJECT, reasons=[decision.reason], retry_after_s=decision.retry_after_s
         )
     if not isinstance(decision, RunOn | Offload):
-        return api.Decision(kind=api.DECISION_KIND_WAIT, reasons=decision.reasons)
+        return make(api.Decision, kind=api.DECISION_KIND_WAIT, reasons=decision.reasons)
     first, last = decision.places[0], decision.places[-1]
     expected = decision.prediction if isinstance(decision, Offload) else None
-    return api.Decision(
+    return make(
+        api.Decision,
         kind=api.DECISION_KIND_OFFLOAD if isinstance(decision, Offload) else api.DECISION_KIND_RUN_ON,
         prefill=first,
         decode=last,
         prefill_address=specs[first].address.authority if first in specs else "",
         decode_address=specs[last].address.authority if last in specs else "",
         reasons=decision.reasons,
-        prediction=None if expected is None else api.Prediction(offload_s=expected.offload_s, wait_s=expected.wait_s),
+        prediction=None
+        if expected is None
+        else make(api.Prediction, offload_s=expected.offload_s, wait_s=expected.wait_s),
     )
 
 
 def _entry(decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.DecisionEntry:
-    return api.DecisionEntry(
+    return make(
+        api.DecisionEntry,
         at_s=decided.at_s,
         request_id=decided.request.request_id,
         path=decided.request.path,
@@ -190,8 +199,9 @@ def _candidate(name: str, decided: Decided) -> api.Candidate:
     load = decided.snapshot.instances.get(name)
     inflight = decided.inflight.get(name, 0)
     if load is None:
-        return api.Candidate(name=name, inflight=inflight)
-    return api.Candidate(
+        return make(api.Candidate, name=name, inflight=inflight)
+    return make(
+        api.Candidate,
         name=name,
         inflight=inflight,
         running=load.running,
@@ -202,7 +212,8 @@ def _candidate(name: str, decided: Decided) -> api.Candidate:
 
 
 def _end(record: RequestRecord) -> api.RequestEnd:
-    return api.RequestEnd(
+    return make(
+        api.RequestEnd,
         outcome=record.outcome,
         status=record.status,
         placement=record.placement,
@@ -213,7 +224,8 @@ def _end(record: RequestRecord) -> api.RequestEnd:
         tokens_out=record.tokens_out,
         retries=record.retries,
         handovers=[
-            api.RequestHandover(
+            make(
+                api.RequestHandover,
                 source=handover.source,
                 target=handover.target,
                 cause=handover.cause,
@@ -227,7 +239,8 @@ def _end(record: RequestRecord) -> api.RequestEnd:
 
 
 def _in_flight(running: RunningRequest, tokens: int, now_s: float) -> api.RequestInFlight:
-    return api.RequestInFlight(
+    return make(
+        api.RequestInFlight,
         request_id=running.request.request_id,
         path=running.request.path,
         model=running.request.model,
@@ -240,7 +253,8 @@ def _in_flight(running: RunningRequest, tokens: int, now_s: float) -> api.Reques
 
 
 def _policy(policy: Policy) -> api.Policy:
-    return api.Policy(
+    return make(
+        api.Policy,
         gpu_cache_threshold=policy.gpu_cache_threshold,
         cpu_throughput_threshold=policy.cpu_throughput_threshold,
         offload_min_prompt_tokens=policy.offload_min_prompt_tokens,

@@ -16,6 +16,7 @@ from syshaxd import __version__
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.control import bindings, render
 from syshaxd.control.config import DaemonMethods, Operations
+from syshaxd.control.messages import make
 from syshaxd.core.goal import Command, Goal
 from syshaxd.core.parity import ParityReport
 from syshaxd.core.topology import Fault, Settings, Unverified, Verification
@@ -66,7 +67,7 @@ class AdminServicer(DaemonMethods):
         self._engine = engine
 
     async def GetVersion(self, request: api.GetVersionRequest, context: Context) -> api.GetVersionResponse:
-        return api.GetVersionResponse(version=__version__, pid=os.getpid())
+        return make(api.GetVersionResponse, version=__version__, pid=os.getpid())
 
     async def GetStatus(self, request: api.GetStatusRequest, context: Context) -> api.GetStatusResponse:
         return render.status(self._engine.status(), now_s=time.monotonic())
@@ -87,14 +88,14 @@ class AdminServicer(DaemonMethods):
         self, request: api.CompareInstancesRequest, context: Context
     ) -> api.CompareInstancesResponse:
         report = await self._engine.compare_instances(request.first, request.second)
-        return api.CompareInstancesResponse(report=render.parity(report))
+        return make(api.CompareInstancesResponse, report=render.parity(report))
 
     async def StreamLogs(self, request: api.StreamLogsRequest, context: Context) -> None:
         tail = request.tail if request.HasField("tail") else None
         lines = self._engine.logs(request.name, tail=tail, follow=request.follow)
         try:
             async for line in lines:
-                await context.write(api.StreamLogsResponse(line=line))
+                await context.write(make(api.StreamLogsResponse, line=line))
         finally:
             if isinstance(lines, AsyncGenerator):
                 await lines.aclose()

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The daemon's status for programs: `syshaxctl status -o json`, and the dashboard."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +16,7 @@ from syshaxd.core.types import EngineStatus, InstanceStatus
 def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
     """The status with keys that never change. Times are Unix time, `age_s` is seconds since a reading."""
     snapshot = status.snapshot
-    return {
+    told = {
         "version": status.version,
         "endpoint": status.endpoint,
         "started_at_s": status.started_at_s,
@@ -30,6 +31,18 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
         "gpu_error": snapshot.gpu_error,
         "parity": [{**report_json(report), "prompts": len(report.prompts)} for report in status.parity],
     }
+    return dict(_without_odd_numbers(told))
+
+
+def _without_odd_numbers(value: Any) -> Any:
+    """The value with None for each number that JSON does not have: NaN and the infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_odd_numbers(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_odd_numbers(each) for each in value]
+    return value
 
 
 def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: float) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Whatever was read of the host and of instances, the rest of the status reaches the client and can be shown."""
+
+import io
+import json
+from random import Random
+from typing import Any, NoReturn
+
+import pytest
+from rich.console import Console
+
+from syshaxd.api.v1 import admin_pb2 as api
+from syshaxd.cli import show
+from syshaxd.cli.parity import parity_table
+from syshaxd.cli.top import TopView
+from syshaxd.client import _engine_status
+from syshaxd.control import render
+from syshaxd.control.messages import make
+from syshaxd.core.status import status_json
+from syshaxd.core.types import EngineStatus
+from tests.fakes.engine import FakeEngine
+from tests.fakes.odd import odd
+
+
+def _no_number(name: str) -> NoReturn:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def _shown(what: Any, width: int) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width, highlight=False).print(what)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [20, 80, 200])
+@pytest.mark.parametrize("seed", range(12))
+def test_any_status_arrives_and_is_shown(seed: int, width: int) -> None:
+    status = odd(EngineStatus, Random(seed))
+    wire = render.status(status, now_s=5.0).SerializeToString()
+    got = _engine_status(api.GetStatusResponse.FromString(wire), 7.0)
+    assert len(got.instances) == len(status.instances)
+    assert [each.state for each in got.instances] == [each.state for each in status.instances]
+    text = json.dumps(status_json(got, monotonic_s=7.0))
+    text.encode()
+    json.loads(text, parse_constant=_no_number)
+    _shown(show.status_table(got, width=width, now_s=9.0, monotonic_s=7.0), width).encode()
+    view = TopView()
+    for _ in range(2):
+        view.saw(got, now_s=9.0, monotonic_s=7.0)
+        _shown(view.render(width=width, now_s=9.0, monotonic_s=7.0), width).encode()
+    for report in got.parity:
+        _shown(parity_table(report), width).encode()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_status_is_json_for_the_dashboard_too(seed: int) -> None:
+    status = odd(EngineStatus, Random(seed))
+    json.loads(json.dumps(status_json(status, monotonic_s=7.0)), parse_constant=_no_number)
+
+
+def test_what_does_not_fit_costs_only_itself() -> None:
+    good = FakeEngine().status().snapshot.instances["gpu"]
+    values = {"running": 5_000_000_000, "waiting": -1, "kv_usage_ratio": float("nan"), "error": "a\ud800b"}
+    load = make(api.InstanceLoad, preemptions=10**400, prompt_tokens_per_s=good.prompt_tokens_per_s, **values)
+    assert (load.running, load.waiting, load.kv_usage_ratio, load.error) == (2**32 - 1, 0, 0.0, "a?b")
+    assert load.preemptions == 2**64 - 1
+    assert load.prompt_tokens_per_s == good.prompt_tokens_per_s
+    gpu = make(api.GpuLoad, busy_ratio=float("inf"), power_w=None)
+    assert not gpu.HasField("busy_ratio")
+    assert make(api.GetStatusResponse, inflight={"g\udcff": 10**30}).inflight == {"g?": 2**32 - 1}
+    with pytest.raises(KeyError):
+        make(api.GpuLoad, no_such_field=1)
