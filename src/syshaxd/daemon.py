@@ -9,6 +9,7 @@ import asyncio
 import faulthandler
 import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from syshaxd.core.parity import Bounds
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.engine import Engine
-from syshaxd.gateway import Gateway
+from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.handover import Handover, HandoverPolicy
 from syshaxd.leases import Leases
@@ -241,7 +242,9 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
         gateway = Gateway(
             engine,
             MetricsService(),
-            max_body_bytes=config.gateway.max_body_bytes,
+            limits=Limits.from_config(config.gateway, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+            cors_origins=config.gateway.cors_origins,
+            allow_router_fields=config.gateway.allow_kv_transfer_params,
             dashboard=Dashboard(engine.status, bound.topology, engine.events, engine.requests.decisions)
             if config.gateway.dashboard
             else None,

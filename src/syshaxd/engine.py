@@ -211,6 +211,15 @@ class Engine:
         """The models of the instances that are ready, as /v1/models lists them; all instances' if none is ready."""
         return self._offers.models()
 
+    @property
+    def is_several(self) -> bool:
+        """Whether there is more than one instance."""
+        return len(self._offers.specs) > 1
+
+    def methods(self, path: str) -> frozenset[str] | None:
+        """The methods that some instance has for a path; None: any, as one of them has not told its routes."""
+        return self._offers.methods(path)
+
     def decide(
         self,
         request: InferenceRequest,

@@ -3,7 +3,6 @@
 """Handover: which instances can hand over to which, and the answers that two of them make together."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -119,9 +118,9 @@ class Handover:
 
     def examine(self, request: InferenceRequest, outgoing: Outgoing) -> tuple[InferenceRequest, Body | None]:
         """Reads what placement needs to know of a request that could be split; the body, if it can."""
-        if outgoing.path not in self._paths or outgoing.method != "POST":
+        body = outgoing.fields
+        if body is None or outgoing.path not in self._paths or outgoing.method != "POST":
             return request, None
-        body: Body = json.loads(outgoing.body)
         why = whole_because(body)
         if not why and request.pinned is not None:
             why = "the client asks for one instance"

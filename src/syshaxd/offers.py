@@ -76,6 +76,16 @@ class Offers:
         names = [spec.name for spec in self.ready] or list(self.specs)
         return list({key: model for name in names for key, model in self._catalogs[name].models.items()}.values())
 
+    def methods(self, path: str) -> frozenset[str] | None:
+        """The methods that some instance has for a path; None: any, as one of them has not told its routes."""
+        found: set[str] = set()
+        for catalog in self._catalogs.values():
+            methods = catalog.methods(path)
+            if methods is None:
+                return None
+            found |= methods
+        return frozenset(found)
+
     def _check_known(self, request: InferenceRequest) -> None:
         if request.pinned is not None and request.pinned not in self.specs:
             raise NotFoundError(

@@ -13,7 +13,6 @@ from syshaxd.core.http1 import (
     chunk,
     complete_chunks,
     end_to_end_headers,
-    parse_hot_request,
     parse_response_head,
     request_head,
     response_head,
@@ -166,50 +165,3 @@ def test_the_instances_head_has_our_id_and_no_hop_by_hop_header() -> None:
         b"Authorization: Bearer k\r\n\r\n"
     )
     assert b"content-length" not in request_head("GET", "/v1/x", "h:1", b"", request_id="r1", length=0)
-
-
-def _hot(*lines: bytes, start: bytes = b"POST /v1/chat/completions HTTP/1.1") -> bytes:
-    return b"\r\n".join((start, b"Host: h", b"Content-Length: 2", *lines)) + b"\r\n\r\n{}"
-
-
-def test_a_plain_request_on_a_hot_route_is_read() -> None:
-    data = _hot(b"Authorization: Bearer k", b"X-Request-Id: r1", b"X-Syshax-Place: cpu", b"Connection: Keep-Alive")
-    hot = parse_hot_request(data)
-    assert hot is not None
-    assert (hot.path, hot.request_id, hot.place, hot.length) == ("/v1/chat/completions", "r1", "cpu", 2)
-    assert hot.headers == b"Authorization: Bearer k\r\n"
-    assert data[hot.body_start :] == b"{}"
-    plain = parse_hot_request(_hot(start=b"POST /v1/completions HTTP/1.1"))
-    assert plain is not None
-    assert (plain.headers, plain.request_id, plain.place) == (b"", None, None)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"POST",
-        _hot()[:-6],
-        _hot(start=b"GET /v1/chat/completions HTTP/1.1"),
-        _hot(start=b"POST /v1/chat/completions HTTP/1.0"),
-        _hot(start=b"POST /v1/chat/completions?a=b HTTP/1.1"),
-        _hot(b"Transfer-Encoding: chunked"),
-        _hot(b"Content-Encoding: gzip"),
-        _hot(b"Expect: 100-continue"),
-        _hot(b"Upgrade: websocket"),
-        _hot(b"Connection: close"),
-        _hot(b"Content-Length: 3"),
-        _hot(b"Host: other"),
-        _hot(b"bad header: x"),
-        _hot(b" folded"),
-        _hot(b"a: b\nc: d"),
-        _hot(b"a: b\rc: d"),
-        _hot(b"a: \x00"),
-        _hot(b"a: " + b"x" * 10_000),
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: +2\r\n\r\n{}",
-    ],
-)
-def test_everything_else_is_left_to_the_full_server(data: bytes) -> None:
-    assert parse_hot_request(data) is None

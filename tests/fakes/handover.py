@@ -19,7 +19,7 @@ from syshaxd.core.records import RequestRecord
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind, State
 from syshaxd.engine import Engine
-from syshaxd.gateway import Gateway
+from syshaxd.gateway import Gateway, Limits
 from syshaxd.handover import Handover, HandoverPolicy
 from syshaxd.metrics import MetricsService
 from syshaxd.runner import Runner
@@ -158,7 +158,7 @@ async def duo(
             max_queue_wait_s=max_queue_wait_s,
         )
         metrics = KeptMetrics()
-        gateway = Gateway(engine, metrics, max_body_bytes=1_000_000)
+        gateway = Gateway(engine, metrics, limits=Limits(max_body_bytes=1_000_000))
         url = await gateway.start(host, 0)
         stack.push_async_callback(gateway.stop, 0.0)
         both = Duo(sims, supervisor, engine, hands, metrics, session, url)

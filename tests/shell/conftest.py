@@ -1,11 +1,13 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc.aio
 import pytest
 from blockbuster import blockbuster_ctx
+
+from tests.fakes.gateway import MakeStand, stands
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,3 +31,10 @@ def _no_blocking_calls() -> Iterator[None]:
     """A call that blocks the event loop fails the test, if it comes from our code."""
     with blockbuster_ctx("syshaxd"):
         yield
+
+
+@pytest.fixture
+async def make_stand() -> AsyncIterator[MakeStand]:
+    """Makes gateways in front of fake instances."""
+    async with stands() as make:
+        yield make

@@ -20,7 +20,7 @@ from syshaxd.core.placement import InferenceRequest, Offload, Reject, RunOn, Wai
 from syshaxd.core.topology import NumaTopology
 from syshaxd.core.types import InstanceStatus, Role
 from syshaxd.events import EventLog, History
-from syshaxd.gateway import Gateway
+from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.metrics import MetricsService
 from syshaxd.requests import Decided
@@ -33,7 +33,7 @@ PAGE = resources.files("syshaxd.gateway.dashboard")
 @asynccontextmanager
 async def serving(dashboard: Dashboard | None) -> AsyncIterator[Callable[..., Any]]:
     """A GET (or what `method` says) of a path."""
-    gateway = Gateway(FakeEngine(), MetricsService(), max_body_bytes=1000, dashboard=dashboard)  # type: ignore[arg-type]
+    gateway = Gateway(FakeEngine(), MetricsService(), limits=Limits(max_body_bytes=1000), dashboard=dashboard)  # type: ignore[arg-type]
     url = await gateway.start("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession() as session:

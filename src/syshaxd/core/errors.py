@@ -49,7 +49,23 @@ class NotFoundError(BadRequestError):
 
 
 class MethodNotAllowedError(BadRequestError):
-    """The route exists, but not for this HTTP method."""
+    """The route exists, but not for this HTTP method.
+
+    Attributes:
+        allowed: The methods for which it exists.
+    """
+
+    def __init__(self, message: str, *, allowed: tuple[str, ...]) -> None:
+        super().__init__(message, code="method_not_allowed")
+        self.allowed = allowed
+
+
+class ClosedError(BadRequestError):
+    """The route exists on instances, but not for clients of the endpoint."""
+
+
+class RequestTimeoutError(BadRequestError):
+    """The client did not send its request in time."""
 
 
 class TooLargeError(BadRequestError):

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The OpenAI endpoint: parses each request once, lets the Engine place it, answers what concerns the daemon itself."""
+"""The OpenAI endpoint: reads each request once, lets the Engine place it, answers what concerns the daemon itself."""
 
 import asyncio
 import errno
@@ -11,13 +11,13 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from urllib.parse import unquote
 
 from aiohttp import web
 
 from syshaxd.activation import listens_at
 from syshaxd.connecting import why_no_connection
 from syshaxd.core.address import Address
+from syshaxd.core.body import RequestBody
 from syshaxd.core.errors import (
     BadRequestError,
     MethodNotAllowedError,
@@ -25,50 +25,76 @@ from syshaxd.core.errors import (
     OverloadedError,
     RequestCancelledError,
     SyshaxError,
-    TooLargeError,
     UnavailableError,
 )
-from syshaxd.core.http1 import HotRequest, end_to_end_headers
+from syshaxd.core.http1 import ProtocolError, end_to_end_headers
 from syshaxd.core.placement import InferenceRequest
 from syshaxd.core.records import Outcome, RequestRecord
 from syshaxd.engine import Engine
-from syshaxd.gateway.body import Body, ChatBody, CompletionBody, parse_body
+from syshaxd.gateway import routes
+from syshaxd.gateway.bodies import (
+    BodyIntake,
+    HeldBody,
+    answer_limit,
+    model_of,
+    refuse_router_fields,
+    refuse_stored,
+    streams,
+)
+from syshaxd.gateway.connection import SENT_CLOSE, SENT_KEEP_ALIVE, ClientConnection
+from syshaxd.gateway.cors import Cors
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.gateway.errors import Answer, error_answer, internal_error
-from syshaxd.gateway.front import SENT_CLOSE, SENT_KEEP_ALIVE, ClientConnection, Front, to_response
-from syshaxd.gateway.hot import HotConnection
+from syshaxd.gateway.front import Front
+from syshaxd.gateway.limits import Limits
+from syshaxd.gateway.routes import MODEL_PREFIX, split_target
 from syshaxd.metrics import MetricsService
-from syshaxd.runner import Downstream, Outgoing
+from syshaxd.runner import Outgoing
+
+__all__ = ["Gateway", "Limits"]
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 4096
-_MODEL_PATH = "/v1/models/"
-_IDLE_LIMIT_S = 75.0
-_SWEEP_INTERVAL_S = 5.0
 _FIRST_REQUEST_LIMIT_S = 0.2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_CHAT = "/v1/chat/completions"
-_OFFLOADED_CHAT = "/v1/chat/pd_disagg"
-"""A chat whose prefill and decode are to be in different places; instances know it as a chat."""
+_MAX_PLACE_CHARACTERS = 128
 # Prompts are measured before they are tokenised.
 _BYTES_PER_TOKEN = 4
-_BODIES: dict[str, type[Body]] = {_CHAT: ChatBody, "/v1/completions": CompletionBody, _OFFLOADED_CHAT: ChatBody}
 
 
 class Gateway:
     """Serves the OpenAI API over HTTP."""
 
     def __init__(
-        self, engine: Engine, metrics: MetricsService, *, max_body_bytes: int, dashboard: Dashboard | None = None
+        self,
+        engine: Engine,
+        metrics: MetricsService,
+        *,
+        limits: Limits | None = None,
+        cors_origins: Sequence[str] = ("*",),
+        allow_router_fields: bool = False,
+        dashboard: Dashboard | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        """Prepares to serve.
+
+        Args:
+            engine: Places requests.
+            metrics: Counts them.
+            limits: What clients may take; None: the defaults.
+            cors_origins: Whose pages may use the endpoint.
+            allow_router_fields: Clients may set what only routers need.
+            dashboard: The page of states and loads; None: there is none.
+            clock: Seconds that never go back; None: the loop's.
+        """
         self._engine = engine
         self._metrics = metrics
-        self.max_body_bytes = max_body_bytes
-        self.connections: set[HotConnection] = set()
-        self.stopping = False
-
         self._loop = asyncio.get_running_loop()
-        self._front = Front(self._handle, max_body_bytes=max_body_bytes)
+        self._cors = Cors(cors_origins)
+        self._allow_router_fields = allow_router_fields
+        self._intake = BodyIntake(limits or Limits())
+        self._front = Front(self._handle, limits or Limits(), clock or self._loop.time)
+        self._stopping = False
         self._servers: list[asyncio.Server] = []
         self._handed: Sequence[socket.socket] = ()
         self._sweeper: asyncio.Task[None] | None = None
@@ -76,13 +102,30 @@ class Gateway:
         self._ids = itertools.count(1)
         self._own: dict[str, Callable[[web.BaseRequest], Answer]] = {
             "/v1/models": self._models,
+            "/live": self._live,
             "/health": self._health,
+            "/ping": self._health,
             "/ready": self._ready,
             "/metrics": self._render_metrics,
         }
         if dashboard is not None:
             self._own["/dashboard"] = lambda _: dashboard.page()
             self._own["/dashboard/status.json"] = lambda _: dashboard.status()
+
+    @property
+    def connections(self) -> int:
+        """Clients' connections that are open."""
+        return len(self._front.open)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of requests' bodies that are held."""
+        return self._intake.held_bytes
+
+    def sweep(self) -> None:
+        """Ends connections whose clients have used up their time, and returns memory. Done from time to time."""
+        self._front.sweep()
+        self._intake.trim()
 
     async def start(self, host: str, port: int, handed: Sequence[socket.socket] = ()) -> str:
         """Listens; returns the URL of the endpoint.
@@ -98,7 +141,7 @@ class Gateway:
         """
         try:
             if not any(listens_at(ready, host, port) for ready in handed):
-                own = await self._loop.create_server(self._hot_connection, host, port, backlog=_BACKLOG)
+                own = await self._loop.create_server(self._front, host, port, backlog=_BACKLOG)
                 self._servers.append(own)
                 port = own.sockets[0].getsockname()[1]
                 if handed:
@@ -112,123 +155,118 @@ class Gateway:
                 f"services.conductor: cannot listen on {Address(host, port)}: {_why_not(error, host)}"
             ) from error
         self._handed = handed
-        self._sweeper = self._loop.create_task(self._sweep())
+        self._sweeper = self._loop.create_task(self._front.sweep_for_ever(self.sweep))
         return Address(host, port).url()
 
     async def serve_handed(self) -> None:
         """Takes the connections of the sockets that were handed over, from now on: also those that have waited."""
         for ready in self._handed:
-            server = await self._loop.create_server(self._hot_connection, sock=ready, backlog=_BACKLOG)
+            server = await self._loop.create_server(self._front, sock=ready, backlog=_BACKLOG)
             self._servers.append(server)
-
-    def _hot_connection(self) -> HotConnection:
-        return HotConnection(self, self._loop)
 
     async def stop(self, drain_timeout_s: float) -> None:
         """Accepts nothing more, lets running requests end, then closes every connection. May be called again."""
         if self._sweeper is None:
             return
-        self.stopping = True
+        self._stopping = True
         for server in self._servers:
             server.close()
         self._sweeper.cancel()
-        self._front.pre_shutdown()
         self._close_idle(lambda connection: not connection.fresh)
-        if drain_timeout_s and any(connection.fresh for connection in self.connections):
+        if drain_timeout_s and any(connection.fresh for connection in self._front.open):
             # Their clients have nobody else to send a first request to: the socket may be systemd's, and stay open.
             await asyncio.sleep(_FIRST_REQUEST_LIMIT_S)
         self._close_idle(lambda _: True)
         await self._engine.drain(drain_timeout_s)
-        for connection in list(self.connections):
-            connection.close()
+        for connection in list(self._front.open):
+            connection.hang_up()
         await self._front.shutdown(1.0)
+        self._intake.close()
 
-    def _close_idle(self, which: Callable[[HotConnection], bool]) -> None:
-        for connection in list(self.connections):
+    def _close_idle(self, which: Callable[[ClientConnection], bool]) -> None:
+        for connection in list(self._front.open):
             if not connection.busy and which(connection):
-                connection.close()
+                connection.hang_up()
 
-    async def _sweep(self) -> None:
-        """Closes connections that send nothing, or not the whole of a request: one timer for all."""
-        while True:
-            await asyncio.sleep(_SWEEP_INTERVAL_S)
-            limit = self._loop.time() - _IDLE_LIMIT_S
-            for connection in list(self.connections):
-                if not connection.busy and connection.idle_since_s < limit:
-                    connection.close()
-
-    # The two servers' requests.
-
-    def full_protocol(self) -> asyncio.Protocol:
-        """HotHandler: a connection of the full HTTP server."""
-        return self._front()
-
-    async def serve_hot(self, client: HotConnection, request: HotRequest, body: bytes) -> None:
-        """HotHandler: answers a request that was recognised early."""
-        outgoing = Outgoing(
-            method="POST",
-            path=request.path,
-            target=request.path,
-            headers=request.headers,
-            request_id=self._request_id(request.request_id),
-            body=body,
-            keep_alive=True,
-        )
-        keep_alive = False
-        try:
-            result = await self._answer(outgoing, request.place, client)
-            keep_alive = result is not False
-            if isinstance(result, Answer):
-                client.writer()(result.to_bytes())
-        except Exception:  # noqa: BLE001 - a bug of ours: the client gets an answer, the log the trace
-            _log.exception("request %s", outgoing.request_id, extra={"request_id": outgoing.request_id})
-            client.writer()(internal_error().to_bytes(close=True))
-        finally:
-            client.served(keep_alive=keep_alive)
+    # Requests.
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answers a request of the full HTTP server."""
-        path = request.raw_path.partition("?")[0]
-        own = self._model if path.startswith(_MODEL_PATH) else self._own.get(path)
-        if own is not None and request.method in {"GET", "HEAD"}:
-            return to_response(own(request))
-        headers = request.headers
+        """Answers a request, whatever happens."""
+        client = request.protocol
+        assert isinstance(client, ClientConnection)
+        client.begin(request)
+        cors = self._cors.headers(request.headers.get("Origin"))
+        client.answer_lines = "".join(f"{name}: {value}\r\n" for name, value in cors.items()).encode("utf-8", "replace")
+        request_id = self._request_id(request.headers.get("X-Request-Id"))
+        try:
+            result = await self._respond(request, client, request_id)
+        except asyncio.CancelledError:
+            if client.answer_begun:
+                client.abort()
+            raise
+        except Exception:  # noqa: BLE001 - a bug of ours: the client gets an answer, the log the trace
+            _log.exception("request %s", request_id, extra={"request_id": request_id})
+            result = internal_error(request_id)
+        if isinstance(result, Answer):
+            if client.answer_begun:
+                client.abort()
+                return SENT_CLOSE
+            keep_alive = self._keeps_open(request, client) and request.content.is_eof()
+            answer = result.with_headers(cors)
+            client.writer()(answer.to_bytes(close=not keep_alive, head_only=request.method == "HEAD"))
+            result = keep_alive
+        await client.flush()
+        client.end()
+        return SENT_KEEP_ALIVE if result and not self._stopping else SENT_CLOSE
+
+    def _keeps_open(self, request: web.BaseRequest, client: ClientConnection) -> bool:
+        return request.keep_alive and not (client.http10 or client.refused or self._stopping)
+
+    async def _respond(self, request: web.BaseRequest, client: ClientConnection, request_id: str) -> bool | Answer:
+        """Whether the connection may stay open, when the answer has been sent; else the answer."""
+        preflight = self._cors.preflight(request.method, request.headers)
+        if preflight is not None:
+            return preflight
+        try:
+            if client.refused:
+                raise UnavailableError("too many connections are open; try again later", retry_after_s=1.0)
+            target, path = split_target(request.raw_path)
+            _check_host(request)
+            headers = end_to_end_headers(request.raw_headers)
+        except ProtocolError as error:
+            return error_answer(BadRequestError(str(error)), request_id)
+        except SyshaxError as error:
+            return error_answer(error, request_id)
+        own = self._model if path.startswith(MODEL_PREFIX) and path != MODEL_PREFIX else self._own.get(path)
+        if own is not None and (request.method in {"GET", "HEAD"} or path == "/ping"):
+            return own(request)
+        elsewhere = routes.redirected(target, path, self._is_known)
+        if elsewhere is not None:
+            return Answer(307, b"", headers={"location": elsewhere})
         outgoing = Outgoing(
             method=request.method,
             path=path,
-            target=request.raw_path,
-            headers=end_to_end_headers(request.raw_headers),
-            request_id=self._request_id(headers.get("X-Request-Id")),
+            target=target,
+            headers=headers,
+            request_id=request_id,
             body=b"",
-            keep_alive=request.keep_alive,
+            keep_alive=self._keeps_open(request, client),
         )
-        client = request.protocol
-        assert isinstance(client, ClientConnection)
-        client.http10 = request.version < (1, 1)
-        result = await self._answer(outgoing, headers.get("X-Syshax-Place"), client, request)
-        if isinstance(result, Answer):
-            return to_response(result)
-        return SENT_KEEP_ALIVE if result else SENT_CLOSE
+        with self._intake.holding() as held:
+            return await self._answer(outgoing, request, client, held)
+
+    def _is_known(self, path: str) -> bool:
+        return path in self._own or routes.methods(path, self._engine.methods) != frozenset()
 
     async def _answer(
-        self, outgoing: Outgoing, place: str | None, client: Downstream, unread: web.BaseRequest | None = None
+        self, outgoing: Outgoing, request: web.BaseRequest, client: ClientConnection, held: HeldBody
     ) -> bool | Answer:
-        """Serves a request and records it.
-
-        Args:
-            outgoing: The request.
-            place: The instance that the client asks for.
-            client: Where the answer goes.
-            unread: Where to read the request's body from, if that is still to be done.
-
-        Returns:
-            Whether the connection may stay open, when the answer has been sent; else the answer.
-        """
+        """Serves a request and records it; returns as `_respond`."""
         record = RequestRecord(outgoing.request_id, outgoing.path, started_at_s=self._loop.time())
         try:
-            return await self._serve(outgoing, place, client, unread, record)
+            return await self._serve(outgoing, request, client, held, record)
         except SyshaxError as error:
-            answer = error_answer(error, record.request_id)
+            answer = error_answer(error, record.request_id, record.route)
             record.status = answer.status
             if isinstance(error, BadRequestError):
                 record.outcome = Outcome.CLIENT_ERROR
@@ -251,50 +289,44 @@ class Gateway:
     async def _serve(
         self,
         outgoing: Outgoing,
-        place: str | None,
-        client: Downstream,
-        unread: web.BaseRequest | None,
+        request: web.BaseRequest,
+        client: ClientConnection,
+        held: HeldBody,
         record: RequestRecord,
     ) -> bool:
         path = outgoing.path
-        is_json = True
-        if unread is not None:
-            if path in self._own:
-                raise MethodNotAllowedError(f"{path} takes GET, not {outgoing.method}")
-            if not path.startswith("/v1/"):
-                dashboard = ", the dashboard at /dashboard" if "/dashboard" in self._own else ""
-                raise NotFoundError(f"no route {path}; the API is under /v1{dashboard}", code="route_not_found")
-            outgoing.body = await self._read(unread)
-            is_json = unread.content_type == "application/json"
-        body = _parse(outgoing, is_json=is_json)
-        record.stream = bool(body.stream)
-        offload = path == _OFFLOADED_CHAT
+        if path in self._own or path.startswith(MODEL_PREFIX):
+            raise MethodNotAllowedError(f"{path} takes GET, not {outgoing.method}", allowed=("GET", "HEAD"))
+        routes.check(outgoing.method, path, self._engine.methods)
+        outgoing.body = await self._intake.receive(request, client, held)
+        outgoing.fields = await self._intake.read(outgoing.body, request.content_type)
+        body = RequestBody({}) if outgoing.fields is None else outgoing.fields
+        place = _place_of(request)
+        if not self._allow_router_fields:
+            refuse_router_fields(body)
+        if path.startswith(routes.RESPONSES) and place is None and self._engine.is_several:
+            routes.check_stored(path)
+            refuse_stored(body)
+        record.stream = streams(body)
+        offload = path == routes.OFFLOADED_CHAT
         if offload:
-            path = outgoing.path = outgoing.target = _CHAT
-        request = InferenceRequest(
-            request_id=outgoing.request_id,
-            model=body.model or "",
-            stream=record.stream,
-            method=outgoing.method,
-            path=path,
-            pinned=place,
-            offload=offload,
-            prompt_tokens=len(outgoing.body) // _BYTES_PER_TOKEN,
-            max_tokens=body.answer_limit,
+            path = outgoing.path = outgoing.target = routes.CHAT
+        return await self._engine.dispatch(
+            InferenceRequest(
+                request_id=outgoing.request_id,
+                model=model_of(body),
+                stream=record.stream,
+                method=outgoing.method,
+                path=path,
+                pinned=place,
+                offload=offload,
+                prompt_tokens=len(outgoing.body) // _BYTES_PER_TOKEN,
+                max_tokens=answer_limit(path, body),
+            ),
+            outgoing,
+            client,
+            record,
         )
-        return await self._engine.dispatch(request, outgoing, client, record)
-
-    async def _read(self, request: web.BaseRequest) -> bytes:
-        limit = self.max_body_bytes
-        at_most = f"at most {limit} are taken (gateway.max_body_bytes)"
-        if request.content_length is not None and request.content_length > limit:
-            raise TooLargeError(f"the body has {request.content_length} bytes; {at_most}")
-        try:
-            return await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            raise TooLargeError(f"the body is too large; {at_most}") from None
-        except web.RequestPayloadError as error:
-            raise BadRequestError(f"the body can't be read: {error}", code="invalid_body") from None
 
     def _request_id(self, given: str | None) -> str:
         """The client's own id if it is a decent one, else a new one."""
@@ -308,7 +340,7 @@ class Gateway:
         return _json({"object": "list", "data": [dict(model) for model in self._engine.models()]})
 
     def _model(self, request: web.BaseRequest) -> Answer:
-        name = unquote(request.raw_path.partition("?")[0].removeprefix(_MODEL_PATH))
+        name = split_target(request.raw_path)[1].removeprefix(MODEL_PREFIX)
         known = {model["id"]: model for model in self._engine.models()}
         if name in known:
             return _json(dict(known[name]))
@@ -316,8 +348,15 @@ class Gateway:
         error = NotFoundError(text, param="model", code="model_not_found")
         return error_answer(error, self._request_id(request.headers.get("X-Request-Id")))
 
-    def _health(self, request: web.BaseRequest) -> Answer:
+    def _live(self, request: web.BaseRequest) -> Answer:
+        """200 while the daemon lives."""
         return _json({"status": "ok"})
+
+    def _health(self, request: web.BaseRequest) -> Answer:
+        """200 while a request could be served, as an inference server's: routers before the host go by it."""
+        if self._engine.ready_instances():
+            return _json({"status": "ok"})
+        return _json({"status": "no instance is ready"}, status=503)
 
     def _ready(self, request: web.BaseRequest) -> Answer:
         """200 when a request could be served; with `?all=1` only when every instance that is wanted is ready."""
@@ -334,6 +373,19 @@ class Gateway:
         return Answer(200, text, "text/plain; version=0.0.4; charset=utf-8")
 
 
+def _place_of(request: web.BaseRequest) -> str | None:
+    """The instance that the client insists on."""
+    place = request.headers.get("X-Syshax-Place")
+    return None if place is None else place[:_MAX_PLACE_CHARACTERS].encode("utf-8", "replace").decode()
+
+
+def _check_host(request: web.BaseRequest) -> None:
+    """Refuses requests that servers may take for different hosts. Raises BadRequestError."""
+    hosts = len(request.headers.getall("Host", ()))
+    if hosts > 1 or (not hosts and request.version >= (1, 1)):
+        raise BadRequestError(f"a request has one Host header field, not {hosts}", code="invalid_host")
+
+
 def _why_not(error: OSError | UnicodeError, host: str) -> str:
     """Why an address can't be listened on, and what helps."""
     match getattr(error, "errno", None):
@@ -346,17 +398,6 @@ def _why_not(error: OSError | UnicodeError, host: str) -> str:
                 f"{why_no_connection(error, host)}; "
                 "set services.conductor.host to an address of this host, or 0.0.0.0 for all"
             )
-
-
-def _parse(outgoing: Outgoing, *, is_json: bool) -> Body:
-    kind = _BODIES.get(outgoing.path)
-    if kind is not None:
-        if outgoing.method != "POST":
-            raise MethodNotAllowedError(f"{outgoing.path} takes POST, not {outgoing.method}")
-        return parse_body(kind, outgoing.body)
-    if outgoing.body and is_json:
-        return parse_body(Body, outgoing.body)
-    return Body()
 
 
 def _json(body: object, status: int = 200) -> Answer:

@@ -1,19 +1,25 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The error tree as HTTP: status, OpenAI error object, Retry-After."""
+"""The error tree as HTTP: status, error object, Retry-After, Allow."""
 
+import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+
+from aiohttp.helpers import rfc822_formatted_time
 
 from syshaxd.core.errors import (
     BadRequestError,
+    ClosedError,
     InstanceFailedError,
     InstanceTimeoutError,
     MethodNotAllowedError,
     NotFoundError,
     OverloadedError,
     RequestCancelledError,
+    RequestTimeoutError,
     RetryableError,
     SyshaxError,
     TooLargeError,
@@ -25,6 +31,8 @@ from syshaxd.core.openai import error_body
 _KINDS: tuple[tuple[type[SyshaxError], int, str, str | None], ...] = (
     (NotFoundError, 404, "invalid_request_error", None),
     (MethodNotAllowedError, 405, "invalid_request_error", "method_not_allowed"),
+    (ClosedError, 403, "permission_error", "route_closed"),
+    (RequestTimeoutError, 408, "invalid_request_error", "request_timeout"),
     (TooLargeError, 413, "invalid_request_error", "body_too_large"),
     (BadRequestError, 400, "invalid_request_error", None),
     (OverloadedError, 429, "rate_limit_error", "overloaded"),
@@ -45,27 +53,54 @@ class Answer:
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
 
-    def to_bytes(self, *, close: bool = False) -> bytes:
-        """The response as HTTP/1.1."""
-        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
+    def with_headers(self, headers: Mapping[str, str]) -> "Answer":
+        """The same with further header fields."""
+        return replace(self, headers={**headers, **self.headers}) if headers else self
+
+    def to_bytes(self, *, close: bool = False, head_only: bool = False) -> bytes:
+        """The response as HTTP/1.1; `head_only`: as HEAD gets it."""
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", f"date: {rfc822_formatted_time()}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        lines += [f"content-type: {self.content_type}", f"content-length: {len(self.body)}"]
+        if self.body:
+            lines.append(f"content-type: {self.content_type}")
+        lines += [f"content-length: {len(self.body)}"]
         lines += ["connection: close", "", ""] if close else ["", ""]
-        return "\r\n".join(lines).encode("latin-1") + self.body
+        head = "\r\n".join(lines).encode("latin-1")
+        return head if head_only else head + self.body
 
 
-def error_answer(error: SyshaxError, request_id: str) -> Answer:
-    """The answer to a request that failed with `error`."""
+_ANTHROPIC_PATH = "/v1/messages"
+_ANTHROPIC_KINDS = {
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    502: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def error_answer(error: SyshaxError, request_id: str, path: str = "") -> Answer:
+    """The answer to a request of a path that failed with `error`, in the form that the path's clients read."""
     status, kind, code = next(row[1:] for row in _KINDS if isinstance(error, row[0]))
     headers = {"x-request-id": request_id}
     if isinstance(error, RetryableError):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, MethodNotAllowedError):
+        headers["allow"] = ", ".join(sorted(error.allowed))
     param = None
     if isinstance(error, BadRequestError):
         param, code = error.param, error.code or code
+    if path == _ANTHROPIC_PATH or path.startswith(f"{_ANTHROPIC_PATH}/"):
+        kind = _ANTHROPIC_KINDS.get(status, "invalid_request_error")
+        told = {"type": "error", "error": {"type": kind, "message": str(error)}, "request_id": request_id}
+        return Answer(status, json.dumps(told).encode(), headers=headers)
     return Answer(status, error_body(str(error), kind=kind, param=param, code=code), headers=headers)
 
 
-def internal_error() -> Answer:
+def internal_error(request_id: str) -> Answer:
     """The answer when the daemon itself is at fault."""
-    return Answer(500, error_body("internal error; syshaxd's log has the details", kind="internal_error"))
+    body = error_body("internal error; syshaxd's log has the details", kind="internal_error")
+    return Answer(500, body, headers={"x-request-id": request_id})

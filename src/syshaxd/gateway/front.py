@@ -1,132 +1,125 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The full HTTP server: aiohttp's low-level one, with connections that a relay writes to directly."""
+"""The HTTP server: aiohttp's low-level one, with one set of limits for all that clients may do to it."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
+import ipaddress
+import logging
+import select
+from collections import Counter
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
 
-from syshaxd.core.openai import error_body
-from syshaxd.gateway.errors import Answer, internal_error
-from syshaxd.runner import Flow
+from syshaxd.gateway.connection import ClientConnection
+from syshaxd.gateway.limits import Limits
 
+_log = logging.getLogger(__name__)
+SWEEP_INTERVAL_S = 2.0
+# So many connections over the limit are told why they are refused; further ones are dropped.
+_MAX_REFUSED = 128
+_LOG_INTERVAL_S = 60.0
 
-class ClientConnection(RequestHandler):
-    """A client's connection (a `Downstream`)."""
-
-    __slots__ = ("_flow", "http10")
-
-    def __init__(self, manager: web.Server, **kwargs: Any) -> None:
-        super().__init__(manager, **kwargs)
-        self._flow: Flow | None = None
-        self.http10 = False
-
-    def attach(self, flow: Flow) -> None:
-        """Downstream: the relay is told when to pause and resume."""
-        self._flow = flow
-        if self.writing_paused:
-            flow.pause()
-
-    def detach(self) -> None:
-        """Downstream: the relay is over."""
-        self._flow = None
-
-    def writer(self) -> Callable[[bytes], None]:
-        """Downstream: sends bytes."""
-        assert self.transport is not None
-        return self.transport.write
-
-    def abort(self) -> None:
-        """Downstream: drops the connection without a proper end."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """asyncio: the client is gone. The handler is cancelled soon; nothing may be written meanwhile."""
-        if self._flow is not None:
-            self._flow.cancel()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """asyncio: the client's socket is full."""
-        super().pause_writing()
-        if self._flow is not None:
-            self._flow.pause()
-
-    def resume_writing(self) -> None:
-        """asyncio: the client's socket has room again."""
-        super().resume_writing()
-        if self._flow is not None:
-            self._flow.resume()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """aiohttp: what it can't parse, and our own bugs, in OpenAI's form."""
-        if status >= 500:
-            self.log_exception("Error handling request", exc_info=exc)
-            answer = internal_error()
-        else:
-            answer = Answer(status, error_body(message or "bad HTTP request", kind="invalid_request_error"))
-        response = to_response(answer)
-        response.force_close()
-        return response
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Front(web.Server):
-    """Calls the handler for each request, and cancels it when its client disconnects."""
+    """Calls the handler for each request, and cancels it when its client disconnects (a `ConnectionOwner`)."""
 
-    def __init__(self, handler: Any, *, max_body_bytes: int) -> None:
-        super().__init__(handler, handler_cancellation=True, access_log=None)
-        self._max_body_bytes = max_body_bytes
-        self.request_factory = self._request
+    def __init__(self, handler: Handler, limits: Limits, clock: Callable[[], float]) -> None:
+        super().__init__(
+            handler,
+            handler_cancellation=True,
+            access_log=None,
+            max_line_size=limits.max_header_bytes,
+            max_field_size=limits.max_header_bytes,
+        )
+        self.limits = limits
+        self.clock = clock
+        self.open: dict[ClientConnection, str] = {}
+        """The connections, with their clients' addresses."""
+        self.refused = 0
+        """Connections that were too many, so far."""
+        self._per_address: Counter[str] = Counter()
+        self._refusing = 0
+        self._logged_at_s = -_LOG_INTERVAL_S
 
     def __call__(self) -> ClientConnection:
         """A protocol for a connection."""
-        return ClientConnection(self, loop=self._loop, **self._kwargs)
+        return ClientConnection(self, self, loop=self._loop, **self._kwargs)
 
-    def _request(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: RequestHandler,
-        writer: AbstractStreamWriter,
-        task: "asyncio.Task[None]",
-    ) -> web.BaseRequest:
-        return web.BaseRequest(
-            message, payload, protocol, writer, task, self._loop, client_max_size=self._max_body_bytes
+    def opened(self, connection: ClientConnection) -> None:
+        """ConnectionOwner: counts it; one too many is refused."""
+        address = _limited_address(connection.peername)
+        most = self.limits.max_connections_per_address
+        is_too_many = len(self.open) - self._refusing >= self.limits.max_connections
+        is_too_many_of_one = most is not None and address != "" and self._per_address[address] >= most
+        self.open[connection] = address
+        self._per_address[address] += 1
+        if not is_too_many and not is_too_many_of_one:
+            return
+        self.refused += 1
+        self._refusing += 1
+        connection.refused = True
+        self._tell(f"{most} from {address}" if is_too_many_of_one else str(self.limits.max_connections))
+        if self._refusing > _MAX_REFUSED:
+            connection.abort()
+
+    def closed(self, connection: ClientConnection) -> None:
+        """ConnectionOwner: counts it no more."""
+        address = self.open.pop(connection)
+        self._per_address[address] -= 1
+        if not self._per_address[address]:
+            del self._per_address[address]
+        if connection.refused:
+            self._refusing -= 1
+
+    def sweep(self) -> None:
+        """Ends connections whose clients have used up their time, or are gone: one timer for all."""
+        now_s = self.clock()
+        poll = select.poll()
+        unread: dict[int, ClientConnection] = {}
+        for connection in list(self.open):
+            connection.check(now_s)
+            fd = connection.unread_fd()
+            if fd is not None:
+                unread[fd] = connection
+                poll.register(fd, select.POLLRDHUP)
+        for fd, _ in poll.poll(0) if unread else ():
+            unread[fd].abort()
+
+    async def sweep_for_ever(self, sweep: Callable[[], None]) -> None:
+        """Calls `sweep` from time to time. Where the daemon itself was late, clients get another interval."""
+        while True:
+            due_s = self._loop.time() + SWEEP_INTERVAL_S
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            if self._loop.time() - due_s < SWEEP_INTERVAL_S:
+                sweep()
+
+    def _tell(self, limit: str) -> None:
+        now_s = self.clock()
+        if now_s - self._logged_at_s >= _LOG_INTERVAL_S:
+            self._logged_at_s = now_s
+            _log.warning(
+                "clients are refused: there are %s connections, and no more are taken (gateway.max_connections, "
+                "gateway.max_connections_per_address, and half of the files that the process may have open); "
+                "%d refused so far",
+                limit,
+                self.refused,
+            )
+
+
+def _limited_address(peer: object) -> str:
+    """A client's address, or its network where one host has a whole one (IPv6); empty for one on this host."""
+    try:
+        address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(
+            peer[0] if isinstance(peer, tuple) else ""
         )
-
-
-def to_response(answer: Answer) -> web.Response:
-    """An answer in aiohttp's form."""
-    return web.Response(
-        status=answer.status, body=answer.body, headers=answer.headers | {"content-type": answer.content_type}
-    )
-
-
-class _Sent:
-    """Tells aiohttp that the response has been written already."""
-
-    def __init__(self, *, keep_alive: bool) -> None:
-        self.keep_alive = keep_alive
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing is left to prepare."""
-
-    async def write_eof(self) -> None:
-        """Nothing is left to write."""
-
-
-SENT_KEEP_ALIVE = cast("web.StreamResponse", _Sent(keep_alive=True))
-SENT_CLOSE = cast("web.StreamResponse", _Sent(keep_alive=False))
+    except ValueError:
+        return ""
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_loopback:
+        return ""
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.IPv6Network((int(address), 64), strict=False))

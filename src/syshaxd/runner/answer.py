@@ -129,5 +129,6 @@ class ClientAnswer:
             placement=record.placement,
             dechunked=self._client.http10,
             close=not self.keep_alive,
+            extra=self._client.answer_lines,
         )
         self._write(text + body)

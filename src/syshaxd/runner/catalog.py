@@ -13,6 +13,8 @@ from syshaxd.connecting import why_no_answer
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.types import InstanceSpec
 
+# FastAPI's own, which it leaves out of what it tells.
+_UNLISTED = frozenset((("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/redoc")))
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
 
 
@@ -33,9 +35,16 @@ class Catalog:
 
     def serves_route(self, method: str, path: str) -> bool:
         """Whether the instance has such a route."""
-        if self.routes is None or (method, path) in self.plain:
+        if self.routes is None or (method, path) in self.plain or (method, path) in _UNLISTED:
             return True
         return any(verb == method and pattern.fullmatch(path) for verb, pattern in self.routes)
+
+    def methods(self, path: str) -> frozenset[str] | None:
+        """The methods that the instance has for a path; None: it has not told its routes."""
+        if self.routes is None:
+            return None
+        plain = {verb for verb, known in self.plain | _UNLISTED if known == path}
+        return frozenset(plain | {verb for verb, pattern in self.routes if pattern.fullmatch(path)})
 
 
 def assumed(spec: InstanceSpec) -> Catalog:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from syshaxd.core.body import RequestBody
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.runner.upstream import Sink, UpstreamConnection
 
@@ -25,6 +26,8 @@ class Outgoing:
     body: bytes
     keep_alive: bool
     """The client's connection may stay open afterwards."""
+    fields: RequestBody | None = None
+    """What the body holds, if it is a JSON object."""
 
 
 class Flow(Protocol):
@@ -45,6 +48,8 @@ class Downstream(Protocol):
 
     http10: bool
     """The client speaks HTTP/1.0: no chunks, and the end of the connection ends the body."""
+    answer_lines: bytes
+    """Header lines that the present answer gets beside the instance's, each with its end."""
 
     def attach(self, flow: Flow) -> None:
         """From now on the flow's `pause` and `resume` are called when the client is slower than the instance."""

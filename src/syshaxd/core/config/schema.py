@@ -346,6 +346,38 @@ class GatewayConfig(Section):
 
     dashboard: bool = Field(True, description="Whether GET /dashboard shows states and loads, to whoever can reach it.")
     max_body_bytes: Count = Field(32 * 1024 * 1024, description="Largest request body; a larger one gets 413.")
+    max_bodies_bytes: Count = Field(
+        512 * 1024 * 1024,
+        description="Bytes of all bodies together that are held at a time; what would be more gets 503.",
+    )
+    max_header_bytes: Count = Field(
+        32 * 1024, description="Longest target or header field of a request; a longer one gets 431."
+    )
+    max_connections: Count = Field(
+        10_000,
+        description="Clients' connections at a time; one more gets 503. Half of the files that the process may have "
+        "open are a limit, too.",
+    )
+    max_connections_per_address: Count | None = Field(
+        None, description="The same for each address of a client; this host's own is not limited. Unset: no such limit."
+    )
+    head_timeout_s: Seconds = Field(20.0, description="Seconds that the head of a request may take to come.")
+    body_timeout_s: Seconds = Field(
+        20.0, description="Seconds that the body of a request may stand still, or fall behind the slowest rate."
+    )
+    min_body_bytes_per_s: Count = Field(1024, description="The slowest rate of a request's body, after that time.")
+    idle_timeout_s: Seconds = Field(
+        75.0, description="Seconds that a connection may stay open without a request. Longer than the clients' own."
+    )
+    cors_origins: list[str] = Field(
+        ["*"],
+        description="Origins of browser applications that may use the endpoint (CORS), such as `https://chat.example`; "
+        "`*`: all, as vLLM allows.",
+    )
+    allow_kv_transfer_params: bool = Field(
+        False,
+        description="Whether clients may set what routers set to hand KV caches over; else such requests get 400.",
+    )
 
 
 class TcpConfig(Section):

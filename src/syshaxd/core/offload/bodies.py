@@ -5,9 +5,10 @@
 Source: the hand-over contract, src/syshax_connector/PROTOCOL.md.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from syshaxd.core.body import encode, raw_fields
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
@@ -24,7 +25,7 @@ _CHAT_ONLY = frozenset(
 
 def prefill_body(body: Mapping[str, Any], key: str) -> bytes:
     """The request that computes the prompt and the first token, and saves their KV under `key`."""
-    changed = {name: value for name, value in body.items() if name != "stream_options"}
+    changed = {name: value for name, value in raw_fields(body).items() if name != "stream_options"}
     changed |= {"stream": False, "max_tokens": 1, "return_token_ids": True}
     if "max_completion_tokens" in body:
         changed["max_completion_tokens"] = 1
@@ -37,7 +38,7 @@ def prefill_body(body: Mapping[str, Any], key: str) -> bytes:
 def movable_body(body: Mapping[str, Any], key: str) -> bytes:
     """The request as it is, but for telling its tokens, and for saving its KV under `key` when it is given up."""
     save = {"syshax": {"save": {"key": key, "on": "abort"}}}
-    return dump_body({**body, "return_token_ids": True, "kv_transfer_params": save})
+    return dump_body({**raw_fields(body), "return_token_ids": True, "kv_transfer_params": save})
 
 
 def continuation_body(
@@ -68,11 +69,11 @@ def continuation_body(
     if save is not None:
         orders["save"] = {"key": save, "on": "abort"}
     params: dict[str, Any] = {"syshax": orders} if orders else {}
-    changed = dict(body)
+    changed = raw_fields(body)
     if chat:
         params["prompt_token_ids"] = known
     else:
-        changed = {name: value for name, value in body.items() if name not in _CHAT_ONLY}
+        changed = {name: value for name, value in changed.items() if name not in _CHAT_ONLY}
         changed["prompt"] = known
     limit = token_limit(body)
     if max_model_len is not None:
@@ -112,4 +113,4 @@ def _min_tokens(body: Mapping[str, Any]) -> int:
 
 def dump_body(value: Mapping[str, Any]) -> bytes:
     """JSON without spaces, as pydantic writes it."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return encode(value)

@@ -3,12 +3,20 @@
 """Which requests can go on elsewhere in the middle of their answer, and why the others cannot.
 
 What decides is whether the tokens so far are all that the next token depends on. A field that is not known here counts
-as one that matters.
+as one that matters, and so does a value that is not what the API says: what hands over can rely on the types.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
+
+from syshaxd.core.body import RequestBody
+
+_MAX_MESSAGES = 100_000
+_MAX_PARTS_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +29,51 @@ class WholeRule:
     why: str
     applies: Callable[[Any], bool]
     """Whether a value (never None) does."""
+    undecoded: bool = False
+    """`applies` takes the value as it came: it may be most of the body."""
 
 
 def _any(_: Any) -> bool:
     return True
 
 
-def _several_prompts(prompt: Any) -> bool:
-    return isinstance(prompt, list) and not all(type(item) is int for item in prompt)
+_ONE_PROMPT = re.compile(rb'\s*(?:"|\[[\s\d,]*\]\s*$)')
+"""A text, or the ids of tokens."""
 
 
-def _not_only_text(messages: Any) -> bool:
-    if not isinstance(messages, list):
+def _several_prompts(raw: msgspec.Raw) -> bool:
+    return _ONE_PROMPT.match(memoryview(raw)) is None
+
+
+class _Message(msgspec.Struct):
+    content: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Part(msgspec.Struct):
+    type: str = ""
+
+
+_messages = msgspec.json.Decoder(list[_Message])
+_parts = msgspec.json.Decoder(list[_Part | str])
+
+
+def _not_only_text(raw: msgspec.Raw) -> bool:
+    if bytes(raw).count(b"{") > _MAX_MESSAGES:
         return True
-    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
-    return any(
-        not isinstance(part, str) and not (isinstance(part, Mapping) and part.get("type") == "text")
-        for content in contents
-        if isinstance(content, list)
-        for part in content
-    )
+    try:
+        return not all(_is_text(message.content) for message in _messages.decode(raw))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return True
+
+
+def _is_text(content: msgspec.Raw) -> bool:
+    view = memoryview(content)
+    first = bytes(view[:1])
+    if first in {b'"', b"n"}:  # a text, or null
+        return True
+    if first != b"[" or len(view) > _MAX_PARTS_BYTES:
+        return False
+    return all(isinstance(part, str) or part.type == "text" for part in _parts.decode(content))
 
 
 def _no_plain_text_format(value: Any) -> bool:
@@ -52,14 +85,20 @@ _GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 WHOLE_RULES: tuple[WholeRule, ...] = (
     WholeRule(("n", "best_of"), "not 1", "its answers share one prompt", lambda value: value != 1),
     WholeRule(("use_beam_search",), "true", "its beams belong together", bool),
-    WholeRule(("prompt",), "several prompts", "its answers come as one", _several_prompts),
+    WholeRule(("prompt",), "several prompts", "its answers come as one", _several_prompts, undecoded=True),
     WholeRule(("prompt_embeds",), "any", "a prompt without tokens cannot be continued by its tokens", _any),
-    WholeRule(("messages",), "other than text", "images, audio and video are not in the tokens", _not_only_text),
+    WholeRule(
+        ("messages",),
+        "other than text",
+        "images, audio and video are not in the tokens",
+        _not_only_text,
+        undecoded=True,
+    ),
     WholeRule(
         ("max_tokens", "max_completion_tokens"),
         "under 2",
         "nothing is left after the first token",
-        lambda value: not isinstance(value, int) or value < 2,
+        lambda value: type(value) is not int or not 2 <= value < 2**31,
     ),
     WholeRule(("seed",), "any", "the state of its random numbers stays behind", _any),
     WholeRule(("response_format",), "other than text", "the state of the grammar stays behind", _no_plain_text_format),
@@ -104,16 +143,47 @@ CARRIED = frozenset(
 
 _RULES_BY_FIELD = {field: rule for rule in WHOLE_RULES for field in rule.fields}
 
+KNOWN_FIELDS = CARRIED | frozenset(_RULES_BY_FIELD)
+"""All fields of a body that can be split."""
+
+
+def _is_stream_options(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(option, bool | None) for option in value.values())
+
+
+# What is read of fields that are carried.
+_IS_WELL_TYPED: Mapping[str, Callable[[Any], bool]] = {
+    "model": lambda value: isinstance(value, str),
+    "stream": lambda value: isinstance(value, bool),
+    "stream_options": _is_stream_options,
+    "min_tokens": lambda value: type(value) is int and 0 <= value < 2**31,
+    "return_token_ids": lambda value: isinstance(value, bool),
+}
+
 
 def whole_because(body: Mapping[str, Any]) -> str:
     """Why a request must stay on one instance, such as `n: its answers share one prompt`; empty: it need not."""
-    for name, value in body.items():
-        if value is None:
-            continue
-        rule = _RULES_BY_FIELD.get(name)
-        if rule is None:
-            if name not in CARRIED:
-                return f"{name}: not known to be the same in the middle of an answer"
-        elif rule.applies(value):
-            return f"{name}: {rule.why}"
+    if not isinstance(body, RequestBody):
+        body = RequestBody.of(body)
+    for name, raw in body.raw.items():
+        if why := _whole_because(name, raw, body):
+            return f"{name}: {why}"
+    return f"{body.unknown}: {_UNKNOWN}" if body.unknown else ""
+
+
+_UNKNOWN = "not known to be the same in the middle of an answer"
+
+
+def _whole_because(name: str, raw: msgspec.Raw, body: RequestBody) -> str:
+    if bytes(memoryview(raw)[:5]) == b"null":
+        return ""
+    rule = _RULES_BY_FIELD.get(name)
+    if rule is not None and rule.undecoded:
+        return rule.why if rule.applies(raw) else ""
+    if rule is not None:
+        return rule.why if rule.applies(body.short(name)) else ""
+    if name not in CARRIED:
+        return _UNKNOWN
+    if name in _IS_WELL_TYPED and not _IS_WELL_TYPED[name](body.short(name)):
+        return "not of the type that the API gives it"
     return ""

@@ -12,6 +12,7 @@ Source: upstream sysHAX 0.2.0, src/workflow/; the images' own sources are not pu
 from collections.abc import Mapping
 from typing import Any
 
+from syshaxd.core.body import raw_fields
 from syshaxd.core.offload.bodies import CHAT_PATH, dump_body, token_limit
 from syshaxd.core.offload.joining import JoinedAnswer
 from syshaxd.core.offload.pairs import InstanceFacts
@@ -31,7 +32,7 @@ class SyshaxDialect:
 
     def prefill(self, body: Mapping[str, Any], key: str) -> bytes:
         """HandoverDialect: the key will be the answer's id, so `key` is not used."""
-        changed = {name: value for name, value in body.items() if name != "stream_options"}
+        changed = {name: value for name, value in raw_fields(body).items() if name != "stream_options"}
         return dump_body(changed | {"stream": False, "num_decode_tokens": _PREFILL_TOKENS})
 
     def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
@@ -51,7 +52,7 @@ class SyshaxDialect:
         self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None
     ) -> tuple[str, bytes]:
         """HandoverDialect: without a key, by the text alone, which every vLLM understands."""
-        changed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        changed = {**raw_fields(body), "stream": True, "stream_options": {"include_usage": True}}
         limit = token_limit(body)
         left = None if limit is None else max(1, limit - so_far.tokens)
         if load is not None:

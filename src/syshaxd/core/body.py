@@ -1,0 +1,177 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""A request's JSON body, read no further than placement and hand-over need.
+
+Values stay the bytes that the client sent until somebody asks for one, so that a body costs time in proportion to its
+size and no memory beside it, whatever is in it. What cannot be understood is left for the instance to judge.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Never
+
+import msgspec
+
+from syshaxd.core.errors import BadRequestError
+
+# A small body has few fields, so all of them are kept. Of a larger one, only those that somebody knows.
+SMALL_BYTES = 256 * 1024
+# What strict JSON does not allow, but Python's reader (vLLM's) does: NaN, UTF-16, lone surrogates. Python's reader
+# builds everything, which only small bodies are worth.
+_MAX_LENIENT_BYTES = 1024 * 1024
+# No number, name or option is longer; a longer value is not decoded where one of these is expected.
+MAX_SHORT_BYTES = 64 * 1024
+_BOM = b"\xef\xbb\xbf"
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.+)`", re.DOTALL)
+_INTEGER = re.compile(r"\s*[+-]?\d{1,18}(?:\.0*)?\s*", re.ASCII)
+_TRUE = frozenset(("1", "on", "t", "true", "y", "yes"))
+
+UNREADABLE: Any = object()
+"""The value of a field that can't be decoded. It is true, and of no type that a field may have."""
+
+_all_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class RequestBody(Mapping[str, Any]):
+    """The fields of a JSON object. They are decoded when they are asked for, which never raises."""
+
+    def __init__(self, raw: dict[str, msgspec.Raw], *, unknown: str = "") -> None:
+        """`raw`: the fields as they came; `unknown`: one that is left out there, empty if there is none."""
+        self.raw = raw
+        self.unknown = unknown
+        self._decoded: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "RequestBody":
+        """A body with these fields."""
+        return cls({name: msgspec.Raw(json.dumps(value).encode()) for name, value in values.items()})
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._decoded:
+            self._decoded[name] = decode(self.raw[name])
+        return self._decoded[name]
+
+    def short(self, name: str) -> Any:
+        """A field that is a number, a name or an option; None if it is not there, UNREADABLE if it is far too long."""
+        raw = self.raw.get(name)
+        if raw is None:
+            return None
+        return UNREADABLE if len(memoryview(raw)) > MAX_SHORT_BYTES else self[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.raw)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+class BodyReader:
+    """Reads bodies. Of large ones, only the fields that it was made for."""
+
+    def __init__(self, known: Iterable[str], needed: Iterable[str]) -> None:
+        """`known`: all fields that matter to somebody; `needed`: those that matter even beside unknown ones."""
+        self._known = msgspec.json.Decoder(_struct("Known", known, strict=True))
+        self._needed = msgspec.json.Decoder(_struct("Needed", needed, strict=False))
+
+    def read(self, data: bytes) -> RequestBody:
+        """Reads a body.
+
+        Raises:
+            BadRequestError: Not a JSON object.
+        """
+        data = data.removeprefix(_BOM)
+        try:
+            return self._read(data)
+        except msgspec.ValidationError:
+            _refuse("the body is not a JSON object")
+        except RecursionError:
+            _refuse("the body is nested too deeply")
+        except (msgspec.DecodeError, UnicodeError) as error:
+            return _read_leniently(data, error)
+
+    def _read(self, data: bytes) -> RequestBody:
+        if len(data) <= SMALL_BYTES:
+            return RequestBody(_all_fields.decode(data))
+        try:
+            return RequestBody(_present(self._known.decode(data)))
+        except msgspec.ValidationError as error:
+            unknown = _UNKNOWN_FIELD.search(str(error))
+            return RequestBody(_present(self._needed.decode(data)), unknown=unknown[1] if unknown else "a field")
+
+
+def raw_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields, for `encode`: undecoded, where they are known that way."""
+    return dict(body.raw) if isinstance(body, RequestBody) else dict(body)
+
+
+def encode(value: Mapping[str, Any]) -> bytes:
+    """JSON without spaces; fields that were never decoded go out as they came."""
+    return msgspec.json.encode(value)
+
+
+def decode(raw: msgspec.Raw) -> Any:
+    """The value, as Python's JSON reader would give it; UNREADABLE if even that can't read it."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
+    try:
+        return json.loads(bytes(raw))
+    except (ValueError, RecursionError):
+        return UNREADABLE
+
+
+def as_int(value: object) -> int | None:
+    """A whole number however a client writes it, as vLLM takes it: 4, 4.0 or "4"; None: it is not one."""
+    match value:
+        case bool():
+            return int(value)
+        case int():
+            return value
+        case float() if value.is_integer():
+            return int(value)
+        case str() if _INTEGER.fullmatch(value):
+            return int(value.partition(".")[0])
+        case _:
+            return None
+
+
+def as_bool(value: object) -> bool:
+    """A truth value however a client writes it, as vLLM takes it; false if it is none."""
+    if isinstance(value, str):
+        return value.lower() in _TRUE
+    return isinstance(value, bool | int | float) and value == 1
+
+
+def _struct(name: str, fields: Iterable[str], *, strict: bool) -> type[msgspec.Struct]:
+    typed = [
+        (f"field_{number}", msgspec.Raw | msgspec.UnsetType, msgspec.field(default=msgspec.UNSET, name=field))
+        for number, field in enumerate(sorted(set(fields)))
+    ]
+    return msgspec.defstruct(name, typed, forbid_unknown_fields=strict)
+
+
+def _present(struct: msgspec.Struct) -> dict[str, msgspec.Raw]:
+    names = zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True)
+    return {
+        encoded: value for attribute, encoded in names if (value := getattr(struct, attribute)) is not msgspec.UNSET
+    }
+
+
+def _read_leniently(data: bytes, strict_error: Exception) -> RequestBody:
+    if len(data) > _MAX_LENIENT_BYTES:
+        _refuse(f"the body is not valid JSON: {strict_error}")
+    try:
+        values = json.loads(data)
+    except RecursionError:
+        _refuse("the body is nested too deeply")
+    except ValueError as error:
+        _refuse(f"the body is not valid JSON: {error}")
+    if not isinstance(values, dict):
+        _refuse("the body is not a JSON object")
+    return RequestBody.of(values)
+
+
+def _refuse(why: str) -> Never:
+    raise BadRequestError(why, code="invalid_json")

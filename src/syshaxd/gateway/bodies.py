@@ -1,0 +1,208 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Receives requests' bodies within limits, and reads of them what placement needs."""
+
+import asyncio
+import ctypes
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from syshaxd.core.body import SMALL_BYTES, UNREADABLE, BodyReader, RequestBody, as_bool, as_int
+from syshaxd.core.errors import BadRequestError, RequestTimeoutError, TooLargeError
+from syshaxd.core.offload.rules import KNOWN_FIELDS
+from syshaxd.gateway.connection import ClientConnection
+from syshaxd.gateway.limits import BodyBudget, Limits
+from syshaxd.gateway.routes import CHAT, COMPLETIONS, OFFLOADED_CHAT
+
+_MAX_TOKENS = 2**31 - 1
+_MAX_NAME_CHARACTERS = 1024
+# OpenAI's default, and vLLM's.
+_COMPLETION_TOKENS = 16
+# After so many bytes of bodies, the C library is asked to return what it keeps for the next ones.
+_TRIM_AFTER_BYTES = 32 * 1024 * 1024
+# What one engine tells another through its gateway, wherever in a body that may stand.
+_ROUTER_FIELDS = ("kv_transfer_params", "ec_transfer_params")
+_EXTRA_FIELDS = "vllm_xargs"
+_STORED_FIELDS = ("previous_response_id", "background")
+_NEEDED = ("model", "stream", "max_tokens", "max_completion_tokens", *_ROUTER_FIELDS, _EXTRA_FIELDS, *_STORED_FIELDS)
+
+
+class BodyIntake:
+    """Receives all requests' bodies. Lives in one event loop."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._budget = BodyBudget(limits.max_bodies_bytes)
+        self._reader = BodyReader((*KNOWN_FIELDS, *_NEEDED), _NEEDED)
+        # One at a time: reading holds the interpreter's lock, which the event loop gets in between.
+        self._thread = ThreadPoolExecutor(1, "bodies")
+        self._untrimmed_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the bodies that are held at this moment."""
+        return self._budget.held_bytes
+
+    @contextmanager
+    def holding(self) -> Iterator["HeldBody"]:
+        """A body that counts until the context ends."""
+        held = HeldBody(self._budget)
+        try:
+            yield held
+        finally:
+            self._budget.give_back(held.size_bytes)
+            self._untrimmed_bytes += held.size_bytes if held.size_bytes > SMALL_BYTES else 0
+
+    async def receive(self, request: web.BaseRequest, client: ClientConnection, held: "HeldBody") -> bytes:
+        """Returns the whole body.
+
+        Raises:
+            TooLargeError: It is over the limit.
+            UnavailableError: All bodies together are.
+            RequestTimeoutError: It came too slowly.
+            BadRequestError: It is not coded as its head says.
+        """
+        limit = self._limits.max_body_bytes
+        too_large = f"bytes; at most {limit} are taken (gateway.max_body_bytes)"
+        if request.content_length is not None and request.content_length > limit:
+            raise TooLargeError(f"the body has {request.content_length} {too_large}")
+        if not request.body_exists:
+            return b""
+        if request.headers.get("Expect", "").lower() == "100-continue" and not client.http10:
+            client.proceed()
+        pieces: list[bytes] = []
+        client.begin_body(request.content)
+        try:
+            while piece := await request.content.readany():
+                held.take(len(piece))
+                if held.size_bytes > limit:
+                    raise TooLargeError(f"the body has more {too_large}")
+                pieces.append(piece)
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"the body came too slowly: {held.size_bytes} bytes so far "
+                "(gateway.body_timeout_s, gateway.min_body_bytes_per_s)"
+            ) from None
+        except (web.RequestPayloadError, HttpProcessingError):
+            raise BadRequestError("the body is not coded as the request's head says", code="invalid_body") from None
+        finally:
+            client.end_body()
+        return b"".join(pieces)
+
+    async def read(self, data: bytes, content_type: str) -> RequestBody | None:
+        """Reads a body's fields; None: it is something else than JSON, by the client's own account.
+
+        Raises:
+            BadRequestError: It is said to be JSON, and is not.
+        """
+        if not data or content_type.startswith("multipart/"):
+            return None
+        try:
+            if len(data) <= SMALL_BYTES:
+                return self._reader.read(data)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.read, data)
+        except BadRequestError:
+            if content_type.partition("/")[2].rpartition("+")[2] == "json":
+                raise
+            return None
+
+    def trim(self) -> None:
+        """Returns memory that bodies have taken, if they were large."""
+        if self._untrimmed_bytes >= _TRIM_AFTER_BYTES and _malloc_trim is not None:
+            self._untrimmed_bytes = 0
+            self._thread.submit(_malloc_trim, 0)
+
+    def close(self) -> None:
+        """Reads nothing more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class HeldBody:
+    """What a body takes of the budget."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self.size_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Takes more. Raises UnavailableError."""
+        self._budget.take(size_bytes)
+        self.size_bytes += size_bytes
+
+
+def model_of(body: RequestBody) -> str:
+    """The model that is asked for; empty: any."""
+    model = body.short("model")
+    if not isinstance(model, str):
+        return ""
+    return model[:_MAX_NAME_CHARACTERS].encode("utf-8", "replace").decode()
+
+
+def streams(body: RequestBody) -> bool:
+    """Whether the answer is to come as a stream."""
+    return as_bool(body.short("stream"))
+
+
+def answer_limit(path: str, body: RequestBody) -> int | None:
+    """Tokens that the answer may have, by the request itself; None: as many as fit."""
+    limit = as_int(body.short("max_tokens"))
+    if path in {CHAT, OFFLOADED_CHAT}:
+        newer = as_int(body.short("max_completion_tokens"))
+        limit = limit if newer is None else newer
+    elif path == COMPLETIONS and limit is None:
+        limit = _COMPLETION_TOKENS
+    return limit if limit is not None and 0 <= limit <= _MAX_TOKENS else None
+
+
+def refuse_router_fields(body: RequestBody) -> None:
+    """Refuses what only routers may set.
+
+    Raises:
+        BadRequestError: The body has it.
+    """
+    for name in _ROUTER_FIELDS:
+        if body.short(name):
+            _refuse(name)
+    extra = body.short(_EXTRA_FIELDS)
+    for name in _ROUTER_FIELDS:
+        if extra is UNREADABLE or (isinstance(extra, dict) and name in extra):
+            _refuse(f"{_EXTRA_FIELDS}.{name}")
+
+
+def refuse_stored(body: RequestBody) -> None:
+    """Refuses a response that goes on from a stored one, or is to be fetched later.
+
+    Raises:
+        BadRequestError: The body asks for it.
+    """
+    for name in _STORED_FIELDS:
+        if body.short(name):
+            raise BadRequestError(
+                f"{name}: stored responses are off, as each of several instances has its own; send the whole "
+                "conversation in `input`, or insist on one instance with the header X-Syshax-Place",
+                param=name,
+                code="stored_responses_off",
+            )
+
+
+def _refuse(name: str) -> None:
+    raise BadRequestError(
+        f"{name}: only routers may set it; gateway.allow_kv_transfer_params lets clients do so",
+        param=name,
+        code="unsupported_parameter",
+    )
+
+
+def _find_malloc_trim() -> Any:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return None  # not glibc
+
+
+_malloc_trim = _find_malloc_trim()

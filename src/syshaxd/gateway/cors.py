@@ -1,0 +1,45 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What browsers ask before they let a page use the endpoint, answered as vLLM answers it (CORS)."""
+
+from collections.abc import Collection, Mapping
+
+from syshaxd.gateway.errors import Answer
+
+_ALL = "*"
+_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+_MAX_AGE_S = 600
+
+
+class Cors:
+    """The rule for one set of origins."""
+
+    def __init__(self, origins: Collection[str]) -> None:
+        self._origins = frozenset(origins)
+        self._all = _ALL in self._origins
+
+    def headers(self, origin: str | None) -> dict[str, str]:
+        """What the answer to a page of this origin gets; nothing where no page asks."""
+        if origin is None or not self._origins:
+            return {}
+        if self._all:
+            return {"access-control-allow-origin": _ALL}
+        vary = {"vary": "Origin"}
+        return {"access-control-allow-origin": origin, **vary} if origin in self._origins else vary
+
+    def preflight(self, method: str, headers: Mapping[str, str]) -> Answer | None:
+        """The answer to a preflight request; None: it is not one."""
+        origin = headers.get("Origin")
+        if method != "OPTIONS" or origin is None or "Access-Control-Request-Method" not in headers:
+            return None
+        if not self._all and origin not in self._origins:
+            return Answer(400, b"Disallowed CORS origin", "text/plain; charset=utf-8", {"vary": "Origin"})
+        allowed = {
+            "access-control-allow-origin": _ALL if self._all else origin,
+            "access-control-allow-methods": _METHODS,
+            "access-control-max-age": str(_MAX_AGE_S),
+            "vary": "Origin",
+        }
+        if requested := headers.get("Access-Control-Request-Headers"):
+            allowed["access-control-allow-headers"] = requested
+        return Answer(200, b"OK", "text/plain; charset=utf-8", allowed)

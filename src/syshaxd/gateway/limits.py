@@ -1,0 +1,72 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What one client, and all of them together, may take of the endpoint."""
+
+from dataclasses import dataclass
+
+from syshaxd.core.config import GatewayConfig
+from syshaxd.core.errors import UnavailableError
+
+# A client's connection needs another one, to an instance.
+_FILES_PER_CONNECTION = 2
+# For probes, readings, the control plane, logs, instances, and connections that are being refused.
+_RESERVED_FILES = 384
+_LEAST_CONNECTIONS = 16
+_RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The endpoint's limits. See `GatewayConfig` for what each is."""
+
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_bodies_bytes: int = 512 * 1024 * 1024
+    max_header_bytes: int = 32 * 1024
+    max_connections: int = 10_000
+    max_connections_per_address: int | None = None
+    head_timeout_s: float = 20.0
+    body_timeout_s: float = 20.0
+    min_body_bytes_per_s: int = 1024
+    idle_timeout_s: float = 75.0
+
+    @classmethod
+    def from_config(cls, its: GatewayConfig, max_files: int) -> "Limits":
+        """The limits of a process that may have so many files open."""
+        fitting = max(_LEAST_CONNECTIONS, (max_files - _RESERVED_FILES) // _FILES_PER_CONNECTION)
+        return cls(
+            max_body_bytes=its.max_body_bytes,
+            max_bodies_bytes=its.max_bodies_bytes,
+            max_header_bytes=its.max_header_bytes,
+            max_connections=min(its.max_connections, fitting),
+            max_connections_per_address=its.max_connections_per_address,
+            head_timeout_s=its.head_timeout_s,
+            body_timeout_s=its.body_timeout_s,
+            min_body_bytes_per_s=its.min_body_bytes_per_s,
+            idle_timeout_s=its.idle_timeout_s,
+        )
+
+
+class BodyBudget:
+    """Counts the bytes of all request bodies that are held at this moment."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.held_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Holds so many bytes more.
+
+        Raises:
+            UnavailableError: They are too many.
+        """
+        if self.held_bytes + size_bytes > self._max_bytes:
+            raise UnavailableError(
+                f"the bodies of running requests fill the {self._max_bytes} bytes that they may have together "
+                "(gateway.max_bodies_bytes)",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        self.held_bytes += size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        """Holds so many bytes less."""
+        self.held_bytes -= size_bytes

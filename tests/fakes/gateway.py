@@ -1,0 +1,131 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Gateway, Engine and Runner together, over real sockets, in front of two fake instances."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.records import RequestRecord
+from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.types import InstanceSpec, Role, State
+from syshaxd.engine import Engine
+from syshaxd.gateway import Gateway, Limits
+from syshaxd.handover import Handover, HandoverPolicy
+from syshaxd.runner import Runner
+from syshaxd.runner.catalog import Catalog, assumed
+from tests.fakes.bindings import unbound
+from tests.fakes.handover import no_facts
+from tests.fakes.instance import FakeInstance, Request, json_answer
+from tests.fakes.parity import no_parity
+from tests.fakes.supervisor import FakeSupervisor
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+LIMITS = Limits(max_body_bytes=100_000)
+ANSWER = b'{"choices":[],"usage":{"prompt_tokens":3,"total_tokens":8,"completion_tokens":5}}'
+
+
+class RecordingMetrics:
+    """A MetricsService that keeps the records."""
+
+    def __init__(self) -> None:
+        self.records: list[RequestRecord] = []
+
+    def record(self, rec: RequestRecord) -> None:
+        self.records.append(rec)
+
+    def render(self, *args: Any) -> bytes:
+        return b"# nothing\n"
+
+
+@dataclass
+class Stand:
+    """A gateway in front of two fake instances."""
+
+    gpu: FakeInstance
+    cpu: FakeInstance
+    supervisor: FakeSupervisor
+    engine: Engine
+    gateway: Gateway
+    metrics: RecordingMetrics
+    session: aiohttp.ClientSession
+    url: str
+
+    def post(self, body: Any = CHAT, path: str = "/v1/chat/completions", **options: Any) -> Any:
+        if isinstance(body, bytes):
+            return self.session.post(self.url + path, data=body, **options)
+        return self.session.post(self.url + path, json=body, **options)
+
+    async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return await asyncio.open_connection(host, int(port))
+
+    async def ready(self, *names: str) -> None:
+        for name in names:
+            self.supervisor.become(name, State.READY)
+        while not set(names) <= set(self.engine.ready_instances()):
+            await asyncio.sleep(0)
+
+
+MakeStand = Callable[..., Awaitable[Stand]]
+
+
+async def _ok(request: Request) -> None:
+    await request.send(json_answer(ANSWER))
+
+
+@asynccontextmanager
+async def stands() -> AsyncIterator[MakeStand]:
+    """Makes gateways, each with instances of its own, and ends them."""
+    async with AsyncExitStack() as stack:
+
+        async def make(
+            *,
+            slots: int = 4,
+            max_queue_size: int = 10,
+            max_queue_wait_s: float = 5.0,
+            silence_limit_s: float = 30.0,
+            catalog: Callable[[InstanceSpec], Catalog] = assumed,
+            limits: Limits = LIMITS,
+            **options: Any,
+        ) -> Stand:
+            gpu = await stack.enter_async_context(FakeInstance("gpu", Role.GPU, _ok))
+            cpu = await stack.enter_async_context(FakeInstance("cpu", Role.CPU, _ok))
+            specs = (gpu.spec(slots), cpu.spec(slots))
+            supervisor = FakeSupervisor(specs)
+            runner = Runner(silence_limit_s=silence_limit_s)
+            sweeper = asyncio.create_task(runner.sweep())
+            stack.callback(sweeper.cancel)
+            stack.callback(runner.close)
+
+            async def read_catalog(spec: InstanceSpec) -> Catalog:
+                return catalog(spec)
+
+            engine = Engine(
+                specs,
+                supervisor=supervisor,
+                scheduler=Scheduler(Policy()),
+                runner=runner,
+                handover=Handover(specs, runner, read_facts=no_facts, policy=HandoverPolicy(enabled=False)),
+                snapshot=Snapshot,
+                read_catalog=read_catalog,
+                parity=no_parity(specs),
+                max_queue_size=max_queue_size,
+                max_queue_wait_s=max_queue_wait_s,
+                bindings=unbound(supervisor),
+            )
+            metrics = RecordingMetrics()
+            gateway = Gateway(engine, metrics, limits=limits, **options)
+            url = await gateway.start("127.0.0.1", 0)
+            stack.push_async_callback(gateway.stop, 0.0)
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            stand = Stand(gpu, cpu, supervisor, engine, gateway, metrics, session, url)
+            await stand.ready("gpu", "cpu")
+            return stand
+
+        yield make
