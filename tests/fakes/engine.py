@@ -113,6 +113,9 @@ class FakeEngine:
             bindings=self.bindings,
         )
 
+    def methods(self, path: str) -> frozenset[str] | None:
+        return frozenset()
+
     async def drain(self, timeout_s: float) -> None:
         pass
 
