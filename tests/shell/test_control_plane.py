@@ -104,6 +104,35 @@ async def test_a_lease_ends_by_itself(plane: Plane) -> None:
         await plane.client.ask("ReportEnd", lease_id=got["lease_id"])
 
 
+async def test_a_lease_that_is_renewed_goes_on(plane: Plane) -> None:
+    got = await plane.client.ask("PlaceRequest")
+    assert got["ttl_s"] == 60.0
+    assert await plane.client.ask("RenewLease", lease_id=got["lease_id"], ttl_s=1000.0) == {"ttl_s": 1000.0}
+    assert await plane.client.ask("RenewLease", lease_id=got["lease_id"]) == {"ttl_s": 1000.0}
+    with pytest.raises(BadRequestError, match="at most 3600"):
+        await plane.client.ask("RenewLease", lease_id=got["lease_id"], ttl_s=4000)
+    assert plane.running()["gpu"] == 1
+    await plane.client.ask("RenewLease", lease_id=got["lease_id"], ttl_s=0.05)
+    while plane.running()["gpu"]:
+        await asyncio.sleep(0.005)
+    with pytest.raises(NotFoundError, match="no lease"):
+        await plane.client.ask("RenewLease", lease_id=got["lease_id"])
+
+
+async def test_an_operator_ends_a_lease(plane: Plane) -> None:
+    leases = [(await plane.client.ask("PlaceRequest", request_id="theirs"))["lease_id"] for _ in range(2)]
+    assert plane.running()["gpu"] == 2
+    assert await plane.client.ask("CancelRequest", request_id="theirs") == {"cancelled": 2}
+    assert plane.running() == {"gpu": 0, "cpu": 0}
+    ends = (await plane.client.ask("ExplainDecision", request_id="theirs"))["ends"]
+    assert [end["outcome"] for end in ends] == ["cancelled", "cancelled"]
+    for method in ("RenewLease", "ReportEnd"):
+        with pytest.raises(NotFoundError, match="an operator has cancelled it"):
+            await plane.client.ask(method, lease_id=leases[0])
+    with pytest.raises(NotFoundError, match="no request 'theirs' runs or waits"):
+        await plane.client.ask("CancelRequest", request_id="theirs")
+
+
 async def test_a_lease_has_a_longest_time(plane: Plane) -> None:
     with pytest.raises(BadRequestError, match="at most 3600"):
         await plane.client.ask("PlaceRequest", ttl_s=4000)

@@ -76,7 +76,8 @@ def requests(socket: Path | None, output: str) -> None:
 def cancel(socket: Path | None, request_id: str) -> None:
     """Ends the request REQUEST_ID.
 
-    Its client gets an error, or loses its connection if the answer has begun.
+    Its client gets an error, or loses its connection if the answer has begun. Of a request that another gateway
+    carries out, the lease ends.
 
     \b
     Examples:
@@ -147,11 +148,11 @@ def decisions(socket: Path | None, lines: int, output: str, *, follow: bool) -> 
 
 @click.command()
 @_query_options
-@click.option("--ttl", "ttl_s", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True,
-              help="Seconds until the place is given back by itself.")  # fmt: skip
+@click.option("--ttl", "ttl_s", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
+              help="Seconds until the slot is given back unless the lease is renewed.")  # fmt: skip
 @click.pass_obj
 def place(socket: Path | None, /, ttl_s: float, **query: Any) -> None:
-    """Takes a place for a request that somebody else carries out.
+    """Takes a slot for a request that somebody else carries out.
 
     Prints decision and lease as JSON.
 
@@ -167,12 +168,31 @@ def place(socket: Path | None, /, ttl_s: float, **query: Any) -> None:
     run(socket, work)
 
 
+@click.command("renew-lease")
+@click.argument("lease_id")
+@click.option("--ttl", "ttl_s", type=click.FloatRange(min=0, min_open=True), help="Seconds from now. Unset: as before.")
+@click.pass_obj
+def renew_lease(socket: Path | None, lease_id: str, *, ttl_s: float | None) -> None:
+    """Keeps the slot of the lease LEASE_ID for longer.
+
+    \b
+    Examples:
+      syshaxctl renew-lease 0f3e...
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        answer = await client.ask("RenewLease", lease_id=lease_id, ttl_s=ttl_s or 0.0)
+        click.echo(f"kept for {answer['ttl_s']:g} s")
+
+    run(socket, work)
+
+
 @click.command("report-end")
 @click.argument("lease_id")
 @click.option("--failed", is_flag=True, help="It did not succeed.")
 @click.pass_obj
 def report_end(socket: Path | None, lease_id: str, *, failed: bool) -> None:
-    """Gives the place of the lease LEASE_ID back.
+    """Gives the slot of the lease LEASE_ID back.
 
     \b
     Examples:

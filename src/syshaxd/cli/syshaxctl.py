@@ -26,7 +26,7 @@ from syshaxd.cli.control import config, events, reload, shutdown
 from syshaxd.cli.numa import numa
 from syshaxd.cli.parity import parity_table
 from syshaxd.cli.render import render
-from syshaxd.cli.scheduling import cancel, decisions, dry_run, explain, place, policy, report_end, requests
+from syshaxd.cli.scheduling import cancel, decisions, dry_run, explain, place, policy, renew_lease, report_end, requests
 from syshaxd.cli.sections import SectionedGroup
 from syshaxd.cli.top import TopView, latest_decisions, watch
 from syshaxd.client import ControlClient, UnreachableError
@@ -354,4 +354,4 @@ main.add_section("State", status, top, logs, events, topology, numa, parity)
 main.add_section("Instances", start, stop, drain, restart, render)
 main.add_section("Requests", requests, decisions, explain, cancel, dry_run, policy)
 main.add_section("Configuration and daemon", config, reload, shutdown)
-main.add_section("For other gateways", place, report_end)
+main.add_section("For other gateways", place, renew_lease, report_end)

@@ -54,6 +54,10 @@ class SchedulingServicer(SchedulingServiceServicer):
             request_id=request_id,
         )
 
+    async def RenewLease(self, request: api.RenewLeaseRequest, context: Context) -> api.RenewLeaseResponse:
+        ttl_s = self._leases.renew(request.lease_id, request.ttl_s or None)
+        return make(api.RenewLeaseResponse, ttl_s=ttl_s)
+
     async def ReportEnd(self, request: api.ReportEndRequest, context: Context) -> api.ReportEndResponse:
         self._leases.end(
             request.lease_id,
@@ -101,7 +105,7 @@ class SchedulingServicer(SchedulingServiceServicer):
         )
 
     async def CancelRequest(self, request: api.CancelRequestRequest, context: Context) -> api.CancelRequestResponse:
-        count = self._engine.requests.cancel(request.request_id)
+        count = self._engine.requests.cancel(request.request_id) + self._leases.cancel(request.request_id)
         if not count:
             raise NotFoundError(
                 f"no request {request.request_id!r} runs or waits; `syshaxctl requests` lists those that do"

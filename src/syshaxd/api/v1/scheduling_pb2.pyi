@@ -85,6 +85,20 @@ class PlaceRequestResponse(_message.Message):
     request_id: str
     def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., lease_id: _Optional[str] = ..., ttl_s: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
+class RenewLeaseRequest(_message.Message):
+    __slots__ = ("lease_id", "ttl_s")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    ttl_s: float
+    def __init__(self, lease_id: _Optional[str] = ..., ttl_s: _Optional[float] = ...) -> None: ...
+
+class RenewLeaseResponse(_message.Message):
+    __slots__ = ("ttl_s",)
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    ttl_s: float
+    def __init__(self, ttl_s: _Optional[float] = ...) -> None: ...
+
 class ReportEndRequest(_message.Message):
     __slots__ = ("lease_id", "failed", "tokens_in", "tokens_out")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]

@@ -19,6 +19,11 @@ class SchedulingServiceStub(object):
                 request_serializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.PlaceRequestRequest.SerializeToString,
                 response_deserializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.PlaceRequestResponse.FromString,
                 )
+        self.RenewLease = channel.unary_unary(
+                '/syshaxd.api.v1.SchedulingService/RenewLease',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.RenewLeaseRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.RenewLeaseResponse.FromString,
+                )
         self.ReportEnd = channel.unary_unary(
                 '/syshaxd.api.v1.SchedulingService/ReportEnd',
                 request_serializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ReportEndRequest.SerializeToString,
@@ -65,15 +70,22 @@ class SchedulingServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def PlaceRequest(self, request, context):
-        """Decides on a request that the caller carries out itself. The places of the decision count as taken until ReportEnd,
-        or until the lease's time is over. Never waits: DECISION_KIND_WAIT means to ask again.
+        """Decides on a request that the caller carries out itself. The slots of the decision count as taken until ReportEnd,
+        until the lease's time is over, or until an operator cancels it. Never waits: DECISION_KIND_WAIT means to ask again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewLease(self, request, context):
+        """Keeps a lease's slots for longer. NOT_FOUND: the lease has ended, and the request is to end, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportEnd(self, request, context):
-        """Gives a lease's places back. NOT_FOUND: the lease has ended already.
+        """Gives a lease's slots back. NOT_FOUND: the lease has ended already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,8 +120,8 @@ class SchedulingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelRequest(self, request, context):
-        """Ends requests in flight: a client that has got nothing yet gets an error (503), others lose their connection.
-        NOT_FOUND: none has that id, or another gateway carries it out.
+        """Ends requests in flight: a client that has got nothing yet gets an error (503), others lose their connection. Of a
+        request that another gateway carries out, the lease ends. NOT_FOUND: none has that id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +147,11 @@ def add_SchedulingServiceServicer_to_server(servicer, server):
                     servicer.PlaceRequest,
                     request_deserializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.PlaceRequestRequest.FromString,
                     response_serializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.PlaceRequestResponse.SerializeToString,
+            ),
+            'RenewLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewLease,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.RenewLeaseRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.RenewLeaseResponse.SerializeToString,
             ),
             'ReportEnd': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportEnd,
@@ -200,6 +217,23 @@ class SchedulingService(object):
         return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.SchedulingService/PlaceRequest',
             syshaxd_dot_api_dot_v1_dot_scheduling__pb2.PlaceRequestRequest.SerializeToString,
             syshaxd_dot_api_dot_v1_dot_scheduling__pb2.PlaceRequestResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RenewLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.SchedulingService/RenewLease',
+            syshaxd_dot_api_dot_v1_dot_scheduling__pb2.RenewLeaseRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_scheduling__pb2.RenewLeaseResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
