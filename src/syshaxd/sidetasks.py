@@ -1,0 +1,101 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""SideTasks: what runs beside the service. One that fails is named, counted, shown and started again.
+
+None of them is worth ending the service for. What the service cannot be without is not run here: see daemon.py.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from syshaxd.core.backoff import backoff_s
+
+_log = logging.getLogger(__name__)
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 300.0
+# A task that has run for so long since its last failure is well again.
+_STABLE_S = 600.0
+
+Work = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Failure:
+    reason: str
+    in_a_row: int
+    at_s: float
+    waits: bool = True
+
+
+class SideTasks:
+    """Runs tasks by name. Lives in one event loop."""
+
+    def __init__(
+        self,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Runs nothing yet.
+
+        Args:
+            sleep: Waits so many seconds.
+            now: Monotonic clock, in seconds.
+        """
+        self._sleep = sleep
+        self._now = now
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failed: dict[str, _Failure] = {}
+        self._counts: dict[str, int] = {}
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """How often each task has failed."""
+        return self._counts
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """The tasks that do not run, or failed lately, with the reason, a line each."""
+        now_s = self._now()
+        return tuple(
+            f"{name} failed {failure.in_a_row} times, and is tried again: {failure.reason}"
+            for name, failure in self._failed.items()
+            if failure.waits or now_s - failure.at_s < _STABLE_S
+        )
+
+    def start(self, name: str, work: Work) -> None:
+        """Runs `work()` from now on; again, after a pause, whenever it fails. One that returns has done its work."""
+        self._counts.setdefault(name, 0)
+        self._tasks.append(asyncio.get_running_loop().create_task(self._run(name, work), name=name))
+
+    async def close(self) -> None:
+        """Ends all of them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run(self, name: str, work: Work) -> None:
+        while True:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - whatever it is: the service goes on
+                await self._sleep(self._note(name, error))
+                self._failed[name].waits = False
+            else:
+                return
+
+    def _note(self, name: str, error: Exception) -> float:
+        """Returns the pause before it is started again."""
+        now_s, before = self._now(), self._failed.get(name)
+        in_a_row = before.in_a_row + 1 if before is not None and now_s - before.at_s < _STABLE_S else 1
+        reason = f"{type(error).__name__}: {error}"
+        pause_s = backoff_s(in_a_row, first_s=_FIRST_PAUSE_S, cap_s=_LONGEST_PAUSE_S)
+        self._counts[name] += 1
+        self._failed[name] = _Failure(reason, in_a_row, now_s)
+        # The trace once: the same fault again would only fill the log.
+        trace = None if before is not None and before.reason == reason else error
+        _log.error("%s failed: %s; started again in %g s", name, reason, pause_s, exc_info=trace)
+        return pause_s
