@@ -22,7 +22,7 @@ from syshaxd.core.placement import Decision, InferenceRequest, Offload, Placemen
 from syshaxd.core.room import Room
 from syshaxd.core.scheduler import Scheduler
 from syshaxd.core.types import InstanceSpec, Role
-from syshaxd.offers import Offers
+from syshaxd.registry import InstanceRegistry
 from syshaxd.requests import Decided
 from syshaxd.slots import Grant, Slot, Slots
 
@@ -59,7 +59,7 @@ class Admission:
     def __init__(
         self,
         scheduler: Scheduler,
-        offers: Offers,
+        registry: InstanceRegistry,
         *,
         snapshot: Callable[[], Snapshot],
         pairs: Callable[[], Set[tuple[str, str]]],
@@ -72,7 +72,7 @@ class Admission:
 
         Args:
             scheduler: Decides.
-            offers: Who could take a request.
+            registry: Who could take a request.
             snapshot: Returns the latest readings.
             pairs: Returns which instances can hand over to which, by name.
             decided: Called with every decision.
@@ -81,7 +81,7 @@ class Admission:
             max_queue_wait_s: How long one may wait.
         """
         self._scheduler = scheduler
-        self._offers = offers
+        self._registry = registry
         self._snapshot = snapshot
         self._pairs = pairs
         self._decided = decided
@@ -147,7 +147,7 @@ class Admission:
         Raises:
             NotFoundError: No instance has such a model or route.
         """
-        candidates = self._offers.candidates(request)
+        candidates = self._registry.candidates(request)
         waits = self.queued
         decision = Wait((f"{waits} requests wait already",)) if waits else self.decide(request, candidates)
         self._note(request, candidates, decision)
@@ -162,7 +162,7 @@ class Admission:
         """
         if self._queue and request.pinned is None and not first:
             return None
-        candidates = self._offers.candidates(request, tried)
+        candidates = self._registry.candidates(request, tried)
         decision = self._decide(request, candidates, queued=0)
         self._note(request, candidates, decision)
         if isinstance(decision, RunOn | Offload):
@@ -215,11 +215,11 @@ class Admission:
         """
         name = present.spec.name
         without = {**self.inflight, name: self.inflight.get(name, 0) - 1}  # its own slot is not in its way
-        candidates = self._offers.candidates(request)
+        candidates = self._registry.candidates(request)
         decision = self._decide(request, candidates, queued=len(self._queue), inflight=without)
         if not isinstance(decision, RunOn) or (name, decision.instance) not in self._pairs():
             return None
-        return self._slots.take(self._offers.specs[decision.instance])
+        return self._slots.take(self._registry.specs[decision.instance])
 
     def keep_turn(self, request: InferenceRequest, gpu: str) -> None:
         """The answer, which has left this GPU for the time being, goes on there before all that waits."""
@@ -257,7 +257,7 @@ class Admission:
         while self._queue:
             entry = self._queue.popleft()
             if isinstance(entry, _Turn):
-                spec = next((spec for spec in self._offers.ready if spec.name == entry.gpu), None)
+                spec = next((spec for spec in self._registry.ready if spec.name == entry.gpu), None)
                 if spec is not None and not self._room(spec).has_slot:
                     passed_over.append(entry)
                     cpu_has_room = True
@@ -305,7 +305,7 @@ class Admission:
         """
         request = waiting.request
         try:
-            candidates = self._offers.candidates(request, waiting.tried)
+            candidates = self._registry.candidates(request, waiting.tried)
         except NotFoundError as error:  # the configuration has changed meanwhile
             waiting.grant.set_exception(error)
             return None
@@ -313,7 +313,7 @@ class Admission:
         if isinstance(decision, Wait):
             return decision
         if only is not None and not (
-            isinstance(decision, RunOn | Offload) and self._offers.specs[decision.places[-1]].role is only
+            isinstance(decision, RunOn | Offload) and self._registry.specs[decision.places[-1]].role is only
         ):
             return Wait(cpu_has_room=True)
         self._note(request, candidates, decision)
@@ -368,10 +368,10 @@ class Admission:
         self._decided(Decided(time.time(), request, decision, names, inflight, len(self._queue), self._snapshot()))
 
     def _grant(self, request: InferenceRequest, placement: Placement) -> Grant:
-        slots = tuple(self._slots.take(self._offers.specs[name]) for name in placement.places)
+        slots = tuple(self._slots.take(self._registry.specs[name]) for name in placement.places)
         return Grant(placement, slots, released=partial(self._forget, request))
 
     def _retry_after_s(self) -> float:
         """When the present queue will have been served, at the present mean duration."""
-        slots = sum(self._room(spec).slots for spec in self._offers.ready) or 1
+        slots = sum(self._room(spec).slots for spec in self._registry.ready) or 1
         return min(_MAX_RETRY_AFTER_S, math.ceil(1 + self.queued * self._mean_duration_s / slots))

@@ -12,7 +12,7 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,8 @@ from syshaxd.core.errors import SyshaxError
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.core.types import InstanceStatus, RuntimeKind, State
+from syshaxd.discovery import Discovery
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.dashboard import Dashboard
@@ -40,6 +41,7 @@ from syshaxd.monitor import SystemMonitor, probe_health
 from syshaxd.monitor.bindings import BindingMonitor
 from syshaxd.parity import ParityService, ask
 from syshaxd.reconfigure import Reconfigurer
+from syshaxd.registry import InstanceRegistry
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import read_catalog
 from syshaxd.runner.facts import read_facts
@@ -189,15 +191,25 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
         }
         for runtime in runtimes.values():
             stack.push_async_callback(runtime.close)
+        registry = InstanceRegistry(specs)
+        discovery = Discovery(
+            registry,
+            health=partial(probe_health, session),
+            read_catalog=partial(read_catalog, session),
+            read_facts=partial(read_facts, session),
+        )
+        stack.push_async_callback(discovery.close)
         supervisor = Supervisor(
             specs,
             runtimes,
-            probe=partial(probe_health, session),
+            probe=discovery.probe,
             policy=RestartPolicy.from_config(lifecycle),
             probe_interval_s=lifecycle.probe_interval_s,
             probe_timeout_s=lifecycle.probe_timeout_s,
             stop_grace_s=lifecycle.stop_grace_s,
         )
+        supervisor.subscribe(registry.on_status)
+        supervisor.subscribe_instances(registry.on_instances)
         stack.push_async_callback(ArenaSweeper(supervisor.statuses, supervisor.subscribe).close)
         monitor = SystemMonitor(
             lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
@@ -212,23 +224,21 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
         )
         runner = Runner(silence_limit_s=config.system.request_timeout)
         stack.callback(runner.close)
-        parity = _parity(config, specs, session)
+        parity = _parity(config, registry, session)
         handover = Handover(
-            specs,
+            registry,
             runner,
-            read_facts=partial(read_facts, session),
             pair_allowed=parity.refusal,
             policy=_handover_policy(config),
         )
         parity.subscribe(handover.refresh)
         engine = Engine(
-            specs,
+            registry,
             supervisor=supervisor,
             scheduler=Scheduler(Policy.from_config(config)),
             runner=runner,
             handover=handover,
             snapshot=monitor.latest,
-            read_catalog=partial(read_catalog, session),
             parity=parity,
             max_queue_size=config.system.max_queue_size,
             max_queue_wait_s=config.system.max_queue_wait_s,
@@ -280,6 +290,7 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
             asyncio.create_task(bindings.run(), name="bindings"),
             asyncio.create_task(runner.sweep(), name="sweeper"),
             asyncio.create_task(parity.run(), name="parity"),
+            asyncio.create_task(discovery.run(), name="discovery"),
         ]
         await startup.wait_for_adopted(engine, _ADOPTION_LIMIT_S)
         await gateway.serve_handed()
@@ -324,10 +335,10 @@ async def _end(
     await supervisor.shutdown(leave_running=leave_running, drain=False)
 
 
-def _parity(config: Config, specs: Sequence[InstanceSpec], session: aiohttp.ClientSession) -> ParityService:
+def _parity(config: Config, registry: InstanceRegistry, session: aiohttp.ClientSession) -> ParityService:
     its = config.parity
     return ParityService(
-        specs,
+        registry,
         partial(ask, session, timeout_s=its.timeout_s),
         Bounds(noise_distance=its.noise_distance, max_distance=its.max_distance),
         enabled=its.enabled,
@@ -348,7 +359,7 @@ def settle(
     runner.silence_limit_s = system.request_timeout
     handover.set_policy(_handover_policy(config))
     engine.set_limits(max_queue_size=system.max_queue_size, max_queue_wait_s=system.max_queue_wait_s)
-    engine.set_instances(bound)
+    engine.set_bindings(bound)
     engine.set_policy(Policy.from_config(config))
 
 

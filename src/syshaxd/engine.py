@@ -5,7 +5,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,6 @@ from syshaxd.core.errors import (
     InstanceFailedError,
     InstanceTimeoutError,
     RequestCancelledError,
-    SyshaxError,
 )
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
@@ -30,11 +29,10 @@ from syshaxd.events import EventLog
 from syshaxd.handover import Handover
 from syshaxd.monitor.bindings import BindingMonitor
 from syshaxd.moving import JourneySlots, Moving
-from syshaxd.offers import Offers
 from syshaxd.parity import ParityService
+from syshaxd.registry import InstanceRegistry
 from syshaxd.requests import RequestBook, RunningRequest
 from syshaxd.runner import Downstream, Outgoing, Runner
-from syshaxd.runner.catalog import Catalog
 from syshaxd.slots import Grant
 from syshaxd.supervisor import Supervisor
 
@@ -46,14 +44,13 @@ class Engine:
 
     def __init__(
         self,
-        specs: Sequence[InstanceSpec],
+        registry: InstanceRegistry,
         *,
         supervisor: Supervisor,
         scheduler: Scheduler,
         runner: Runner,
         handover: Handover,
         snapshot: Callable[[], Snapshot],
-        read_catalog: Callable[[InstanceSpec], Awaitable[Catalog]],
         parity: ParityService,
         max_queue_size: int,
         max_queue_wait_s: float,
@@ -63,11 +60,11 @@ class Engine:
         self.requests = RequestBook()
         self.events = events or EventLog()
         self.endpoint = ""
-        self._offers = Offers(specs)
+        self._registry = registry
         self._scheduler = scheduler
         self._admission = Admission(
             scheduler,
-            self._offers,
+            self._registry,
             snapshot=snapshot,
             pairs=lambda: handover.pairs,
             decided=self.requests.decisions.append,
@@ -78,7 +75,7 @@ class Engine:
         self._moving = Moving(
             scheduler,
             self._admission,
-            self._offers,
+            self._registry,
             handover,
             suspect=supervisor.suspect,
         )
@@ -87,15 +84,15 @@ class Engine:
         self._runner = runner
         self._handover = handover
         self._snapshot = snapshot
-        self._read_catalog = read_catalog
         self._parity = parity
         self._bindings = bindings
         self._states: dict[str, State] = {}
+        self._ready = registry.ready
         self._drained: asyncio.Future[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._started_at_s = time.time()
         self._loop = asyncio.get_running_loop()  # asking for it costs a system call each time
         supervisor.subscribe(self._on_status)
+        registry.subscribe(self._on_instances)
         bindings.subscribe(self._on_drift)
 
     # Requests.
@@ -146,7 +143,7 @@ class Engine:
         while True:
             grant = self._admission.at_once(request, tried) or await self._admission.wait(request, tried)
             first = grant.placement.places[0]
-            last_try = bool(tried) or len(self._offers.ready) < 2 or request.pinned is not None
+            last_try = bool(tried) or len(self._registry.ready) < 2 or request.pinned is not None
             try:
                 with grant:
                     return await self._answer(
@@ -205,11 +202,11 @@ class Engine:
 
     def ready_instances(self) -> tuple[str, ...]:
         """The instances that requests can go to now."""
-        return tuple(spec.name for spec in self._offers.ready)
+        return tuple(spec.name for spec in self._registry.ready)
 
     def models(self) -> list[Mapping[str, Any]]:
         """The models of the instances that are ready, as /v1/models lists them; all instances' if none is ready."""
-        return self._offers.models()
+        return self._registry.models()
 
     @property
     def is_several(self) -> bool:
@@ -233,7 +230,7 @@ class Engine:
         Raises:
             NotFoundError: No instance has such a model or route.
         """
-        candidates = self._offers.candidates(request, tried)
+        candidates = self._registry.candidates(request, tried)
         return self._admission.decide(request, candidates, snapshot=snapshot, inflight=inflight)
 
     def place(self, request: InferenceRequest) -> tuple[Decision, Grant | None]:
@@ -251,7 +248,7 @@ class Engine:
 
     def _end_drain(self, name: str) -> None:
         """Tells the supervisor when an instance that is to stop has answered everything."""
-        if self._admission.inflight.get(name) or name not in self._offers.specs:
+        if self._admission.inflight.get(name) or name not in self._registry.specs:
             return
         if self._supervisor.status(name).state is State.DRAINING:
             self._supervisor.drained(name)
@@ -280,12 +277,9 @@ class Engine:
         """Sets the admission queue's limits; a request that waits already keeps its time."""
         self._admission.set_limits(max_queue_size=max_queue_size, max_queue_wait_s=max_queue_wait_s)
 
-    def set_instances(self, bound: Bound) -> None:
-        """Places requests on these instances from now on. Those that change or go must not be READY."""
+    def set_bindings(self, bound: Bound) -> None:
+        """Holds instances to these bindings from now on."""
         self._bindings.set_bound(bound)
-        self._handover.set_instances(bound.specs)
-        self._offers.set_instances(bound.specs)
-        self._admission.admit()
 
     # Instances.
 
@@ -296,7 +290,7 @@ class Engine:
             started_at_s=self._started_at_s,
             endpoint=self.endpoint,
             queued=self._admission.queued,
-            inflight={name: self._admission.inflight.get(name, 0) for name in self._offers.specs}
+            inflight={name: self._admission.inflight.get(name, 0) for name in self._registry.specs}
             | {name: count for name, count in self._admission.inflight.items() if count},
             instances=self._supervisor.statuses(),
             snapshot=self._snapshot(),
@@ -385,7 +379,6 @@ class Engine:
         self.events.add(EventKind.DRIFT, told or "keeps to its binding again", instance=name)
 
     def _on_status(self, status: InstanceStatus) -> None:
-        self._parity.on_status(status)
         spec = status.spec
         if self._states.get(spec.name) is not status.state:
             self._states[spec.name] = status.state
@@ -393,33 +386,11 @@ class Engine:
             self.events.add(
                 EventKind.STATE, text, instance=spec.name, state=status.state, generation=str(status.generation)
             )
-        was_ready = spec in self._offers.ready
-        ready = status.state is State.READY
-        if ready != was_ready:
-            if ready:
-                self._spawn(self._learn(spec))
-            else:
-                self._offers.remove(spec)
-                self._admission.admit()
         if status.state is State.DRAINING:
             self._end_drain(spec.name)
             self._move_streams()
 
-    async def _learn(self, spec: InstanceSpec) -> None:
-        """Asks a ready instance what it serves, then offers it to requests."""
-        catalog: Catalog | None = None
-        try:
-            catalog = await self._read_catalog(spec)
-        except SyshaxError as error:
-            _log.warning("%s; taking it for what the configuration says", error, extra={"instance": spec.name})
-        await self._handover.learn(spec)
-        if self._offers.specs.get(spec.name) != spec:
-            return  # it has other settings meanwhile
-        if self._supervisor.status(spec.name).state is State.READY and spec not in self._offers.ready:
-            self._offers.add(spec, catalog)
+    def _on_instances(self) -> None:
+        if self._ready != self._registry.ready:
+            self._ready = self._registry.ready
             self._admission.admit()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

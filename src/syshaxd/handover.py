@@ -4,11 +4,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from syshaxd.core.errors import SyshaxError
 from syshaxd.core.offload.dialect import ConnectorDialect, HandoverDialect
 from syshaxd.core.offload.pairs import InstanceFacts, refusal
 from syshaxd.core.offload.rules import whole_because
@@ -16,6 +15,7 @@ from syshaxd.core.offload.syshax import SyshaxDialect
 from syshaxd.core.placement import InferenceRequest, Offload
 from syshaxd.core.records import Cause, RequestRecord
 from syshaxd.core.types import InstanceSpec, Protocol
+from syshaxd.registry import InstanceRegistry
 from syshaxd.runner.exchange import Downstream, Outgoing
 from syshaxd.runner.journey import Journey
 from syshaxd.runner.surroundings import Exchanger, SlotSource
@@ -40,25 +40,22 @@ class Handover:
 
     def __init__(
         self,
-        specs: Sequence[InstanceSpec],
+        registry: InstanceRegistry,
         runner: Exchanger,
         *,
-        read_facts: Callable[[InstanceSpec], Awaitable[InstanceFacts]],
         policy: HandoverPolicy,
         pair_allowed: Callable[[str, str], str] = lambda source, target: "",
     ) -> None:
         """Remembers whom to pair.
 
         Args:
-            specs: All instances.
+            registry: All instances.
             runner: Carries out the parts.
-            read_facts: Asks an instance about itself.
             policy: What may be handed over.
             pair_allowed: Says why two instances, by name, must not hand over although they could; empty: they may.
         """
-        self._specs = {spec.name: spec for spec in specs}
+        self._registry = registry
         self._runner = runner
-        self._read_facts = read_facts
         self._policy = policy
         self._pair_allowed = pair_allowed
         self._facts: dict[str, InstanceFacts] = {}
@@ -72,33 +69,20 @@ class Handover:
         self._loop = asyncio.get_running_loop()
         self.pairs: frozenset[tuple[str, str]] = frozenset()
         """Source and target of every hand-over that is possible."""
-
-    def set_instances(self, specs: Sequence[InstanceSpec]) -> None:
-        """Pairs these instances from now on; what was learnt of one whose spec differs is forgotten."""
-        before, self._specs = self._specs, {spec.name: spec for spec in specs}
-        self._facts = {name: facts for name, facts in self._facts.items() if before.get(name) == self._specs.get(name)}
-        self.refresh()
+        registry.subscribe(self.refresh)
 
     def set_policy(self, policy: HandoverPolicy) -> None:
         """What may be handed over from now on."""
         self._policy = policy
         self.refresh()
 
-    async def learn(self, spec: InstanceSpec) -> None:
-        """Asks an instance that has become ready."""
-        if spec.protocol is Protocol.NONE:
-            return
-        try:
-            self._facts[spec.name] = await self._read_facts(spec)
-        except SyshaxError as error:
-            _log.warning("%s: it cannot hand over: %s", spec.name, error, extra={"instance": spec.name})
-            self._facts.pop(spec.name, None)
-        self.refresh()
-
     def refresh(self) -> None:
         """Finds out again which pairs are possible."""
+        facts = {name: its.facts for name, its in self._registry.instances.items() if its.facts is not None}
+        self._facts.clear()  # requests that run look into it, too
+        self._facts.update(facts)
         self.pairs = frozenset(pair for pair, why in self.report().items() if not why)
-        protocols = {self._specs[source].protocol for source, _ in self.pairs}
+        protocols = {self._registry.specs[source].protocol for source, _ in self.pairs}
         self._paths = frozenset(path for protocol in protocols for path in self._dialects[protocol].paths)
         self._movable = self._policy.migrate and all(self._dialects[protocol].movable for protocol in protocols)
 
@@ -106,8 +90,8 @@ class Handover:
         """For each source and target why they cannot hand over; empty: they can."""
         return {
             (source.name, target.name): self._refusal(source, target)
-            for source in self._specs.values()
-            for target in self._specs.values()
+            for source in self._registry.specs.values()
+            for target in self._registry.specs.values()
             if source is not target
         }
 

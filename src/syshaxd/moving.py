@@ -16,7 +16,7 @@ from syshaxd.core.records import Cause
 from syshaxd.core.scheduler import Move, Scheduler
 from syshaxd.core.types import InstanceSpec
 from syshaxd.handover import Handover
-from syshaxd.offers import Offers
+from syshaxd.registry import InstanceRegistry
 from syshaxd.slots import Slot
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Moving:
         self,
         scheduler: Scheduler,
         admission: Admission,
-        offers: Offers,
+        registry: InstanceRegistry,
         handover: Handover,
         *,
         suspect: Callable[[str], None],
@@ -39,13 +39,13 @@ class Moving:
         Args:
             scheduler: Says which streams should move.
             admission: Has the slots.
-            offers: Who is READY.
+            registry: Who is READY.
             handover: Has the streams that can move.
             suspect: Called with an instance that failed.
         """
         self._scheduler = scheduler
         self._admission = admission
-        self._offers = offers
+        self._registry = registry
         self._handover = handover
         self._suspect = suspect
         self._loop = asyncio.get_running_loop()
@@ -68,7 +68,7 @@ class Moving:
             except UnavailableError as error:
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(deadline_s):
-                        await self._offers.changed()
+                        await self._registry.changed()
                     tried = ()
                     continue
                 raise error from None
@@ -107,12 +107,12 @@ class Moving:
         """New readings have come: streams go on where they are better off."""
         if self._admission.queued:
             return
-        inflight, ready = self._admission.inflight, self._offers.ready
+        inflight, ready = self._admission.inflight, self._registry.ready
         for move in self._scheduler.moves(snapshot, inflight, ready, self._handover.pairs):
             self._move(move)
 
     def _move(self, move: Move) -> None:
-        target = next((spec for spec in self._offers.ready if spec.name == move.target), None)
+        target = next((spec for spec in self._registry.ready if spec.name == move.target), None)
         if target is None:
             return
         for journey, request in self._handover.journeys_on(move.source, move.cause)[: move.count]:

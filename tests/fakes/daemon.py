@@ -16,19 +16,22 @@ from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.launch import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.loads import Snapshot
+from syshaxd.core.offload.pairs import InstanceFacts
+from syshaxd.core.parity import PROMPTS, Answer, Bounds, Step
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.types import InstanceSpec, RuntimeKind, State
 from syshaxd.daemon import settle
+from syshaxd.discovery import Discovery
 from syshaxd.engine import Engine
 from syshaxd.handover import Handover, HandoverPolicy
+from syshaxd.parity import ParityService
 from syshaxd.reconfigure import Reconfigurer
+from syshaxd.registry import InstanceRegistry
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import Catalog, assumed
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.supervisor import Supervisor
 from tests.fakes.bindings import unbound
-from tests.fakes.handover import no_facts
-from tests.fakes.parity import no_parity
 from tests.fakes.runtime import FakeRuntime
 
 CONFIG = """\
@@ -61,6 +64,11 @@ class FakeDaemon:
     supervisor: Supervisor
     engine: Engine
     reconfigurer: Reconfigurer
+    registry: InstanceRegistry
+    handover: Handover
+    parity: ParityService
+    compared_ports: list[int]
+    """Where instances were asked for their parity."""
 
     def states(self) -> dict[str, State]:
         return {status.spec.name: status.state for status in self.supervisor.statuses()}
@@ -75,6 +83,11 @@ class FakeDaemon:
     async def offered(self, *names: str) -> None:
         """Returns when exactly these instances are offered to requests."""
         while set(self.engine.ready_instances()) != set(names):
+            await asyncio.sleep(0.005)
+
+    async def compared(self, *ports: int) -> None:
+        """Returns when the instances at these ports have been asked for their parity, and both are compared."""
+        while not set(ports) <= set(self.compared_ports) or not self.parity.reports():
             await asyncio.sleep(0.005)
 
     async def changed(self, **keys: str | None) -> str:
@@ -93,8 +106,14 @@ async def _probe(spec: InstanceSpec) -> None:
         raise InstanceFailedError("it is broken")
 
 
+async def _facts(spec: InstanceSpec) -> InstanceFacts:
+    """What it says tells where it was asked."""
+    return InstanceFacts(version="0.32.0", max_model_len=spec.port, probe_ids=(1, 2))
+
+
 async def _catalog(spec: InstanceSpec) -> Catalog:
-    return assumed(spec)
+    models = assumed(spec).models
+    return Catalog({name: {**model, "port": spec.port} for name, model in models.items()})
 
 
 @asynccontextmanager
@@ -104,26 +123,38 @@ async def fake_daemon(folder: Path) -> AsyncIterator[FakeDaemon]:
     path.write_text(CONFIG)
     config = await asyncio.to_thread(configfile.parse_file, CONFIG)
     bound, runtime = bind(config), FakeRuntime()
+    registry = InstanceRegistry(bound.specs)
+    discovery = Discovery(registry, health=_probe, read_catalog=_catalog, read_facts=_facts)
     supervisor = Supervisor(
         bound.specs,
         {RuntimeKind.PROCESS: runtime, RuntimeKind.EXTERNAL: ExternalRuntime()},
-        probe=_probe,
+        probe=discovery.probe,
         policy=replace(RestartPolicy.from_config(config.lifecycle)),
         probe_interval_s=0.02,
         probe_timeout_s=1.0,
         stop_grace_s=1.0,
     )
+    supervisor.subscribe(registry.on_status)
+    supervisor.subscribe_instances(registry.on_instances)
+    asked: list[int] = []
+
+    async def answers(spec: InstanceSpec) -> tuple[Answer, ...]:
+        asked.append(spec.port)
+        steps = tuple(Step(1, {1: -0.1}) for _ in range(16))
+        return tuple(Answer(steps, steps) for _ in PROMPTS)
+
+    parity = ParityService(registry, answers, Bounds())
     runner = Runner(silence_limit_s=30.0)
-    handover = Handover(bound.specs, runner, read_facts=no_facts, policy=HandoverPolicy())
+    handover = Handover(registry, runner, pair_allowed=parity.refusal, policy=HandoverPolicy())
+    parity.subscribe(handover.refresh)
     engine = Engine(
-        bound.specs,
+        registry,
         supervisor=supervisor,
         scheduler=Scheduler(Policy()),
         runner=runner,
         handover=handover,
         snapshot=Snapshot,
-        read_catalog=_catalog,
-        parity=no_parity(bound.specs),
+        parity=parity,
         bindings=unbound(supervisor),
         max_queue_size=10,
         max_queue_wait_s=5.0,
@@ -133,11 +164,14 @@ async def fake_daemon(folder: Path) -> AsyncIterator[FakeDaemon]:
         path, CONFIG, config, bound, bind=bind, settle=its, supervisor=supervisor, engine=engine
     )
     running = asyncio.create_task(supervisor.run())
-    daemon = FakeDaemon(path, runtime, supervisor, engine, reconfigurer)
+    comparing = asyncio.create_task(parity.run())
+    daemon = FakeDaemon(path, runtime, supervisor, engine, reconfigurer, registry, handover, parity, asked)
     try:
         await daemon.offered("gpu", "cpu")
         yield daemon
     finally:
         await supervisor.shutdown(leave_running=False, drain=False)
         await running
+        comparing.cancel()
+        await discovery.close()
         runner.close()

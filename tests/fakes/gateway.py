@@ -14,13 +14,15 @@ from syshaxd.core.loads import Snapshot
 from syshaxd.core.records import RequestRecord
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.types import InstanceSpec, Role, State
+from syshaxd.discovery import Discovery
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.handover import Handover, HandoverPolicy
+from syshaxd.registry import InstanceRegistry
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import Catalog, assumed
 from tests.fakes.bindings import unbound
-from tests.fakes.handover import no_facts
+from tests.fakes.handover import no_facts, well
 from tests.fakes.instance import FakeInstance, Request, json_answer
 from tests.fakes.parity import no_parity
 from tests.fakes.supervisor import FakeSupervisor
@@ -106,15 +108,18 @@ async def stands() -> AsyncIterator[MakeStand]:
             async def read_catalog(spec: InstanceSpec) -> Catalog:
                 return catalog(spec)
 
+            registry = InstanceRegistry(specs)
+            supervisor.subscribe(registry.on_status)
+            discovery = Discovery(registry, health=well, read_catalog=read_catalog, read_facts=no_facts)
+            stack.push_async_callback(discovery.close)
             engine = Engine(
-                specs,
+                registry,
                 supervisor=supervisor,
                 scheduler=Scheduler(Policy()),
                 runner=runner,
-                handover=Handover(specs, runner, read_facts=no_facts, policy=HandoverPolicy(enabled=False)),
+                handover=Handover(registry, runner, policy=HandoverPolicy(enabled=False)),
                 snapshot=Snapshot,
-                read_catalog=read_catalog,
-                parity=no_parity(specs),
+                parity=no_parity(registry),
                 max_queue_size=max_queue_size,
                 max_queue_wait_s=max_queue_wait_s,
                 bindings=unbound(supervisor),

@@ -18,10 +18,12 @@ from syshaxd.core.offload.pairs import InstanceFacts
 from syshaxd.core.records import RequestRecord
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind, State
+from syshaxd.discovery import Discovery
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.handover import Handover, HandoverPolicy
 from syshaxd.metrics import MetricsService
+from syshaxd.registry import InstanceRegistry
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import read_catalog
 from syshaxd.runner.facts import read_facts
@@ -30,6 +32,10 @@ from tests.fakes.parity import no_parity
 from tests.fakes.supervisor import FakeSupervisor
 
 FAST = Profile(prefill_tokens_per_s=1e9, step_base_s=0.0005, step_per_request_s=0)
+
+
+async def well(spec: InstanceSpec) -> None:
+    """Every instance is."""
 
 
 async def no_facts(spec: InstanceSpec) -> InstanceFacts:
@@ -137,23 +143,30 @@ async def duo(
         sweeper = asyncio.create_task(runner.sweep())
         stack.callback(sweeper.cancel)
         stack.callback(runner.close)
-        hands = Handover(
-            specs,
-            runner,
+        registry = InstanceRegistry(specs)
+        supervisor.subscribe(registry.on_status)
+        discovery = Discovery(
+            registry,
+            health=well,
+            read_catalog=partial(read_catalog, session),
             read_facts=partial(read_facts, session),
+        )
+        stack.push_async_callback(discovery.close)
+        hands = Handover(
+            registry,
+            runner,
             policy=handover or HandoverPolicy(),
             pair_allowed=pair_allowed,
         )
         engine = Engine(
-            specs,
+            registry,
             bindings=unbound(supervisor),
             supervisor=supervisor,
             scheduler=Scheduler(policy or Policy()),
             runner=runner,
             handover=hands,
             snapshot=snapshot,
-            read_catalog=partial(read_catalog, session),
-            parity=no_parity(specs),
+            parity=no_parity(registry),
             max_queue_size=1000,
             max_queue_wait_s=max_queue_wait_s,
         )

@@ -2,15 +2,14 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """A ParityService that asks nobody and allows everything."""
 
-from collections.abc import Sequence
-
 from syshaxd.core.parity import Answer, Bounds
 from syshaxd.core.types import InstanceSpec
 from syshaxd.parity import ParityService
+from syshaxd.registry import InstanceRegistry
 
 
-def no_parity(specs: Sequence[InstanceSpec]) -> ParityService:
-    return ParityService(specs, _nobody_is_asked, Bounds(), enabled=False)
+def no_parity(registry: InstanceRegistry) -> ParityService:
+    return ParityService(registry, _nobody_is_asked, Bounds(), enabled=False)
 
 
 async def _nobody_is_asked(spec: InstanceSpec) -> tuple[Answer, ...]:

@@ -34,6 +34,9 @@ class FakeSupervisor:
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
 
+    def subscribe_instances(self, on_instances: Callable[[Sequence[InstanceStatus]], None]) -> None:
+        """Its instances never change."""
+
     def suspect(self, name: str) -> None:
         self.suspected.append(name)
 

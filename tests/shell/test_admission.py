@@ -17,8 +17,8 @@ from syshaxd.core.errors import OverloadedError, UnavailableError
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement import InferenceRequest, Offload, Placement
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import InstanceSpec
-from syshaxd.offers import Offers
+from syshaxd.core.types import InstanceSpec, InstanceStatus, State
+from syshaxd.registry import InstanceRegistry
 from syshaxd.slots import Grant, Slot
 from tests.fakes.specs import make_spec
 
@@ -60,12 +60,12 @@ class Bench:
         self.can_move = True
         self.clients: list[Client] = []
         self.overtaken: list[int] = []
-        self.offers = Offers([GPU, CPU])
+        self.registry = InstanceRegistry([GPU, CPU])
         for spec in (GPU, CPU):
-            self.offers.add(spec, None)
+            self.become(spec, State.READY)
         self.admission = Admission(
             Scheduler(Policy()),
-            self.offers,
+            self.registry,
             snapshot=lambda: self.snapshot,
             pairs=lambda: BOTH,
             decided=lambda decided: None,
@@ -98,6 +98,11 @@ class Bench:
         client.slots = tuple(other for other in client.slots if other is not slot)
         slot.release()
         slot.release()  # once more changes nothing
+
+    def become(self, spec: InstanceSpec, state: State) -> None:
+        self.registry.on_status(InstanceStatus(spec=spec, state=state))
+        if state is State.READY:
+            self.registry.learn(spec, None, None)
 
     def take(self, spec: InstanceSpec) -> tuple[Slot]:
         """A slot on an instance, even on a full one."""
@@ -220,10 +225,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def gpu_goes_and_comes(self) -> None:
-        if GPU in self.bench.offers.ready:
-            self.bench.offers.remove(GPU)
-        else:
-            self.bench.offers.add(GPU, None)
+        self.bench.become(GPU, State.STOPPED if GPU in self.bench.registry.ready else State.READY)
         self.loop.call_soon(self.bench.admission.admit)
         self.settle()
 
@@ -245,9 +247,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
         free = [client for client in self.bench.waiting() if client.request.pinned is None]
-        if free and not self.bench.admission.inflight.get("gpu") and GPU in self.bench.offers.ready:
+        if free and not self.bench.admission.inflight.get("gpu") and GPU in self.bench.registry.ready:
             pytest.fail(f"request {free[0].number} waits, and nothing runs on the GPU")
-        if free and GPU not in self.bench.offers.ready:
+        if free and GPU not in self.bench.registry.ready:
             assert self.bench.admission.inflight["cpu"] == MOST["cpu"]
 
     def teardown(self) -> None:
@@ -255,8 +257,8 @@ class Machine(RuleBasedStateMachine):
         bench = self.bench
         bench.can_move = True
         bench.snapshot = Snapshot()
-        if GPU not in bench.offers.ready:
-            bench.offers.add(GPU, None)
+        if GPU not in bench.registry.ready:
+            bench.become(GPU, State.READY)
         self.loop.call_soon(bench.admission.observe_loads)
         self.settle()
         while bench.clients:

@@ -17,6 +17,7 @@ from syshaxd.core.errors import BadRequestError, ConflictError, InstanceFailedEr
 from syshaxd.core.parity import PROMPTS, Agreement, Answer, Bounds, ParityCause, ParityReport
 from syshaxd.core.types import Device, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
 from syshaxd.parity import ParityService, ask
+from syshaxd.registry import InstanceRegistry
 
 IN_TIME_S = 50.0
 INSTANT = BUILT_IN["instant"]
@@ -43,13 +44,16 @@ class Stand:
     session: aiohttp.ClientSession
     sims: dict[str, SimInstance]
     specs: dict[str, InstanceSpec]
+    registry: InstanceRegistry
     service: ParityService
     generations: dict[str, int] = field(default_factory=lambda: {"gpu": 1, "cpu": 1})
 
     def become(self, name: str, state: State = State.READY) -> None:
-        self.service.on_status(
+        self.registry.on_status(
             InstanceStatus(spec=self.specs[name], state=state, generation=self.generations[name], wanted=True)
         )
+        if state is State.READY:
+            self.registry.learn(self.specs[name], None, None)
 
     def restart(self, name: str) -> None:
         self.become(name, State.STOPPING)
@@ -82,10 +86,11 @@ async def stand(
         "cpu": await stack.enter_async_context(SimInstance(replace(INSTANT, **model))),  # type: ignore[arg-type]
     }
     specs = {role: spec(role, sims[role].port) for role in Role}
-    service = ParityService(tuple(specs.values()), partial(ask, session, timeout_s=timeout_s), bounds, enabled=enabled)
+    registry = InstanceRegistry(tuple(specs.values()))
+    service = ParityService(registry, partial(ask, session, timeout_s=timeout_s), bounds, enabled=enabled)
     running = asyncio.create_task(service.run())
     stack.callback(running.cancel)
-    return Stand(session, sims, specs, service)
+    return Stand(session, sims, specs, registry, service)
 
 
 async def test_a_pair_is_compared_once_when_both_are_ready(stack: AsyncExitStack) -> None:
@@ -149,7 +154,7 @@ async def test_who_listens_is_told_that_a_pair_may_or_may_not(stack: AsyncExitSt
     await it.report()
     it.restart("cpu")
     unknown = "gpu and cpu have not been compared yet"
-    assert told == [unknown, unknown, "", unknown]
+    assert told == ["", unknown]
 
 
 async def test_the_bound_is_the_operators(stack: AsyncExitStack) -> None:
@@ -208,9 +213,12 @@ async def test_instances_of_different_models_are_no_pair(stack: AsyncExitStack) 
     async def nothing(spec: InstanceSpec) -> tuple[Answer, ...]:
         return ()
 
-    service = ParityService((spec(Role.GPU, 1), spec(Role.CPU, 2, "other")), nothing, Bounds(), enabled=False)
-    for instance in (spec(Role.GPU, 1), spec(Role.CPU, 2, "other")):
-        service.on_status(InstanceStatus(spec=instance, state=State.READY, generation=1))
+    instances = (spec(Role.GPU, 1), spec(Role.CPU, 2, "other"))
+    registry = InstanceRegistry(instances)
+    service = ParityService(registry, nothing, Bounds(), enabled=False)
+    for instance in instances:
+        registry.on_status(InstanceStatus(spec=instance, state=State.READY, generation=1))
+        registry.learn(instance, None, None)
     with pytest.raises(ConflictError, match="different models"):
         await service.compare("gpu", "cpu")
 

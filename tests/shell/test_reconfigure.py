@@ -7,6 +7,7 @@ import errno
 import os
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,49 @@ async def test_what_somebody_wrote_meanwhile_is_not_lost(daemon: FakeDaemon, *, 
         with pytest.raises(ConflictError):
             await applying
         assert daemon.path.read_text() == other
+
+
+async def test_every_part_follows_an_instance_whose_port_changes(daemon: FakeDaemon) -> None:
+    await daemon.compared(8001, 8002)
+    await daemon.reconfigurer.apply(
+        await daemon.changed(services__gpu__port="8003", services__gpu__protocol="connector")
+    )
+    await daemon.offered("gpu", "cpu")
+    await daemon.compared(8002, 8003)
+    gpu = daemon.registry.instances["gpu"]
+    assert (gpu.spec.port, gpu.catalog.models["m"]["port"], gpu.facts and gpu.facts.max_model_len) == (8003, 8003, 8003)
+    (report,) = daemon.parity.reports()
+    assert {report.first, report.second} == {"gpu", "cpu"}
+    assert daemon.parity.refusal("gpu", "cpu") == ""
+
+
+async def test_every_part_follows_instances_that_go_and_come(daemon: FakeDaemon) -> None:
+    await daemon.compared(8001, 8002)
+    both = await asyncio.to_thread(daemon.path.read_text)
+    await daemon.reconfigurer.apply(await daemon.changed(services__cpu__enabled="false"))
+    await daemon.offered("gpu")
+    assert list(daemon.registry.instances) == ["gpu"]
+    assert daemon.parity.reports() == ()
+    assert daemon.handover.report() == {}
+    assert list(daemon.engine.status().inflight) == ["gpu"]
+    daemon.compared_ports.clear()
+    await daemon.reconfigurer.apply(both)
+    await daemon.offered("gpu", "cpu")
+    await daemon.compared(8002)
+    assert set(daemon.handover.report()) == {("gpu", "cpu"), ("cpu", "gpu")}
+    decision, grant = daemon.engine.place(replace(REQUEST, pinned="cpu"))
+    assert isinstance(decision, RunOn)
+    assert grant is not None
+    grant.release()
+
+
+async def test_an_instance_that_is_ready_takes_requests(daemon: FakeDaemon) -> None:
+    seen: list[bool] = []
+    daemon.supervisor.subscribe(
+        lambda status: seen.append(status.spec in daemon.registry.ready) if status.state is State.READY else None
+    )
+    daemon.supervisor.restart("cpu")
+    await daemon.supervisor.wait_until("cpu", lambda status: status.generation == 2, 5.0)
+    await daemon.offered("gpu", "cpu")
+    assert seen
+    assert all(seen)

@@ -6,14 +6,16 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from syshaxd.core.backoff import backoff_s
 from syshaxd.core.errors import BadRequestError, ConflictError, NotFoundError, SyshaxError
 from syshaxd.core.parity import PROMPTS, Answer, Bounds, ParityReport, compare, unknown
-from syshaxd.core.types import InstanceSpec, InstanceStatus, State
+from syshaxd.core.types import InstanceSpec
 from syshaxd.parity.ask import ask
+from syshaxd.registry import InstanceRegistry, RegisteredInstance
 
 __all__ = ["Ask", "ParityService", "ask"]
 
@@ -25,12 +27,26 @@ _FIRST_RETRY_S = 30.0
 _LAST_RETRY_S = 3600.0
 
 
-@dataclass(slots=True, eq=False)
-class _Known:
-    """What is known of one instance's present generation."""
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What computes: as long as it is the same, so are its answers."""
 
     spec: InstanceSpec
-    generation: int = 0
+    generation: int
+    models: frozenset[tuple[Any, ...]]
+
+    @classmethod
+    def of(cls, instance: RegisteredInstance) -> Self:
+        """That of an instance at this moment; its models count once it was asked for them."""
+        models = instance.catalog.base_models if instance.discovered else frozenset()
+        return cls(instance.spec, instance.status.generation, models)
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """What is known of one instance as it is now."""
+
+    identity: _Identity
     ready: bool = False
     answers: tuple[Answer, ...] = ()
     """Empty: not asked yet, or it failed."""
@@ -40,22 +56,26 @@ class _Known:
     ask_at_s: float = 0.0
     """Event loop's time of the next try."""
 
+    @property
+    def spec(self) -> InstanceSpec:
+        """The instance."""
+        return self.identity.spec
+
 
 class ParityService:
     """Keeps a report for each pair of instances. Lives in one event loop."""
 
-    def __init__(
-        self, specs: Sequence[InstanceSpec], ask_instance: Ask, bounds: Bounds, *, enabled: bool = True
-    ) -> None:
+    def __init__(self, registry: InstanceRegistry, ask_instance: Ask, bounds: Bounds, *, enabled: bool = True) -> None:
         """Asks nobody yet.
 
         Args:
-            specs: The instances; pairs are those that serve the same model.
+            registry: The instances; pairs are those that serve the same model.
             ask_instance: Asks one of them.
             bounds: Where noise ends, and what is allowed.
             enabled: Whether to ask in the background, and whether pairs that were not compared are refused.
         """
-        self._known = {spec.name: _Known(spec) for spec in specs}
+        self._registry = registry
+        self._known: dict[str, _Known] = {}
         self._ask = ask_instance
         self._bounds = bounds
         self._enabled = enabled
@@ -64,6 +84,8 @@ class ParityService:
         self._subscribers: list[Callable[[], None]] = []
         self._asking = asyncio.Lock()
         self._woken = asyncio.Event()
+        self.on_instances()
+        registry.subscribe(self.on_instances)
 
     def reports(self) -> tuple[ParityReport, ...]:
         """The latest report of each pair, of its present generations."""
@@ -84,16 +106,22 @@ class ParityService:
             return ""
         return f"{first} and {second} do not compute the same: {report.verdict.reasons[-1]}"
 
-    def on_status(self, status: InstanceStatus) -> None:
-        """An instance has changed. A new generation is asked once it is ready; what was known of the old one goes."""
-        known = self._known[status.spec.name]
-        known.ready = status.state is State.READY
-        if status.generation != known.generation:
-            self._known[status.spec.name] = _Known(known.spec, status.generation, known.ready)
-            for pair in [pair for pair in self._reports if status.spec.name in pair]:
+    def on_instances(self) -> None:
+        """The registry has changed. What is another generation, or serves other models, is asked anew once it is ready.
+
+        What was known of those that are gone, or changed, goes.
+        """
+        before, self._known = self._known, {}
+        for name, instance in self._registry.instances.items():
+            known, identity = before.get(name), _Identity.of(instance)
+            self._known[name] = known if known is not None and known.identity == identity else _Known(identity)
+            self._known[name].ready = instance.takes_requests
+        gone = {name for name, known in before.items() if self._known.get(name) is not known}
+        if gone_pairs := [pair for pair in self._reports if gone.intersection(pair)]:
+            for pair in gone_pairs:
                 del self._reports[pair]
             self._tell()
-        if known.ready:
+        if any(known.ready and not known.answers for known in self._known.values()):
             self._woken.set()
 
     async def run(self) -> None:
@@ -140,13 +168,13 @@ class ParityService:
         answers: tuple[Answer, ...] = ()
         fault = ""
         async with self._asking:
-            if known is not self._known[name]:
+            if known is not self._known.get(name):
                 return
             try:
                 answers = await self._ask(known.spec)
             except SyshaxError as error:
                 fault = str(error)
-        if known is not self._known[name]:
+        if known is not self._known.get(name):
             return
         known.answers, known.fault = answers, fault
         if fault:
@@ -169,7 +197,7 @@ class ParityService:
             report = await asyncio.to_thread(compare, names, PROMPTS, first.answers, second.answers, self._bounds)
         else:
             return
-        if first is self._known[names[0]] and second is self._known[names[1]]:
+        if first is self._known.get(names[0]) and second is self._known.get(names[1]):
             before = self._reports.get(names)
             self._reports[names] = replace(report, compared_at_s=time.time())
             if before is None or before.verdict != report.verdict:

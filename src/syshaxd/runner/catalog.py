@@ -15,6 +15,7 @@ from syshaxd.core.types import InstanceSpec
 
 # FastAPI's own, which it leaves out of what it tells.
 _UNLISTED = frozenset((("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/redoc")))
+_TELLING = ("id", "root", "parent", "max_model_len")
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
 
 
@@ -28,6 +29,16 @@ class Catalog:
     """Method and path of each route; None: unknown, so everything may be tried."""
     plain: frozenset[tuple[str, str]] = field(default=frozenset())
     """The routes without parameters in their path, for a quick look."""
+
+    @property
+    def listed(self) -> frozenset[tuple[Any, ...]]:
+        """The models by what tells them apart: ids that change at each question are left out."""
+        return frozenset(tuple(str(model.get(key)) for key in _TELLING) for model in self.models.values())
+
+    @property
+    def base_models(self) -> frozenset[tuple[Any, ...]]:
+        """As `listed`, without the adapters."""
+        return frozenset(model for model in self.listed if model[_TELLING.index("parent")] == "None")
 
     def serves_model(self, model: str) -> bool:
         """Whether requests for `model` can go here. No model named: any will do."""

@@ -87,6 +87,7 @@ class Supervisor:
         self._levels = levels(specs)
         self._events: asyncio.Queue[tuple[Instance, Event] | None] = asyncio.Queue()
         self._callbacks: list[Callback] = []
+        self._on_instances: list[Callable[[Sequence[InstanceStatus]], None]] = []
         self._tasks = asyncio.TaskGroup()
         self._has_begun = False
         self._ended = asyncio.Event()
@@ -186,6 +187,8 @@ class Supervisor:
             self._instances[spec.name] = new = self._make(spec, its)
             new.terminating = None if old is None else old.terminating
         self._levels = levels(specs)
+        for on_instances in self._on_instances:
+            on_instances(self.statuses())
 
     def _missing(self, spec: InstanceSpec) -> str | None:
         """The dependency, if it is not up."""
@@ -206,6 +209,10 @@ class Supervisor:
         """Calls back at every change of any instance's status, until the returned function is called."""
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
+
+    def subscribe_instances(self, on_instances: Callable[[Sequence[InstanceStatus]], None]) -> None:
+        """Has `on_instances` called with all statuses when instances were exchanged."""
+        self._on_instances.append(on_instances)
 
     async def wait_until(
         self, name: str, predicate: Callable[[InstanceStatus], bool], timeout_s: float
