@@ -169,7 +169,7 @@ class _Orders:
         task.add_done_callback(self._reloads.discard)
 
 
-async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
+async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:  # noqa: PLR0915
     """Runs the daemon with the text of a configuration file until it is told to stop."""
     specs = bound.specs
     orders = _Orders()
@@ -192,12 +192,7 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
         for runtime in runtimes.values():
             stack.push_async_callback(runtime.close)
         registry = InstanceRegistry(specs)
-        discovery = Discovery(
-            registry,
-            health=partial(probe_health, session),
-            read_catalog=partial(read_catalog, session),
-            read_facts=partial(read_facts, session),
-        )
+        discovery = _discovery(registry, session)
         stack.push_async_callback(discovery.close)
         supervisor = Supervisor(
             specs,
@@ -240,6 +235,7 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
             handover=handover,
             snapshot=monitor.latest,
             parity=parity,
+            look_up=discovery.look_up,
             max_queue_size=config.system.max_queue_size,
             max_queue_wait_s=config.system.max_queue_wait_s,
             bindings=bindings,
@@ -333,6 +329,15 @@ async def _end(
     await gateway.stop(0.0)
     leave_running = times.leave_running if orders.leave_running is None else orders.leave_running
     await supervisor.shutdown(leave_running=leave_running, drain=False)
+
+
+def _discovery(registry: InstanceRegistry, session: aiohttp.ClientSession) -> Discovery:
+    return Discovery(
+        registry,
+        health=partial(probe_health, session),
+        read_catalog=partial(read_catalog, session),
+        read_facts=partial(read_facts, session),
+    )
 
 
 def _parity(config: Config, registry: InstanceRegistry, session: aiohttp.ClientSession) -> ParityService:

@@ -5,6 +5,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from syshaxd.core.errors import InstanceFailedError, SyshaxError
 from syshaxd.core.offload.pairs import InstanceFacts
@@ -82,7 +83,9 @@ class Discovery:
         if now_s - self._looked_up_at_s < _LOOK_UP_INTERVAL_S:
             return False
         self._looked_up_at_s = now_s
-        await self.refresh()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE_S):
+                await self.refresh()
         return True
 
     async def refresh(self) -> None:

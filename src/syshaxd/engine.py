@@ -5,7 +5,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from syshaxd.core.bindings import Bound
 from syshaxd.core.errors import (
     InstanceFailedError,
     InstanceTimeoutError,
+    NotFoundError,
     RequestCancelledError,
 )
 from syshaxd.core.events import EventKind
@@ -52,6 +53,7 @@ class Engine:
         handover: Handover,
         snapshot: Callable[[], Snapshot],
         parity: ParityService,
+        look_up: Callable[[], Awaitable[bool]],
         max_queue_size: int,
         max_queue_wait_s: float,
         bindings: BindingMonitor,
@@ -85,6 +87,7 @@ class Engine:
         self._handover = handover
         self._snapshot = snapshot
         self._parity = parity
+        self._look_up = look_up
         self._bindings = bindings
         self._states: dict[str, State] = {}
         self._ready = registry.ready
@@ -141,7 +144,12 @@ class Engine:
             request, body = self._handover.examine(request, outgoing)
         tried: tuple[str, ...] = ()
         while True:
-            grant = self._admission.at_once(request, tried) or await self._admission.wait(request, tried)
+            try:
+                grant = self._admission.at_once(request, tried) or await self._admission.wait(request, tried)
+            except NotFoundError as error:
+                if error.code != "model_not_found" or not await self._look_up():
+                    raise
+                continue  # an adapter may have been loaded since the instances were asked
             first = grant.placement.places[0]
             last_try = bool(tried) or len(self._registry.ready) < 2 or request.pinned is not None
             try:
@@ -211,11 +219,11 @@ class Engine:
     @property
     def is_several(self) -> bool:
         """Whether there is more than one instance."""
-        return len(self._offers.specs) > 1
+        return len(self._registry.specs) > 1
 
     def methods(self, path: str) -> frozenset[str] | None:
         """The methods that some instance has for a path; None: any, as one of them has not told its routes."""
-        return self._offers.methods(path)
+        return self._registry.methods(path)
 
     def decide(
         self,

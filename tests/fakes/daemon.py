@@ -155,6 +155,7 @@ async def fake_daemon(folder: Path) -> AsyncIterator[FakeDaemon]:
         handover=handover,
         snapshot=Snapshot,
         parity=parity,
+        look_up=discovery.look_up,
         bindings=unbound(supervisor),
         max_queue_size=10,
         max_queue_wait_s=5.0,

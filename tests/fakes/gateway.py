@@ -120,6 +120,7 @@ async def stands() -> AsyncIterator[MakeStand]:
                 handover=Handover(registry, runner, policy=HandoverPolicy(enabled=False)),
                 snapshot=Snapshot,
                 parity=no_parity(registry),
+                look_up=discovery.look_up,
                 max_queue_size=max_queue_size,
                 max_queue_wait_s=max_queue_wait_s,
                 bindings=unbound(supervisor),

@@ -167,6 +167,7 @@ async def duo(
             handover=hands,
             snapshot=snapshot,
             parity=no_parity(registry),
+            look_up=discovery.look_up,
             max_queue_size=1000,
             max_queue_wait_s=max_queue_wait_s,
         )
