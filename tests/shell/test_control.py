@@ -3,11 +3,12 @@
 import asyncio
 import grp
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -400,12 +401,90 @@ async def test_the_socket_is_for_its_user_and_group(server: ControlServer, path:
     assert stat.S_IMODE(folder.st_mode) == 0o700
 
 
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _remove_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def _remove_what_is_behind(path: Path) -> None:
+    shutil.rmtree(path.with_name("admin.sock.d"))
+
+
+def _replace_by_a_dead_one(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(os.fspath(path))
+
+
+@pytest.mark.parametrize("remove", [_remove, _remove_folder, _remove_what_is_behind, _replace_by_a_dead_one])
+async def test_a_socket_that_somebody_removed_comes_back(
+    engine: FakeEngine, path: Path, caplog: pytest.LogCaptureFixture, remove: Callable[[Path], None]
+) -> None:
+    server = ControlServer(engine, path, check_interval_s=0.02)
+    await server.start()
+    async with asyncio.timeout(IN_TIME_S), ControlClient(path) as client:
+        lines = client.logs("gpu", tail=1, follow=True)
+        await anext(lines)
+        await asyncio.to_thread(remove, path)
+        while not caplog.records:
+            await asyncio.sleep(0.005)
+        async with ControlClient(path) as another:
+            await another.version()
+        if remove is _remove:  # whoever was connected goes on
+            engine.more_lines.put_nowait("more")
+            assert await anext(lines) == "more"
+    assert stat.S_IMODE((await asyncio.to_thread(path.stat)).st_mode) == 0o660
+    with pytest.raises(errors.ConflictError, match="already running"):
+        await ControlServer(engine, path).start()
+    await server.stop()
+    assert [record.message for record in caplog.records] == [
+        f"somebody removed the admin socket {path}; it was made again"
+    ]
+
+
+async def test_a_socket_that_cannot_be_made_again_is_told_once(
+    engine: FakeEngine, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ControlServer(engine, path, check_interval_s=0.005)
+    await server.start()
+    await asyncio.to_thread(path.unlink)
+    await asyncio.to_thread(path.write_text, "precious")
+    async with asyncio.timeout(IN_TIME_S):
+        while not caplog.records:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        (record,) = caplog.records
+        assert "is gone and cannot be made again" in record.message
+        assert "it is not a socket; remove it" in record.message
+        await asyncio.to_thread(path.unlink)
+        while len(caplog.records) == 1:
+            await asyncio.sleep(0.005)
+        async with ControlClient(path) as client:
+            await client.version()
+    await server.stop()
+
+
+async def test_nobody_can_connect_before_the_rights_are_right(path: Path, engine: FakeEngine) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def keep(listening: socket.socket) -> None:  # the first moment at which somebody can connect
+        seen.append((stat.S_IMODE(path.stat().st_mode), rundir.answers(path)))
+
+    server = ControlServer(engine, path, keep=keep)
+    await server.start()
+    await server.stop()
+    assert seen == [(0o660, True)]
+
+
 async def test_the_socket_goes_when_the_server_stops(engine: FakeEngine, path: Path) -> None:
     server = ControlServer(engine, path)
     await server.start()
     await server.stop()
     await server.stop()
-    assert not await asyncio.to_thread(path.exists)
+    assert [each.name for each in await asyncio.to_thread(lambda: list(path.parent.iterdir()))] == ["admin.sock.lock"]
 
 
 class Keeper:
@@ -433,8 +512,8 @@ async def test_no_call_is_refused_while_another_daemon_takes_the_socket_over(
     await server.start()
     info = await asyncio.to_thread(path.stat)
     assert stat.S_IMODE(info.st_mode) == 0o660
-    behind = await asyncio.to_thread(path.with_name("admin.sock.grpc").stat)
-    assert stat.S_IMODE(behind.st_mode) == 0o600
+    behind = await asyncio.to_thread(path.with_name("admin.sock.d").stat)
+    assert stat.S_IMODE(behind.st_mode) == 0o700
     async with ControlClient(path) as client:
         await client.version()
     await server.stop(leave_socket=True)

@@ -1,6 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A socket that stays open while the daemon restarts, in front of gRPC, which can't take one that listens already."""
+"""The socket in front of gRPC, which can't take one that listens already.
+
+Its rights are right from the first moment; it can stay open while the daemon restarts, and be made again.
+"""
 
 import asyncio
 import logging
@@ -40,6 +43,14 @@ class Relay:
             self._accepting.cancel()
             await asyncio.gather(self._accepting, return_exceptions=True)
             self._accepting = None
+
+    async def listen_at(self, listening: socket.socket) -> None:
+        """Takes its connections from another socket; those that it has go on."""
+        await self.pause()
+        self._listening.close()
+        listening.setblocking(False)
+        self._listening = listening
+        self.start()
 
     async def close(self) -> None:
         """Ends all connections. The listening socket stays open where somebody keeps it."""

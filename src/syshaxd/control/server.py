@@ -31,6 +31,7 @@ from syshaxd.core.errors import SyshaxError
 _log = logging.getLogger(__name__)
 _SOCKET_MODE = 0o660
 _BACKLOG = 128
+_CHECK_INTERVAL_S = 5.0
 _GRACE_S = 1.0
 """For calls that run when another daemon is to take the socket over."""
 GROUP = "syshax"
@@ -67,6 +68,7 @@ class ControlServer:
         group: str = GROUP,
         kept: socket.socket | None = None,
         keep: Callable[[socket.socket], None] | None = None,
+        check_interval_s: float = _CHECK_INTERVAL_S,
     ) -> None:
         """Touches nothing yet.
 
@@ -78,6 +80,7 @@ class ControlServer:
             group: Whose members may use the socket.
             kept: The socket as the daemon before this one left it, listening; connections may wait in it.
             keep: Has somebody else hold the listening socket, so that it stays open when this daemon ends.
+            check_interval_s: How often it looks whether the socket is still there.
         """
         self._engine = engine
         self._path = path
@@ -86,6 +89,9 @@ class ControlServer:
         self._group = group
         self._kept = kept
         self._keep = keep
+        self._check_interval_s = check_interval_s
+        self._guard: asyncio.Task[None] | None = None
+        self._made: tuple[int, int] | None = None
         self._relay: Relay | None = None
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
@@ -105,23 +111,13 @@ class ControlServer:
             kept = None
         self._claim = await asyncio.to_thread(rundir.claim_socket, self._path, in_use=kept is not None)
         try:
-            self._server = grpc.aio.server(interceptors=(ErrorInterceptor(),))
-            await self._add_services(self._server)
-            if self._keep is None:
-                self._server.add_insecure_port(f"unix:{quote(os.fspath(self._path))}")
-                await asyncio.to_thread(_open_to_group, self._path, self._group)
-            else:
-                if kept is None:
-                    kept = await asyncio.to_thread(self._listen, self._keep)
-                self._relay = Relay(kept, self._behind)
-                await asyncio.to_thread(self._behind.unlink, missing_ok=True)
-                self._server.add_insecure_port(f"unix:{quote(os.fspath(self._behind))}")
-                await asyncio.to_thread(self._behind.chmod, 0o600)
-            if self._tls is not None:
-                self.tls_port = await self._listen_with_tls(self._server, self._tls)
-            await self._server.start()
-            if self._relay is not None:
-                self._relay.start()
+            await self._start_grpc()
+            if kept is None:
+                kept = await asyncio.to_thread(self._listen)
+            self._relay = Relay(kept, self._behind)
+            self._made = await asyncio.to_thread(_identity, self._path)
+            self._relay.start()
+            self._guard = asyncio.create_task(self._guard_socket(), name="admin socket")
         except (RuntimeError, OSError, SyshaxError) as error:
             await self.stop()
             if isinstance(error, SyshaxError):
@@ -134,9 +130,14 @@ class ControlServer:
         Args:
             leave_socket: Whether another daemon takes it over, if somebody keeps it. Short calls then end well.
         """
-        leave_socket = leave_socket and self._relay is not None
+        leave_socket = leave_socket and self._relay is not None and self._keep is not None
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.cancel()
         if self._relay is not None:
             await self._relay.pause()
+        if guard is not None:
+            await asyncio.gather(guard, return_exceptions=True)
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
             # And kept: while its last object goes, gRPC blocks the event loop.
@@ -144,7 +145,8 @@ class ControlServer:
         if self._relay is not None:
             await self._relay.close()
             self._relay = None
-            await asyncio.to_thread(self._behind.unlink, missing_ok=True)
+        if self._server is not None:
+            await asyncio.to_thread(shutil.rmtree, self._behind.parent, ignore_errors=True)
         if self._claim is not None:
             if not leave_socket:
                 await asyncio.to_thread(self._path.unlink, missing_ok=True)
@@ -153,16 +155,63 @@ class ControlServer:
 
     @property
     def _behind(self) -> Path:
-        """Where gRPC listens behind the relay, for this user only."""
-        return self._path.with_name(f"{self._path.name}.grpc")
+        """Where gRPC listens behind the relay, in a folder for this user only."""
+        return self._path.with_name(f"{self._path.name}.d") / "grpc"
 
-    def _listen(self, keep: Callable[[socket.socket], None]) -> socket.socket:
+    async def _start_grpc(self) -> None:
+        self._server = grpc.aio.server(interceptors=(ErrorInterceptor(),))
+        await self._add_services(self._server)
+        await asyncio.to_thread(_make_private, self._behind.parent)
+        self._server.add_insecure_port(f"unix:{quote(os.fspath(self._behind))}")
+        if self._tls is not None:
+            self.tls_port = await self._listen_with_tls(self._server, self._tls)
+        await self._server.start()
+
+    def _listen(self) -> socket.socket:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        listening.bind(os.fspath(self._path))
-        _open_to_group(self._path, self._group)
-        listening.listen(_BACKLOG)
-        keep(listening)
+        try:
+            listening.bind(os.fspath(self._path))
+            _open_to_group(self._path, self._group)  # nobody can connect before it listens
+            listening.listen(_BACKLOG)
+        except BaseException:
+            listening.close()
+            raise
+        if self._keep is not None:
+            self._keep(listening)
         return listening
+
+    async def _guard_socket(self) -> None:
+        """Makes the socket again when somebody has removed it: a clean-up of /tmp or /run, say. For ever."""
+        told = ""
+        while True:
+            await asyncio.sleep(self._check_interval_s)
+            try:
+                if await asyncio.to_thread(self._is_in_place):
+                    continue
+                await self._restore()
+            except (RuntimeError, OSError, SyshaxError) as error:
+                if str(error) != told:
+                    told = str(error)
+                    _log.error("the admin socket %s is gone and cannot be made again: %s", self._path, error)
+            else:
+                told = ""
+                _log.warning("somebody removed the admin socket %s; it was made again", self._path)
+
+    def _is_in_place(self) -> bool:
+        return _identity(self._path) == self._made and self._behind.is_socket()
+
+    async def _restore(self) -> None:
+        assert self._relay is not None
+        if await asyncio.to_thread(_identity, self._path) != self._made:
+            if self._claim is not None:
+                os.close(self._claim)  # the lock's file may be gone as well
+                self._claim = None
+            self._claim = await asyncio.to_thread(rundir.claim_socket, self._path)
+            await self._relay.listen_at(await asyncio.to_thread(self._listen))
+            self._made = await asyncio.to_thread(_identity, self._path)
+        if self._server is not None and not await asyncio.to_thread(self._behind.is_socket):
+            await self._server.stop(None)
+            await self._start_grpc()
 
     async def _add_services(self, server: grpc.aio.Server) -> None:
         add_AdminServiceServicer_to_server(AdminServicer(self._engine, self._operations), server)  # type: ignore[no-untyped-call]
@@ -203,6 +252,21 @@ def _read(name: str, path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SyshaxError(f"control.tcp.{name}: cannot read {path}: {error.strerror}") from error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file stands at a path; None: none."""
+    try:
+        info = path.lstat()
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino
+
+
+def _make_private(folder: Path) -> None:
+    """Makes a folder anew that only this user can enter."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
 
 
 def _is_at(kept: socket.socket, path: Path) -> bool:
