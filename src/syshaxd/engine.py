@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from syshaxd import __version__
@@ -17,12 +18,14 @@ from syshaxd.core.errors import (
     InstanceTimeoutError,
     NotFoundError,
     RequestCancelledError,
+    SyshaxError,
 )
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.parity import ParityReport
 from syshaxd.core.placement import Decision, InferenceRequest, Offload
 from syshaxd.core.records import Outcome, RequestRecord
+from syshaxd.core.retries import Retries, Suspects
 from syshaxd.core.scheduler import Policy, Scheduler
 from syshaxd.core.topology import BindingStatus, Fault, Settings, Unverified, Verification
 from syshaxd.core.types import EngineStatus, HostTopology, InstanceSpec, InstanceStatus, State
@@ -74,13 +77,7 @@ class Engine:
             max_queue_size=max_queue_size,
             max_queue_wait_s=max_queue_wait_s,
         )
-        self._moving = Moving(
-            scheduler,
-            self._admission,
-            self._registry,
-            handover,
-            suspect=supervisor.suspect,
-        )
+        self._moving = Moving(scheduler, self._admission, self._registry, handover)
         self._admission.on_release(self._on_release)
         self._supervisor = supervisor
         self._runner = runner
@@ -89,6 +86,8 @@ class Engine:
         self._parity = parity
         self._look_up = look_up
         self._bindings = bindings
+        self._suspects = Suspects()
+        self._unresponsive: set[str] = set()
         self._states: dict[str, State] = {}
         self._ready = registry.ready
         self._drained: asyncio.Future[None] | None = None
@@ -142,6 +141,32 @@ class Engine:
         body: Mapping[str, Any] | None = None
         if self._handover.pairs:
             request, body = self._handover.examine(request, outgoing)
+        retries = Retries(remembered=self._suspects.knows(outgoing.path, outgoing.body, self._loop.time()))
+        if retries.suspect:
+            self._check_retries(retries)
+        try:
+            keeps = await self._try(request, body, outgoing=outgoing, client=client, record=record, retries=retries)
+        except (InstanceFailedError, InstanceTimeoutError):
+            record.outcome = Outcome.FAILED
+            raise
+        finally:
+            if retries.suspect and record.outcome is Outcome.FAILED:
+                self._suspects.add(outgoing.path, outgoing.body, self._loop.time())
+        if retries.suspect and record.outcome is not Outcome.FAILED:
+            self._suspects.forget(outgoing.path, outgoing.body)
+        return keeps
+
+    async def _try(
+        self,
+        request: InferenceRequest,
+        body: Mapping[str, Any] | None,
+        *,
+        outgoing: Outgoing,
+        client: Downstream,
+        record: RequestRecord,
+        retries: Retries,
+    ) -> bool:
+        """Tries one instance, and another if that fails before it has said anything."""
         tried: tuple[str, ...] = ()
         while True:
             try:
@@ -151,16 +176,27 @@ class Engine:
                     raise
                 continue  # an adapter may have been loaded since the instances were asked
             first = grant.placement.places[0]
-            last_try = bool(tried) or len(self._registry.ready) < 2 or request.pinned is not None
+            alone = len(self._registry.ready) < 2 or request.pinned is not None
+            last_try = bool(tried) or alone or retries.suspect
             try:
                 with grant:
                     return await self._answer(
-                        grant, request, body, outgoing=outgoing, client=client, record=record, last_try=last_try
+                        grant,
+                        request,
+                        body,
+                        outgoing=outgoing,
+                        client=client,
+                        record=record,
+                        retries=retries,
+                        last_try=last_try,
                     )
             except (InstanceFailedError, InstanceTimeoutError) as error:
-                self._supervisor.suspect(first)
-                if last_try or isinstance(error, InstanceTimeoutError):
-                    raise type(error)(f"instance {first}: {error}") from error
+                self._count_failure(retries, first, error, begun=False)
+                if isinstance(error, InstanceTimeoutError):
+                    raise InstanceTimeoutError(f"instance {first}: {error}") from error
+                self._check_retries(retries, f"instance {first}: {error}; ")
+                if last_try:
+                    raise InstanceFailedError(f"instance {first}: {error}") from error
                 _log.warning(
                     "request %s: instance %s: %s; trying another",
                     record.request_id,
@@ -171,6 +207,21 @@ class Engine:
                 tried = (first,)
                 record.retries += 1
 
+    def _count_failure(self, retries: Retries, name: str, error: SyshaxError, *, begun: bool) -> None:
+        self._supervisor.suspect(name)
+        broke = isinstance(error, InstanceFailedError) and error.broke
+        retries.failed(error, broke=broke, unresponsive=name in self._unresponsive, begun=begun)
+
+    def _check_retries(self, retries: Retries, why: str = "") -> None:
+        refusal = retries.refusal(len(self._registry.ready), len(self._registry.specs))
+        if refusal:
+            raise InstanceFailedError(f"{why}{refusal}: it is not tried on another")
+
+    def _may_go_on(self, retries: Retries, failed: str, error: SyshaxError, begun: bool) -> None:
+        """An instance has failed an answer. Raises InstanceFailedError if no other may be asked for the rest."""
+        self._count_failure(retries, failed, error, begun=begun)
+        self._check_retries(retries, f"instance {failed}: {error}; ")
+
     async def _answer(
         self,
         grant: Grant,
@@ -180,6 +231,7 @@ class Engine:
         outgoing: Outgoing,
         client: Downstream,
         record: RequestRecord,
+        retries: Retries,
         last_try: bool,
     ) -> bool:
         """Has a request answered where it was placed; returns whether the client's connection may stay open."""
@@ -196,11 +248,14 @@ class Engine:
                 outgoing=outgoing,
                 client=client,
                 record=record,
-                source=JourneySlots(self._moving, request),
+                source=JourneySlots(self._moving, request, partial(self._may_go_on, retries)),
                 last_try=last_try,
             )
         else:
-            stays_open = await self._runner.run(grant.slots[0].spec, outgoing, client, record, last_try=last_try)
+            spec = grant.slots[0].spec
+            stays_open = await self._runner.run(spec, outgoing, client, record, last_try=last_try)
+            if record.outcome is Outcome.FAILED:
+                self._supervisor.suspect(spec.name)
         if record.outcome is Outcome.OK:
             self._admission.observe_answer(self._loop.time() - placed_at_s, record.tokens_out)
         return stays_open
@@ -394,6 +449,10 @@ class Engine:
             self.events.add(
                 EventKind.STATE, text, instance=spec.name, state=status.state, generation=str(status.generation)
             )
+        if status.state is State.UNHEALTHY:
+            self._unresponsive.add(spec.name)
+        elif status.state is State.READY:
+            self._unresponsive.discard(spec.name)
         if status.state is State.DRAINING:
             self._end_drain(spec.name)
             self._move_streams()

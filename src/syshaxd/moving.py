@@ -31,8 +31,6 @@ class Moving:
         admission: Admission,
         registry: InstanceRegistry,
         handover: Handover,
-        *,
-        suspect: Callable[[str], None],
     ) -> None:
         """Moves nothing by itself.
 
@@ -41,13 +39,11 @@ class Moving:
             admission: Has the slots.
             registry: Who is READY.
             handover: Has the streams that can move.
-            suspect: Called with an instance that failed.
         """
         self._scheduler = scheduler
         self._admission = admission
         self._registry = registry
         self._handover = handover
-        self._suspect = suspect
         self._loop = asyncio.get_running_loop()
 
     async def another(self, request: InferenceRequest, failed: str) -> Slot:
@@ -56,7 +52,6 @@ class Moving:
         Raises:
             SyshaxError: No instance can go on, nor has one become ready in the time that a request may wait.
         """
-        self._suspect(failed)
         rest = replace(_begun(request), offload=False)
         tried: tuple[str, ...] = (failed,)
         deadline_s = self._loop.time() + self._admission.max_queue_wait_s
@@ -127,12 +122,17 @@ class Moving:
 class JourneySlots:
     """Where one request's answer can go on (the journey's `SlotSource`)."""
 
-    def __init__(self, moving: Moving, request: InferenceRequest) -> None:
+    def __init__(
+        self, moving: Moving, request: InferenceRequest, check: Callable[[str, SyshaxError, bool], None]
+    ) -> None:
+        """`check` counts a failure, and raises SyshaxError if the request must not be tried elsewhere."""
         self._moving = moving
         self._request = request
+        self._check = check
 
-    async def another(self, failed: str, error: SyshaxError) -> Slot:
+    async def another(self, failed: str, error: SyshaxError, *, begun: bool) -> Slot:
         """See Moving.another."""
+        self._check(failed, error, begun)
         _log.warning(
             "request %s: instance %s: %s; its answer goes on elsewhere", self._request.request_id, failed, error
         )

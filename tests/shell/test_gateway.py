@@ -309,6 +309,56 @@ async def test_when_both_fail_the_client_gets_a_502(make_stand: MakeStand) -> No
     assert stand.metrics.records[0].outcome is Outcome.FAILED
 
 
+async def _answer_well(request: Request) -> None:
+    await request.send(json_answer(ANSWER))
+
+
+async def test_a_request_that_ended_both_instances_is_not_spread_again_until_it_was_answered(
+    make_stand: MakeStand,
+) -> None:
+    stand = await make_stand()
+    stand.gpu.answer = stand.cpu.answer = _break_before_the_answer
+    async with stand.post() as response:
+        assert response.status == 502
+        assert "2 instances broke off" in (await _error(response))["message"]
+    async with stand.post() as response:
+        assert response.status == 502
+    assert (len(stand.gpu.requests), len(stand.cpu.requests)) == (2, 1)
+    stand.supervisor.become("gpu", State.BACKOFF)
+    async with stand.post() as response:
+        assert response.status == 502
+        assert "only one is healthy" in (await _error(response))["message"]
+    async with stand.post(CHAT | {"user": "another"}) as response:  # which is tried
+        assert "the connection broke" in (await _error(response))["message"]
+    assert len(stand.cpu.requests) == 2
+    await stand.ready("gpu")
+    stand.gpu.answer = stand.cpu.answer = _answer_well
+    async with stand.post() as response:
+        assert response.status == 200
+    stand.supervisor.become("gpu", State.BACKOFF)
+    async with stand.post() as response:
+        assert response.status == 200
+
+
+async def test_a_request_that_an_instance_was_ended_for_is_not_sent_to_the_last_healthy_one(
+    make_stand: MakeStand,
+) -> None:
+    stand = await make_stand()
+
+    async def blocked(request: Request) -> None:
+        stand.supervisor.become("gpu", State.UNHEALTHY)
+        stand.supervisor.become("gpu", State.STOPPING)
+        request.abort()
+
+    stand.gpu.answer = blocked
+    async with stand.post() as response:
+        assert response.status == 502
+        assert "may have ended an instance" in (await _error(response))["message"]
+    assert not stand.cpu.requests
+    async with stand.post(CHAT | {"user": "another"}) as response:
+        assert response.headers["x-syshax-placement"] == "cpu"
+
+
 async def test_the_last_instances_own_error_goes_out_as_it_is(make_stand: MakeStand) -> None:
     stand = await make_stand()
     stand.gpu.answer = stand.cpu.answer = _engine_dead

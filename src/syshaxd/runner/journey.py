@@ -77,6 +77,7 @@ class Journey:
         self._moving_to: Slot | None = None
         self._events_to_wait = 0
         self._left: Slot | None = None
+        self._had = 0  # tokens before the present part
         self._spoken = False
         self._cut = False
         self._stalled = False
@@ -221,13 +222,13 @@ class Journey:
     async def _go_on(self, spec: InstanceSpec) -> bool:
         """Has the answer made, or the rest of it, up to its end or a cut; returns whether it was passed on as it is."""
         save = _new_key() if self._movable else None
-        had = self._answer.tokens
+        self._had = self._answer.tokens
         if self._prefilled or self._answer.parts:
             await self._drop_incomplete(spec)
             path, body = self._dialect.continuation(
                 self._body, self._answer, self._facts[spec.name], load=self._load, save=save
             )
-            had = self._answer.tokens
+            self._had = self._answer.tokens
             self._answer.begin_part()
             leg = await self._read(spec, path, body, self._take)
             if not leg.streamed:
@@ -240,7 +241,7 @@ class Journey:
         elif not self._answer.finished:
             if not self._answer.part_over:
                 raise InstanceFailedError("the instance's stream ended before the answer did")
-            if self._answer.tokens == had:
+            if self._answer.tokens == self._had:
                 raise InstanceFailedError("the instance ended its part of the answer without a token")
             self._load = self._dialect.load_key({"id": self._answer.part_id}, save or "")
             self._decide_again()
@@ -377,12 +378,14 @@ class Journey:
         try:
             if not carried or failures > _MAX_FAILURES:
                 raise error
-            target = self._moving_to or await self._source.another(failed.spec.name, error)
+            target = self._moving_to or await self._source.another(
+                failed.spec.name, error, begun=self._answer.tokens > self._had
+            )
             self._grant.add(target)
-        except SyshaxError:
+        except SyshaxError as refusal:
             if not self._reply.begun:
                 raise error from None
-            self._reply.break_off(error, at_boundary=True)
+            self._reply.break_off(refusal if isinstance(refusal, InstanceFailedError) else error, at_boundary=True)
             return False
         self._moving_to, self._cause = target, Cause.FAILURE
         self._load = None

@@ -26,8 +26,11 @@ class Exchanger(Protocol):
 class SlotSource(Protocol):
     """Where the journey gets slots for the rest of its answer."""
 
-    async def another(self, failed: str, error: SyshaxError) -> Slot:
-        """Takes a slot for the rest of the answer, after `failed` has failed. Raises SyshaxError: there is none."""
+    async def another(self, failed: str, error: SyshaxError, *, begun: bool) -> Slot:
+        """Takes a slot for the rest of the answer, after `failed` has failed. Raises SyshaxError: there is none.
+
+        `begun`: it had made some of the answer.
+        """
 
     def again(self, present: Slot) -> Slot | None:
         """Decides again where the rest is made, and takes a slot there; None: it stays at `present`."""
