@@ -3,10 +3,12 @@
 """What vLLM loads: one object in the scheduler's process, one in each worker's. It only passes calls on."""
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import torch
 from vllm.config import VllmConfig
+from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -43,7 +45,6 @@ class SyshaxConnector(KVConnectorBase_V1, SupportsHMA):
         Raises:
             UnsupportedError: It can't.
             SettingsError: `kv_connector_extra_config` is wrong.
-            FolderError: `arena_dir` can't be used.
         """
         super().__init__(vllm_config, role, kv_cache_config)
         config = vllm_config.kv_transfer_config
@@ -185,6 +186,11 @@ class SyshaxConnector(KVConnectorBase_V1, SupportsHMA):
     def _scheduling(self) -> Scheduler:
         assert self._scheduler is not None, "a scheduler's call in a worker"
         return self._scheduler
+
+
+# vLLM's MultiConnector knows those that it combines by name alone when it reads what their workers counted.
+with suppress(ValueError):  # it is there already
+    KVConnectorFactory.register_connector(SyshaxConnector.__name__, __name__, SyshaxConnector.__name__)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

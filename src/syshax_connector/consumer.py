@@ -5,7 +5,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from .folder import Claim, Folder
+from .folder import Claim, Folder, FolderError
 from .header import BadHeaderError, Header, Model, common_prefix
 from .layout import Shape
 from .settings import Settings
@@ -55,6 +55,8 @@ class Consumer:
             claim = self._folder.claim(key)
         except BlockingIOError:
             raise MissError("busy", f"hand-over {key}: somebody else is loading it") from None
+        except FolderError as error:
+            raise MissError("arena", f"hand-over {key}: {error}") from error
         except (OSError, BadHeaderError) as error:
             self._folder.take_back(key)
             raise MissError("damaged", f"hand-over {key}: {error}") from error

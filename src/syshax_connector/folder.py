@@ -12,14 +12,17 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import arena
-from .header import MOST_BYTES, BadHeaderError, Header, decode, encode
+from .header import MOST_BYTES, MOST_HEAD_BYTES, BadHeaderError, Header, arenas_of, decode, encode
 
 _HANDOVER = ".kv"
 _ARENA = ".arena"
+_START_BYTES = 4096
+"""In which a head usually ends."""
 
 
 class FolderError(OSError):
@@ -50,21 +53,40 @@ class Folder:
     """One folder of arenas and hand-overs."""
 
     def __init__(self, path: Path) -> None:
+        """Touches nothing yet: a folder that can't be used costs hand-overs, not the engine."""
+        self.path = path
+
+    def make(self) -> None:
         """Makes the folder if need be.
 
         Raises:
-            FolderError: It can't be made, or others can write to it.
+            FolderError: It can't be made, or is not this user's own.
         """
-        self.path = path
+        with suppress(FileExistsError):
+            try:
+                self.path.mkdir(mode=0o700, parents=True)
+            except FileExistsError:
+                raise
+            except OSError as error:
+                raise FolderError(f"arena_dir {self.path}: {error.strerror}") from error
+        self.check()
+
+    def check(self) -> None:
+        """Makes sure that nobody else can write here: before each use, since what was ours may be replaced.
+
+        Raises:
+            FolderError: It is not there, or not this user's own.
+        """
+        path = self.path
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = path.lstat()
         except OSError as error:
             raise FolderError(f"arena_dir {path}: {error.strerror}") from error
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
             raise FolderError(
                 f"arena_dir {path}: a folder of this user's own is wanted (mode 0700, owner {os.geteuid()}), found "
-                f"mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}; who can write there can forge KV caches"
+                f"mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}{_kind(found.st_mode)}; who can write "
+                "there can forge KV caches. Remove it, or name another one"
             )
 
     def arena_path(self, owner: str, rank: int) -> Path:
@@ -76,8 +98,9 @@ class Folder:
 
         Raises:
             FileExistsError: The key was used before.
-            OSError: No room.
+            OSError: No room, or the folder can't be used.
         """
+        self.check()
         path, content = self._handover(header.key), encode(header)
         fd = os.open(self.path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
@@ -100,8 +123,10 @@ class Folder:
         Raises:
             BlockingIOError: Somebody else has it.
             BadHeaderError: It is damaged, or of another key.
+            FolderError: The folder can't be used.
             OSError: It can't be read.
         """
+        self.check()
         path = self._handover(key)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -133,7 +158,11 @@ class Folder:
         Args:
             ttl_s: No hand-over may be older, whoever owns it.
             grace_s: How old the files of a dead owner must be.
+
+        Raises:
+            FolderError: The folder can't be used.
         """
+        self.check()
         reaped = 0
         wanted: set[str] = set()
         arenas: list[tuple[Path, float]] = []
@@ -171,12 +200,22 @@ class Folder:
     def _parts(self, handover: Path) -> list[str]:
         """The arenas that a hand-over's bytes are in; none if it is damaged or gone."""
         try:
-            return [part.arena for part in decode(handover.read_bytes()).parts]
+            with handover.open("rb", buffering=0) as file:
+                start = file.read(_START_BYTES)
+                if start.count(b"\n", 0) < 2:  # a head that long has many ranks' packings in it
+                    start += file.read(MOST_HEAD_BYTES)
+            return arenas_of(start)
         except (OSError, BadHeaderError):
             return []
 
     def _handover(self, key: str) -> Path:
         return self.path / f"{key}{_HANDOVER}"
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return ", a link"
+    return "" if stat.S_ISDIR(mode) else ", no folder"
 
 
 def _remove_unlocked(path: Path) -> bool:

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The file that tells of a hand-over: whose, what, and where its bytes are. Pure.
 
-SYSHAXKV2 <SHA-256 of all that follows this line, in hex>
-<one JSON object>
+SYSHAXKV3 <SHA-256 of the next line, in hex>
+<one JSON object, with the SHA-256 of what follows it>
 <token ids, little-endian int32>
+
+The first two lines are the head. It can be read, and checked, without the rest, which grows with the prompt.
 """
 
 import hashlib
@@ -17,9 +19,11 @@ from typing import Any
 
 from .layout import Digit, Packed, Packing
 
-MAGIC = b"SYSHAXKV2"
+MAGIC = b"SYSHAXKV3"
 MOST_BYTES = 64 << 20
 """More is no header."""
+MOST_HEAD_BYTES = 1 << 20
+"""More is no head."""
 _ID_BYTES = 4
 
 
@@ -99,8 +103,10 @@ def encode(header: Header) -> bytes:
     ids = array("i", header.token_ids)
     if sys.byteorder == "big":
         ids.byteswap()
-    body = json.dumps(fixed).encode() + b"\n" + ids.tobytes()
-    return MAGIC + b" " + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    raw = ids.tobytes()
+    fixed["ids_sha256"] = hashlib.sha256(raw).hexdigest()
+    text = json.dumps(fixed).encode()
+    return b"%b %b\n%b\n%b" % (MAGIC, hashlib.sha256(text).hexdigest().encode(), text, raw)
 
 
 def decode(data: bytes) -> Header:
@@ -109,17 +115,46 @@ def decode(data: bytes) -> Header:
     Raises:
         BadHeaderError: They are not what `encode` wrote.
     """
-    first, _, body = data.partition(b"\n")
-    magic, _, digest = first.partition(b" ")
+    fixed, raw = _head(data)
+    try:
+        if hashlib.sha256(raw).hexdigest() != fixed.pop("ids_sha256"):
+            raise BadHeaderError("damaged or cut off: the token ids' checksum differs")
+        return _build(fixed, raw)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise error if isinstance(error, BadHeaderError) else BadHeaderError(f"malformed: {error!r}") from error
+
+
+def arenas_of(start: bytes) -> list[str]:
+    """Names the arenas that a hand-over's bytes are in.
+
+    Args:
+        start: The file's beginning; its head must be whole.
+
+    Raises:
+        BadHeaderError: It is not what `encode` wrote.
+    """
+    fixed, _ = _head(start)
+    try:
+        return [str(part["arena"]) for part in fixed["parts"]]
+    except (KeyError, TypeError) as error:
+        raise BadHeaderError(f"malformed: {error!r}") from error
+
+
+def _head(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Returns the JSON object, checked, and the bytes behind it."""
+    magic, _, digest = (first := data.partition(b"\n"))[0].partition(b" ")
     if magic != MAGIC:
         raise BadHeaderError("not a hand-over of this version")
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        raise BadHeaderError("damaged or cut off: the checksum differs")
-    text, _, raw = body.partition(b"\n")
+    text, ended, raw = first[2].partition(b"\n")
+    if not ended or hashlib.sha256(text).hexdigest().encode() != digest:
+        raise BadHeaderError("damaged or cut off: the head's checksum differs")
     try:
-        return _build(json.loads(text), raw)
-    except (KeyError, TypeError, ValueError) as error:
+        fixed = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise BadHeaderError(f"malformed: {error!r}") from error
+    if not isinstance(fixed, dict):
+        raise BadHeaderError("malformed: an object is wanted")
+    return fixed, raw
 
 
 def _build(fixed: dict[str, Any], raw: bytes) -> Header:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .extents import Extent, Extents
-from .folder import Folder
+from .folder import Folder, FolderError
 from .header import Header, Model, Part
 from .layout import Shape
 from .settings import Settings
@@ -70,7 +70,7 @@ class Producer:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes taken in each rank's arena."""
+        """Bytes taken in each rank's arena. One number, which is read whole without the lock."""
         return self._extents.used_bytes
 
     def reserve(self, key: str, tokens: int) -> Extent:
@@ -81,6 +81,10 @@ class Producer:
         """
         size = self._size(tokens)
         with self._lock:
+            try:
+                self._folder.check()
+            except FolderError as error:
+                raise RefusedError("arena", str(error)) from error
             if key in self._entries or self._folder.exists(key):
                 raise RefusedError("key", f"the key {key} is in use: each hand-over needs a new one")
             if size > self._extents.most_bytes:

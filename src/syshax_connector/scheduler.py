@@ -3,6 +3,7 @@
 """The half in the scheduler: decides what is loaded and saved, keeps the book, publishes, and counts."""
 
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,9 +88,11 @@ class Scheduler:
         self._saves: dict[str, _Save] = {}
         self._jobs = Jobs()
         self._events: list[dict[str, Any]] = []
+        self._told: dict[str, float] = {}
+        self._lock = threading.Lock()
+        """Of what the engine's thread and the sweeper's share: the two below. The producer has a lock of its own."""
         self._reaped = 0
         self._state: dict[str, float] = {}
-        self._told: dict[str, float] = {}
         self._sweeper = Sweeper("syshax sweeper", settings.sweep_s, self._sweep)
 
     def match(self, request: Request, computed: int) -> tuple[int | None, bool]:
@@ -186,13 +189,14 @@ class Scheduler:
 
     def stats(self) -> HandoverStats | None:
         """What happened since the last call."""
+        with self._lock:
+            state, reaped, self._reaped = dict(self._state), self._reaped, 0
         if self._producer is not None:
-            self._state["arena_used_bytes"] = self._producer.used_bytes
-        state = dict(self._state)
+            state["arena_used_bytes"] = self._producer.used_bytes
         stats = HandoverStats(
-            {"events": self._events, "reaped": self._reaped, "state": state if state != self._told else {}}
+            {"events": self._events, "reaped": reaped, "state": state if state != self._told else {}}
         )
-        self._events, self._reaped, self._told = [], 0, state
+        self._events, self._told = [], state
         return None if stats.is_empty() else stats
 
     def close(self) -> None:
@@ -284,14 +288,18 @@ class Scheduler:
         self._events.append({"op": op, "result": result, "reason": reason, **values})
 
     def _sweep(self) -> None:
-        dropped = self._producer.sweep() if self._producer is not None else 0
-        self._reaped += dropped + self._folder.reap(self._settings.ttl_s, self._settings.grace_s)
+        self._folder.make()
+        reaped = self._producer.sweep() if self._producer is not None else 0
+        reaped += self._folder.reap(self._settings.ttl_s, self._settings.grace_s)
         waiting, oldest_s = self._folder.survey()
-        self._state |= {
+        state = {
             "arena_bytes": self._settings.arena_bytes,
             "waiting": waiting,
             "oldest_seconds": round(oldest_s, 1),
         }
+        with self._lock:
+            self._reaped += reaped
+            self._state = state
 
 
 def _uncount(request: Request) -> None:

@@ -31,7 +31,7 @@ class Settings:
     sweep_s: float = 2.0
     """How often abandoned files are looked for; what a dead engine left is gone after three times that."""
     payload_checksum: bool = False
-    """CRC-32 over the KV cache itself, not only over the header. Costs about a second for a GB on either side."""
+    """A checksum over the KV cache itself, not only over the header, on both sides."""
 
     @property
     def grace_s(self) -> float:

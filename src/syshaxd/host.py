@@ -131,6 +131,27 @@ def process_tree(pid: int, root: Path = _ROOT) -> tuple[int, ...]:
     return tuple(tree)
 
 
+def cpu_time_s(pid: int, root: Path = _ROOT) -> float:
+    """Returns the CPU time, in seconds, of a process and all that descend from it.
+
+    Raises:
+        ProcessGoneError: It has ended.
+        TopologyError: The kernel's answer makes no sense.
+    """
+    ticks = 0
+    for member in process_tree(pid, root):
+        path = root / "proc" / str(member) / "stat"
+        try:
+            # The name, which is in brackets, may itself hold blanks and brackets.
+            fields = _proc(path).rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        except ProcessGoneError:
+            continue
+        except (ValueError, IndexError):
+            raise TopologyError(f"{path} does not tell the CPU time") from None
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def placement(pid: int, root: Path = _ROOT) -> Placement:
     """Returns where a process, and all that descend from it, may run, and where their memory lies.
 

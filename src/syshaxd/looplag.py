@@ -49,7 +49,5 @@ class LoopLag:
             self._late_at_s = now_s
             if now_s - self._warned_at_s >= _WARN_EVERY_S:
                 self._warned_at_s = now_s
-                _log.warning(
-                    "the daemon itself stood still for %.1f s: what it waited for meanwhile is repeated", lag_s
-                )
+                _log.warning("the daemon stood still for %.1f s: what it waited for meanwhile is repeated", lag_s)
         self._plan()

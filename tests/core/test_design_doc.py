@@ -20,6 +20,8 @@ def _from(lifecycle: Lifecycle) -> str:
         marks.append("failed" if lifecycle.failed else "to start again")
     if lifecycle.blocked_by and lifecycle.state is not State.STOPPED:
         marks.append("blocked")
+    if lifecycle.busy:
+        marks.append("busy")
     if lifecycle.probe_failures == 2:
         marks.append("last probe")
     if lifecycle.attempts == 7:
@@ -31,7 +33,7 @@ def _event(event: Event) -> str:
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(event).__name__)
     if isinstance(event, TimerFired):
         return f"timer {event.timer.upper()}"
-    notes = [word for word in ("drain", "permanent", "healthy") if getattr(event, word, False)]
+    notes = [word for word in ("drain", "permanent", "healthy", "busy") if getattr(event, word, False)]
     return name.lower() + "".join(f", {note}" for note in notes)
 
 

@@ -55,6 +55,7 @@ LAUNCHING = replace(STOPPED, state=State.STARTING, wanted=True)
 STARTING = replace(LAUNCHING, handle=HANDLE)
 READY = replace(STARTING, state=State.READY, attempts=2)
 UNHEALTHY = replace(READY, state=State.UNHEALTHY, probe_failures=1)
+BUSY = replace(UNHEALTHY, probe_failures=0, busy=True)
 DRAINING = replace(READY, state=State.DRAINING, wanted=False, reason="stop requested")
 RESTARTING = replace(DRAINING, wanted=True)
 STOPPING = replace(DRAINING, state=State.STOPPING)
@@ -116,6 +117,13 @@ ROWS: list[tuple[Lifecycle, Event, State, tuple[Effect, ...]]] = [
     (UNHEALTHY, ProbeFailed(5, "silence"), State.UNHEALTHY, ()),
     (replace(UNHEALTHY, probe_failures=2), ProbeFailed(5, "silence"), State.STOPPING, (Terminate(HANDLE),)),
     (replace(UNHEALTHY, probe_failures=2), ProbeFailed(5, "silence", counts=False), State.UNHEALTHY, ()),
+    (READY, ProbeFailed(5, "silence", busy=True), State.UNHEALTHY, (SetTimer(5, Timer.BUSY, 300),)),
+    (UNHEALTHY, ProbeFailed(5, "silence", busy=True), State.UNHEALTHY, (SetTimer(5, Timer.BUSY, 300),)),
+    (BUSY, ProbeFailed(5, "silence", busy=True), State.UNHEALTHY, ()),
+    (BUSY, ProbeFailed(5, "silence"), State.UNHEALTHY, ()),
+    (BUSY, ProbeSucceeded(5), State.READY, (SetTimer(5, Timer.STABLE, 50),)),
+    (BUSY, TimerFired(5, Timer.BUSY), State.STOPPING, (Terminate(HANDLE),)),
+    (UNHEALTHY, TimerFired(5, Timer.BUSY), State.UNHEALTHY, ()),
     (DRAINING, ProbeFailed(5, "silence"), State.DRAINING, ()),
     (STOPPING, ProbeSucceeded(5), State.STOPPING, ()),
     (READY, TimerFired(5, Timer.STABLE), State.READY, ()),
@@ -209,6 +217,9 @@ REASONS = {
     "killed by signal 9 while starting; next attempt (2 of 8) in 1 s": run(STARTING, Exited(5, ExitStatus(signal=9))),
     "given up after 8 failed attempts: exited with code 0 unasked": run(replace(READY, attempts=7), Exited(5, CODE_0)),
     "failed probe (1 of 3): silence": run(READY, ProbeFailed(5, "silence")),
+    "busy: silence": run(READY, *[ProbeFailed(5, "silence", busy=True)] * 50),
+    "at work, but no answer to a probe for 300 s": run(BUSY, TimerFired(5, Timer.BUSY)),
+    "3 failed probes in a row: dead": run(BUSY, *[ProbeFailed(5, "dead")] * 3),
     "not answering yet: refused": run(STARTING, ProbeFailed(5, "refused")),
     "not ready within 900 s; not answering yet: refused": run(
         STARTING, ProbeFailed(5, "refused"), TimerFired(5, Timer.START)

@@ -156,7 +156,7 @@ class Fleet(RuleBasedStateMachine):
         if world.timer is not None:
             events.append("timer_fires")
         if world.is_probed:
-            events += ["probe_succeeds", "probe_fails"]
+            events += ["probe_succeeds", "probe_fails", "probe_finds_it_busy"]
         if world.lifecycle.state is State.DRAINING:
             events.append("drained")
         return events
@@ -190,6 +190,11 @@ class Fleet(RuleBasedStateMachine):
 
     def probe_fails(self, world: World) -> None:
         self.handle(world, ProbeFailed(world.lifecycle.generation, "silence"))
+
+    def probe_finds_it_busy(self, world: World) -> None:
+        before = world.lifecycle
+        self.handle(world, ProbeFailed(before.generation, "silence", busy=True))
+        assert world.lifecycle.state is (State.UNHEALTHY if before.state in HOLDING else before.state)
 
     def drained(self, world: World) -> None:
         self.handle(world, Drained(world.lifecycle.generation))
@@ -242,6 +247,7 @@ class Fleet(RuleBasedStateMachine):
                     assert timer is (Timer.START if world.policy.start_timeout_s is not None else None)
                 case State.READY | State.UNHEALTHY:
                     assert world.is_probed
+                    assert (timer is Timer.BUSY) == world.lifecycle.busy
                 case State.DRAINING:
                     assert timer is Timer.DRAIN
                 case State.STOPPING:

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -38,10 +39,12 @@ def test_clients_leave_a_reserve(low_limit: None) -> None:
 def test_none_at_all_is_short_too(low_limit: None) -> None:
     held: list[int] = []
     try:
-        with pytest.raises(OSError, match="Too many open files") as caught:
-            while True:
+        for _ in range(descriptors.limit()):
+            with suppress(OSError):
                 held.append(os.dup(2))
         assert descriptors.is_short()
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            os.dup(2)
         assert descriptors.is_own_shortage(caught.value)
     finally:
         for number in held:
@@ -56,13 +59,9 @@ def test_the_limit_is_raised_to_the_hard_one(low_limit: None, caplog: pytest.Log
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
 def test_our_own_shortage_is_found_under_what_it_led_to(code: int) -> None:
-    try:
-        try:
-            raise OSError(code, os.strerror(code))
-        except OSError as error:
-            raise RuntimeError("the instance could not be reached") from error
-    except RuntimeError as error:
-        assert descriptors.is_own_shortage(error)
+    error = RuntimeError("the instance could not be reached")
+    error.__cause__ = OSError(code, os.strerror(code))
+    assert descriptors.is_own_shortage(error)
     assert descriptors.is_own_shortage(ExceptionGroup("several", [ValueError(), OSError(code, "")]))
 
 

@@ -53,7 +53,7 @@ async def test_one_that_fails_is_counted_shown_and_started_again(caplog: pytest.
     assert time.pauses_s == [1.0, 2.0, 4.0]
     assert [bool(record.exc_info) for record in caplog.records] == [True, False, True]  # each trace once
     time.now_s += YEAR_S
-    assert tasks.faults == ()
+    assert not tasks.faults
     await tasks.close()
 
 

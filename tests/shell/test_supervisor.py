@@ -40,6 +40,10 @@ class Bench:
         self.clock = FakeClock()
         self.sick: dict[str, Exception] = {}
         self.probed: list[str] = []
+        self.at_work = False
+        """Its processes use CPU time."""
+        self.late = False
+        """The event loop stands still again and again."""
         self.supervisor = Supervisor(
             specs,
             {RuntimeKind.PROCESS: self.runtime, RuntimeKind.EXTERNAL: ExternalRuntime()},
@@ -49,6 +53,8 @@ class Bench:
             probe_timeout_s=5.0,
             stop_grace_s=15.0,
             clock=self.clock,
+            computes=self.computes,
+            was_late_since=lambda _: self.late,
         )
         self.states: list[tuple[str, State]] = []
         self.supervisor.subscribe(self.note)
@@ -62,6 +68,9 @@ class Bench:
         self.probed.append(spec.name)
         if spec.name in self.sick:
             raise self.sick[spec.name]
+
+    async def computes(self, pid: int) -> bool:
+        return self.at_work
 
     async def calm(self) -> None:
         """Returns when everything that follows from what has happened is done."""

@@ -5,7 +5,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 
 from syshaxd.core.errors import ConflictError, LaunchFailedError, NotFoundError, SyshaxError
@@ -36,10 +36,11 @@ from syshaxd.core.lifecycle import (
 )
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.runtime import InstanceRuntime
+from syshaxd.supervisor.activity import is_at_work
 from syshaxd.supervisor.clock import Clock, WallClock
 from syshaxd.supervisor.instance import Instance
 from syshaxd.supervisor.levels import levels
-from syshaxd.supervisor.prober import Probe, Prober
+from syshaxd.supervisor.prober import Fault, Probe, Prober
 from syshaxd.supervisor.shutdown import end_all, settle
 
 __all__ = ["Probe", "Supervisor"]
@@ -74,7 +75,23 @@ class Supervisor:
         probe_timeout_s: float,
         stop_grace_s: float,
         clock: Clock | None = None,
+        computes: Callable[[int], Awaitable[bool]] = is_at_work,
+        was_late_since: Callable[[float], bool] = lambda _: False,
     ) -> None:
+        """Begins nothing.
+
+        Args:
+            specs: The instances.
+            runtimes: What launches and ends them.
+            probe: Asks one for its health.
+            policy: When one is given up, started again, or left alone.
+            probe_interval_s: Seconds between two probes.
+            probe_timeout_s: Seconds after which a probe has failed.
+            stop_grace_s: Seconds between asking an instance to end and forcing it.
+            clock: Time; default: the real one.
+            computes: Tells whether a process, by its id, is at work.
+            was_late_since: Tells whether the event loop stood still since a moment of its own clock.
+        """
         self._runtimes = runtimes
         self._probe = probe
         self._policy = policy
@@ -82,6 +99,8 @@ class Supervisor:
         self._probe_timeout_s = probe_timeout_s
         self._stop_grace_s = stop_grace_s
         self._clock = clock or WallClock()
+        self._computes = computes
+        self._was_late_since = was_late_since
         self._instances = {spec.name: self._make(spec, Lifecycle(blocked_by=spec.depends_on)) for spec in specs}
         self._retired: dict[str, int] = {}
         self._levels = levels(specs)
@@ -112,7 +131,21 @@ class Supervisor:
             clock=self._clock,
             spawn=self._spawn,
             report=partial(self._on_probe, spec.name),
+            is_at_work=partial(self._is_at_work, spec.name),
+            was_late_since=self._was_late_since,
         )
+
+    async def _is_at_work(self, name: str) -> bool:
+        """Whether an instance that was ready computes."""
+        instance = self._instances.get(name)
+        if instance is None or instance.lifecycle.state not in HOLDING or instance.lifecycle.handle is None:
+            return False
+        try:
+            pid = await instance.runtime.pid(instance.lifecycle.handle)
+            return pid is not None and await self._computes(pid)
+        except Exception:  # noqa: BLE001 - what can't be seen is not at work
+            _log.exception("%s: cannot tell whether it is at work", name, extra={"instance": name})
+            return False
 
     # Commands.
 
@@ -254,7 +287,7 @@ class Supervisor:
             async with self._tasks:
                 await self._boot()
                 while (item := await self._events.get()) is not None:
-                    self._handle(*item)
+                    self._try_to_handle(*item)
                     self._events.task_done()
                 raise _ShutDown
         except* _ShutDown:
@@ -298,9 +331,9 @@ class Supervisor:
         found = await asyncio.gather(*(instance.find(self._clock) for instance in instances))
         for instance, adopted in zip(instances, found, strict=True):
             if adopted is not None:
-                self._handle(instance, adopted)
+                self._try_to_handle(instance, adopted)
                 self._tasks.create_task(self._await_exit(instance, adopted.handle))
-            self._handle(instance, StartRequested())
+            self._try_to_handle(instance, StartRequested())
 
     # Events in.
 
@@ -312,6 +345,13 @@ class Supervisor:
 
     def _post(self, instance: Instance, event: Event) -> None:
         self._events.put_nowait((instance, event))
+
+    def _try_to_handle(self, instance: Instance, event: Event) -> None:
+        """A fault of ours with one event must not end the supervision of all instances."""
+        try:
+            self._handle(instance, event)
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("%s: %s could not be handled", instance.spec.name, event)
 
     def _handle(self, instance: Instance, event: Event) -> None:
         before = instance.lifecycle
@@ -329,12 +369,14 @@ class Supervisor:
                 if other.spec.depends_on == instance.spec.name:
                     self._handle(other, news)
 
-    def _on_probe(self, name: str, generation: int, fault: str | None) -> None:
+    def _on_probe(self, name: str, generation: int, fault: Fault | None) -> None:
         if (instance := self._instances.get(name)) is None:
             return
-        counts = not instance.runtime.is_away()
-        event = ProbeSucceeded(generation) if fault is None else ProbeFailed(generation, fault, counts)
-        self._post(instance, event)
+        if fault is None:
+            self._post(instance, ProbeSucceeded(generation))
+            return
+        counts = fault.counts and not instance.runtime.is_away()
+        self._post(instance, ProbeFailed(generation, fault.reason, counts, fault.busy))
 
     def _plan_probe(self, instance: Instance) -> None:
         lifecycle = instance.lifecycle
@@ -379,7 +421,11 @@ class Supervisor:
             handle = await instance.runtime.launch(instance.spec, generation)
         except (SyshaxError, OSError) as error:
             permanent = isinstance(error, LaunchFailedError) and error.permanent
-            self._post(instance, LaunchFailed(generation, str(error), permanent))
+            self._post(instance, LaunchFailed(generation, _text(error), permanent))
+            return
+        except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
+            self._note_fault(instance, "launched")
+            self._post(instance, LaunchFailed(generation, _unexpected(error), permanent=True))
             return
         self._post(instance, Launched(handle))
         await self._await_exit(instance, handle)
@@ -389,6 +435,9 @@ class Supervisor:
             status = await instance.runtime.wait(handle)
         except (SyshaxError, OSError) as error:
             status = ExitStatus(cause=f"it could not be watched any more: {_text(error)}")
+        except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
+            self._note_fault(instance, "watched")
+            status = ExitStatus(cause=f"it could not be watched any more: {_unexpected(error)}")
         self._post(instance, Exited(handle.generation, status))
 
     async def _terminate(self, instance: Instance, effect: Terminate) -> None:
@@ -397,7 +446,21 @@ class Supervisor:
             await instance.runtime.terminate(effect.handle, grace_s)
         except (SyshaxError, OSError) as error:
             self._post(instance, TerminateFailed(effect.handle.generation, _text(error)))
+        except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
+            self._note_fault(instance, "ended")
+            self._post(instance, TerminateFailed(effect.handle.generation, _unexpected(error)))
+
+    def _note_fault(self, instance: Instance, what: str) -> None:
+        """Logs the exception that is being handled: it is a fault of ours, or of a library."""
+        name = instance.spec.name
+        _log.exception(
+            "%s: it could not be %s, for a reason that was not foreseen", name, what, extra={"instance": name}
+        )
 
 
 def _text(error: Exception) -> str:
     return str(error) or type(error).__name__
+
+
+def _unexpected(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -67,6 +67,9 @@ class Instance:
         except (SyshaxError, OSError) as error:
             _log.warning("%s: cannot tell whether it runs already: %s", self.spec.name, error, extra=extra)
             return None
+        except Exception:  # noqa: BLE001 - a fault of ours with one instance must not end the others
+            _log.exception("%s: cannot tell whether it runs already", self.spec.name, extra=extra)
+            return None
         if handle is None:
             return None
         fault = await self.prober.ask()

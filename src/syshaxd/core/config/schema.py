@@ -329,6 +329,9 @@ class LifecycleConfig(Section):
     probe_interval_s: Seconds = Field(2.0, description="Seconds between two health probes.")
     probe_timeout_s: Seconds = Field(5.0, description="Seconds after which a probe counts as failed.")
     probe_failures: Count = Field(3, description="Failed probes in a row after which a sick instance is ended.")
+    busy_timeout_s: Seconds = Field(
+        300.0, description="Seconds that an instance may be at work without answering a probe, until it is ended."
+    )
     backoff_base_s: Seconds = Field(1.0, description="Pause before the first new attempt; it doubles each time.")
     backoff_cap_s: Seconds = Field(60.0, description="Longest pause between two attempts.")
     max_attempts: Count = Field(8, description="Failed launches in a row after which the instance stays FAILED.")

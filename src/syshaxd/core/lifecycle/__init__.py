@@ -92,6 +92,8 @@ class RestartPolicy:
     """Failed launches in a row after which it stays FAILED."""
     stable_s: float = 60.0
     drain_timeout_s: float = 30.0
+    busy_timeout_s: float = 300.0
+    """How long it may be at work without answering a probe."""
 
     @classmethod
     def from_config(cls, config: LifecycleConfig) -> Self:
@@ -104,6 +106,7 @@ class RestartPolicy:
             max_attempts=config.max_attempts,
             stable_s=config.stable_s,
             drain_timeout_s=config.drain_timeout_s,
+            busy_timeout_s=config.busy_timeout_s,
         )
 
     def for_external(self) -> Self:
@@ -130,7 +133,9 @@ class Lifecycle:
     attempts: int = 0
     """Launches that failed in a row."""
     probe_failures: int = 0
-    """Probes that failed in a row."""
+    """Probes that failed in a row, while it was not at work."""
+    busy: bool = False
+    """It has not answered for a while, but was seen at work since; the timer BUSY runs."""
     failed: bool = False
     """It is being ended because it failed, so that counts as a failed attempt."""
     reason: str = ""
@@ -278,6 +283,9 @@ def _probe_failed(now: Lifecycle, event: ProbeFailed, policy: RestartPolicy) -> 
     failures, limit = now.probe_failures + event.counts, policy.probe_failures
     if limit is None or not event.counts:
         return _enter(now, State.UNHEALTHY, event.reason)
+    if event.busy:
+        timer = () if now.busy else (SetTimer(now.generation, Timer.BUSY, policy.busy_timeout_s),)
+        return _enter(replace(now, probe_failures=0, busy=True), State.UNHEALTHY, f"busy: {event.reason}", *timer)
     now = replace(now, probe_failures=failures)
     if failures >= limit:
         return _end(
@@ -301,6 +309,9 @@ def _timer_fired(now: Lifecycle, event: TimerFired, policy: RestartPolicy) -> St
             return _stop(now, f"{now.reason}; requests still run after {policy.drain_timeout_s:g} s")
         case Timer.BACKOFF, State.BACKOFF:
             return _launch(now, policy)
+        case Timer.BUSY, State.UNHEALTHY if now.busy:
+            reason = f"at work, but no answer to a probe for {policy.busy_timeout_s:g} s"
+            return _end(replace(now, failed=True), policy, reason, drain=False)
         case Timer.TERMINATE, State.STOPPING if now.handle is not None:
             return now, (Terminate(now.handle),)
     return now, ()
@@ -316,7 +327,7 @@ def _enter(now: Lifecycle, state: State, reason: str, *effects: Effect) -> Step:
 def _launch(now: Lifecycle, policy: RestartPolicy) -> Step:
     if now.blocked_by is not None:
         return _wait(now)
-    now = replace(now, generation=now.generation + 1, probe_failures=0, failed=False)
+    now = replace(now, generation=now.generation + 1, probe_failures=0, busy=False, failed=False)
     return _enter(now, State.STARTING, "", Launch(now.generation), *_start_timer(now, policy, 0.0))
 
 
@@ -328,7 +339,7 @@ def _start_timer(now: Lifecycle, policy: RestartPolicy, age_s: float) -> Effects
 
 def _ready(now: Lifecycle, policy: RestartPolicy) -> Step:
     stable = SetTimer(now.generation, Timer.STABLE, policy.stable_s)
-    return _enter(replace(now, probe_failures=0), State.READY, "", stable)
+    return _enter(replace(now, probe_failures=0, busy=False), State.READY, "", stable)
 
 
 def _wait(now: Lifecycle) -> Step:

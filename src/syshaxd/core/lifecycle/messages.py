@@ -21,6 +21,8 @@ class Timer(StrEnum):
     """The pause before the next attempt."""
     TERMINATE = "terminate"
     """The pause before ending it is tried again."""
+    BUSY = "busy"
+    """How long it may be too busy to answer a probe."""
 
 
 # Events.
@@ -121,6 +123,8 @@ class ProbeFailed:
     reason: str
     counts: bool = True
     """It may be ended for it; not so while its runtime is away."""
+    busy: bool = False
+    """It did not answer in time, but it is at work: it gets no new requests, and much more time."""
 
 
 @dataclass(frozen=True, slots=True)
