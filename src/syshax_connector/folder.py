@@ -12,7 +12,6 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +61,10 @@ class Folder:
         Raises:
             FolderError: It can't be made, or is not this user's own.
         """
-        with suppress(FileExistsError):
-            try:
-                self.path.mkdir(mode=0o700, parents=True)
-            except FileExistsError:
-                raise
-            except OSError as error:
-                raise FolderError(f"arena_dir {self.path}: {error.strerror}") from error
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise FolderError(f"arena_dir {self.path}: {error.strerror}") from error
         self.check()
 
     def check(self) -> None:

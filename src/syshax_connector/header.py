@@ -61,7 +61,8 @@ class Part:
     """Name of the arena's file, in the same folder."""
     arena_id: str
     """What the arena says of itself: another file under its name is not it."""
-    crc32: int | None = None
+    checksum: int | None = None
+    """Of its bytes, if the engine that saved them made one."""
     packed: Packed | None = None
     """How its blocks are laid out; None: it is plain numbers."""
 

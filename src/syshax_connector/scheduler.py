@@ -193,9 +193,7 @@ class Scheduler:
             state, reaped, self._reaped = dict(self._state), self._reaped, 0
         if self._producer is not None:
             state["arena_used_bytes"] = self._producer.used_bytes
-        stats = HandoverStats(
-            {"events": self._events, "reaped": reaped, "state": state if state != self._told else {}}
-        )
+        stats = HandoverStats({"events": self._events, "reaped": reaped, "state": state if state != self._told else {}})
         self._events, self._told = [], state
         return None if stats.is_empty() else stats
 

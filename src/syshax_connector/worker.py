@@ -8,21 +8,20 @@ own threads would slow both. On a GPU it is queued: saves on their own stream, l
 
 import logging
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from . import arena
 from .arena import Arena, ArenaError
+from .arenas import Arenas
 from .cache import RankCache, rank_cache
 from .folder import Folder
 from .header import Header, Part
 from .layout import Packed, Shape, head_copies
 from .messages import Jobs, Loaded, LoadJob, Report, Saved, SaveJob
 from .settings import Settings
-from .stored import Stored
+from .stored import Stored, checksum
 from .sweeper import Sweeper
 
 _logger = logging.getLogger(f"vllm.{__name__}")
@@ -53,16 +52,16 @@ class Worker:
         self._dtype = dtype
         self._saves = saves
         self._runs = False
-        """The engine is up: CUDA allows no registration while it captures graphs."""
+        """The engine is up: CUDA allows no registration while it captures graphs. Set once, read by the keeper."""
         self._cache: RankCache
         self._block_size = 0
         self._rank = 0
         self._ranks = 1
         self._device = torch.device("cpu")
         self._stream: torch.cuda.Stream | None = None
-        self._own: Arena | None = None
-        self._attached: dict[str, Arena] = {}
+        self._arenas: Arenas
         self._keeper: Sweeper | None = None
+        # From here on the engine's thread alone.
         self._pending: list[_Pending] = []
         self._report = Report()
         self._failed_blocks: set[int] = set()
@@ -95,7 +94,9 @@ class Worker:
         self._device = caches[0].device
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(self._device)
-        self._keeper = Sweeper("syshax arena", self._settings.sweep_s, self._keep_arenas)
+        own = self._folder.arena_path(self._owner, rank) if self._saves else None
+        self._arenas = Arenas(self._folder, own, self._settings.arena_bytes, pin=self._pin, unpin=self._unpin)
+        self._keeper = Sweeper("syshax arena", self._settings.sweep_s, lambda: self._arenas.keep(pins=self._runs))
 
     def run(self, jobs: Jobs) -> None:
         """Begins the step's copies; those of a CPU are done when it returns. Raises nothing."""
@@ -138,37 +139,43 @@ class Worker:
         """Removes the arena."""
         if self._keeper is not None:
             self._keeper.stop()
-        if self._own is not None:
-            self._own.give_up()
-            self._own = None
+            self._arenas.close()
 
     def _save(self, job: SaveJob) -> None:
-        own = self._own
-        if own is None:
-            raise ArenaError("the arena is not there yet")
-        own.check()
-        stored = self._stored(own, job.offset, job.tokens, self._ranks, self._cache.packed)
-        if self._stream is not None:
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        self._copy(job, [own], stored.size_bytes, self._stream, lambda: self._cache.read(job.blocks, stored))
+        taken = [own := self._arenas.take_own()]
+        try:
+            stored = self._stored(own, job.offset, job.tokens, self._ranks, self._cache.packed)
+            if self._stream is not None:
+                self._stream.wait_stream(torch.cuda.current_stream(self._device))
+            self._copy(job, taken, stored.size_bytes, self._stream, lambda: self._cache.read(job.blocks, stored))
+        finally:
+            self._give_back(taken)
 
     def _load(self, job: LoadJob) -> None:
         header = job.header
         ranks = len(header.parts)
-        sources = []
-        for copied in head_copies(self._shape.kv_heads, ranks, self._ranks, self._rank):
-            part = header.parts[copied.producer_rank]
-            found = self._attach(header, part)
-            stored = self._stored(found, header.offset, job.tokens, ranks, part.packed)
-            sources.append((found, copied.target, stored.of_heads(copied.source, copied.count)))
+        sources: list[tuple[int, Stored]] = []
+        taken: list[Arena] = []
 
         def copy() -> None:
-            for _, target, stored in sources:
+            for target, stored in sources:
                 self._cache.write(job.blocks, job.start, job.stop, stored, target)
 
-        size = self._shape.rank_bytes(job.stop - job.start, self._ranks)
-        stream = None if self._stream is None else torch.cuda.current_stream(self._device)
-        self._copy(job, [found for found, _, _ in sources], size, stream, copy)
+        try:
+            for copied in head_copies(self._shape.kv_heads, ranks, self._ranks, self._rank):
+                part = header.parts[copied.producer_rank]
+                found, is_new = self._arenas.take(part.arena, part.arena_id)
+                taken.append(found)
+                if is_new:
+                    self._hurry()
+                _check_bytes(header, part, found)
+                stored = self._stored(found, header.offset, job.tokens, ranks, part.packed)
+                sources.append((copied.target, stored.of_heads(copied.source, copied.count)))
+            size = self._shape.rank_bytes(job.stop - job.start, self._ranks)
+            stream = None if self._stream is None else torch.cuda.current_stream(self._device)
+            self._copy(job, taken, size, stream, copy)
+        finally:
+            self._give_back(taken)
 
     def _copy(
         self,
@@ -178,6 +185,7 @@ class Worker:
         stream: torch.cuda.Stream | None,
         copy: Callable[[], None],
     ) -> None:
+        """Copies. What a GPU still copies from or to is taken out of `arenas`, and given back when it has ended."""
         if stream is None:
             began = time.perf_counter()
             copy()
@@ -186,15 +194,28 @@ class Worker:
         with torch.cuda.stream(stream):
             began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             began.record()
-            copy()
+            try:
+                copy()
+            except BaseException:
+                # What was queued before it failed still uses the arenas.
+                stream.synchronize()
+                raise
             ended.record()
-        self._pending.append(_Pending(job, arenas, size_bytes, began, ended))
+        self._pending.append(_Pending(job, arenas.copy(), size_bytes, began, ended))
+        arenas.clear()
 
     def _poll(self) -> None:
         for pending in [pending for pending in self._pending if pending.ended.query()]:
             self._pending.remove(pending)
             seconds = pending.began.elapsed_time(pending.ended) / 1000
-            self._ended(pending.job, pending.arenas[0], pending.size_bytes, seconds)
+            try:
+                self._ended(pending.job, pending.arenas[0], pending.size_bytes, seconds)
+            finally:
+                self._give_back(pending.arenas)
+
+    def _give_back(self, arenas: list[Arena]) -> None:
+        for taken in arenas:
+            self._arenas.give_back(taken)
 
     def _ended(self, job: SaveJob | LoadJob, source: Arena, size_bytes: int, seconds: float) -> None:
         if isinstance(job, LoadJob):
@@ -205,10 +226,8 @@ class Worker:
         self._report.saved.append(Saved(job.request_id, self._rank, part, seconds))
 
     def _part(self, source: Arena, offset: int, size: int) -> Part:
-        crc32 = (
-            zlib.crc32(memoryview(source.memory)[offset : offset + size]) if self._settings.payload_checksum else None
-        )
-        return Part(source.path.name, source.id, crc32, self._cache.packed)
+        sum_ = checksum(source.memory, offset, size) if self._settings.payload_checksum else None
+        return Part(source.path.name, source.id, sum_, self._cache.packed)
 
     def _stored(self, source: Arena, offset: int, tokens: int, ranks: int, packed: Packed | None) -> Stored:
         """A hand-over's bytes in the arena of one of so many ranks."""
@@ -219,57 +238,6 @@ class Worker:
             return Stored(whole.view(layers, heads, 2, tokens, head_size), tokens, None, slice(0, heads))
         blocks = whole.view(layers, -1, heads, packed.block_size, 2 * head_size)
         return Stored(blocks, tokens, packed, slice(0, heads))
-
-    def _attach(self, header: Header, part: Part) -> Arena:
-        """Another engine's arena, checked.
-
-        Raises:
-            ArenaError: It is gone, cut off, another one, or its bytes are not those that were saved.
-        """
-        found = self._attached.get(part.arena)
-        if found is None or found.id != part.arena_id:
-            found = self._attached[part.arena] = arena.attach(self._folder.path / part.arena, part.arena_id)
-            self._hurry()
-        found.check()
-        if header.offset + header.size > len(found.memory):
-            raise ArenaError(
-                f"{found.path}: {len(found.memory)} bytes, the hand-over ends at {header.offset + header.size}"
-            )
-        if part.crc32 is not None:
-            bytes_ = memoryview(found.memory)[header.offset : header.offset + header.size]
-            if zlib.crc32(bytes_) != part.crc32:
-                raise ArenaError(f"{found.path}: the bytes of hand-over {header.key} have another checksum")
-        return found
-
-    def _keep_arenas(self) -> None:
-        """Lets go of arenas that are gone, else their memory would stay; makes the own one, and anew if it is gone."""
-        for name, found in list(self._attached.items()):
-            if found.is_removed() and not any(found in pending.arenas for pending in self._pending):
-                del self._attached[name]
-                self._unpin(found)
-                found.close()
-        if self._saves:
-            self._keep_own()
-        for mapped in (*self._attached.values(), *([self._own] if self._own else ())):
-            if not mapped.is_ready and self._runs:
-                # The first copies did without.
-                mapped.populate(write=False)
-                self._pin(mapped)
-                mapped.is_ready = True
-
-    def _keep_own(self) -> None:
-        if self._own is not None:
-            try:
-                self._own.check()
-            except ArenaError as error:
-                _logger.warning("%s by somebody; making it anew", error)
-                self._own.give_up()
-                self._own = None
-        if self._own is None:
-            path = self._folder.arena_path(self._owner, self._rank)
-            began = time.perf_counter()
-            self._own = arena.create(path, self._settings.arena_bytes)
-            _logger.info("%s: %d bytes made in %.1f s", path, self._settings.arena_bytes, time.perf_counter() - began)
 
     def _pin(self, mapped: Arena) -> None:
         """Registers memory with CUDA, once: copies then go at the bus's speed, and beside the engine's thread."""
@@ -287,3 +255,17 @@ class Worker:
     def _unpin(self, mapped: Arena) -> None:
         if self._stream is not None and mapped.is_ready:
             torch.cuda.cudart().cudaHostUnregister(mapped.address)
+
+
+def _check_bytes(header: Header, part: Part, found: Arena) -> None:
+    """Makes sure that the hand-over's bytes are there, and, if it has a checksum of them, that they are the same.
+
+    Raises:
+        ArenaError: They are not.
+    """
+    if header.offset + header.size > len(found.memory):
+        raise ArenaError(
+            f"{found.path}: {len(found.memory)} bytes, the hand-over ends at {header.offset + header.size}"
+        )
+    if part.checksum is not None and checksum(found.memory, header.offset, header.size) != part.checksum:
+        raise ArenaError(f"{found.path}: the bytes of hand-over {header.key} have another checksum")

@@ -34,6 +34,7 @@ def folder() -> Iterator[Path]:
 def hand_over(path: Path, name: str) -> Arena:
     """What an engine of that name has in the folder: an arena that it holds, and a hand-over."""
     folder = Folder(path)
+    folder.make()
     mine = arena.create(folder.arena_path(name, 0), ARENA_BYTES)
     model = Model("m", "bfloat16", "r", 1, 1, 32)
     parts = (Part(mine.path.name, mine.id),)

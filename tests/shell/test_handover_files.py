@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The connector's files: arenas, hand-overs, locks and who outlives whom. Real files, in shared memory."""
 
+import math
 import os
 import subprocess
 import sys
@@ -255,10 +256,51 @@ def test_stopping_takes_back_what_nobody_loads(bench: Bench) -> None:
 def test_a_folder_that_others_can_write_to_is_refused(shm: Path) -> None:
     shm.chmod(0o777)
     with pytest.raises(FolderError, match="0777"):
-        Folder(shm)
+        Folder(shm).make()
     with pytest.raises(FolderError):
-        Folder(Path("/proc/syshax"))
+        Folder(Path("/proc/syshax")).make()
     shm.chmod(0o700)
+    (shm / "link").symlink_to(shm)
+    with pytest.raises(FolderError, match="a link"):
+        Folder(shm / "link").make()
+    (shm / "file").touch(mode=0o600)
+    with pytest.raises(FolderError):
+        Folder(shm / "file").make()
+    Folder(shm / "new").make()
+    assert (shm / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_others_get_at_later_is_not_used_any_more(bench: Bench) -> None:
+    bench.save("k")
+    bench.folder.path.chmod(0o755)
+    with pytest.raises(MissError, match="0755") as miss:
+        bench.claim("k")
+    assert miss.value.reason == "arena"
+    with pytest.raises(RefusedError, match="0755") as refusal:
+        bench.producer.reserve("new", 1)
+    assert refusal.value.reason == "arena"
+    with pytest.raises(FolderError):
+        bench.folder.reap(ttl_s=0, grace_s=-1)
+    bench.folder.path.chmod(0o700)
+    assert bench.claim("k") is not None
+
+
+def test_a_sweep_reads_no_more_of_a_hand_over_than_its_head(bench: Bench) -> None:
+    """However long the prompts are that wait."""
+    bench.save("k", list(range(1000)))
+    path = bench.folder.path / "k.kv"
+    content = path.read_bytes()
+    path.write_bytes(content[:-4000] + bytes(4000))
+    assert bench.folder.reap(ttl_s=60, grace_s=0) == 0, "the head says whose it is"
+    with pytest.raises(MissError, match="token ids"):
+        bench.claim("k", list(range(1000)))
+
+
+def test_a_long_head_is_read_whole(bench: Bench) -> None:
+    parts = tuple(Part(f"e.{rank}.arena", bench.arena.id, packed=PACKED) for rank in range(64))
+    bench.folder.publish(Header("k", "e", MODEL, parts, 4096, 512, 0.0, (1,)))
+    assert len((bench.folder.path / "k.kv").read_bytes()) > 4096
+    assert bench.folder.reap(ttl_s=math.inf, grace_s=0) == 0
 
 
 _OWNER = """
