@@ -130,16 +130,17 @@ def claim_socket(path: Path, *, in_use: bool = False) -> int:
     except OSError as error:
         raise SyshaxError(f"cannot lock the admin socket with {lock_path}: {error.strerror}") from error
     try:
-        _lock(lock, path)
+        had_it_before = _lock(lock, path)
         if not in_use:
-            _remove_stale(path)
+            _remove_stale(path, is_ours=had_it_before)
     except BaseException:
         os.close(lock)
         raise
     return lock
 
 
-def _lock(lock: int, path: Path) -> None:
+def _lock(lock: int, path: Path) -> bool:
+    """Takes the lock. Returns whether a daemon before this one had it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -147,11 +148,13 @@ def _lock(lock: int, path: Path) -> None:
         raise ConflictError(
             f"syshaxd is already running (pid {pid}) with the socket {path}; stop it first, or set control.socket"
         ) from None
+    had_it_before = os.fstat(lock).st_size > 0
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return had_it_before
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(path: Path, *, is_ours: bool) -> None:
     """Removes the socket that a dead daemon left."""
     try:
         mode = path.lstat().st_mode
@@ -161,6 +164,8 @@ def _remove_stale(path: Path) -> None:
         raise SyshaxError(f"{path} is there already, and it is not a socket; remove it, or set control.socket")
     if answers(path):
         raise ConflictError(f"another program listens on {path}; stop it first, or set control.socket")
+    if not is_ours:
+        raise SyshaxError(f"{path} is there already, and no syshaxd made it; remove it, or set control.socket")
     path.unlink()
 
 

@@ -3,8 +3,8 @@
 """A server that serves nothing: `python server.py [stubborn] [child] [shy] [shm]`.
 
 It exits with code N on SIGRTMIN+N, and says "said" on SIGUSR1. `stubborn`: takes no notice of SIGTERM. `child`: has a
-stubborn child; `shy`: the child is in a session of its own. `shm`: has a file in /dev/shm mapped, and its child has it
-open. Says "ready" once all this holds.
+stubborn child; `shy`: the child is in a session of its own. `shm`: has a file of its own in /dev/shm mapped,
+and its child has it open. Says "ready" once all this holds.
 """
 
 import mmap
@@ -31,7 +31,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     passed = []
     if "shm" in options:
-        path = Path(f"/dev/shm/syshax-test-{os.getpid()}")
+        path = Path(f"/dev/shm/psm_{os.getpid():08x}")
         with path.open("w+b") as file:
             file.truncate(4096)
             memory = mmap.mmap(file.fileno(), 4096)  # noqa: F841 - only its being mapped matters

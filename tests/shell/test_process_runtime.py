@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -243,6 +245,98 @@ class TestEnd:
             await runtime.wait(handle)
         assert not await asyncio.to_thread(path.exists)
 
+    @pytest.mark.parametrize("how", ["rb", "r+b"])
+    @pytest.mark.parametrize("where", ["model-{}.safetensors", "models-{}/model.safetensors"])
+    async def test_weights_in_shared_memory_are_left_alone(
+        self, runtime: ProcessRuntime, where: str, how: str, request: pytest.FixtureRequest
+    ) -> None:
+        path = Path("/dev/shm", where.format(os.getpid()))
+        top = path if path.parent == Path("/dev/shm") else path.parent
+        request.addfinalizer(lambda: shutil.rmtree(top) if top.is_dir() else top.unlink())
+        await asyncio.to_thread(make_weights, path)
+        code = (
+            f"import mmap, signal; f = open({str(path)!r}, {how!r}); signal.signal(signal.SIGTERM, signal.SIG_DFL);"
+            f"m = mmap.mmap(f.fileno(), 0, prot={3 if '+' in how else 1}); print('ready', flush=True); signal.pause()"
+        )
+        handle = await runtime.launch(replace(python(code), model=str(top)), 1)
+        async with aclosing(runtime.logs("gpu", tail=None, follow=True)) as lines:
+            while await anext(lines) != "ready":
+                pass
+        await runtime.terminate(handle, LONG_S)
+        assert await asyncio.to_thread(path.read_bytes) == bytes(4096)
+
+    async def test_a_record_of_another_version_is_no_proof_of_whose_a_file_is(
+        self, runtime: ProcessRuntime, harness: ProcessHarness, tmp_path: Path
+    ) -> None:
+        path = Path(f"/dev/shm/psm_{os.getpid():08x}")
+        handle = await runtime.launch(harness.spec(), 1)
+        await runtime.close()
+        record = harness.folder / "gpu.json"
+        await asyncio.to_thread(make_weights, path)
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"shared_memory": [str(path)]}))
+        later = harness.new_runtime()
+        assert await later.adopt(harness.spec()) == handle
+        await later.terminate(handle, LONG_S)
+        await later.close()
+        await asyncio.to_thread(path.unlink)  # it is still there
+
+    async def test_its_temporary_files_are_in_a_folder_of_its_own_that_goes_with_it(
+        self, runtime: ProcessRuntime, harness: ProcessHarness
+    ) -> None:
+        code = (
+            "import os, signal, tempfile; t = tempfile.mkdtemp(); open(t + '/left', 'w');"
+            "os.symlink('/etc', t + '/link');"
+            "print('tmp', t); print('ready', flush=True); signal.pause()"
+        )
+        folders = set()
+        for generation in (1, 2):
+            handle = await runtime.launch(python(code), generation)
+            made = Path(await said(harness, handle, "tmp")).parent
+            folders.add(made)
+            assert made.stat().st_mode & 0o777 == 0o700
+            assert len(os.fsencode(made)) <= 39
+            os.kill(int(handle.ident), signal.SIGKILL)
+            await runtime.wait(handle)
+            assert not await asyncio.to_thread(made.exists)
+        assert len(folders) == 2
+        assert await asyncio.to_thread(Path("/etc/passwd").exists)
+
+    async def test_a_folder_for_temporary_files_that_the_settings_name_stays(
+        self, runtime: ProcessRuntime, tmp_path: Path
+    ) -> None:
+        code = "import tempfile; print(tempfile.mkdtemp())"
+        await runtime.wait(await runtime.launch(python(code, env=(("TMPDIR", str(tmp_path)),)), 1))
+        left = Path((await output(runtime))[-1])
+        assert left.parent == tmp_path
+        assert await asyncio.to_thread(left.exists)
+
+    async def test_a_folder_that_was_exchanged_stays(self, runtime: ProcessRuntime, tmp_path: Path) -> None:
+        code = "import os, sys; t = os.environ['TMPDIR']; os.rmdir(t); os.symlink(sys.argv[1], t); print(t)"
+        (tmp_path / "kept").touch()
+        spec = python(code)
+        await runtime.wait(await runtime.launch(replace(spec, argv=(*spec.argv, str(tmp_path))), 1))
+        assert (tmp_path / "kept").exists()
+        await asyncio.to_thread(Path((await output(runtime))[-1]).unlink)
+
+    async def test_a_launch_that_fails_leaves_no_folder(
+        self, runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        (tmp_path / "state").mkdir(exist_ok=True)
+        with pytest.raises(LaunchFailedError):
+            await runtime.launch(make_spec(argv=("/nowhere/bin/python",)), 1)
+        assert not [name for name in await asyncio.to_thread(os.listdir, tmp_path) if name.startswith("syshax-")]
+
+    @pytest.mark.parametrize(
+        "spec", [{"env": (("A", "x\0y"),)}, {"argv": ("/bin/true", "\0")}, {"argv": ("/x\udcff\ud800",)}]
+    )
+    async def test_what_the_kernel_cannot_be_given_is_a_failed_launch(
+        self, runtime: ProcessRuntime, spec: dict[str, Any]
+    ) -> None:
+        with pytest.raises(LaunchFailedError, match="gpu"):
+            await runtime.launch(replace(python(""), **spec), 1)
+
     async def test_shared_memory_that_somebody_else_uses_is_kept(
         self, runtime: ProcessRuntime, harness: ProcessHarness
     ) -> None:
@@ -266,6 +360,11 @@ class TestEnd:
         os.kill(int(handle.ident), signal.SIGKILL)
         await runtime.wait(handle)
         assert not await asyncio.to_thread(path.exists)
+
+
+def make_weights(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(bytes(4096))
 
 
 async def said(harness: ProcessHarness, handle: Handle, what: str) -> str:
@@ -354,7 +453,7 @@ class TestAdopt:
     ) -> None:
         handle = await runtime.launch(harness.spec(), 1)
         await runtime.close()
-        self.change_record(harness, start_ticks=1)
+        self.change_record(harness, start_ticks=1, started_at_s=1.0)
         later = harness.new_runtime()
         assert await later.adopt(harness.spec()) is None
         assert await harness.is_alive(handle)

@@ -86,7 +86,8 @@ class LogFile:
     # Blocking.
 
     def _append(self, line: str) -> None:
-        with os.fdopen(open_private(self.path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as file:
+        fd = open_private(self.path, os.O_WRONLY | os.O_APPEND)
+        with os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{line}\n")
 
     def _find_start(self, tail: int | None) -> _Position:

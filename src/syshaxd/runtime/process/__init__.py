@@ -10,7 +10,6 @@ import shlex
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.digest import digest
 from syshaxd.runtime.logfile import LogFile
-from syshaxd.runtime.process import procfs, shm
+from syshaxd.runtime.process import procfs, shm, tempfolder
 from syshaxd.runtime.process.procfs import Process
 from syshaxd.runtime.process.record import Record
 from syshaxd.runtime.process.spawn import spawn
@@ -92,7 +91,7 @@ class ProcessRuntime:
             boot_id=await asyncio.to_thread(procfs.boot_id),
         )
         try:
-            record = await asyncio.to_thread(spawn, spec, record, self._record_path(spec.name), log.path)
+            record = await asyncio.to_thread(self._spawn, spec, record, log.path)
         except LaunchFailedError as error:
             await log.append(f"{title}: {error}")
             raise
@@ -120,14 +119,13 @@ class ProcessRuntime:
         leader = running.record.process
         await self._look(running)
         running.kill_at_s = asyncio.get_running_loop().time() + grace_s
-        with suppress(ProcessLookupError):
-            os.killpg(leader.pid, signal.SIGTERM)
+        await asyncio.to_thread(_ask, running.family, leader)
         if await _is_done(running.watch, grace_s):
             return
-        running.family = await asyncio.to_thread(procfs.family, leader, running.family)
+        running.family = await asyncio.to_thread(_family, running.record, running.family)
         await asyncio.to_thread(_kill, running.family, spare=procfs.is_resource_tracker)
         if not await _is_done(running.watch, _KILL_TIMEOUT_S):
-            left = await asyncio.to_thread(procfs.family, leader, running.family)
+            left = await asyncio.to_thread(_family, running.record, running.family)
             raise SyshaxError(f"SIGKILL did not end {_pids(left)}; look with `ps -o pid,stat,wchan,args`")
 
     async def adopt(self, spec: InstanceSpec) -> Handle | None:
@@ -161,12 +159,15 @@ class ProcessRuntime:
         """Watches the process that a record tells of. None: it is gone, and what it left is cleared away."""
         await self._open()
         record = await asyncio.to_thread(Record.read, self._record_path(name))
-        if record is None or record.boot_id != await asyncio.to_thread(procfs.boot_id):
+        if record is None:
+            return None
+        if record.boot_id != await asyncio.to_thread(procfs.boot_id):
+            await self._forget(record)  # processes and shared memory are gone with that boot
             return None
         pidfd = await asyncio.to_thread(procfs.open_process, record.process)
         if pidfd is None:
-            await self._clear_away(record, (), kill_at_s=0.0)
-            await asyncio.to_thread(self._record_path(name).unlink)
+            await self._clear_away(record, record.family, kill_at_s=0.0)
+            await self._forget(record)
             return None
         self._watch_from_now(record, pidfd, is_child=False)
         return record
@@ -201,6 +202,18 @@ class ProcessRuntime:
             os.close(self._lock_fd)
             self._lock_fd = None
 
+    def _spawn(self, spec: InstanceSpec, record: Record, log_path: Path) -> Record:
+        """Starts the process, with a folder for its temporary files unless its settings name one."""
+        if "TMPDIR" not in dict(spec.env):
+            record = replace(record, temporary_folder=os.fspath(tempfolder.make(self._folder, spec.name)))
+        record = replace(record, shm_spared=shm.spared(spec))
+        try:
+            return spawn(spec, record, self._record_path(spec.name), log_path)
+        except LaunchFailedError:
+            if record.temporary_folder:
+                tempfolder.remove(record.temporary_folder, spec.name)
+            raise
+
     # Files.
 
     def _record_path(self, name: str) -> Path:
@@ -223,7 +236,7 @@ class ProcessRuntime:
         return running if running is not None and running.record.handle == handle else None
 
     def _watch_from_now(self, record: Record, pidfd: int, *, is_child: bool) -> Handle:
-        running = _Running(record, pidfd, is_child, frozenset((record.process,)))
+        running = _Running(record, pidfd, is_child, frozenset((record.process, *record.family)))
         running.watch = asyncio.create_task(self._watch(running), name=f"watch {record.name}")
         self._running[record.name] = running
         return record.handle
@@ -240,19 +253,29 @@ class ProcessRuntime:
         await self._clear_away(running.record, running.family, kill_at_s=running.kill_at_s)
         # Only now: until it is reaped, nothing else can get its number.
         status = _reap(record.pid) if running.is_child else ExitStatus()
-        await asyncio.to_thread(self._record_path(record.name).unlink, missing_ok=True)
+        await self._forget(record)
         await _warn(record.name, "its log", log.append(f"==== {record.name}, generation {record.generation}: {status}"))
         return status
 
     async def _look(self, running: _Running) -> None:
         """Notes what would have to be cleared away if the main process died now."""
         record = running.record
-        running.family = await asyncio.to_thread(procfs.family, record.process, running.family)
-        shared_memory = tuple(sorted(await asyncio.to_thread(shm.used_by, running.family)))
-        if shared_memory != record.shared_memory and not running.watch.done():
-            running.record = replace(record, shared_memory=shared_memory)
-            write = asyncio.to_thread(running.record.write, self._record_path(record.name))
-            await _warn(record.name, "its record", write)
+        running.family = await asyncio.to_thread(_family, record, running.family)
+        written = await asyncio.to_thread(shm.written_by, running.family)
+        noted = replace(
+            record,
+            family=tuple(sorted(running.family, key=lambda process: process.pid)),
+            shm_written=tuple(sorted(written)),
+        )
+        if noted != record and not running.watch.done():
+            running.record = noted
+            await _warn(record.name, "its record", asyncio.to_thread(noted.write, self._record_path(record.name)))
+
+    async def _forget(self, record: Record) -> None:
+        """Nothing of it runs any more."""
+        if record.temporary_folder:
+            await asyncio.to_thread(tempfolder.remove, record.temporary_folder, record.name)
+        await asyncio.to_thread(self._record_path(record.name).unlink, missing_ok=True)
 
     async def _clear_away(self, record: Record, known: Iterable[Process], *, kill_at_s: float) -> None:
         """Returns once nothing is left of a generation whose main process is dead: no process, no shared memory.
@@ -263,10 +286,10 @@ class ProcessRuntime:
             kill_at_s: Loop time until which they may end by themselves.
         """
         loop = asyncio.get_running_loop()
-        shared_memory = set(record.shared_memory)
-        while left := await asyncio.to_thread(procfs.family, record.process, known):
+        written = set(record.shm_written)
+        while left := await asyncio.to_thread(_family, record, known):
             known = left
-            shared_memory |= await asyncio.to_thread(shm.used_by, left)
+            written |= await asyncio.to_thread(shm.written_by, left)
             if await _have_ended(left, kill_at_s - loop.time()):
                 continue
             await asyncio.to_thread(_kill, left, spare=procfs.is_resource_tracker)
@@ -275,7 +298,7 @@ class ProcessRuntime:
             await asyncio.to_thread(_kill, left)
             if not await _have_ended(left, _KILL_TIMEOUT_S):
                 _log.error("%s: SIGKILL did not end %s", record.name, _pids(left), extra={"instance": record.name})
-        count, size_bytes = await asyncio.to_thread(shm.remove_unused, shared_memory)
+        count, size_bytes = await asyncio.to_thread(shm.remove_unused, written, record.shm_spared)
         if count:
             _log.info(
                 "%s: removed %d files (%d MB) that it left in /dev/shm",
@@ -311,6 +334,17 @@ def _lock_folder(folder: Path) -> int:
 def _reap(pid: int) -> ExitStatus:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return ExitStatus(signal=-code) if code < 0 else ExitStatus(code=code)
+
+
+def _family(record: Record, known: Iterable[Process]) -> frozenset[Process]:
+    return procfs.family(record.process, known, record.mark)
+
+
+def _ask(processes: Iterable[Process], leader: Process) -> None:
+    """Sends SIGTERM to the leader's process group: to those in it that are ours, whoever has its number meanwhile."""
+    for process in processes:
+        if procfs.is_in_group(process, leader):
+            procfs.send(process, signal.SIGTERM)
 
 
 def _kill(processes: Iterable[Process], *, spare: Callable[[Process], bool] = lambda _: False) -> None:

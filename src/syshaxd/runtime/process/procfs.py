@@ -12,6 +12,8 @@ from pathlib import Path
 from signal import Signals, pidfd_send_signal
 
 PROC = Path("/proc")
+MARK = "SYSHAX_LAUNCH"
+"""Variable by which a launched process and its descendants are known again."""
 _LISTENING = "0A"
 _DEAD = frozenset("ZXx")
 
@@ -31,6 +33,8 @@ class _Entry:
     parent: int
     group: int
     session: int
+    is_dead: bool
+    """Only what is left for its parent to reap."""
 
 
 def boot_id() -> str:
@@ -41,29 +45,46 @@ def boot_id() -> str:
 def find(pid: int) -> Process | None:
     """The process that has this number now; None: none, or only what a dead one left to its parent."""
     entry = _read(pid)
-    return None if entry is None else entry.process
+    return None if entry is None or entry.is_dead else entry.process
 
 
-def family(leader: Process, known: Iterable[Process] = ()) -> frozenset[Process]:
+def family(leader: Process, known: Iterable[Process] = (), mark: str = "") -> frozenset[Process]:
     """The living processes of the leader's session or process group, those known, and the descendants of all these.
 
-    The leader itself may be dead: the others keep its number from being used again.
+    The number of a session or a group is not given to anybody else while one process is left in it. So if one in the
+    leader's is surely its own - itself, one known, or one with the mark - all are. If none is, they may be anybody's.
+
+    Args:
+        leader: The process that was launched; it may be dead.
+        known: Others, as they were seen before.
+        mark: What the leader has in its environment as MARK, and handed down.
     """
     entries = {entry.process.pid: entry for entry in _all()}
-    holder = entries.get(leader.pid)
-    is_ours = holder is None or holder.process == leader
-    wanted = set(known)
-    members = {
-        pid
-        for pid, entry in entries.items()
-        if entry.process in wanted or (is_ours and leader.pid in {entry.session, entry.group})
-    }
+    own = {leader, *known}
+    beside = [entry for entry in entries.values() if leader.pid in {entry.session, entry.group}]
+    is_held = any(entry.process in own or (mark and _carries(entry.process, mark)) for entry in beside)
+    members = {pid for pid, entry in entries.items() if entry.process in own}
+    members |= {entry.process.pid for entry in beside} if is_held else set()
     grown = True
     while grown:
         children = {pid for pid, entry in entries.items() if entry.parent in members} - members
         members |= children
         grown = bool(children)
-    return frozenset(entries[pid].process for pid in members)
+    return frozenset(entries[pid].process for pid in members if not entries[pid].is_dead)
+
+
+def is_in_group(process: Process, leader: Process) -> bool:
+    """Whether a living process is in the leader's process group."""
+    entry = _read(process.pid)
+    return entry is not None and entry.process == process and entry.group == leader.pid
+
+
+def _carries(process: Process, mark: str) -> bool:
+    try:
+        content = (PROC / str(process.pid) / "environ").read_bytes()
+    except OSError:
+        return False
+    return f"{MARK}={mark}".encode() in content.split(b"\0")
 
 
 def open_process(process: Process) -> int | None:
@@ -156,6 +177,4 @@ def _read(pid: int) -> _Entry | None:
         return None
     # The program's name stands in parentheses and may hold anything, also parentheses.
     state, parent, group, session, *rest = text.rpartition(")")[2].split()
-    if state in _DEAD:
-        return None
-    return _Entry(Process(pid, int(rest[15])), int(parent), int(group), int(session))
+    return _Entry(Process(pid, int(rest[15])), int(parent), int(group), int(session), state in _DEAD)

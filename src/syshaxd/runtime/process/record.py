@@ -4,13 +4,16 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from syshaxd.core.types import Handle
 from syshaxd.runtime.logfile import open_private
 from syshaxd.runtime.process.procfs import Process
+from syshaxd.runtime.process.shm import File
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,14 @@ class Record:
     boot_id: str
     pid: int = 0
     start_ticks: int = 0
-    shared_memory: tuple[str, ...] = ()
-    """Files that would be left in /dev/shm if it were killed now."""
+    temporary_folder: str = ""
+    """Made for this generation alone, and removed after it; empty: none."""
+    family: tuple[Process, ...] = ()
+    """Its processes, as they were seen last."""
+    shm_written: tuple[File, ...] = ()
+    """Files in /dev/shm that they had open for writing."""
+    shm_spared: tuple[str, ...] = ()
+    """Names there that are surely not its own."""
 
     @property
     def handle(self) -> Handle:
@@ -38,18 +47,39 @@ class Record:
         """The instance's main process."""
         return Process(self.pid, self.start_ticks)
 
+    @property
+    def mark(self) -> str:
+        """What its processes carry in their environment, and no others."""
+        return f"{self.name}-{self.generation}-{self.started_at_s!r}"
+
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """The record in a file; None if there is none, or if it can't be understood."""
-        try:
-            fields = json.loads(path.read_text())
-            return cls(**fields | {"shared_memory": tuple(fields["shared_memory"])})
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
-            return None
+        """The record in a file; None if there is none, or if it can't be understood.
+
+        What another version of syshaxd has noted is left out: that it knew better whose something is, nobody knows.
+        """
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            return cls._from(json.loads(path.read_bytes()))
+        return None
+
+    @classmethod
+    def _from(cls, noted: Mapping[str, Any]) -> Self:
+        values: dict[str, Any] = {field.name: noted[field.name] for field in fields(cls) if field.name in noted}
+        values["family"] = tuple(Process(pid, ticks) for pid, ticks in values.get("family", ()))
+        values["shm_written"] = tuple(File(name, inode) for name, inode in values.get("shm_written", ()))
+        values["shm_spared"] = tuple(values.get("shm_spared", ()))
+        record = cls(**values)
+        if not (isinstance(record.pid, int) and record.pid > 1):
+            raise ValueError(f"{record.pid} is no instance's process")
+        return record
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self) | {"family": [(process.pid, process.start_ticks) for process in self.family]}
 
     def write(self, path: Path) -> None:
         """Replaces the file's content, wholly or not at all."""
         temporary = path.with_name(f"{path.name}.new")
         with os.fdopen(open_private(temporary, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file)
+            json.dump(self.fields(), file)
         temporary.replace(path)

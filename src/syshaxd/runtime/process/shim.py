@@ -32,10 +32,10 @@ def main() -> None:
         _write_record(order["record_path"], order["record"])
         step = "exec"
         os.execvp(order["argv"][0], order["argv"])  # noqa: S606 - a shell is just what is not wanted
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a NUL or a lone surrogate, say, is a ValueError
         if step == "exec":
             os.unlink(order["record_path"])
-        os.write(REPORT_FD, json.dumps([step, error.errno]).encode())
+        os.write(REPORT_FD, json.dumps([step, getattr(error, "errno", errno.EINVAL)]).encode())
         os._exit(127)
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from syshaxd.connecting import why_no_connection
@@ -41,11 +40,11 @@ def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path)
     """
     _check_model(spec)
     _check_port(spec)
-    environment = _environment(spec, record_path.parent)
+    environment = _environment(spec, record_path.parent, record)
     order = {
         "cores": spec.cores,
         "argv": spec.argv,
-        "record": asdict(record),
+        "record": record.fields(),
         "record_path": os.fspath(record_path),
     }
     report_fd, shim_fd = os.pipe()
@@ -63,9 +62,11 @@ def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path)
             setsid=True,
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them, other programs don't expect that
         )
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:  # a NUL or a lone surrogate is a ValueError
         os.close(report_fd)
-        raise LaunchFailedError(f"{spec.name}: no process could be started: {error}", permanent=False) from error
+        raise LaunchFailedError(
+            f"{spec.name}: no process could be started: {error}", permanent=not isinstance(error, OSError)
+        ) from error
     finally:
         os.close(shim_fd)
     with os.fdopen(report_fd, "rb") as report_file:
@@ -102,9 +103,15 @@ def _check_port(spec: InstanceSpec) -> None:
         )
 
 
-def _environment(spec: InstanceSpec, folder: Path) -> dict[str, str]:
+def _environment(spec: InstanceSpec, folder: Path, record: Record) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if key not in _PRIVATE_VARIABLES}
-    environment = {"PYTHONUNBUFFERED": "1"} | inherited | dict(spec.env)
+    environment = {"PYTHONUNBUFFERED": "1"} | inherited
+    if record.temporary_folder:
+        environment["TMPDIR"] = record.temporary_folder
+        # It is in TMPDIR by default, and would be lost with it.
+        environment.setdefault("TORCHINDUCTOR_CACHE_DIR", os.fspath(folder / "torchinductor"))
+    environment |= dict(spec.env)
+    environment[procfs.MARK] = record.mark
     if spec.protocol is Protocol.CONNECTOR:
         try:
             folders = [os.fspath(importable_folder(folder)), environment.get("PYTHONPATH", "")]
