@@ -564,11 +564,21 @@ async def test_calls_that_run_end_well_when_another_daemon_is_to_follow(
 
 async def test_a_socket_of_a_dead_daemon_is_replaced(engine: FakeEngine, path: Path, bound: socket.socket) -> None:
     bound.close()
+    path.with_name(f"{path.name}.lock").write_text("42\n")
     server = ControlServer(engine, path)
     await server.start()
     async with ControlClient(path) as client:
         await client.version()
     await server.stop()
+
+
+async def test_a_socket_that_no_daemon_made_stays(engine: FakeEngine, path: Path, bound: socket.socket) -> None:
+    bound.close()
+    server = ControlServer(engine, path)
+    with pytest.raises(errors.SyshaxError, match="no syshaxd made it"):
+        await server.start()
+    await server.stop()
+    assert await asyncio.to_thread(path.is_socket)
 
 
 async def test_a_running_daemon_keeps_its_socket(client: ControlClient, engine: FakeEngine, path: Path) -> None:
