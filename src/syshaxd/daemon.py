@@ -50,6 +50,7 @@ from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.runtime.process import ProcessRuntime
 from syshaxd.supervisor import Supervisor
+from syshaxd.terminal import Program
 
 _log = logging.getLogger(__name__)
 _SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))
@@ -62,7 +63,7 @@ _ADMIN_SOCKET = "admin"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     "config_path",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
@@ -14,6 +14,7 @@ from syshaxd.cli import complete, show
 from syshaxd.cli.connection import output_option, run
 from syshaxd.client import ControlClient
 from syshaxd.core.errors import ConfigError, ConfigFault
+from syshaxd.terminal import FileText
 
 _CHANGES = {
     "keys": "changed",
@@ -99,10 +100,10 @@ def set_values(socket: Path | None, words: Sequence[str], *, apply_too: bool) ->
 
 
 @config.command()
-@click.argument("file", type=click.File(), required=False)
+@click.argument("file", type=FileText(), required=False)
 @output_option
 @click.pass_obj
-def validate(socket: Path | None, file: TextIO | None, output: str) -> None:
+def validate(socket: Path | None, file: str | None, output: str) -> None:
     """Checks FILE, and tells what applying it would change.
 
     Without FILE it is the daemon's own.
@@ -112,7 +113,7 @@ def validate(socket: Path | None, file: TextIO | None, output: str) -> None:
       syshaxctl config validate
       syshaxctl config validate new.yaml
     """  # noqa: D301
-    text: dict[str, Any] = {} if file is None else {"text": file.read()}
+    text: dict[str, Any] = {} if file is None else {"text": file}
 
     async def work(client: ControlClient) -> None:
         answer = await client.ask("ValidateConfig", **text)
@@ -124,10 +125,10 @@ def validate(socket: Path | None, file: TextIO | None, output: str) -> None:
 
 
 @config.command()
-@click.argument("file", type=click.File())
+@click.argument("file", type=FileText())
 @output_option
 @click.pass_obj
-def apply(socket: Path | None, file: TextIO, output: str) -> None:
+def apply(socket: Path | None, file: str, output: str) -> None:
     """Makes FILE the configuration.
 
     Waits until every instance that it changes is READY; if one fails, all is taken back.
@@ -137,10 +138,9 @@ def apply(socket: Path | None, file: TextIO, output: str) -> None:
       syshaxctl config apply new.yaml
       ssh server cat new.yaml | syshaxctl config apply -
     """  # noqa: D301
-    text = file.read()
 
     async def work(client: ControlClient) -> None:
-        answer = await client.ask("ApplyConfig", timeout_s=None, text=text)
+        answer = await client.ask("ApplyConfig", timeout_s=None, text=file)
         _show_changes(answer["changes"], output)
 
     run(socket, work)

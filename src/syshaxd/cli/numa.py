@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TextIO
 
 import click
 from rich.table import Table
@@ -38,6 +37,7 @@ from syshaxd.core.topology import (
     plan_binding,
     reserve_cores,
 )
+from syshaxd.terminal import FileText
 
 _MIB = 2**20
 _KEYS_OF_CPUSETS = ("cpuset_cpus", "cpuset_mems")
@@ -63,7 +63,7 @@ def numa() -> None:
 
 
 @numa.command()
-@click.argument("text", type=click.File(), required=False, metavar="[FILE]")
+@click.argument("text", type=FileText("replace"), required=False, metavar="[FILE]")
 @click.option("--threads", type=click.IntRange(min=1), help="Compute threads in all. Unset: as many as possible.")
 @click.option("--ranks", type=click.IntRange(min=1), help="Processes that share the model (stock vLLM). Unset: 1.")
 @click.option("--stock", is_flag=True, help="For vLLM's own CPU backend rather than the sysHAX images.")
@@ -73,7 +73,7 @@ def numa() -> None:
 @_config_option
 @_output_option
 def plan(
-    text: TextIO | None,
+    text: str | None,
     *,
     threads: int | None,
     ranks: int | None,
@@ -110,7 +110,7 @@ def plan(
             _print_plan(where, wishes, reserved, output)
     except ConfigError as error:
         raise click.ClickException(configfile.fault_text(config_path, error)) from None
-    except (SyshaxError, UnicodeDecodeError) as error:
+    except SyshaxError as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -150,7 +150,9 @@ def _apply(path: Path, wishes: Wishes, where: Host, output: str) -> None:
 @numa.command()
 @click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--for", "name", help="For this instance of the running daemon: its model and the others' CPUs count.")
-@click.option("--host", "text", type=click.File(), metavar="FILE", help="Another host's `lscpu` or `numactl -H` text.")
+@click.option(
+    "--host", "text", type=FileText("replace"), metavar="FILE", help="Another host's `lscpu` or `numactl -H` text."
+)
 @click.option("--taken", multiple=True, metavar="NAME=CPUS", help="CPUs of others, such as gpu=36-39.")
 @click.option(
     "--model", type=click.Path(path_type=Path, exists=True, file_okay=False), help="The folder of the model's weights."
@@ -162,7 +164,7 @@ def check(
     words: Sequence[str],
     *,
     name: str | None,
-    text: TextIO | None,
+    text: str | None,
     taken: Sequence[str],
     model: Path | None,
     output: str,
@@ -186,7 +188,7 @@ def check(
     if name is None:
         try:
             faults = _faults(settings, _host(text), _lists(taken), model)
-        except (SyshaxError, UnicodeDecodeError) as error:
+        except SyshaxError as error:
             raise click.ClickException(str(error)) from None
     else:
         found: list[Fault] = []
@@ -283,8 +285,8 @@ def _print_verifications(seen: Mapping[str, Verification | Unverified]) -> None:
             console.print(Text(f"{name}: {reason}", "yellow"))
 
 
-def _host(text: TextIO | None) -> Host:
-    return binder.this_host() if text is None else Host(topology=parse_topology(text.read()))
+def _host(text: str | None) -> Host:
+    return binder.this_host() if text is None else Host(topology=parse_topology(text))
 
 
 def _pairs(words: Sequence[str], hint: str, example: str) -> dict[str, str]:

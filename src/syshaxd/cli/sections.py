@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
+from syshaxd.terminal import ProgramGroup
 
-class SectionedGroup(click.Group):
+
+class SectionedGroup(ProgramGroup):
     """A group of commands; each belongs to a section."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -21,6 +21,7 @@ from syshaxd.core.types import EngineStatus, InstanceStatus, RuntimeKind, State
 
 _GIB = 2**30
 _STALE_S = 10.0
+_WIDTH_WITHOUT_TERMINAL = 200
 _COLOURS = {
     State.READY: "green",
     State.STARTING: "yellow",
@@ -241,5 +242,11 @@ def of_gib(used_bytes: int, total_bytes: int) -> str:
 
 def console() -> Console:
     """Where tables go: as wide as the terminal; wide enough for everything where there is none."""
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+    columns = os.environ.get("COLUMNS", "")
+    width: int | None
+    if columns.isdecimal():
+        width = int(columns) or _WIDTH_WITHOUT_TERMINAL
+    else:
+        on_terminal = sys.stdout is not None and sys.stdout.isatty()
+        width = None if on_terminal else _WIDTH_WITHOUT_TERMINAL
     return Console(highlight=False, width=width)

@@ -19,6 +19,7 @@ from syshaxd.core.address import Address
 from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value, is_secret
 from syshaxd.core.errors import ConfigError, SyshaxError
 from syshaxd.core.launch import instance_specs
+from syshaxd.terminal import ProgramGroup
 
 _HIDDEN = "(hidden)"
 _SHORT_KEYS_HELP = (
@@ -63,7 +64,7 @@ def _errors_of(path: Path) -> Iterator[None]:
         raise click.ClickException(str(error)) from None
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=ProgramGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="syshax")
 def main() -> None:
     """Sets up and runs sysHAX. See `syshaxctl` for the running daemon.

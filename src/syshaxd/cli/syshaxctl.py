@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
 
 import click
 from rich.console import Console
@@ -35,6 +34,7 @@ from syshaxd.core.parity import report_json
 from syshaxd.core.status import status_json
 from syshaxd.core.topology import draw_topology, parse_topology
 from syshaxd.core.types import HostTopology, InstanceStatus
+from syshaxd.terminal import FileText
 
 Statuses = AsyncGenerator[InstanceStatus, None]
 
@@ -179,10 +179,10 @@ def parity(socket: Path | None, first: str, second: str, output: str) -> None:
 
 
 @click.command()
-@click.argument("text", type=click.File(), required=False, metavar="[FILE]")
+@click.argument("text", type=FileText("replace"), required=False, metavar="[FILE]")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
-def topology(socket: Path | None, text: TextIO | None, output: str) -> None:
+def topology(socket: Path | None, text: str | None, output: str) -> None:
     """Draws the NUMA nodes, CPUs and accelerators of this host.
 
     If a daemon answers, also whose cores they are. FILE holds the output of `LC_ALL=C lscpu`, of `numactl -H`, or of
@@ -195,8 +195,8 @@ def topology(socket: Path | None, text: TextIO | None, output: str) -> None:
       ssh server 'LC_ALL=C lscpu; numactl -H' | syshaxctl topology -
     """  # noqa: D301
     try:
-        shown = asyncio.run(_this_host(socket)) if text is None else HostTopology(topology=parse_topology(text.read()))
-    except (SyshaxError, UnicodeDecodeError) as error:
+        shown = asyncio.run(_this_host(socket)) if text is None else HostTopology(topology=parse_topology(text))
+    except SyshaxError as error:
         raise click.ClickException(str(error)) from None
     if output == "json":
         click.echo(json.dumps(asdict(shown.topology) | {"owners": dict(shown.owners)}, indent=2))
@@ -320,7 +320,7 @@ class _Live:
     def __init__(self, name: str) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._progress = Progress(
-            SpinnerColumn(),
+            SpinnerColumn("line"),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
             console=self._console,
