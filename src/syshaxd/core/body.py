@@ -40,6 +40,8 @@ class RequestBody(Mapping[str, Any]):
         """`raw`: the fields as they came; `unknown`: one that is left out there, empty if there is none."""
         self.raw = raw
         self.unknown = unknown
+        self.whole_because: str | None = None
+        """Why the request must stay on one instance, once that was found out (`core.offload.rules`)."""
         self._decoded: dict[str, Any] = {}
 
     @classmethod

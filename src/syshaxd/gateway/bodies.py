@@ -14,7 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from syshaxd.core.body import SMALL_BYTES, UNREADABLE, BodyReader, RequestBody, as_bool, as_int
 from syshaxd.core.errors import BadRequestError, RequestTimeoutError, TooLargeError
-from syshaxd.core.offload.rules import KNOWN_FIELDS
+from syshaxd.core.offload.rules import KNOWN_FIELDS, whole_because
 from syshaxd.gateway.connection import ClientConnection
 from syshaxd.gateway.limits import BodyBudget, Limits
 from syshaxd.gateway.routes import CHAT, COMPLETIONS, OFFLOADED_CHAT
@@ -105,11 +105,16 @@ class BodyIntake:
         try:
             if len(data) <= SMALL_BYTES:
                 return self._reader.read(data)
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.read, data)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._read_large, data)
         except BadRequestError:
             if content_type.partition("/")[2].rpartition("+")[2] == "json":
                 raise
             return None
+
+    def _read_large(self, data: bytes) -> RequestBody:
+        body = self._reader.read(data)
+        whole_because(body)
+        return body
 
     def trim(self) -> None:
         """Returns memory that bodies have taken, if they were large."""

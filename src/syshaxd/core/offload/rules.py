@@ -17,6 +17,8 @@ from syshaxd.core.body import RequestBody
 
 _MAX_MESSAGES = 100_000
 _MAX_PARTS_BYTES = 1024 * 1024
+# More token ids than any model takes are not looked through.
+_MAX_IDS_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,10 @@ _ONE_PROMPT = re.compile(rb'\s*(?:"|\[[\s\d,]*\]\s*$)')
 
 
 def _several_prompts(raw: msgspec.Raw) -> bool:
-    return _ONE_PROMPT.match(memoryview(raw)) is None
+    view = memoryview(raw)
+    if bytes(view[:1]) == b"[" and len(view) > _MAX_IDS_BYTES:
+        return True
+    return _ONE_PROMPT.match(view) is None
 
 
 class _Message(msgspec.Struct):
@@ -165,6 +170,12 @@ def whole_because(body: Mapping[str, Any]) -> str:
     """Why a request must stay on one instance, such as `n: its answers share one prompt`; empty: it need not."""
     if not isinstance(body, RequestBody):
         body = RequestBody.of(body)
+    if body.whole_because is None:
+        body.whole_because = _find_why(body)
+    return body.whole_because
+
+
+def _find_why(body: RequestBody) -> str:
     for name, raw in body.raw.items():
         if why := _whole_because(name, raw, body):
             return f"{name}: {why}"
