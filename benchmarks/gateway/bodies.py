@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What it costs to read what placement and hand-over need of a body: `python benchmarks/gateway/bodies.py`.
 
-Each cell is a process of its own: milliseconds (the best of three), and MiB that the process grew by at its peak, over that of making the body.
+Each cell is a process of its own: milliseconds (the best of three), and MiB that the process grew by at its peak,
+over that of making the body.
 """
 
 import json
