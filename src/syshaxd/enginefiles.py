@@ -26,7 +26,8 @@ def read_launch_host(config: Config) -> LaunchHost:
     engines = {
         name: EngineFiles(
             version=_vllm_version(Path(service.python)) if service.python else "",
-            model=_model_config(Path(service.model or config.models.path or "")),
+            model=_model_config(folder := Path(service.model or config.models.path or "")),
+            is_sentence_transformer=_exists(folder / "modules.json"),
         )
         for name, service in enabled_services(config).items()
         if service.runtime is not RuntimeKind.EXTERNAL
@@ -93,9 +94,16 @@ def _vllm_version(python: Path) -> str:
     return versions.pop() if len(versions) == 1 else ""
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # in a place that this user may not look into
+        return False
+
+
 def _model_config(folder: Path) -> dict[str, object] | None:
     try:
         content = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

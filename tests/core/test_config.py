@@ -377,3 +377,32 @@ def test_a_tcp_port_of_the_control_plane_needs_certificates() -> None:
     ]
     files = {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem"}
     assert parse({"control": {"tcp": {"port": 8011, **files}}}).control.tcp.port == 8011
+
+
+@pytest.mark.parametrize(("text", "problem"), [("x\0y", "a NUL"), ("x\ud800", "half a surrogate")])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "services.gpu.env.A",
+        "services.cpu.args.chat-template",
+        "services.gpu.python",
+        "services.gpu.model",
+        "services.gpu.container.volumes",
+        "models.path",
+        "models.default",
+        "offload.arena_dir",
+        "control.socket",
+    ],
+)
+def test_text_that_no_program_can_be_given(key: str, text: str, problem: str) -> None:
+    value: Any = [text] if key.endswith("volumes") else text
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    with pytest.raises(ConfigError, match=problem) as error:
+        parse(value)
+    assert [fault.key for fault in error.value.faults] == [key]
+
+
+def test_a_name_that_no_program_can_be_given() -> None:
+    with pytest.raises(ConfigError, match="a NUL character in its name"):
+        parse({"services": {"gpu": {"env": {"A\0": "1"}}}})

@@ -122,7 +122,7 @@ def test_all_faults_come_at_once() -> None:
     ]
 
 
-MODEL = {"num_attention_heads": 8, "num_key_value_heads": 2}
+MODEL = {"architectures": ["LlamaForCausalLM"], "num_attention_heads": 8, "num_key_value_heads": 2}
 FILES = EngineFiles(version="0.32.0", model=MODEL)
 HOST = LaunchHost(engines={"gpu": FILES, "cpu": FILES}, arena_dir="/dev/shm/x", shm_total_bytes=2**33)
 
@@ -167,12 +167,30 @@ def test_instances_that_surely_can_get_the_connector_unasked() -> None:
         (HOST, {"cpu": {"args": {"kv_cache_dtype": "fp8"}}}, "its KV cache is of fp8"),
         (HOST, {"cpu": {"args": {"pipeline-parallel-size": 2}}}, "its pipeline-parallel-size is 2"),
         (HOST, {"cpu": {"args": {"kv-transfer-config": "{}"}}}, "a kv-transfer-config already"),
+        (HOST, {"cpu": {"args": {"runner": "pooling"}}}, "its runner pooling"),
+        (HOST, {"cpu": {"args": {"task": "embed"}}}, "its task embed"),
+        (HOST, {"cpu": {"args": {"convert": "classify"}}}, "its convert classify"),
         *(
             (replace(HOST, engines={"gpu": FILES, "cpu": replace(FILES, **files)}), {}, doubt)
             for files, doubt in (
                 ({"version": "0.25.1"}, "older than 0.26"),
                 ({"model": None}, "config.json was not found"),
-                ({"model": {}}, "names no attention heads"),
+                ({"model": {}}, "names no architecture"),
+                ({"model": {"architectures": ["LlamaForCausalLM"]}}, "names no attention heads"),
+                *(
+                    ({"model": MODEL | {"architectures": [name]}}, rf"({name}) is not one that generates")
+                    for name in (
+                        "BertModel",
+                        "XLMRobertaForSequenceClassification",
+                        "ModernBertForTokenClassification",
+                        "Qwen2ForRewardModel",
+                        "T5EncoderModel",
+                        "LlamaBidirectionalModel",
+                    )
+                ),
+                ({"is_sentence_transformer": True}, "computes vectors"),
+                ({"model": MODEL | {"is_causal": False}}, "in both directions"),
+                ({"model": MODEL | {"use_bidirectional_attention": True}}, "in both directions"),
                 ({"model": MODEL | {"kv_lora_rank": 512}}, "latent attention"),
                 ({"model": MODEL | {"sliding_window": 4096}}, "sliding window"),
                 ({"model": MODEL | {"layer_types": ["full_attention", "linear_attention"]}}, "several kinds"),

@@ -23,6 +23,8 @@ def parse(mapping: Mapping[str, Any]) -> Config:
         ConfigError: With every fault, each under its dotted key. Rules between keys are looked at once each key is
             right by itself. Values that may be secrets are not shown.
     """
+    if unusable := tuple(_unusable_texts(mapping)):
+        raise ConfigError(unusable)
     try:
         config = Config.model_validate(mapping)
     except ValidationError as error:
@@ -32,6 +34,28 @@ def parse(mapping: Mapping[str, Any]) -> Config:
     if between := tuple(_faults_between_keys(config)):
         raise ConfigError(between)
     return config
+
+
+def _unusable_texts(value: Any, key: str = "") -> Iterator[ConfigFault]:
+    """Texts that the kernel takes neither as an argument, a variable, nor a path."""
+    if isinstance(value, str) and (problem := _text_problem(value)):
+        yield ConfigFault(key, f"has {problem} in it, which no program can be given")
+    elif isinstance(value, Mapping):
+        for name, entry in value.items():
+            inner = f"{key}.{name}" if key else str(name)
+            if isinstance(name, str) and (problem := _text_problem(name)):
+                yield ConfigFault(ascii(inner)[1:-1], f"has {problem} in its name")
+            else:
+                yield from _unusable_texts(entry, inner)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _unusable_texts(entry, key)
+
+
+def _text_problem(text: str) -> str:
+    if "\0" in text:
+        return "a NUL character"
+    return "" if text.isascii() or all(not "\ud800" <= char <= "\udfff" for char in text) else "half a surrogate pair"
 
 
 def _fault(error: Mapping[str, Any]) -> ConfigFault:

@@ -18,6 +18,8 @@ PROMPT_DETAILS_FLAG = "enable-prompt-tokens-details"
 _SINCE = (0, 26)
 SINCE = ".".join(map(str, _SINCE))
 """The first version of vLLM that it works with."""
+_GENERATING = ("ForCausalLM", "LMHeadModel")
+"""Ends of the names of architectures that generate text; encoders alone, classifiers and rewarders have others."""
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
@@ -29,6 +31,8 @@ class EngineFiles:
     """Of its vLLM; empty: not found."""
     model: Mapping[str, Any] | None = None
     """The model's config.json; None: not found."""
+    is_sentence_transformer: bool = False
+    """Whether the model's folder says how its states become one vector: vLLM then serves embeddings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +85,28 @@ def connector_doubt(name: str, files: EngineFiles, args: Mapping[str, Any]) -> s
     for flag in ("pipeline-parallel-size", "decode-context-parallel-size", "prefill-context-parallel-size"):
         if args.get(flag, 1) != 1:
             return f"its {flag} is {args[flag]}"
+    if pooling := _pooling_flag(args):
+        return f"its {pooling} makes it compute vectors or scores, not answers"
     if files.model is None:
         return "the model's config.json was not found"
+    if files.is_sentence_transformer and args.get("runner", "auto") != "generate":
+        return "the model computes vectors (its folder has a modules.json), not answers"
     return _model_doubt(files.model)
+
+
+def _pooling_flag(args: Mapping[str, Any]) -> str:
+    """The flag that asks for something else than text; empty: none does."""
+    wanted = {"runner": ("auto", "generate"), "convert": ("auto", "none"), "task": ("auto", "generate")}
+    return next((f"{flag} {args[flag]}" for flag, texts in wanted.items() if args.get(flag, "auto") not in texts), "")
 
 
 def _model_doubt(model: Mapping[str, Any]) -> str:
     """The connector knows one kind of KV cache: that of full attention in every layer."""
+    architectures = model.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        return "the model's config.json names no architecture"
+    if not all(str(name).endswith(_GENERATING) for name in architectures):
+        return f"the model ({', '.join(map(str, architectures))}) is not one that generates text from left to right"
     if "num_attention_heads" not in model:
         return "the model's config.json names no attention heads"
     if model.get("kv_lora_rank"):
@@ -98,4 +117,6 @@ def _model_doubt(model: Mapping[str, Any]) -> str:
         return "the model has layers of several kinds"
     if model.get("is_encoder_decoder"):
         return "the model has an encoder"
+    if model.get("is_causal") is False or model.get("use_bidirectional_attention"):
+        return "the model attends in both directions"
     return ""
