@@ -51,7 +51,7 @@ class ArenaSweeper:
 
     async def close(self) -> None:
         """Returns when all sweeps have ended."""
-        await asyncio.gather(*self._sweeps)
+        await asyncio.gather(*self._sweeps, return_exceptions=True)
 
 
 def _folder(spec: InstanceSpec) -> Path | None:
@@ -68,6 +68,9 @@ async def _sweep(folder: Path) -> None:
         count = await asyncio.to_thread(_reap, folder)
     except OSError as error:
         _log.warning("what ended instances left in %s is not cleared away: %s", folder, error)
+        return
+    except Exception:  # noqa: BLE001 - what is left there costs memory, not the service
+        _log.exception("what ended instances left in %s is not cleared away, by a fault of syshaxd", folder)
         return
     if count:
         _log.info("removed %d files that ended instances left in %s", count, folder)

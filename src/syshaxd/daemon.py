@@ -9,18 +9,19 @@ import asyncio
 import faulthandler
 import gc
 import logging
-import resource
 import signal
+import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import aiohttp
 import click
 
-from syshaxd import __version__, activation, binder, configfile, logs, rundir, sdnotify, startup
+from syshaxd import __version__, activation, binder, configfile, descriptors, logs, rundir, sdnotify, startup
 from syshaxd.arenas import ArenaSweeper
 from syshaxd.control import ControlServer, Operations, TlsEndpoint
 from syshaxd.core.bindings import Bound
@@ -36,7 +37,8 @@ from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.handover import Handover, HandoverPolicy
 from syshaxd.leases import Leases
-from syshaxd.metrics import MetricsService
+from syshaxd.looplag import LoopLag
+from syshaxd.metrics import LAG_S, Histogram, MetricsService
 from syshaxd.monitor import SystemMonitor, probe_health
 from syshaxd.monitor.bindings import BindingMonitor
 from syshaxd.parity import ParityService, ask
@@ -49,6 +51,7 @@ from syshaxd.runtime import InstanceRuntime
 from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.runtime.process import ProcessRuntime
+from syshaxd.sidetasks import SideTasks, Work
 from syshaxd.supervisor import Supervisor
 from syshaxd.terminal import Program
 
@@ -105,6 +108,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
         return
     _log.info("syshaxd %s starts with %s", __version__, path)
     sdnotify.check()
+    descriptors.raise_limit()
     # Requests leave no cycles behind: collecting often only costs time on the hot path.
     gc.collect()
     gc.freeze()
@@ -170,140 +174,225 @@ class _Orders:
         task.add_done_callback(self._reloads.discard)
 
 
-async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:  # noqa: PLR0915
-    """Runs the daemon with the text of a configuration file until it is told to stop."""
-    specs = bound.specs
-    orders = _Orders()
-    lifecycle = config.lifecycle
-    async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        processes = ProcessRuntime(rundir.state_dir())
-        containers = DockerRuntime(
-            rundir.state_dir() / "containers",
-            host=config.docker.host,
-            timeout_s=config.docker.timeout_s,
-            note=lambda *news: supervisor.note_launch(*news),  # noqa: PLW0108 - it comes after this
-            reconnected=lambda: _start_again(supervisor),
-        )
-        runtimes: dict[RuntimeKind, InstanceRuntime] = {
-            RuntimeKind.PROCESS: processes,
-            RuntimeKind.DOCKER: containers,
-            RuntimeKind.EXTERNAL: ExternalRuntime(),
-        }
-        for runtime in runtimes.values():
-            stack.push_async_callback(runtime.close)
-        registry = InstanceRegistry(specs)
-        discovery = _discovery(registry, session)
-        stack.push_async_callback(discovery.close)
-        supervisor = Supervisor(
-            specs,
-            runtimes,
-            probe=discovery.probe,
-            policy=RestartPolicy.from_config(lifecycle),
-            probe_interval_s=lifecycle.probe_interval_s,
-            probe_timeout_s=lifecycle.probe_timeout_s,
-            stop_grace_s=lifecycle.stop_grace_s,
-        )
-        supervisor.subscribe(registry.on_status)
-        supervisor.subscribe_instances(registry.on_instances)
-        stack.push_async_callback(ArenaSweeper(supervisor.statuses, supervisor.subscribe).close)
-        monitor = SystemMonitor(
-            lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
-            interval_s=config.monitor.interval,
-            timeout_s=config.lifecycle.probe_timeout_s,
-        )
-        bindings = BindingMonitor(
-            bound,
-            supervisor.statuses,
-            partial(_pid, runtimes),
-            interval_s=config.numa.verify_interval_s,
-        )
-        runner = Runner(silence_limit_s=config.system.request_timeout)
-        stack.callback(runner.close)
-        parity = _parity(config, registry, session)
-        handover = Handover(
-            registry,
-            runner,
-            pair_allowed=parity.refusal,
-            policy=_handover_policy(config),
-        )
-        parity.subscribe(handover.refresh)
-        engine = Engine(
-            registry,
-            supervisor=supervisor,
-            scheduler=Scheduler(Policy.from_config(config)),
-            runner=runner,
-            handover=handover,
-            snapshot=monitor.latest,
-            parity=parity,
-            look_up=discovery.look_up,
-            max_queue_size=config.system.max_queue_size,
-            max_queue_wait_s=config.system.max_queue_wait_s,
-            bindings=bindings,
-        )
-        settled = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine)
-        reconfigurer = Reconfigurer(
-            path, text, config, bound, bind=binder.bind, settle=settled, supervisor=supervisor, engine=engine
-        )
-        monitor.subscribe(lambda _: engine.on_snapshot())
-        gateway = Gateway(
-            engine,
-            MetricsService(),
-            limits=Limits.from_config(config.gateway, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
-            cors_origins=config.gateway.cors_origins,
-            allow_router_fields=config.gateway.allow_kv_transfer_params,
-            dashboard=Dashboard(engine.status, bound.topology, engine.events, engine.requests.decisions)
-            if config.gateway.dashboard
-            else None,
-        )
-        leases = Leases(engine)
-        handed = activation.take_sockets()
-        control = ControlServer(
-            engine,
-            rundir.socket_path(config.control.socket),
-            operations=Operations(
-                engine=engine,
-                reconfigurer=reconfigurer,
-                leases=leases,
-                stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
-            ),
-            tls=_tls_endpoint(config.control.tcp),
-            kept=next(iter(handed.get(_ADMIN_SOCKET, ())), None),
-            keep=partial(activation.keep, _ADMIN_SOCKET) if sdnotify.is_there() else None,
-        )
+async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
+    """Runs the daemon with the text of a configuration file until it is told to stop.
 
-        watchdog = asyncio.create_task(sdnotify.feed_watchdog(), name="watchdog")
-        await control.start()
-        stack.push_async_callback(lambda: control.stop(leave_socket=orders.restart))
-        conductor = config.services.conductor
-        engine.endpoint = await gateway.start(conductor.host, conductor.port, handed.get("http", ()))
-        _log.info("listening on %s", engine.endpoint)
+    Raises:
+        SyshaxError: What the service can't be without could not be had, or failed: instances run on then.
+    """
+    orders = _Orders()
+    async with AsyncExitStack() as stack:
+        daemon = await _build(stack, orders, config, bound, path=path, text=text)
+        await daemon.start()
+        fault = await daemon.run()
+        await daemon.stop(fault)
+    if fault is not None:
+        raise SyshaxError(f"syshaxd has ended by a fault of its own; instances run on: {fault}") from fault
+    _log.info("stopped")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Daemon:
+    """The parts that are started and stopped."""
+
+    orders: _Orders
+    config: Config
+    bound: Bound
+    handed: Mapping[str, Sequence[socket.socket]]
+    """Sockets that systemd keeps open."""
+    processes: ProcessRuntime
+    containers: DockerRuntime
+    supervisor: Supervisor
+    engine: Engine
+    gateway: Gateway
+    control: ControlServer
+    leases: Leases
+    reconfigurer: Reconfigurer
+    side_tasks: SideTasks
+    works: Mapping[str, Work]
+    """What runs beside the service."""
+
+    async def start(self) -> None:
+        """Listens, and tells systemd so; nothing that runs beside the service can keep it from that."""
+        self.side_tasks.start("watchdog", sdnotify.feed_watchdog)
+        await self.control.start()
+        conductor = self.config.services.conductor
+        self.engine.endpoint = await self.gateway.start(conductor.host, conductor.port, self.handed.get("http", ()))
+        _log.info("listening on %s", self.engine.endpoint)
         sdnotify.notify("READY=1", "STATUS=listening; instances are starting")
-        await processes.end_others([spec.name for spec in specs if spec.runtime is RuntimeKind.PROCESS])
-        await containers.end_others([spec.name for spec in specs if spec.runtime is RuntimeKind.DOCKER])
-        tasks = [
-            asyncio.create_task(supervisor.run(), name="supervisor"),
-            asyncio.create_task(monitor.run(), name="monitor"),
-            asyncio.create_task(bindings.run(), name="bindings"),
-            asyncio.create_task(runner.sweep(), name="sweeper"),
-            asyncio.create_task(parity.run(), name="parity"),
-            asyncio.create_task(discovery.run(), name="discovery"),
-        ]
-        await startup.wait_for_adopted(engine, _ADOPTION_LIMIT_S)
-        await gateway.serve_handed()
-        orders.reload_with(reconfigurer)
-        start = asyncio.create_task(_show_start(engine, config), name="startup")
-        stop = asyncio.create_task(orders.stop.wait(), name="stop")
-        await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+
+    async def run(self) -> Exception | None:
+        """Serves until told to stop. Returns why, if that was not the reason: the supervision has failed."""
+        await self._end_others()
+        supervision = asyncio.create_task(self.supervisor.run(), name="supervisor")
+        for name, work in self.works.items():
+            self.side_tasks.start(name, work)
+        await startup.wait_for_adopted(self.engine, _ADOPTION_LIMIT_S)
+        await self.gateway.serve_handed()
+        self.orders.reload_with(self.reconfigurer)
+        self.side_tasks.start("startup display", partial(_show_start, self.engine, self.config))
+        stop = asyncio.create_task(self.orders.stop.wait(), name="stop")
+        await asyncio.wait((stop, supervision), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not supervision.done() or supervision.cancelled():
+            return None
+        fault = supervision.exception()
+        if not isinstance(fault, Exception):
+            return None
+        _log.critical("the supervision of instances has failed: stopping; instances run on", exc_info=fault)
+        return fault
+
+    async def _end_others(self) -> None:
+        """Ends what an earlier daemon left running of instances that the configuration no longer has."""
+        for runtime, kind in ((self.processes, RuntimeKind.PROCESS), (self.containers, RuntimeKind.DOCKER)):
+            try:
+                await runtime.end_others([spec.name for spec in self.bound.specs if spec.runtime is kind])
+            except Exception:  # noqa: BLE001 - the instances that are there are worth more
+                _log.exception("instances (runtime: %s) that are not configured any more may still run", kind)
+
+    async def stop(self, fault: Exception | None) -> None:
+        """Ends the endpoint after its running requests, then the instances unless they are to run on."""
+        times, hurry = self.reconfigurer.config.lifecycle, self.orders.hurry
         sdnotify.notify("STOPPING=1")
-        start.cancel()
-        await _end(orders, gateway, supervisor, leases, reconfigurer)
-        for task in (*tasks, stop, watchdog):
-            task.cancel()
-        for result in await asyncio.gather(*tasks, start, return_exceptions=True):
-            if isinstance(result, Exception):
-                raise result
-        _log.info("stopped")
+        sdnotify.extend_timeout(times.drain_timeout_s + times.stop_grace_s + _STOP_MARGIN_S)
+        self.reconfigurer.close()
+        self.leases.close()
+        if not hurry.is_set():
+            await _first(self.gateway.stop(times.drain_timeout_s), hurry.wait())
+        await self.gateway.stop(0.0)
+        asked = self.orders.leave_running
+        leave_running = times.leave_running if asked is None else asked
+        await self.supervisor.shutdown(leave_running=leave_running or fault is not None, drain=False)
+        await self.side_tasks.close()
+
+
+async def _build(
+    stack: AsyncExitStack, orders: _Orders, config: Config, bound: Bound, *, path: Path, text: str
+) -> _Daemon:
+    """Makes all parts, and puts what they need to be closed on the stack. Nothing runs yet."""
+    lifecycle = config.lifecycle
+    lags = Histogram(LAG_S)
+    loop_lag = LoopLag(lags.observe)
+    stack.callback(loop_lag.close)
+    side_tasks = SideTasks()
+    stack.push_async_callback(side_tasks.close)
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    processes = ProcessRuntime(rundir.state_dir())
+    containers = DockerRuntime(
+        rundir.state_dir() / "containers",
+        host=config.docker.host,
+        timeout_s=config.docker.timeout_s,
+        note=lambda *news: supervisor.note_launch(*news),  # noqa: PLW0108 - it comes after this
+        reconnected=lambda: _start_again(supervisor),
+    )
+    runtimes: dict[RuntimeKind, InstanceRuntime] = {
+        RuntimeKind.PROCESS: processes,
+        RuntimeKind.DOCKER: containers,
+        RuntimeKind.EXTERNAL: ExternalRuntime(),
+    }
+    for runtime in runtimes.values():
+        stack.push_async_callback(runtime.close)
+    registry = InstanceRegistry(bound.specs)
+    discovery = _discovery(registry, session)
+    stack.push_async_callback(discovery.close)
+    supervisor = Supervisor(
+        bound.specs,
+        runtimes,
+        probe=discovery.probe,
+        policy=RestartPolicy.from_config(lifecycle),
+        probe_interval_s=lifecycle.probe_interval_s,
+        probe_timeout_s=lifecycle.probe_timeout_s,
+        stop_grace_s=lifecycle.stop_grace_s,
+        was_late_since=loop_lag.was_late_since,
+    )
+    supervisor.subscribe(registry.on_status)
+    supervisor.subscribe_instances(registry.on_instances)
+    stack.push_async_callback(ArenaSweeper(supervisor.statuses, supervisor.subscribe).close)
+    monitor = SystemMonitor(
+        lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
+        interval_s=config.monitor.interval,
+        timeout_s=lifecycle.probe_timeout_s,
+    )
+    bindings = BindingMonitor(
+        bound, supervisor.statuses, partial(_pid, runtimes), interval_s=config.numa.verify_interval_s
+    )
+    runner = Runner(silence_limit_s=config.system.request_timeout)
+    stack.callback(runner.close)
+    parity = _parity(config, registry, session)
+    handover = Handover(registry, runner, pair_allowed=parity.refusal, policy=_handover_policy(config))
+    parity.subscribe(handover.refresh)
+    engine = Engine(
+        registry,
+        supervisor=supervisor,
+        scheduler=Scheduler(Policy.from_config(config)),
+        runner=runner,
+        handover=handover,
+        snapshot=monitor.latest,
+        parity=parity,
+        look_up=discovery.look_up,
+        max_queue_size=config.system.max_queue_size,
+        max_queue_wait_s=config.system.max_queue_wait_s,
+        bindings=bindings,
+        faults=lambda: side_tasks.faults,
+    )
+    monitor.subscribe(lambda _: engine.on_snapshot())
+    settled = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine)
+    reconfigurer = Reconfigurer(
+        path, text, config, bound, bind=binder.bind, settle=settled, supervisor=supervisor, engine=engine
+    )
+    leases = Leases(engine)
+    handed = activation.take_sockets()
+    control = ControlServer(
+        engine,
+        rundir.socket_path(config.control.socket),
+        operations=Operations(
+            engine=engine,
+            reconfigurer=reconfigurer,
+            leases=leases,
+            stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
+        ),
+        tls=_tls_endpoint(config.control.tcp),
+        kept=next(iter(handed.get(_ADMIN_SOCKET, ())), None),
+        keep=partial(activation.keep, _ADMIN_SOCKET) if sdnotify.is_there() else None,
+    )
+    stack.push_async_callback(lambda: control.stop(leave_socket=orders.restart))
+    metrics = MetricsService(task_failures=side_tasks.failures, loop_lag=lags)
+    return _Daemon(
+        orders=orders,
+        config=config,
+        bound=bound,
+        handed=handed,
+        processes=processes,
+        containers=containers,
+        supervisor=supervisor,
+        engine=engine,
+        gateway=_gateway(config, bound, engine, metrics),
+        control=control,
+        leases=leases,
+        reconfigurer=reconfigurer,
+        side_tasks=side_tasks,
+        works={
+            "monitor": monitor.run,
+            "bindings": bindings.run,
+            "sweeper": runner.sweep,
+            "parity": parity.run,
+            "discovery": discovery.run,
+        },
+    )
+
+
+def _gateway(config: Config, bound: Bound, engine: Engine, metrics: MetricsService) -> Gateway:
+    its = config.gateway
+    return Gateway(
+        engine,
+        metrics,
+        limits=Limits.from_config(its, descriptors.limit()),
+        cors_origins=its.cors_origins,
+        allow_router_fields=its.allow_kv_transfer_params,
+        dashboard=Dashboard(engine.status, bound.topology, engine.events, engine.requests.decisions)
+        if its.dashboard
+        else None,
+    )
 
 
 def _start_again(supervisor: Supervisor) -> None:
@@ -315,21 +404,6 @@ def _start_again(supervisor: Supervisor) -> None:
 
 async def _pid(runtimes: Mapping[RuntimeKind, InstanceRuntime], status: InstanceStatus) -> int | None:
     return None if status.handle is None else await runtimes[status.spec.runtime].pid(status.handle)
-
-
-async def _end(
-    orders: _Orders, gateway: Gateway, supervisor: Supervisor, leases: Leases, reconfigurer: Reconfigurer
-) -> None:
-    """Ends the endpoint after its running requests, then the instances unless they are to run on."""
-    times = reconfigurer.config.lifecycle
-    sdnotify.extend_timeout(times.drain_timeout_s + times.stop_grace_s + _STOP_MARGIN_S)
-    reconfigurer.close()
-    leases.close()
-    if not orders.hurry.is_set():
-        await _first(gateway.stop(times.drain_timeout_s), orders.hurry.wait())
-    await gateway.stop(0.0)
-    leave_running = times.leave_running if orders.leave_running is None else orders.leave_running
-    await supervisor.shutdown(leave_running=leave_running, drain=False)
 
 
 def _discovery(registry: InstanceRegistry, session: aiohttp.ClientSession) -> Discovery:
@@ -376,6 +450,9 @@ async def _reload(reconfigurer: Reconfigurer) -> None:
         await reconfigurer.apply()
     except SyshaxError as error:
         sdnotify.notify(f"STATUS=the last reload failed: {str(error).splitlines()[0]}")
+    except Exception:  # noqa: BLE001 - whatever it is: what runs, runs on
+        _log.exception("the reload failed by a fault of syshaxd")
+        sdnotify.notify("STATUS=the last reload failed by a fault of syshaxd: see the log")
     finally:
         sdnotify.notify("READY=1")
 

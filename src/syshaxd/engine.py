@@ -61,6 +61,7 @@ class Engine:
         max_queue_wait_s: float,
         bindings: BindingMonitor,
         events: EventLog | None = None,
+        faults: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self.requests = RequestBook()
         self.events = events or EventLog()
@@ -86,6 +87,7 @@ class Engine:
         self._parity = parity
         self._look_up = look_up
         self._bindings = bindings
+        self._faults = faults
         self._suspects = Suspects()
         self._unresponsive: set[str] = set()
         self._states: dict[str, State] = {}
@@ -361,6 +363,7 @@ class Engine:
             bindings=self._bindings.latest(),
             handover_refusals=self._handover.report(),
             parity=self._parity.reports(),
+            faults=self._faults(),
         )
 
     def start_instance(self, name: str) -> None:

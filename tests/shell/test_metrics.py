@@ -183,7 +183,7 @@ def _escape(value: str) -> str:
 
 @pytest.fixture
 def service() -> MetricsService:
-    return MetricsService(now=lambda: 100.0)
+    return MetricsService(task_failures={"monitor": 0}, now=lambda: 100.0)
 
 
 def test_a_finished_stream_counts_everywhere(service: MetricsService) -> None:

@@ -207,7 +207,9 @@ async def test_status_as_json(socket: Path) -> None:
         "gpus",
         "gpu_error",
         "parity",
+        "faults",
     ]
+    assert status["faults"] == []
     gpu, cpu = status["instances"]
     assert list(gpu) == [
         *("name", "role", "device", "device_text", "runtime", "model", "served_model", "address", "cores"),

@@ -191,6 +191,7 @@ def _notes(view: _View) -> Iterator[Text]:
             ]
     notes += _handovers(view.status.handover_refusals)
     notes += [Text.assemble("parity: ", parity_line(report)) for report in view.status.parity]
+    notes += [Text.assemble(("syshaxd: ", "bold"), (fault, "red")) for fault in view.status.faults]
     if view.status.snapshot.gpu_error:
         notes.append(Text.assemble(("GPUs: ", "bold"), (view.status.snapshot.gpu_error, "yellow")))
     if notes:

@@ -222,6 +222,7 @@ def _engine_status(message: api.GetStatusResponse, now_s: float) -> EngineStatus
         binding_faults={name: tuple(its.faults) for name, its in message.binding_faults.items()},
         handover_refusals={(pair.source, pair.target): pair.refusal for pair in message.handover_pairs},
         parity=tuple(_parity(report) for report in message.parity),
+        faults=tuple(message.faults),
         bindings={name: bindings.binding_status(its) for name, its in message.bindings.items()},
     )
 

@@ -29,6 +29,7 @@ def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:
             for (source, target), refusal in status.handover_refusals.items()
         ],
         parity=[parity(report) for report in status.parity],
+        faults=status.faults,
         bindings={name: bindings.binding_status(its) for name, its in status.bindings.items()},
     )
 

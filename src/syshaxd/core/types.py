@@ -200,6 +200,8 @@ class EngineStatus:
     """What is wrong, or could be better, with the CPUs to which instances are bound, by instance, a line each."""
     handover_refusals: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Why one instance cannot hand over to another, by source and target; empty: it can."""
+    faults: tuple[str, ...] = ()
+    """What is wrong with the daemon itself, a line each."""
     parity: tuple[ParityReport, ...] = ()
     """How alike the present generations of instances are, for each pair that was compared."""
     bindings: Mapping[str, BindingStatus] = field(default_factory=dict)

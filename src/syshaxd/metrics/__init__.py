@@ -8,7 +8,8 @@
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -27,7 +28,9 @@ from syshaxd.metrics.readings import (
     parity_families,
     state_families,
 )
-from syshaxd.metrics.sums import HandoverSums, Histogram, PlacementSums
+from syshaxd.metrics.sums import LAG_S, HandoverSums, Histogram, PlacementSums
+
+__all__ = ["LAG_S", "NO_PLACEMENT", "OTHER_ROUTE", "ROUTES", "Histogram", "MetricsService"]
 
 ROUTES = frozenset(
     {
@@ -51,7 +54,22 @@ NO_PLACEMENT = "none"
 class MetricsService:
     """Counts requests and renders metrics. Lives in one event loop."""
 
-    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        task_failures: Mapping[str, int] = MappingProxyType({}),
+        loop_lag: Histogram | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Has counted nothing yet.
+
+        Args:
+            task_failures: How often each background task has failed; read at each rendering.
+            loop_lag: How late the event loop was; as above.
+            now: Monotonic clock, in seconds.
+        """
+        self._task_failures = task_failures
+        self._loop_lag = loop_lag or Histogram(LAG_S)
         self._now = now
         self._requests: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self._placements: defaultdict[str, PlacementSums] = defaultdict(PlacementSums)
@@ -85,6 +103,7 @@ class MetricsService:
         families = [
             info("syshax_build", "The daemon.", {"version": __version__, "python": platform.python_version()}),
             *self._request_families(),
+            *self._own_families(),
             *self._handovers.families(),
             gauge("syshax_requests_queued", "Requests in the admission queue.", status.queued),
             gauges("syshax_requests_inflight", "Requests now running, by instance.", "name", status.inflight),
@@ -97,6 +116,15 @@ class MetricsService:
             *(host_families(snapshot.host) if snapshot.host else ()),
         ]
         return generate_latest(_Families(families))
+
+    def _own_families(self) -> Iterator[Metric]:
+        failures = CounterMetricFamily("syshax_task_failures", "Times a background task failed.", labels=("task",))
+        for task, count in self._task_failures.items():
+            failures.add_metric((task,), count)
+        yield failures
+        lag = HistogramMetricFamily("syshax_event_loop_lag_seconds", "How late the daemon's event loop called back.")
+        lag.add_metric((), self._loop_lag.buckets(), self._loop_lag.total)
+        yield lag
 
     def _request_families(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(

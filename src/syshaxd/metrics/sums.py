@@ -33,6 +33,9 @@ _WHOLE_S = (
 # Most requests don't wait at all: that is the first bucket.
 _QUEUE_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 
+LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Of the event loop, which is looked at some times a second."""
+
 
 class Histogram:
     """Counts of observations by bucket."""

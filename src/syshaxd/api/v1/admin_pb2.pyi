@@ -104,7 +104,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "started_at_s", "endpoint", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs", "parity")
+    __slots__ = ("version", "started_at_s", "endpoint", "faults", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs", "parity")
     class InflightEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +129,7 @@ class GetStatusResponse(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_S_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    FAULTS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     INFLIGHT_FIELD_NUMBER: _ClassVar[int]
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
@@ -140,6 +141,7 @@ class GetStatusResponse(_message.Message):
     version: str
     started_at_s: float
     endpoint: str
+    faults: _containers.RepeatedScalarFieldContainer[str]
     queued: int
     inflight: _containers.ScalarMap[str, int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceStatus]
@@ -148,7 +150,7 @@ class GetStatusResponse(_message.Message):
     bindings: _containers.MessageMap[str, BindingStatus]
     handover_pairs: _containers.RepeatedCompositeFieldContainer[HandoverPair]
     parity: _containers.RepeatedCompositeFieldContainer[ParityReport]
-    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ..., parity: _Optional[_Iterable[_Union[ParityReport, _Mapping]]] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., faults: _Optional[_Iterable[str]] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ..., parity: _Optional[_Iterable[_Union[ParityReport, _Mapping]]] = ...) -> None: ...
 
 class HandoverPair(_message.Message):
     __slots__ = ("source", "target", "refusal")

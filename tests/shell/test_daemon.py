@@ -1,0 +1,110 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The daemon itself: what of it may fail without ending it, and how it ends when something must not."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from syshaxd import binder, configfile, daemon
+from syshaxd.core.errors import SyshaxError
+from syshaxd.monitor import SystemMonitor
+from syshaxd.supervisor import Supervisor
+
+CONFIG = """\
+services:
+  conductor:
+    host: 127.0.0.1
+    port: {port}
+  gpu:
+    runtime: external
+    host: 127.0.0.1
+    port: 9
+  cpu:
+    enabled: false
+models:
+  default: m
+lifecycle:
+  drain_timeout_s: 0.1
+"""
+
+
+@asynccontextmanager
+async def serving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
+    """The daemon's URL and its task."""
+    for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(folder))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    text = CONFIG.format(port=port)
+    config = await asyncio.to_thread(configfile.parse_file, text)
+    bound = await asyncio.to_thread(binder.bind, config)
+    task = asyncio.create_task(daemon.serve(folder / "config.yaml", text, config, bound))
+    try:
+        yield f"http://127.0.0.1:{port}", task
+    finally:
+        if not task.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait((task,))
+
+
+async def metrics_with(url: str, line: str) -> str:
+    """The daemon's metrics, once they have such a line."""
+    async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(f"{url}/metrics") as answer:
+                    text = await answer.text()
+            except aiohttp.ClientConnectionError:
+                text = ""
+            if line in text:
+                return text
+            await asyncio.sleep(0.05)
+
+
+class _FailingMonitor(SystemMonitor):
+    async def run(self) -> None:
+        raise OverflowError("int too large to convert to float")
+
+
+class _FailingSupervisor(Supervisor):
+    left_running: bool | None = None
+
+    async def run(self) -> None:
+        raise RuntimeError("the supervisor has a fault")
+
+    async def shutdown(self, *, leave_running: bool, drain: bool) -> None:
+        type(self).left_running = leave_running
+        await super().shutdown(leave_running=leave_running, drain=drain)
+
+
+async def test_a_failing_side_task_is_counted_and_the_service_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(daemon, "SystemMonitor", _FailingMonitor)
+    async with serving(tmp_path, monkeypatch) as (url, task):
+        text = await metrics_with(url, 'syshax_task_failures_total{task="monitor"} 2.0')
+        assert 'syshax_task_failures_total{task="bindings"} 0.0' in text
+        assert "syshax_event_loop_lag_seconds_count" in text
+        assert not task.done()
+    await task  # stopped as it was told
+    assert any(message.startswith("monitor failed: OverflowError") for message in caplog.messages)
+
+
+async def test_a_fault_of_the_supervision_ends_the_daemon_but_not_the_instances(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(daemon, "Supervisor", _FailingSupervisor)
+    async with serving(tmp_path, monkeypatch) as (_, task):
+        await asyncio.wait((task,))
+    with pytest.raises(SyshaxError, match="the supervisor has a fault"):
+        await task
+    assert _FailingSupervisor.left_running is True
+    assert any("the supervision of instances has failed" in message for message in caplog.messages)
