@@ -83,6 +83,38 @@ def test_siblings_are_told_from_how_kernels_number_them(
     assert parse_lscpu(text).cores == cores
 
 
+@pytest.mark.parametrize("ending", ["", "No distance information available.\n", "\n"])
+def test_numactl_without_distances_as_in_virtual_machines(ending: str) -> None:
+    topology = parse_topology(NUMACTL.split("node distances", maxsplit=1)[0] + ending)
+    assert [node.distances for node in topology.nodes] == [(), ()]
+    assert [node.memory_bytes for node in topology.nodes] == [64078 * MIB, 0]
+
+
+def test_numactl_in_other_dress() -> None:
+    one = "available: 1 node (0)\r\n node 0 cpus: 0 1 \r\n node 0 size: <not available>\r\n"
+    (node,) = parse_topology(one).nodes
+    assert (node.cpus, node.memory_bytes) == ((0, 1), None)
+
+
+LSCPU_JSON = """\
+{"cpus": [
+  {"cpu": 0, "node": 0, "socket": 0, "core": 0, "l1d:l1i:l2:l3": "0:0:0:0", "online": true},
+  {"cpu": 1, "node": 3, "socket": 1, "core": 1, "online": "yes"},
+  {"cpu": "2", "node": "0", "socket": "0", "core": "0", "online": "yes"},
+  {"cpu": 3, "node": null, "socket": null, "core": null, "online": false},
+  {"cpu": 4, "node": "-", "socket": "-", "core": "-", "online": "no"}
+]}
+"""
+
+
+def test_lscpu_as_json_tells_who_shares_a_core() -> None:
+    topology = parse_topology(LSCPU_JSON)
+    assert [(node.id, node.cpus) for node in topology.nodes] == [(0, (0, 2)), (3, (1,))]
+    assert (topology.cores, topology.sockets, topology.offline) == (((0, 2), (1,)), ((0, 2), (1,)), (3, 4))
+    numactl = NUMACTL.replace("0 1 4 5", "0 2").replace("2 3 6 7", "1")
+    assert parse_topology(LSCPU_JSON + numactl).distance(0, 3) == 21
+
+
 def test_a_kernel_without_numa_is_one_node() -> None:
     topology = parse_lscpu("On-line CPU(s) list: 0-3\nOff-line CPU(s) list: 4,5\nSocket(s): -\n")
     assert [node.cpus for node in topology.nodes] == [(0, 1, 2, 3)]
@@ -100,7 +132,13 @@ def test_a_kernel_without_numa_is_one_node() -> None:
         (KUNPENG_LSCPU.replace("Socket(s):            2", "Socket(s):            two"), "'two', not a count"),
         (KUNPENG_LSCPU.replace("core:   1", "core:   3"), "does not tell which of CPUs 0-39 share a core"),
         (NUMACTL.replace("node 3 size: 0 MB\n", ""), "is the text whole"),
-        (NUMACTL.split("node distances", maxsplit=1)[0], "distances of 0"),
+        (NUMACTL.split("  0:", maxsplit=1)[0], "distances of 0"),
+        (NUMACTL.replace("  3:  21  10\n", ""), "distances of 1"),
+        ('{"lscpu": [{"field": "On-line CPU(s) list:", "data": "0"}]}', "not the output of `lscpu -J -e`"),
+        ('{"cpus": [{"cpu": 0, "core": "x"}]}', "not the output of `lscpu -J -e`"),
+        ('{"cpus": []}', "one or more nodes"),
+        ("{" * 10_000, "not the output of `lscpu -J -e`"),
+        ('{"cpus": ' + "[" * 100_000, "not the output of `lscpu -J -e`"),
         (NUMACTL.replace("10  21", "10"), "node 0 has 1 distances"),
         (LSCPU + NUMACTL.replace("0 1 4 5", "0 1 4"), "disagree about the nodes' CPUs"),
     ],

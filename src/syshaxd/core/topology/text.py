@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """A topology from the text of `lscpu`, of `numactl -H`, or of both: for hosts that are not at hand."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -11,10 +12,11 @@ from syshaxd.core.topology.model import Node, NumaTopology
 
 _LSCPU_FIELD = re.compile(r"^\s*([A-Za-z][^:\n]*?)\s*:[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _LSCPU_NODE = re.compile(r"NUMA node(\d+) CPU\(s\)")
-_NUMACTL_HEAD = re.compile(r"^available: (\d+) nodes", re.MULTILINE)
-_NUMACTL_CPUS = re.compile(r"^node (\d+) cpus:([ \d]*)$", re.MULTILINE)
-_NUMACTL_SIZE = re.compile(r"^node (\d+) size: (\d+) MB$", re.MULTILINE)
-_NUMACTL_ROW = re.compile(r"^ *(\d+): +([ \d]+)$", re.MULTILINE)
+_NUMACTL_HEAD = re.compile(r"^\s*available: (\d+) nodes?\b", re.MULTILINE | re.ASCII)
+_NUMACTL_CPUS = re.compile(r"^\s*node (\d+) cpus:([ \d]*)$", re.MULTILINE | re.ASCII)
+_NUMACTL_SIZE = re.compile(r"^\s*node (\d+) size: (?:(\d+) MB|<not available>) *$", re.MULTILINE | re.ASCII)
+_NUMACTL_ROW = re.compile(r"^ *(\d+): +([ \d]+)$", re.MULTILINE | re.ASCII)
+_NUMACTL_DISTANCES = "node distances:"
 _MIB = 2**20
 
 Groups = tuple[tuple[int, ...], ...]
@@ -24,16 +26,21 @@ def parse_topology(text: str) -> NumaTopology:
     """Returns the topology that the output of `lscpu`, of `numactl -H`, or of both one after the other, describes.
 
     numactl tells distances and memory, lscpu tells cores and sockets; with both, only clusters and accelerators miss.
+    `lscpu -J -e` also tells which CPUs share a core, which is a guess from `lscpu` alone.
 
     Raises:
-        TopologyError: It is neither, something is missing, or the two contradict each other.
+        TopologyError: It is none of them, something is missing, or the two contradict each other.
     """
+    text = text.replace("\r\n", "\n")
     has_numactl = _NUMACTL_HEAD.search(text) is not None
-    if "On-line CPU(s) list" not in text:
-        if not has_numactl:
-            raise TopologyError("this is the output of neither `LC_ALL=C lscpu` nor `numactl -H`")
+    if text.lstrip().startswith("{"):
+        topology = parse_lscpu_json(text.lstrip())
+    elif "On-line CPU(s) list" in text:
+        topology = parse_lscpu(text)
+    elif has_numactl:
         return parse_numactl(text)
-    topology = parse_lscpu(text)
+    else:
+        raise TopologyError("this is the output of neither `LC_ALL=C lscpu` nor `numactl -H`")
     if not has_numactl:
         return topology
     numactl = parse_numactl(text)
@@ -64,6 +71,36 @@ def parse_lscpu(text: str) -> NumaTopology:
         cores=tuple(core for node in sorted(nodes) for core in _cores(nodes[node], threads)),
         sockets=_sockets([nodes[node] for node in sorted(nodes)], _number(fields, "Socket(s)", default=1)),
         offline=offline,
+    )
+
+
+def parse_lscpu_json(text: str) -> NumaTopology:
+    """Returns the topology that `lscpu -J -e` printed, whatever comes after it.
+
+    Raises:
+        TopologyError: It is not that, or a field is missing or makes no sense.
+    """
+    nodes: dict[int, list[int]] = {}
+    cores: dict[int, list[int]] = {}
+    sockets: dict[int, list[int]] = {}
+    offline: list[int] = []
+    try:
+        for its in json.JSONDecoder().raw_decode(text)[0]["cpus"]:
+            cpu = int(its["cpu"])
+            if its.get("online", True) in (False, "no"):
+                offline.append(cpu)
+                continue
+            cores.setdefault(int(its["core"]), []).append(cpu)
+            for groups, field in ((nodes, "node"), (sockets, "socket")):
+                at = its.get(field)
+                groups.setdefault(0 if at in (None, "-") else int(at), []).append(cpu)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise TopologyError("this JSON is not the output of `lscpu -J -e` (cpu, node, socket, core)") from None
+    return NumaTopology(
+        nodes=tuple(Node(id=node, cpus=tuple(sorted(nodes[node]))) for node in sorted(nodes)),
+        cores=tuple(tuple(sorted(cores[core])) for core in sorted(cores)),
+        sockets=tuple(tuple(sorted(sockets[socket])) for socket in sorted(sockets)),
+        offline=tuple(sorted(offline)),
     )
 
 
@@ -121,6 +158,8 @@ def _sockets(nodes: list[tuple[int, ...]], sockets: int) -> Groups:
 def parse_numactl(text: str) -> NumaTopology:
     """Returns the topology that `numactl -H` printed. Cores are not in it: each CPU counts as one.
 
+    Virtual machines often have no distances, and numactl then prints none.
+
     Raises:
         TopologyError: A node's CPUs, size or distances are missing.
     """
@@ -128,10 +167,11 @@ def parse_numactl(text: str) -> NumaTopology:
     if head is None:
         raise TopologyError("`available: N nodes` is missing: this is not the output of `numactl -H`")
     cpus = {int(node): tuple(sorted(map(int, listed.split()))) for node, listed in _NUMACTL_CPUS.findall(text)}
-    sizes = {int(node): int(size) * _MIB for node, size in _NUMACTL_SIZE.findall(text)}
-    start = text.find("node distances:")
+    sizes = {int(node): int(size) * _MIB if size else None for node, size in _NUMACTL_SIZE.findall(text)}
+    start = text.find(_NUMACTL_DISTANCES)
     rows = _NUMACTL_ROW.findall(text, start) if start >= 0 else []
-    distances = {int(node): tuple(map(int, row.split())) for node, row in rows}
+    distances: dict[int, tuple[int, ...]] = dict.fromkeys(cpus, ()) if start < 0 else {}
+    distances |= {int(node): tuple(map(int, row.split())) for node, row in rows}
     nodes = cpus.keys()
     if len(nodes) != int(head[1]) or not nodes == sizes.keys() == distances.keys():
         raise TopologyError(
