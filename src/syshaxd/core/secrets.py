@@ -1,0 +1,99 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What must not be shown: the one rule for logs, errors, events, status, and what prints settings.
+
+A name tells of most secrets; those inside of texts (command lines, URLs, JSON, headers) are found by their form.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+HIDDEN = "(hidden)"
+_PATHS = frozenset(("control.tcp.key",))
+"""Keys of the configuration with names of files, whatever they sound like."""
+_SECRET_WORD = re.compile(r"secret|passw(?:or)?d|passphrase|credential|apikey|bearer|authorization")
+_LAST_WORD = re.compile(r".*(?:token|secret|pwd)|key|auth|pat|cookie")
+_KEYS = frozenset(("api", "access", "auth", "private", "signing", "encryption", "hf"))
+"""What makes several keys or tokens secret; others are `max-tokens`, say."""
+_VALUE = r"""(?P<value>\(hidden\)|'[^']*'|"(?:[^"\\]|\\.)*"|\[[^\]]*\]|[^\s&'",;)\]}]+)"""
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#'\"]*@")
+_NAMED = (
+    re.compile(rf"(?P<before>(?<![\w.])(?P<name>[A-Za-z_][\w.-]*)=){_VALUE}"),
+    re.compile(rf"""(?P<before>(?P<quote>["'])(?P<name>[\w.-]+)(?P=quote)\s*:\s*){_VALUE}"""),
+    re.compile(rf"(?P<before>--(?P<name>[\w.-]+)\s+)(?!-){_VALUE}"),
+)
+_BEARER = re.compile(r"\b(Bearer\s+)(?!\(hidden\))[^\s'\"]+", re.IGNORECASE)
+_KNOWN_FORMS = re.compile(
+    r"\b(?:sk-(?=[\w-]*\d)[\w-]{16,}|hf_[A-Za-z0-9]{20,}|gh[opsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|AKIA[0-9A-Z]{16})"
+)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a value is a secret by its name: of a key, a flag, a variable, such as `services.cpu.env.HF_TOKEN`."""
+    if name in _PATHS:
+        return False
+    words = [word for word in re.split(r"[-_]", _in_words(name.rpartition(".")[2])) if word and not word.isdigit()]
+    if not words:
+        return False
+    last, others = words[-1], frozenset(words[:-1])
+    if last in {"keys", "tokens"}:
+        return not others.isdisjoint(_KEYS)
+    if last in {"path", "file", "dir", "id"} or "public" in others:
+        return False
+    return bool(_LAST_WORD.fullmatch(last) or any(_SECRET_WORD.search(word) for word in words))
+
+
+def _in_words(name: str) -> str:
+    """`apiKey` as `api-key`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+
+
+def is_private(key: str) -> bool:
+    """Whether a value of the configuration is not to leave this host's files: any environment variable may be one."""
+    return "env" in key.split(".") or is_secret(key)
+
+
+def safe_text(text: str) -> str:
+    """A text in which no secret is left that can be told by its form."""
+    text = _URL.sub(rf"\1{HIDDEN}@", text)
+    for pattern in _NAMED:
+        text = pattern.sub(_hide_named, text)
+    text = _BEARER.sub(rf"\1{HIDDEN}", text)
+    return _KNOWN_FORMS.sub(HIDDEN, text)
+
+
+def _hide_named(found: re.Match[str]) -> str:
+    return f"{found['before']}{HIDDEN}" if is_secret(found["name"]) else found[0]
+
+
+def safe_words(words: Iterable[str]) -> list[str]:
+    """A command line without secrets; a flag that is one may have several values."""
+    shown: list[str] = []
+    hides = False
+    for word in words:
+        if word.startswith("--"):
+            flag, given, _ = word.partition("=")
+            hides = is_secret(flag.lstrip("-"))
+            shown.append(f"{flag}={HIDDEN}" if hides and given else safe_text(word))
+            hides = hides and not given
+        else:
+            shown.append(HIDDEN if hides else safe_text(word))
+    return shown
+
+
+def safe_value(name: str, value: Any) -> Any:
+    """The value of a name, as a file or JSON has it, without secrets."""
+    if value is None or isinstance(value, bool):
+        return value
+    if is_secret(name):
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {key: safe_value(f"{name}.{key}", inner) for key, inner in value.items()}
+    if isinstance(value, str):
+        return safe_text(value)
+    if isinstance(value, list | tuple):
+        if all(isinstance(item, str) for item in value):
+            return safe_words(value)
+        return [safe_value(name, item) for item in value]
+    return value
