@@ -22,12 +22,13 @@ from ruamel.yaml.error import CommentMark, MarkedYAMLError, YAMLError
 from ruamel.yaml.tokens import CommentToken
 
 from syshaxd import rundir, yamltree
-from syshaxd.core.config import Config, parse, parse_text, path_of, set_value, unset_value
+from syshaxd.core.config import Config, exposures, parse, parse_text, path_of, secret_keys, set_value, unset_value
 from syshaxd.core.errors import ConfigError, ConfigFault, ConflictError, SyshaxError
 from syshaxd.core.launch import instance_specs
 
 _SYSTEM_PATH = Path("/etc/syshax/config.yaml")
 _NEW_FILE_MODE = 0o640  # it may hold tokens for the instances' environments
+_BEYOND_THE_GROUPS_READING = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
 _LOCK_TIMEOUT_S = 10.0
 _LOCK_PAUSE_S = 0.02
 _REMEDIES = {
@@ -87,6 +88,27 @@ def load(path: Path) -> Config:
         ConfigError: It can't be read, is not YAML, or is not a usable configuration: every fault at once.
     """
     return parse(read(path))
+
+
+def warnings(path: Path, config: Config) -> tuple[str, ...]:
+    """What is usable, and not safe: who may read or write the files, and who can reach the endpoint."""
+    found = [f"{path}: {text}" for text in exposures(config)]
+    if (mode := _mode(path)) is not None:
+        if mode & stat.S_IWOTH:
+            found.append(f"{path} can be written by everybody on this host, who so runs programs as syshaxd: chmod o-w")
+        if mode & stat.S_IROTH and (keys := secret_keys(config)):
+            found.append(f"{path} can be read by everybody on this host, and holds {', '.join(keys)}: chmod o-r")
+    key = config.control.tcp.key
+    if key is not None and (mode := _mode(Path(key))) is not None and mode & _BEYOND_THE_GROUPS_READING:
+        found.append(f"control.tcp.key: {key} is open to others than its owner (mode {mode:04o}): chmod 0600, or 0640")
+    return tuple(found)
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:  # who needs it says so
+        return None
 
 
 def fault_text(path: Path, error: SyshaxError) -> str:

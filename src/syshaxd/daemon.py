@@ -103,6 +103,8 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
         bound = binder.bind(config)
     except SyshaxError as error:
         raise click.ClickException(configfile.fault_text(path, error)) from None
+    for warning in configfile.warnings(path, config):
+        _log.warning("%s", warning)
     if check_config:
         click.echo(f"{path} is good. Instances: {', '.join(enabled_services(config))}.")
         return

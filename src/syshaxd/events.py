@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Generic, TypeVar
 
 from syshaxd.core.events import Event, EventKind
+from syshaxd.core.secrets import safe_text
 
 _EVENTS = 1000
 # A watcher that is so far behind loses the oldest: nobody may fill the daemon's memory by not reading.
@@ -63,4 +64,4 @@ class EventLog(History[Event]):
 
     def add(self, kind: EventKind, text: str, *, instance: str = "", **fields: str) -> None:
         """Notes that something has happened."""
-        self.append(Event(at_s=self._clock(), kind=kind, text=text, instance=instance, fields=fields))
+        self.append(Event(at_s=self._clock(), kind=kind, text=safe_text(text), instance=instance, fields=fields))

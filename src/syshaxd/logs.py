@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from syshaxd.core.secrets import safe_text
+
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 _HUMAN_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 # syslog's priorities, by the lowest level that gets them.
@@ -50,6 +52,13 @@ class JournalHandler(logging.Handler):
         super().close()
 
 
+class _Formatter(logging.Formatter):
+    """Shows no secrets, whoever logs them: errors of engines and of container engines quote what they were given."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return safe_text(super().format(record))
+
+
 def _field(name: str, value: str) -> bytes:
     """Name, length, value: whatever the value holds, it can't pass for another field."""
     data = value.encode(errors="replace")[:_MAX_TEXT_BYTES]
@@ -82,10 +91,10 @@ def setup(level: str, stream: TextIO | None = None) -> None:
     handler: logging.Handler
     if is_journal(stream) and JOURNAL_SOCKET.exists():
         handler = JournalHandler(JOURNAL_SOCKET)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter(_HUMAN_FORMAT))
+        handler.setFormatter(_Formatter(_HUMAN_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
 

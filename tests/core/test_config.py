@@ -15,7 +15,6 @@ from syshaxd.core.config import (
     enabled_services,
     find_key,
     get_value,
-    is_secret,
     known_keys,
     parse,
     parse_text,
@@ -306,16 +305,6 @@ def test_text_that_a_key_does_not_take(key: str, text: str, problem: str) -> Non
     with pytest.raises(ConfigError) as caught:
         parse_text(key, text)
     assert [(fault.key, fault.problem) for fault in caught.value.faults] == [(key, problem)]
-
-
-@pytest.mark.parametrize("name", ["HF_TOKEN", "VLLM_API_KEY", "AWS_SECRET_ACCESS_KEY", "db-password", "api-key"])
-def test_secret_names(name: str) -> None:
-    assert is_secret(f"services.cpu.env.{name}")
-
-
-@pytest.mark.parametrize("key", ["models.params.test_tokens", "services.cpu.args.max-num-batched-tokens", "x.KEYS"])
-def test_harmless_names(key: str) -> None:
-    assert not is_secret(key)
 
 
 # Reading and changing a mapping by key

@@ -13,6 +13,7 @@ from syshaxd.core.container import DONOR_NAME, docker_run, shell_text, with_conn
 from syshaxd.core.container_faults import exit_status, launch_fault, pull_fault
 from syshaxd.core.errors import ConfigError
 from syshaxd.core.launch import instance_specs
+from syshaxd.core.secrets import safe_words
 from syshaxd.core.types import ExitStatus, InstanceSpec, Protocol
 
 MODEL = "/home/models/DeepSeek-R1-Distill-Qwen-32B"
@@ -160,7 +161,7 @@ def test_the_line_can_be_pasted() -> None:
 def test_a_secret_is_not_shown() -> None:
     cpu = {"runtime": "docker", "env": {"HF_TOKEN": "hf_x"}, "container": {"image": "i"}}
     found = specs({"models": {"path": "/m"}, "services": {"gpu": {"enabled": False}, "cpu": cpu}})["cpu"]
-    assert "HF_TOKEN=(hidden)" in docker_run(found, secret={"HF_TOKEN": "(hidden)"})
+    assert "HF_TOKEN=(hidden)" in safe_words(docker_run(found))
 
 
 def test_the_connector_is_mounted_where_python_finds_it() -> None:

@@ -122,3 +122,16 @@ def test_an_error_that_names_a_key_stays_readable() -> None:
 def test_any_text_is_taken(text: str) -> None:
     assert safe_text(safe_text(text)) == safe_text(text)
     assert isinstance(safe_words([text]), list)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["x", "a-", "-", "k=[", 'k="', "k='", "'k':[", "--k ", "sk-", "://", "a://", "Bearer ", "eyJ", '"', "\\", " "],
+)
+def test_a_long_hostile_text_costs_no_more_than_a_long_one(piece: str) -> None:
+    assert safe_text(piece * (200_000 // len(piece)))  # in quadratic time this would take hours
+
+
+def test_long_secrets() -> None:
+    for value in ("q" * 5000, f"'{'q' * 5000}'", f'"{"q" * 5000}"'):
+        assert "qqq" not in safe_text(f"HF_TOKEN={value} --api-key {value}")

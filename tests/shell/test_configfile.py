@@ -460,3 +460,59 @@ def test_the_group_is_kept_where_the_owner_cannot_be(made: Path, monkeypatch: py
     monkeypatch.setattr(os, "fstat", lambda _: os.stat_result((*old[:4], old.st_uid + 1, old.st_gid + 1, *old[6:])))
     configfile.edit(made, {"models.default": "other"})
     assert given == [(old.st_uid, old.st_gid), (-1, old.st_gid)]
+
+
+# Who can read and reach what
+
+
+@pytest.mark.parametrize(
+    ("host", "settings", "is_open"),
+    [
+        ("127.0.0.1", "", False),
+        ("localhost", "", False),
+        ("::1", "", False),
+        ("127.8.8.8", "", False),
+        ("0.0.0.0", "", True),
+        ("::", "", True),
+        ("10.0.0.1", "", True),
+        ("host.example", "", True),
+        ("0.0.0.0", "args: {api-key: x}", False),
+        ("0.0.0.0", "args: {api_key: [x, y]}", False),
+        ("0.0.0.0", "env: {VLLM_API_KEY: x}", False),
+        ("0.0.0.0", "env: {HF_TOKEN: x}", True),
+    ],
+)
+def test_an_endpoint_that_strangers_can_use_is_told(path: Path, host: str, settings: str, *, is_open: bool) -> None:
+    text = f"services:\n  cpu: {{enabled: false}}\n  gpu: {{{settings}}}\n  conductor: {{host: '{host}'}}\n"
+    written(path, text).chmod(0o600)
+    told = configfile.warnings(path, configfile.load(path))
+    assert [f"services.conductor.host is {host}" in text for text in told] == [True] * is_open
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings", "told"),
+    [
+        (0o640, "HF_TOKEN: x", []),
+        (0o644, "OMP_NUM_THREADS: 4", []),
+        (0o644, "HF_TOKEN: x", ["can be read by everybody on this host, and holds services.cpu.env.HF_TOKEN: chmod"]),
+        (0o644, "PROXY: 'http://a:b@c'", ["holds services.cpu.env.PROXY"]),
+        (0o642, "A: 1", ["can be written by everybody"]),
+    ],
+)
+def test_files_that_others_can_read_or_write_are_told(path: Path, mode: int, settings: str, told: list[str]) -> None:
+    written(path, f"services: {{cpu: {{env: {{{settings}}}}}}}\n").chmod(mode)
+    found = configfile.warnings(path, configfile.load(path))
+    assert len(found) == len(told)
+    assert all(text in warning for text, warning in zip(told, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_told"), [(0o600, False), (0o640, False), (0o400, False), (0o644, True), (0o660, True)]
+)
+def test_a_private_key_that_others_can_read_is_told(path: Path, mode: int, *, is_told: bool) -> None:
+    key = path.with_name("key.pem")
+    key.touch()
+    key.chmod(mode)
+    written(path, f"control: {{tcp: {{port: 1, cert: c, client_ca: a, key: {key}}}}}\n").chmod(0o600)
+    found = configfile.warnings(path, configfile.load(path))
+    assert [f"control.tcp.key: {key} is open to others" in text for text in found] == [True] * is_told

@@ -11,13 +11,11 @@ import click
 
 from syshaxd import configfile
 from syshaxd.cli import default_config
-from syshaxd.core.config import is_secret
 from syshaxd.core.container import docker_run, shell_text
 from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.errors import SyshaxError
+from syshaxd.core.secrets import safe_value, safe_words
 from syshaxd.core.types import InstanceSpec, RuntimeKind
-
-_HIDDEN = "(hidden)"
 
 
 @click.command()
@@ -29,7 +27,7 @@ _HIDDEN = "(hidden)"
     metavar="FILE",
     help="Configuration file. Unset: $SYSHAX_CONFIG, else the system's or your own; the daemon is not asked.",
 )
-@click.option("--show-secrets", is_flag=True, help="Show the values of variables that look like secrets.")
+@click.option("--show-secrets", is_flag=True, help="Show the values of flags and variables that look like secrets.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> None:
     """Prints the command line that starts the instance NAME.
@@ -53,19 +51,19 @@ def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> 
     spec = specs[name]
     if spec.runtime is RuntimeKind.EXTERNAL:
         raise click.ClickException(f"{name} is started by somebody else (services.{name}.runtime is external)")
-    secrets = {} if show_secrets else {key: _HIDDEN for key, _ in spec.env if is_secret(f"services.{name}.env.{key}")}
+    words = _words(spec) if show_secrets else safe_words(_words(spec))
     if output == "json":
-        told = asdict(spec) | {"env": {key: secrets.get(key, value) for key, value in spec.env}}
-        click.echo(json.dumps(told | {"command": _words(spec, secrets)}, indent=2))
+        told = asdict(spec) | {"env": dict(spec.env)}
+        click.echo(json.dumps((told if show_secrets else safe_value(name, told)) | {"command": words}, indent=2))
     elif spec.container is not None:
-        click.echo(shell_text(_words(spec, secrets)))
+        click.echo(shell_text(words))
     else:
-        click.echo(shlex.join(_words(spec, secrets)))
+        click.echo(shlex.join(words))
 
 
-def _words(spec: InstanceSpec, secrets: dict[str, str]) -> list[str]:
+def _words(spec: InstanceSpec) -> list[str]:
     if spec.container is not None:
-        return docker_run(spec, secret=secrets)
-    variables = [f"{key}={secrets.get(key, value)}" for key, value in spec.env]
+        return docker_run(spec)
+    variables = [f"{key}={value}" for key, value in spec.env]
     bound = ["taskset", "--cpu-list", format_cpulist(spec.cores)] if spec.cores else []
     return [*(["env", *variables] if variables else []), *bound, *spec.argv]

@@ -16,12 +16,12 @@ import click
 from syshaxd import __version__, configfile
 from syshaxd.cli import complete, default_config
 from syshaxd.core.address import Address
-from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value, is_secret
+from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value
 from syshaxd.core.errors import ConfigError, SyshaxError
 from syshaxd.core.launch import instance_specs
+from syshaxd.core.secrets import safe_value
 from syshaxd.terminal import ProgramGroup
 
-_HIDDEN = "(hidden)"
 _SHORT_KEYS_HELP = (
     "`gpu.`, `cpu.` and `conductor.` may stand for `services.gpu.` and so on; "
     + "; ".join(f"`{short}` for {', '.join(keys)}" for short, keys in SHORT_KEYS.items())
@@ -142,6 +142,8 @@ def check_config(path: Path) -> None:
     with _errors_of(path):
         config = configfile.load(path)
         instance_specs(config)
+    for warning in configfile.warnings(path, config):
+        click.echo(f"warning: {warning}", err=True)
     click.echo(f"{path} is good. Instances: {', '.join(enabled_services(config))}.")
 
 
@@ -215,7 +217,7 @@ def _show(path: Path, keys: Sequence[str]) -> None:
 def _list(path: Path) -> None:
     values = list(_flat(configfile.read(path)))
     for key, value in values:
-        click.echo(f"{key} {_HIDDEN if is_secret(key) else _text(value)}")
+        click.echo(f"{key} {_text(safe_value(key, value))}")
     if not values:
         click.echo(f"{path} sets nothing: every key has its default", err=True)
 

@@ -15,8 +15,9 @@ from syshaxd.api.v1 import config_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
 from syshaxd.control.messages import make
 from syshaxd.core.changes import Changes, waiting_keys
-from syshaxd.core.config import describe, find_key, get_value, is_secret
+from syshaxd.core.config import describe, find_key, get_value
 from syshaxd.core.events import Event
+from syshaxd.core.secrets import is_private, safe_value
 from syshaxd.engine import Engine
 from syshaxd.leases import Leases
 from syshaxd.reconfigure import Reconfigurer
@@ -113,8 +114,8 @@ def _values(values: dict[str, Any], key: str) -> list[api.ConfigValue]:
 
 
 def _value(key: str, value: Any) -> api.ConfigValue:
-    private = "env" in key.split(".") or is_secret(key)  # any environment variable may be a secret
-    return make(api.ConfigValue, key=key, value="" if private else json.dumps(value, ensure_ascii=False))
+    shown = "" if is_private(key) else json.dumps(safe_value(key, value), ensure_ascii=False)
+    return make(api.ConfigValue, key=key, value=shown)
 
 
 def _changes(changes: Changes) -> api.ConfigChanges:

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from syshaxd.core import errors
 from syshaxd.core.error_detail import METADATA_KEY, detail
+from syshaxd.core.secrets import safe_text
 
 _log = logging.getLogger(__name__)
 _CODES = (  # the first that fits
@@ -87,7 +88,7 @@ async def _errors_mapped(context: Context, name: str) -> AsyncIterator[None]:
     try:
         yield
     except errors.SyshaxError as error:
-        code, message = status_code(error), str(error)
+        code, message = status_code(error), safe_text(str(error))
         if len(its := detail(error)) <= _MAX_DETAIL_BYTES:
             metadata = ((METADATA_KEY, its),)
     except DecodeError as error:

@@ -19,6 +19,7 @@ from syshaxd.control.config import DaemonMethods, Operations
 from syshaxd.control.messages import make
 from syshaxd.core.goal import Command, Goal
 from syshaxd.core.parity import ParityReport
+from syshaxd.core.secrets import safe_text
 from syshaxd.core.topology import Fault, Settings, Unverified, Verification
 from syshaxd.core.types import EngineStatus, HostTopology, InstanceStatus
 
@@ -95,7 +96,7 @@ class AdminServicer(DaemonMethods):
         lines = self._engine.logs(request.name, tail=tail, follow=request.follow)
         try:
             async for line in lines:
-                await context.write(make(api.StreamLogsResponse, line=line))
+                await context.write(make(api.StreamLogsResponse, line=safe_text(line)))
         finally:
             if isinstance(lines, AsyncGenerator):
                 await lines.aclose()

@@ -3,7 +3,6 @@
 """Containers as configured: sizes, the spec of one, and the `docker run` line that would start the same."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 
 from syshaxd.core.address import Address, published_port
@@ -88,12 +87,11 @@ def with_connector(spec: InstanceSpec, package: str) -> InstanceSpec:
     return replace(spec, env=tuple(env.items()), container=replace(its, volumes=(*its.volumes, volume)))
 
 
-def docker_run(spec: InstanceSpec, *, secret: Mapping[str, str] | None = None) -> list[str]:
+def docker_run(spec: InstanceSpec) -> list[str]:
     """The command line that starts the same container by hand.
 
     Args:
         spec: An instance that runs in a container.
-        secret: Variables whose values are replaced by these texts.
     """
     its = spec.container
     assert its is not None
@@ -122,7 +120,7 @@ def docker_run(spec: InstanceSpec, *, secret: Mapping[str, str] | None = None) -
     line += ["--cpuset-cpus", cpus] if (cpus := cpuset_cpus(spec)) else []
     line += ["--cpuset-mems", its.cpuset_mems] if its.cpuset_mems else []
     for key, value in spec.env:
-        line += ["--env", f"{key}={(secret or {}).get(key, value)}"]
+        line += ["--env", f"{key}={value}"]
     return [*line, "--entrypoint", spec.argv[0], its.image, *spec.argv[1:]]
 
 

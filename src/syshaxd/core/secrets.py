@@ -16,16 +16,23 @@ _SECRET_WORD = re.compile(r"secret|passw(?:or)?d|passphrase|credential|apikey|be
 _LAST_WORD = re.compile(r".*(?:token|secret|pwd)|key|auth|pat|cookie")
 _KEYS = frozenset(("api", "access", "auth", "private", "signing", "encryption", "hf"))
 """What makes several keys or tokens secret; others are `max-tokens`, say."""
-_VALUE = r"""(?P<value>\(hidden\)|'[^']*'|"(?:[^"\\]|\\.)*"|\[[^\]]*\]|[^\s&'",;)\]}]+)"""
-_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#'\"]*@")
-_NAMED = (
-    re.compile(rf"(?P<before>(?<![\w.])(?P<name>[A-Za-z_][\w.-]*)=){_VALUE}"),
-    re.compile(rf"""(?P<before>(?P<quote>["'])(?P<name>[\w.-]+)(?P=quote)\s*:\s*){_VALUE}"""),
-    re.compile(rf"(?P<before>--(?P<name>[\w.-]+)\s+)(?!-){_VALUE}"),
+# Each pattern starts at a few places only and looks a bounded way ahead: a hostile text costs no more than a long one.
+_BEGIN = r"(?<![\w.-])"
+_VALUE = (
+    r"""(?P<value>\(hidden\)|'[^']{0,1000}'|"(?:[^"\\]|\\.){0,1000}"|\[[^\]]{0,500}\]"""
+    r"""|["'\[]?[^\s&'",;)\]}]+)"""
 )
-_BEARER = re.compile(r"\b(Bearer\s+)(?!\(hidden\))[^\s'\"]+", re.IGNORECASE)
+_URL = re.compile(rf"{_BEGIN}([a-zA-Z][a-zA-Z0-9+.-]{{1,30}}://)[^\s/?#'\"]{{0,1000}}@")
+_NAMED = (
+    re.compile(rf"{_BEGIN}(?P<before>-{{0,2}}(?P<name>[A-Za-z_][\w.-]{{0,99}})=){_VALUE}"),
+    re.compile(rf"""(?P<before>(?P<quote>["'])(?P<name>[\w.-]{{1,99}})(?P=quote)\s{{0,9}}:\s{{0,9}}){_VALUE}"""),
+    re.compile(rf"{_BEGIN}(?P<before>--(?P<name>[\w.-]{{1,99}})\s{{1,9}})(?!-){_VALUE}"),
+)
+_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+_BEARER = re.compile(r"\b(Bearer\s{1,9})(?!\(hidden\))[^\s'\"]+", re.IGNORECASE)
 _KNOWN_FORMS = re.compile(
-    r"\b(?:sk-(?=[\w-]*\d)[\w-]{16,}|hf_[A-Za-z0-9]{20,}|gh[opsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|AKIA[0-9A-Z]{16})"
+    rf"{_BEGIN}(?:sk-(?=[\w-]{{0,99}}\d)[\w-]{{16,}}|hf_[A-Za-z0-9]{{20,}}|gh[opsu]_[A-Za-z0-9]{{20,}}"
+    r"|github_pat_\w{20,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]+\.[\w-]*)"
 )
 
 
@@ -77,8 +84,11 @@ def safe_words(words: Iterable[str]) -> list[str]:
             hides = is_secret(flag.lstrip("-"))
             shown.append(f"{flag}={HIDDEN}" if hides and given else safe_text(word))
             hides = hides and not given
+        elif hides:
+            shown.append(HIDDEN)
         else:
-            shown.append(HIDDEN if hides else safe_text(word))
+            name, given, _ = word.partition("=")  # as an environment variable is given
+            shown.append(f"{name}={HIDDEN}" if given and _NAME.fullmatch(name) and is_secret(name) else safe_text(word))
     return shown
 
 

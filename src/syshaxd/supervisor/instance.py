@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.lifecycle import Adopted, Lifecycle, RestartPolicy
+from syshaxd.core.secrets import safe_text
 from syshaxd.core.types import InstanceSpec, InstanceStatus, State
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.supervisor.clock import Cancellable, Clock
@@ -47,7 +48,7 @@ class Instance:
             old,
             state=now.state,
             wanted=now.wanted,
-            reason=now.reason,
+            reason=safe_text(now.reason),
             generation=now.generation,
             attempts=now.attempts,
             since_s=old.since_s if now.state is old.state else now_s,

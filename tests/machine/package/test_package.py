@@ -193,7 +193,7 @@ def belongings(machine: Machine) -> str:
         tmp=$(tr '\\0' '\\n' </proc/{pid}/environ | sed -n 's/^TMPDIR=//p')
         cat $root/dev/shm/psm_of_the_engine $root/tmp/in_tmp "$root${{tmp:-/tmp}}/of_the_engine"
         ipcs -m | grep syshax
-        grep -c '//deleted' /proc/{pid}/mountinfo
+        grep -c '//deleted .*/tmp ' /proc/{pid}/mountinfo
     """
     return machine.try_run("sh", "-c", script).stdout
 

@@ -6,13 +6,13 @@
 """
 
 from syshaxd.core.config.aliases import SHORT_KEYS, full_keys
+from syshaxd.core.config.exposures import exposures, secret_keys
 from syshaxd.core.config.keys import (
     ENTRY,
     Key,
     describe,
     find_key,
     get_value,
-    is_secret,
     known_keys,
     parse_text,
     path_of,
@@ -54,14 +54,15 @@ __all__ = [
     "container_name",
     "describe",
     "enabled_services",
+    "exposures",
     "find_key",
     "full_keys",
     "get_value",
-    "is_secret",
     "known_keys",
     "parse",
     "parse_text",
     "path_of",
+    "secret_keys",
     "set_value",
     "unset_value",
 ]

@@ -9,7 +9,6 @@ import copy
 import difflib
 import functools
 import json
-import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Never, TypeVar, cast
@@ -18,12 +17,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from syshaxd.core.config.schema import Config
 from syshaxd.core.errors import ConfigError, ConfigFault
+from syshaxd.core.secrets import is_private, safe_text
 
 ENTRY = "NAME"
 """Stands for the name of an entry in the list of keys."""
-_SECRET = re.compile(
-    r"[-_.](token|secret|password|passwd|credentials?|(api|access|secret|private)[-_]?key)$", re.IGNORECASE
-)
 _KINDS = {
     "array": "a list",
     "boolean": "true or false",
@@ -114,7 +111,8 @@ def parse_text(key: str, text: str) -> Any:
     except ValidationError:
         if known.is_list and (value := _list_value(known.values, text)) is not None:
             return value
-        raise ConfigError((ConfigFault(key, must_be(known, text)),)) from None
+        problem = f"must be {known.allowed}" if is_private(key) else must_be(known, text)
+        raise ConfigError((ConfigFault(key, problem),)) from None
 
 
 def _list_value(values: TypeAdapter[Any], text: str) -> Any:
@@ -137,13 +135,8 @@ def shown(value: object) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = safe_text(json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def is_secret(key: str) -> bool:
-    """Whether the value is a secret by its name, such as `services.cpu.env.HF_TOKEN`."""
-    return _SECRET.search(key) is not None
 
 
 def get_value(mapping: Mapping[str, Any], key: str, default: Any = None) -> Any:

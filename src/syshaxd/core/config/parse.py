@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from syshaxd.core.config.keys import find_key, is_secret, must_be, no_such_key, shown
+from syshaxd.core.config.keys import find_key, must_be, no_such_key, shown
 from syshaxd.core.config.schema import Config, container_name, enabled_services
 from syshaxd.core.errors import ConfigError, ConfigFault
+from syshaxd.core.secrets import is_private
 from syshaxd.core.types import RuntimeKind
 
 # All mean this host, as far as its ports are concerned.
@@ -68,20 +69,15 @@ def _fault(error: Mapping[str, Any]) -> ConfigFault:
         known = find_key(key)
     except ConfigError:
         return ConfigFault(
-            key, "must be a mapping" if _is_private(key) else f"must be a mapping, not {shown(error['input'])}"
+            key, "must be a mapping" if is_private(key) else f"must be a mapping, not {shown(error['input'])}"
         )
     if known.has_entries:  # what follows the entry's name tells which of its types was tried
         key = ".".join(str(part) for part in error["loc"][: known.name.count(".") + 1])
     if error["type"] == "value_error":
         return ConfigFault(key, str(error["msg"]).removeprefix("Value error, "))
-    if _is_private(key):
+    if is_private(key):
         return ConfigFault(key, f"must be {known.allowed}")
     return ConfigFault(key, must_be(known, error["input"]))
-
-
-def _is_private(key: str) -> bool:
-    """Whether a value is better not shown: any environment variable may be a secret."""
-    return "env" in key.split(".") or is_secret(key)
 
 
 def _faults_between_keys(config: Config) -> Iterator[ConfigFault]:

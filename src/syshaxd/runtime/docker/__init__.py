@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from syshaxd.core.container_faults import GPU_LOST, exit_status
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.secrets import safe_words
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.digest import digest
 from syshaxd.runtime.docker.api import ContainerApi, EngineAwayError
@@ -87,7 +88,7 @@ class DockerRuntime:
         log = self._log_of(spec.name)
         await log.limit()
         title = f"==== {spec.name}, generation {generation}"
-        await log.append(f"{title}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(spec.argv)}")
+        await log.append(f"{title}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(safe_words(spec.argv))}")
         try:
             await self._call(self._api.clear, spec)
             await self._fetch(spec, generation, given_up)

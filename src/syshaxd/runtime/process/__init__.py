@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.secrets import safe_words
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.digest import digest
 from syshaxd.runtime.logfile import LogFile
@@ -82,7 +83,7 @@ class ProcessRuntime:
         log = self._log_of(spec.name)
         await log.limit()
         title = f"==== {spec.name}, generation {generation}"
-        await log.append(f"{title}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(spec.argv)}")
+        await log.append(f"{title}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(safe_words(spec.argv))}")
         record = Record(
             name=spec.name,
             generation=generation,
