@@ -500,3 +500,13 @@ def test_it_works_under_uvloop_too(harness: ProcessHarness) -> None:
 async def test_blocking_calls_would_be_noticed(tmp_path: Path) -> None:
     with pytest.raises(blockbuster.BlockingError):
         LogFile(tmp_path / "log", max_bytes=1)._append("x")
+
+
+class TestSecrets:
+    async def test_the_title_of_a_generation_shows_none(self, runtime: ProcessRuntime) -> None:
+        spec = python("print('done')")
+        spec = replace(spec, argv=(*spec.argv, "--api-key", "q1q1", "q2q2", "--hf-token=q3q3", "--port", "8001"))
+        await runtime.wait(await runtime.launch(spec, 1))
+        lines = [line async for line in runtime.logs("gpu", tail=None, follow=False)]
+        assert not [line for line in lines if any(secret in line for secret in ("q1q1", "q2q2", "q3q3"))]
+        assert lines[0].endswith("--port 8001")
