@@ -388,7 +388,7 @@ def _gateway(config: Config, bound: Bound, engine: Engine, metrics: MetricsServi
     return Gateway(
         engine,
         metrics,
-        limits=Limits.from_config(its, descriptors.limit()),
+        limits=Limits.from_config(its, descriptors.limit() - descriptors.reserve()),
         cors_origins=its.cors_origins,
         allow_router_fields=its.allow_kv_transfer_params,
         dashboard=Dashboard(engine.status, bound.topology, engine.events, engine.requests.decisions)

@@ -4,12 +4,14 @@
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import io
 import json
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -20,6 +22,7 @@ from syshaxd.gateway import Limits
 from syshaxd.gateway.connection import Phase
 from syshaxd.gateway.front import _limited_address
 from syshaxd.runner.catalog import Catalog, assumed
+from syshaxd.runner.upstream import UpstreamPool
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import ANSWER, CHAT, LIMITS, MakeStand, Stand
 from tests.fakes.instance import SSE_HEAD, Request, json_answer, sse
@@ -198,8 +201,8 @@ async def test_connections_over_the_limit_are_told_so(make_stand: MakeStand, cap
 
 async def test_connections_over_the_limit_that_wait_are_dropped(make_stand: MakeStand) -> None:
     stand = await make_stand(limits=replace(LIMITS, max_connections=1))
-    clients = [await stand.raw() for _ in range(140)]
-    await until(lambda: stand.gateway.connections == 1 + 128)
+    clients = [await stand.raw() for _ in range(60)]
+    await until(lambda: stand.gateway.connections == 1 + 48)
     for _, writer in clients:
         writer.close()
     await until(lambda: not stand.gateway.connections)
@@ -221,6 +224,35 @@ async def test_connections_over_the_limit_that_wait_are_dropped(make_stand: Make
 )
 def test_connections_are_counted_by_address_but_not_this_hosts(peer: object, counted: str) -> None:
     assert _limited_address(peer) == counted
+
+
+async def test_a_shortage_of_our_own_is_not_an_instances_failure(
+    make_stand: MakeStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = await make_stand()
+
+    async def none_left(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    reader, writer = await stand.raw()
+    monkeypatch.setattr(UpstreamPool, "connect", connect_with(none_left))
+    writer.write(post())
+    status, headers, body = await answer_of(reader)
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert "descriptors" in json.loads(body)["error"]["message"]
+    assert stand.supervisor.suspected == []
+    assert stand.engine.status().inflight == {"gpu": 0, "cpu": 0}
+    writer.close()
+
+
+def connect_with(create_connection: Any) -> Any:
+    connect = UpstreamPool.connect
+
+    async def connecting(pool: UpstreamPool) -> Any:
+        pool._loop = SimpleNamespace(create_connection=create_connection, time=pool._loop.time)  # type: ignore[assignment]
+        return await connect(pool)
+
+    return connecting
 
 
 # Bodies in all.

@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from syshaxd import descriptors
 from syshaxd.gateway.connection import ClientConnection
 from syshaxd.gateway.limits import Limits
 
 _log = logging.getLogger(__name__)
 SWEEP_INTERVAL_S = 2.0
 # So many connections over the limit are told why they are refused; further ones are dropped.
-_MAX_REFUSED = 128
+_MAX_REFUSED = 48
 _LOG_INTERVAL_S = 60.0
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -52,7 +53,7 @@ class Front(web.Server):
         """ConnectionOwner: counts it; one too many is refused."""
         address = _limited_address(connection.peername)
         most = self.limits.max_connections_per_address
-        is_too_many = len(self.open) - self._refusing >= self.limits.max_connections
+        is_too_many = len(self.open) - self._refusing >= self.limits.max_connections or descriptors.is_short()
         is_too_many_of_one = most is not None and address != "" and self._per_address[address] >= most
         self.open[connection] = address
         self._per_address[address] += 1
@@ -101,10 +102,12 @@ class Front(web.Server):
         if now_s - self._logged_at_s >= _LOG_INTERVAL_S:
             self._logged_at_s = now_s
             _log.warning(
-                "clients are refused: there are %s connections, and no more are taken (gateway.max_connections, "
-                "gateway.max_connections_per_address, and half of the files that the process may have open); "
-                "%d refused so far",
+                "clients are refused: %d are connected, and %s may be (gateway.max_connections, "
+                "gateway.max_connections_per_address, and half of the %d files that this process may have open: "
+                "LimitNOFILE= or ulimit -n); %d refused so far",
+                len(self.open) - self._refusing,
                 limit,
+                descriptors.limit(),
                 self.refused,
             )
 

@@ -9,8 +9,8 @@ from syshaxd.core.errors import UnavailableError
 
 # A client's connection needs another one, to an instance.
 _FILES_PER_CONNECTION = 2
-# For probes, readings, the control plane, logs, instances, and connections that are being refused.
-_RESERVED_FILES = 384
+# For what the daemon has open anyway, and for connections that are being refused.
+_OTHER_FILES = 96
 _LEAST_CONNECTIONS = 16
 _RETRY_AFTER_S = 1.0
 
@@ -31,8 +31,8 @@ class Limits:
 
     @classmethod
     def from_config(cls, its: GatewayConfig, max_files: int) -> "Limits":
-        """The limits of a process that may have so many files open."""
-        fitting = max(_LEAST_CONNECTIONS, (max_files - _RESERVED_FILES) // _FILES_PER_CONNECTION)
+        """The limits of a process that may have so many files open for clients."""
+        fitting = max(_LEAST_CONNECTIONS, (max_files - _OTHER_FILES) // _FILES_PER_CONNECTION)
         return cls(
             max_body_bytes=its.max_body_bytes,
             max_bodies_bytes=its.max_bodies_bytes,

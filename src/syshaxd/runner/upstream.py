@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 from syshaxd.connecting import why_no_connection
 from syshaxd.core.address import Address
-from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.errors import InstanceFailedError, UnavailableError
 from syshaxd.core.http1 import (
     MAX_HEAD_BYTES,
     ProtocolError,
@@ -20,6 +20,7 @@ from syshaxd.core.http1 import (
     complete_chunks,
     parse_response_head,
 )
+from syshaxd.descriptors import is_own_shortage
 
 CONNECT_TIMEOUT_S = 5.0
 # uvicorn closes a connection that is idle for 5 s: be earlier.
@@ -261,6 +262,7 @@ class UpstreamPool:
 
         Raises:
             InstanceFailedError: Refused, unreachable or too slow.
+            UnavailableError: The daemon itself lacks what it needs.
         """
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -270,6 +272,10 @@ class UpstreamPool:
         except TimeoutError:
             raise InstanceFailedError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
         except (OSError, UnicodeError) as error:
+            if is_own_shortage(error):
+                raise UnavailableError(
+                    "syshaxd itself lacks descriptors or memory for a connection to an instance", retry_after_s=1.0
+                ) from error
             raise InstanceFailedError(f"no connection: {why_no_connection(error, self._address.host)}") from None
         return connection
 
