@@ -3,7 +3,7 @@
 """What goes wrong, on demand."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 
@@ -23,6 +23,14 @@ class Faults:
     """How many requests get `api_status` before all is well again; 0: no end."""
     break_after_events: int = 0
     """Every stream's connection is broken after so many events with tokens; 0: none is."""
+    break_after_last_token: bool = False
+    """Every stream's connection is broken when all its tokens have been sent, before usage and [DONE]."""
+    error_first: int = 0
+    """Every stream begins, and ends, with an error event of this code; 0: none does."""
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
+    """What answers of POST /v1/... have more in their heads."""
+    event_fields: Mapping[str, Any] = field(default_factory=dict)
+    """What every event with tokens has more of."""
     lose_loads: bool = False
     """KV caches that were handed over are not found: prompts are computed again."""
     metrics_delay_s: float = 0.0

@@ -184,14 +184,21 @@ class SimInstance:
         ident = f"chatcmpl-{ident}" if chat else f"cmpl-{ident}"
         if self._images is not None and chat:
             ask, ident = self._images.part(ask, parse_object(data), ident)
-        reply = Reply(ask, ident=ident, model=self.model, created=int(time.time()))
+        faults = self.faults
+        if ask.stream and faults.error_first:
+            error = {"message": "simulated fault", "type": "InternalServerError", "param": None}
+            events = f"data: {compact({'error': error | {'code': faults.error_first}})}\n\ndata: [DONE]\n\n"
+            return web.Response(text=events, content_type="text/event-stream", headers=faults.answer_headers)
+        reply = Reply(ask, ident=ident, model=self.model, created=int(time.time()), event_fields=faults.event_fields)
         if ask.stream:
             stream = Stream(
                 request,
                 ask,
                 reply,
                 tokens_per_event=self.engine.profile.tokens_per_event,
-                break_after_events=self.faults.break_after_events,
+                break_after_events=faults.break_after_events,
+                break_after_last_token=faults.break_after_last_token,
+                headers=faults.answer_headers,
             )
             generations = self._start(ask, stream.on_token)
             try:
@@ -204,7 +211,7 @@ class SimInstance:
             await done.wait()
         finally:
             self._end(ask, generations)
-        return web.Response(body=reply.whole(), content_type="application/json")
+        return web.Response(body=reply.whole(), content_type="application/json", headers=faults.answer_headers)
 
     def _fail_if_told(self) -> None:
         status, left = self.faults.api_status, self.faults.api_faults

@@ -3,7 +3,7 @@
 """One streamed answer, written to its connection by the engine's step rather than by a task of its own."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
@@ -18,7 +18,15 @@ class Stream:
     """Server-sent events of one request."""
 
     def __init__(
-        self, request: web.Request, ask: Ask, reply: Reply, *, tokens_per_event: int, break_after_events: int
+        self,
+        request: web.Request,
+        ask: Ask,
+        reply: Reply,
+        *,
+        tokens_per_event: int,
+        break_after_events: int,
+        break_after_last_token: bool,
+        headers: Mapping[str, str],
     ) -> None:
         assert request.transport is not None
         self._request = request
@@ -27,6 +35,8 @@ class Stream:
         self._reply = reply
         self._tokens_per_event = tokens_per_event
         self._events_left = break_after_events or None
+        self._break_after_last_token = break_after_last_token
+        self._headers = headers
         self._begun = asyncio.Event()
         self._done = asyncio.Event()
         self._open = False
@@ -37,7 +47,7 @@ class Stream:
         """Sends the whole answer."""
         self._index = {generation: index for index, generation in enumerate(generations)}
         self._sent = [0] * len(generations)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        response = web.StreamResponse(headers={**self._headers, "Content-Type": "text/event-stream; charset=utf-8"})
         response.enable_chunked_encoding()
         await self._begun.wait()
         await response.prepare(self._request)
@@ -53,6 +63,9 @@ class Stream:
         for generation in generations:
             if rest := self._take(generation):
                 await response.write(rest)
+        if self._break_after_last_token:
+            await response.drain()
+            self._transport.abort()
         if self._ask.include_usage:
             await response.write(self._reply.usage_event(sum(self._sent)))
         await response.write(DONE)

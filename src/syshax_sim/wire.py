@@ -6,6 +6,7 @@ Source: shapes, order of keys and error texts are those of vLLM 0.32.0, vllm/ent
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +123,7 @@ def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile, takes_pr
     options = body.get("stream_options") or {}
     if options and not stream:
         raise _refused("Stream options can only be defined when `stream=True`.", "stream_options")
-    include_usage = bool(options.get("include_usage", bool(options)))
+    include_usage = profile.usage_unasked or bool(options.get("include_usage", bool(options)))
     choices = [choice for prompt in prompts for choice in _choices(body, prompt, chat, profile)]
     return Ask(
         chat=chat,
@@ -133,7 +134,7 @@ def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile, takes_pr
         prompt_tokens=sum(choice.prompt_tokens for choice in choices) * len(prompts) // len(choices),
         stream=stream,
         include_usage=include_usage,
-        continuous_usage=include_usage and bool(options.get("continuous_usage_stats")),
+        continuous_usage=profile.usage_unasked or (include_usage and bool(options.get("continuous_usage_stats"))),
         return_token_ids=bool(body.get("return_token_ids")),
         wide=profile.wide_characters,
         orders=orders,
@@ -251,8 +252,11 @@ def _limit(size: int, wanted: int | None, profile: Profile) -> int:
 class Reply:
     """The bytes of one answer."""
 
-    def __init__(self, ask: Ask, *, ident: str, model: str, created: int) -> None:
+    def __init__(
+        self, ask: Ask, *, ident: str, model: str, created: int, event_fields: Mapping[str, Any] | None = None
+    ) -> None:
         self._ask = ask
+        self._more = f",{compact(event_fields)[1:-1]}" if event_fields else ""
         self._head = {
             "id": ident,
             "object": "chat.completion" if ask.chat else "text_completion",
@@ -274,6 +278,8 @@ class Reply:
         """The event with the tokens number `begin` up to `end` of a choice."""
         choice = self._ask.choices[index]
         text = self._text(index, begin, end)
+        if not text and not finished and self._ask.chat and self._ask.profile.parser:
+            return self._nothing(index, begin, end)
         ids = compact(self._ids(choice, begin, end)) if self._ask.return_token_ids else "null"
         reason = f'"{choice.finish_reason}"' if finished else "null"
         if self._ask.chat:
@@ -285,10 +291,19 @@ class Reply:
                 f'"text":"{text}","logprobs":null,"finish_reason":{reason},"stop_reason":null,'
                 f'"prompt_token_ids":{prompt_ids},"token_ids":{ids}'
             )
-        more = self._usage_so_far(index, end)
+        more = self._usage_so_far(index, end) + self._more
         if finished and not self._ask.include_usage:
             more += f',"system_fingerprint":"{_FINGERPRINT}"'
         return f'{self._event_head}{{"index":{index},{what}}}]{more}}}\n\n'.encode()
+
+    def _nothing(self, index: int, begin: int, end: int) -> bytes:
+        if not self._ask.return_token_ids:
+            return b""
+        ids = compact(self._ids(self._ask.choices[index], begin, end))
+        what = f'"delta":{{}},"logprobs":null,"finish_reason":null,"token_ids":{ids}'
+        return (
+            f'{self._event_head}{{"index":{index},{what}}}]{self._usage_so_far(index, end)}{self._more}}}\n\n'.encode()
+        )
 
     def _text(self, index: int, begin: int, end: int) -> str:
         choice = self._ask.choices[index]
@@ -302,7 +317,7 @@ class Reply:
 
     def usage_event(self, tokens: int) -> bytes:
         """The event before the last, where it is wanted. `tokens`: those of all choices."""
-        usage = compact(_usage(self._ask.prompt_tokens, tokens) | self._ask.orders.usage())
+        usage = compact(_usage(self._ask.prompt_tokens, tokens) | self._details())
         return f'{self._event_head}],"usage":{usage},"system_fingerprint":"{_FINGERPRINT}"}}\n\n'.encode()
 
     def whole(self) -> bytes:
@@ -314,12 +329,16 @@ class Reply:
             "system_fingerprint": _FINGERPRINT,
             "usage": _usage(self._ask.prompt_tokens, tokens)
             | dict.fromkeys(("prompt_tokens_details", "completion_tokens_details"))
-            | self._ask.orders.usage(),
+            | self._details(),
         }
         if self._ask.chat:
             body |= {"prompt_logprobs": None, "prompt_token_ids": json.loads(self._prompt_ids(0)), "prompt_text": None}
         body |= dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "metrics"))
         return compact(body | {"kv_transfer_params": self._ask.orders.told}).encode()
+
+    def _details(self) -> dict[str, Any]:
+        told = self._ask.orders.usage()
+        return {"prompt_tokens_details": {"cached_tokens": 0}} | told if self._ask.profile.prompt_details else told
 
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
         text = self._text(index, 0, choice.max_tokens)

@@ -114,6 +114,7 @@ async def duo(
     pair_allowed: Callable[[str, str], str] = lambda source, target: "",
     snapshot: Callable[[], Snapshot] = Snapshot,
     host: str = "127.0.0.1",
+    argv: tuple[str, ...] = (),
 ) -> AsyncIterator[Duo]:
     async with AsyncExitStack() as stack:
         store = KvStore()
@@ -133,6 +134,7 @@ async def duo(
                 host=host,
                 port=sims[role].port,
                 max_num_seqs=slots,
+                argv=argv,
                 protocol=Protocol.SYSHAX if images else Protocol.CONNECTOR,
             )
             for role in Role

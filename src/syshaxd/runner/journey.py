@@ -29,6 +29,8 @@ from syshaxd.slots import Grant, Slot
 _MAX_FAILURES = 3
 # An event with one token surely ends with a whole character. Where there is none among so many, a tokenizer is asked.
 _EVENTS_TO_WAIT = 8
+# A prefill's answer does not show it.
+_USAGE_UNASKED = "--enable-force-include-usage"
 
 
 class Journey:
@@ -66,7 +68,12 @@ class Journey:
         """It need not stay where it was offloaded to."""
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._answer = JoinedAnswer(outgoing.path, body, to_be_continued=dialect.to_be_continued)
+        self._answer = JoinedAnswer(
+            outgoing.path,
+            body,
+            to_be_continued=dialect.to_be_continued,
+            tells_usage=any(_USAGE_UNASKED in slot.spec.argv for slot in grant.slots),
+        )
         self._reply = ClientAnswer(client, record, keep_alive=outgoing.keep_alive, clock=clock)
         self._head: ResponseHead | None = None  # of the first instance's answer
         self._leg: Response | None = None

@@ -6,7 +6,7 @@ Source: the order of keys is that of vLLM 0.32.0, vllm/entrypoints/openai/{chat_
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from syshaxd.core.offload.bodies import CHAT_PATH, dump_body
@@ -14,6 +14,10 @@ from syshaxd.core.offload.bodies import CHAT_PATH, dump_body
 DONE = b"data: [DONE]\n\n"
 # A delta with more than these is a parser's work, whose state cannot be told.
 PLAIN_DELTA = frozenset(("role", "content"))
+
+_KNOWN_FIELDS = frozenset(
+    ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "prompt_token_ids", "prompt_text")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class Piece:
     """A chat's delta with more than text in it, which cannot be told from the tokens alone."""
     count: int | None = None
     """Number of tokens, where the instance tells it without their ids."""
+    more: Mapping[str, Any] | None = None
+    """What its event has that nobody here knows."""
     silent: bool = False
     """There is an event for it only because ids were asked for: a parser waits for more."""
 
@@ -38,8 +44,15 @@ class Piece:
         return len(self.token_ids) or (int(bool(self.text)) if self.count is None else self.count)
 
 
-def read_piece(choice: Mapping[str, Any]) -> Piece:
-    """Returns what a choice of an event has, of a chat or not."""
+def read_piece(event: Mapping[str, Any]) -> Piece:
+    """Returns what an event's choice has, of a chat or not."""
+    choice = event["choices"][0]
+    piece = _read_choice(choice)
+    more = {name: value for name, value in event.items() if name not in _KNOWN_FIELDS}
+    return replace(piece, more=more) if more else piece
+
+
+def _read_choice(choice: Mapping[str, Any]) -> Piece:
     ids = tuple(choice.get("token_ids") or ())
     ending = choice.get("finish_reason"), choice.get("stop_reason")
     delta = choice.get("delta")
@@ -94,7 +107,8 @@ class ChunkWriter:
     def piece(self, piece: Piece, prompt_ids: Sequence[int], prompt_tokens: int, generated: int) -> bytes:
         """The event of a piece, with which the answer has `generated` tokens."""
         choice: dict[str, Any] = {"index": 0}
-        choice |= {"delta": piece.delta or {"content": piece.text}} if self.chat else {"text": piece.text}
+        delta = {} if piece.silent else piece.delta or {"content": piece.text}
+        choice |= {"delta": delta} if self.chat else {"text": piece.text}
         choice |= {"logprobs": None, "finish_reason": piece.finish_reason}
         if piece.finish_reason is not None or not self.chat:
             choice["stop_reason"] = piece.stop_reason
@@ -102,7 +116,7 @@ class ChunkWriter:
             first = generated == piece.tokens
             choice["prompt_token_ids"] = list(prompt_ids) if first and self.tells_ids else None
         choice["token_ids"] = list(piece.token_ids) if self.tells_ids else None
-        event = {**self._head, "choices": [choice]}
+        event = {**self._head, "choices": [choice], **(piece.more or {})}
         if self._tells_usage_so_far:
             event["usage"] = self._usage_so_far(prompt_tokens, generated)
         elif piece.finish_reason is not None and not self._tells_usage:

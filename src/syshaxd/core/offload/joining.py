@@ -41,7 +41,14 @@ _MAX_EVENT_BYTES = 16 * 1024 * 1024
 class JoinedAnswer:
     """Takes the events of one part after the other; gives what the client gets for them."""
 
-    def __init__(self, path: str, body: Mapping[str, Any], *, to_be_continued: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        to_be_continued: frozenset[str] = frozenset(),
+        tells_usage: bool = False,
+    ) -> None:
         """Sets up for an answer.
 
         Args:
@@ -49,9 +56,12 @@ class JoinedAnswer:
             body: The client's body.
             to_be_continued: What an instance gives as `finish_reason` where another part is to follow; parts of such
                 instances may repeat the text that is there.
+            tells_usage: The instances tell usage unasked, as the client is to see.
         """
         self.stream = bool(body.get("stream"))
         self._writer = ChunkWriter(path, body)
+        if tells_usage:
+            self._writer.tell_usage()
         self.chat = self._writer.chat
         self.tells_ids = self._writer.tells_ids
         """The client gets the tokens' ids, too: they cannot be taken back."""
@@ -247,7 +257,7 @@ class JoinedAnswer:
             self._writer.tell_usage()  # also where the client did not ask: the instance is told to
         self.part_id = event.get("id")
         choice = event["choices"][0]
-        piece = self._without_repetition(read_piece(choice))
+        piece = self._without_repetition(read_piece(event))
         if piece.finish_reason in _BROKEN_OFF:
             raise InstanceFailedError(f"the instance broke off: finish_reason {excerpt(str(piece.finish_reason))}")
         if not self.prompt_ids:
