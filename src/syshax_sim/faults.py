@@ -37,6 +37,11 @@ class Faults:
     """Pause before /metrics answers."""
     metrics_text: str = ""
     """What /metrics says instead."""
+    busy_s: float = 0.0
+    """The server's only thread computes for so long, once, and answers nobody meanwhile, as vLLM's API server does
+    with a request whose answer is huge."""
+    poison: str = ""
+    """A request with this text in its body ends the process, at once; empty: none does."""
     die: int | None = None
     """The process ends with this code, at once: the POST gets no answer."""
 

@@ -173,6 +173,8 @@ class SimInstance:
         if request.content_type != "application/json":
             raise malformed("Unsupported Media Type: Only 'application/json' is allowed", "body")
         data = await request.read()
+        if self.faults.poison and self.faults.poison.encode() in data:
+            self._die(1)
         ask = parse_ask(
             data,
             chat=chat,
@@ -299,6 +301,9 @@ class SimInstance:
             return _json({"detail": str(error)}, 400)
         if faults.die is not None:
             self._die(faults.die)
+        if faults.busy_s:
+            asyncio.get_running_loop().call_soon(_compute, faults.busy_s)
+            faults = faults.changed({"busy_s": 0.0})
         self.set_faults(faults)
         return _json(asdict(faults))
 
@@ -316,6 +321,13 @@ def _known_ids(ask: Ask, generated: int = 0) -> list[int]:
     """The tokens of the prompt, and of the answer as far as it has got."""
     choice = ask.choices[0]
     return choice.prompt.token_ids() + [choice.token_id(at, wide=ask.wide) for at in range(generated)]
+
+
+def _compute(duration_s: float) -> None:
+    """Keeps the loop's thread busy."""
+    until_s = time.monotonic() + duration_s
+    while time.monotonic() < until_s:
+        pass
 
 
 def _json(body: object, status: int = 200) -> web.Response:

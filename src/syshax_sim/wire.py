@@ -115,6 +115,13 @@ def parse_ask(data: bytes, *, chat: bool, model: str, profile: Profile, takes_pr
     """
     body = parse_object(data)
     check_model(body, model)
+    try:
+        return _parse_ask(body, chat=chat, profile=profile, takes_prompt_ids=takes_prompt_ids)
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise malformed(f"Input should be valid: {error}", "body") from None
+
+
+def _parse_ask(body: dict[str, Any], *, chat: bool, profile: Profile, takes_prompt_ids: bool) -> Ask:
     orders = parse_orders(body)
     prompts = (Prompt(render_chat(messages_of(body))),) if chat else _prompts(body)
     if orders.prompt_token_ids is not None and takes_prompt_ids:
@@ -145,7 +152,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     """Returns the JSON object that `data` is."""
     try:
         body = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise malformed(f"JSON decode error: {error}", "body") from None
     if not isinstance(body, dict):
         raise malformed("Input should be a valid dictionary or object to extract fields from", "body")

@@ -1,0 +1,140 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Everything that can end or stand still does so, under load."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.bed import NAMES, Bed, until_async
+from tests.faults.client import LIMIT_S, ask, ask_many, chat, exchange, request, under_load
+from tests.faults.conftest import MakeBed
+from tests.faults.report import Row, sized
+
+pytestmark = pytest.mark.timeout(600)
+
+STREAMS = sized(40, 200)
+
+
+async def test_instances_are_killed(bed: Bed, row: Row) -> None:
+    rounds = sized(1, 5)
+    row.done = f"SIGKILL of all processes of each instance in turn, {rounds} times, beside {STREAMS} streams"
+    async with under_load(bed.port, at_once=STREAMS, tokens=60) as load:
+        row.counts = load.counts
+        for name in NAMES * rounds:
+            await asyncio.to_thread(bed.kill, name)
+            await until_async(lambda: asyncio.to_thread(lambda: not bed.is_ready()), 30, f"{name} is missed")
+            await bed.ready()
+    assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
+
+
+async def test_the_daemon_is_killed(bed: Bed, row: Row) -> None:
+    rounds = sized(1, 5)
+    row.done = (
+        f"SIGKILL of the daemon, {rounds} times, under {STREAMS} streams each; the next one adopts both instances"
+    )
+    pids = bed.pids()
+    for number in range(rounds):
+        first = number * 10_000
+        streams = asyncio.create_task(ask_many(bed.port, range(first, first + STREAMS), at_once=STREAMS, tokens=100))
+        await until_async(lambda: asyncio.to_thread(lambda: _running(bed) >= STREAMS), LIMIT_S, "all streams run")
+        await asyncio.to_thread(bed.kill, "daemon")
+        cut = await streams
+        # What ran through it can't go on; each client must be able to tell.
+        assert set(cut.verdicts) == {"lost"}, cut.told()
+        await asyncio.to_thread(bed.start)
+        await bed.ready()
+        assert {name: bed.pid(name) for name in NAMES} == {name: pids[name] for name in NAMES}
+        for again in range(first, first + STREAMS):
+            row.counts.add(await ask(bed.port, again, tokens=2))
+    row.notes.append(f"{STREAMS * rounds} streams were cut with it, and their clients could tell")
+    assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
+
+
+def _running(bed: Bed) -> int:
+    return sum(int(bed.stats(name)["running"]) for name in NAMES)
+
+
+async def test_an_instance_hangs(bed: Bed, row: Row) -> None:
+    row.done = f"gpu answers nothing and makes no token any more, beside {STREAMS} streams"
+    bed.told_to_end.add("gpu")
+    pid = bed.pid("gpu")
+    async with under_load(bed.port, at_once=STREAMS, tokens=60) as load:
+        row.counts = load.counts
+        await asyncio.to_thread(bed.fault, "gpu", stall=True, hang=True)
+        await until_async(lambda: asyncio.to_thread(lambda: _pid(bed, "gpu") not in {0, pid}), 120, "gpu is new")
+        await bed.ready()
+    assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
+
+
+def _pid(bed: Bed, name: str) -> int:
+    try:
+        return bed.pid(name)
+    except LookupError:
+        return 0
+
+
+async def test_an_instance_is_busy(bed: Bed, row: Row) -> None:
+    busy_s = sized(8, 15)
+    row.done = (
+        f"gpu's server computes for {busy_s} s and answers nothing meanwhile, beside {STREAMS} streams; not ended"
+    )
+    async with under_load(bed.port, at_once=STREAMS, tokens=60) as load:
+        row.counts = load.counts
+        await asyncio.to_thread(bed.fault, "gpu", busy_s=busy_s)
+        await asyncio.to_thread(bed.stats, "gpu")  # is answered afterwards
+        await bed.ready()
+    assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
+
+
+async def test_a_request_that_ends_instances(bed: Bed, row: Row) -> None:
+    requests = sized(1, 3)
+    row.done = f"{requests} requests that end the process of whichever instance gets them, beside {STREAMS} streams"
+    async with under_load(bed.port, at_once=STREAMS, tokens=60) as load:
+        row.counts = load.counts
+        for _ in range(requests):
+            for name in NAMES:
+                await asyncio.to_thread(bed.fault, name, poison="poison!")
+            pids = bed.pids()
+            body = chat(0, tokens=4) | {"messages": [{"role": "user", "content": "poison!"}]}
+            async with asyncio.timeout(LIMIT_S):
+                raw, _ = await exchange(bed.port, request(body))
+            assert raw[9:12] in {b"502", b"503"}, raw[:200]
+            ended = {name for name in NAMES if _pid(bed, name) != pids[name]}
+            assert len(ended) == 1, f"it has ended {ended}"
+            bed.told_to_end |= ended
+            await bed.ready()
+    assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
+
+
+async def test_files_in_shared_memory(make_bed: MakeBed, row: Row) -> None:
+    row.done = "both instances map weights in /dev/shm, and have another file there open; both are stopped, then killed"
+    mapped, opened = (Path(f"/dev/shm/syshax-faults-{kind}-{os.getpid()}") for kind in ("weights", "other"))
+    for path in (mapped, opened):
+        path.write_bytes(path.name.encode() * 10_000)
+    try:
+        bed = make_bed(engine_env={"FAULTS_MAPPED": str(mapped), "FAULTS_OPEN": str(opened)})
+        row.counts.add(await ask(bed.port, 1))
+        for command in ("stop", "start"):
+            for name in NAMES:
+                done = await asyncio.to_thread(bed.ctl, command, name, "--wait")
+                assert done.returncode == 0, done.stderr
+            assert_whole(mapped, opened)
+        row.counts.add(await ask(bed.port, 2))
+        for name in NAMES:
+            await asyncio.to_thread(bed.kill, name)
+        await until_async(lambda: asyncio.to_thread(lambda: not bed.is_ready()), 30, "they are missed")
+        await bed.ready()
+        assert_whole(mapped, opened)
+        row.counts.add(await ask(bed.port, 3))
+    finally:
+        for path in (mapped, opened):
+            path.unlink(missing_ok=True)
+    assert row.counts.verdicts == {"ok": 3}, row.counts.told()
+
+
+def assert_whole(*paths: Path) -> None:
+    for path in paths:
+        assert path.read_bytes() == path.name.encode() * 10_000
