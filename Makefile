@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run env man completion test test-machine check lint types contracts unit e2e proto proto-check bench-gateway bench-placement clean
+.PHONY: run env man completion test test-faults test-machine check lint types contracts unit e2e proto proto-check bench-gateway bench-placement clean
 
 run: .venv/.run
 	@exec $(BIN)/python -m syshax_embedded run
@@ -69,6 +69,13 @@ man completion: $(if $(filter $(BIN)/python,$(DOCS_PYTHON)),.venv/.run)
 	PYTHONPATH=src $(DOCS_PYTHON) packaging/$@.py build/$@
 
 include packaging/packages.mk
+
+# A real daemon over simulated instances, under load and faults; the table of docs/reliability.md goes to FAULTS_TABLE.
+# `FAULTS_SCALE=full` takes the numbers of that page, and half an hour; FAULTS_SEED repeats what was drawn at random.
+FAULTS_SCALE ?= small
+FAULTS_TABLE ?= build/faults.md
+test-faults: .venv/.dev
+	FAULTS_SCALE=$(FAULTS_SCALE) FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/pytest tests/faults
 
 # Needs root: it installs what it lacks (qemu). MACHINE_ARCH=aarch64 emulates an Arm server instead.
 MACHINE_ARCH ?= x86_64

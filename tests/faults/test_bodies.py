@@ -31,15 +31,16 @@ def _of(inner: bytes, outer: bytes = b'{"model":"nobody","messages":[%s]}') -> b
     return outer % inner
 
 
+_SIZE = sized(9, 27) * _MB
 HOSTILE: dict[str, Callable[[], bytes]] = {
-    "27 MB of small objects": lambda: _of(b",".join([b"{}"] * (9 * _MB))),
-    "27 MB of small keys": lambda: b'{"model":"nobody","x":{%s}}' % b",".join(b'"%d":0' % i for i in range(2_600_000)),
+    "small objects": lambda: _of(b",".join([b"{}"] * (_SIZE // 3))),
+    "small keys": lambda: b'{"model":"nobody","x":{%s}}' % b",".join(b'"%d":0' % i for i in range(_SIZE // 11)),
     "brackets, 1 MB deep": lambda: _of(b"[" * _MB),
     "objects, 100,000 deep": lambda: _of(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
     "a number of 1 MB": lambda: b'{"model":"nobody","messages":[{}],"max_tokens":%s}' % (b"9" * _MB),
-    "20 MB of escapes": lambda: _of(b'{"role":"user","content":"%s"}' % (b"\\u00e9" * 3_300_000)),
-    "27 MB of numbers in a prompt": lambda: b'{"model":"nobody","prompt":[%s]}' % b",".join([b"1"] * (13 * _MB)),
-    "half of a body of 20 MB, then garbage": lambda: _of(b'{"role":"user","content":"' + b"x" * 20 * _MB),
+    "escapes": lambda: _of(b'{"role":"user","content":"%s"}' % (b"\\u00e9" * (_SIZE // 6))),
+    "numbers in a prompt": lambda: b'{"model":"nobody","prompt":[%s]}' % b",".join([b"1"] * (_SIZE // 2)),
+    "a string without an end": lambda: _of(b'{"role":"user","content":"' + b"x" * _SIZE),
 }
 
 
@@ -52,9 +53,7 @@ async def test_large_bodies(bed: Bed, row: Row) -> None:
 
 async def test_hostile_bodies(bed: Bed, row: Row) -> None:
     clients, streams = sized(2, 8), sized(10, 40)
-    row.done = (
-        f"{', '.join(HOSTILE)}: each by {clients} clients, without a known model, beside {streams} streams of gpu"
-    )
+    row.done = f"{', '.join(HOSTILE)}: {_SIZE // _MB} MB each, by {clients} clients at once, for an unknown model, beside {streams} streams of gpu"
     for make in HOSTILE.values():
         data = request(make())
         await _beside_streams(bed, row, streams, [data] * clients)
