@@ -53,7 +53,8 @@ async def test_large_bodies(bed: Bed, row: Row) -> None:
 
 async def test_hostile_bodies(bed: Bed, row: Row) -> None:
     clients, streams = sized(2, 8), sized(10, 40)
-    row.done = f"{', '.join(HOSTILE)}: {_SIZE // _MB} MB each, by {clients} clients at once, for an unknown model, beside {streams} streams of gpu"
+    kinds = f"{', '.join(HOSTILE)}: {_SIZE // _MB} MB each, by {clients} clients at once, for an unknown model"
+    row.done = f"{kinds}; beside {streams} streams of gpu"
     for make in HOSTILE.values():
         data = request(make())
         await _beside_streams(bed, row, streams, [data] * clients)
