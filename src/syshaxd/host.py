@@ -120,8 +120,8 @@ def process_tree(pid: int, root: Path = _ROOT) -> tuple[int, ...]:
         if path.name.isdecimal():
             try:
                 parent = int(_status(path / "status")["PPid"])
-            except ProcessGoneError:
-                continue  # ended while we looked
+            except (ProcessGoneError, TopologyError, ValueError):
+                continue  # ended while we looked, or somebody else's that is odd
             children.setdefault(parent, []).append(int(path.name))
     if not (root / "proc" / str(pid)).is_dir():
         raise ProcessGoneError(f"process {pid} has ended")
@@ -219,7 +219,7 @@ def _parsed(path: Path, parse: Callable[[str], T]) -> T:
     text = _read(path).strip()
     try:
         return parse(text)
-    except ValueError as error:
+    except (ValueError, OverflowError, MemoryError) as error:
         raise TopologyError(f"{path}: {error}") from None
 
 
@@ -325,10 +325,10 @@ def _threads(folder: Path, pid: int) -> Iterator[Thread]:
             fields = _status(path)
         except ProcessGoneError:
             continue
-        if fields["State"].startswith(("Z", "X")):
+        if fields.get("State", "").startswith(("Z", "X")):
             continue  # ended, but its parent has not asked how
         cpus = _allowed_list(path, fields, "Cpus_allowed_list")
-        yield Thread(pid=pid, tid=tid, name=fields["Name"], cpus=cpus)
+        yield Thread(pid=pid, tid=tid, name=fields.get("Name", ""), cpus=cpus)
 
 
 def _memory(path: Path, pid: int) -> Memory:

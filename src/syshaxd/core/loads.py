@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What was read last of instances, GPUs and the host."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,7 +26,7 @@ class InstanceLoad:
     preempted: int = 0
     """Over the interval."""
     error: str = ""
-    """Why the last reading failed; the other fields are then those of the last good one."""
+    """Why the last reading failed, and the other fields are those of the last good one; or what of it could not be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,10 @@ class HostLoad:
     shm_total_bytes: int
 
 
+NO_LOAD = InstanceLoad(read_at_s=0.0)
+"""Of an instance of which nothing is known: then only the daemon's own counts hold."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The latest readings of everything. Parts may be older than the whole: each carries its own time."""
@@ -68,3 +73,10 @@ class Snapshot:
     gpu_error: str = ""
     """Why GPUs, or some of them, could not be read; empty when all is well, or when there is none."""
     host: HostLoad | None = None
+    max_age_s: float = math.inf
+    """Age from which what an instance told does not count any more."""
+
+    def load(self, name: str) -> InstanceLoad:
+        """What an instance told, unless it has told nothing or that is too old: it says nothing of the present then."""
+        load = self.instances.get(name, NO_LOAD)
+        return load if self.taken_at_s - load.read_at_s <= self.max_age_s else NO_LOAD

@@ -39,6 +39,9 @@ _NAMES = (
     *(_GENERATION_TOKENS, _GENERATION_TOKENS_PER_S),
     *(_PREFILL_S, _PREFILL_TOKENS, _PREFILLS),
 )
+_MOST_OF_ANY = 1e15
+_MOST = {_RUNNING: 1e6, _WAITING: 1e6, _SWAPPED: 1e6, **dict.fromkeys(_KV_USAGE, 1.0 + 1e-6)}
+"""What a sample can be at most; more is a fault of who tells it."""
 # A whole exposition has hundreds of lines (50 KB), mostly histogram buckets: only the lines of these names are parsed.
 _LINES = re.compile(rf"^vllm:(?:{'|'.join(name.removeprefix('vllm:') for name in _NAMES)})[{{ \t].*$", re.MULTILINE)
 
@@ -76,6 +79,8 @@ class Reading:
     """Of these prompts, without those that were cached or loaded."""
     prefills: float = 0.0
     """How many requests these were."""
+    faults: tuple[str, ...] = ()
+    """Samples that cannot be: they count as 0, and the rest of the reading holds."""
 
 
 def read(text: str, *, model: str, at_s: float) -> Reading:
@@ -87,7 +92,7 @@ def read(text: str, *, model: str, at_s: float) -> Reading:
         at_s: Monotonic time of the answer.
 
     Raises:
-        InstanceFailedError: A sample that is needed is missing, or is not a number.
+        InstanceFailedError: A sample that is needed is missing.
     """
     samples = _Samples(text, model)
     return Reading(
@@ -102,6 +107,7 @@ def read(text: str, *, model: str, at_s: float) -> Reading:
         prefill_s=samples.total(_PREFILL_S, missing=0.0),
         prefill_tokens=samples.total(_PREFILL_TOKENS, missing=0.0),
         prefills=samples.total(_PREFILLS, missing=0.0),
+        faults=samples.faults,
     )
 
 
@@ -119,6 +125,7 @@ def load(now: Reading, before: Reading | None) -> InstanceLoad:
         preemptions=now.preemptions,
         preempted=max(0, now.preemptions - before.preemptions),
         prompt_token_s=_prompt_token_s(now, before),
+        error="; ".join(now.faults),
     )
 
 
@@ -156,13 +163,8 @@ class _Samples:
     """The samples of one text, by metric name, of one model."""
 
     def __init__(self, text: str, model: str) -> None:
-        lines = "\n".join(_LINES.findall(text))
-        found: list[tuple[str, dict[str, str], float]] = []
-        try:
-            for family in text_string_to_metric_families(lines):
-                found += [(sample.name, sample.labels, sample.value) for sample in family.samples]
-        except (ValueError, IndexError) as error:
-            raise InstanceFailedError(f"/metrics is not in Prometheus text format: {error}") from error
+        self._faults: dict[str, str] = {}
+        found = [sample for line in _LINES.findall(text) for sample in self._parsed(line)]
         models = {labels["model_name"] for _, labels, _ in found if "model_name" in labels}
         if len(models) > 1 and model not in models:
             raise InstanceFailedError(f"/metrics tells of the models {', '.join(sorted(models))}, not of {model}")
@@ -170,9 +172,27 @@ class _Samples:
         for name, labels, value in found:
             if len(models) > 1 and labels.get("model_name", model) != model:
                 continue
-            if not math.isfinite(value) or value < 0:
-                raise InstanceFailedError(f"/metrics: {name} is {value}, which cannot be")
+            if not 0 <= value <= _MOST.get(name, _MOST_OF_ANY):  # NaN is never between
+                self._faults[name] = f"/metrics: {name} is {value:g}, which cannot be"
+                continue
             self._by_name.setdefault(name, []).append((labels, value))
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What cannot be, one line for a name."""
+        return tuple(self._faults.values())
+
+    def _parsed(self, line: str) -> list[tuple[str, dict[str, str], float]]:
+        try:
+            return [
+                (sample.name, sample.labels, float(sample.value))
+                for family in text_string_to_metric_families(line)
+                for sample in family.samples
+            ]
+        except Exception as error:  # noqa: BLE001 - the text is anybody's, and the parser is not made for that
+            name = re.split(r"[{ \t]", line, maxsplit=1)[0]
+            self._faults[name] = f"/metrics: {name} is not in Prometheus text format: {str(error)[:100]}"
+            return []
 
     def total(self, name: str, *, missing: float | None = None) -> float:
         if name not in self._by_name and missing is not None:
@@ -180,13 +200,16 @@ class _Samples:
         return math.fsum(self._values((name,)))
 
     def mean(self, names: Iterable[str]) -> float:
-        return fmean(self._values(names))
+        values = self._values(names)
+        return fmean(values) if values else 0.0
 
     def flow(self, total: str, per_s: str) -> Flow:
         if total in self._by_name:
             return Flow(total=self.total(total))
         if per_s in self._by_name:
             return Flow(per_s=self.total(per_s))
+        if total in self._faults or per_s in self._faults:
+            return Flow()
         raise _missing(total)
 
     def by_label(self, name: str, label: str) -> dict[str, float]:
@@ -197,11 +220,13 @@ class _Samples:
         return sums
 
     def _values(self, names: Iterable[str]) -> list[float]:
-        """The values under the first of `names` that is there."""
+        """The values under the first of `names` that is there; none if that one tells only what cannot be."""
         names = tuple(names)
         for name in names:
             if name in self._by_name:
                 return [value for _, value in self._by_name[name]]
+            if name in self._faults:
+                return []
         raise _missing(names[0])
 
 

@@ -26,7 +26,6 @@ from syshaxd.core.types import InstanceSpec, Role
 _NO_PAIRS: Set[tuple[str, str]] = frozenset()
 _NONE_ENDED: Mapping[str, int] = {}
 _NOTHING_KNOWN = Estimates()
-_NO_LOAD = InstanceLoad(read_at_s=0.0)
 _GPU_HAS_ROOM = ("the GPU has room",)
 
 
@@ -139,7 +138,7 @@ class Scheduler:
     ) -> Room:
         """How much more an instance can take. Arguments are those of `decide`."""
         name, policy = spec.name, self.policy
-        load = snapshot.instances.get(name, _NO_LOAD)
+        load = snapshot.load(name)
         counts = inflight.get(name, 0), ended.get(name, 0)
         return Room(spec, load, *counts, policy.gpu_cache_threshold, policy.backlog_ratio)
 
@@ -160,7 +159,7 @@ class Scheduler:
         """
         moves: list[Move] = []
         for gpu in (spec for spec in ready if spec.role is Role.GPU):
-            load = snapshot.instances.get(gpu.name, _NO_LOAD)
+            load = snapshot.load(gpu.name)
             for cpu in (spec for spec in ready if spec.role is Role.CPU):
                 back = self._room(gpu, load, inflight.get(gpu.name, 0))
                 if (cpu.name, gpu.name) in pairs and back:

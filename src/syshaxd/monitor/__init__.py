@@ -14,13 +14,17 @@ import aiohttp
 
 from syshaxd.connecting import why_no_answer
 from syshaxd.core import prom
-from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
-from syshaxd.core.loads import HostLoad, InstanceLoad, Snapshot
+from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, SyshaxError
+from syshaxd.core.loads import NO_LOAD, HostLoad, Snapshot
 from syshaxd.core.types import InstanceSpec
 from syshaxd.monitor.devices import GpuReader, GpuReading, HostReader
 from syshaxd.threads import in_thread
 
 _log = logging.getLogger(__name__)
+# A reading counts for at least so long, and for three intervals.
+_LEAST_MAX_AGE_S = 10.0
+# Many times what vLLM tells.
+_MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 
 class SystemMonitor:
@@ -55,10 +59,11 @@ class SystemMonitor:
         self._read_host = read_host or HostReader().read
         self._read_gpus = read_gpus or GpuReader().read
         self._now = now
-        self._snapshot = Snapshot()
+        self._snapshot = Snapshot(max_age_s=max(_LEAST_MAX_AGE_S, 3 * interval_s + timeout_s))
         self._readings: dict[str, prom.Reading] = {}
         self._host_error = ""
         self._subscribers: list[Callable[[Snapshot], None]] = []
+        self._said: dict[str, str] = {}
 
     def latest(self) -> Snapshot:
         """Returns the latest readings, from memory."""
@@ -75,8 +80,22 @@ class SystemMonitor:
             while True:
                 for source, read in self._sources(session).items():
                     if source not in running or running[source].done():
-                        running[source] = group.create_task(read())
+                        running[source] = group.create_task(self._try_to_read(source, read))
                 await asyncio.sleep(self._interval_s)
+
+    async def _try_to_read(self, source: str, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """What nobody foresaw of one source keeps none of the others from being read."""
+        try:
+            await read()
+        except Exception as error:  # noqa: BLE001 - see above
+            self._say(source, error)
+
+    def _say(self, source: str, error: Exception) -> None:
+        """Logs a fault of ours with its trace, once until it is another one."""
+        text = f"{type(error).__name__}: {error}"
+        if self._said.get(source) != text:
+            self._said[source] = text
+            _log.error("%s: a fault of syshaxd: %s", source, text, exc_info=error)
 
     def _sources(self, session: aiohttp.ClientSession) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         specs = {spec.name: spec for spec in self._targets()}
@@ -95,21 +114,26 @@ class SystemMonitor:
         try:
             text = await _get(session, spec, "/metrics", self._timeout_s)
             reading = prom.read(text, model=spec.served_model, at_s=self._now())
-        except (InstanceFailedError, InstanceTimeoutError) as error:
-            load = replace(before or InstanceLoad(read_at_s=0.0), error=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is: this instance's load can't be read now
+            load = replace(before or NO_LOAD, error=str(error) or type(error).__name__)
             if before is None or not before.error:
-                _log.info("the load of %s cannot be read for now: %s", spec.name, error)
+                _log.info("the load of %s cannot be read for now: %s", spec.name, load.error)
+            if not isinstance(error, SyshaxError | OSError):
+                self._say(f"the load of {spec.name}", error)
         else:
             load = prom.load(reading, self._readings.get(spec.name))
             self._readings[spec.name] = reading
-            if before is not None and before.error:
+            if load.error:
+                if before is None or before.error != load.error:
+                    _log.info("the load of %s cannot all be read: %s", spec.name, load.error)
+            elif before is not None and before.error:
                 _log.info("the load of %s can be read", spec.name)
         self._publish(instances={**self._snapshot.instances, spec.name: load})
 
     async def _update_host(self) -> None:
         try:
             host = await in_thread(self._read_host)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - the kernel's files and psutil's reading of them may be odd
             if str(error) != self._host_error:
                 self._host_error = str(error)
                 _log.warning("the host's load cannot be read for now: %s", error)
@@ -127,6 +151,9 @@ class SystemMonitor:
                 _log.warning("GPUs cannot be read: %s", error)
                 self._publish(gpu_error=error)
             result = await reading
+        except Exception as error:  # noqa: BLE001 - the driver's library may be odd
+            self._say("GPUs", error)
+            result = GpuReading((), f"{type(error).__name__}: {error}")
         finally:
             reading.cancel()
         self._publish(gpus=result.gpus, gpu_error=result.error)
@@ -134,7 +161,10 @@ class SystemMonitor:
     def _publish(self, **changes: Any) -> None:
         self._snapshot = replace(self._snapshot, taken_at_s=self._now(), **changes)
         for on_snapshot in self._subscribers:
-            on_snapshot(self._snapshot)
+            try:
+                on_snapshot(self._snapshot)
+            except Exception as error:  # noqa: BLE001 - who listens must not break what it listens to
+                self._say("a subscriber of the monitor", error)
 
 
 async def probe_health(session: aiohttp.ClientSession, spec: InstanceSpec, *, timeout_s: float | None = None) -> None:
@@ -161,7 +191,7 @@ async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, ti
             # Compressing for a neighbour on the same host would cost the instance more than it spares.
             headers={"Accept-Encoding": "identity"},
         ) as response:
-            text = await response.text("utf-8", "replace")
+            text = (await _read(response)).decode("utf-8", "replace")
     except TimeoutError:
         raise InstanceTimeoutError(f"GET {url}: no answer within {timeout_s:g} s") from None
     except (aiohttp.ClientError, ValueError) as error:  # a host that can't be one is a ValueError
@@ -169,3 +199,14 @@ async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, ti
     if response.status != 200:
         raise InstanceFailedError(f"GET {url}: status {response.status} {text[:200]}".rstrip())
     return text
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > _MAX_ANSWER_BYTES:
+            raise InstanceFailedError(f"GET {response.url}: the answer is longer than {_MAX_ANSWER_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)

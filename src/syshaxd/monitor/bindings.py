@@ -176,6 +176,9 @@ class BindingMonitor:
         except (SyshaxError, OSError) as error:
             self._say(name, f"whether it keeps to its binding to CPUs can't be seen: {error}")
             return 0.0
+        except Exception as error:  # noqa: BLE001 - /proc and /sys may be odd; the others are watched on
+            self._say(name, f"whether it keeps to its binding to CPUs can't be seen: {type(error).__name__}: {error}")
+            return 0.0
         if isinstance(seen, Unverified):
             return 0.0
         now = self._status(name)
@@ -207,4 +210,7 @@ class BindingMonitor:
         else:
             _log.info("%s: keeps to its binding to CPUs again", name)
         for on_drift in self._subscribers:
-            on_drift(name, known)
+            try:
+                on_drift(name, known)
+            except Exception:  # noqa: BLE001 - who listens must not break what it listens to
+                _log.exception("%s: a subscriber failed", name)

@@ -7,15 +7,21 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pynvml
 
 from syshaxd.core.loads import GpuLoad, HostLoad
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 _SHM = "/dev/shm"  # noqa: S108  the shared memory itself is measured; nothing is written there
+_MOST_GPUS = 1024
+_MOST_BYTES = 2**50
+_MOST_MILLIWATTS = 1e8
+_HOTTEST_C = 1000.0
 _NO_DRIVER = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
 
 
@@ -25,9 +31,22 @@ class HostReader:
     def __init__(self) -> None:
         self._idle_s = 0.0
         self._total_s = 0.0
+        self._said: dict[str, str] = {}
 
     def read(self) -> HostLoad:
         """Returns the load; CPU usage is over the time since the last call, and since boot at the first one."""
+        memory_total, memory_used = self._read("memory", _memory_usage, (0, 0))
+        shm_total, shm_used = self._read("shared memory", _shm_usage, (0, 0))
+        return HostLoad(
+            cpu_count=self._read("number of CPUs", psutil.cpu_count, None) or 1,
+            cpu_busy_ratio=self._read("CPU usage", self._cpu_busy_ratio, 0.0),
+            memory_used_bytes=memory_used,
+            memory_total_bytes=memory_total,
+            shm_used_bytes=shm_used,
+            shm_total_bytes=shm_total,
+        )
+
+    def _cpu_busy_ratio(self) -> float:
         times = psutil.cpu_times()
         # Guests' time is in user's and nice's already.
         total_s = sum(times) - times.guest - times.guest_nice
@@ -35,16 +54,25 @@ class HostReader:
         elapsed_s = total_s - self._total_s
         idle_ratio = (idle_s - self._idle_s) / elapsed_s if elapsed_s > 0 else 1.0
         self._total_s, self._idle_s = total_s, idle_s
-        memory = psutil.virtual_memory()
-        shm_total, shm_used = _shm_usage()
-        return HostLoad(
-            cpu_count=psutil.cpu_count() or 1,
-            cpu_busy_ratio=min(1.0, max(0.0, 1.0 - idle_ratio)),
-            memory_used_bytes=memory.total - memory.available,
-            memory_total_bytes=memory.total,
-            shm_used_bytes=shm_used,
-            shm_total_bytes=shm_total,
-        )
+        return min(1.0, max(0.0, 1.0 - idle_ratio))
+
+    def _read(self, what: str, read: Callable[[], T], unknown: T) -> T:
+        """One value; what can't be read is said once, and costs no other."""
+        try:
+            value = read()
+        except Exception as error:  # noqa: BLE001 - whatever the kernel's files and psutil come up with
+            if self._said.get(what) != str(error):
+                self._said[what] = str(error)
+                _log.warning("the host's %s cannot be read for now: %s: %s", what, type(error).__name__, error)
+            return unknown
+        self._said.pop(what, None)
+        return value
+
+
+def _memory_usage() -> tuple[int, int]:
+    """Size and use."""
+    memory = psutil.virtual_memory()
+    return memory.total, memory.total - memory.available
 
 
 def _shm_usage() -> tuple[int, int]:
@@ -53,6 +81,25 @@ def _shm_usage() -> tuple[int, int]:
         usage = shutil.disk_usage(_SHM)
         return usage.total, usage.used
     return 0, 0
+
+
+def _text(told: Any) -> str:
+    """Older bindings give bytes."""
+    return told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
+
+
+def _number(told: Any, most: float) -> float:
+    """Raises ValueError for what is no number from 0 to `most`."""
+    if not 0 <= (value := float(told)) <= most:
+        raise ValueError(f"{told} cannot be")
+    return value
+
+
+def _count(told: Any, most: int) -> int:
+    """Raises ValueError for what is no count up to `most`."""
+    if not 0 <= (value := int(told)) <= most:
+        raise ValueError(f"{told} cannot be")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +131,10 @@ class GpuReader:
             if not self._open:
                 nvml.nvmlInit()
                 self._open = True
-            count = nvml.nvmlDeviceGetCount()
-        except nvml.NVMLError as error:
+            count = _count(nvml.nvmlDeviceGetCount(), _MOST_GPUS)
+        except Exception as error:  # noqa: BLE001 - the library's own errors, and what its bindings make of odd answers
             self._close()
-            if error.value in _NO_DRIVER and not self._most:
+            if getattr(error, "value", None) in _NO_DRIVER and not self._most:
                 self._say(logging.INFO, f"no GPU is watched: {error}")
                 return GpuReading()
             return self._faulty((), f"NVML: {error}")
@@ -96,7 +143,7 @@ class GpuReader:
         for index in range(count):
             try:
                 gpus.append(self._load(index))
-            except nvml.NVMLError as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 faults.append(f"GPU {index}: {error}")
         self._most = max(self._most, count)
         if count < self._most:
@@ -112,32 +159,33 @@ class GpuReader:
         nvml = self._nvml
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        rates = self._if_supported(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
-        power_mw = self._if_supported(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
-        temperature_c = self._if_supported(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        sensor = nvml.NVML_TEMPERATURE_GPU
         return GpuLoad(
             index=index,
-            name=nvml.nvmlDeviceGetName(handle),
-            uuid=nvml.nvmlDeviceGetUUID(handle),
-            busy_ratio=None if rates is None else rates.gpu / 100,
-            memory_used_bytes=memory.used,
-            memory_total_bytes=memory.total,
-            power_w=None if power_mw is None else power_mw / 1000,
-            temperature_c=temperature_c,
+            name=self._told(lambda: _text(nvml.nvmlDeviceGetName(handle))) or f"GPU {index}",
+            uuid=self._told(lambda: _text(nvml.nvmlDeviceGetUUID(handle))) or "",
+            busy_ratio=self._told(lambda: _number(nvml.nvmlDeviceGetUtilizationRates(handle).gpu, 100) / 100),
+            memory_used_bytes=self._told(lambda: _count(memory.used, _MOST_BYTES)) or 0,
+            memory_total_bytes=self._told(lambda: _count(memory.total, _MOST_BYTES)) or 0,
+            power_w=self._told(lambda: _number(nvml.nvmlDeviceGetPowerUsage(handle), _MOST_MILLIWATTS) / 1000),
+            temperature_c=self._told(lambda: _number(nvml.nvmlDeviceGetTemperature(handle, sensor), _HOTTEST_C)),
         )
 
-    def _if_supported(self, call: Callable[[], Any]) -> Any:
+    def _told(self, call: Callable[[], T]) -> T | None:
+        """One value; None: the driver does not tell it, or it can't be."""
         try:
             return call()
         except self._nvml.NVMLError as error:
             if error.value == pynvml.NVML_ERROR_NOT_SUPPORTED:
                 return None
             raise
+        except Exception:  # noqa: BLE001 - its bindings make what they like of an odd answer: UnicodeDecodeError, ...
+            return None
 
     def _close(self) -> None:
         if self._open:
             self._open = False
-            with suppress(self._nvml.NVMLError):
+            with suppress(Exception):
                 self._nvml.nvmlShutdown()
 
     def _faulty(self, gpus: tuple[GpuLoad, ...], error: str) -> GpuReading:
