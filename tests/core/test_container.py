@@ -246,9 +246,16 @@ def test_what_a_registry_says(text: str, remedy: str, *, permanent: bool) -> Non
 
 
 def test_how_it_ended() -> None:
-    assert exit_status(0, out_of_memory=False, last_lines="") == ExitStatus(code=0)
-    assert exit_status(143, out_of_memory=False, last_lines="") == ExitStatus(signal=15)
-    assert "dmesg" in str(exit_status(137, out_of_memory=False, last_lines=""))
-    assert "out of memory" in str(exit_status(137, out_of_memory=True, last_lines=""))
-    assert "daemon-reload" in str(exit_status(1, out_of_memory=False, last_lines="x\nFailed to initialize NVML: y"))
-    assert exit_status(255, out_of_memory=False, last_lines="") == ExitStatus(code=255)
+    def ended(code: int, *lines: str, out_of_memory: bool = False, asked: bool = False) -> ExitStatus:
+        return exit_status(code, name="gpu", out_of_memory=out_of_memory, asked=asked, last_lines=lines)
+
+    assert ended(0) == ExitStatus(code=0)
+    assert ended(143) == ExitStatus(signal=15)
+    assert "dmesg" in str(ended(137))
+    assert ended(137, asked=True) == ExitStatus(signal=9)
+    assert "out of memory" in str(ended(137, out_of_memory=True))
+    assert "daemon-reload" in str(ended(1, "x", "Failed to initialize NVML: y"))
+    assert "services.gpu.args.gpu-memory-utilization" in str(
+        ended(1, "ValueError: No available memory for the cache blocks.")
+    )
+    assert ended(255) == ExitStatus(code=255)

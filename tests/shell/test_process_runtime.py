@@ -191,7 +191,32 @@ class TestEnd:
     async def test_death_by_signal(self, runtime: ProcessRuntime, harness: ProcessHarness) -> None:
         handle = await runtime.launch(harness.spec(), 1)
         os.kill(int(handle.ident), signal.SIGKILL)
-        assert await runtime.wait(handle) == ExitStatus(signal=9)
+        status = await runtime.wait(handle)
+        assert status.signal == 9
+        assert "dmesg" in status.cause
+
+    async def test_its_log_tells_why_it_ended_by_itself(self, runtime: ProcessRuntime) -> None:
+        spec = python("import sys; print(sys.argv[1]); sys.exit(1)")
+        for text, cause in (
+            ("No available memory for the cache blocks", "gpu-memory-utilization"),
+            (
+                "error: unrecognized arguments: --max-modle-len=8 --api-kee sk-secret",
+                "--max-modle-len, --api-kee: correct",
+            ),
+            ("fine", ""),
+        ):
+            handle = await runtime.launch(replace(spec, argv=(*spec.argv, text)), 1)
+            status = await runtime.wait(handle)
+            assert cause in status.cause
+            assert bool(cause) == bool(status.cause)
+            assert "sk-secret" not in status.cause
+
+    async def test_who_was_asked_to_end_needs_no_cause(self, runtime: ProcessRuntime, harness: ProcessHarness) -> None:
+        handle = await runtime.launch(
+            python("import time; print('No available memory for the cache blocks'); time.sleep(99)"), 1
+        )
+        await runtime.terminate(handle, LONG_S)
+        assert (await runtime.wait(handle)).cause == ""
 
     async def test_children_of_a_crashed_server_are_killed(
         self, runtime: ProcessRuntime, harness: ProcessHarness

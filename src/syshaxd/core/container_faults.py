@@ -3,8 +3,10 @@
 """What a container engine's error texts mean for an instance, and what helps."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from syshaxd.core.launch_faults import launch_cause
 from syshaxd.core.types import ExitStatus, InstanceSpec
 
 NOT_RUN = frozenset((126, 127))
@@ -116,16 +118,19 @@ def pull_fault(spec: InstanceSpec, text: str) -> tuple[str, bool]:
     return _diagnose(_PULL, spec, text)
 
 
-def exit_status(code: int, *, out_of_memory: bool, last_lines: str) -> ExitStatus:
+def exit_status(code: int, *, name: str, out_of_memory: bool, asked: bool, last_lines: Sequence[str]) -> ExitStatus:
     """How a container ended.
 
     Args:
         code: As the engine tells it: over 128 it may stand for a signal.
+        name: The service.
         out_of_memory: The kernel killed it for its memory limit.
+        asked: It was asked to end.
         last_lines: The end of its output.
     """
     cause = ""
-    if NVML_LOST in last_lines:
+    signal = code - 128 if 128 < code <= 128 + 64 else None
+    if any(NVML_LOST in line for line in last_lines):
         cause = GPU_LOST
     elif out_of_memory:
         cause = (
@@ -133,11 +138,9 @@ def exit_status(code: int, *, out_of_memory: bool, last_lines: str) -> ExitStatu
         )
     elif code in NOT_RUN:
         cause = "its program could not be run"
-    if 128 < code <= 128 + 64:
-        if code == 128 + 9 and not cause:
-            cause = "if nobody did that, the kernel was out of memory: look at `dmesg`"
-        return ExitStatus(signal=code - 128, cause=cause)
-    return ExitStatus(code=code, cause=cause)
+    elif code and not asked:
+        cause = launch_cause(last_lines, name=name, signal=signal)
+    return ExitStatus(code=code if signal is None else None, signal=signal, cause=cause)
 
 
 def _diagnose(rules: tuple[_Rule, ...], spec: InstanceSpec, text: str) -> tuple[str, bool]:

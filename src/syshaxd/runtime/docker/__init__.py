@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from syshaxd.core.container_faults import GPU_LOST, exit_status
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.launch_faults import LAST_LINES, lines_of_last_launch
 from syshaxd.core.secrets import safe_words
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.digest import digest
@@ -34,7 +35,6 @@ _CHECK_INTERVAL_S = 10.0
 _GPU_CHECK_INTERVAL_S = 30.0
 _KILL_TIMEOUT_S = 10.0
 _LAST_OUTPUT_TIMEOUT_S = 5.0
-_LAST_LINES = 50
 # For an instance of an earlier daemon that doesn't fit any more.
 _MISFIT_GRACE_S = 15.0
 
@@ -119,6 +119,7 @@ class DockerRuntime:
         running = self._running.get(handle.name)
         if running is None or running.handle != handle or running.watch.done():
             return
+        running.asked = True
         for signal, patience_s in (("SIGTERM", grace_s), ("SIGKILL", _KILL_TIMEOUT_S)):
             await self._call(self._api.send, handle.ident, signal)
             await asyncio.wait([running.watch], timeout=patience_s)
@@ -278,8 +279,14 @@ class DockerRuntime:
         if state is None:
             status = ExitStatus(cause=running.cause or "its container was removed by somebody")
         else:
-            last = [line async for line in log.lines(tail=_LAST_LINES, follow=False)]
-            status = exit_status(state.exit_code, out_of_memory=state.out_of_memory, last_lines="\n".join(last))
+            last = [line async for line in log.lines(tail=LAST_LINES, follow=False)]
+            status = exit_status(
+                state.exit_code,
+                name=running.spec.name,
+                out_of_memory=state.out_of_memory,
+                asked=running.asked,
+                last_lines=lines_of_last_launch(last, running.spec.name),
+            )
             if running.cause:
                 status = ExitStatus(code=status.code, signal=status.signal, cause=running.cause)
         try:

@@ -23,6 +23,8 @@ class Running:
     """Something may have happened to it."""
     cause: str = ""
     """Why the runtime itself ended it."""
+    asked: bool = False
+    """Somebody asked it to end."""
     watch: asyncio.Task[ExitStatus] = field(init=False)
     """Done when nothing is left of it."""
 

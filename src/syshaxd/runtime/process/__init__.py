@@ -10,11 +10,13 @@ import shlex
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.launch_faults import LAST_LINES, launch_cause, lines_of_last_launch
 from syshaxd.core.secrets import safe_words
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.digest import digest
@@ -254,9 +256,19 @@ class ProcessRuntime:
         await self._clear_away(running.record, running.family, kill_at_s=running.kill_at_s)
         # Only now: until it is reaped, nothing else can get its number.
         status = _reap(record.pid) if running.is_child else ExitStatus()
+        if not running.kill_at_s and status.code != 0:
+            status = replace(status, cause=await self._cause(record, status))
         await self._forget(record)
         await _warn(record.name, "its log", log.append(f"==== {record.name}, generation {record.generation}: {status}"))
         return status
+
+    async def _cause(self, record: Record, status: ExitStatus) -> str:
+        """Why it ended without being asked to, as its log tells."""
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = [line async for line in self._log_of(record.name).lines(tail=LAST_LINES, follow=False)]
+        lines = lines_of_last_launch(lines, record.name)
+        return launch_cause(lines, name=record.name, signal=status.signal)
 
     async def _look(self, running: _Running) -> None:
         """Notes what would have to be cleared away if the main process died now."""

@@ -1,0 +1,176 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What the last lines of an engine's log, and the way in which it ended, mean, and what helps.
+
+The texts are those of vLLM 0.26 to 0.32, PyTorch, transformers, Python and our connector.
+"""
+
+import re
+from collections.abc import Sequence
+from signal import SIGBUS, SIGILL, SIGKILL, SIGSEGV
+
+from syshaxd.core.secrets import safe_text
+
+LAST_LINES = 400
+"""So many lines tell the cause: the tracebacks of several processes follow it."""
+_MAX_QUOTE_CHARS = 300
+_LESS_MEMORY = "lower {key}.args.max-model-len or {key}.max_num_seqs"
+
+
+def _rule(pattern: str, meaning: str) -> tuple[re.Pattern[str], str]:
+    """A text of the log and what it means: with {0}, {1} and so on for its groups, {key} for the service's key."""
+    return re.compile(pattern), meaning
+
+
+# The first that fits counts: what is told most exactly comes first.
+_RULES = (
+    _rule(r"error: unrecognized arguments:(?P<flags>.+)", "its vLLM knows no argument {flags}: correct {key}.args"),
+    _rule(r"error: argument (--?[\w./-]+): (.{1,200})", "its vLLM refuses {0} ({1}): correct {key}.args"),
+    _rule(
+        r"model's max seq len\s+\((\d+)\).{0,20}?([\d.]+) GiB KV\s+cache is needed, which is larger than the available "
+        r"KV cache\s+memory \(([\d.]+) GiB\)",
+        "too little memory for its KV cache: one request of {0} tokens takes {1} GiB, and {2} GiB are there: "
+        "lower {key}.args.max-model-len, or give it more (gpu-memory-utilization; on a CPU VLLM_CPU_KVCACHE_SPACE)",
+    ),
+    _rule(
+        r"No available memory for the cache blocks",
+        "no memory is left for its KV cache: raise {key}.args.gpu-memory-utilization (on a CPU "
+        f"{{key}}.env.VLLM_CPU_KVCACHE_SPACE), or {_LESS_MEMORY}",
+    ),
+    _rule(
+        r"Free memory on device \S+ \(([\d.]+)/([\d.]+) GiB\)",
+        "its GPU is taken: {0} of {1} GiB are free: end what else runs there (`nvidia-smi`), or lower "
+        "{key}.args.gpu-memory-utilization",
+    ),
+    _rule(
+        r"Available memory on node (\d+) \(([\d.-]+)/([\d.]+) GiB\)",
+        "too little memory on NUMA node {0}: {1} of {2} GiB are free: lower {key}.env.VLLM_CPU_KVCACHE_SPACE or "
+        "{key}.args.gpu-memory-utilization (on a CPU, too), or set {key}.cores to another node",
+    ),
+    _rule(
+        r"CUDA out of memory|CUDA error: out of memory|CUDA_ERROR_OUT_OF_MEMORY",
+        "its GPU's memory is full: end what else runs there (`nvidia-smi`), lower {key}.args.gpu-memory-utilization, "
+        f"or {_LESS_MEMORY}",
+    ),
+    _rule(
+        r"can't allocate memory|MemoryError|Cannot allocate memory",
+        f"the host's memory is full: lower {{key}}.env.VLLM_CPU_KVCACHE_SPACE, or {_LESS_MEMORY}",
+    ),
+    _rule(r"No space left on device", "a disk, or the shared memory, is full: look at `df -h` and `df -h /dev/shm`"),
+    _rule(
+        r"(?:given |User-specified )?max_model_len \((\d+)\) is greater than the derived max_model_len\s+\(\D*(\d+)",
+        "{key}.args.max-model-len is {0}, and the model has at most {1}",
+    ),
+    _rule(
+        r"trust[_-]remote[_-]code|contains custom code",
+        "the model brings code of its own: if you trust it, set {key}.args.trust-remote-code to true",
+    ),
+    _rule(
+        r"gated repo|401 Client Error|403 Client Error|GatedRepoError",
+        "the model hub refuses the model: accept its licence there and set {key}.env.HF_TOKEN, or use a folder",
+    ),
+    _rule(
+        r"Cannot find any model weights",
+        "there are no weights in the model's folder: look at models.path or {key}.model",
+    ),
+    _rule(
+        r"SafetensorError|Error while deserializing header|MetadataIncompleteBuffer",
+        "the model's weights are damaged or not whole: copy them again (models.path, {key}.model)",
+    ),
+    _rule(
+        r"Invalid repository ID or local directory|does not appear to have a file named config\.json|Repo id must|"
+        r"is not a valid model identifier|RepositoryNotFoundError|LocalEntryNotFoundError|OfflineModeIsEnabled|"
+        r"Can't load the configuration of|couldn't connect to '?https://huggingface",
+        "its model was not found, neither as a folder nor at a hub: set models.path or {key}.model",
+    ),
+    _rule(
+        r"Model architectures (\[[^\]]{0,200}\]) (?:are not supported|failed to be inspected)",
+        "its vLLM does not know the model's architecture {0}: take another version of vLLM, or another model",
+    ),
+    _rule(
+        r"Unknown quantization method: (\S+?)\.",
+        "its vLLM knows no quantisation {0}: take other weights, or correct {key}.args.quantization",
+    ),
+    _rule(
+        r"([Qq]uantization(?: method)?[^\n]{0,80}(?:not supported|not match|does not support)[^\n]{0,120})",
+        "its vLLM can't compute this quantisation here ({0}): take other weights, or correct {key}.args.quantization",
+    ),
+    _rule(
+        r"Cannot find the config file for (\w+)",
+        "the model's weights are not quantised as {0}: leave {key}.args.quantization out",
+    ),
+    _rule(
+        r"Bfloat16 is only supported|torch\.bfloat16 is not supported",
+        "its device does not compute in bfloat16: set {key}.args.dtype to half or float",
+    ),
+    _rule(
+        r"no kernel image is available",
+        "its vLLM was not built for this GPU: take another build (docs/gpu.md)",
+    ),
+    _rule(
+        r"No CUDA GPUs are available|Found no NVIDIA driver|driver version is insufficient|Failed to infer device type|"
+        r"Failed to initialize NVML|NVMLError",
+        "it finds no GPU that works: look at `nvidia-smi`, {key}.env.CUDA_VISIBLE_DEVICES and {key}.python",
+    ),
+    _rule(
+        r"[Aa]ddress already in use",
+        "its port is taken: end what listens there (`ss -tlnp`), or set {key}.port",
+    ),
+    _rule(
+        r"No module named '?([\w.]+)'?",
+        "its Python has no module {0}: set {key}.python to the interpreter of an environment with vLLM",
+    ),
+    _rule(
+        r"ImportError: (\S+): cannot open shared object file",
+        "its environment lacks the library {0}: install it, or set {key}.python to another environment",
+    ),
+    _rule(r"((?:SettingsError|FolderError|IdentityError): [^\n]+)", "the connector does not start: {0}"),
+)
+_SIGNALS = {
+    SIGILL: "it was built for other CPUs than this host's: install a vLLM for these (`lscpu` lists what they can)",
+    SIGKILL: "if nobody did that, the kernel was out of memory: look at `dmesg`",
+    SIGBUS: "shared memory is full, or a file that it had mapped was cut off: look at `df -h /dev/shm`",
+    SIGSEGV: "a fault in the engine or a library: look at `dmesg` and the end of its log",
+}
+_ILLEGAL = re.compile(r"[Ii]llegal instruction")
+_FAILED_PROCESS = re.compile(r"Failed core proc\(s\): \{[^}]*: -(\d+)")
+_EXCEPTION = re.compile(r"(?:^|\s)((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+)$")
+_SAYS_NOTHING = re.compile(r"Engine core initialization failed|See root cause|Engine process failed|EngineDeadError")
+
+
+def lines_of_last_launch(lines: Sequence[str], name: str) -> list[str]:
+    """What follows the last title that the runtime put into the log of a service."""
+    titles = [index for index, line in enumerate(lines) if line.startswith(f"==== {name}, generation ")]
+    return list(lines[titles[-1] + 1 :] if titles else lines)
+
+
+def launch_cause(lines: Sequence[str], *, name: str, signal: int | None = None) -> str:
+    """Why an engine that was not asked to ended, with the remedy; empty: its log does not tell.
+
+    Args:
+        lines: The end of its log, of this launch alone.
+        name: The service.
+        signal: What ended it; None: it exited by itself, or nobody knows.
+    """
+    text = "\n".join(lines)
+    for pattern, meaning in _RULES:
+        if found := pattern.search(text):
+            words = (found.groupdict().get("flags") or "").split()
+            flags = ", ".join(word.partition("=")[0] for word in words if word.startswith("-"))
+            quoted = [safe_text(group or "").strip()[:_MAX_QUOTE_CHARS] for group in found.groups()]
+            return meaning.format(*quoted, flags=flags or "that is among them", key=f"services.{name}")
+    if signal is None and (found := _FAILED_PROCESS.search(text)):
+        signal = int(found[1])
+    if signal is None and _ILLEGAL.search(text):
+        signal = SIGILL
+    if signal is not None:
+        return next((meaning for number, meaning in _SIGNALS.items() if number == signal), "")
+    return _last_exception(lines)
+
+
+def _last_exception(lines: Sequence[str]) -> str:
+    """What a person would look for in the log: the last exception that says more than that there was one."""
+    for line in reversed(lines):
+        if (found := _EXCEPTION.search(line)) and not _SAYS_NOTHING.search(line):
+            return safe_text(found[1])[:_MAX_QUOTE_CHARS]
+    return ""
