@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from signal import SIGBUS, SIGILL, SIGKILL, SIGSEGV
 
-from syshaxd.core.secrets import safe_text
+from syshaxd.core.secrets import HIDDEN, is_secret, safe_text
 
 LAST_LINES = 400
 """So many lines tell the cause: the tracebacks of several processes follow it."""
@@ -158,6 +158,8 @@ def launch_cause(lines: Sequence[str], *, name: str, signal: int | None = None) 
             words = (found.groupdict().get("flags") or "").split()
             flags = ", ".join(word.partition("=")[0] for word in words if word.startswith("-"))
             quoted = [safe_text(group or "").strip()[:_MAX_QUOTE_CHARS] for group in found.groups()]
+            if quoted and quoted[0].startswith("-") and is_secret(quoted[0].lstrip("-")):
+                quoted[1:] = [HIDDEN] * len(quoted[1:])
             return meaning.format(*quoted, flags=flags or "that is among them", key=f"services.{name}")
     if signal is None and (found := _FAILED_PROCESS.search(text)):
         signal = int(found[1])
