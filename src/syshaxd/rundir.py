@@ -12,8 +12,10 @@ from syshaxd.core.errors import ConflictError, SyshaxError
 
 SERVICE_SOCKET = Path("/run/syshax/admin.sock")
 _SOCKET = "admin.sock"
+# gRPC listens in a folder beside the socket, for nobody but the daemon.
+BEHIND = ".d/grpc"
 # `sun_path` holds 108 bytes, the last of which is a NUL.
-_MAX_PATH_BYTES = 107
+_MAX_PATH_BYTES = 107 - len(BEHIND)
 
 
 def socket_path(configured: str | None) -> Path:
@@ -36,7 +38,7 @@ def socket_path(configured: str | None) -> Path:
         path = _user_sockets()[0]
     if (size := len(os.fsencode(path))) > _MAX_PATH_BYTES:
         raise SyshaxError(
-            f"the socket's path {path} has {size} bytes, and {_MAX_PATH_BYTES} is the most that Linux takes; "
+            f"the socket's path {path} has {size} bytes, and {_MAX_PATH_BYTES} is the most; "
             "set control.socket to a shorter one"
         )
     return path

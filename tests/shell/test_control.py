@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from syshaxd import __version__, rundir
 from syshaxd.api.v1 import admin_pb2
 from syshaxd.api.v1 import admin_pb2 as api
-from syshaxd.client import ControlClient, UnreachableError
+from syshaxd.client import ControlClient, SlowError, UnreachableError
 from syshaxd.control import ControlServer
 from syshaxd.control.errors import status_code
 from syshaxd.core import errors
@@ -378,6 +378,13 @@ async def test_nobody_answers(path: Path) -> None:
     async with ControlClient(path) as client:
         with pytest.raises(UnreachableError, match=r"no syshaxd answers on .*/admin\.sock"):
             await client.status()
+
+
+async def test_a_daemon_that_hangs_is_not_told_as_gone(path: Path, bound: socket.socket) -> None:
+    bound.listen()
+    async with ControlClient(path) as client, asyncio.timeout(IN_TIME_S):
+        with pytest.raises(SlowError, match=r"did not answer in time; is its host overloaded\?"):
+            await client.ask("GetVersion", timeout_s=0.05)
 
 
 async def test_the_daemon_goes_away_in_the_middle(

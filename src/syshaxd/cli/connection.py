@@ -12,7 +12,7 @@ from typing import Any, cast
 import click
 
 from syshaxd import rundir
-from syshaxd.client import ControlClient, UnreachableError
+from syshaxd.client import ControlClient, SlowError, UnreachableError
 from syshaxd.core.errors import SyshaxError
 
 _INTERRUPTED = 130
@@ -41,7 +41,8 @@ def run(socket: Path | None, work: Work) -> None:
     try:
         asyncio.run(with_client())
     except UnreachableError as error:
-        raise _UnreachableException(f"{error}{_advice(path)}") from None
+        advice = "" if isinstance(error, SlowError) else _advice(path)
+        raise _UnreachableException(f"{error}{advice}") from None
     except SyshaxError as error:
         raise click.ClickException(str(error)) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -50,7 +51,10 @@ def run(socket: Path | None, work: Work) -> None:
 
 def _advice(path: Path) -> str:
     if rundir.forbidden(path):
-        return "\nThis user may not use the socket: try `sudo syshaxctl`, or become the user who runs the daemon."
+        return (
+            "\nThis user may not use the socket: try `sudo syshaxctl`, become the user who runs the daemon, "
+            "or join the socket's group (`sudo usermod -aG syshax USER`, and log in anew)."
+        )
     return (
         "\nStart it: `systemctl start syshaxd` as a service, `syshax run` by hand, `make run` in a source tree."
         "\nIf it runs with another socket, name that with --socket."

@@ -66,6 +66,10 @@ class UnreachableError(errors.SyshaxError):
     """No daemon answers on the socket, or it went away in the middle of a call."""
 
 
+class SlowError(UnreachableError):
+    """The daemon is there, but does not answer in time."""
+
+
 class ControlClient:
     """Talks to one daemon. Use it with `async with`.
 
@@ -191,9 +195,7 @@ class ControlClient:
             if detail is not None and (restored := error_detail.restored(str(detail), told)) is not None:
                 raise restored from None
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise UnreachableError(
-                    f"syshaxd on {self.path} did not answer in time; is its host overloaded?"
-                ) from None
+                raise SlowError(f"syshaxd on {self.path} did not answer in time; is its host overloaded?") from None
             if code in _GONE:
                 raise UnreachableError(f"no syshaxd answers on {self.path}") from None
             raise _ERRORS.get(code, errors.SyshaxError)(told) from None

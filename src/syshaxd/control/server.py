@@ -156,7 +156,7 @@ class ControlServer:
     @property
     def _behind(self) -> Path:
         """Where gRPC listens behind the relay, in a folder for this user only."""
-        return self._path.with_name(f"{self._path.name}.d") / "grpc"
+        return Path(f"{self._path}{rundir.BEHIND}")
 
     async def _start_grpc(self) -> None:
         self._server = grpc.aio.server(interceptors=(ErrorInterceptor(),))
