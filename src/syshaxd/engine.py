@@ -269,6 +269,10 @@ class Engine:
         """The instances that requests can go to now."""
         return tuple(spec.name for spec in self._registry.ready)
 
+    async def instances_changed(self) -> None:
+        """Returns at the next change of an instance, or of what is known of one."""
+        await self._registry.changed()
+
     def models(self) -> list[Mapping[str, Any]]:
         """The models of the instances that are ready, as /v1/models lists them; all instances' if none is ready."""
         return self._registry.models()

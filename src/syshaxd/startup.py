@@ -23,8 +23,6 @@ _log = logging.getLogger(__name__)
 _FIRST_REPORT_S = 5.0
 _LONGEST_PAUSE_S = 30.0
 _TEST_TIMEOUT_S = 120.0
-_LEARN_CHECK_S = 0.02
-"""How often to look whether a ready instance has been asked what it serves."""
 
 
 async def watch_start(engine: Engine, model: str, params: ModelParams, *, dashboard: bool) -> str:
@@ -36,10 +34,11 @@ async def watch_start(engine: Engine, model: str, params: ModelParams, *, dashbo
     for status in engine.status().instances:
         await _wanted(engine, status.spec.name)
     pause_s = _FIRST_REPORT_S
-    while pending := _pending(engine):
+    while _pending(engine):
         try:
             async with asyncio.timeout(pause_s):
-                await _change(engine, pending[0].spec.name)
+                while _pending(engine):
+                    await engine.instances_changed()
         except TimeoutError:
             for status in _pending(engine):
                 _log.info("%s", await progress(engine, status))
@@ -62,8 +61,8 @@ async def wait_for_adopted(engine: Engine, timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
             for status in engine.status().instances:
                 await _wanted(engine, status.spec.name)
-            while not _ready(engine).issubset(engine.ready_instances()):  # noqa: ASYNC110 - nobody tells of it
-                await asyncio.sleep(_LEARN_CHECK_S)
+            while not _ready(engine).issubset(engine.ready_instances()):
+                await engine.instances_changed()
 
 
 def _ready(engine: Engine) -> set[str]:
@@ -85,16 +84,6 @@ async def _wanted(engine: Engine, name: str) -> None:
         async for status in statuses:
             if status.wanted or status.state is State.FAILED:
                 return
-
-
-async def _change(engine: Engine, name: str) -> None:
-    """Returns at the next change of an instance, or once it is offered to requests."""
-    async with aclosing(engine.watch_instance(name)) as statuses:
-        first = await anext(statuses)
-        if first.state is State.READY:
-            await asyncio.sleep(0.2)  # it is just being asked what it serves
-        else:
-            await anext(statuses)
 
 
 async def progress(engine: Engine, status: InstanceStatus) -> str:

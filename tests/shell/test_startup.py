@@ -45,6 +45,16 @@ async def test_of_somebody_elses_instance_it_is_told_why_it_is_not_ready(daemon:
     change.cancel()
 
 
+async def test_it_waits_until_requests_can_go_to_every_instance(daemon: FakeDaemon) -> None:
+    daemon.supervisor.restart("gpu", drain=False)
+    while "gpu" in daemon.engine.ready_instances():
+        await asyncio.sleep(0)
+    async with FakeInstance("endpoint", Role.GPU, _refuse) as endpoint:
+        daemon.engine.endpoint = f"http://127.0.0.1:{endpoint.port}"
+        await watch_start(daemon.engine, "m", ModelParams(), dashboard=True)
+    assert set(daemon.engine.ready_instances()) == {"gpu", "cpu"}
+
+
 async def _refuse(request: Request) -> None:
     await request.send(json_answer(b'{"error": {"message": "no such model here"}}', "503 Service Unavailable"))
 
