@@ -89,6 +89,10 @@ class Folder:
         """Where an engine's arena of a tensor-parallel rank is."""
         return self.path / f"{owner}.{rank}{_ARENA}"
 
+    def has_arena(self, owner: str) -> bool:
+        """Whether an engine that lives has an arena here. vLLM adds to its name for each data-parallel rank."""
+        return any(arena.is_owned(path) for path in self.path.glob(f"{owner}*.0{_ARENA}"))
+
     def publish(self, header: Header) -> None:
         """Makes a hand-over appear, whole.
 

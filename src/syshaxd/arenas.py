@@ -8,11 +8,13 @@ As long as one lives, it clears away what the dead left; vLLM gives an instance 
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from syshax_connector.folder import Folder
-from syshaxd.core.offload.connector import arena_dir
+from syshaxd.core.offload.connector import arena_dir, engine_id
+from syshaxd.core.offload.pairs import InstanceFacts
 from syshaxd.core.types import InstanceSpec, InstanceStatus, Protocol, RuntimeKind, State
 
 _log = logging.getLogger(__name__)
@@ -61,6 +63,30 @@ def _folder(spec: InstanceSpec) -> Path | None:
     if spec.container is not None and spec.container.ipc != _IPC_OF_THE_HOST:
         return None
     return Path(arena_dir(spec.argv))
+
+
+async def read_with_arena(
+    read: Callable[[InstanceSpec], Awaitable[InstanceFacts]], spec: InstanceSpec
+) -> InstanceFacts:
+    """Asks an instance about itself, and looks whether it has an arena. Raises what `read` raises."""
+    facts = await read(spec)
+    return replace(facts, arena_fault=await asyncio.to_thread(arena_fault, spec))
+
+
+def arena_fault(spec: InstanceSpec) -> str:
+    """Why an instance that runs can't keep KV caches for others; empty: it can, or that can't be seen from here."""
+    path = _folder(spec)
+    if path is None or not (name := engine_id(spec.argv)):
+        return ""
+    try:
+        folder = Folder(path)
+        folder.check()
+        if folder.has_arena(name):
+            return ""
+    except OSError as error:
+        # A container may have another user than syshaxd.
+        return "" if spec.container is not None else str(error)
+    return f"it has no arena in {path} (yet): see what its log says of it"
 
 
 async def _sweep(folder: Path) -> None:

@@ -22,7 +22,7 @@ import aiohttp
 import click
 
 from syshaxd import __version__, activation, binder, configfile, descriptors, logs, rundir, sdnotify, startup
-from syshaxd.arenas import ArenaSweeper
+from syshaxd.arenas import ArenaSweeper, read_with_arena
 from syshaxd.control import ControlServer, Operations, TlsEndpoint
 from syshaxd.core.bindings import Bound
 from syshaxd.core.config import Config, TcpConfig, enabled_services
@@ -413,7 +413,7 @@ def _discovery(registry: InstanceRegistry, session: aiohttp.ClientSession) -> Di
         registry,
         health=partial(probe_health, session),
         read_catalog=partial(read_catalog, session),
-        read_facts=partial(read_facts, session),
+        read_facts=partial(read_with_arena, partial(read_facts, session)),
     )
 
 

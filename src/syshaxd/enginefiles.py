@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What the disk tells of an instance before it is started: its vLLM's version and its model's configuration."""
 
+import hashlib
 import importlib.util
 import json
 import os
 import re
+import stat
 import tempfile
 from pathlib import Path
 
@@ -18,6 +20,12 @@ _SHM = "/dev/shm"  # noqa: S108 - only its size is read
 _ARENA_DIR = f"{_SHM}/syshax"
 # A virtual environment's, and where Debian's own interpreter looks.
 _PACKAGES = ("lib*/python3*/site-packages", "lib*/python3*/dist-packages", "local/lib*/python3*/dist-packages")
+_SAMPLE_BYTES = 1 << 16
+_SAMPLES = 9
+# What decides about a model's KV cache beside its weights; the rest may differ between versions of transformers.
+_OF_THE_MODEL = re.compile(
+    r"model_type|architectures|hidden_size|intermediate_size|num_.*|head_dim|vocab_size|rope_.*|quantization_config"
+)
 _DIST_INFO = re.compile(r"vllm(?:_cpu)?-(\d[^-]*)\.dist-info")
 
 
@@ -28,13 +36,35 @@ def read_launch_host(config: Config) -> LaunchHost:
             version=_vllm_version(Path(service.python)) if service.python else "",
             model=_model_config(folder := Path(service.model or config.models.path or "")),
             is_sentence_transformer=_exists(folder / "modules.json"),
+            identity=_model_identity(folder),
         )
         for name, service in enabled_services(config).items()
         if service.runtime is not RuntimeKind.EXTERNAL
     }
     user = os.getuid()
+    arena_dir = f"{_ARENA_DIR}-{user}" if user else _ARENA_DIR
     return LaunchHost(
-        engines=engines, arena_dir=f"{_ARENA_DIR}-{user}" if user else _ARENA_DIR, shm_total_bytes=_shm_total_bytes()
+        engines=engines,
+        arena_dir=arena_dir,
+        arena_fault=_arena_fault(Path(config.offload.arena_dir or arena_dir)),
+        shm_total_bytes=_shm_total_bytes(),
+    )
+
+
+def _arena_fault(folder: Path) -> str:
+    """Why instances can't share a folder, whose name anybody may take first; empty: they can, or will make it."""
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{folder}: {error.strerror}; set offload.arena_dir to another folder in shared memory"
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077:
+        return ""
+    what = "a folder" if stat.S_ISDIR(found.st_mode) else "no folder"
+    return (
+        f"{folder} is {what} of user {found.st_uid} with mode {stat.S_IMODE(found.st_mode):04o}: one of user "
+        f"{os.getuid()} alone (0700) is wanted; remove it, or set offload.arena_dir to another one in shared memory"
     )
 
 
@@ -107,3 +137,27 @@ def _model_config(folder: Path) -> dict[str, object] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _model_identity(folder: Path) -> str:
+    """Equal configurations may have different weights: some of their bytes are looked at, spread over each file."""
+    config = _model_config(folder)
+    try:
+        weights = [_sample(file) for file in sorted(folder.glob("*.safetensors"))]
+    except OSError:
+        return ""
+    if config is None or not weights:
+        return ""
+    fixed = {key: value for key, value in config.items() if _OF_THE_MODEL.fullmatch(key)}
+    text = json.dumps([fixed, weights], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _sample(file: Path) -> str:
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as data:
+        for part in range(_SAMPLES):
+            data.seek(max(0, size - _SAMPLE_BYTES) * part // (_SAMPLES - 1))
+            digest.update(data.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

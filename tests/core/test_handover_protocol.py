@@ -59,7 +59,7 @@ def test_answers() -> None:
 def test_configuration() -> None:
     config = EXAMPLES["config"]
     assert settings.parse(config["kv_connector_extra_config"]).identity == "SmolLM2-135M-Instruct@main"
-    flags = connector_flags(arena_dir="/dev/shm/syshax", arena_bytes=1 << 30)
+    flags = connector_flags(engine_id="gpu-8001", arena_dir="/dev/shm/syshax", arena_bytes=1 << 30)
     launched = json.loads(str(flags[KV_TRANSFER_FLAG]))
     extra = config["kv_connector_extra_config"]
     assert launched | {"kv_connector_extra_config": extra | launched["kv_connector_extra_config"]} == config

@@ -123,7 +123,7 @@ def test_all_faults_come_at_once() -> None:
 
 
 MODEL = {"architectures": ["LlamaForCausalLM"], "num_attention_heads": 8, "num_key_value_heads": 2}
-FILES = EngineFiles(version="0.32.0", model=MODEL)
+FILES = EngineFiles(version="0.32.0", model=MODEL, identity="m1")
 HOST = LaunchHost(engines={"gpu": FILES, "cpu": FILES}, arena_dir="/dev/shm/x", shm_total_bytes=2**33)
 
 
@@ -142,7 +142,8 @@ def test_instances_that_surely_can_get_the_connector_unasked() -> None:
             "kv_connector_module_path": "syshax_connector.connector",
             "kv_role": "kv_both",
             "kv_load_failure_policy": "recompute",
-            "kv_connector_extra_config": {"arena_dir": "/dev/shm/x", "arena_bytes": 1000},
+            "engine_id": f"{spec.name}-{spec.port}",
+            "kv_connector_extra_config": {"arena_dir": "/dev/shm/x", "arena_bytes": 1000, "identity": "m1"},
         }
         assert "--enable-prompt-tokens-details" in spec.argv
 
@@ -164,6 +165,8 @@ def test_instances_that_surely_can_get_the_connector_unasked() -> None:
             {"cpu": {"runtime": "docker", "container": {"image": "i"}}},
             "which vLLM its image has is not known: set services.cpu.protocol to connector",
         ),
+        (replace(HOST, arena_fault="/dev/shm/x is a folder of user 7"), {}, "a folder of user 7"),
+        (HOST, {"cpu": {"args": {"kv_offloading_size": 4}}}, "its kv-offloading-size puts a connector of vLLM's"),
         (HOST, {"cpu": {"args": {"kv_cache_dtype": "fp8"}}}, "its KV cache is of fp8"),
         (HOST, {"cpu": {"args": {"pipeline-parallel-size": 2}}}, "its pipeline-parallel-size is 2"),
         (HOST, {"cpu": {"args": {"kv-transfer-config": "{}"}}}, "a kv-transfer-config already"),
@@ -241,3 +244,26 @@ def test_the_connectors_flags_are_not_given_twice() -> None:
     assert gpu.argv.count("--enable-prompt-tokens-details") == 1
     with pytest.raises(ConfigError, match=r"set services\.gpu\.protocol to none instead"):
         both(gpu={"protocol": "connector", "args": {"kv_transfer_config": "{}"}})
+
+
+def test_vllms_own_offloading_beside_the_connector_is_a_fault_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"services\.gpu\.protocol to none"):
+        both(gpu={"protocol": "connector", "args": {"kv-offloading-size": 4}})
+    both(gpu={"protocol": "none", "args": {"kv-offloading-size": 4}})
+
+
+def test_checksums_are_asked_for_by_the_configuration() -> None:
+    gpu, _ = both(offload={"verify": True})
+    assert json.loads(flag_value(gpu, "kv-transfer-config"))["kv_connector_extra_config"]["payload_checksum"] is True
+
+
+def test_models_whose_files_differ_are_no_pair() -> None:
+    """Quantised, say: the connector would find that at each load."""
+    gpu, cpu = both(replace(HOST, engines={"gpu": FILES, "cpu": replace(FILES, identity="m2")}))
+    assert "their models' files differ" in refusal(gpu, cpu, {})
+    gpu, cpu = both(replace(HOST, engines={"gpu": FILES, "cpu": replace(FILES, identity="")}))
+    assert "their models' files differ" in refusal(gpu, cpu, {})
+    unknown = replace(HOST, engines=dict.fromkeys(("gpu", "cpu"), replace(FILES, identity="")))
+    gpu, cpu = both(unknown, cpu={"model": "/m/tiny-awq"})
+    assert "/m/tiny and /m/tiny-awq" in refusal(gpu, cpu, {})
+    assert refusal(*both(unknown), {}) == "gpu has not been ready yet"

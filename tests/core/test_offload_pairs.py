@@ -49,6 +49,8 @@ def test_why_not_by_what_the_instances_say() -> None:
     assert why(cpu=replace(FACTS, max_model_len=2048)) == (
         "cpu holds 2048 tokens a request, gpu 4096: see max-model-len"
     )
+    assert why(cpu=replace(FACTS, arena_fault="no arena")) == why(CPU, GPU, cpu=replace(FACTS, arena_fault="no arena"))
+    assert why(cpu=replace(FACTS, arena_fault="no arena")) == "cpu: no arena"
     assert why(CPU, GPU, cpu=replace(FACTS, max_model_len=2048)) == "", "a longer one can take what a shorter one has"
     assert why(cpu=InstanceFacts()) == "", "what it does not tell does not speak against it"
 

@@ -16,7 +16,7 @@ from syshax_connector import arena
 from syshax_connector.arena import Arena
 from syshax_connector.folder import Folder
 from syshax_connector.header import Header, Model, Part
-from syshaxd.arenas import ArenaSweeper
+from syshaxd.arenas import ArenaSweeper, arena_fault
 from syshaxd.core.offload.connector import connector_flags
 from syshaxd.core.types import ContainerSpec, InstanceSpec, InstanceStatus, Protocol, RuntimeKind, State
 from tests.fakes.specs import make_spec
@@ -43,7 +43,7 @@ def hand_over(path: Path, name: str) -> Arena:
 
 
 def spec_with(path: Path, name: str) -> InstanceSpec:
-    flags = connector_flags(arena_dir=str(path), arena_bytes=ARENA_BYTES)
+    flags = connector_flags(engine_id=name, arena_dir=str(path), arena_bytes=ARENA_BYTES)
     argv = ("vllm", *(part for flag, value in flags.items() for part in (f"--{flag}", str(value))))
     return replace(make_spec(name, argv=argv), protocol=Protocol.CONNECTOR)
 
@@ -122,3 +122,19 @@ async def test_a_folder_that_others_can_write_to_is_left_alone(folder: Path, cap
         await bench.becomes("gpu", State.STOPPED)
     assert len(os.listdir(folder)) == 2
     assert "mode 0777" in caplog.text
+
+
+def test_an_instance_without_an_arena_cannot_keep_kv_caches(folder: Path) -> None:
+    spec = spec_with(folder, "gpu")
+    assert "arena_dir" in arena_fault(spec), "the folder is not there"
+    Folder(folder).make()
+    assert "no arena" in arena_fault(spec)
+    mine = arena.create(Folder(folder).arena_path("gpu", 0), ARENA_BYTES)
+    assert arena_fault(spec) == ""
+    mine.close()
+    del mine  # as when its engine was killed: the mapping had the lock, too
+    assert "no arena" in arena_fault(spec)
+    folder.chmod(0o755)
+    assert "0755" in arena_fault(spec)
+    folder.chmod(0o700)
+    assert arena_fault(replace(spec, protocol=Protocol.NONE)) == "", "it cannot be seen"

@@ -82,3 +82,44 @@ def test_instances_that_start_side_by_side_all_get_the_connector(tmp_path: Path)
             assert set(starts.map(start, bases)) == {bases[0] / "python"}
             assert [entry.name for entry in bases[0].iterdir()] == ["python"]
             assert [entry.name for entry in (bases[0] / "python").iterdir()] == ["syshax_connector"]
+
+
+def test_a_model_is_known_by_its_files_wherever_they_are(tmp_path: Path) -> None:
+    def identity(name: str, config: str, weights: bytes) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(config)
+        (folder / "model.safetensors").write_bytes(weights)
+        return enginefiles.read_launch_host(config_of(tmp_path, model=str(folder))).engines["gpu"].identity
+
+    weights = bytes(range(256)) * 4096
+    first = identity("a", '{"hidden_size": 8, "transformers_version": "4"}', weights)
+    assert first
+    assert identity("b", '{"hidden_size": 8, "transformers_version": "5"}', weights) == first
+    quantised = '{"hidden_size": 8, "quantization_config": {"bits": 4}}'
+    assert len({first, identity("c", quantised, weights), identity("d", '{"hidden_size": 8}', weights[::-1])}) == 3
+    (tmp_path / "empty").mkdir()
+    assert (
+        enginefiles.read_launch_host(config_of(tmp_path, model=str(tmp_path / "empty"))).engines["gpu"].identity == ""
+    )
+
+
+def test_a_folder_for_arenas_that_is_not_ours_is_a_doubt(tmp_path: Path) -> None:
+    folder = tmp_path / "arenas"
+
+    def fault() -> str:
+        config = config_of(tmp_path).model_dump() | {"offload": {"arena_dir": str(folder)}}
+        return enginefiles.read_launch_host(parse(config)).arena_fault
+
+    assert fault() == "", "the first instance makes it"
+    folder.mkdir(mode=0o700)
+    assert fault() == ""
+    folder.chmod(0o755)
+    assert "mode 0755" in fault()
+    assert "offload.arena_dir" in fault()
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    assert "no folder" in fault()
+    folder.unlink()
+    folder.write_bytes(b"")
+    assert "no folder" in fault()

@@ -11,6 +11,7 @@ from syshaxd.core.cpulist import parse_cpulist
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.offload.connector import (
     KV_TRANSFER_FLAG,
+    OFFLOADING_FLAG,
     SINCE,
     EngineFiles,
     LaunchHost,
@@ -45,7 +46,7 @@ def instance_specs(config: Config, host: LaunchHost = _UNKNOWN_HOST) -> tuple[In
     doubts = _connector_doubts(config, host)
     unasked = Protocol.NONE if any(doubts.values()) else Protocol.CONNECTOR
     specs = tuple(
-        _spec(config, name, service, faults, unasked=unasked, doubt=doubts[name], arena_dir=host.arena_dir)
+        _spec(config, name, service, faults, unasked=unasked, doubt=doubts[name], host=host)
         for name, service in enabled_services(config).items()
     )
     if faults:
@@ -61,6 +62,8 @@ def _connector_doubts(config: Config, host: LaunchHost) -> dict[str, str]:
         common = "offload.enabled is false"
     elif len(services) < 2:
         common = "there is no other instance"
+    elif host.arena_fault:
+        common = host.arena_fault
     elif arenas_bytes > host.shm_total_bytes * _MAX_ARENAS_RATIO:
         common = f"{arenas_bytes} bytes of arenas are over half of the shared memory; see offload.arena_bytes"
     else:
@@ -92,7 +95,7 @@ def _spec(
     *,
     unasked: Protocol,
     doubt: str,
-    arena_dir: str,
+    host: LaunchHost,
 ) -> InstanceSpec:
     role = Role(name)
     model = service.model or config.models.path or ""
@@ -106,7 +109,13 @@ def _spec(
     }
     protocol = unasked if service.protocol is None else service.protocol
     if protocol is Protocol.CONNECTOR:
-        own |= connector_flags(arena_dir=config.offload.arena_dir or arena_dir, arena_bytes=config.offload.arena_bytes)
+        own |= connector_flags(
+            engine_id=f"{name}-{service.port}",
+            arena_dir=config.offload.arena_dir or host.arena_dir,
+            arena_bytes=config.offload.arena_bytes,
+            identity=host.engines.get(name, EngineFiles()).identity,
+            verify=config.offload.verify,
+        )
     extra_flags = _extra_flags(name, service, own, faults)
     if in_container:  # `vllm serve` takes the model as it comes
         command = (*service.container.command, str(own.pop("model")))
@@ -175,6 +184,9 @@ def _extra_flags(
             faults.append(ConfigFault(f"services.{name}.args.{key}", fault))
         elif flag == KV_TRANSFER_FLAG and flag in own:
             faults.append(ConfigFault(f"services.{name}.args.{key}", f"set services.{name}.protocol to none instead"))
+        elif flag == OFFLOADING_FLAG and value is not None and KV_TRANSFER_FLAG in own:
+            what = "vLLM puts its own connector in the place of the one that hands over, and can't start"
+            faults.append(ConfigFault(f"services.{name}.args.{key}", f"{what}: set services.{name}.protocol to none"))
         elif flag not in own:  # ours agrees
             flags += _flag(flag, value)
     return flags

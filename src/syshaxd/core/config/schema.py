@@ -272,6 +272,10 @@ class OffloadConfig(Section):
         1024 * 1024 * 1024,
         description="Shared memory that each instance takes at start for them, for each of its tensor-parallel ranks.",
     )
+    verify: bool = Field(
+        False,
+        description="Whether KV caches get a checksum when they are saved, which is compared when they are loaded.",
+    )
 
 
 class DockerConfig(Section):

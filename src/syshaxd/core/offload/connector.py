@@ -14,6 +14,8 @@ from typing import Any
 PACKAGE = "syshax_connector"
 """Must be importable for the instance: the folder that holds it belongs on its PYTHONPATH."""
 KV_TRANSFER_FLAG = "kv-transfer-config"
+OFFLOADING_FLAG = "kv-offloading-size"
+"""With it vLLM looks for a connector of its own in our module, and can't start."""
 PROMPT_DETAILS_FLAG = "enable-prompt-tokens-details"
 _SINCE = (0, 26)
 SINCE = ".".join(map(str, _SINCE))
@@ -33,6 +35,8 @@ class EngineFiles:
     """The model's config.json; None: not found."""
     is_sentence_transformer: bool = False
     """Whether the model's folder says how its states become one vector: vLLM then serves embeddings."""
+    identity: str = ""
+    """Digest of the model's files, equal for equal models in whatever folder; empty: not found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,26 +47,64 @@ class LaunchHost:
     """By service; none for instances that somebody else starts."""
     arena_dir: str = "/dev/shm/syshax"  # noqa: S108 - the connector makes it, for one user alone
     """Where KV caches on their way are kept, unless the configuration says otherwise."""
+    arena_fault: str = ""
+    """Why they can't be kept in that folder, or in the configured one, for a person; empty: they can."""
     shm_total_bytes: int = 0
     """Size of the shared memory; 0: not known."""
 
 
-def connector_flags(*, arena_dir: str, arena_bytes: int) -> dict[str, str | bool]:
-    """The flags of `vllm serve` that turn the connector on, by name."""
+def connector_flags(
+    *, engine_id: str, arena_dir: str, arena_bytes: int, identity: str = "", verify: bool = False
+) -> dict[str, str | bool]:
+    """The flags of `vllm serve` that turn the connector on, by name.
+
+    Args:
+        engine_id: What the instance calls its files in the folder.
+        arena_dir: The folder.
+        arena_bytes: What it takes there.
+        identity: Of the model; empty: the connector makes one.
+        verify: Whether KV caches get a checksum.
+    """
+    extra: dict[str, str | int | bool] = {"arena_dir": arena_dir, "arena_bytes": arena_bytes}
+    if identity:
+        extra["identity"] = identity
+    if verify:
+        extra["payload_checksum"] = True
     config = {
         "kv_connector": "SyshaxConnector",
         "kv_connector_module_path": f"{PACKAGE}.connector",
         "kv_role": "kv_both",
         "kv_load_failure_policy": "recompute",  # vLLM's default answers with an error
-        "kv_connector_extra_config": {"arena_dir": arena_dir, "arena_bytes": arena_bytes},
+        "engine_id": engine_id,
+        "kv_connector_extra_config": extra,
     }
     return {KV_TRANSFER_FLAG: json.dumps(config, separators=(",", ":")), PROMPT_DETAILS_FLAG: True}
 
 
 def arena_dir(argv: Sequence[str]) -> str:
     """The folder that a command line with `connector_flags` names."""
-    config = json.loads(argv[argv.index(f"--{KV_TRANSFER_FLAG}") + 1])
-    return str(config["kv_connector_extra_config"]["arena_dir"])
+    return str(_extra(argv)["arena_dir"])
+
+
+def engine_id(argv: Sequence[str]) -> str:
+    """What an instance with this command line calls its files there; empty: it is not told."""
+    return str(_config(argv).get("engine_id", ""))
+
+
+def identity(argv: Sequence[str]) -> str:
+    """What its connector compares models by; empty: it is not told."""
+    return str(_extra(argv).get("identity", ""))
+
+
+def _config(argv: Sequence[str]) -> dict[str, Any]:
+    flag = f"--{KV_TRANSFER_FLAG}"
+    config: dict[str, Any] = json.loads(argv[argv.index(flag) + 1]) if flag in argv else {}
+    return config
+
+
+def _extra(argv: Sequence[str]) -> dict[str, Any]:
+    extra: dict[str, Any] = _config(argv).get("kv_connector_extra_config", {})
+    return extra
 
 
 def connector_doubt(name: str, files: EngineFiles, args: Mapping[str, Any]) -> str:
@@ -80,6 +122,8 @@ def connector_doubt(name: str, files: EngineFiles, args: Mapping[str, Any]) -> s
         return f"its vLLM {files.version} is older than {SINCE}"
     if KV_TRANSFER_FLAG in args:
         return f"its args have a {KV_TRANSFER_FLAG} already"
+    if args.get(OFFLOADING_FLAG) is not None:
+        return f"its {OFFLOADING_FLAG} puts a connector of vLLM's in the place of ours: vLLM can't have both so"
     if args.get("kv-cache-dtype", "auto") != "auto":
         return f"its KV cache is of {args['kv-cache-dtype']}"
     for flag in ("pipeline-parallel-size", "decode-context-parallel-size", "prefill-context-parallel-size"):

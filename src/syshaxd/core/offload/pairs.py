@@ -6,13 +6,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from syshaxd.core.offload.connector import identity
 from syshaxd.core.types import InstanceSpec, Protocol
 
 _CHAT_IDS_SINCE = (0, 32)
 """The first vLLM known to take a chat's prompt as tokens. 0.26 does not."""
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 # Flags whose values must agree. What an instance that somebody else started was given is not known.
-_SAME_FLAGS = ("dtype", "kv-cache-dtype", "revision", "tokenizer", "tokenizer-revision", "rope-scaling", "rope-theta")
+_SAME_FLAGS = (
+    "dtype",
+    "kv-cache-dtype",
+    "revision",
+    "tokenizer",
+    "tokenizer-revision",
+    "rope-scaling",
+    "rope-theta",
+    "rope-parameters",
+    "hf-overrides",
+)
 _NO_FLAGS = ("reasoning-parser",)
 
 
@@ -26,6 +37,8 @@ class InstanceFacts:
     """Tokens of prompt and answer together."""
     probe_ids: tuple[int, ...] = ()
     """The tokens that it makes of a fixed chat; empty: it does not tell."""
+    arena_fault: str = ""
+    """Why it can't keep KV caches for others, for a person; empty: it can, or that can't be seen."""
 
     @property
     def takes_chat_ids(self) -> bool:
@@ -50,6 +63,8 @@ def refusal(source: InstanceSpec, target: InstanceSpec, facts: Mapping[str, Inst
         return f"their protocols differ: {source.protocol} and {target.protocol}"
     if source.served_model != target.served_model:
         return f"their models differ: {source.served_model} and {target.served_model}"
+    if source.argv and target.argv and (why := _model_refusal(source, target)):
+        return why
     for flag in _SAME_FLAGS:
         mine, other = flag_value(source, flag), flag_value(target, flag)
         if mine != other and source.argv and target.argv:
@@ -65,12 +80,25 @@ def refusal(source: InstanceSpec, target: InstanceSpec, facts: Mapping[str, Inst
 
 
 def _facts_refusal(source: str, mine: InstanceFacts, target: str, other: InstanceFacts) -> str:
+    for name, facts in ((source, mine), (target, other)):
+        if facts.arena_fault:
+            return f"{name}: {facts.arena_fault}"
     if mine.probe_ids and other.probe_ids and mine.probe_ids != other.probe_ids:
         return "their tokenizers or chat templates differ"
     if mine.max_model_len and other.max_model_len and other.max_model_len < mine.max_model_len:
         return (
             f"{target} holds {other.max_model_len} tokens a request, {source} {mine.max_model_len}: see max-model-len"
         )
+    return ""
+
+
+def _model_refusal(source: InstanceSpec, target: InstanceSpec) -> str:
+    """The connector would load nothing of another model's, and of another quantisation's."""
+    if source.protocol is not Protocol.CONNECTOR:
+        return ""
+    mine, other = identity(source.argv), identity(target.argv)
+    if mine != other or (not mine and source.model != target.model):
+        return f"their models' files differ (weights, quantisation, configuration): {source.model} and {target.model}"
     return ""
 
 
