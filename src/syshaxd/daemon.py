@@ -52,6 +52,7 @@ from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.runtime.process import ProcessRuntime
 from syshaxd.sidetasks import SideTasks, Work
+from syshaxd.stopped import StoppedInstances
 from syshaxd.supervisor import Supervisor
 from syshaxd.terminal import Program
 
@@ -279,6 +280,8 @@ async def _build(
     side_tasks = SideTasks()
     stack.push_async_callback(side_tasks.close)
     session = await stack.enter_async_context(aiohttp.ClientSession())
+    stopped = await asyncio.to_thread(StoppedInstances.load, rundir.state_dir() / "stopped.json")
+    stack.push_async_callback(stopped.close)
     processes = ProcessRuntime(rundir.state_dir())
     containers = DockerRuntime(
         rundir.state_dir() / "containers",
@@ -306,6 +309,7 @@ async def _build(
         probe_timeout_s=lifecycle.probe_timeout_s,
         stop_grace_s=lifecycle.stop_grace_s,
         was_late_since=loop_lag.was_late_since,
+        stays_stopped=stopped,
     )
     supervisor.subscribe(registry.on_status)
     supervisor.subscribe_instances(registry.on_instances)
@@ -336,6 +340,7 @@ async def _build(
         max_queue_wait_s=config.system.max_queue_wait_s,
         bindings=bindings,
         faults=lambda: side_tasks.faults,
+        stopped=stopped,
     )
     monitor.subscribe(lambda _: engine.on_snapshot())
     settled = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine)

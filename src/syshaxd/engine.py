@@ -38,6 +38,7 @@ from syshaxd.registry import InstanceRegistry
 from syshaxd.requests import RequestBook, RunningRequest
 from syshaxd.runner import Downstream, Outgoing, Runner
 from syshaxd.slots import Grant
+from syshaxd.stopped import StoppedInstances
 from syshaxd.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Engine:
         bindings: BindingMonitor,
         events: EventLog | None = None,
         faults: Callable[[], tuple[str, ...]] = tuple,
+        stopped: StoppedInstances | None = None,
     ) -> None:
         self.requests = RequestBook()
         self.events = events or EventLog()
@@ -81,6 +83,7 @@ class Engine:
         self._moving = Moving(scheduler, self._admission, self._registry, handover)
         self._admission.on_release(self._on_release)
         self._supervisor = supervisor
+        self._stopped = stopped or StoppedInstances()
         self._runner = runner
         self._handover = handover
         self._snapshot = snapshot
@@ -373,14 +376,21 @@ class Engine:
     def start_instance(self, name: str) -> None:
         """Wants the instance up. Raises NotFoundError for an unknown name."""
         self._supervisor.start(name)
+        self._stopped.discard(name)
 
     def stop_instance(self, name: str, *, drain: bool) -> None:
-        """Wants the instance down, after its running requests if `drain`."""
+        """Wants the instance down, after its running requests if `drain`; also after a restart of the daemon."""
         self._supervisor.stop(name, drain=drain)
+        self._stopped.add(name)
 
     def restart_instance(self, name: str, *, drain: bool) -> None:
         """Stops the instance and starts a new generation."""
         self._supervisor.restart(name, drain=drain)
+        self._stopped.discard(name)
+
+    def is_stopped(self, name: str) -> bool:
+        """Whether an operator has stopped the instance, also before the daemon was started."""
+        return name in self._stopped
 
     async def compare_instances(self, first: str, second: str) -> ParityReport:
         """Asks both instances the same prompts and compares their answers. Raises as ParityService.compare."""

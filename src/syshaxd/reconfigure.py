@@ -246,7 +246,7 @@ class Reconfigurer:
 
     async def _prove(self, names: Sequence[str]) -> None:
         for name in names:
-            self._supervisor.start(name)
+            self._engine.start_instance(name)
         async with asyncio.TaskGroup() as group:
             proofs = [group.create_task(self._ready(name)) for name in names]
         if fault := next((fault for proof in proofs if (fault := proof.result())), None):

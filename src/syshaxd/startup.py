@@ -79,10 +79,10 @@ def _pending(engine: Engine) -> list[InstanceStatus]:
 
 
 async def _wanted(engine: Engine, name: str) -> None:
-    """Returns once somebody has wanted the instance up: the supervisor does, as soon as it runs."""
+    """Returns once the instance is wanted, as those are that no operator has stopped once the supervisor runs."""
     async with aclosing(engine.watch_instance(name)) as statuses:
         async for status in statuses:
-            if status.wanted or status.state is State.FAILED:
+            if status.wanted or status.state is State.FAILED or engine.is_stopped(name):
                 return
 
 

@@ -3,7 +3,7 @@
 """The real Supervisor, Engine and Reconfigurer over a fake runtime: a daemon without inference servers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +30,7 @@ from syshaxd.registry import InstanceRegistry
 from syshaxd.runner import Runner
 from syshaxd.runner.catalog import Catalog, assumed
 from syshaxd.runtime.external import ExternalRuntime
+from syshaxd.stopped import StoppedInstances
 from syshaxd.supervisor import Supervisor
 from tests.fakes.bindings import unbound
 from tests.fakes.runtime import FakeRuntime
@@ -117,8 +118,17 @@ async def _catalog(spec: InstanceSpec) -> Catalog:
 
 
 @asynccontextmanager
-async def fake_daemon(folder: Path) -> AsyncIterator[FakeDaemon]:
-    """A daemon with both instances READY."""
+async def fake_daemon(
+    folder: Path, *, stopped: StoppedInstances | None = None, ready: Sequence[str] = ("gpu", "cpu")
+) -> AsyncIterator[FakeDaemon]:
+    """A daemon with its instances READY.
+
+    Args:
+        folder: For its file.
+        stopped: Instances that an operator had stopped before.
+        ready: Those that get READY.
+    """
+    stopped = stopped or StoppedInstances()
     path = folder / "config.yaml"
     path.write_text(CONFIG)
     config = await asyncio.to_thread(configfile.parse_file, CONFIG)
@@ -133,6 +143,7 @@ async def fake_daemon(folder: Path) -> AsyncIterator[FakeDaemon]:
         probe_interval_s=0.02,
         probe_timeout_s=1.0,
         stop_grace_s=1.0,
+        stays_stopped=stopped,
     )
     supervisor.subscribe(registry.on_status)
     supervisor.subscribe_instances(registry.on_instances)
@@ -157,6 +168,7 @@ async def fake_daemon(folder: Path) -> AsyncIterator[FakeDaemon]:
         parity=parity,
         look_up=discovery.look_up,
         bindings=unbound(supervisor),
+        stopped=stopped,
         max_queue_size=10,
         max_queue_wait_s=5.0,
     )
@@ -168,9 +180,10 @@ async def fake_daemon(folder: Path) -> AsyncIterator[FakeDaemon]:
     comparing = asyncio.create_task(parity.run())
     daemon = FakeDaemon(path, runtime, supervisor, engine, reconfigurer, registry, handover, parity, asked)
     try:
-        await daemon.offered("gpu", "cpu")
+        await daemon.offered(*ready)
         yield daemon
     finally:
+        await stopped.close()
         await supervisor.shutdown(leave_running=False, drain=False)
         await running
         comparing.cancel()

@@ -5,7 +5,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from functools import partial
 
 from syshaxd.core.errors import ConflictError, LaunchFailedError, NotFoundError, SyshaxError
@@ -50,6 +50,7 @@ _log = logging.getLogger(__name__)
 _STARTING_PROBE_INTERVAL_S = 0.5
 # For a server that was never ready: vLLM doesn't hear SIGTERM while its engine starts (seen for 40 s with 0.32).
 _UNSERVED_GRACE_S = 1.0
+_STAYS_STOPPED = "stays stopped, as it was before syshaxd was started; `syshaxctl start` starts it"
 
 Callback = Callable[[InstanceStatus], None]
 
@@ -77,6 +78,7 @@ class Supervisor:
         clock: Clock | None = None,
         computes: Callable[[int], Awaitable[bool]] = is_at_work,
         was_late_since: Callable[[float], bool] = lambda _: False,
+        stays_stopped: Container[str] = (),
     ) -> None:
         """Begins nothing.
 
@@ -91,6 +93,7 @@ class Supervisor:
             clock: Time; default: the real one.
             computes: Tells whether a process, by its id, is at work.
             was_late_since: Tells whether the event loop stood still since a moment of its own clock.
+            stays_stopped: Instances that are not started: an operator had stopped them.
         """
         self._runtimes = runtimes
         self._probe = probe
@@ -101,6 +104,7 @@ class Supervisor:
         self._clock = clock or WallClock()
         self._computes = computes
         self._was_late_since = was_late_since
+        self._stays_stopped = stays_stopped
         self._instances = {spec.name: self._make(spec, Lifecycle(blocked_by=spec.depends_on)) for spec in specs}
         self._retired: dict[str, int] = {}
         self._levels = levels(specs)
@@ -333,7 +337,10 @@ class Supervisor:
             if adopted is not None:
                 self._try_to_handle(instance, adopted)
                 self._tasks.create_task(self._await_exit(instance, adopted.handle))
-            self._try_to_handle(instance, StartRequested())
+            if instance.spec.name in self._stays_stopped:
+                self._try_to_handle(instance, StopRequested(drain=True, reason=_STAYS_STOPPED))
+            else:
+                self._try_to_handle(instance, StartRequested())
 
     # Events in.
 

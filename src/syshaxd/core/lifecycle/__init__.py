@@ -209,12 +209,12 @@ def _start_requested(now: Lifecycle, policy: RestartPolicy) -> Step:
 
 def _stop_requested(now: Lifecycle, event: StopRequested, policy: RestartPolicy) -> Step:
     now = replace(now, wanted=False)
-    reason = "stop requested"
+    reason = event.reason or "stop requested"
     if now.state in ALIVE:
         return _end(now, policy, reason, drain=event.drain)
     if now.state is State.STOPPING:
         return now, ()
-    return _enter(now, State.STOPPED, reason if now.generation else "")
+    return _enter(now, State.STOPPED, reason if now.generation or event.reason else "")
 
 
 def _dependency_up(now: Lifecycle, policy: RestartPolicy) -> Step:

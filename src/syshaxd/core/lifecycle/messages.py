@@ -38,6 +38,8 @@ class StopRequested:
     """Somebody wants it down, after its running requests if `drain`."""
 
     drain: bool
+    reason: str = ""
+    """Why; empty: just so."""
 
 
 @dataclass(frozen=True, slots=True)

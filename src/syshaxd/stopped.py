@@ -1,0 +1,91 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Which instances an operator has stopped: they stay so when the daemon is restarted, until somebody starts them."""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Set
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_MODE = 0o600
+
+
+class StoppedInstances:
+    """A set of names, and a file that holds it for the next daemon. Lives in one event loop."""
+
+    def __init__(self, path: Path | None = None, names: Set[str] = frozenset()) -> None:
+        """Touches nothing.
+
+        Args:
+            path: The file; its folder need not exist. None: nothing is kept.
+            names: What is in it.
+        """
+        self._path = path
+        self._names = set(names)
+        self._written = frozenset(names)
+        self._writing: asyncio.Task[None] | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> "StoppedInstances":
+        """What an earlier daemon has left. Blocks."""
+        try:
+            names = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError("it is not a list of names")
+        except FileNotFoundError:
+            names = []
+        except (OSError, ValueError) as error:
+            _log.warning("which instances were stopped can't be read from %s: %s; all start", path, error)
+            names = []
+        return cls(path, frozenset(names))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def add(self, name: str) -> None:
+        """Notes that an operator has stopped it."""
+        self._names.add(name)
+        self._write_soon()
+
+    def discard(self, name: str) -> None:
+        """Forgets it: somebody has started it."""
+        self._names.discard(name)
+        self._write_soon()
+
+    async def close(self) -> None:
+        """Returns when all is written."""
+        if self._writing is not None:
+            await self._writing
+
+    def _write_soon(self) -> None:
+        if self._path is not None and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._write(self._path), name="stopped instances")
+
+    async def _write(self, path: Path) -> None:
+        while (names := frozenset(self._names)) != self._written:
+            try:
+                await asyncio.to_thread(_replace, path, json.dumps(sorted(names)))
+            except OSError as error:
+                _log.warning(
+                    "which instances are stopped can't be written to %s: %s; after a restart of syshaxd those that are "
+                    "noted there stay stopped: %s",
+                    path,
+                    error.strerror,
+                    ", ".join(sorted(self._written)) or "none",
+                )
+                return
+            self._written = names
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
