@@ -4,6 +4,7 @@
 
 import asyncio
 import ctypes
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ _MAX_NAME_CHARACTERS = 1024
 _COMPLETION_TOKENS = 16
 # After so many bytes of bodies, the C library is asked to return what it keeps for the next ones.
 _TRIM_AFTER_BYTES = 32 * 1024 * 1024
+_MAX_PAUSE_S = 0.5
 # What one engine tells another through its gateway, wherever in a body that may stand.
 _ROUTER_FIELDS = ("kv_transfer_params", "ec_transfer_params")
 _EXTRA_FIELDS = "vllm_xargs"
@@ -112,9 +114,14 @@ class BodyIntake:
             return None
 
     def _read_large(self, data: bytes) -> RequestBody:
-        body = self._reader.read(data)
-        whole_because(body)
-        return body
+        began_s = time.perf_counter()
+        try:
+            body = self._reader.read(data)
+            whole_because(body)
+            return body
+        finally:
+            # The event loop needs the interpreter's lock several times for each request: it gets it as long as we had.
+            self._thread.submit(time.sleep, min(time.perf_counter() - began_s, _MAX_PAUSE_S))
 
     def trim(self) -> None:
         """Returns memory that bodies have taken, if they were large."""
