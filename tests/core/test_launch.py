@@ -12,6 +12,7 @@ from syshaxd.core.launch import instance_specs
 from syshaxd.core.offload.connector import EngineFiles, LaunchHost
 from syshaxd.core.offload.pairs import flag_value, refusal
 from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind
+from syshaxd.runner.catalog import assumed
 
 OWN = ("--model", "/m/tiny", "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", "8001")
 
@@ -50,6 +51,16 @@ def test_the_whole_command_line() -> None:
         cores=(0, 1, 4),
         max_num_seqs=64,
     )
+
+
+def test_a_model_may_have_several_names() -> None:
+    content = {"services": {"gpu": {"runtime": "process", "python": "/p"}}, "models": {"path": "/m", "default": "a"}}
+    content["models"]["aliases"] = ["b", "c"]
+    spec = instance_specs(parse(content))[0]
+    at = spec.argv.index("--served-model-name")
+    assert spec.argv[at + 1 : at + 5] == ("a", "b", "c", "--host")
+    assert (spec.served_model, spec.aliases) == ("a", ("b", "c"))
+    assert set(assumed(spec).models) == {"a", "b", "c"}
 
 
 def test_both_services_in_their_order() -> None:
@@ -96,7 +107,10 @@ def test_arguments(args: dict[str, Any], expected: tuple[str, ...]) -> None:
     ("service", "fault"),
     [
         ({"args": {"port": 9}}, "services.gpu.args.port: set services.gpu.port instead"),
-        ({"args": {"served_model_name": "x"}}, "services.gpu.args.served_model_name: set models.default instead"),
+        (
+            {"args": {"served_model_name": "x"}},
+            "services.gpu.args.served_model_name: set models.default and models.aliases instead",
+        ),
         ({"args": {"model": "x"}}, "services.gpu.args.model: set services.gpu.model instead"),
         ({"args": {"host": "x"}}, "services.gpu.args.host: set services.gpu.host instead"),
         ({"args": {"max-num-seqs": 8}}, r"services.gpu.args.max-num-seqs: differs from .* \(256\)"),

@@ -100,9 +100,9 @@ def _spec(
     role = Role(name)
     model = service.model or config.models.path or ""
     in_container = service.runtime is RuntimeKind.DOCKER
-    own: dict[str, ArgValue] = {
+    own: dict[str, Value] = {
         "model": model,
-        "served-model-name": config.models.default,
+        "served-model-name": [config.models.default, *config.models.aliases],
         "host": inner_host(service) if in_container else service.host,
         "port": (service.container.container_port or service.port) if in_container else service.port,
         _MAX_NUM_SEQS: service.max_num_seqs,
@@ -135,6 +135,7 @@ def _spec(
         runtime=service.runtime,
         model=model,
         served_model=config.models.default,
+        aliases=tuple(config.models.aliases),
         host=service.host,
         port=service.port,
         argv=argv if service.runtime is not RuntimeKind.EXTERNAL else (),
@@ -170,9 +171,7 @@ def _container(config: Config, name: str) -> str:
     return container_name(name, enabled_services(config)[name])
 
 
-def _extra_flags(
-    name: str, service: ServiceConfig, own: Mapping[str, ArgValue], faults: list[ConfigFault]
-) -> list[str]:
+def _extra_flags(name: str, service: ServiceConfig, own: Mapping[str, Value], faults: list[ConfigFault]) -> list[str]:
     """The flags of `args`, in the order of the file, without those that are `own` already."""
     flags: list[str] = []
     seen: dict[str, str] = {}
@@ -201,7 +200,7 @@ def _fault(name: str, service: ServiceConfig, key: str, value: Value) -> str:
         "host": f"services.{name}.host",
         "port": f"services.{name}.port",
         "model": f"services.{name}.model",
-        "served-model-name": "models.default",
+        "served-model-name": "models.default and models.aliases",
     }
     if flag in own:
         return f"set {own[flag]} instead: syshaxd passes it on"

@@ -117,6 +117,8 @@ class InstanceSpec:
     """Why it was given none unasked, for a person; empty: it was given one, or told to have none."""
     container: ContainerSpec | None = None
     """Of an instance that runs in one."""
+    aliases: tuple[str, ...] = ()
+    """Further names of the model in the API."""
 
     @property
     def address(self) -> Address:

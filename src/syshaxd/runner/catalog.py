@@ -60,9 +60,8 @@ class Catalog:
 
 def assumed(spec: InstanceSpec) -> Catalog:
     """What can be said of an instance before it was asked."""
-    return Catalog(
-        {spec.served_model: {"id": spec.served_model, "object": "model", "created": 0, "owned_by": "syshax"}}
-    )
+    names = (spec.served_model, *spec.aliases)
+    return Catalog({name: {"id": name, "object": "model", "created": 0, "owned_by": "syshax"} for name in names})
 
 
 async def read_catalog(session: aiohttp.ClientSession, spec: InstanceSpec) -> Catalog:

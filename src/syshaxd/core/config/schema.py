@@ -223,6 +223,7 @@ class ModelsConfig(Section):
     """The model that is served."""
 
     default: str = Field("default", min_length=1, description="The model's name in the API (vLLM's served-model-name).")
+    aliases: list[Annotated[str, Field(min_length=1)]] = Field([], description="Further names of it in the API.")
     path: str | None = Field(None, description="Folder of its weights, for instances that syshaxd starts.")
     params: ModelParams = Field(default_factory=ModelParams, description="The connectivity test's request.")
 
