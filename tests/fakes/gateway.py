@@ -5,15 +5,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
 
 from syshaxd.core.loads import Snapshot
+from syshaxd.core.offload.pairs import InstanceFacts
 from syshaxd.core.records import RequestRecord
 from syshaxd.core.scheduler import Policy, Scheduler
-from syshaxd.core.types import InstanceSpec, Role, State
+from syshaxd.core.types import InstanceSpec, Protocol, Role, State
 from syshaxd.discovery import Discovery
 from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway, Limits
@@ -77,6 +78,10 @@ class Stand:
 MakeStand = Callable[..., Awaitable[Stand]]
 
 
+async def equal_facts(spec: InstanceSpec) -> InstanceFacts:
+    return InstanceFacts(version="0.32.0", max_model_len=8192, probe_ids=(1, 2))
+
+
 async def _ok(request: Request) -> None:
     await request.send(json_answer(ANSWER))
 
@@ -94,11 +99,13 @@ async def stands() -> AsyncIterator[MakeStand]:
             silence_limit_s: float = 30.0,
             catalog: Callable[[InstanceSpec], Catalog] = assumed,
             limits: Limits = LIMITS,
+            movable: bool = False,
             **options: Any,
         ) -> Stand:
             gpu = await stack.enter_async_context(FakeInstance("gpu", Role.GPU, _ok))
             cpu = await stack.enter_async_context(FakeInstance("cpu", Role.CPU, _ok))
-            specs = (gpu.spec(slots), cpu.spec(slots))
+            protocol = Protocol.CONNECTOR if movable else Protocol.NONE
+            specs = tuple(replace(instance.spec(slots), protocol=protocol) for instance in (gpu, cpu))
             supervisor = FakeSupervisor(specs)
             runner = Runner(silence_limit_s=silence_limit_s)
             sweeper = asyncio.create_task(runner.sweep())
@@ -110,14 +117,16 @@ async def stands() -> AsyncIterator[MakeStand]:
 
             registry = InstanceRegistry(specs)
             supervisor.subscribe(registry.on_status)
-            discovery = Discovery(registry, health=well, read_catalog=read_catalog, read_facts=no_facts)
+            discovery = Discovery(
+                registry, health=well, read_catalog=read_catalog, read_facts=equal_facts if movable else no_facts
+            )
             stack.push_async_callback(discovery.close)
             engine = Engine(
                 registry,
                 supervisor=supervisor,
                 scheduler=Scheduler(Policy()),
                 runner=runner,
-                handover=Handover(registry, runner, policy=HandoverPolicy(enabled=False)),
+                handover=Handover(registry, runner, policy=HandoverPolicy(enabled=movable)),
                 snapshot=Snapshot,
                 parity=no_parity(registry),
                 look_up=discovery.look_up,

@@ -20,6 +20,12 @@ def error_text(problem: Any) -> str:
     return excerpt(str(text)) or "it does not say why"
 
 
+def is_refusal(problem: Any) -> bool:
+    """Whether an error object in a stream says that the request is at fault: another instance would say the same."""
+    code = problem.get("code") if isinstance(problem, Mapping) else None
+    return isinstance(code, int) and 400 <= code < 500
+
+
 def choices_of(body: bytes) -> int:
     """How many answers a request asks for, as far as it can be read: `n` for each prompt."""
     try:

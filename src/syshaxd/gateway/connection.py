@@ -3,7 +3,10 @@
 """One client's connection: aiohttp's, to which a relay can write directly, and which knows what it is waiting for."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, Protocol, cast
 
@@ -21,6 +24,9 @@ from syshaxd.runner import Flow
 _CLOSING_LIMIT_S = 5.0
 # aiohttp's own timer would cut requests that are arriving; connections are swept instead.
 _NEVER_S = 1e8
+
+# SO_LINGER: on, for no time.
+_RESET = struct.pack("ii", 1, 0)
 
 
 class Phase(Enum):
@@ -110,7 +116,11 @@ class ClientConnection(RequestHandler):
         return self._socket_transport.write
 
     def abort(self) -> None:
-        """Downstream: drops the connection without a proper end."""
+        """Downstream: resets the connection. A mere end would be that of a whole answer to an HTTP/1.0 client."""
+        sock = self._socket_transport.get_extra_info("socket")
+        if sock is not None and not self._socket_transport.is_closing():
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._socket_transport.abort()
 
     # The request that is on it.

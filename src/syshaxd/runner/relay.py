@@ -235,6 +235,8 @@ class MovableRelay(Relay):
                 self._commit()
         if failure is None and not self._joined.finished:
             failure = InstanceFailedError("the instance's stream ended before the answer did")
+        if self._joined.refused:
+            self._answer.record.outcome = Outcome.CLIENT_ERROR
         self._settle(failure)
 
     def _commit(self) -> None:

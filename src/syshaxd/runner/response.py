@@ -8,7 +8,7 @@ import json
 from syshaxd.core.describe import excerpt
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.http1 import Dechunker, ProtocolError, ResponseHead
-from syshaxd.core.openai import error_text
+from syshaxd.core.openai import error_text, is_refusal
 from syshaxd.runner.exchange import Exchange
 
 # Statuses with which another instance may do better.
@@ -120,7 +120,6 @@ def failure_in(payload: bytes) -> InstanceFailedError | None:
                 problem = json.loads(line[5:])["error"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 return None
-            code = problem.get("code") if isinstance(problem, dict) else None
-            if problem and not (isinstance(code, int) and 400 <= code < 500):
+            if problem and not is_refusal(problem):
                 return InstanceFailedError(f"the instance broke off: {error_text(problem)}")
     return None

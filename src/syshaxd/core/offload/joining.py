@@ -18,7 +18,7 @@ from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.offload.bodies import dump_body, token_limit
 from syshaxd.core.offload.chunks import PLAIN_DELTA, ChunkWriter, Piece, read_piece, usage_of
 from syshaxd.core.offload.restated import RestatedText
-from syshaxd.core.openai import error_text
+from syshaxd.core.openai import error_text, is_refusal
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # An instance that shuts down ends its answers so.
@@ -102,6 +102,8 @@ class JoinedAnswer:
         self._ending = False  # the last piece has come, but its event was not sent yet
         self._told_usage = False
         self._told_done = False
+        self.refused = False
+        """The instance has refused the request in its stream."""
         self.failure: InstanceFailedError | None = None
         """Why nothing more of the present part can be used, although the instance goes on."""
 
@@ -217,6 +219,9 @@ class JoinedAnswer:
         if not event.startswith(_DATA):
             return event  # a comment
         told = json.loads(text)
+        if is_refusal(told.get("error")):
+            self.finished = self.refused = True
+            return event
         pieces = self._read(told)
         self._begun = True
         self._told_usage = self._told_usage or (not told.get("choices") and bool(told.get("usage")))
