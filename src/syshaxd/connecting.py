@@ -7,6 +7,12 @@ import socket
 
 import aiohttp
 
+NO_ANSWER = (
+    *(aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    RecursionError,
+)
+"""What reading an answer ends with if there is none, or an unexpected one: JSON may be anything, nested deeply, say."""
+
 
 def why_no_connection(error: OSError | UnicodeError, host: str) -> str:
     """What went wrong. asyncio's own text names the address, and takes the resolver's codes for the kernel's."""

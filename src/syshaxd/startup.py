@@ -16,6 +16,7 @@ import aiohttp
 from syshaxd.core.config import ModelParams
 from syshaxd.core.describe import device_text
 from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.instance_key import own_headers
 from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.engine import Engine
 
@@ -112,7 +113,7 @@ async def _chat(
     started_s = time.monotonic()
     try:
         async with session.post(
-            f"{endpoint}/v1/chat/completions", json=body, headers={"X-Syshax-Place": name}
+            f"{endpoint}/v1/chat/completions", json=body, headers={"X-Syshax-Place": name, **own_headers(spec)}
         ) as answer:
             said = json.loads(await answer.text())
         if not answer.ok:

@@ -5,16 +5,23 @@
 import asyncio
 import errno
 import os
+import socket
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
+import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from syshaxd import host
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, ProcessGoneError, TopologyError
-from syshaxd.core.types import InstanceStatus, State
+from syshaxd.core.lifecycle import RestartPolicy
+from syshaxd.core.types import Handle, InstanceStatus, RuntimeKind, State
+from syshaxd.monitor import probe_health
+from syshaxd.supervisor import Supervisor
 from syshaxd.supervisor.activity import is_at_work
 from tests.fakes.runtime import FakeRuntime
 from tests.shell.test_supervisor import CPU, GPU, PROBE_INTERVAL_S, bench
@@ -192,3 +199,50 @@ def test_odd_answers_of_the_kernel_about_cpu_time(texts: list[str], tmp_path_fac
         (folder / "stat").write_text(text)
     with suppress(ProcessGoneError, TopologyError):
         assert host.cpu_time_s(1, root) >= 0.0
+
+
+class _SimRuntime(FakeRuntime):
+    """Knows the process of a server that is really there."""
+
+    sim_pid = 0
+
+    async def pid(self, handle: Handle) -> int | None:
+        return self.sim_pid
+
+
+async def test_a_server_whose_api_is_blocked_for_a_while_is_not_ended() -> None:
+    """As vLLM is by `prompt_logprobs: -1`: its only thread computes, and answers nothing meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    sim = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "syshax_sim", "--port", str(port)), stdout=asyncio.subprocess.DEVNULL
+    )
+    runtime = _SimRuntime()
+    runtime.sim_pid = sim.pid
+    spec = replace(GPU, host="127.0.0.1", port=port)
+    seen: list[tuple[State, str]] = []
+    try:
+        async with aiohttp.ClientSession() as session:
+            supervisor = Supervisor(
+                (spec,),
+                {RuntimeKind.PROCESS: runtime},
+                probe=partial(probe_health, session),
+                policy=RestartPolicy(probe_failures=3),
+                probe_interval_s=0.1,
+                probe_timeout_s=1.0,
+                stop_grace_s=1.0,
+            )
+            supervisor.subscribe(lambda status: seen.append((status.state, status.reason)))
+            running = asyncio.create_task(supervisor.run())
+            await supervisor.wait_until("gpu", lambda status: status.state is State.READY, 40.0)
+            async with session.post(f"http://127.0.0.1:{port}/sim/fault", json={"busy_s": 8.0}) as answer:
+                assert answer.ok
+            await supervisor.wait_until("gpu", lambda status: status.state is State.UNHEALTHY, 40.0)
+            await supervisor.wait_until("gpu", lambda status: status.state is State.READY, 60.0)
+            assert runtime.terminated == []
+            assert any(reason.startswith("busy: ") for _, reason in seen)
+            await supervisor.shutdown(leave_running=False, drain=False)
+            await running
+    finally:
+        sim.kill()
+        await sim.wait()

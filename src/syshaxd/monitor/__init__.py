@@ -15,6 +15,7 @@ import aiohttp
 from syshaxd.connecting import why_no_answer
 from syshaxd.core import prom
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, SyshaxError
+from syshaxd.core.instance_key import own_headers
 from syshaxd.core.loads import NO_LOAD, HostLoad, Snapshot
 from syshaxd.core.types import InstanceSpec
 from syshaxd.monitor.devices import GpuReader, GpuReading, HostReader
@@ -189,7 +190,7 @@ async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, ti
             url,
             timeout=aiohttp.ClientTimeout(total=timeout_s),
             # Compressing for a neighbour on the same host would cost the instance more than it spares.
-            headers={"Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": "identity", **own_headers(spec)},
         ) as response:
             text = (await _read(response)).decode("utf-8", "replace")
     except TimeoutError:

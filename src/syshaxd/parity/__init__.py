@@ -174,6 +174,9 @@ class ParityService:
                 answers = await self._ask(known.spec)
             except SyshaxError as error:
                 fault = str(error)
+            except Exception as error:  # noqa: BLE001 - one instance's odd answer must not end the comparing
+                _log.exception("parity: %s could not be asked, by a fault of syshaxd", name)
+                fault = f"{type(error).__name__}: {error}"
         if known is not self._known.get(name):
             return
         known.answers, known.fault = answers, fault

@@ -6,8 +6,9 @@ import asyncio
 
 import aiohttp
 
-from syshaxd.connecting import why_no_answer
+from syshaxd.connecting import NO_ANSWER, why_no_answer
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
+from syshaxd.core.instance_key import own_headers
 from syshaxd.core.parity import PROMPTS, Answer, parse_answer, request_body
 from syshaxd.core.types import InstanceSpec
 
@@ -41,12 +42,13 @@ async def _ask_one(session: aiohttp.ClientSession, spec: InstanceSpec, prompt: s
         async with session.post(
             spec.address.url(_PATH),
             json=request_body(spec.served_model, prompt),
+            headers=own_headers(spec),
             timeout=aiohttp.ClientTimeout(total=None),
         ) as response:
             if response.status != 200:
                 text = (await response.text("utf-8", "replace"))[:_SHOWN_CHARACTERS]
                 raise InstanceFailedError(f"{what}: status {response.status} {text}")
             body = await response.json()
-    except (aiohttp.ClientError, ValueError) as error:
+            return parse_answer(body)
+    except NO_ANSWER as error:
         raise InstanceFailedError(f"{what}: {why_no_answer(error, spec.host)}") from error
-    return parse_answer(body)

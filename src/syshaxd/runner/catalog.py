@@ -9,8 +9,9 @@ from typing import Any
 
 import aiohttp
 
-from syshaxd.connecting import why_no_answer
+from syshaxd.connecting import NO_ANSWER, why_no_answer
 from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.instance_key import own_headers
 from syshaxd.core.types import InstanceSpec
 
 # FastAPI's own, which it leaves out of what it tells.
@@ -72,19 +73,19 @@ async def read_catalog(session: aiohttp.ClientSession, spec: InstanceSpec) -> Ca
     """
     base = spec.address.url()
     try:
-        async with session.get(f"{base}/v1/models", timeout=_TIMEOUT) as answer:
+        async with session.get(f"{base}/v1/models", headers=own_headers(spec), timeout=_TIMEOUT) as answer:
             answer.raise_for_status()
             listed = (await answer.json())["data"]
             models = {str(model["id"]): model for model in listed}
-    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+    except NO_ANSWER as error:
         why = why_no_answer(error, spec.host)
         raise InstanceFailedError(f"{spec.name} does not tell its models: {why}") from error
     try:
-        async with session.get(f"{base}/openapi.json", timeout=_TIMEOUT) as answer:
+        async with session.get(f"{base}/openapi.json", headers=own_headers(spec), timeout=_TIMEOUT) as answer:
             answer.raise_for_status()
             paths = (await answer.json())["paths"]
             routes = [(verb.upper(), path) for path, verbs in paths.items() for verb in verbs]
-    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
+    except NO_ANSWER:
         return Catalog(models)
     return Catalog(
         models,

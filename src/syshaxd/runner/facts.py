@@ -7,8 +7,9 @@ from typing import Any
 
 import aiohttp
 
-from syshaxd.connecting import why_no_answer
+from syshaxd.connecting import NO_ANSWER, why_no_answer
 from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.instance_key import own_headers
 from syshaxd.core.offload.pairs import InstanceFacts
 from syshaxd.core.types import InstanceSpec
 
@@ -25,13 +26,13 @@ async def read_facts(session: aiohttp.ClientSession, spec: InstanceSpec) -> Inst
     """
     base = spec.address.url()
     try:
-        version = await _json(session.get(f"{base}/version", timeout=_TIMEOUT))
-        models = await _json(session.get(f"{base}/v1/models", timeout=_TIMEOUT))
+        version = await _json(session.get(f"{base}/version", headers=own_headers(spec), timeout=_TIMEOUT))
+        models = await _json(session.get(f"{base}/v1/models", headers=own_headers(spec), timeout=_TIMEOUT))
         cards: Mapping[str, Mapping[str, Any]] = {model["id"]: model for model in models["data"]}
         ask: dict[str, Any] = {"model": spec.served_model, "prompt": _PROBE}
-        ids = await _json(session.post(f"{base}/tokenize", json=ask, timeout=_TIMEOUT))
+        ids = await _json(session.post(f"{base}/tokenize", json=ask, headers=own_headers(spec), timeout=_TIMEOUT))
         ask = {"model": spec.served_model, "messages": [{"role": "user", "content": _PROBE}]}
-        async with session.post(f"{base}/tokenize", json=ask, timeout=_TIMEOUT) as answer:
+        async with session.post(f"{base}/tokenize", json=ask, headers=own_headers(spec), timeout=_TIMEOUT) as answer:
             # A model without a chat template refuses this.
             chat_ids = (await answer.json())["tokens"] if answer.status == 200 else []
         return InstanceFacts(
@@ -39,7 +40,7 @@ async def read_facts(session: aiohttp.ClientSession, spec: InstanceSpec) -> Inst
             max_model_len=cards[spec.served_model].get("max_model_len"),
             probe_ids=(*ids["tokens"], *chat_ids),
         )
-    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except NO_ANSWER as error:
         why = why_no_answer(error, spec.host)
         raise InstanceFailedError(f"{spec.name} does not tell its version and tokens: {why}") from error
 

@@ -1,0 +1,37 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The API key of an instance that has one of its own: the daemon's own requests to it carry it, as clients' do.
+
+Requests of clients carry what the client sent. A key is never logged: see core/secrets.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from syshaxd.core.types import InstanceSpec
+
+_FLAG = "--api-key"
+_VARIABLE = "VLLM_API_KEY"
+
+
+def instance_key(spec: InstanceSpec) -> str:
+    """Returns the key that an instance asks for: of its flag, else of its environment; empty: it asks for none.
+
+    Of several keys any will do. That of an instance that somebody else starts is told by its `env` alone.
+    """
+    return _flag(spec.argv) or dict(spec.env).get(_VARIABLE, "")
+
+
+def own_headers(spec: InstanceSpec) -> Mapping[str, str]:
+    """Returns the header fields of each of the daemon's own requests to an instance."""
+    key = instance_key(spec)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _flag(argv: Sequence[str]) -> str:
+    for position, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == _FLAG:
+            if equals:
+                return value
+            return next(iter(argv[position + 1 : position + 2]), "")
+    return ""
