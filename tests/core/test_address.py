@@ -5,7 +5,7 @@
 from ipaddress import IPv6Address
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -18,6 +18,7 @@ NAME = st.lists(LABEL, min_size=1, max_size=3).map(".".join).filter(lambda name:
 HOST = st.one_of(NAME, st.ip_addresses().map(str), st.sampled_from(["b\u00fccher.local", "localhost", "a.b."]))
 
 
+@settings(deadline=None)
 @given(HOST, st.integers(1, 65535))
 @example("::1", 8001)
 def test_what_is_taken_is_written_as_a_url_can_be_read(host: str, port: int) -> None:
@@ -29,6 +30,7 @@ def test_what_is_taken_is_written_as_a_url_can_be_read(host: str, port: int) -> 
     assert str(address) == address.authority
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 @example("cpu..local")
 @example("a" * 64)
@@ -59,10 +61,19 @@ def test_the_configuration_names_the_key_of_a_host_that_cannot_be(key: str, text
         parse({"services": {name: {"host": text}}})
     (fault,) = error.value.faults
     assert fault.key == key
-    assert fault.problem.startswith("must be ")
-    assert repr(text) in fault.problem
+    assert fault.problem.startswith(("must be ", "has "))
 
 
+def test_a_container_is_published_at_an_address() -> None:
+    container = {"runtime": "docker", "host": "localhost", "container": {"image": "i"}}
+    with pytest.raises(ConfigError) as error:
+        parse({"services": {"gpu": container}, "models": {"path": "/m"}})
+    (fault,) = error.value.faults
+    assert fault.key == "services.gpu.host"
+    assert fault.problem == "a container's port is published at an IP address, such as 127.0.0.1, not 'localhost'"
+
+
+@settings(deadline=None)
 @given(st.ip_addresses(v=6))
 def test_an_address_has_one_form(address: IPv6Address) -> None:
     assert checked_host(address.exploded.upper()) == checked_host(str(address)) == str(address)
@@ -80,7 +91,9 @@ def test_published_ports(text: str, read: tuple[str, int, int]) -> None:
     assert published_port(text) == read
 
 
-@pytest.mark.parametrize("text", ["", "80", "0:80", "80:65536", "::1:80:80", "[::1:80:80", "a..b:80:80", "80:x"])
+@pytest.mark.parametrize(
+    "text", ["", "80", "0:80", "80:65536", "::1:80:80", "[::1:80:80", "a..b:80:80", "80:x", "localhost:80:80"]
+)
 def test_ports_that_cannot_be_published(text: str) -> None:
     with pytest.raises(ValueError, match=r"not|must"):
         published_port(text)

@@ -139,6 +139,12 @@ async def test_a_lease_has_a_longest_time(plane: Plane) -> None:
     assert plane.running() == {"gpu": 0, "cpu": 0}
 
 
+async def test_the_id_of_a_request_has_a_longest_length(plane: Plane) -> None:
+    with pytest.raises(BadRequestError, match="has 129 characters; 128 are the most"):
+        await plane.client.ask("PlaceRequest", request_id="x" * 129)
+    assert plane.running() == {"gpu": 0, "cpu": 0}
+
+
 async def test_no_place_is_taken_when_all_are_full(plane: Plane) -> None:
     slots = 2 * (256 + 64)
     kinds = [(await plane.client.ask("PlaceRequest"))["decision"]["kind"] for _ in range(slots - 64)]

@@ -8,6 +8,8 @@ from random import Random
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from syshaxd.api.v1 import admin_pb2 as api
@@ -57,6 +59,16 @@ def test_any_status_arrives_and_is_shown(seed: int, width: int) -> None:
 def test_any_status_is_json_for_the_dashboard_too(seed: int) -> None:
     status = odd(EngineStatus, Random(seed))
     json.loads(json.dumps(status_json(status, monotonic_s=7.0)), parse_constant=_no_number)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.integers(), st.floats()), st.text(st.characters(codec=None, categories=None)))
+def test_a_message_can_be_made_of_any_value(number: float, text: str) -> None:
+    for kind in (api.InstanceLoad, api.GpuLoad, api.HostLoad, api.Handle, api.PromptReport):
+        for field in kind.DESCRIPTOR.fields:
+            if field.cpp_type not in {field.CPPTYPE_MESSAGE, field.CPPTYPE_BOOL}:
+                made = make(kind, **{field.name: text if field.cpp_type == field.CPPTYPE_STRING else number})
+                assert kind.FromString(made.SerializeToString()) == made
 
 
 def test_what_does_not_fit_costs_only_itself() -> None:

@@ -15,7 +15,7 @@ from syshaxd.api.v1 import scheduling_pb2 as api
 from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceServicer
 from syshaxd.control.messages import make
 from syshaxd.core.config import parse
-from syshaxd.core.errors import NotFoundError
+from syshaxd.core.errors import BadRequestError, NotFoundError
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement import Decision, InferenceRequest, Offload, Reject, RunOn
@@ -27,6 +27,7 @@ from syshaxd.leases import DEFAULT_TTL_S, Leases
 from syshaxd.requests import Decided, RunningRequest
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_MAX_ID_CHARACTERS = 128
 _CHAT = "/v1/chat/completions"
 _SECTIONS = {
     "gpu_cache_threshold": ("decider", "gpu_cache_threshold"),
@@ -44,6 +45,8 @@ class SchedulingServicer(SchedulingServiceServicer):
 
     async def PlaceRequest(self, request: api.PlaceRequestRequest, context: Context) -> api.PlaceRequestResponse:
         request_id = request.request_id or f"lease-{secrets.token_hex(8)}"
+        if len(request_id) > _MAX_ID_CHARACTERS:  # it is kept for as long as the decision is
+            raise BadRequestError(f"request_id has {len(request_id)} characters; {_MAX_ID_CHARACTERS} are the most")
         ttl_s = request.ttl_s or DEFAULT_TTL_S
         decision, lease_id = self._leases.place(_query(request.query, request_id), ttl_s)
         return make(

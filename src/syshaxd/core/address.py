@@ -12,6 +12,8 @@ _PUBLISHED = re.compile(
     r"(?:(?:\[(?P<v6>[^\]]*)\]|(?P<other>[^:\[\]]+)):)?(?P<outer>\d{1,5}):(?P<inner>\d{1,5})", re.ASCII
 )
 _MAX_PORT = 65535
+PUBLISHED_AT = "a container's port is published at an IP address, such as 127.0.0.1"
+"""By container engines: some take a name for every address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,15 @@ def checked_host(text: str) -> str:
     return text
 
 
+def is_ip(host: str) -> bool:
+    """Whether a host is an address and not a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def published_port(text: str) -> tuple[str, int, int]:
     """Reads `[ADDRESS:]HOST_PORT:CONTAINER_PORT`; without an address it is this host's loopback.
 
@@ -72,6 +83,8 @@ def published_port(text: str) -> tuple[str, int, int]:
     if found is None or not all(1 <= port <= _MAX_PORT for port in ports):
         raise ValueError(f"`{text}` is not [ADDRESS:]HOST_PORT:CONTAINER_PORT")
     address = found["v6"] or found["other"] or "127.0.0.1"
+    if not is_ip(address):
+        raise ValueError(f"`{text}`: {PUBLISHED_AT}, not {address!r}")
     return checked_host(address), ports[0], ports[1]
 
 

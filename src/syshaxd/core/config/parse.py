@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from syshaxd.core.address import PUBLISHED_AT, is_ip
 from syshaxd.core.config.keys import find_key, must_be, no_such_key, shown
 from syshaxd.core.config.schema import Config, container_name, enabled_services
 from syshaxd.core.errors import ConfigError, ConfigFault
@@ -111,6 +112,8 @@ def _faults_between_keys(config: Config) -> Iterator[ConfigFault]:
 
 def _faults_of_container(config: Config, name: str) -> Iterator[ConfigFault]:
     service, key = enabled_services(config)[name], f"services.{name}"
+    if not is_ip(service.host):
+        yield ConfigFault(f"{key}.host", f"{PUBLISHED_AT}, not {service.host!r}")
     if service.container.image is None:
         yield ConfigFault(f"{key}.container.image", "needed with runtime `docker`: an image with vLLM")
     if service.model is None and config.models.path is None:
