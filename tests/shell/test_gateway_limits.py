@@ -558,6 +558,11 @@ async def test_a_page_of_any_origin_may_use_the_endpoint_as_it_may_use_vllm(make
         async with stand.post(body, headers=page) as response:
             assert response.status == status
             assert response.headers.getall("access-control-allow-origin") == ["*"]
+    async with stand.session.get(stand.url + "/dashboard", headers=page) as response:
+        assert "access-control-allow-origin" not in response.headers
+    odd = b"OPTIONS /v1/models HTTP/1.1\r\nHost: h\r\nOrigin: \xff\r\nAccess-Control-Request-Method: GET\r\n"
+    odd += b"Access-Control-Request-Headers: \xe6\x97\xa5\xff\r\n\r\n"
+    assert (await ask(stand, odd))[0] == 200
     async with stand.session.get(stand.url + "/v1/models", headers=page) as response:
         assert response.headers["access-control-allow-origin"] == "*"
     async with stand.post() as response:

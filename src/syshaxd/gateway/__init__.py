@@ -195,8 +195,12 @@ class Gateway:
         client = request.protocol
         assert isinstance(client, ClientConnection)
         client.begin(request)
-        cors = self._cors.headers(request.headers.get("Origin"))
-        client.answer_lines = "".join(f"{name}: {value}\r\n" for name, value in cors.items()).encode("utf-8", "replace")
+        # Pages of other origins may use the API, not look at the dashboard of whoever visits them.
+        is_api = not request.path.startswith("/dashboard")
+        cors = self._cors.headers(request.headers.get("Origin")) if is_api else {}
+        client.answer_lines = "".join(f"{name}: {value}\r\n" for name, value in cors.items()).encode(
+            "utf-8", "surrogateescape"
+        )
         request_id = self._request_id(request.headers.get("X-Request-Id"))
         try:
             result = await self._respond(request, client, request_id)

@@ -65,7 +65,7 @@ class Answer:
             lines.append(f"content-type: {self.content_type}")
         lines += [f"content-length: {len(self.body)}"]
         lines += ["connection: close", "", ""] if close else ["", ""]
-        head = "\r\n".join(lines).encode("latin-1")
+        head = "\r\n".join(lines).encode("utf-8", "surrogateescape")  # as aiohttp decodes what a client sent
         return head if head_only else head + self.body
 
 

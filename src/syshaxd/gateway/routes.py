@@ -73,7 +73,7 @@ def check(method: str, path: str, instances: Callable[[str], frozenset[str] | No
         instances: Says which methods some instance has for a path; None: any.
 
     Raises:
-        ClosedError: They may not.
+        ClosedError: They may not use it.
         NotFoundError: There is no such route.
         MethodNotAllowedError: There is, but not for this method.
     """
@@ -86,7 +86,9 @@ def check(method: str, path: str, instances: Callable[[str], frozenset[str] | No
     if allowed is None or method in allowed:
         return
     if not allowed:
-        raise NotFoundError(f"no instance serves {path}", code="route_not_found")
+        known = path in _OPEN or path.startswith(_API_PREFIX)
+        message = f"no instance serves {path}" if known else f"no route {path}; the API is under /v1"
+        raise NotFoundError(message, code="route_not_found")
     told = tuple(sorted(allowed))
     raise MethodNotAllowedError(f"{path} takes {' or '.join(told)}, not {method}", allowed=told)
 
