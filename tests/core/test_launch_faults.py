@@ -24,8 +24,10 @@ TEXTS = (
         "no memory is left for its KV cache: raise services.gpu.args.gpu-memory-utilization",
     ),
     (
-        "with the model's max seq len (131072), (16.0 GiB KV cache is needed, which is larger than the available KV "
-        "cache memory (3.42 GiB). Based on the available memory, the estimated maximum model length is 28016.",
+        (
+            "with the model's max seq len (131072), (16.0 GiB KV cache is needed, which is larger than the available KV "
+            "cache memory (3.42 GiB). Based on the available memory, the estimated maximum model length is 28016."
+        ),
         "one request of 131072 tokens takes 16.0 GiB, and 3.42 GiB are there: lower services.gpu.args.max-model-len",
     ),
     (
@@ -41,8 +43,10 @@ TEXTS = (
     ("RuntimeError: [enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory", "host's memory"),
     ("OSError: [Errno 28] No space left on device: '/psm_01234567'", "df -h /dev/shm"),
     (
-        "  Value error, User-specified max_model_len (1000000) is greater than the derived max_model_len "
-        "(max_position_embeddings=2048.0 or model_max_length=None in model's config.json).",
+        (
+            "  Value error, User-specified max_model_len (1000000) is greater than the derived max_model_len "
+            "(max_position_embeddings=2048.0 or model_max_length=None in model's config.json)."
+        ),
         "max-model-len is 1000000, and the model has at most 2048",
     ),
     ("  Value error, Invalid repository ID or local directory specified: 'some/model'.", "its model was not found"),
