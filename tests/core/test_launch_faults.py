@@ -25,8 +25,8 @@ TEXTS = (
     ),
     (
         (
-            "with the model's max seq len (131072), (16.0 GiB KV cache is needed, which is larger than the available KV "
-            "cache memory (3.42 GiB). Based on the available memory, the estimated maximum model length is 28016."
+            "with the model's max seq len (131072), (16.0 GiB KV cache is needed, which is larger than the available "
+            "KV cache memory (3.42 GiB). Based on the available memory, the estimated maximum model length is 28016."
         ),
         "one request of 131072 tokens takes 16.0 GiB, and 3.42 GiB are there: lower services.gpu.args.max-model-len",
     ),
