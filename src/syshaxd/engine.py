@@ -383,6 +383,10 @@ class Engine:
         self._supervisor.stop(name, drain=drain)
         self._stopped.add(name)
 
+    async def check_restart(self, name: str) -> None:
+        """Raises ConflictError: the instance is healthy, and could surely not be started again."""
+        await self._supervisor.check_launch(self._supervisor.status(name).spec)
+
     def restart_instance(self, name: str, *, drain: bool) -> None:
         """Stops the instance and starts a new generation."""
         self._supervisor.restart(name, drain=drain)

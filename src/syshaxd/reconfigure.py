@@ -179,6 +179,9 @@ class Reconfigurer:
 
     async def _exchange(self, todo: Changes, config: Config, bound: Bound, wanted: Set[str]) -> None:
         """From the configuration that holds to another one. Instances that somebody has stopped stay so."""
+        for spec in bound.specs:
+            if spec.name in todo.replaced:
+                await self._supervisor.check_launch(spec)
         await self._stop(todo.ended, drain=True)
         await self._supervisor.reconfigure(bound.specs)
         self._settle(config, bound)

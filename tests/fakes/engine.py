@@ -94,6 +94,8 @@ class FakeEngine:
         self.host = HostTopology(topology=KUNPENG, owners={"cpu": tuple(range(40))})
         self.checked: list[tuple[str, Settings | None]] = []
         self.faults: tuple[Fault, ...] = ()
+        self.check_errors: dict[str, Exception] = {}
+        """Why instances could not be started again."""
         self.seen: dict[str, Verification | Unverified] = {}
 
     def status(self) -> EngineStatus:
@@ -141,6 +143,11 @@ class FakeEngine:
 
     def stop_instance(self, name: str, *, drain: bool) -> None:
         self._command("stop", name, drain)
+
+    async def check_restart(self, name: str) -> None:
+        self._role(name)
+        if name in self.check_errors:
+            raise self.check_errors[name]
 
     def restart_instance(self, name: str, *, drain: bool) -> None:
         self._command("restart", name, drain)

@@ -62,6 +62,8 @@ class FakeRuntime:
         """What the next searches for an instance fail with."""
         self.launch_errors: dict[str, list[Exception]] = {}
         """What the next launches of an instance fail with."""
+        self.check_errors: dict[str, Exception] = {}
+        """What checks of an instance fail with."""
         self.terminate_errors: dict[str, list[Exception]] = {}
         self.gate: asyncio.Event = asyncio.Event()
         """Launches wait for it."""
@@ -88,6 +90,10 @@ class FakeRuntime:
         self.host.servers[spec.name] = FakeServer(spec, handle, stubborn="stubborn" in spec.argv)
         self.host.say(spec.name, f"generation {generation}")
         return handle
+
+    async def check(self, spec: InstanceSpec) -> None:
+        if error := self.check_errors.get(spec.name):
+            raise error
 
     def abandon(self, name: str) -> None:
         if self.fetching is not None:

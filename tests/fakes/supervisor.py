@@ -49,6 +49,9 @@ class FakeSupervisor:
     def stop(self, name: str, *, drain: bool = True) -> None:
         self.commands.append(("stop", name, str(drain)))
 
+    async def check_launch(self, spec: InstanceSpec) -> None:
+        """It could be launched."""
+
     def restart(self, name: str, *, drain: bool = True) -> None:
         self.commands.append(("restart", name, str(drain)))
 

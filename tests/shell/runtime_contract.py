@@ -132,6 +132,14 @@ class RuntimeContract:
         assert error.value.permanent
         assert await runtime.adopt(harness.broken_spec()) is None
 
+    async def test_what_can_be_launched_passes_the_check(self, harness: Harness, runtime: InstanceRuntime) -> None:
+        spec = harness.spec()
+        await runtime.check(spec)
+        handle = await runtime.launch(spec, 1)
+        await runtime.check(spec)
+        assert await harness.is_alive(handle)
+        await runtime.terminate(handle, LONG_S)
+
     async def test_nothing_to_adopt(self, harness: Harness, runtime: InstanceRuntime) -> None:
         assert await runtime.adopt(harness.spec()) is None
 

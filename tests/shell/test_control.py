@@ -203,6 +203,13 @@ async def test_a_command_without_wait_answers_once(client: ControlClient, engine
     assert engine.commands == [("stop", "cpu", True), ("start", "cpu"), ("restart", "gpu", False)]
 
 
+async def test_a_restart_that_would_surely_fail_ends_nothing(client: ControlClient, engine: FakeEngine) -> None:
+    engine.check_errors["gpu"] = errors.ConflictError("gpu runs on: it could not be started again: no room")
+    with pytest.raises(errors.ConflictError, match="gpu runs on"):
+        _ = [status async for status in client.restart("gpu", drain=False, wait=False)]
+    assert engine.commands == []
+
+
 async def test_a_restart_is_watched_until_the_new_generation_is_ready(
     client: ControlClient, engine: FakeEngine
 ) -> None:

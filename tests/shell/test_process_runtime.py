@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -185,6 +186,33 @@ class TestLaunch:
         await runtime.adopt(harness.spec())
         with pytest.raises(LaunchFailedError, match="another syshaxd"):
             await ProcessRuntime(harness.folder).launch(harness.spec(), 1)
+
+
+class TestCheck:
+    async def test_a_full_disk(self, runtime: ProcessRuntime, harness: ProcessHarness) -> None:
+        handle = await runtime.launch(harness.spec(), 1)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        try:
+            with pytest.raises(LaunchFailedError, match=r"gpu: its record and its log can't be written in .*make room"):
+                await runtime.check(harness.spec())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert await harness.is_alive(handle)
+        await runtime.terminate(handle, LONG_S)
+
+    async def test_a_program_that_has_gone(self, runtime: ProcessRuntime, harness: ProcessHarness) -> None:
+        with pytest.raises(LaunchFailedError, match=r"no such program; set services\.gpu\.python"):
+            await runtime.check(harness.broken_spec())
+
+    async def test_a_model_that_has_gone(self, runtime: ProcessRuntime, tmp_path: Path) -> None:
+        with pytest.raises(LaunchFailedError, match="cannot find its model"):
+            await runtime.check(replace(python(""), model=str(tmp_path / "gone")))
+
+    async def test_it_leaves_nothing(self, runtime: ProcessRuntime, harness: ProcessHarness) -> None:
+        await runtime.check(harness.spec())
+        left = await asyncio.to_thread(lambda: {path.name for path in harness.folder.rglob("*")})
+        assert left <= {"lock", "tmp"}
 
 
 class TestEnd:

@@ -343,3 +343,19 @@ async def test_an_instance_that_is_ready_takes_requests(daemon: FakeDaemon) -> N
     await daemon.offered("gpu", "cpu")
     assert seen
     assert all(seen)
+
+
+async def test_a_healthy_instance_is_not_ended_for_one_that_surely_cannot_start(daemon: FakeDaemon) -> None:
+    daemon.runtime.check_errors["cpu"] = LaunchFailedError("cpu: the disk is full; make room", permanent=False)
+    before = await asyncio.to_thread(daemon.path.read_text)
+    with pytest.raises(ConflictError, match=r"cpu runs on: it could not be started again: .* make room"):
+        await daemon.engine.check_restart("cpu")
+    with pytest.raises(ConflictError, match="cpu runs on"):
+        await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
+    assert not daemon.runtime.terminated
+    assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
+    assert await asyncio.to_thread(daemon.path.read_text) == before
+    await daemon.engine.check_restart("gpu")
+    daemon.supervisor.stop("cpu")
+    await daemon.supervisor.wait_until("cpu", lambda status: status.state is State.STOPPED, IN_TIME_S)
+    await daemon.engine.check_restart("cpu")  # there is nothing to lose any more

@@ -38,6 +38,9 @@ class AdminEngine(Protocol):
     def stop_instance(self, name: str, *, drain: bool) -> None:
         """Wants the instance down, after its running requests if `drain`."""
 
+    async def check_restart(self, name: str) -> None:
+        """Raises ConflictError: the instance is healthy, and could surely not be started again."""
+
     def restart_instance(self, name: str, *, drain: bool) -> None:
         """Stops the instance and starts a new generation."""
 
@@ -82,6 +85,7 @@ class AdminServicer(DaemonMethods):
         await self._carry_out(Command.STOP, act, request, context, api.StopInstanceResponse)
 
     async def RestartInstance(self, request: api.RestartInstanceRequest, context: Context) -> None:
+        await self._engine.check_restart(request.name)
         act = partial(self._engine.restart_instance, request.name, drain=request.drain)
         await self._carry_out(Command.RESTART, act, request, context, api.RestartInstanceResponse)
 

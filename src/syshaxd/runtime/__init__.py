@@ -18,6 +18,13 @@ class InstanceRuntime(Protocol):
             LaunchFailedError: Nothing was started, or what was started is gone again.
         """
 
+    async def check(self, spec: InstanceSpec) -> None:
+        """Looks for what would surely keep a launch from working now, before a healthy generation is ended for it.
+
+        Raises:
+            SyshaxError: What it is, and what to do.
+        """
+
     def abandon(self, name: str) -> None:
         """The launch under way is not wanted any more.
 

@@ -21,6 +21,9 @@ class ExternalRuntime:
         self._released[handle] = asyncio.Event()
         return handle
 
+    async def check(self, spec: InstanceSpec) -> None:
+        """Nothing: a launch can't fail."""
+
     def abandon(self, name: str) -> None:
         """Nothing: a launch takes no time."""
 

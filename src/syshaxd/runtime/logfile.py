@@ -9,14 +9,17 @@ What is written in the instant between the last copying and that is lost; nothin
 
 import asyncio
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfileobj
 
+from syshaxd.core.errors import LaunchFailedError
 from syshaxd.runtime.inotify import FolderWatch
 
 _CHUNK_BYTES = 64 * 1024
+_ROOM_BYTES = 64 * 1024
 _MODE = 0o600
 
 
@@ -26,6 +29,24 @@ class _Position:
 
     rotations: int
     offset: int
+
+
+def check_room(folder: Path, name: str) -> None:
+    """Writes as much as a launch does into a folder, and takes it back. Blocking.
+
+    Raises:
+        LaunchFailedError: A disk is full, say.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_ROOM_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise LaunchFailedError(
+            f"{name}: its record and its log can't be written in {folder}: {error.strerror}; make room there (`df -h`)",
+            permanent=False,
+        ) from error
 
 
 class LogFile:

@@ -166,6 +166,20 @@ class Supervisor:
         self.stop(name, drain=drain)
         self.start(name)
 
+    async def check_launch(self, spec: InstanceSpec) -> None:
+        """Looks whether an instance that is READY may be ended for a launch of `spec`.
+
+        Raises:
+            ConflictError: The launch would surely fail. It is not ended.
+        """
+        instance = self._instances.get(spec.name)
+        if instance is None or instance.lifecycle.state is not State.READY:
+            return
+        try:
+            await self._runtimes[spec.runtime].check(spec)
+        except (SyshaxError, OSError) as error:
+            raise ConflictError(f"{spec.name} runs on: it could not be started again: {_text(error)}") from error
+
     def drained(self, name: str) -> None:
         """No request runs on the instance any more. Raises NotFoundError for an unknown name."""
         instance = self._get(name)

@@ -22,7 +22,7 @@ from syshaxd.runtime.docker.api import ContainerApi, EngineAwayError
 from syshaxd.runtime.docker.running import Running
 from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, ContainerState
 from syshaxd.runtime.docker.threads import EventReader, OutputReader
-from syshaxd.runtime.logfile import LogFile
+from syshaxd.runtime.logfile import LogFile, check_room
 from syshaxd.threads import in_thread
 
 P = ParamSpec("P")
@@ -97,6 +97,12 @@ class DockerRuntime:
             await log.append(f"{title}: {error}")
             raise
         return self._watch_from_now(spec, state, since_s=None)
+
+    async def check(self, spec: InstanceSpec) -> None:
+        """The engine answers, the image is there or may be fetched, and the log can be written. See InstanceRuntime."""
+        await self._open()
+        await asyncio.to_thread(check_room, self._folder, spec.name)
+        await self._call(self._api.check_image, spec)
 
     def abandon(self, name: str) -> None:
         """An image is not fetched any further. See InstanceRuntime."""

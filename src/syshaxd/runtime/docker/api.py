@@ -131,6 +131,20 @@ class ContainerApi:
         if self.state(spec.container.name) is not None:
             raise LaunchFailedError(launch_fault(spec, "already in use")[0], permanent=True)
 
+    def check_image(self, spec: InstanceSpec) -> None:
+        """Whether the image is there, or may be fetched.
+
+        Raises:
+            LaunchFailedError: It is not.
+        """
+        assert spec.container is not None
+        with self._connected() as client:
+            try:
+                client.images.get(spec.container.image)
+            except ImageNotFound:
+                if not spec.container.pull:
+                    raise _no_image(spec) from None
+
     def fetch(self, spec: InstanceSpec, note: Callable[[str], None], is_wanted: Callable[[], bool]) -> None:
         """Fetches the image if it is missing.
 
@@ -150,11 +164,7 @@ class ContainerApi:
                 return
             except ImageNotFound:
                 if not spec.container.pull:
-                    raise LaunchFailedError(
-                        f"{spec.name}: there is no image {image} here: load it (`docker load`), or set "
-                        f"services.{spec.name}.container.pull to true",
-                        permanent=True,
-                    ) from None
+                    raise _no_image(spec) from None
             note(f"fetching the image {image}")
             try:
                 for text in pull(client, image, is_wanted):
@@ -295,6 +305,15 @@ def _check_program(container: Container) -> None:
 def _launch_failed(spec: InstanceSpec, error: Exception) -> LaunchFailedError:
     message, permanent = launch_fault(spec, _text(error))
     return LaunchFailedError(message, permanent=permanent)
+
+
+def _no_image(spec: InstanceSpec) -> LaunchFailedError:
+    assert spec.container is not None
+    return LaunchFailedError(
+        f"{spec.name}: there is no image {spec.container.image} here: load it (`docker load`), or set "
+        f"services.{spec.name}.container.pull to true",
+        permanent=True,
+    )
 
 
 def _text(error: Exception) -> str:

@@ -24,7 +24,7 @@ from syshaxd.runtime.logfile import LogFile
 from syshaxd.runtime.process import procfs, shm, tempfolder
 from syshaxd.runtime.process.procfs import Process
 from syshaxd.runtime.process.record import Record
-from syshaxd.runtime.process.spawn import spawn
+from syshaxd.runtime.process.spawn import check, spawn
 
 _log = logging.getLogger(__name__)
 _LOG_MAX_BYTES = 16 * 1024 * 1024
@@ -99,6 +99,11 @@ class ProcessRuntime:
             await log.append(f"{title}: {error}")
             raise
         return self._watch_from_now(record, os.pidfd_open(record.pid), is_child=True)
+
+    async def check(self, spec: InstanceSpec) -> None:
+        """Its program and its model are there, and its files can be written. See InstanceRuntime."""
+        await self._open()
+        await asyncio.to_thread(check, spec, self._folder)
 
     def abandon(self, name: str) -> None:
         """Nothing: a launch takes no time. See InstanceRuntime."""

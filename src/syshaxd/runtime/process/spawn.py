@@ -5,6 +5,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.types import InstanceSpec, Protocol
 from syshaxd.enginefiles import importable_folder
-from syshaxd.runtime.process import procfs, shim
+from syshaxd.runtime.logfile import check_room
+from syshaxd.runtime.process import procfs, shim, tempfolder
 from syshaxd.runtime.process.record import Record
 
 # Between systemd and the daemon: an instance that got them could speak in the daemon's name.
@@ -75,6 +77,26 @@ def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path)
         return written
     os.waitpid(pid, 0)
     raise _failure(spec, report, log_path)
+
+
+def check(spec: InstanceSpec, folder: Path) -> None:
+    """Looks for what would keep `spawn` from working, apart from its port: the instance itself may have it now.
+
+    Raises:
+        SyshaxError: What it is.
+    """
+    _check_model(spec)
+    if shutil.which(spec.argv[0]) is None:
+        raise LaunchFailedError(
+            f"{spec.name} cannot start {spec.argv[0]}: no such program; "
+            f"set services.{spec.name}.python to the interpreter with vLLM",
+            permanent=True,
+        )
+    check_room(folder, spec.name)
+    if "TMPDIR" not in dict(spec.env):
+        tempfolder.make(folder, spec.name).rmdir()
+    if spec.protocol is Protocol.CONNECTOR:
+        importable_folder(folder)
 
 
 def _check_model(spec: InstanceSpec) -> None:
