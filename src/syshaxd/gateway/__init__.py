@@ -48,7 +48,7 @@ from syshaxd.gateway.errors import Answer, error_answer, internal_error
 from syshaxd.gateway.front import Front
 from syshaxd.gateway.limits import Limits
 from syshaxd.gateway.routes import MODEL_PREFIX, split_target
-from syshaxd.metrics import MetricsService
+from syshaxd.metrics import ClientCounts, MetricsService
 from syshaxd.runner import Outgoing
 
 __all__ = ["Gateway", "Limits"]
@@ -373,7 +373,8 @@ class Gateway:
 
     def _render_metrics(self, request: web.BaseRequest) -> Answer:
         status = self._engine.status()
-        text = self._metrics.render(status)
+        counts = ClientCounts(self.connections, self._front.refused, self.held_bytes)
+        text = self._metrics.render(status, counts)
         return Answer(200, text, "text/plain; version=0.0.4; charset=utf-8")
 
 

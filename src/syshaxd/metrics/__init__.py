@@ -9,6 +9,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from prometheus_client import generate_latest
@@ -30,7 +31,7 @@ from syshaxd.metrics.readings import (
 )
 from syshaxd.metrics.sums import LAG_S, HandoverSums, Histogram, PlacementSums
 
-__all__ = ["LAG_S", "NO_PLACEMENT", "OTHER_ROUTE", "ROUTES", "Histogram", "MetricsService"]
+__all__ = ["LAG_S", "NO_PLACEMENT", "OTHER_ROUTE", "ROUTES", "ClientCounts", "Histogram", "MetricsService"]
 
 ROUTES = frozenset(
     {
@@ -49,6 +50,18 @@ ROUTES = frozenset(
 OTHER_ROUTE = "other"
 NO_PLACEMENT = "none"
 """The placement of a request that no instance got."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCounts:
+    """What clients take of the endpoint."""
+
+    connections: int = 0
+    """Open at this moment."""
+    refused: int = 0
+    """Connections that were too many, so far."""
+    body_bytes: int = 0
+    """Of the bodies that are held at this moment."""
 
 
 class MetricsService:
@@ -97,12 +110,13 @@ class MetricsService:
             if rec.tokens_out > 1:
                 sums.per_token.observe((rec.duration_s - rec.ttft_s) / (rec.tokens_out - 1))
 
-    def render(self, status: EngineStatus) -> bytes:
+    def render(self, status: EngineStatus, clients: ClientCounts = ClientCounts()) -> bytes:
         """Returns everything in Prometheus text format."""
         snapshot = status.snapshot
         families = [
             info("syshax_build", "The daemon.", {"version": __version__, "python": platform.python_version()}),
             *self._request_families(),
+            *_client_families(clients),
             *self._own_families(),
             *self._handovers.families(),
             gauge("syshax_requests_queued", "Requests in the admission queue.", status.queued),
@@ -177,3 +191,11 @@ class _Families:
 
     def collect(self) -> Sequence[Metric]:
         return self._families
+
+
+def _client_families(clients: ClientCounts) -> Iterator[Metric]:
+    yield gauge("syshax_client_connections", "Clients' connections that are open.", clients.connections)
+    yield CounterMetricFamily(
+        "syshax_client_connections_refused", "Clients' connections that were too many.", value=clients.refused
+    )
+    yield gauge("syshax_request_body_bytes", "Bytes of requests' bodies that are held.", clients.body_bytes)
