@@ -10,7 +10,9 @@ from unittest.mock import Mock, create_autospec
 
 import docker
 import pytest
+from docker.models.containers import Container
 
+from syshaxd.runtime.docker.api import ContainerApi
 from syshaxd.runtime.docker.pull import pull
 
 # Asks the engine until its input ends.
@@ -62,3 +64,37 @@ def test_an_image_is_fetched_by_tag_or_digest(image: str, repository: str, tag: 
     client.api.pull.return_value = [{"status": "Already exists"}]
     assert list(pull(client, image, lambda: True)) == ["Already exists"]
     client.api.pull.assert_called_once_with(repository, tag=tag, stream=True, decode=True)
+
+
+def container(name: str, **labels: str) -> Container:
+    attrs = {
+        "Id": name * 8,
+        "Name": f"/{name}",
+        "Config": {"Labels": labels},
+        "State": {"Running": True, "StartedAt": "2026-01-01T00:00:00.5Z"},
+        "HostConfig": {},
+    }
+    return Container(attrs=attrs)
+
+
+def labels(owner: str, name: str | None, generation: str = "7") -> dict[str, str]:
+    found = {"org.syshax.owner": owner, "org.syshax.instance": "gpu", "org.syshax.generation": generation}
+    return found | ({"org.syshax.container": name} if name else {})
+
+
+@pytest.mark.parametrize(
+    ("found", "is_ours"),
+    [
+        (container("vllm_gpu", **labels("/state", "vllm_gpu")), True),
+        (container("vllm_gpu", **labels("/state", None)), True),  # made by a version that noted no name
+        (container("mine", **labels("/state", "vllm_gpu")), False),  # of an image that was committed from ours
+        (container("vllm_gpu", **labels("/other", "vllm_gpu")), False),
+        (container("vllm_gpu", **labels("/state", "vllm_gpu", "seven")), False),
+        (container("vllm_gpu"), False),
+    ],
+)
+def test_only_containers_that_this_daemon_made_are_its_own(found: Container, is_ours: bool) -> None:
+    api = ContainerApi("unix:///nowhere", owner="/state", timeout_s=1.0)
+    api._client = create_autospec(docker.DockerClient, instance=True, containers=Mock())
+    api._client.containers.list.return_value = [found]
+    assert [state.name for state in api.find("gpu")] == ([found.name] if is_ours else [])

@@ -21,7 +21,7 @@ from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.types import ContainerSpec, InstanceSpec
 from syshaxd.runtime.docker.options import create_options
 from syshaxd.runtime.docker.pull import PullError, pull
-from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, OWNER, ContainerState, read_state
+from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, NAME, OWNER, ContainerState, read_state
 
 DEFAULT_HOST = "unix:///run/docker.sock"
 _DONOR_INSTANCE = "ipc-donor"
@@ -63,7 +63,7 @@ class ContainerApi:
         with self._connected() as client:
             listed = client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
             states = [read_state(container) for container in listed]
-        mine = [state for state in states if state.labels.get(GENERATION, "").isdecimal()]
+        mine = [state for state in states if state.is_of(self._owner) and state.labels.get(GENERATION, "").isdecimal()]
         return sorted(mine, key=lambda state: int(state.labels[GENERATION]), reverse=True)
 
     def state(self, ident: str) -> ContainerState | None:
@@ -184,7 +184,13 @@ class ContainerApi:
         its = spec.container
         assert its is not None
         with self._connected() as client:
-            labels = {OWNER: self._owner, INSTANCE: spec.name, GENERATION: str(generation), DIGEST: digest}
+            labels = {
+                OWNER: self._owner,
+                INSTANCE: spec.name,
+                NAME: its.name,
+                GENERATION: str(generation),
+                DIGEST: digest,
+            }
             try:
                 joins = self._namespace(client, its)
                 container = client.containers.create(**create_options(spec, its, joins), labels=labels)
@@ -220,7 +226,7 @@ class ContainerApi:
         """Once nobody is in the kept IPC namespace, removes its keeper, and with it what is left in /dev/shm."""
         with self._connected() as client, self._donor_lock:
             donor = self.state(DONOR_NAME)
-            if donor is None or donor.labels.get(OWNER) != self._owner:
+            if donor is None or not donor.is_of(self._owner):
                 return
             if not any(state.running and state.joins == donor.ident for state in self.find()):
                 self._remove(client, donor.ident)
@@ -237,7 +243,7 @@ class ContainerApi:
     def _donor(self, client: docker.DockerClient, its: ContainerSpec) -> str:
         """Id of the running container that keeps the namespace; made if it isn't there."""
         state = self.state(DONOR_NAME)
-        if state is not None and state.labels.get(OWNER) == self._owner:
+        if state is not None and state.is_of(self._owner):
             if state.running:
                 return state.ident
             self._remove(client, state.ident)
@@ -250,7 +256,7 @@ class ContainerApi:
             shm_size=its.shm_size_bytes,
             network_mode="none",
             init=True,
-            labels={OWNER: self._owner, INSTANCE: _DONOR_INSTANCE},
+            labels={OWNER: self._owner, INSTANCE: _DONOR_INSTANCE, NAME: DONOR_NAME},
         )
         donor.start()
         return str(donor.id)

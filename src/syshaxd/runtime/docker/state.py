@@ -16,6 +16,8 @@ OWNER = "org.syshax.owner"
 INSTANCE = "org.syshax.instance"
 GENERATION = "org.syshax.generation"
 DIGEST = "org.syshax.digest"
+NAME = "org.syshax.container"
+"""The container's name. Labels alone prove nothing: an image committed from a container hands them down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class ContainerState:
     """What the engine tells of a container."""
 
     ident: str
+    name: str
     labels: Mapping[str, str]
     running: bool
     exit_code: int
@@ -32,6 +35,10 @@ class ContainerState:
     """Unix time; 0 if it was never started."""
     joins: str
     """Id of the container whose IPC namespace it has joined; empty: none."""
+
+    def is_of(self, owner: str) -> bool:
+        """Whether the daemon with this folder made it."""
+        return self.labels.get(OWNER) == owner and self.labels.get(NAME, self.name) == self.name
 
     @property
     def handle(self) -> Handle:
@@ -46,6 +53,7 @@ def read_state(container: Container) -> ContainerState:
     ipc = str(attrs["HostConfig"].get("IpcMode") or "")
     return ContainerState(
         ident=str(container.id),
+        name=str(attrs.get("Name") or "").removeprefix("/"),
         labels=attrs["Config"].get("Labels") or {},
         running=bool(state["Running"]),
         exit_code=int(state.get("ExitCode") or 0),
