@@ -37,6 +37,7 @@ _SHARED_MEMORY = re.compile(r" file=(?:/dev/shm/|/memfd:|/SYSV|/dev/zero|/anon_h
 _VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x19e5": "Huawei"}
 _DISPLAY, _DISPLAY_3D, _ACCELERATOR = "0x03", "0x0302", "0x12"
 
+_MOST_DIGITS = 18
 T = TypeVar("T")
 
 
@@ -241,7 +242,7 @@ def _node(folder: Path, node: int) -> Node:
 
 def _memory_bytes(path: Path) -> int:
     match = _MEM_TOTAL.search(_read(path))
-    if match is None:
+    if match is None or len(match[1]) > _MOST_DIGITS:
         raise TopologyError(f"{path} has no line `MemTotal: N kB`")
     return int(match[1]) * _KIB
 

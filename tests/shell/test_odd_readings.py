@@ -4,6 +4,7 @@
 
 import asyncio
 import math
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from syshaxd import host
 from syshaxd.core import prom
-from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.errors import InstanceFailedError, TopologyError
 from syshaxd.core.loads import NO_LOAD, GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.monitor import SystemMonitor
 from syshaxd.monitor.devices import GpuReader, HostReader
@@ -187,3 +189,36 @@ def test_a_reading_counts_up_to_its_age_whatever_else_was_read(age_s: float, oth
     snapshot = Snapshot(taken_at_s=now_s, instances={"gpu": full, "cpu": other}, max_age_s=10.0)
     assert snapshot.load("gpu") == (full if now_s - full.read_at_s <= 10.0 else NO_LOAD)
     assert snapshot.load("nobody") == NO_LOAD
+
+
+FILES = [
+    "sys/devices/system/cpu/online",
+    "sys/devices/system/cpu/present",
+    "sys/devices/system/node/online",
+    "sys/devices/system/node/node0/cpulist",
+    "sys/devices/system/node/node0/meminfo",
+    "sys/devices/system/node/node0/distance",
+    "sys/devices/system/cpu/cpu0/topology/core_cpus_list",
+    "sys/devices/system/cpu/cpu0/topology/package_cpus_list",
+    "sys/bus/pci/devices/0000:00:00.0/class",
+    "sys/bus/pci/devices/0000:00:00.0/vendor",
+    "sys/bus/pci/devices/0000:00:00.0/numa_node",
+]
+GOOD = ["0", "0", "0", "0", "Node 0 MemTotal: 1 kB", "10", "0", "0", "0x030200", "0x10de", "0"]
+CONTENTS = st.one_of(
+    st.binary(max_size=12),
+    st.sampled_from(
+        [b"", b"\n", b"0-999999" + b",0-999999" * 50, b"1" * 5000, b"-1", b"0", b"MemTotal: " + b"9" * 5000]
+    ),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(odd=st.dictionaries(st.sampled_from(FILES), CONTENTS, max_size=3))
+def test_whatever_sys_tells(odd: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("root")
+    for name, text in zip(FILES, GOOD, strict=True):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(odd.get(name, text.encode()))
+    with nullcontext() if not odd else suppress(TopologyError):
+        assert host.topology(root).nodes

@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterable
 
 _PART = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6})(?::([0-9]{1,6}))?)?")
 
+_MOST = 1_000_000
+"""Different numbers that a list can have."""
+
 
 def parse_cpulist(text: str) -> tuple[int, ...]:
     """Returns the CPUs of a list such as `0-3,8,16-30:2`, ascending.
@@ -23,6 +26,8 @@ def parse_cpulist(text: str) -> tuple[int, ...]:
         if last < first or step < 1:
             raise ValueError(f"{part.strip()!r} in {text!r} is empty: a range runs upwards with a step of at least 1")
         cpus.extend(range(first, last + 1, step))
+        if len(cpus) > _MOST:
+            raise ValueError("the list names CPUs twice")
     if len(set(cpus)) != len(cpus):
         raise ValueError(f"{text!r} names a CPU twice")
     return tuple(sorted(cpus))
