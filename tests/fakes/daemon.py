@@ -33,6 +33,7 @@ from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.stopped import StoppedInstances
 from syshaxd.supervisor import Supervisor
 from tests.fakes.bindings import unbound
+from tests.fakes.quiet import assert_quiet
 from tests.fakes.runtime import FakeRuntime
 
 CONFIG = """\
@@ -182,6 +183,7 @@ async def fake_daemon(
     try:
         await daemon.offered(*ready)
         yield daemon
+        await assert_quiet(engine)
     finally:
         await stopped.close()
         await supervisor.shutdown(leave_running=False, drain=False)

@@ -26,6 +26,7 @@ from tests.fakes.bindings import unbound
 from tests.fakes.handover import no_facts, well
 from tests.fakes.instance import FakeInstance, Request, json_answer
 from tests.fakes.parity import no_parity
+from tests.fakes.quiet import assert_quiet
 from tests.fakes.supervisor import FakeSupervisor
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -137,6 +138,7 @@ async def stands() -> AsyncIterator[MakeStand]:
             metrics = RecordingMetrics()
             gateway = Gateway(engine, metrics, limits=limits, **options)
             url = await gateway.start("127.0.0.1", 0)
+            stack.push_async_callback(assert_quiet, engine)
             stack.push_async_callback(gateway.stop, 0.0)
             session = await stack.enter_async_context(aiohttp.ClientSession())
             stand = Stand(gpu, cpu, supervisor, engine, gateway, metrics, session, url)

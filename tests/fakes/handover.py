@@ -29,6 +29,7 @@ from syshaxd.runner.catalog import read_catalog
 from syshaxd.runner.facts import read_facts
 from tests.fakes.bindings import unbound
 from tests.fakes.parity import no_parity
+from tests.fakes.quiet import assert_quiet
 from tests.fakes.supervisor import FakeSupervisor
 
 FAST = Profile(prefill_tokens_per_s=1e9, step_base_s=0.0005, step_per_request_s=0)
@@ -176,6 +177,7 @@ async def duo(
         metrics = KeptMetrics()
         gateway = Gateway(engine, metrics, limits=Limits(max_body_bytes=1_000_000))
         url = await gateway.start(host, 0)
+        stack.push_async_callback(assert_quiet, engine)
         stack.push_async_callback(gateway.stop, 0.0)
         both = Duo(sims, supervisor, engine, hands, metrics, session, url)
         await both.ready("gpu", "cpu")

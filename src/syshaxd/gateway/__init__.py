@@ -224,7 +224,9 @@ class Gateway:
         return SENT_KEEP_ALIVE if result and not self._stopping else SENT_CLOSE
 
     def _keeps_open(self, request: web.BaseRequest, client: ClientConnection) -> bool:
-        return request.keep_alive and not (client.http10 or client.refused or self._stopping)
+        # What follows a CONNECT is no request to its sender, but the tunnel's.
+        tunnel = request.method == "CONNECT"
+        return request.keep_alive and not (tunnel or client.http10 or client.refused or self._stopping)
 
     async def _respond(self, request: web.BaseRequest, client: ClientConnection, request_id: str) -> bool | Answer:
         """Whether the connection may stay open, when the answer has been sent; else the answer."""
