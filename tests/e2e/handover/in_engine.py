@@ -6,12 +6,17 @@ Also: which engines are refused, by vLLM's own types. Prints what it tried.
 """
 
 import random
+import sys
+import tempfile
+import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from vllm import _custom_ops as ops
+from vllm.distributed.kv_transfer.kv_connector.v1.multi_connector import MultiConnector
 from vllm.v1.kv_cache_interface import (
     FullAttentionSpec,
     KVCacheConfig,
@@ -20,10 +25,14 @@ from vllm.v1.kv_cache_interface import (
     SlidingWindowSpec,
 )
 
+import syshax_connector.connector  # noqa: F401 - it registers itself
 from syshax_connector.cache import PackedCache, RowCache
+from syshax_connector.folder import Folder
 from syshax_connector.identity import UnsupportedError, check_supported, rope_of
 from syshax_connector.layout import Packed
-from syshax_connector.stored import Stored, unpacked
+from syshax_connector.scheduler import Scheduler
+from syshax_connector.settings import Settings
+from syshax_connector.stored import Stored, checksum, unpacked
 
 LAYERS, BLOCKS = 2, 9
 _chance = random.Random(0)
@@ -183,7 +192,55 @@ def check_rope() -> None:
     assert rope_of(old) != rope_of(SimpleNamespace(rope_theta=10000.0, rope_scaling=old.rope_scaling))
 
 
+def check_multi_connector() -> None:
+    """vLLM's MultiConnector knows our statistics by our name."""
+    event = {"op": "save", "result": "saved", "reason": "", "tokens": 5}
+    for _ in range(2):
+        stats = MultiConnector.build_kv_connector_stats(
+            {"SyshaxConnector": {"events": [event], "reaped": 1, "state": {"waiting": 1}}}
+        )
+    assert stats.aggregate(stats).reduce()["SyshaxConnector"]["files reaped"] == 2
+    assert not stats.is_empty()
+
+
+def check_counts_of_two_threads() -> None:
+    """What the sweeper counts while the engine's thread takes the counts is counted once, and never lost."""
+    rounds, told = 2000, 0
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as path:
+        folder = Folder(Path(path))
+        folder.reap = lambda ttl_s, grace_s: 1
+        scheduler = Scheduler(folder, Settings(sweep_s=86400), None, None, ranks=1, block_size=16)
+        interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        sweeper = threading.Thread(target=lambda: [scheduler._sweep() for _ in range(rounds)])
+        sweeper.start()
+        while sweeper.is_alive():
+            told += (stats := scheduler.stats()) is not None and stats.data["reaped"]
+        sweeper.join()
+        sys.setswitchinterval(interval_s)
+        scheduler.close()
+        told += (stats := scheduler.stats()) is not None and stats.data["reaped"]
+    assert told in (rounds, rounds + 1), told  # the scheduler's own sweeper may have swept once
+
+
+def check_checksum() -> None:
+    """It differs for each byte that is changed, each row that is moved, and each size."""
+    memory = bytearray(_chance.randbytes(100_003))
+    first = checksum(memory, 8, 99_987)
+    assert first == checksum(memory, 8, 99_987)
+    assert first != checksum(memory, 8, 99_986)
+    for place in (8, 9, 8200, 50_000, 99_990, 99_994):
+        memory[place] ^= 1
+        assert checksum(memory, 8, 99_987) != first, place
+        memory[place] ^= 1
+    memory[8:8200], memory[8200:16392] = memory[8200:16392], memory[8:8200]
+    assert checksum(memory, 8, 99_987) != first
+
+
 def main() -> None:
+    check_multi_connector()
+    check_counts_of_two_threads()
+    check_checksum()
     # vLLM packs for AMX without using it.
     isas = ["vec", "vec16", *(["amx"] if torch.cpu._is_avx512_supported() else [])]
     for isa in isas:
