@@ -70,6 +70,13 @@ TEXTS = (
     ("ImportError: libcudart.so.12: cannot open shared object file: No such file", "lacks the library libcudart.so.12"),
     ("RuntimeError: Failed core proc(s): {'EngineCore_DP0': -4}", "built for other CPUs"),
     ("RuntimeError: Failed core proc(s): {'EngineCore_DP0': -9}", "out of memory: look at `dmesg`"),
+    (
+        (
+            "CalledProcessError: Command '['/venv/bin/python']' died with <Signals.SIGILL: 4>.\n"
+            "ValueError: Model architectures ['LlamaForCausalLM'] failed to be inspected."
+        ),
+        "built for other CPUs",
+    ),
     ("ValueError: something quite new", "ValueError: something quite new"),
 )
 
@@ -82,6 +89,10 @@ def test_what_the_log_says(line: str, cause: str) -> None:
 @pytest.mark.parametrize(("signal", "cause"), [(4, "other CPUs"), (9, "dmesg"), (7, "/dev/shm"), (11, "dmesg")])
 def test_what_a_signal_says(signal: int, cause: str) -> None:
     assert cause in launch_cause(["INFO: all is well"], name="gpu", signal=signal)
+
+
+@pytest.mark.parametrize("signal", [9, 7, 11])
+def test_the_log_says_more_than_a_signal(signal: int) -> None:
     assert "no memory is left" in launch_cause(["No available memory for the cache blocks"], name="gpu", signal=signal)
 
 

@@ -133,7 +133,7 @@ _SIGNALS = {
     SIGSEGV: "a fault in the engine or a library: look at `dmesg` and the end of its log",
 }
 _ILLEGAL = re.compile(r"[Ii]llegal instruction")
-_FAILED_PROCESS = re.compile(r"Failed core proc\(s\): \{[^}]*: -(\d+)")
+_FAILED_PROCESS = re.compile(r"Failed core proc\(s\): \{[^}]*: -(\d+)|died with <Signals\.SIG\w+: (\d+)>")
 _EXCEPTION = re.compile(r"(?:^|\s)((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+)$")
 _SAYS_NOTHING = re.compile(r"Engine core initialization failed|See root cause|Engine process failed|EngineDeadError")
 
@@ -153,6 +153,10 @@ def launch_cause(lines: Sequence[str], *, name: str, signal: int | None = None) 
         signal: What ended it; None: it exited by itself, or nobody knows.
     """
     text = "\n".join(lines)
+    if signal is None and (failed := _FAILED_PROCESS.search(text)):
+        signal = int(failed[1] or failed[2])
+    if signal == SIGILL or (signal is None and _ILLEGAL.search(text)):  # what is said after that is a consequence
+        return _SIGNALS[SIGILL]
     for pattern, meaning in _RULES:
         if found := pattern.search(text):
             words = (found.groupdict().get("flags") or "").split()
@@ -161,10 +165,6 @@ def launch_cause(lines: Sequence[str], *, name: str, signal: int | None = None) 
             if quoted and quoted[0].startswith("-") and is_secret(quoted[0].lstrip("-")):
                 quoted[1:] = [HIDDEN] * len(quoted[1:])
             return meaning.format(*quoted, flags=flags or "that is among them", key=f"services.{name}")
-    if signal is None and (found := _FAILED_PROCESS.search(text)):
-        signal = int(found[1])
-    if signal is None and _ILLEGAL.search(text):
-        signal = SIGILL
     if signal is not None:
         return next((meaning for number, meaning in _SIGNALS.items() if number == signal), "")
     return _last_exception(lines)
