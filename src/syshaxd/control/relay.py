@@ -87,7 +87,7 @@ class Relay:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # the other side has gone; uvloop calls that a RuntimeError
         while data := await reader.read(_CHUNK_BYTES):
             writer.write(data)
             await writer.drain()
