@@ -95,7 +95,10 @@ class Front(web.Server):
             due_s = self._loop.time() + SWEEP_INTERVAL_S
             await asyncio.sleep(SWEEP_INTERVAL_S)
             if self._loop.time() - due_s < SWEEP_INTERVAL_S:
-                sweep()
+                try:
+                    sweep()
+                except Exception:  # noqa: BLE001 - the next time may go better; without it nothing silent ever ends
+                    _log.exception("looking for silent connections failed")
 
     def _tell(self, limit: str) -> None:
         now_s = self.clock()

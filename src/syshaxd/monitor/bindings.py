@@ -168,8 +168,8 @@ class BindingMonitor:
 
     async def _look(self, name: str) -> float:
         """Returns for how many seconds the kernel kept the instance from mapping memory."""
-        status = self._status(name)
-        if status.state is not State.READY or status.handle is None:
+        status = next((status for status in self._statuses() if status.spec.name == name), None)
+        if status is None or status.state is not State.READY or status.handle is None:
             return 0.0
         try:
             seen = await self._verify(status)
@@ -181,8 +181,8 @@ class BindingMonitor:
             return 0.0
         if isinstance(seen, Unverified):
             return 0.0
-        now = self._status(name)
-        if now.state is State.READY and now.handle == status.handle:  # it does not end just now
+        now = next((status for status in self._statuses() if status.spec.name == name), None)
+        if now is not None and now.state is State.READY and now.handle == status.handle:  # it does not end just now
             self._learn(name, status.handle, seen)
         return seen.walk_s
 

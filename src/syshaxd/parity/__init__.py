@@ -209,7 +209,10 @@ class ParityService:
 
     def _tell(self) -> None:
         for on_change in self._subscribers:
-            on_change()
+            try:
+                on_change()
+            except Exception:  # noqa: BLE001 - who listens must not break what it listens to
+                _log.exception("a subscriber to comparisons failed")
 
 
 def _log_verdict(report: ParityReport) -> None:

@@ -239,7 +239,10 @@ class Supervisor:
             new.terminating = None if old is None else old.terminating
         self._levels = levels(specs)
         for on_instances in self._on_instances:
-            on_instances(self.statuses())
+            try:
+                on_instances(self.statuses())
+            except Exception:  # noqa: BLE001 - who listens must not break what it listens to
+                _log.exception("a subscriber to the list of instances failed")
 
     def _missing(self, spec: InstanceSpec) -> str | None:
         """The dependency, if it is not up."""

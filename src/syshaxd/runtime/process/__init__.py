@@ -379,8 +379,8 @@ async def _warn(name: str, what: str, work: Awaitable[None]) -> None:
     """What can't be read or written now, with a full disk say, is no reason to lose the instance."""
     try:
         await work
-    except OSError as error:
-        _log.warning("%s: %s: %s", name, what, error, extra={"instance": name})
+    except Exception as error:  # noqa: BLE001 - /proc may be odd, too
+        _log.warning("%s: %s: %s", name, what, error or type(error).__name__, extra={"instance": name})
 
 
 async def _is_done(watch: asyncio.Task[ExitStatus], timeout_s: float) -> bool:
