@@ -124,12 +124,16 @@ def attach(path: Path, arena_id: str) -> Arena:
     except OSError as error:
         raise ArenaError(f"{path}: {error.strerror}") from error
     try:
-        if os.pread(fd, PAGE_BYTES, 0).partition(b"\n")[0] != _MAGIC + arena_id.encode():
+        if not _is_of(fd, arena_id):
             raise ArenaError(f"{path}: another arena than {arena_id}")
         return Arena(path, arena_id, mmap.mmap(fd, os.fstat(fd).st_size), fd)
     except (OSError, ValueError) as error:
         os.close(fd)
         raise error if isinstance(error, ArenaError) else ArenaError(f"{path}: {error}") from error
+
+
+def _is_of(fd: int, arena_id: str) -> bool:
+    return os.pread(fd, PAGE_BYTES, 0).partition(b"\n")[0] == _MAGIC + arena_id.encode("utf-8", "replace")
 
 
 def no_room(path: Path, size: int) -> OSError:
@@ -152,13 +156,20 @@ def give_name(fd: int, path: Path) -> None:
     os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
 
 
-def is_owned(path: Path) -> bool:
-    """Whether the process that made the arena lives. Process numbers would not do: containers have their own."""
+def is_owned(path: Path, arena_id: str = "") -> bool:
+    """Whether the process that made the arena lives. Process numbers would not do: containers have their own.
+
+    Args:
+        path: Its file.
+        arena_id: Which one it must be, if that matters: a new engine may have taken the name of a dead one.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
+        if arena_id and not _is_of(fd, arena_id):
+            return False
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -91,7 +91,8 @@ class Folder:
 
     def has_arena(self, owner: str) -> bool:
         """Whether an engine that lives has an arena here. vLLM adds to its name for each data-parallel rank."""
-        return any(arena.is_owned(path) for path in self.path.glob(f"{owner}*.0{_ARENA}"))
+        paths = (path for name in (owner, f"{owner}_dp*") for path in self.path.glob(f"{name}.0{_ARENA}"))
+        return any(arena.is_owned(path) for path in paths)
 
     def publish(self, header: Header) -> None:
         """Makes a hand-over appear, whole.
@@ -171,11 +172,11 @@ class Folder:
                 arenas.append((path, age_s))
                 continue
             parts = self._parts(path)
-            owned = bool(parts) and arena.is_owned(self.path / parts[0])
+            owned = bool(parts) and arena.is_owned(self.path / parts[0][0], parts[0][1])
             if age_s > (ttl_s + grace_s if owned else grace_s) and _remove_unlocked(path):
                 reaped += 1
             else:
-                wanted.update(parts)
+                wanted.update(name for name, _ in parts)
         for path, age_s in arenas:
             if age_s > grace_s and path.name not in wanted and not arena.is_owned(path):
                 reaped += _remove_unlocked(path)
@@ -197,8 +198,8 @@ class Folder:
                 except FileNotFoundError:  # it has just gone
                     continue
 
-    def _parts(self, handover: Path) -> list[str]:
-        """The arenas that a hand-over's bytes are in; none if it is damaged or gone."""
+    def _parts(self, handover: Path) -> list[tuple[str, str]]:
+        """The arenas, with their ids, that a hand-over's bytes are in; none if it is damaged or gone."""
         try:
             with handover.open("rb", buffering=0) as file:
                 start = file.read(_START_BYTES)

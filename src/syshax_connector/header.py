@@ -125,8 +125,8 @@ def decode(data: bytes) -> Header:
         raise error if isinstance(error, BadHeaderError) else BadHeaderError(f"malformed: {error!r}") from error
 
 
-def arenas_of(start: bytes) -> list[str]:
-    """Names the arenas that a hand-over's bytes are in.
+def arenas_of(start: bytes) -> list[tuple[str, str]]:
+    """Names the arenas that a hand-over's bytes are in, each with its id.
 
     Args:
         start: The file's beginning; its head must be whole.
@@ -136,7 +136,7 @@ def arenas_of(start: bytes) -> list[str]:
     """
     fixed, _ = _head(start)
     try:
-        return [str(part["arena"]) for part in fixed["parts"]]
+        return [(str(part["arena"]), str(part["arena_id"])) for part in fixed["parts"]]
     except (KeyError, TypeError) as error:
         raise BadHeaderError(f"malformed: {error!r}") from error
 

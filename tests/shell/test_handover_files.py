@@ -347,6 +347,16 @@ def test_a_new_engine_takes_the_name_of_a_dead_one_but_not_of_a_living_one(bench
     bench.arena.check()
 
 
+def test_what_a_dead_engine_saved_does_not_live_on_by_the_name_of_a_new_one(bench: Bench) -> None:
+    bench.save("k")
+    bench.arena.close()
+    del bench.arena
+    bench.arena = arena.create(bench.folder.arena_path("e", 0), ARENA_BYTES)
+    bench.folder.publish(Header("own", "e", MODEL, (Part("e.0.arena", bench.arena.id),), 4096, 512, 0.0, (1,)))
+    assert bench.folder.reap(ttl_s=60, grace_s=-1) == 1
+    assert bench.names() == {bench.arena.path.name, "own.kv"}
+
+
 def test_nothing_is_older_than_its_time(bench: Bench) -> None:
     bench.save("k")
     long_ago = time.time() - 100
