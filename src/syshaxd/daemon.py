@@ -12,7 +12,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -188,9 +188,11 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
         daemon = await _build(stack, orders, config, bound, path=path, text=text)
         await daemon.start()
         fault = await daemon.run()
-        await daemon.stop(fault)
+        disorder = await daemon.stop(fault)
     if fault is not None:
         raise SyshaxError(f"syshaxd has ended by a fault of its own; instances run on: {fault}") from fault
+    if disorder is not None:
+        raise SyshaxError(f"syshaxd has not ended in order, see its log: {disorder}") from disorder
     _log.info("stopped")
 
 
@@ -253,20 +255,45 @@ class _Daemon:
             except Exception:  # noqa: BLE001 - the instances that are there are worth more
                 _log.exception("instances (runtime: %s) that are not configured any more may still run", kind)
 
-    async def stop(self, fault: Exception | None) -> None:
-        """Ends the endpoint after its running requests, then the instances unless they are to run on."""
+    async def stop(self, fault: Exception | None) -> Exception | None:
+        """Ends the endpoint after its running requests, then the instances unless they are to run on.
+
+        Returns the first error: what comes after it is done all the same.
+        """
         times, hurry = self.reconfigurer.config.lifecycle, self.orders.hurry
         sdnotify.notify("STOPPING=1")
         sdnotify.extend_timeout(times.drain_timeout_s + times.stop_grace_s + _STOP_MARGIN_S)
         self.reconfigurer.close()
         self.leases.close()
         if not hurry.is_set():
-            await _first(self.gateway.stop(times.drain_timeout_s), hurry.wait())
-        await self.gateway.stop(0.0)
+            drained = _first(self.gateway.stop(times.drain_timeout_s), hurry.wait())
+            await _closed("requests", drained)
+        disorder = await _closed("endpoint", self.gateway.stop(0.0))
         asked = self.orders.leave_running
         leave_running = times.leave_running if asked is None else asked
-        await self.supervisor.shutdown(leave_running=leave_running or fault is not None, drain=False)
+        end = self.supervisor.shutdown(leave_running=leave_running or fault is not None, drain=False)
+        disorder = await _closed("instances", end) or disorder
         await self.side_tasks.close()
+        return disorder
+
+
+async def _closed(what: str, closing: Awaitable[None]) -> Exception | None:
+    """Waits for the end of a part. An error is logged and returned: it must hide no other, and not keep the rest."""
+    try:
+        await closing
+    except Exception as error:  # noqa: BLE001 - see above
+        _log.exception("%s: an error while it was ended", what)
+        return error
+    return None
+
+
+def _close_with(stack: AsyncExitStack, what: str, close: Callable[[], Awaitable[None]]) -> None:
+    """Has the stack close a part, without any error that would hide why it is closed."""
+
+    async def closed() -> None:
+        await _closed(what, close())
+
+    stack.push_async_callback(closed)
 
 
 async def _build(
@@ -278,10 +305,10 @@ async def _build(
     loop_lag = LoopLag(lags.observe)
     stack.callback(loop_lag.close)
     side_tasks = SideTasks()
-    stack.push_async_callback(side_tasks.close)
+    _close_with(stack, "tasks", side_tasks.close)
     session = await stack.enter_async_context(aiohttp.ClientSession())
     stopped = await asyncio.to_thread(StoppedInstances.load, rundir.state_dir() / "stopped.json")
-    stack.push_async_callback(stopped.close)
+    _close_with(stack, "stopped instances", stopped.close)
     processes = ProcessRuntime(rundir.state_dir())
     containers = DockerRuntime(
         rundir.state_dir() / "containers",
@@ -296,10 +323,10 @@ async def _build(
         RuntimeKind.EXTERNAL: ExternalRuntime(),
     }
     for runtime in runtimes.values():
-        stack.push_async_callback(runtime.close)
+        _close_with(stack, type(runtime).__name__, runtime.close)
     registry = InstanceRegistry(bound.specs)
     discovery = _discovery(registry, session)
-    stack.push_async_callback(discovery.close)
+    _close_with(stack, "discovery", discovery.close)
     supervisor = Supervisor(
         bound.specs,
         runtimes,
@@ -313,7 +340,7 @@ async def _build(
     )
     supervisor.subscribe(registry.on_status)
     supervisor.subscribe_instances(registry.on_instances)
-    stack.push_async_callback(ArenaSweeper(supervisor.statuses, supervisor.subscribe).close)
+    _close_with(stack, "arenas", ArenaSweeper(supervisor.statuses, supervisor.subscribe).close)
     monitor = SystemMonitor(
         lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
         interval_s=config.monitor.interval,
@@ -362,7 +389,7 @@ async def _build(
         kept=next(iter(handed.get(_ADMIN_SOCKET, ())), None),
         keep=partial(activation.keep, _ADMIN_SOCKET) if sdnotify.is_there() else None,
     )
-    stack.push_async_callback(lambda: control.stop(leave_socket=orders.restart))
+    _close_with(stack, "control plane", lambda: control.stop(leave_socket=orders.restart))
     metrics = MetricsService(task_failures=side_tasks.failures, loop_lag=lags)
     return _Daemon(
         orders=orders,

@@ -6,9 +6,10 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -108,3 +109,48 @@ async def test_a_fault_of_the_supervision_ends_the_daemon_but_not_the_instances(
         await task
     assert _FailingSupervisor.left_running is True
     assert any("the supervision of instances has failed" in message for message in caplog.messages)
+
+
+async def test_errors_at_the_end_hide_neither_each_other_nor_why_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(method: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def fails(*args: Any) -> None:
+            await method(*args)
+            raise OSError("odd")
+
+        return fails
+
+    ended: list[bool] = []
+
+    async def shutdown(self: Supervisor, *, leave_running: bool, drain: bool) -> None:
+        ended.append(leave_running)
+        await real_shutdown(self, leave_running=leave_running, drain=drain)
+
+    real_shutdown = Supervisor.shutdown
+    monkeypatch.setattr(Supervisor, "shutdown", shutdown)
+    monkeypatch.setattr(daemon.Gateway, "stop", failing(daemon.Gateway.stop))
+    monkeypatch.setattr(daemon.ProcessRuntime, "close", failing(daemon.ProcessRuntime.close))
+    async with serving(tmp_path, monkeypatch) as (url, task):
+        await metrics_with(url, "syshax")
+    with pytest.raises(SyshaxError, match="not ended in order, see its log: odd"):
+        await task
+    assert ended == [False]
+    for what in ("endpoint", "ProcessRuntime"):
+        assert f"{what}: an error while it was ended" in caplog.text
+
+
+async def test_an_error_while_closing_does_not_hide_why_it_could_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*args: object, **kwargs: object) -> None:
+        raise OSError("odd")
+
+    async def refuses(*args: object, **kwargs: object) -> None:
+        raise SyshaxError("the port is taken")
+
+    monkeypatch.setattr(daemon.Gateway, "start", refuses)
+    monkeypatch.setattr(daemon.ProcessRuntime, "close", fails)
+    async with serving(tmp_path, monkeypatch) as (_, task):
+        with pytest.raises(SyshaxError, match="the port is taken"):
+            await task

@@ -119,7 +119,10 @@ class ControlServer:
             self._relay.start()
             self._guard = asyncio.create_task(self._guard_socket(), name="admin socket")
         except (RuntimeError, OSError, SyshaxError) as error:
-            await self.stop()
+            try:
+                await self.stop()
+            except Exception:  # noqa: BLE001 - the first error is the one to tell
+                _log.exception("the control plane could not be started, and not be ended in order")
             if isinstance(error, SyshaxError):
                 raise
             raise SyshaxError(f"cannot listen on {self._path}: {error}") from error
