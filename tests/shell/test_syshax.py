@@ -233,3 +233,26 @@ def test_run_is_the_daemon(path: Path) -> None:
     result = program("run")
     assert result.returncode == 1
     assert f"{path}:\n  x: no such key" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["-1", "-0.5", "-h5", "-x", "--flag", "--conf", "-", "-1,-2"])
+def test_a_value_may_begin_with_a_dash(path: Path, value: str) -> None:
+    done("init")
+    done("config", "services.gpu.args.seed", value)
+    assert done("config", "services.gpu.args.seed") == f"{value}\n"
+    done("config", "services.cpu.args.seed", value, "services.gpu.args.seed", "1", "--config", str(path))
+    assert done("config", "--config", str(path), "services.cpu.args.seed") == f"{value}\n"
+
+
+@pytest.mark.parametrize("value", ["--config", "--unset", "--", "-h"])
+def test_after_two_dashes_anything_is_a_value(path: Path, value: str) -> None:
+    done("init")
+    done("config", "--", "services.gpu.args.seed", value)
+    assert done("config", "services.gpu.args.seed") == f"{value}\n"
+
+
+def test_a_misspelt_option_is_told(path: Path) -> None:
+    done("init")
+    result = syshax("config", "--unst", "services.gpu.port")
+    assert result.exit_code == 2
+    assert "No such option" in result.stderr

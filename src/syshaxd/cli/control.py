@@ -12,6 +12,7 @@ import click
 
 from syshaxd.cli import complete, show
 from syshaxd.cli.connection import output_option, run
+from syshaxd.cli.values import ValuesCommand, check_keys
 from syshaxd.client import ControlClient
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.terminal import FileText
@@ -67,7 +68,7 @@ def get(socket: Path | None, keys: Sequence[str], output: str) -> None:
     run(socket, work)
 
 
-@config.command("set")
+@config.command("set", cls=ValuesCommand)
 @click.argument("words", nargs=-1, required=True, metavar="KEY VALUE...", shell_complete=complete.keys_and_values)
 @click.option("--apply", "apply_too", is_flag=True, help="Apply the file at once, as `syshaxctl reload` does.")
 @click.pass_obj
@@ -81,6 +82,7 @@ def set_values(socket: Path | None, words: Sequence[str], *, apply_too: bool) ->
       syshaxctl config set decider.gpu_cache_threshold 0.8 --apply
       syshaxctl config set services.cpu.port 8003 services.cpu.max_num_seqs 64
     """  # noqa: D301
+    check_keys(words)
     if len(words) % 2:
         raise click.UsageError(f"{words[-1]} has no value")
     values = dict(zip(words[::2], words[1::2], strict=True))

@@ -15,6 +15,7 @@ import click
 
 from syshaxd import __version__, configfile
 from syshaxd.cli import complete, default_config
+from syshaxd.cli.values import ValuesCommand, check_keys
 from syshaxd.core.address import Address
 from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value
 from syshaxd.core.errors import ConfigError, SyshaxError
@@ -39,7 +40,7 @@ _config_option = click.option(
 )
 
 
-class _ConfigCommand(click.Command):
+class _ConfigCommand(ValuesCommand):
     """Lists all keys in its help."""
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -115,8 +116,10 @@ def config(path: Path, words: tuple[str, ...], unset: tuple[str, ...]) -> None:
       syshax config services.gpu.port 8002 services.cpu.port 8001
       syshax config services.cpu.args.max-model-len 8192
       syshax config services.cpu.env.VLLM_CPU_KVCACHE_SPACE 40
+      syshax config services.gpu.args.seed -1
       syshax config --unset services.cpu.cores
     """  # noqa: D301
+    check_keys(words)
     if len(words) % 2 and (len(words) > 1 or unset):
         raise click.UsageError(f"the key {words[-1]} has no value")
     with _errors_of(path):
