@@ -358,6 +358,21 @@ async def test_ambiguous_requests_are_refused_without_a_trace(
     assert not [record for record in caplog.records if record.levelname in {"ERROR", "WARNING"}]
 
 
+@pytest.mark.parametrize("upgrade", [b"websocket", b"h2c", b"tcp", b"WebSocket"])
+@pytest.mark.parametrize("start", [CHAT_LINE, b"CONNECT h:80 HTTP/1.1\r\n", b"GET /live HTTP/1.1\r\n"])
+async def test_no_request_is_seen_inside_another(make_stand: MakeStand, start: bytes, upgrade: bytes) -> None:
+    stand = await make_stand()
+    inner = post(b"X-Smuggled: 1")
+    reader, writer = await stand.raw()
+    writer.write(post(b"Connection: Upgrade", b"Upgrade: " + upgrade, start=start, body=inner))
+    await answer_of(reader)
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(0.2):  # whatever else it may answer
+            await reader.read()
+    writer.close()
+    assert not [request for request in stand.gpu.requests if b"\r\nx-smuggled:" in request.head.lower()]
+
+
 @pytest.mark.parametrize("host", [b"", b"Host: a\r\nHost: b\r\n"])
 async def test_a_request_has_one_host(make_stand: MakeStand, host: bytes) -> None:
     stand = await make_stand()
