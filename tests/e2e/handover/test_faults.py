@@ -64,6 +64,11 @@ def _rewrite(change: Callable[[Header], Header]) -> Callable[[Engines, Path], No
     return lambda engines, path: _replace(path, encode(change(decode(path.read_bytes()))))
 
 
+def _recomputed(engine: Engine, reasons: str) -> float:
+    results = engine.results()
+    return sum(results.get(f"load recomputed {reason}", 0) for reason in reasons.split("|"))
+
+
 def _flip_a_byte_of_the_cache(engines: Engines, path: Path) -> None:
     header = decode(path.read_bytes())
     with (engines.folder / header.parts[0].arena).open("r+b") as arena:
@@ -100,7 +105,11 @@ _FAULTS: dict[str, tuple[str, Callable[[Engines, Path], None]]] = {
     ),
     "a changed byte": ("load", _flip_a_byte_of_the_cache),
     "another arena's file": ("load", _swap_the_arena),
-    "no arena": ("arena", lambda engines, path: (engines.folder / decode(path.read_bytes()).parts[0].arena).unlink()),
+    # Its owner's sweep may be quicker than the test, and the new arena under the same name too.
+    "no arena": (
+        "arena|missing|load",
+        lambda engines, path: (engines.folder / decode(path.read_bytes()).parts[0].arena).unlink(),
+    ),
     "an arena cut off": (
         "arena",
         lambda engines, path: os.truncate(engines.folder / decode(path.read_bytes()).parts[0].arena, 4096),
@@ -115,13 +124,13 @@ def test_a_broken_hand_over_is_computed(engines: Engines, fault: str, consumer: 
     key, engine = new_key(), getattr(engines, consumer)
     token_ids = _saved(engines.a, key, hash(fault + consumer))
     do(engines, _published(engines, key))
-    before = engine.results().get(f"load recomputed {reason}", 0)
+    before = _recomputed(engine, reason)
     computed = engine.prompt_tokens("local_compute")
     answer = engine.complete(token_ids, 10, **loading(key))
     assert answer.token_ids == engines.a.complete(token_ids, 10).token_ids
     assert answer.cached_tokens == 0, "what was computed is told as computed"
     assert engine.prompt_tokens("local_compute") - computed == LENGTH
-    assert engine.results()[f"load recomputed {reason}"] == before + 1
+    assert _recomputed(engine, reason) == before + 1
 
 
 @pytest.mark.parametrize("key", ["../../../tmp/x", "/etc/passwd", "a b", "", "k" * 200])
