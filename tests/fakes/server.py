@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 _CHILD = (
@@ -22,13 +21,9 @@ _CHILD = (
 
 def main() -> None:
     options = sys.argv[1:]
-    for code in range(8):
-        signal.signal(signal.SIGRTMIN + code, lambda number, _: os._exit(number - signal.SIGRTMIN))
-    signal.signal(signal.SIGUSR1, lambda *_: print("said", flush=True))
-    if "stubborn" in options:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    else:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Waited for, not handled: of two that come close together, that with the lower number is first.
+    signals = {signal.SIGUSR1, signal.SIGTERM, *(signal.SIGRTMIN + code for code in range(8))}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     passed = []
     if "shm" in options:
         path = Path(f"/dev/shm/psm_{os.getpid():08x}")
@@ -45,7 +40,13 @@ def main() -> None:
         os.close(fd)
     print("ready", flush=True)
     while True:
-        time.sleep(600)
+        number = signal.sigwait(signals)
+        if number == signal.SIGUSR1:
+            print("said", flush=True)
+        elif number >= signal.SIGRTMIN:
+            os._exit(number - signal.SIGRTMIN)
+        elif "stubborn" not in options:
+            sys.exit(0)
 
 
 if __name__ == "__main__":
