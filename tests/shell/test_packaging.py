@@ -53,3 +53,20 @@ def test_the_spec_has_the_projects_version() -> None:
     spec = (ROOT / "syshax.spec").read_text("utf-8")
     assert f"%global syshax_version {__version__}}}" in spec
     assert f"- {__version__}-" in spec
+
+
+def test_the_unit_takes_nothing_from_instances_that_outlive_the_daemon() -> None:
+    lines = (ROOT / "systemd/syshaxd.service").read_text("utf-8").splitlines()
+    assert "KillMode=process" in lines
+    assert "RemoveIPC=no" in lines
+    assert not [line for line in lines if line.startswith("PrivateTmp=") and line != "PrivateTmp=no"]
+    assert "BindPaths=/var/lib/syshax/tmp:/tmp /var/lib/syshax/tmp:/var/tmp" in lines
+    assert "StateDirectory=syshax syshax/tmp" in lines
+
+
+def test_the_service_may_write_its_configuration_and_not_its_environment() -> None:
+    lines = (ROOT / "systemd/syshaxd.service").read_text("utf-8").splitlines()
+    assert "ReadWritePaths=-/etc/syshax" in lines
+    assert "ReadOnlyPaths=-/etc/syshax/environment" in lines
+    assert "d /etc/syshax 2755 syshax syshax -" in (ROOT / "systemd/tmpfiles.conf").read_text("utf-8")
+    assert "%dir %attr(2755,syshax,syshax) %{_sysconfdir}/syshax" in (ROOT / "syshax.spec").read_text("utf-8")

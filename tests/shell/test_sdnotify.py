@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from syshaxd.activation import keep
-from syshaxd.sdnotify import feed_watchdog, notify, reloading
+from syshaxd.sdnotify import check, extend_timeout, feed_watchdog, is_there, notify, reloading
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -88,3 +88,18 @@ def test_a_reload_begins_at_a_time(manager: socket.socket) -> None:
     first, second = manager.recv(100).decode().splitlines()
     assert first == "RELOADING=1"
     assert int(second.removeprefix("MONOTONIC_USEC=")) > 0
+
+
+def test_a_stop_that_takes_longer_asks_for_its_time(manager: socket.socket) -> None:
+    extend_timeout(312.5)
+    assert manager.recv(100) == b"EXTEND_TIMEOUT_USEC=312500000"
+
+
+def test_a_service_manager_that_has_gone_is_told_of_and_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    assert not notify("READY=1")
+    assert "could not be told READY=1" in caplog.text
+    check()
+    assert not is_there()
