@@ -16,6 +16,7 @@ from tests.faults.report import Row, sized
 pytestmark = pytest.mark.timeout(600)
 
 STREAMS = sized(40, 200)
+_SUSPECT = "this request may have ended an instance"
 
 
 async def test_instances_are_killed(bed: Bed, row: Row) -> None:
@@ -27,6 +28,11 @@ async def test_instances_are_killed(bed: Bed, row: Row) -> None:
             await asyncio.to_thread(bed.kill, name)
             await until_async(lambda: asyncio.to_thread(lambda: not bed.is_ready()), 30, f"{name} is missed")
             await bed.ready()
+            # Streams that began before the two were compared can't move: let those end.
+            begun = load.begun + 2 * STREAMS
+            async with asyncio.timeout(LIMIT_S):
+                while load.begun < begun:
+                    await asyncio.sleep(0.05)
     assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
 
 
@@ -66,7 +72,11 @@ async def test_an_instance_hangs(bed: Bed, row: Row) -> None:
         await asyncio.to_thread(bed.fault, "gpu", stall=True, hang=True)
         await until_async(lambda: asyncio.to_thread(lambda: _pid(bed, "gpu") not in {0, pid}), 120, "gpu is new")
         await bed.ready()
-    assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
+    # Those that gpu got and never began to answer may be what it hangs from: they go to no other instance.
+    suspects = sum(count for text, count in row.counts.details.items() if _SUSPECT in text)
+    row.notes.append(f"lost are {suspects} that gpu had and never began to answer; they may be the cause")
+    assert row.counts.verdicts["lost"] == suspects <= STREAMS, row.counts.told()
+    assert set(row.counts.verdicts) <= {"ok", "lost"}, row.counts.told()
 
 
 def _pid(bed: Bed, name: str) -> int:
@@ -90,23 +100,30 @@ async def test_an_instance_is_busy(bed: Bed, row: Row) -> None:
 
 
 async def test_a_request_that_ends_instances(bed: Bed, row: Row) -> None:
-    requests = sized(1, 3)
-    row.done = f"{requests} requests that end the process of whichever instance gets them, beside {STREAMS} streams"
+    requests = sized(2, 4)
+    row.done = (
+        f"{requests} equal requests that end the process of each instance that gets them, beside {STREAMS} streams"
+    )
+    body = chat(0, tokens=4) | {"messages": [{"role": "user", "content": "poison!"}]}
+    ended: list[set[str]] = []
     async with under_load(bed.port, at_once=STREAMS, tokens=60) as load:
         row.counts = load.counts
         for _ in range(requests):
             for name in NAMES:
                 await asyncio.to_thread(bed.fault, name, poison="poison!")
             pids = bed.pids()
-            body = chat(0, tokens=4) | {"messages": [{"role": "user", "content": "poison!"}]}
             async with asyncio.timeout(LIMIT_S):
                 raw, _ = await exchange(bed.port, request(body))
             assert raw[9:12] in {b"502", b"503"}, raw[:200]
-            ended = {name for name in NAMES if _pid(bed, name) != pids[name]}
-            assert len(ended) == 1, f"it has ended {ended}"
-            bed.told_to_end |= ended
             await bed.ready()
-    assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
+            ended.append({name for name in NAMES if _pid(bed, name) != pids[name]})
+            bed.told_to_end |= ended[-1]
+    # The first is tried once more, since an instance may end for any reason. After that it is known.
+    assert all(len(names) <= 1 for names in ended[1:]), ended
+    row.notes.append(
+        f"they ended {[len(names) for names in ended]} instances; lost are streams for which none was left"
+    )
+    assert set(row.counts.verdicts) <= {"ok", "lost", "refused"}, row.counts.told()
 
 
 async def test_files_in_shared_memory(make_bed: MakeBed, row: Row) -> None:
