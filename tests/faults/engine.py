@@ -8,6 +8,7 @@ FAULTS_MAPPED and FAULTS_OPEN files that it keeps mapped and open, FAULTS_STEP_S
 
 import argparse
 import asyncio
+import fcntl
 import json
 import mmap
 import os
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--served-model-name")
     parser.add_argument("--max-num-seqs", type=int)
+    parser.add_argument("--kv-transfer-config", type=json.loads)
     args, _ = parser.parse_known_args()
     step_s = float(os.environ.get("FAULTS_STEP_S", "0.02"))
     profile = Profile(
@@ -64,6 +66,12 @@ def main() -> None:
             kept.enter_context(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
         if path := os.environ.get("FAULTS_OPEN"):
             kept.enter_context(Path(path).open("r+b"))
+        if (config := args.kv_transfer_config) and "engine_id" in config:
+            folder = Path(config["kv_connector_extra_config"]["arena_dir"])
+            folder.mkdir(mode=0o700, exist_ok=True)
+            # As the connector's: there, and locked by who has it.
+            arena = kept.enter_context((folder / f"{config['engine_id']}.0.arena").open("wb"))
+            fcntl.flock(arena, fcntl.LOCK_EX)
         child = kept.enter_context(subprocess.Popen([sys.executable, "-S", "-c", _CHILD], stdin=subprocess.PIPE))
         kept.callback(child.kill)
         asyncio.run(serve(args, profile))
