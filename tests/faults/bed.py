@@ -5,6 +5,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -215,6 +216,7 @@ class Bed:
         for name in () if self.external else NAMES:
             with suppress(psutil.NoSuchProcess, LookupError):
                 self.kill(name)
+        shutil.rmtree(f"/dev/shm/syshax-faults-{self.port}", ignore_errors=True)
 
     def kill(self, name: str) -> None:
         """SIGKILL: "daemon", or all processes of an instance."""

@@ -4,7 +4,6 @@
 
 import os
 import resource
-import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -142,4 +141,3 @@ def make_bed(row: Row, request: pytest.FixtureRequest, tmp_path_factory: pytest.
     finally:
         for bed, _ in made:
             bed.stop()
-            shutil.rmtree(f"/dev/shm/syshax-faults-{bed.port}", ignore_errors=True)
