@@ -92,7 +92,8 @@ class Engine:
         self._bindings = bindings
         self._faults = faults
         self._suspects = Suspects()
-        self._unresponsive: set[str] = set()
+        self._given_up: set[str] = set()
+        """Instances that are being ended as they no longer answer probes; a process that died is none of them."""
         self._states: dict[str, State] = {}
         self._ready = registry.ready
         self._drained: asyncio.Future[None] | None = None
@@ -215,7 +216,7 @@ class Engine:
     def _count_failure(self, retries: Retries, name: str, error: SyshaxError, *, begun: bool) -> None:
         self._supervisor.suspect(name)
         broke = isinstance(error, InstanceFailedError) and error.broke
-        retries.failed(error, broke=broke, unresponsive=name in self._unresponsive, begun=begun)
+        retries.failed(error, broke=broke, unresponsive=name in self._given_up, begun=begun)
 
     def _check_retries(self, retries: Retries, why: str = "") -> None:
         refusal = retries.refusal(len(self._registry.ready), len(self._registry.specs))
@@ -464,16 +465,17 @@ class Engine:
 
     def _on_status(self, status: InstanceStatus) -> None:
         spec = status.spec
-        if self._states.get(spec.name) is not status.state:
+        before = self._states.get(spec.name)
+        if before is not status.state:
             self._states[spec.name] = status.state
             text = f"{status.state}: {status.reason}" if status.reason else str(status.state)
             self.events.add(
                 EventKind.STATE, text, instance=spec.name, state=status.state, generation=str(status.generation)
             )
-        if status.state is State.UNHEALTHY:
-            self._unresponsive.add(spec.name)
-        elif status.state is State.READY:
-            self._unresponsive.discard(spec.name)
+        if status.state is State.STOPPING and before is State.UNHEALTHY and status.wanted:
+            self._given_up.add(spec.name)
+        elif status.state in {State.STARTING, State.READY}:
+            self._given_up.discard(spec.name)
         if status.state is State.DRAINING:
             self._end_drain(spec.name)
             self._move_streams()

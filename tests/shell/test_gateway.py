@@ -359,6 +359,21 @@ async def test_a_request_that_an_instance_was_ended_for_is_not_sent_to_the_last_
         assert response.headers["x-syshax-placement"] == "cpu"
 
 
+async def test_a_request_is_not_suspect_because_its_instance_died(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+
+    async def dead(request: Request) -> None:
+        stand.supervisor.become("gpu", State.UNHEALTHY)  # its connections are refused; that it has ended is told later
+        request.abort()
+
+    stand.gpu.answer = dead
+    for _ in range(3):
+        async with stand.post() as response:
+            assert response.headers["x-syshax-placement"] == "cpu"
+        stand.supervisor.become("gpu", State.BACKOFF)
+        await stand.ready("gpu")
+
+
 async def test_the_last_instances_own_error_goes_out_as_it_is(make_stand: MakeStand) -> None:
     stand = await make_stand()
     stand.gpu.answer = stand.cpu.answer = _engine_dead

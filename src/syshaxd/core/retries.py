@@ -3,8 +3,8 @@
 """Whether a request that failed is tried elsewhere: one that ends instances must not end them all.
 
 An instance may end while it has a request without that being the request's fault: its requests go on elsewhere, once.
-A request is suspect if two instances broke off with it, or if one that did not answer its probes any more broke off
-before it had said anything. A suspect gets one try, and only where another instance stays healthy beside it.
+A request is suspect if two instances broke off with it, or if it was on one that was ended for not answering its probes
+and had said nothing of the answer. A suspect gets one try, and only where another instance stays healthy beside it.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class Retries:
         Args:
             error: What failed.
             broke: The instance broke the connection off while it had the request.
-            unresponsive: The instance had not answered its probes any more.
+            unresponsive: The instance was being ended, as it did not answer its probes any more.
             begun: The instance had said something of the answer.
         """
         if error is self._counted:
