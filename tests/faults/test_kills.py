@@ -63,8 +63,9 @@ def _running(bed: Bed) -> int:
     return sum(int(bed.stats(name)["running"]) for name in NAMES)
 
 
-async def test_an_instance_hangs(bed: Bed, row: Row) -> None:
+async def test_an_instance_hangs(make_bed: MakeBed, row: Row) -> None:
     row.done = f"gpu answers nothing and makes no token any more, beside {STREAMS} streams"
+    bed = make_bed()  # which requests are suspect is remembered for minutes
     bed.told_to_end.add("gpu")
     pid = bed.pid("gpu")
     async with under_load(bed.port, at_once=STREAMS, tokens=60) as load:
@@ -99,7 +100,8 @@ async def test_an_instance_is_busy(bed: Bed, row: Row) -> None:
     assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
 
 
-async def test_a_request_that_ends_instances(bed: Bed, row: Row) -> None:
+async def test_a_request_that_ends_instances(make_bed: MakeBed, row: Row) -> None:
+    bed = make_bed()  # which requests are suspect is remembered for minutes
     requests = sized(2, 4)
     row.done = (
         f"{requests} equal requests that end the process of each instance that gets them, beside {STREAMS} streams"
