@@ -14,13 +14,6 @@ async def assert_quiet(engine: Engine) -> None:
     """Lets cancelled tasks end, then finds fault with what a request has left behind."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_LIMIT_S):
-            while _left(engine):
+            while engine.unreleased():
                 await asyncio.sleep(0.002)
-    assert not _left(engine), _left(engine)
-
-
-def _left(engine: Engine) -> str:
-    status = engine.status()
-    slots = {name: count for name, count in status.inflight.items() if count}
-    running = [running.request.request_id for running in engine.requests.running]
-    return f"slots {slots}, queued {status.queued}, requests {running}" if slots or status.queued or running else ""
+    assert not engine.unreleased()
