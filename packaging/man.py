@@ -18,9 +18,10 @@ from types import ModuleType
 import click
 import roff
 
-from syshaxd import __version__, configfile, daemon
+from syshaxd import __version__, daemon
 from syshaxd.cli import syshax, syshaxctl
 from syshaxd.core.config import SHORT_KEYS, describe
+from syshaxd.system import configfile
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from collections.abc import Callable
 import msgspec
 from pydantic import BaseModel
 
-from syshaxd.core.body import BodyReader
 from syshaxd.core.errors import BadRequestError
-from syshaxd.core.offload.rules import KNOWN_FIELDS, whole_because
+from syshaxd.core.handover.rules import KNOWN_FIELDS, whole_because
+from syshaxd.core.wire.body import BodyReader
 
 MIB = 1024 * 1024
 

@@ -21,40 +21,42 @@ from pathlib import Path
 import aiohttp
 import click
 
-from syshaxd import __version__, activation, binder, configfile, descriptors, logs, rundir, sdnotify, startup
-from syshaxd.arenas import ArenaSweeper, read_with_arena
+from syshaxd import __version__, startup
 from syshaxd.control import ControlServer, Operations, TlsEndpoint
-from syshaxd.core.bindings import Bound
 from syshaxd.core.config import Config, TcpConfig, enabled_services
 from syshaxd.core.errors import SyshaxError
+from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
-from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.placement.scheduler import Policy, Scheduler
 from syshaxd.core.types import InstanceStatus, RuntimeKind, State
-from syshaxd.discovery import Discovery
-from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.dashboard import Dashboard
-from syshaxd.handover import Handover, HandoverPolicy
-from syshaxd.leases import Leases
-from syshaxd.looplag import LoopLag
-from syshaxd.metrics import LAG_S, Histogram, MetricsService
-from syshaxd.monitor import SystemMonitor, probe_health
-from syshaxd.monitor.bindings import BindingMonitor
-from syshaxd.parity import ParityService, ask
+from syshaxd.instances import binder
+from syshaxd.instances.arenas import ArenaSweeper, read_with_arena
+from syshaxd.instances.capabilities import read_facts
+from syshaxd.instances.catalog import read_catalog
+from syshaxd.instances.discovery import Discovery
+from syshaxd.instances.registry import InstanceRegistry
+from syshaxd.instances.stopped import StoppedInstances
+from syshaxd.instances.supervisor import Supervisor
+from syshaxd.observe.cpu_bindings import BindingMonitor
+from syshaxd.observe.metrics import LAG_S, Histogram, MetricsService
+from syshaxd.observe.monitor import SystemMonitor, probe_health
+from syshaxd.observe.parity import ParityService, ask
 from syshaxd.reconfigure import Reconfigurer
-from syshaxd.registry import InstanceRegistry
-from syshaxd.runner import Runner
-from syshaxd.runner.catalog import read_catalog
-from syshaxd.runner.facts import read_facts
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.runtime.process import ProcessRuntime
-from syshaxd.sidetasks import SideTasks, Work
-from syshaxd.stopped import StoppedInstances
-from syshaxd.supervisor import Supervisor
-from syshaxd.terminal import Program
+from syshaxd.serving.engine import Engine
+from syshaxd.serving.handover import Handover, HandoverPolicy
+from syshaxd.serving.leases import Leases
+from syshaxd.serving.runner import Runner
+from syshaxd.system import activation, configfile, descriptors, logs, rundir, sdnotify
+from syshaxd.system.looplag import LoopLag
+from syshaxd.system.sidetasks import SideTasks, Work
+from syshaxd.system.terminal import Program
 
 _log = logging.getLogger(__name__)
 _SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))

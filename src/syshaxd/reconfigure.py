@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import aclosing, suppress
 from pathlib import Path
 
-from syshaxd import configfile
-from syshaxd.core.bindings import Bound
-from syshaxd.core.changes import Changes, changes, is_proven
 from syshaxd.core.config import Config
+from syshaxd.core.config.diff import Changes, changes, is_proven
 from syshaxd.core.errors import ConfigError, ConflictError, SyshaxError
 from syshaxd.core.events import EventKind
+from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.types import RuntimeKind, State
-from syshaxd.engine import Engine
-from syshaxd.supervisor import Supervisor
+from syshaxd.instances.supervisor import Supervisor
+from syshaxd.serving.engine import Engine
+from syshaxd.system import configfile
 
 _log = logging.getLogger(__name__)
 # Beyond draining and grace, and beyond an instance's own time to start: for what happens in between.

@@ -14,11 +14,11 @@ from pathlib import Path
 import aiohttp
 
 from syshaxd.core.config import ModelParams
-from syshaxd.core.describe import device_text
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.instance_key import own_headers
+from syshaxd.core.launch.instance_key import own_headers
+from syshaxd.core.report.describe import device_text
 from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
-from syshaxd.engine import Engine
+from syshaxd.serving.engine import Engine
 
 _log = logging.getLogger(__name__)
 _FIRST_REPORT_S = 5.0

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from syshaxd.core.bindings import Bound, Host, bind_instances, refusal
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
-from syshaxd.core.launch import instance_specs
-from syshaxd.core.topology import Accelerator, AcceleratorKind, Binding, Dialect, Node, NumaTopology, Rule, Weights
+from syshaxd.core.launch.cpu_binding import Bound, Host, bind_instances, refusal
+from syshaxd.core.launch.spec import instance_specs
+from syshaxd.core.numa import Accelerator, AcceleratorKind, Binding, Dialect, Node, NumaTopology, Rule, Weights
 
 _GIB = 2**30
 

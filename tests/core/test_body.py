@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core import body as body_module
-from syshaxd.core.body import UNREADABLE, BodyReader, RequestBody, as_bool, as_int, encode, raw_fields
 from syshaxd.core.errors import BadRequestError
-from syshaxd.core.offload.bodies import CHAT_PATH, COMPLETIONS_PATH, continuation_body, movable_body, prefill_body
-from syshaxd.core.offload.joining import JoinedAnswer
-from syshaxd.core.offload.rules import KNOWN_FIELDS, whole_because
+from syshaxd.core.handover.bodies import CHAT_PATH, COMPLETIONS_PATH, continuation_body, movable_body, prefill_body
+from syshaxd.core.handover.joining import JoinedAnswer
+from syshaxd.core.handover.rules import KNOWN_FIELDS, whole_because
+from syshaxd.core.wire import body as body_module
+from syshaxd.core.wire.body import UNREADABLE, BodyReader, RequestBody, as_bool, as_int, encode, raw_fields
 from syshaxd.gateway import bodies as gateway_bodies
 
 NEEDED = gateway_bodies._NEEDED

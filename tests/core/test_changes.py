@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.changes import Changes, changed_keys, changes, is_proven
 from syshaxd.core.config import Config, parse
+from syshaxd.core.config.diff import Changes, changed_keys, changes, is_proven
 from syshaxd.core.errors import ConflictError, LaunchFailedError
 from syshaxd.core.types import InstanceStatus, State
 from tests.fakes.specs import make_spec

@@ -9,10 +9,10 @@ import pytest
 
 from syshaxd.core.address import published_port
 from syshaxd.core.config import parse
-from syshaxd.core.container import DONOR_NAME, docker_run, shell_text, with_connector
-from syshaxd.core.container_faults import exit_status, launch_fault, pull_fault
 from syshaxd.core.errors import ConfigError
-from syshaxd.core.launch import instance_specs
+from syshaxd.core.launch.container import DONOR_NAME, docker_run, shell_text, with_connector
+from syshaxd.core.launch.container_faults import exit_status, launch_fault, pull_fault
+from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.secrets import safe_words
 from syshaxd.core.types import ExitStatus, InstanceSpec, Protocol
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.cpulist import format_cpulist, parse_cpulist
+from syshaxd.core.numa.cpulist import format_cpulist, parse_cpulist
 
 CPUS = st.sets(st.integers(0, 300), min_size=1)
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from syshaxd.core.describe import device_text
 from syshaxd.core.loads import GpuLoad, Snapshot
+from syshaxd.core.report.describe import device_text
 from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
 from tests.fakes.specs import make_spec
 

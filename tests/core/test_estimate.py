@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.estimate import Estimates, observe_answer, observe_loads, predict_help
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.placement import Prediction
+from syshaxd.core.placement.decision import Prediction
+from syshaxd.core.placement.estimate import Estimates, observe_answer, observe_loads, predict_help
 
 positive = st.floats(0.001, 10.0)
 

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.errors import ConflictError, LaunchFailedError
-from syshaxd.core.goal import Command, Goal
 from syshaxd.core.lifecycle import (
     DependencyLost,
     DependencyUp,
@@ -21,6 +20,7 @@ from syshaxd.core.lifecycle import (
     StopRequested,
     transition,
 )
+from syshaxd.core.lifecycle.command_goal import Command, Goal
 from syshaxd.core.types import Device, ExitStatus, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
 
 SPEC = InstanceSpec(

@@ -12,9 +12,9 @@ import pytest
 import syshax_connector
 from syshax_connector import protocol, settings
 from syshax_connector.protocol import BadParamsError, Handover
-from syshaxd.core.offload.bodies import continuation_body, prefill_body
-from syshaxd.core.offload.connector import KV_TRANSFER_FLAG, connector_flags
-from syshaxd.core.offload.dialect import ConnectorDialect
+from syshaxd.core.handover.bodies import continuation_body, prefill_body
+from syshaxd.core.handover.connector import KV_TRANSFER_FLAG, connector_flags
+from syshaxd.core.handover.dialect import ConnectorDialect
 
 _TEXT = (Path(syshax_connector.__file__).parent / "PROTOCOL.md").read_text()
 EXAMPLES = {name: json.loads(text) for name, text in re.findall(r"```json (\w+)\n(.*?)```", _TEXT, re.DOTALL)}

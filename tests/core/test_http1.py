@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.http1 import (
+from syshaxd.core.wire.http1 import (
     LAST_CHUNK,
     Dechunker,
     ProtocolError,

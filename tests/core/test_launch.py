@@ -8,11 +8,11 @@ import pytest
 
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
-from syshaxd.core.launch import instance_specs
-from syshaxd.core.offload.connector import EngineFiles, LaunchHost
-from syshaxd.core.offload.pairs import flag_value, refusal
+from syshaxd.core.handover.connector import EngineFiles, LaunchHost
+from syshaxd.core.handover.pairs import flag_value, refusal
+from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind
-from syshaxd.runner.catalog import assumed
+from syshaxd.instances.catalog import assumed
 
 OWN = ("--model", "/m/tiny", "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", "8001")
 

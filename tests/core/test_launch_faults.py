@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.launch_faults import launch_cause, lines_of_last_launch
+from syshaxd.core.launch.launch_faults import launch_cause, lines_of_last_launch
 
 RECORDED = Path(__file__).parent / "data" / "launch_logs"
 WRAPPER = (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.offload.bodies import continuation_body, movable_body, prefill_body, token_limit
+from syshaxd.core.handover.bodies import continuation_body, movable_body, prefill_body, token_limit
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20, "stream": True}
 TEXT: dict[str, Any] = {"model": "m", "prompt": "hi"}

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.http1 import chunk
-from syshaxd.core.offload.bodies import CHAT_PATH, COMPLETIONS_PATH
-from syshaxd.core.offload.joining import JoinedAnswer, incomplete_tail
+from syshaxd.core.handover.bodies import CHAT_PATH, COMPLETIONS_PATH
+from syshaxd.core.handover.joining import JoinedAnswer, incomplete_tail
+from syshaxd.core.wire.http1 import chunk
 
 PATHS = (CHAT_PATH, COMPLETIONS_PATH)
 texts = st.text(min_size=1, max_size=12)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from syshaxd.core.offload.pairs import InstanceFacts, flag_value, refusal
+from syshaxd.core.handover.pairs import InstanceFacts, flag_value, refusal
 from syshaxd.core.types import Protocol
 from tests.fakes.specs import make_spec
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.offload.rules import CARRIED, WHOLE_RULES, whole_because
+from syshaxd.core.handover.rules import CARRIED, WHOLE_RULES, whole_because
 
 DOC = Path(__file__).parents[2] / "docs" / "offload.md"
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9, "stream": True}

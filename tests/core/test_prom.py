@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.prom import Flow, Reading, load, rate, read
+from syshaxd.core.wire.vllm_metrics import Flow, Reading, load, rate, read
 
 DATA = Path(__file__).parent / "data"
 V1 = (DATA / "vllm-0.32-metrics.txt").read_text()

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from syshaxd.core.offload.restated import RestatedText
+from syshaxd.core.handover.restated import RestatedText
 
 TEXTS = st.text(alphabet="ab c", max_size=12)
 

@@ -5,7 +5,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.retries import KEPT_S, MAX_BREAKS, MAX_TRIES, Retries, Suspects
+from syshaxd.core.placement.retries import KEPT_S, MAX_BREAKS, MAX_TRIES, Retries, Suspects
 
 failures = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=8)
 

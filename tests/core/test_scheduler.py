@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.placement import InferenceRequest, Reject, RunOn, Wait
-from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.placement.decision import InferenceRequest, Reject, RunOn, Wait
+from syshaxd.core.placement.scheduler import Policy, Scheduler
 from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
 
 

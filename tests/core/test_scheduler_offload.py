@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.estimate import Estimates
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.placement import Decision, InferenceRequest, Offload, Reject, RunOn, Wait
-from syshaxd.core.records import Cause
-from syshaxd.core.scheduler import Move, Policy, Scheduler
+from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn, Wait
+from syshaxd.core.placement.estimate import Estimates
+from syshaxd.core.placement.records import Cause
+from syshaxd.core.placement.scheduler import Move, Policy, Scheduler
 from tests.fakes.specs import make_spec
 
 GPU, CPU = replace(make_spec("gpu"), max_num_seqs=8), replace(make_spec("cpu"), max_num_seqs=8)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.offload.joining import JoinedAnswer
-from syshaxd.core.offload.pairs import InstanceFacts
-from syshaxd.core.offload.syshax import SyshaxDialect
+from syshaxd.core.handover.joining import JoinedAnswer
+from syshaxd.core.handover.pairs import InstanceFacts
+from syshaxd.core.handover.syshax import SyshaxDialect
 
 PATH = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]

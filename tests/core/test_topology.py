@@ -8,9 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from syshaxd.core.cpulist import format_cpulist, format_stepped, parse_cpulist
 from syshaxd.core.errors import NoBindingError, TopologyError
-from syshaxd.core.topology import (
+from syshaxd.core.numa import (
     Binding,
     Dialect,
     Node,
@@ -26,6 +25,7 @@ from syshaxd.core.topology import (
     read_settings,
     reserve_cores,
 )
+from syshaxd.core.numa.cpulist import format_cpulist, format_stepped, parse_cpulist
 from tests.core.topologies import GIB, KUNPENG, on_any_host, topologies
 
 COMPUTING = st.sampled_from((Dialect.PATCHED, Dialect.STOCK))

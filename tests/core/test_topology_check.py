@@ -9,9 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from syshaxd.core.cpulist import parse_cpulist
 from syshaxd.core.errors import NoBindingError
-from syshaxd.core.topology import (
+from syshaxd.core.numa import (
     Dialect,
     Fault,
     Node,
@@ -24,6 +23,7 @@ from syshaxd.core.topology import (
     plan_binding,
     plan_nearest,
 )
+from syshaxd.core.numa.cpulist import parse_cpulist
 from tests.core.topologies import GIB, KUNPENG, on_any_host, topologies
 
 SERVER = replace(

@@ -5,7 +5,7 @@
 import re
 from pathlib import Path
 
-from syshaxd.core.topology import Dialect, DriftKind, Rule
+from syshaxd.core.numa import Dialect, DriftKind, Rule
 
 TEXT = (Path(__file__).parents[2] / "docs/numa.md").read_text()
 

@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.topology import BindingStatus, Drift, DriftKind, Verification, next_status
+from syshaxd.core.numa import BindingStatus, Drift, DriftKind, Verification, next_status
 from tests.core.topologies import on_any_host
 
 READINGS = st.lists(st.frozensets(st.sampled_from(DriftKind)), min_size=1, max_size=12)

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.topology import Accelerator, AcceleratorKind, Node, NumaTopology, picture
+from syshaxd.core.numa import Accelerator, AcceleratorKind, Node, NumaTopology, picture
 from tests.core.topologies import GIB, KUNPENG, on_any_host, topologies
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given
 
-from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.errors import TopologyError
-from syshaxd.core.topology import Node, NumaTopology, parse_lscpu, parse_numactl, parse_topology
+from syshaxd.core.numa import Node, NumaTopology, parse_lscpu, parse_numactl, parse_topology
+from syshaxd.core.numa.cpulist import format_cpulist
 from tests.core.topologies import KUNPENG, KUNPENG_LSCPU, on_any_host, topologies
 
 MIB = 2**20

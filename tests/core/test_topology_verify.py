@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from syshaxd.core.errors import NoBindingError
-from syshaxd.core.topology import (
+from syshaxd.core.numa import (
     Binding,
     Dialect,
     DriftKind,

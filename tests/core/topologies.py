@@ -5,7 +5,7 @@
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from syshaxd.core.topology import Accelerator, AcceleratorKind, Node, NumaTopology, parse_lscpu
+from syshaxd.core.numa import Accelerator, AcceleratorKind, Node, NumaTopology, parse_lscpu
 
 GIB = 2**30
 

@@ -9,29 +9,29 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from syshaxd import configfile
-from syshaxd.core.bindings import Bound
 from syshaxd.core.config import Config
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.launch import instance_specs
+from syshaxd.core.handover.pairs import InstanceFacts
+from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.loads import Snapshot
-from syshaxd.core.offload.pairs import InstanceFacts
 from syshaxd.core.parity import PROMPTS, Answer, Bounds, Step
-from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.placement.scheduler import Policy, Scheduler
 from syshaxd.core.types import InstanceSpec, RuntimeKind, State
 from syshaxd.daemon import settle
-from syshaxd.discovery import Discovery
-from syshaxd.engine import Engine
-from syshaxd.handover import Handover, HandoverPolicy
-from syshaxd.parity import ParityService
+from syshaxd.instances.catalog import Catalog, assumed
+from syshaxd.instances.discovery import Discovery
+from syshaxd.instances.registry import InstanceRegistry
+from syshaxd.instances.stopped import StoppedInstances
+from syshaxd.instances.supervisor import Supervisor
+from syshaxd.observe.parity import ParityService
 from syshaxd.reconfigure import Reconfigurer
-from syshaxd.registry import InstanceRegistry
-from syshaxd.runner import Runner
-from syshaxd.runner.catalog import Catalog, assumed
 from syshaxd.runtime.external import ExternalRuntime
-from syshaxd.stopped import StoppedInstances
-from syshaxd.supervisor import Supervisor
+from syshaxd.serving.engine import Engine
+from syshaxd.serving.handover import Handover, HandoverPolicy
+from syshaxd.serving.runner import Runner
+from syshaxd.system import configfile
 from tests.fakes.bindings import unbound
 from tests.fakes.quiet import assert_quiet
 from tests.fakes.runtime import FakeRuntime

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
+from syshaxd.core.numa import BindingStatus, Drift, DriftKind, Fault, Settings, Unverified, Verification
 from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
-from syshaxd.core.topology import BindingStatus, Drift, DriftKind, Fault, Settings, Unverified, Verification
 from syshaxd.core.types import (
     Device,
     EngineStatus,

@@ -10,18 +10,18 @@ from typing import Any
 
 import aiohttp
 
+from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.loads import Snapshot
-from syshaxd.core.offload.pairs import InstanceFacts
-from syshaxd.core.records import RequestRecord
-from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.placement.records import RequestRecord
+from syshaxd.core.placement.scheduler import Policy, Scheduler
 from syshaxd.core.types import InstanceSpec, Protocol, Role, State
-from syshaxd.discovery import Discovery
-from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway, Limits
-from syshaxd.handover import Handover, HandoverPolicy
-from syshaxd.registry import InstanceRegistry
-from syshaxd.runner import Runner
-from syshaxd.runner.catalog import Catalog, assumed
+from syshaxd.instances.catalog import Catalog, assumed
+from syshaxd.instances.discovery import Discovery
+from syshaxd.instances.registry import InstanceRegistry
+from syshaxd.serving.engine import Engine
+from syshaxd.serving.handover import Handover, HandoverPolicy
+from syshaxd.serving.runner import Runner
 from tests.fakes.bindings import unbound
 from tests.fakes.handover import no_facts, well
 from tests.fakes.instance import FakeInstance, Request, json_answer

@@ -13,20 +13,20 @@ from typing import Any
 import aiohttp
 
 from syshax_sim import Images, KvStore, Profile, SimInstance
+from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.loads import Snapshot
-from syshaxd.core.offload.pairs import InstanceFacts
-from syshaxd.core.records import RequestRecord
-from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.placement.records import RequestRecord
+from syshaxd.core.placement.scheduler import Policy, Scheduler
 from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind, State
-from syshaxd.discovery import Discovery
-from syshaxd.engine import Engine
 from syshaxd.gateway import Gateway, Limits
-from syshaxd.handover import Handover, HandoverPolicy
-from syshaxd.metrics import MetricsService
-from syshaxd.registry import InstanceRegistry
-from syshaxd.runner import Runner
-from syshaxd.runner.catalog import read_catalog
-from syshaxd.runner.facts import read_facts
+from syshaxd.instances.capabilities import read_facts
+from syshaxd.instances.catalog import read_catalog
+from syshaxd.instances.discovery import Discovery
+from syshaxd.instances.registry import InstanceRegistry
+from syshaxd.observe.metrics import MetricsService
+from syshaxd.serving.engine import Engine
+from syshaxd.serving.handover import Handover, HandoverPolicy
+from syshaxd.serving.runner import Runner
 from tests.fakes.bindings import unbound
 from tests.fakes.parity import no_parity
 from tests.fakes.quiet import assert_quiet

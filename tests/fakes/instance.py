@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from syshaxd.core.http1 import LAST_CHUNK, chunk
 from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
+from syshaxd.core.wire.http1 import LAST_CHUNK, chunk
 
 SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 

@@ -4,8 +4,8 @@
 
 from syshaxd.core.parity import Answer, Bounds
 from syshaxd.core.types import InstanceSpec
-from syshaxd.parity import ParityService
-from syshaxd.registry import InstanceRegistry
+from syshaxd.instances.registry import InstanceRegistry
+from syshaxd.observe.parity import ParityService
 
 
 def no_parity(registry: InstanceRegistry) -> ParityService:

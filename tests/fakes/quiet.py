@@ -5,7 +5,7 @@
 import asyncio
 from contextlib import suppress
 
-from syshaxd.engine import Engine
+from syshaxd.serving.engine import Engine
 
 _LIMIT_S = 5.0
 

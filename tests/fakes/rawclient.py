@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from syshaxd.core.http1 import Dechunker
+from syshaxd.core.wire.http1 import Dechunker
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from syshax_sim import Profile, SimInstance
-from syshaxd.core.offload.rules import CARRIED, WHOLE_RULES
+from syshaxd.core.handover.rules import CARRIED, WHOLE_RULES
 from tests.faults.bed import NAMES, Bed
 from tests.faults.client import LIMIT_S, Got, ask, chat, exchange, request
 from tests.faults.conftest import MakeBed

@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
-from syshaxd.activation import listens_at, take_sockets
+from syshaxd.system.activation import listens_at, take_sockets
 
 # Stands in for systemd: descriptors 3 and up, and the variables with the pid of the program that comes next.
 CHILD = """
 import json, os, sys
-from syshaxd.activation import take_sockets
+from syshaxd.system.activation import take_sockets
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
 taken = take_sockets()
 names = {name: [s.getsockname()[1] for s in sockets] for name, sockets in taken.items()}

@@ -11,17 +11,17 @@ import aiohttp
 import pytest
 
 from syshax_sim import BUILT_IN
-from syshaxd.connecting import why_no_connection
 from syshaxd.core.address import Address
 from syshaxd.core.errors import InstanceFailedError, LaunchFailedError, SyshaxError
 from syshaxd.core.parity import PROMPTS
-from syshaxd.monitor import SystemMonitor, probe_health
-from syshaxd.monitor.devices import GpuReading, HostReader
-from syshaxd.parity import ask
-from syshaxd.runner.catalog import read_catalog
-from syshaxd.runner.facts import read_facts
-from syshaxd.runner.upstream import UpstreamPool
+from syshaxd.instances.capabilities import read_facts
+from syshaxd.instances.catalog import read_catalog
+from syshaxd.observe.devices import GpuReading, HostReader
+from syshaxd.observe.monitor import SystemMonitor, probe_health
+from syshaxd.observe.parity import ask
 from syshaxd.runtime.process.spawn import _check_port
+from syshaxd.serving.runner.upstream import UpstreamPool
+from syshaxd.system.connecting import why_no_connection
 from tests.fakes.handover import duo
 from tests.fakes.specs import make_spec
 

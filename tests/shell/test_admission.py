@@ -12,14 +12,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from syshaxd.admission import Admission
 from syshaxd.core.errors import OverloadedError, UnavailableError
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.placement import InferenceRequest, Offload, Placement
-from syshaxd.core.scheduler import Policy, Scheduler
+from syshaxd.core.placement.decision import InferenceRequest, Offload, Placement
+from syshaxd.core.placement.scheduler import Policy, Scheduler
 from syshaxd.core.types import InstanceSpec, InstanceStatus, State
-from syshaxd.registry import InstanceRegistry
-from syshaxd.slots import Grant, Slot
+from syshaxd.instances.registry import InstanceRegistry
+from syshaxd.serving.admission import Admission
+from syshaxd.serving.slots import Grant, Slot
 from tests.fakes.specs import make_spec
 
 GPU, CPU = replace(make_spec("gpu"), max_num_seqs=2), replace(make_spec("cpu"), max_num_seqs=2)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from syshaxd.core.http1 import LAST_CHUNK, chunk
-from syshaxd.core.records import Outcome
+from syshaxd.core.placement.records import Outcome
+from syshaxd.core.wire.http1 import LAST_CHUNK, chunk
 from tests.fakes.gateway import ANSWER, MakeStand, Stand, stands
 from tests.fakes.instance import SSE_HEAD, Request, json_answer, sse, stream_answer
 from tests.fakes.rawclient import Got, ask

@@ -11,8 +11,8 @@ import pytest
 
 from syshax_sim import Faults, Profile
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.records import Outcome
-from syshaxd.core.scheduler import Policy
+from syshaxd.core.placement.records import Outcome
+from syshaxd.core.placement.scheduler import Policy
 from syshaxd.core.types import State
 from tests.fakes.handover import FAST, Duo, duo
 from tests.fakes.rawclient import Got, ask

@@ -16,9 +16,9 @@ from syshax_connector import arena
 from syshax_connector.arena import Arena
 from syshax_connector.folder import Folder
 from syshax_connector.header import Header, Model, Part
-from syshaxd.arenas import ArenaSweeper, arena_fault
-from syshaxd.core.offload.connector import connector_flags
+from syshaxd.core.handover.connector import connector_flags
 from syshaxd.core.types import ContainerSpec, InstanceSpec, InstanceStatus, Protocol, RuntimeKind, State
+from syshaxd.instances.arenas import ArenaSweeper, arena_fault
 from tests.fakes.specs import make_spec
 
 ARENA_BYTES = 1 << 20

@@ -15,12 +15,11 @@ from itertools import cycle
 
 import pytest
 
-from syshaxd import host
-from syshaxd.core.bindings import Bound, Host, bind_instances
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConflictError, NotFoundError, ProcessGoneError, TopologyError
-from syshaxd.core.launch import instance_specs
-from syshaxd.core.topology import (
+from syshaxd.core.launch.cpu_binding import Bound, Host, bind_instances
+from syshaxd.core.launch.spec import instance_specs
+from syshaxd.core.numa import (
     BindingStatus,
     DriftKind,
     NumaTopology,
@@ -32,9 +31,10 @@ from syshaxd.core.topology import (
     Verification,
     plan_binding,
 )
-from syshaxd.core.topology.binding import Dialect
+from syshaxd.core.numa.binding import Dialect
 from syshaxd.core.types import Handle, InstanceStatus, State
-from syshaxd.monitor.bindings import BindingMonitor
+from syshaxd.observe.cpu_bindings import BindingMonitor
+from syshaxd.system import host
 from tests.core.topologies import KUNPENG
 
 IN_TIME_S = 50.0

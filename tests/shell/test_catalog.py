@@ -11,8 +11,8 @@ from aiohttp.test_utils import TestServer
 
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.types import InstanceSpec
-from syshaxd.runner.catalog import Catalog, assumed, read_catalog
-from syshaxd.runner.facts import read_facts
+from syshaxd.instances.capabilities import read_facts
+from syshaxd.instances.catalog import Catalog, assumed, read_catalog
 from tests.fakes.specs import make_spec
 
 MODELS = {"object": "list", "data": [{"id": "m", "max_model_len": 2048}, {"id": "lora"}]}

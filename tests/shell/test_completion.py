@@ -13,9 +13,9 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
-from syshaxd import configfile
 from syshaxd.cli import syshax, syshaxctl
 from syshaxd.control import ControlServer
+from syshaxd.system import configfile
 from tests.fakes.engine import FakeEngine
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from syshaxd import configfile
 from syshaxd.core.config import Config, get_value, parse, parse_text, set_value, unset_value
 from syshaxd.core.errors import ConfigError, ConflictError
+from syshaxd.system import configfile
 
 
 @pytest.fixture

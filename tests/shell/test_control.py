@@ -18,7 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from syshaxd import __version__, rundir
+from syshaxd import __version__
 from syshaxd.api.v1 import admin_pb2
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.client import ControlClient, SlowError, UnreachableError
@@ -26,8 +26,7 @@ from syshaxd.control import ControlServer
 from syshaxd.control.errors import status_code
 from syshaxd.core import errors
 from syshaxd.core.loads import Snapshot
-from syshaxd.core.parity import Agreement, ParityCause
-from syshaxd.core.topology import (
+from syshaxd.core.numa import (
     Accelerator,
     AcceleratorKind,
     BindingStatus,
@@ -40,7 +39,9 @@ from syshaxd.core.topology import (
     Settings,
     Unverified,
 )
+from syshaxd.core.parity import Agreement, ParityCause
 from syshaxd.core.types import Device, HostTopology, Role, RuntimeKind, State
+from syshaxd.system import rundir
 from tests.core.topologies import KUNPENG
 from tests.fakes.engine import DRIFT, GIB, FakeEngine, parity_report, seen
 
@@ -604,11 +605,12 @@ async def test_a_running_daemon_keeps_its_socket(client: ControlClient, engine: 
 
 
 async def test_a_running_daemon_of_another_process_keeps_its_socket(engine: FakeEngine, path: Path) -> None:
-    program = (
-        f"from syshaxd import rundir; import pathlib; rundir.claim_socket(pathlib.Path({os.fspath(path)!r})); input()"
-    )
+    claim = f"rundir.claim_socket(Path({os.fspath(path)!r})); input()"
     other = await asyncio.to_thread(
-        subprocess.Popen, [sys.executable, "-c", f"{program}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        subprocess.Popen,
+        [sys.executable, "-c", f"from pathlib import Path; from syshaxd.system import rundir; {claim}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     try:
         lock = path.with_name("admin.sock.lock")

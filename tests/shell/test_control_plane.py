@@ -27,7 +27,7 @@ from syshaxd.core.errors import (
     NotFoundError,
     SyshaxError,
 )
-from syshaxd.leases import Leases
+from syshaxd.serving.leases import Leases
 from tests.fakes.daemon import FakeDaemon, fake_daemon
 
 IN_TIME_S = 50.0

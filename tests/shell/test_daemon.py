@@ -14,10 +14,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from syshaxd import binder, configfile, daemon
+from syshaxd import daemon
 from syshaxd.core.errors import SyshaxError
-from syshaxd.monitor import SystemMonitor
-from syshaxd.supervisor import Supervisor
+from syshaxd.instances import binder
+from syshaxd.instances.supervisor import Supervisor
+from syshaxd.observe.monitor import SystemMonitor
+from syshaxd.system import configfile
 
 CONFIG = """\
 services:

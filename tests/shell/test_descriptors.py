@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from syshaxd import descriptors
+from syshaxd.system import descriptors
 
 
 @pytest.fixture

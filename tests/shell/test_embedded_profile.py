@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from syshax_embedded import profile
 from syshax_embedded.profile import Cuda
-from syshaxd import configfile
 from syshaxd.core.config import Config
-from syshaxd.core.cpulist import parse_cpulist
-from syshaxd.core.launch import instance_specs
+from syshaxd.core.launch.spec import instance_specs
+from syshaxd.core.numa.cpulist import parse_cpulist
 from syshaxd.core.types import Device, RuntimeKind
+from syshaxd.system import configfile
 
 CORES = st.sets(st.integers(0, 511), min_size=1).map(sorted)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from syshaxd import enginefiles
 from syshaxd.core.config import Config, parse
+from syshaxd.system import enginefiles
 
 
 def config_of(folder: Path, **service: str) -> Config:

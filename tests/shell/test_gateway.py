@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 
 from syshaxd.core.errors import SyshaxError
-from syshaxd.core.http1 import chunk
-from syshaxd.core.placement import InferenceRequest, RunOn
-from syshaxd.core.records import Outcome
+from syshaxd.core.placement.decision import InferenceRequest, RunOn
+from syshaxd.core.placement.records import Outcome
 from syshaxd.core.types import InstanceSpec, State
+from syshaxd.core.wire.http1 import chunk
 from syshaxd.gateway import Gateway, Limits
-from syshaxd.runner.catalog import Catalog, assumed
+from syshaxd.instances.catalog import Catalog, assumed
 from tests.fakes.gateway import ANSWER, CHAT, MakeStand, Stand
 from tests.fakes.instance import SSE_HEAD, Request, json_answer, sse, stream_answer
 

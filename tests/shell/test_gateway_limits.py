@@ -21,8 +21,8 @@ from syshaxd.core.types import InstanceSpec, State
 from syshaxd.gateway import Limits
 from syshaxd.gateway.connection import Phase
 from syshaxd.gateway.front import _limited_address
-from syshaxd.runner.catalog import Catalog, assumed
-from syshaxd.runner.upstream import UpstreamPool
+from syshaxd.instances.catalog import Catalog, assumed
+from syshaxd.serving.runner.upstream import UpstreamPool
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import ANSWER, CHAT, LIMITS, MakeStand, Stand
 from tests.fakes.instance import SSE_HEAD, Request, json_answer, sse

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from syshaxd import host
 from syshaxd.core.errors import ProcessGoneError, SyshaxError, TopologyError
-from syshaxd.core.topology import (
+from syshaxd.core.numa import (
     Dialect,
     Node,
     NumaTopology,
@@ -24,6 +23,7 @@ from syshaxd.core.topology import (
     plan_binding,
     verify_binding,
 )
+from syshaxd.system import host
 
 FIXTURES = Path(__file__).parents[1] / "core/data/numa"
 X86, ARM, EDGES = "x86_64-8cpu-4node", "aarch64-8cpu-4node", "x86_64-6cpu-edge-nodes"

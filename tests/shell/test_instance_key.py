@@ -11,12 +11,12 @@ import pytest
 from aiohttp import web
 
 from syshaxd.core.errors import SyshaxError
-from syshaxd.core.instance_key import instance_key, own_headers
+from syshaxd.core.launch.instance_key import instance_key, own_headers
 from syshaxd.core.types import InstanceSpec
-from syshaxd.monitor import probe_health
-from syshaxd.parity.ask import ask
-from syshaxd.runner.catalog import read_catalog
-from syshaxd.runner.facts import read_facts
+from syshaxd.instances.capabilities import read_facts
+from syshaxd.instances.catalog import read_catalog
+from syshaxd.observe.monitor import probe_health
+from syshaxd.observe.parity_ask import ask
 from tests.fakes.specs import make_spec
 
 SPEC = make_spec("gpu")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from syshaxd import logs
+from syshaxd.system import logs
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from syshaxd.looplag import LATE_S, LoopLag
+from syshaxd.system.looplag import LATE_S, LoopLag
 
 
 async def test_a_loop_that_stood_still_is_noticed(caplog: pytest.LogCaptureFixture) -> None:

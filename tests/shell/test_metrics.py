@@ -11,12 +11,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
+from syshaxd.core.numa import BindingStatus
 from syshaxd.core.parity import Figures, unknown
-from syshaxd.core.placement import Prediction
-from syshaxd.core.records import Cause, HandoverRecord, Outcome, RequestRecord
-from syshaxd.core.topology import BindingStatus
+from syshaxd.core.placement.decision import Prediction
+from syshaxd.core.placement.records import Cause, HandoverRecord, Outcome, RequestRecord
 from syshaxd.core.types import Device, EngineStatus, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
-from syshaxd.metrics import MetricsService
+from syshaxd.observe.metrics import MetricsService
 from tests.fakes.engine import DRIFT, GIB, parity_report, seen
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"

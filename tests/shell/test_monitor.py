@@ -17,8 +17,8 @@ from syshax_sim import BUILT_IN, Faults, SimInstance
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.loads import HostLoad, Snapshot
 from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
-from syshaxd.monitor import SystemMonitor, probe_health
-from syshaxd.monitor.devices import GpuReader, GpuReading, HostReader
+from syshaxd.observe.devices import GpuReader, GpuReading, HostReader
+from syshaxd.observe.monitor import SystemMonitor, probe_health
 
 INTERVAL_S = 0.02
 LIMIT_S = 50.0
@@ -154,7 +154,7 @@ async def test_an_instance_that_never_answered_has_an_error_and_no_time(unused_s
 
 
 async def test_a_dead_instance_is_logged_once(unused_spec: InstanceSpec, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "syshaxd.monitor")
+    caplog.set_level(logging.INFO, "syshaxd.observe.monitor")
     async with Watched(unused_spec).running() as watched:
         seen: list[float] = []
         await watched.until(lambda snapshot: seen.append(snapshot.taken_at_s) or len(set(seen)) > 10)
@@ -324,7 +324,7 @@ class FakeNvml:
 
 @pytest.fixture
 def gpu_log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    caplog.set_level(logging.INFO, "syshaxd.monitor.devices")
+    caplog.set_level(logging.INFO, "syshaxd.observe.devices")
     return lambda: [record.message for record in caplog.records]
 
 

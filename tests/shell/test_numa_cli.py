@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 
 from syshaxd.cli.numa import numa
 from syshaxd.cli.syshaxctl import main
-from syshaxd.configfile import load
 from syshaxd.control import ControlServer
 from syshaxd.core.config import Config
-from syshaxd.core.topology import Dialect, Fault, Rule, Settings, Unverified
+from syshaxd.core.numa import Dialect, Fault, Rule, Settings, Unverified
+from syshaxd.system.configfile import load
 from tests.core.topologies import KUNPENG_LSCPU
 from tests.fakes.engine import DRIFT, GIB, FakeEngine, seen
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syshaxd import host
-from syshaxd.core import prom
 from syshaxd.core.errors import InstanceFailedError, TopologyError
 from syshaxd.core.loads import NO_LOAD, GpuLoad, HostLoad, InstanceLoad, Snapshot
-from syshaxd.monitor import SystemMonitor
-from syshaxd.monitor.devices import GpuReader, HostReader
+from syshaxd.core.wire import vllm_metrics
+from syshaxd.observe.devices import GpuReader, HostReader
+from syshaxd.observe.monitor import SystemMonitor
+from syshaxd.system import host
 
 ERRORS = st.sampled_from(
     [
@@ -142,7 +142,7 @@ LINES = st.tuples(NAMES, st.sampled_from(["", '{model_name="m"}', "{", '{model_n
 def test_whatever_an_instance_tells(lines: list[tuple[str, str, str]]) -> None:
     text = "\n".join(f"{name}{labels} {value}" for name, labels, value in lines)
     try:
-        load = prom.load(prom.read(text, model="m", at_s=2.0), None)
+        load = vllm_metrics.load(vllm_metrics.read(text, model="m", at_s=2.0), None)
     except InstanceFailedError:
         return
     assert 0 <= load.running < 2**31

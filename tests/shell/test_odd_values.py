@@ -16,10 +16,10 @@ from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.cli import show
 from syshaxd.cli.parity import parity_table
 from syshaxd.cli.top import TopView
-from syshaxd.client import _engine_status
+from syshaxd.client.client import _engine_status
 from syshaxd.control import render
 from syshaxd.control.messages import make
-from syshaxd.core.status import status_json
+from syshaxd.core.report.status import status_json
 from syshaxd.core.types import EngineStatus
 from tests.fakes.engine import FakeEngine
 from tests.fakes.odd import odd

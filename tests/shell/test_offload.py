@@ -14,8 +14,8 @@ from syshax_sim import Faults
 from syshax_sim.text import answer, count_tokens, render_chat
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.records import Outcome
-from syshaxd.core.scheduler import Policy
+from syshaxd.core.placement.records import Outcome
+from syshaxd.core.placement.scheduler import Policy
 from tests.fakes.handover import FAST, Duo, duo
 
 MESSAGES = [{"role": "user", "content": "Introduce openEuler. " * 20}]

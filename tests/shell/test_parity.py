@@ -16,8 +16,8 @@ from syshax_sim import BUILT_IN, Faults, SimInstance
 from syshaxd.core.errors import BadRequestError, ConflictError, InstanceFailedError, InstanceTimeoutError, NotFoundError
 from syshaxd.core.parity import PROMPTS, Agreement, Answer, Bounds, ParityCause, ParityReport
 from syshaxd.core.types import Device, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
-from syshaxd.parity import ParityService, ask
-from syshaxd.registry import InstanceRegistry
+from syshaxd.instances.registry import InstanceRegistry
+from syshaxd.observe.parity import ParityService, ask
 
 IN_TIME_S = 50.0
 INSTANT = BUILT_IN["instant"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from syshaxd.core.errors import ConfigError, ConflictError, LaunchFailedError
-from syshaxd.core.placement import InferenceRequest, RunOn
+from syshaxd.core.placement.decision import InferenceRequest, RunOn
 from syshaxd.core.types import State
 from tests.fakes.daemon import BROKEN_PORT, CONFIG, FakeDaemon, fake_daemon
 

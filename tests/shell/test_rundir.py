@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from syshaxd import rundir
 from syshaxd.core.errors import SyshaxError
+from syshaxd.system import rundir
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from syshaxd.activation import keep
-from syshaxd.sdnotify import check, extend_timeout, feed_watchdog, is_there, notify, reloading
+from syshaxd.system.activation import keep
+from syshaxd.system.sdnotify import check, extend_timeout, feed_watchdog, is_there, notify, reloading
 
 
 @pytest.mark.parametrize("abstract", [False, True])

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from syshaxd.sidetasks import SideTasks
+from syshaxd.system.sidetasks import SideTasks
 
 YEAR_S = 365 * 86400.0
 

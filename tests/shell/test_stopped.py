@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from syshaxd.core.types import State
-from syshaxd.stopped import StoppedInstances
+from syshaxd.instances.stopped import StoppedInstances
 from tests.fakes.daemon import fake_daemon
 
 IN_TIME_S = 50.0

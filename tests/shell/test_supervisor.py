@@ -10,8 +10,8 @@ import pytest
 from syshaxd.core.errors import InstanceFailedError, LaunchFailedError, NotFoundError, SyshaxError
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.types import ExitStatus, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.instances.supervisor import Supervisor
 from syshaxd.runtime.external import ExternalRuntime
-from syshaxd.supervisor import Supervisor
 from tests.fakes.clock import FakeClock
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.specs import make_spec

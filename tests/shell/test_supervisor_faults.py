@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from syshaxd import host
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, ProcessGoneError, TopologyError
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.types import Handle, InstanceStatus, RuntimeKind, State
-from syshaxd.monitor import probe_health
-from syshaxd.supervisor import Supervisor
-from syshaxd.supervisor.activity import is_at_work
+from syshaxd.instances.activity import is_at_work
+from syshaxd.instances.supervisor import Supervisor
+from syshaxd.observe.monitor import probe_health
+from syshaxd.system import host
 from tests.fakes.runtime import FakeRuntime
 from tests.shell.test_supervisor import CPU, GPU, PROBE_INTERVAL_S, bench
 

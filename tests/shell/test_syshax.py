@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from syshaxd import __version__, configfile
+from syshaxd import __version__
 from syshaxd.cli.syshax import main
 from syshaxd.core.config import Config, describe
+from syshaxd.system import configfile
 
 BIN = Path(sys.executable).parent
 

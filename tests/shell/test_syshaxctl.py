@@ -22,7 +22,7 @@ from syshaxd.cli import show
 from syshaxd.cli.syshaxctl import main
 from syshaxd.control import ControlServer
 from syshaxd.core.loads import Snapshot
-from syshaxd.core.topology import BindingStatus
+from syshaxd.core.numa import BindingStatus
 from syshaxd.core.types import Device, Role, State
 from tests.core.topologies import KUNPENG_LSCPU
 from tests.fakes.engine import DRIFT, FakeEngine, parity_report, seen, spec

@@ -21,8 +21,8 @@ from syshaxd.client import ControlClient
 from syshaxd.control import ControlServer, Operations
 from syshaxd.core.loads import GpuLoad
 from syshaxd.core.types import State
-from syshaxd.leases import Leases
-from syshaxd.terminal import _ERRORS
+from syshaxd.serving.leases import Leases
+from syshaxd.system.terminal import _ERRORS
 from tests.core.topologies import KUNPENG_LSCPU
 from tests.fakes.daemon import fake_daemon
 from tests.fakes.engine import FakeEngine, full_snapshot, parity_report
@@ -241,7 +241,7 @@ def test_errors_of_decoding_are_not_ours() -> None:
 
 def test_programs_are_made_for_any_terminal() -> None:
     from syshaxd import daemon
-    from syshaxd.terminal import Program, ProgramGroup
+    from syshaxd.system.terminal import Program, ProgramGroup
 
     assert isinstance(main, ProgramGroup)
     assert isinstance(syshax.main, ProgramGroup)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from syshaxd import configfile
 from syshaxd.core.errors import SyshaxError
+from syshaxd.system import configfile
 
 
 def default_config() -> Path:

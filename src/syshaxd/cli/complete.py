@@ -9,9 +9,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from syshaxd import configfile, rundir
 from syshaxd.core.config import ENTRY, describe, enabled_services, find_key
 from syshaxd.core.errors import SyshaxError
+from syshaxd.system import configfile, rundir
 
 _PATIENCE_S = 1.0
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import click
 
-from syshaxd import rundir
 from syshaxd.client import ControlClient, SlowError, UnreachableError
 from syshaxd.core.errors import SyshaxError
+from syshaxd.system import rundir
 
 _INTERRUPTED = 130
 

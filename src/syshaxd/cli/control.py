@@ -15,7 +15,7 @@ from syshaxd.cli.connection import output_option, run
 from syshaxd.cli.values import ValuesCommand, check_keys
 from syshaxd.client import ControlClient
 from syshaxd.core.errors import ConfigError, ConfigFault
-from syshaxd.terminal import FileText
+from syshaxd.system.terminal import FileText
 
 _CHANGES = {
     "keys": "changed",

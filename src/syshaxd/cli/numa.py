@@ -12,17 +12,15 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from syshaxd import binder, configfile, host
 from syshaxd.cli import default_config, show
 from syshaxd.cli.connection import run
 from syshaxd.client import ControlClient
-from syshaxd.core.bindings import Host
 from syshaxd.core.config import parse
-from syshaxd.core.cpulist import format_cpulist, parse_cpulist
 from syshaxd.core.errors import ConfigError, SyshaxError
-from syshaxd.core.launch import instance_specs
-from syshaxd.core.planned import Wishes, planned_changes
-from syshaxd.core.topology import (
+from syshaxd.core.launch.apply_plan import Wishes, planned_changes
+from syshaxd.core.launch.cpu_binding import Host
+from syshaxd.core.launch.spec import instance_specs
+from syshaxd.core.numa import (
     VARIABLES,
     Dialect,
     Fault,
@@ -37,7 +35,10 @@ from syshaxd.core.topology import (
     plan_binding,
     reserve_cores,
 )
-from syshaxd.terminal import FileText
+from syshaxd.core.numa.cpulist import format_cpulist, parse_cpulist
+from syshaxd.instances import binder
+from syshaxd.system import configfile, host
+from syshaxd.system.terminal import FileText
 
 _MIB = 2**20
 _KEYS_OF_CPUSETS = ("cpuset_cpus", "cpuset_mems")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from syshaxd import configfile
 from syshaxd.cli import default_config
-from syshaxd.core.container import docker_run, shell_text
-from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.errors import SyshaxError
+from syshaxd.core.launch.container import docker_run, shell_text
+from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.secrets import safe_value, safe_words
 from syshaxd.core.types import InstanceSpec, RuntimeKind
+from syshaxd.system import configfile
 
 
 @click.command()
@@ -39,7 +39,7 @@ def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> 
       syshaxctl render cpu
       syshaxctl render gpu --config /etc/syshax/config.yaml -o json
     """  # noqa: D301
-    from syshaxd.binder import bind  # noqa: PLC0415 - it takes long to load, and only this command needs it
+    from syshaxd.instances.binder import bind  # noqa: PLC0415 - it takes long to load, and only this command needs it
 
     path = path or default_config()
     try:

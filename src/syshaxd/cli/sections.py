@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from syshaxd.terminal import ProgramGroup
+from syshaxd.system.terminal import ProgramGroup
 
 
 class SectionedGroup(ProgramGroup):

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The daemon's status for people: tables that fit the terminal. `core/status.py` has it for programs."""
+"""The daemon's status for people: tables that fit the terminal. `core/report/status.py` has it for programs."""
 
 import math
 import os
@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from syshaxd.cli.parity import parity_line
-from syshaxd.core.describe import device_text
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad
+from syshaxd.core.report.describe import device_text
 from syshaxd.core.types import EngineStatus, InstanceStatus, RuntimeKind, State
 
 _GIB = 2**30

@@ -13,15 +13,16 @@ from typing import Any
 
 import click
 
-from syshaxd import __version__, configfile
+from syshaxd import __version__
 from syshaxd.cli import complete, default_config
 from syshaxd.cli.values import ValuesCommand, check_keys
 from syshaxd.core.address import Address
 from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value
 from syshaxd.core.errors import ConfigError, SyshaxError
-from syshaxd.core.launch import instance_specs
+from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.secrets import safe_value
-from syshaxd.terminal import ProgramGroup
+from syshaxd.system import configfile
+from syshaxd.system.terminal import ProgramGroup
 
 _SHORT_KEYS_HELP = (
     "`gpu.`, `cpu.` and `conductor.` may stand for `services.gpu.` and so on; "

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from syshaxd import __version__, host, rundir
+from syshaxd import __version__
 from syshaxd.cli import complete, show
 from syshaxd.cli.connection import run
 from syshaxd.cli.control import config, events, reload, shutdown
@@ -30,11 +30,12 @@ from syshaxd.cli.sections import SectionedGroup
 from syshaxd.cli.top import TopView, latest_decisions, watch
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
+from syshaxd.core.numa import draw_topology, parse_topology
 from syshaxd.core.parity import report_json
-from syshaxd.core.status import status_json
-from syshaxd.core.topology import draw_topology, parse_topology
+from syshaxd.core.report.status import status_json
 from syshaxd.core.types import HostTopology, InstanceStatus
-from syshaxd.terminal import FileText
+from syshaxd.system import host, rundir
+from syshaxd.system.terminal import FileText
 
 Statuses = AsyncGenerator[InstanceStatus, None]
 

@@ -19,12 +19,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from syshaxd import rundir
 from syshaxd.cli import show
 from syshaxd.cli.scheduling import decision_line
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.loads import GpuLoad, HostLoad
 from syshaxd.core.types import EngineStatus, State
+from syshaxd.system import rundir
 
 _SAMPLES = 60
 _EVENTS = 20

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.core import errors
-from syshaxd.core.topology import (
+from syshaxd.core.numa import (
     Accelerator,
     AcceleratorKind,
     BindingStatus,

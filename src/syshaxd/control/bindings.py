@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.control.messages import make
-from syshaxd.core.topology import (
+from syshaxd.core.numa import (
     BindingStatus,
     Drift,
     Fault,

@@ -14,13 +14,13 @@ import grpc
 from syshaxd.api.v1 import config_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
 from syshaxd.control.messages import make
-from syshaxd.core.changes import Changes, waiting_keys
 from syshaxd.core.config import describe, find_key, get_value
+from syshaxd.core.config.diff import Changes, waiting_keys
 from syshaxd.core.events import Event
 from syshaxd.core.secrets import is_private, safe_value
-from syshaxd.engine import Engine
-from syshaxd.leases import Leases
 from syshaxd.reconfigure import Reconfigurer
+from syshaxd.serving.engine import Engine
+from syshaxd.serving.leases import Leases
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from syshaxd.core import errors
-from syshaxd.core.error_detail import METADATA_KEY, detail
+from syshaxd.core.report.error_detail import METADATA_KEY, detail
 from syshaxd.core.secrets import safe_text
 
 _log = logging.getLogger(__name__)

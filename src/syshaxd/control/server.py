@@ -16,7 +16,6 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from syshaxd import rundir
 from syshaxd.api.v1 import admin_pb2, scheduling_pb2
 from syshaxd.api.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from syshaxd.api.v1.scheduling_pb2_grpc import add_SchedulingServiceServicer_to_server
@@ -27,6 +26,7 @@ from syshaxd.control.scheduling import SchedulingServicer
 from syshaxd.control.servicer import AdminEngine, AdminServicer
 from syshaxd.core.address import Address
 from syshaxd.core.errors import SyshaxError
+from syshaxd.system import rundir
 
 _log = logging.getLogger(__name__)
 _SOCKET_MODE = 0o660

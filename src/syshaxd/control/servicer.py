@@ -17,10 +17,10 @@ from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.control import bindings, render
 from syshaxd.control.config import DaemonMethods, Operations
 from syshaxd.control.messages import make
-from syshaxd.core.goal import Command, Goal
+from syshaxd.core.lifecycle.command_goal import Command, Goal
+from syshaxd.core.numa import Fault, Settings, Unverified, Verification
 from syshaxd.core.parity import ParityReport
 from syshaxd.core.secrets import safe_text
-from syshaxd.core.topology import Fault, Settings, Unverified, Verification
 from syshaxd.core.types import EngineStatus, HostTopology, InstanceStatus
 
 Context = grpc.aio.ServicerContext[Any, Any]

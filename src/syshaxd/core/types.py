@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from syshaxd.core.address import Address
 from syshaxd.core.loads import Snapshot
+from syshaxd.core.numa import BindingStatus, NumaTopology
 from syshaxd.core.parity import ParityReport
-from syshaxd.core.topology import BindingStatus, NumaTopology
 
 
 class Role(StrEnum):

@@ -13,9 +13,9 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from syshaxd.core.body import SMALL_BYTES, UNREADABLE, BodyReader, RequestBody, as_bool, as_int
 from syshaxd.core.errors import BadRequestError, RequestTimeoutError, TooLargeError
-from syshaxd.core.offload.rules import KNOWN_FIELDS, whole_because
+from syshaxd.core.handover.rules import KNOWN_FIELDS, whole_because
+from syshaxd.core.wire.body import SMALL_BYTES, UNREADABLE, BodyReader, RequestBody, as_bool, as_int
 from syshaxd.gateway.connection import ClientConnection
 from syshaxd.gateway.limits import BodyBudget, Limits
 from syshaxd.gateway.routes import CHAT, COMPLETIONS, OFFLOADED_CHAT

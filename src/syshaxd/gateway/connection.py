@@ -15,10 +15,10 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from syshaxd.core.openai import error_body
+from syshaxd.core.wire.openai import error_body
 from syshaxd.gateway.errors import Answer
 from syshaxd.gateway.limits import Limits
-from syshaxd.runner import Flow
+from syshaxd.serving.runner import Flow
 
 # A client that was told to go has so long to take its last answer.
 _CLOSING_LIMIT_S = 5.0

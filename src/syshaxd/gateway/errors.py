@@ -25,7 +25,7 @@ from syshaxd.core.errors import (
     TooLargeError,
     UnavailableError,
 )
-from syshaxd.core.openai import error_body
+from syshaxd.core.wire.openai import error_body
 
 # The first class that fits gives status, OpenAI's error type, and the code of errors that bring none.
 _KINDS: tuple[tuple[type[SyshaxError], int, str, str | None], ...] = (

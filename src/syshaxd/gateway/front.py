@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from syshaxd import descriptors
 from syshaxd.gateway.connection import ClientConnection
 from syshaxd.gateway.limits import Limits
+from syshaxd.system import descriptors
 
 _log = logging.getLogger(__name__)
 SWEEP_INTERVAL_S = 2.0

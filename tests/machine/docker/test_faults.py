@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import syshaxd.runtime.docker
-from syshaxd.core.container import DONOR_NAME
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.launch.container import DONOR_NAME
 from syshaxd.core.types import Handle
 from syshaxd.runtime.docker import DockerRuntime
 from tests.machine.docker.bed import Bed

@@ -15,10 +15,10 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from syshaxd import host
 from syshaxd.client import ControlClient, UnreachableError
-from syshaxd.core.topology import BindingStatus, DriftKind, Verification
+from syshaxd.core.numa import BindingStatus, DriftKind, Verification
 from syshaxd.core.types import EngineStatus, State
+from syshaxd.system import host
 
 SOCKET = Path("/run/admin.sock")
 LOG = Path("/tmp/syshaxd.log")

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from worker import compute
 
-from syshaxd.core.cpulist import parse_cpulist
+from syshaxd.core.numa.cpulist import parse_cpulist
 
 
 class Health(BaseHTTPRequestHandler):

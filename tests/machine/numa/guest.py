@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from syshaxd import host
-from syshaxd.core.cpulist import format_cpulist
-from syshaxd.core.topology import (
+from syshaxd.core.numa import (
     Binding,
     BindingStatus,
     Dialect,
@@ -36,6 +34,8 @@ from syshaxd.core.topology import (
     reserve_cores,
     verify_binding,
 )
+from syshaxd.core.numa.cpulist import format_cpulist
+from syshaxd.system import host
 
 MIB = 2**20
 CGROUP = Path("/sys/fs/cgroup/instance")

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 
-from syshaxd.core.cpulist import parse_cpulist
+from syshaxd.core.numa.cpulist import parse_cpulist
 
 TOUCHED_BYTES = 16 * 2**20
 

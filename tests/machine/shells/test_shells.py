@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syshaxd import configfile
+from syshaxd.system import configfile
 
 ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from syshaxd.core.address import checked_host, published_port
-from syshaxd.core.cpulist import parse_cpulist
+from syshaxd.core.numa.cpulist import parse_cpulist
 from syshaxd.core.types import Device, Protocol, RuntimeKind
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]

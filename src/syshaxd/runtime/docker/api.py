@@ -15,9 +15,9 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import CancellableStream
 
-from syshaxd.core.container import DONOR, DONOR_NAME, JOIN, joined_container
-from syshaxd.core.container_faults import NOT_RUN, NVML_LOST, launch_fault, pull_fault
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.launch.container import DONOR, DONOR_NAME, JOIN, joined_container
+from syshaxd.core.launch.container_faults import NOT_RUN, NVML_LOST, launch_fault, pull_fault
 from syshaxd.core.types import ContainerSpec, InstanceSpec
 from syshaxd.runtime.docker.options import create_options
 from syshaxd.runtime.docker.pull import PullError, pull

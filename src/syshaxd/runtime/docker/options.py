@@ -6,7 +6,7 @@ from typing import Any
 
 from docker.types import DeviceRequest, LogConfig, Mount
 
-from syshaxd.core.container import ALL_GPUS, cpuset_cpus
+from syshaxd.core.launch.container import ALL_GPUS, cpuset_cpus
 from syshaxd.core.types import ContainerSpec, InstanceSpec
 
 _LOG_CONFIG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "16m", "max-file": "2"})

@@ -5,7 +5,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from syshaxd.core.container import DONOR
+from syshaxd.core.launch.container import DONOR
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.docker.threads import OutputReader
 

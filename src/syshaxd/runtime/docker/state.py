@@ -9,7 +9,7 @@ from typing import Any
 
 from docker.models.containers import Container
 
-from syshaxd.core.container import JOIN
+from syshaxd.core.launch.container import JOIN
 from syshaxd.core.types import Handle
 
 OWNER = "org.syshax.owner"

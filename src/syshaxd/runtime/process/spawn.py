@@ -10,14 +10,14 @@ import signal
 import sys
 from pathlib import Path
 
-from syshaxd.connecting import why_no_connection
-from syshaxd.core.cpulist import format_cpulist
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.types import InstanceSpec, Protocol
-from syshaxd.enginefiles import importable_folder
 from syshaxd.runtime.logfile import check_room
 from syshaxd.runtime.process import procfs, shim, tempfolder
 from syshaxd.runtime.process.record import Record
+from syshaxd.system.connecting import why_no_connection
+from syshaxd.system.enginefiles import importable_folder
 
 # Between systemd and the daemon: an instance that got them could speak in the daemon's name.
 _PRIVATE_VARIABLES = frozenset(

@@ -1,0 +1,345 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""ControlClient: the daemon's commands over its admin socket, in the terms of core/."""
+
+import inspect
+import os
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+# What goes wrong comes as an exception; gRPC's own lines on stderr would only disturb.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.message_factory import GetMessageClass
+
+from syshaxd.api.v1 import admin_pb2 as api
+from syshaxd.api.v1 import scheduling_pb2
+from syshaxd.api.v1.admin_pb2_grpc import AdminServiceStub
+from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceStub
+from syshaxd.client import bindings
+from syshaxd.core import errors
+from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
+from syshaxd.core.numa import Fault, Settings, Unverified, Verification
+from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
+from syshaxd.core.report import error_detail
+from syshaxd.core.report.error_detail import METADATA_KEY
+from syshaxd.core.types import (
+    Device,
+    EngineStatus,
+    Handle,
+    HostTopology,
+    InstanceSpec,
+    InstanceStatus,
+    Role,
+    RuntimeKind,
+    State,
+)
+
+_ANSWER_TIMEOUT_S = 10.0
+# The kernel walks all page tables of an instance.
+_READING_TIMEOUT_S = 60.0
+_ADMIN = api.DESCRIPTOR.services_by_name["AdminService"]
+_SCHEDULING = scheduling_pb2.DESCRIPTOR.services_by_name["SchedulingService"]
+# protobuf 5 gave the option another name.
+_NAMES = ("always_print_fields_with_no_presence", "including_default_value_fields")
+_WITH_DEFAULTS: dict[str, Any] = {
+    next(name for name in _NAMES if name in inspect.signature(json_format.MessageToDict).parameters): True
+}
+_GONE = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED))
+# Of daemons that don't send the error itself.
+_ERRORS: dict[grpc.StatusCode, type[errors.SyshaxError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.BadRequestError,
+    grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.ConflictError,
+}
+# The daemon is the same user's or root's, and a log line may be as long as it likes.
+_OPTIONS = (("grpc.max_receive_message_length", -1),)
+
+
+class UnreachableError(errors.SyshaxError):
+    """No daemon answers on the socket, or it went away in the middle of a call."""
+
+
+class SlowError(UnreachableError):
+    """The daemon is there, but does not answer in time."""
+
+
+class ControlClient:
+    """Talks to one daemon. Use it with `async with`.
+
+    Every method raises UnreachableError where the daemon does not answer, and else what the daemon says is wrong.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Connects to nothing yet."""
+        self.path = path
+
+    async def __aenter__(self) -> Self:
+        self._channel = grpc.aio.insecure_channel(f"unix:{quote(os.fspath(self.path.absolute()))}", options=_OPTIONS)
+        self._stub: Any = AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._scheduling: Any = SchedulingServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+    async def version(self) -> tuple[str, int]:
+        """The daemon's version and process id."""
+        with self._errors_mapped():
+            answer = await self._stub.GetVersion(api.GetVersionRequest(), timeout=_ANSWER_TIMEOUT_S)
+        return answer.version, answer.pid
+
+    async def status(self) -> EngineStatus:
+        """Everything at this moment."""
+        with self._errors_mapped():
+            answer = await self._stub.GetStatus(api.GetStatusRequest(), timeout=_ANSWER_TIMEOUT_S)
+        return _engine_status(answer, time.monotonic())
+
+    def start(self, name: str, *, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
+        """Wants the instance up.
+
+        Yields:
+            The status when the command is accepted; with `wait`, every later one until the instance is READY.
+        """
+        return self._command(self._stub.StartInstance(api.StartInstanceRequest(name=name, wait=wait)))
+
+    def stop(self, name: str, *, drain: bool, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
+        """Wants the instance down, after its running requests if `drain`. Yields as `start`, until it is STOPPED."""
+        return self._command(self._stub.StopInstance(api.StopInstanceRequest(name=name, drain=drain, wait=wait)))
+
+    def restart(self, name: str, *, drain: bool, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
+        """Ends the instance and starts it anew. Yields as `start`, until the new generation is READY."""
+        return self._command(self._stub.RestartInstance(api.RestartInstanceRequest(name=name, drain=drain, wait=wait)))
+
+    async def compare(self, first: str, second: str) -> ParityReport:
+        """Has both instances asked the same prompts, and their answers compared: seconds to minutes."""
+        with self._errors_mapped():
+            answer = await self._stub.CompareInstances(api.CompareInstancesRequest(first=first, second=second))
+        return _parity(answer.report)
+
+    async def ask(self, method: str, *, timeout_s: float | None = _ANSWER_TIMEOUT_S, **fields: Any) -> dict[str, Any]:
+        """Calls a method of either service, such as `GetConfig`; None: it may take as long as it likes.
+
+        Returns:
+            The answer as plain values, with the keys and the names of enum values of the .proto files.
+        """
+        with self._errors_mapped():
+            answer = await self._method(method)(_request(method, fields), timeout=timeout_s)
+        return _plain(answer)
+
+    async def stream(self, method: str, **fields: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """As `ask`, for a method that answers many times, such as `WatchEvents`."""
+        call = self._method(method)(_request(method, fields))
+        with self._errors_mapped(), self._ended(call):
+            async for answer in call:
+                yield _plain(answer)
+
+    def _method(self, name: str) -> Any:
+        return getattr(self._scheduling if name in _SCHEDULING.methods_by_name else self._stub, name)
+
+    async def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncGenerator[str, None]:
+        """The instance's output by lines; None: all that is kept. With `follow` it goes on until closed."""
+        call = self._stub.StreamLogs(api.StreamLogsRequest(name=name, tail=tail, follow=follow))
+        with self._errors_mapped(), self._ended(call):
+            async for answer in call:
+                yield answer.line
+
+    async def topology(self) -> HostTopology:
+        """The daemon's host as it is now, and whose its CPUs are."""
+        with self._errors_mapped():
+            answer = await self._stub.GetTopology(api.GetTopologyRequest(), timeout=_ANSWER_TIMEOUT_S)
+        return bindings.topology(answer)
+
+    async def check_binding(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
+        """What is wrong with settings for an instance, beside the others; None: with those that it has."""
+        given = None if settings is None else bindings.settings_message(settings)
+        request = api.CheckBindingRequest(name=name, settings=given)
+        with self._errors_mapped():
+            answer = await self._stub.CheckBinding(request, timeout=_ANSWER_TIMEOUT_S)
+        return bindings.faults(answer)
+
+    async def verify_bindings(self, name: str = "") -> dict[str, Verification | Unverified]:
+        """Where instances run now, against their bindings; empty: all of them."""
+        with self._errors_mapped():
+            answer = await self._stub.VerifyBinding(api.VerifyBindingRequest(name=name), timeout=_READING_TIMEOUT_S)
+        return bindings.verifications(answer)
+
+    async def _command(self, call: Any) -> AsyncGenerator[InstanceStatus, None]:
+        with self._errors_mapped(), self._ended(call):
+            async for answer in call:
+                yield _instance_status(answer.status)
+
+    @contextmanager
+    def _ended(self, call: Any) -> Iterator[None]:
+        """The call ends with the block, also when the caller has had enough."""
+        try:
+            yield
+        finally:
+            call.cancel()
+
+    @contextmanager
+    def _errors_mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            code, told = error.code(), error.details() or error.code().name
+            detail = dict(error.trailing_metadata() or ()).get(METADATA_KEY)
+            if detail is not None and (restored := error_detail.restored(str(detail), told)) is not None:
+                raise restored from None
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise SlowError(f"syshaxd on {self.path} did not answer in time; is its host overloaded?") from None
+            if code in _GONE:
+                raise UnreachableError(f"no syshaxd answers on {self.path}") from None
+            raise _ERRORS.get(code, errors.SyshaxError)(told) from None
+
+
+def _request(method: str, fields: dict[str, Any]) -> Any:
+    service = _SCHEDULING if method in _SCHEDULING.methods_by_name else _ADMIN
+    kind: Any = GetMessageClass(service.methods_by_name[method].input_type)
+    return json_format.ParseDict(fields, kind())
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    return dict(json_format.MessageToDict(message, preserving_proto_field_name=True, **_WITH_DEFAULTS))
+
+
+def _engine_status(message: api.GetStatusResponse, now_s: float) -> EngineStatus:
+    """Ages of readings become times of this process's monotonic clock, which is `now_s`."""
+    return EngineStatus(
+        version=message.version,
+        started_at_s=message.started_at_s,
+        endpoint=message.endpoint,
+        queued=message.queued,
+        inflight=dict(message.inflight),
+        instances=tuple(_instance_status(status) for status in message.instances),
+        snapshot=_snapshot(message.snapshot, now_s),
+        binding_faults={name: tuple(its.faults) for name, its in message.binding_faults.items()},
+        handover_refusals={(pair.source, pair.target): pair.refusal for pair in message.handover_pairs},
+        parity=tuple(_parity(report) for report in message.parity),
+        faults=tuple(message.faults),
+        bindings={name: bindings.binding_status(its) for name, its in message.bindings.items()},
+    )
+
+
+def _parity(message: api.ParityReport) -> ParityReport:
+    return ParityReport(
+        first=message.first,
+        second=message.second,
+        verdict=Verdict(
+            Agreement[_name(api.Agreement, message.agreement)],
+            ParityCause[_name(api.ParityCause, message.cause)],
+            tuple(message.reasons),
+            allowed=message.allowed,
+        ),
+        figures=Figures(**_values(message.figures)),
+        prompts=tuple(_prompt(prompt) for prompt in message.prompts),
+        compared_at_s=message.compared_at_s,
+    )
+
+
+def _prompt(message: api.PromptReport) -> PromptReport:
+    values = _values(message)
+    values["difference"] = Difference(**_values(message.difference)) if message.HasField("difference") else None
+    return PromptReport(**values)
+
+
+def _values(message: Any) -> dict[str, Any]:
+    """The fields of a message whose names are those of its class in core."""
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+
+
+def _instance_status(message: api.InstanceStatus) -> InstanceStatus:
+    handle = message.handle
+    return InstanceStatus(
+        spec=_spec(message.spec),
+        state=State[_name(api.State, message.state)],
+        wanted=message.wanted,
+        reason=message.reason,
+        generation=message.generation,
+        attempts=message.attempts,
+        since_s=message.since_s,
+        handle=Handle(message.spec.name, handle.generation, handle.ident, handle.started_at_s)
+        if message.HasField("handle")
+        else None,
+    )
+
+
+def _spec(message: api.InstanceSpec) -> InstanceSpec:
+    """Without command line and environment, which do not travel."""
+    return InstanceSpec(
+        name=message.name,
+        role=Role[_name(api.Role, message.role)],
+        device=Device[_name(api.Device, message.device)],
+        runtime=RuntimeKind[_name(api.RuntimeKind, message.runtime)],
+        model=message.model,
+        served_model=message.served_model,
+        host=message.host,
+        port=message.port,
+        cores=tuple(message.cores),
+        depends_on=message.depends_on or None,
+        max_num_seqs=message.max_num_seqs,
+    )
+
+
+def _name(enum: Any, value: int) -> str:
+    """The enum value's name without the enum's own: `READY` of STATE_READY."""
+    if value not in enum.values():
+        raise errors.SyshaxError("syshaxd is newer than this syshaxctl and says something that it does not know")
+    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
+    return str(enum.Name(value).removeprefix(prefix))
+
+
+def _snapshot(message: api.Snapshot, now_s: float) -> Snapshot:
+    return Snapshot(
+        taken_at_s=now_s - message.age_s if message.HasField("age_s") else 0.0,
+        instances={name: _load(load, now_s) for name, load in message.instances.items()},
+        gpus=tuple(_gpu(gpu) for gpu in message.gpus),
+        gpu_error=message.gpu_error,
+        host=_host(message.host) if message.HasField("host") else None,
+    )
+
+
+def _load(message: api.InstanceLoad, now_s: float) -> InstanceLoad:
+    return InstanceLoad(
+        read_at_s=now_s - message.age_s,
+        running=message.running,
+        waiting=message.waiting,
+        kv_usage_ratio=message.kv_usage_ratio,
+        generation_tokens_per_s=message.generation_tokens_per_s,
+        prompt_tokens_per_s=message.prompt_tokens_per_s,
+        preemptions=message.preemptions,
+        error=message.error,
+    )
+
+
+def _gpu(message: api.GpuLoad) -> GpuLoad:
+    return GpuLoad(
+        index=message.index,
+        name=message.name,
+        uuid=message.uuid,
+        busy_ratio=message.busy_ratio if message.HasField("busy_ratio") else None,
+        memory_used_bytes=message.memory_used_bytes,
+        memory_total_bytes=message.memory_total_bytes,
+        power_w=message.power_w if message.HasField("power_w") else None,
+        temperature_c=message.temperature_c if message.HasField("temperature_c") else None,
+    )
+
+
+def _host(message: api.HostLoad) -> HostLoad:
+    return HostLoad(
+        cpu_count=message.cpu_count,
+        cpu_busy_ratio=message.cpu_busy_ratio,
+        memory_used_bytes=message.memory_used_bytes,
+        memory_total_bytes=message.memory_total_bytes,
+        shm_used_bytes=message.shm_used_bytes,
+        shm_total_bytes=message.shm_total_bytes,
+    )

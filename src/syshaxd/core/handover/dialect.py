@@ -1,0 +1,99 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""How instances are asked to hand over: the seam for protocols other than the connector's."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from syshaxd.core.handover.bodies import (
+    CHAT_PATH,
+    COMPLETIONS_PATH,
+    continuation_body,
+    movable_body,
+    prefill_body,
+)
+from syshaxd.core.handover.joining import JoinedAnswer
+from syshaxd.core.handover.pairs import InstanceFacts
+
+
+class HandoverDialect(Protocol):
+    """The requests of one protocol."""
+
+    movable: bool
+    """Running streams can be moved, too; else only a prefill is handed over."""
+    paths: frozenset[str]
+    """The routes for which it works."""
+    to_be_continued: frozenset[str]
+    """Values of `finish_reason` that mean: ask again for the rest."""
+
+    def prefill(self, body: Mapping[str, Any], key: str) -> bytes:
+        """The request for the first token. Its answer is one JSON object."""
+
+    def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
+        """Where a prefill's answer, or an event of a part that is to be continued, says that its KV cache is.
+
+        None: nowhere.
+        """
+
+    def size_bytes(self, answer: Mapping[str, Any]) -> int:
+        """How much the prefill's answer says is handed over; 0: it does not tell."""
+
+    def movable_stream(self, body: Mapping[str, Any], key: str) -> bytes:
+        """The request itself, such that its stream can go on elsewhere."""
+
+    def continuation(
+        self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None
+    ) -> tuple[str, bytes]:
+        """Path and body of the request for the rest, as a stream.
+
+        Args:
+            body: The client's.
+            so_far: What has been delivered.
+            facts: The instance that gets it.
+            load: Key of the KV cache that was handed over, if any.
+            save: Key under which to hand over in turn, if the stream is to be movable.
+        """
+
+
+class ConnectorDialect:
+    """That of vLLM with syshax_connector."""
+
+    movable = True
+    paths = frozenset((CHAT_PATH, COMPLETIONS_PATH))
+    to_be_continued: frozenset[str] = frozenset()
+
+    def prefill(self, body: Mapping[str, Any], key: str) -> bytes:
+        """HandoverDialect."""
+        return prefill_body(body, key)
+
+    def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
+        """HandoverDialect: the connector may have refused to save."""
+        return key if _told(answer).get("state") == "saving" else None
+
+    def size_bytes(self, answer: Mapping[str, Any]) -> int:
+        """HandoverDialect."""
+        return int(_told(answer).get("bytes") or 0)
+
+    def movable_stream(self, body: Mapping[str, Any], key: str) -> bytes:
+        """HandoverDialect."""
+        return movable_body(body, key)
+
+    def continuation(
+        self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None
+    ) -> tuple[str, bytes]:
+        """HandoverDialect: by token ids, on the chat's own route where the instance takes them there."""
+        chat = so_far.chat and facts.takes_chat_ids
+        rest = continuation_body(
+            body,
+            chat=chat,
+            prompt_ids=so_far.prompt_ids,
+            generated_ids=so_far.token_ids,
+            max_model_len=facts.max_model_len,
+            load=load,
+            save=save,
+        )
+        return CHAT_PATH if chat else COMPLETIONS_PATH, rest
+
+
+def _told(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (answer.get("kv_transfer_params") or {}).get("syshax") or {}

@@ -1,0 +1,384 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""One answer out of the parts that several instances make of it.
+
+The client sees what one instance would have sent: one role, one id, every token once, the sums of the whole. While the
+first instance answers, its events pass as they are; those of a later part are rewritten in the name of the first. What
+counts as delivered always ends with a whole character, so another instance can go on from exactly there.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.handover.bodies import dump_body, token_limit
+from syshaxd.core.handover.chunks import PLAIN_DELTA, ChunkWriter, Piece, read_piece, usage_of
+from syshaxd.core.handover.restated import RestatedText
+from syshaxd.core.report.describe import excerpt
+from syshaxd.core.wire.openai import error_text, is_refusal
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# An instance that shuts down ends its answers so.
+_BROKEN_OFF = frozenset(("abort", "error"))
+_PLAIN_CHUNK = re.compile(
+    rb'[0-9a-fA-F]+\r\n(data: \{[^\[]*"choices":\[\{"index":0,(?:"delta":\{"content"|"text"):"(?!")'
+    rb'[^"\\]*(?:\\.[^"\\]*)*"\}?'
+    rb',"logprobs":null,"finish_reason":null(?:,"stop_reason":null,"prompt_token_ids":null)?'
+    rb',"token_ids":)\[(\d+)\](\}\][^\n]*\n\n)\r\n'
+)
+"""A chunk with one event, which has the text of one token and nothing else of note, as vLLM writes it: most are."""
+# A string's own quotes are escaped, so these are keys.
+_IDS = re.compile(rb'("(?:prompt_)?token_ids":)\[[^\]]*\]')
+_DATA = b"data: "
+_DONE = b"[DONE]"
+# Longer than the prompt's tokens in any event.
+_MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+
+class JoinedAnswer:
+    """Takes the events of one part after the other; gives what the client gets for them."""
+
+    def __init__(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        to_be_continued: frozenset[str] = frozenset(),
+        tells_usage: bool = False,
+    ) -> None:
+        """Sets up for an answer.
+
+        Args:
+            path: The client's route.
+            body: The client's body.
+            to_be_continued: What an instance gives as `finish_reason` where another part is to follow; parts of such
+                instances may repeat the text that is there.
+            tells_usage: The instances tell usage unasked, as the client is to see.
+        """
+        self.stream = bool(body.get("stream"))
+        self._writer = ChunkWriter(path, body)
+        if tells_usage:
+            self._writer.tell_usage()
+        self.chat = self._writer.chat
+        self.tells_ids = self._writer.tells_ids
+        """The client gets the tokens' ids, too: they cannot be taken back."""
+        self._to_be_continued = to_be_continued
+        self._limit = token_limit(body)
+        self._restated = RestatedText("")
+        self._told_prompt_tokens = 0
+        self.tokens = 0
+        """Tokens that the client has; events, where the instances do not tell their ids."""
+        self.parts = 0
+        """Parts after the prefill that have begun."""
+        self.part_id: str | None = None
+        """The id that the present part has given itself."""
+        self.part_over = False
+        """The present part has ended, and another is to follow."""
+        self.prompt_ids: tuple[int, ...] = ()
+        """The prompt's tokens; empty: not known yet."""
+        self.token_ids: list[int] = []
+        """The answer's tokens that the client has."""
+        self.finished = False
+        """The last token has come."""
+        self.plain = True
+        """What came so far can be told from its tokens alone."""
+        self.cached_tokens: int | None = None
+        """Prompt tokens that the present part did not have to compute, as far as it has told."""
+        self._texts: list[str] = []
+        self._keeps_text = bool(to_be_continued) or not self.stream
+        self._held: list[Piece] = []
+        self._last_size = 0
+        self._begun = False
+        self._finish = Piece("", ())
+        self._prompt_details: Any = None
+        self._template: dict[str, Any] = {}
+        self._passes_quickly = False
+        self._rest = b""  # the beginning of an event
+        self._held_events = b""  # those of the held pieces, where the client gets their ids
+        self._sent_early = 0  # held pieces that the client has got as empty events
+        self._ending = False  # the last piece has come, but its event was not sent yet
+        self._told_usage = False
+        self._told_done = False
+        self.refused = False
+        """The instance has refused the request in its stream."""
+        self.failure: InstanceFailedError | None = None
+        """Why nothing more of the present part can be used, although the instance goes on."""
+
+    @property
+    def text(self) -> str:
+        """The answer's text that the client has; a stream whose parts go on by tokens does not keep it."""
+        return "".join(self._texts)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many the prompt has; 0: not known yet."""
+        return len(self.prompt_ids) or self._told_prompt_tokens
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Another instance could go on from here with the KV cache of this one, as far as is known."""
+        return bool(self.token_ids) and self.may_go_on
+
+    @property
+    def may_go_on(self) -> bool:
+        """Another instance could make the rest, as far as is known."""
+        return bool(self.prompt_ids and self.plain and not self.finished)
+
+    @property
+    def surely_whole(self) -> bool:
+        """What was delivered ends with a whole character; else `tail_ids` must be looked at by a tokenizer."""
+        return self._last_size <= 1
+
+    def take_prefill(self, answer: Mapping[str, Any], *, max_model_len: int | None = None) -> bytes:
+        """Takes the complete answer of one token; returns what to send, if anything.
+
+        If it is not `plain` nothing was taken: the request must be answered as a whole.
+        """
+        self._template = dict(answer)
+        self._writer.remember(answer)
+        choice = answer["choices"][0]
+        ids = answer.get("prompt_token_ids") if self.chat else choice.get("prompt_token_ids")
+        self.prompt_ids = tuple(ids or ())
+        usage = answer.get("usage") or {}
+        self._prompt_details = usage.get("prompt_tokens_details")
+        self._told_prompt_tokens = usage.get("prompt_tokens") or 0
+        message = choice.get("message") or {}
+        text = (message.get("content") if self.chat else choice.get("text")) or ""
+        ids = tuple(choice.get("token_ids") or ())
+        if any(value for name, value in message.items() if name not in PLAIN_DELTA):
+            self.plain = False
+            return b""
+        fits = max_model_len is None or len(self.prompt_ids) + 1 < max_model_len
+        if choice.get("finish_reason") not in (self._to_be_continued or ("length",)) or not fits:
+            return self._deliver(Piece(text, ids, choice.get("finish_reason"), choice.get("stop_reason")))
+        if not text or text.endswith(_REPLACEMENT):
+            return b""  # part of a character: the next instance makes this token again
+        return self._deliver(Piece(text, ids, count=usage.get("completion_tokens")))
+
+    def begin_part(self) -> None:
+        """Another instance goes on from what was delivered."""
+        self._held.clear()
+        self._rest = self._held_events = b""
+        self.failure = None
+        self.cached_tokens = None
+        self.parts += 1
+        self.part_id, self.part_over = None, False
+        if self._to_be_continued:
+            self._restated = RestatedText(self.text)
+
+    def pass_chunk(self, data: bytes) -> bytes | None:
+        """Takes a whole chunk of the first instance's stream, if it is as most are; returns the chunk to send.
+
+        It costs a third of `pass_on`, which is to take the others (None is returned).
+        """
+        found = _PLAIN_CHUNK.fullmatch(data) if self._passes_quickly else None
+        if found is None:
+            return None
+        before, number, after = found.groups()
+        self.token_ids.append(int(number))
+        self.tokens += 1
+        self._last_size = 1
+        return b"%x\r\n%bnull%b\r\n" % (len(before) + len(after) + 4, before, after)
+
+    def pass_on(self, data: bytes) -> bytes:
+        """Takes bytes of the first instance's stream; returns what to send: the same, but for ids that nobody wants.
+
+        If `failure` is set afterwards, the rest of the part is of no use.
+        """
+        data = self._rest + data
+        self._rest = b""
+        end = data.find(b"\n\n") + 2
+        out = []
+        begin = 0
+        try:
+            while end > 1:
+                out.append(self._pass_event(data[begin:end]))
+                begin = end
+                end = data.find(b"\n\n", begin) + 2
+        except InstanceFailedError as error:
+            self.failure = error
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            self.failure = InstanceFailedError(
+                f"the instance sent an event that cannot be read: {excerpt(repr(error))}"
+            )
+        else:
+            self._rest = data[begin:]
+            if len(self._rest) > _MAX_EVENT_BYTES:
+                self.failure = InstanceFailedError(f"the instance sent an event of over {_MAX_EVENT_BYTES} bytes")
+        self._passes_quickly = self._begun and not (self.tells_ids or self._held or self._rest)
+        return b"".join(out)
+
+    def _pass_event(self, event: bytes) -> bytes:
+        text = event.removeprefix(_DATA).rstrip(b"\n")
+        if text == _DONE:
+            self._told_done = True
+            return event
+        if not event.startswith(_DATA):
+            return event  # a comment
+        told = json.loads(text)
+        if is_refusal(told.get("error")):
+            self.finished = self.refused = True
+            return event
+        pieces = self._read(told)
+        self._begun = True
+        self._told_usage = self._told_usage or (not told.get("choices") and bool(told.get("usage")))
+        for piece in pieces:
+            self._add(piece)
+        if self._held and self.tells_ids:
+            # What was told of a token cannot be taken back: it waits until its character is whole.
+            self._held_events += event
+            return b""
+        if self.tells_ids:
+            event, self._held_events = self._held_events + event, b""
+            return event
+        if not pieces and self._held and self._held[-1].silent:
+            return b""
+        self._sent_early = sum(not piece.silent for piece in self._held)
+        return _IDS.sub(rb"\1null", event)
+
+    def take(self, event: Mapping[str, Any]) -> bytes:
+        """Takes one event of a later part; returns what to send, if anything.
+
+        Raises:
+            InstanceFailedError: The event tells of a failure.
+        """
+        out = b""
+        for piece in self._read(event):
+            out += self._deliver(piece)
+        return out
+
+    def _read(self, event: Mapping[str, Any]) -> list[Piece]:
+        """What an event adds to the delivered answer."""
+        if problem := event.get("error"):
+            raise InstanceFailedError(f"the instance broke off: {error_text(problem)}")
+        self._writer.remember(event)
+        if not event.get("choices"):
+            self._take_usage(event.get("usage") or {})
+            return []
+        if event.get("usage"):
+            self._writer.tell_usage()  # also where the client did not ask: the instance is told to
+        self.part_id = event.get("id")
+        choice = event["choices"][0]
+        piece = self._without_repetition(read_piece(event))
+        if piece.finish_reason in _BROKEN_OFF:
+            raise InstanceFailedError(f"the instance broke off: finish_reason {excerpt(str(piece.finish_reason))}")
+        if not self.prompt_ids:
+            self.prompt_ids = tuple(event.get("prompt_token_ids") or choice.get("prompt_token_ids") or ())
+        if piece.text or piece.delta is not None or piece.finish_reason is not None:
+            pieces = [*self._held, piece]
+            self._held.clear()
+            return pieces
+        if piece.token_ids:  # else it is a chat's role, or part of a prefill
+            self._held.append(piece)
+        return []
+
+    def _without_repetition(self, piece: Piece) -> Piece:
+        """The piece as a part of the whole answer: without what the client has, and without the end of a mere part."""
+        if not self._to_be_continued:
+            return piece
+        text, reason = self._restated.push(piece.text), piece.finish_reason
+        if reason is not None:
+            text += self._restated.end()
+        if reason in self._to_be_continued:
+            self.part_over = True
+            reason = None
+            if self._limit is not None and self.tokens + bool(text) >= self._limit:
+                reason = "length"
+        return replace(piece, text=text, finish_reason=reason)
+
+    def tail_ids(self) -> tuple[int, ...]:
+        """The last tokens that were delivered: enough to see whether they end with a whole character."""
+        return tuple(self.token_ids[-max(8, self._last_size) :])
+
+    def drop_tail(self, count: int) -> bool:
+        """Leaves out the last tokens, whose character was not complete, so that they are made again.
+
+        Returns:
+            False: the client has their ids already.
+        """
+        if count and self.tells_ids:
+            return False
+        del self.token_ids[len(self.token_ids) - count :]
+        self.tokens -= count
+        self._last_size = 0
+        return True
+
+    def end(self) -> bytes:
+        """What is missing at the end of the client's stream."""
+        if self._told_done:
+            return b""
+        usage = self._usage()
+        if self._prompt_details is not None:
+            usage["prompt_tokens_details"] = self._prompt_details
+        out = self._writer.end(None if self._told_usage else usage)
+        if self._ending:
+            out = self._writer.piece(self._finish, self.prompt_ids, self.prompt_tokens, self.tokens) + out
+        return out
+
+    def whole(self) -> bytes:
+        """The answer in one piece, in the form of the instance that prefilled it."""
+        choice = dict(self._template["choices"][0])
+        finish = self._finish
+        choice |= {"finish_reason": finish.finish_reason, "stop_reason": finish.stop_reason}
+        choice["token_ids"] = self.token_ids if self.tells_ids else None
+        body = dict(self._template)
+        if self.chat:
+            choice["message"] = choice["message"] | {"content": self.text}
+        else:
+            choice["text"] = self.text
+        if not self.tells_ids:
+            (body if self.chat else choice)["prompt_token_ids"] = None
+        usage = dict(body.get("usage") or {})
+        body |= {"choices": [choice], "usage": usage | self._usage(), "kv_transfer_params": None}
+        return dump_body(body)
+
+    def _take_usage(self, usage: Mapping[str, Any]) -> None:
+        details = usage.get("prompt_tokens_details") or {}
+        self.cached_tokens = details.get("cached_tokens")
+
+    def _deliver(self, piece: Piece) -> bytes:
+        out = b""
+        if not self._begun:
+            self._begun = True
+            out = self._writer.role(self.prompt_ids, self.prompt_tokens)
+        self._add(piece)
+        if piece.finish_reason is not None:
+            self._ending = True  # what stands in the last piece's event, only the instance's last event tells
+        elif piece.text or piece.delta is not None or self.tells_ids or (not piece.silent and not self._take_early()):
+            out += self._writer.piece(piece, self.prompt_ids, self.prompt_tokens, self.tokens)
+        return out if self.stream else b""
+
+    def _take_early(self) -> bool:
+        """Whether the client has got an empty event for this token already, before it was made again."""
+        early = self._sent_early > 0
+        self._sent_early -= early
+        return early
+
+    def _add(self, piece: Piece) -> None:
+        self.token_ids += piece.token_ids
+        self.tokens += piece.tokens
+        self.plain = self.plain and piece.delta is None
+        self._last_size = len(piece.token_ids)
+        if self._keeps_text:
+            self._texts.append(piece.text)
+        if piece.finish_reason is not None:
+            self.finished = True
+            self._finish = piece
+
+    def _usage(self) -> dict[str, Any]:
+        return usage_of(self.prompt_tokens, self.tokens)
+
+
+def incomplete_tail(texts: list[str]) -> int:
+    """How many of the last tokens belong to a character that is not complete.
+
+    Args:
+        texts: What a tokenizer makes of the last tokens, then of these without the last one, the last two, ...
+    """
+    for dropped, text in enumerate(texts):
+        if not text.endswith(_REPLACEMENT):
+            return dropped
+    return len(texts)

@@ -1,0 +1,112 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Whether one instance can hand over to another, and if not, why."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from syshaxd.core.handover.connector import identity
+from syshaxd.core.types import InstanceSpec, Protocol
+
+_CHAT_IDS_SINCE = (0, 32)
+"""The first vLLM known to take a chat's prompt as tokens. 0.26 does not."""
+_VERSION = re.compile(r"(\d+)\.(\d+)")
+# Flags whose values must agree. What an instance that somebody else started was given is not known.
+_SAME_FLAGS = (
+    "dtype",
+    "kv-cache-dtype",
+    "revision",
+    "tokenizer",
+    "tokenizer-revision",
+    "rope-scaling",
+    "rope-theta",
+    "rope-parameters",
+    "hf-overrides",
+)
+_NO_FLAGS = ("reasoning-parser",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceFacts:
+    """What an instance said of itself when it became ready."""
+
+    version: str = ""
+    """Of vLLM; empty: it does not tell."""
+    max_model_len: int | None = None
+    """Tokens of prompt and answer together."""
+    probe_ids: tuple[int, ...] = ()
+    """The tokens that it makes of a fixed chat; empty: it does not tell."""
+    arena_fault: str = ""
+    """Why it can't keep KV caches for others, for a person; empty: it can, or that can't be seen."""
+
+    @property
+    def takes_chat_ids(self) -> bool:
+        """A chat's prompt may be given as tokens."""
+        found = _VERSION.match(self.version)
+        return found is not None and (int(found[1]), int(found[2])) >= _CHAT_IDS_SINCE
+
+
+def refusal(source: InstanceSpec, target: InstanceSpec, facts: Mapping[str, InstanceFacts]) -> str:
+    """Why `source` cannot hand over to `target`, for a person; empty: it can.
+
+    Args:
+        source: Who computes the first part.
+        target: Who computes the rest.
+        facts: Of each instance that has been ready, by name.
+    """
+    without = [spec for spec in (source, target) if spec.protocol is Protocol.NONE]
+    if without:
+        doubts = [f"{spec.name}: {spec.protocol_doubt}" for spec in without if spec.protocol_doubt]
+        return doubts[0] if doubts else f"services.{without[0].name}.protocol is none"
+    if source.protocol is not target.protocol:
+        return f"their protocols differ: {source.protocol} and {target.protocol}"
+    if source.served_model != target.served_model:
+        return f"their models differ: {source.served_model} and {target.served_model}"
+    if source.argv and target.argv and (why := _model_refusal(source, target)):
+        return why
+    for flag in _SAME_FLAGS:
+        mine, other = flag_value(source, flag), flag_value(target, flag)
+        if mine != other and source.argv and target.argv:
+            return f"their {flag} differs: {mine or 'not set'} and {other or 'not set'}"
+    for spec in (source, target):
+        for flag in _NO_FLAGS:
+            if flag_value(spec, flag):
+                return f"{spec.name} has a {flag}, whose state cannot be handed over"
+    for spec in (source, target):
+        if spec.name not in facts:
+            return f"{spec.name} has not been ready yet"
+    return _facts_refusal(source.name, facts[source.name], target.name, facts[target.name])
+
+
+def _facts_refusal(source: str, mine: InstanceFacts, target: str, other: InstanceFacts) -> str:
+    for name, facts in ((source, mine), (target, other)):
+        if facts.arena_fault:
+            return f"{name}: {facts.arena_fault}"
+    if mine.probe_ids and other.probe_ids and mine.probe_ids != other.probe_ids:
+        return "their tokenizers or chat templates differ"
+    if mine.max_model_len and other.max_model_len and other.max_model_len < mine.max_model_len:
+        return (
+            f"{target} holds {other.max_model_len} tokens a request, {source} {mine.max_model_len}: see max-model-len"
+        )
+    return ""
+
+
+def _model_refusal(source: InstanceSpec, target: InstanceSpec) -> str:
+    """The connector would load nothing of another model's, and of another quantisation's."""
+    if source.protocol is not Protocol.CONNECTOR:
+        return ""
+    mine, other = identity(source.argv), identity(target.argv)
+    if mine != other or (not mine and source.model != target.model):
+        return f"their models' files differ (weights, quantisation, configuration): {source.model} and {target.model}"
+    return ""
+
+
+def flag_value(spec: InstanceSpec, flag: str) -> str:
+    """The value that an instance's command line gives a flag; empty: none."""
+    for at, part in enumerate(spec.argv):
+        if part == f"--{flag}" and at + 1 < len(spec.argv):
+            return spec.argv[at + 1]
+        if part.startswith(f"--{flag}="):
+            return part.partition("=")[2]
+    return ""

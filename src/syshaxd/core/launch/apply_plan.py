@@ -1,0 +1,109 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What `cores: auto` would choose, as changes to a configuration."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from syshaxd.core.config import AUTO, ServiceConfig, enabled_services, parse, set_value, unset_value
+from syshaxd.core.errors import ConfigError, ConfigFault
+from syshaxd.core.launch.cpu_binding import Host, bind_instances, refusal
+from syshaxd.core.launch.spec import instance_specs
+from syshaxd.core.numa import Weights
+from syshaxd.core.numa.binding import AFFINITY, CPU_VARIABLES, FUSED, OMP_BIND, THREADS
+from syshaxd.core.numa.cpulist import format_cpulist
+from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
+
+_RANKS = "tensor-parallel-size"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What is wanted of a plan."""
+
+    instance: str
+    threads: int | None = None
+    """Compute threads in all; None: as many as possible."""
+    ranks: int | None = None
+    """Processes that share the model; None: as the configuration says."""
+    stock: bool = False
+    """It is vLLM's own CPU backend. An instance that sets VLLM_CPU_OMP_THREADS_BIND is in any case."""
+    gpu_cores: int | None = None
+    """Cores for the instance gpu, near the accelerators; None: it is left as it is."""
+
+
+def planned_changes(
+    content: Mapping[str, Any], wishes: Wishes, host: Host, weights: Mapping[str, Weights]
+) -> dict[str, str | None]:
+    """Returns the keys of a configuration to set, so that they say what `cores: auto` would choose; None: to unset.
+
+    Args:
+        content: The configuration, as it is in its file.
+        wishes: For the plan.
+        host: For which to plan.
+        weights: Of the instances' models, as far as they are known.
+
+    Raises:
+        ConfigError: The configuration is not usable, the instance is not syshaxd's, or the host has no such binding.
+    """
+    specs = {spec.name: spec for spec in instance_specs(parse(content))}
+    names = [wishes.instance] + (["gpu"] if wishes.gpu_cores else [])
+    if faults := tuple(_not_ours(names, specs)):
+        raise ConfigError(faults)
+    asked = _asked(wishes, specs[wishes.instance])
+    wanted: Any = dict(content)
+    for key, value in asked.items():
+        wanted = unset_value(wanted, key) if value is None else set_value(wanted, key, value)
+    config = parse(wanted)
+    bound = bind_instances(config, instance_specs(config), host, weights)
+    if wrong := refusal(bound):
+        raise wrong
+    services = enabled_services(parse(content))
+    changes: dict[str, str | None] = {}
+    for spec in bound.specs:
+        if spec.name in names:
+            changes |= _differences(services[spec.name], spec)
+    ranks = f"services.{wishes.instance}.args.{_RANKS}"
+    if wishes.ranks is not None and services[wishes.instance].args.get(_RANKS, 1) != wishes.ranks:
+        changes[ranks] = str(wishes.ranks)
+    return changes
+
+
+def _not_ours(names: list[str], specs: Mapping[str, InstanceSpec]) -> Iterator[ConfigFault]:
+    for name in names:
+        if name not in specs:
+            yield ConfigFault(f"services.{name}", f"no such instance takes part; there is {', '.join(specs)}")
+        elif specs[name].runtime is RuntimeKind.EXTERNAL:
+            problem = "`external`: syshaxd does not start this instance, so it can't bind it; whoever starts it must"
+            yield ConfigFault(f"services.{name}.runtime", problem)
+
+
+def _asked(wishes: Wishes, spec: InstanceSpec) -> dict[str, Any]:
+    """The configuration's keys that ask for such a plan; None: to unset."""
+    prefix = f"services.{wishes.instance}"
+    asked: dict[str, Any] = {f"{prefix}.cores": AUTO}
+    if wishes.gpu_cores is not None:
+        asked |= {"services.gpu.cores": AUTO, "numa.gpu_cores": wishes.gpu_cores}
+    if wishes.ranks is not None:
+        asked[f"{prefix}.args.{_RANKS}"] = wishes.ranks
+    if spec.device is Device.CPU:
+        stock = wishes.stock or OMP_BIND in dict(spec.env)
+        asked |= {
+            f"{prefix}.env.{FUSED}": None if stock else "fused",
+            f"{prefix}.env.{AFFINITY}": None,
+            f"{prefix}.env.{THREADS}": wishes.threads,
+        }
+    return asked
+
+
+def _differences(service: ServiceConfig, planned: InstanceSpec) -> dict[str, str | None]:
+    prefix = f"services.{planned.name}"
+    before = {f"{prefix}.env.{key}": str(value) for key, value in service.env.items() if key in CPU_VARIABLES}
+    after = {f"{prefix}.env.{key}": value for key, value in planned.env if key in CPU_VARIABLES}
+    before[f"{prefix}.cores"], after[f"{prefix}.cores"] = service.cores or "", format_cpulist(planned.cores)
+    if planned.container is not None:
+        before[f"{prefix}.container.cpuset_mems"] = service.container.cpuset_mems or ""
+        after[f"{prefix}.container.cpuset_mems"] = planned.container.cpuset_mems
+    changed: dict[str, str | None] = {key: value for key, value in after.items() if before.get(key) != value}
+    return changed | {key: None for key in before if key not in after}

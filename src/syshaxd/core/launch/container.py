@@ -1,0 +1,144 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Containers as configured: sizes, the spec of one, and the `docker run` line that would start the same."""
+
+import re
+from dataclasses import replace
+
+from syshaxd.core.address import Address, published_port
+from syshaxd.core.config import ContainerConfig, ServiceConfig, container_name
+from syshaxd.core.config.schema import size_bytes
+from syshaxd.core.handover.connector import PACKAGE
+from syshaxd.core.numa.cpulist import format_cpulist
+from syshaxd.core.types import ContainerSpec, Device, InstanceSpec, Protocol, Role
+
+DONOR = "donor"
+"""As `ipc`: a container of its own keeps the namespace, and with it /dev/shm, over restarts of all others."""
+DONOR_NAME = "syshax_ipc"
+"""That container's name."""
+JOIN = "container:"
+ALL_GPUS = -1
+_CONNECTOR_PATH = "/opt/syshax-connector"
+_BIND_ALL = "0.0.0.0"  # noqa: S104 - inside the container, whose ports are published one by one
+_SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
+
+
+def inner_host(service: ServiceConfig) -> str:
+    """Where a server in a container listens: its own loopback could not be published."""
+    return "::" if ":" in service.host else _BIND_ALL
+
+
+def container_spec(role: Role, service: ServiceConfig, *, model: str, joins: str | None) -> ContainerSpec:
+    """The container of an instance.
+
+    Args:
+        role: The instance's part.
+        service: Its configuration.
+        model: Its weights.
+        joins: Name of the container whose IPC namespace it joins by default; None: it offers its own.
+    """
+    its: ContainerConfig = service.container
+    device = service.device or (Device.CUDA if role is Role.GPU else Device.CPU)
+    on_gpu = device is Device.CUDA
+    gpus = its.gpus if its.gpus is not None else ("all" if on_gpu else 0)
+    caps = its.cap_add if its.cap_add is not None else ([] if on_gpu else ["SYS_NICE"])
+    volumes = its.volumes if its.volumes is not None else ([f"{model}:{model}:ro"] if model.startswith("/") else [])
+    inner = its.container_port or service.port
+    return ContainerSpec(
+        name=container_name(role, service),
+        image=its.image or "",
+        pull=its.pull,
+        ipc=its.ipc or (f"{JOIN}{joins}" if joins else "shareable"),
+        shm_size_bytes=size_bytes(its.shm_size),
+        gpus=ALL_GPUS if gpus == "all" else gpus if isinstance(gpus, int) else tuple(map(str, gpus)),
+        ports=((service.host, service.port, inner), *map(published_port, its.ports)),
+        volumes=tuple(volumes),
+        working_dir=its.working_dir or "",
+        privileged=its.privileged,
+        cap_add=tuple(caps),
+        security_opt=tuple(its.security_opt),
+        cpuset_cpus=its.cpuset_cpus or "",
+        cpuset_mems=its.cpuset_mems or "",
+        init=its.init,
+    )
+
+
+def joined_container(its: ContainerSpec) -> str:
+    """Name of the container whose IPC namespace it joins; empty: none."""
+    if its.ipc == DONOR:
+        return DONOR_NAME
+    return its.ipc.removeprefix(JOIN) if its.ipc.startswith(JOIN) else ""
+
+
+def cpuset_cpus(spec: InstanceSpec) -> str:
+    """CPUs that the container may use, as a list such as `0-3,8`; empty: all."""
+    assert spec.container is not None
+    return spec.container.cpuset_cpus or format_cpulist(spec.cores)
+
+
+def with_connector(spec: InstanceSpec, package: str) -> InstanceSpec:
+    """The instance with the folder of `syshax_connector` mounted where its Python finds it, if it needs that."""
+    its = spec.container
+    if its is None or spec.protocol is not Protocol.CONNECTOR:
+        return spec
+    env = dict(spec.env)
+    env["PYTHONPATH"] = ":".join(filter(None, (_CONNECTOR_PATH, env.get("PYTHONPATH"))))
+    volume = f"{package}:{_CONNECTOR_PATH}/{PACKAGE}:ro"
+    return replace(spec, env=tuple(env.items()), container=replace(its, volumes=(*its.volumes, volume)))
+
+
+def docker_run(spec: InstanceSpec) -> list[str]:
+    """The command line that starts the same container by hand.
+
+    Args:
+        spec: An instance that runs in a container.
+    """
+    its = spec.container
+    assert its is not None
+    line = ["docker", "run", "--detach", "--name", its.name]
+    line += ["--init"] if its.init else []
+    line += [
+        "--ipc",
+        f"{JOIN}{joined}" if (joined := joined_container(its)) else its.ipc,
+        "--shm-size",
+        _size_text(its.shm_size_bytes),
+    ]
+    if isinstance(its.gpus, tuple):
+        line += ["--gpus", f'"device={",".join(its.gpus)}"']
+    elif its.gpus:
+        line += ["--gpus", "all" if its.gpus == ALL_GPUS else str(its.gpus)]
+    for address, outer, inner in its.ports:
+        line += ["--publish", f"{Address(address, outer)}:{inner}"]
+    for volume in its.volumes:
+        line += ["--volume", volume]
+    line += ["--workdir", its.working_dir] if its.working_dir else []
+    line += ["--privileged"] if its.privileged else []
+    for cap in its.cap_add:
+        line += ["--cap-add", cap]
+    for option in its.security_opt:
+        line += ["--security-opt", option]
+    line += ["--cpuset-cpus", cpus] if (cpus := cpuset_cpus(spec)) else []
+    line += ["--cpuset-mems", its.cpuset_mems] if its.cpuset_mems else []
+    for key, value in spec.env:
+        line += ["--env", f"{key}={value}"]
+    return [*line, "--entrypoint", spec.argv[0], its.image, *spec.argv[1:]]
+
+
+def _size_text(size: int) -> str:
+    for unit, shift in (("g", 30), ("m", 20), ("k", 10)):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift}{unit}"
+    return f"{size}b"
+
+
+def shell_text(words: list[str]) -> str:
+    """A command line that can be pasted into a shell, an option a line."""
+    quoted = [word if _SAFE.fullmatch(word) else "'" + word.replace("'", "'\\''") + "'" for word in words]
+    lines, entries = [], iter(quoted)
+    current = [next(entries), next(entries)]
+    for word in entries:
+        if word.startswith("--"):
+            lines.append(" ".join(current))
+            current = []
+        current.append(word)
+    return " \\\n    ".join([*lines, " ".join(current)])

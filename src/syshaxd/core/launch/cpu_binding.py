@@ -1,0 +1,254 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The CPUs of all instances that syshaxd starts: planned where that is wished, and checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from syshaxd.core.config import AUTO, Config, ServiceConfig, enabled_services
+from syshaxd.core.errors import ConfigError, ConfigFault, NoBindingError
+from syshaxd.core.launch.container import cpuset_cpus
+from syshaxd.core.numa import (
+    Binding,
+    Dialect,
+    Fault,
+    NumaTopology,
+    Settings,
+    Surroundings,
+    Weights,
+    binding_of,
+    check_binding,
+    dialect_of,
+    memory_needs,
+    plan_binding,
+    read_settings,
+    reserve_cores,
+)
+from syshaxd.core.numa.binding import (
+    AFFINITY,
+    FUSED,
+    KV_SPACE,
+    NRC,
+    OMP_BIND,
+    QUANTIZE,
+    RESERVED,
+    THREADS,
+)
+from syshaxd.core.numa.cpulist import format_cpulist
+from syshaxd.core.numa.reading import CPUSET_CPUS, Cpus
+from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
+
+_SHOWN = frozenset((AFFINITY, THREADS, FUSED, NRC, QUANTIZE, OMP_BIND, RESERVED, KV_SPACE))
+"""Any other variable may be a secret."""
+_RANKS = ("tensor-parallel-size", "pipeline-parallel-size")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """Where the instances are to run."""
+
+    topology: NumaTopology
+    allowed_cpus: tuple[int, ...] | None = None
+    """CPUs that the daemon's control group and affinity let them use; None: all."""
+    allowed_nodes: tuple[int, ...] | None = None
+    """Nodes from which they may take memory; None: all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """Instances with their CPUs, and what is wrong with those."""
+
+    specs: tuple[InstanceSpec, ...]
+    topology: NumaTopology | None = None
+    """The host at start; None: it could not be read, and nothing is bound."""
+    faults: Mapping[str, tuple[Fault, ...]] = field(default_factory=dict)
+    """By instance; those without any are left out. Advice is among them."""
+    settings: Mapping[str, Settings] = field(default_factory=dict)
+    """What each instance that syshaxd starts is told about its CPUs."""
+    surroundings: Mapping[str, Surroundings] = field(default_factory=dict)
+    """What each of them finds on the host."""
+    bindings: Mapping[str, Binding] = field(default_factory=dict)
+    """What each is to keep to; those that are bound to nothing are left out."""
+
+    def owners(self) -> dict[str, Cpus]:
+        """CPUs to which instances are bound, by name."""
+        return {name: tuple(sorted({*its.cpus, *its.cpuset})) for name, its in self.bindings.items()}
+
+
+def bind_instances(
+    config: Config, specs: Sequence[InstanceSpec], host: Host, weights: Mapping[str, Weights] | None = None
+) -> Bound:
+    """Returns the instances with `cores: auto` planned, and the faults of all that syshaxd starts.
+
+    An instance that names no CPUs shares the host with the others, as the operating system likes. Where there are fewer
+    cores than instances, all share.
+
+    Args:
+        config: The configuration.
+        specs: Its instances.
+        host: Where they are to run.
+        weights: Of their models, by instance, as far as they are known.
+
+    Raises:
+        ConfigError: No binding can be planned for an instance.
+    """
+    services, topology = enabled_services(config), host.topology
+    ours = {spec.name: spec for spec in specs if spec.runtime is not RuntimeKind.EXTERNAL}
+    settings = {name: _settings(spec, services[name]) for name, spec in ours.items()}
+    alone = {
+        name: _surroundings(host, *_memory_needs(its, services[name], (weights or {}).get(name)))
+        for name, its in settings.items()
+    }
+    to_plan = {name for name in ours if services[name].cores == AUTO}
+    taken = {name: cpus for name, its in settings.items() if name not in to_plan and (cpus := _claimed(its, topology))}
+    planned = _plan_all(
+        {name: settings[name] for name in to_plan},
+        {name: replace(alone[name], taken=taken) for name in to_plan},
+        topology,
+        config.numa.gpu_cores,
+    )
+    for name, binding in planned.items():
+        ours[name] = _planned(ours[name], binding)
+        settings[name] = _settings(ours[name], services[name])
+        taken[name] = binding.cpuset
+    must_share = _cores_to_be_had(host) < len(ours)
+    around = {
+        name: its if must_share or name not in taken else replace(its, taken=_without(taken, name))
+        for name, its in alone.items()
+    }
+    faults = {name: check_binding(its, topology, around[name]) for name, its in settings.items()}
+    readings = {name: read_settings(its, topology, around[name]) for name, its in settings.items()}
+    bindings = {name: binding_of(reading, topology) for name, reading in readings.items()}
+    return Bound(
+        specs=tuple(ours.get(spec.name, spec) for spec in specs),
+        topology=topology,
+        faults={name: its for name, its in faults.items() if its},
+        settings=settings,
+        surroundings=around,
+        bindings={name: its for name, its in bindings.items() if its.groups or its.cpuset},
+    )
+
+
+def refusal(bound: Bound) -> ConfigError | None:
+    """Returns why these instances must not be started, with every blocking fault and what would be right; or None."""
+    faults = tuple(
+        ConfigFault(f"services.{name}", describe_fault(fault))
+        for name, its_faults in bound.faults.items()
+        for fault in its_faults
+        if fault.blocking
+    )
+    if not faults:
+        return None
+    hint = ConfigFault("numa.enforce", "`false` starts the instances all the same")
+    return ConfigError((*faults, hint))
+
+
+def describe_fault(fault: Fault) -> str:
+    """Returns a fault in one line, with what would be right."""
+    its, text = fault.proposal, str(fault).replace(CPUSET_CPUS, "cores")
+    if its is None:
+        return f"{text}; beside the others no binding would be right"
+    right = [f"cores={its.cpuset_cpus}"] if its.cpuset_cpus else []
+    right += [f"{key}={value}" for key, value in without_secrets(its).env.items()]
+    right += [f"tensor-parallel-size={its.ranks}"] if its.ranks > 1 else []
+    return f"{text}; right would be {' '.join(right) or 'to name no CPUs'}"
+
+
+def without_secrets(settings: Settings) -> Settings:
+    """Returns settings with those variables alone that speak of CPUs and memory."""
+    return replace(settings, env={key: value for key, value in settings.env.items() if key in _SHOWN})
+
+
+def _settings(spec: InstanceSpec, service: ServiceConfig) -> Settings:
+    env = dict(spec.env)
+    return Settings(
+        dialect=dialect_of(env, on_cpu=spec.device is Device.CPU),
+        env=env,
+        cpuset_cpus=cpuset_cpus(spec) if spec.container else format_cpulist(spec.cores),
+        cpuset_mems=spec.container.cpuset_mems if spec.container else "",
+        ranks=_ranks(service),
+    )
+
+
+def _ranks(service: ServiceConfig) -> int:
+    """Processes that share the model."""
+    ranks = 1
+    for key, value in service.args.items():
+        if key.replace("_", "-") in _RANKS and str(value).isdecimal():
+            ranks *= max(1, int(str(value)))
+    return ranks
+
+
+def _planned(spec: InstanceSpec, binding: Binding) -> InstanceSpec:
+    """The instance with a binding; memory nodes that are configured for a container stay."""
+    planned = binding.settings(dict(spec.env))
+    its = spec.container
+    if its is not None:
+        its = replace(its, cpuset_mems=its.cpuset_mems or planned.cpuset_mems)
+    return replace(spec, cores=binding.cpuset, env=tuple(planned.env.items()), container=its)
+
+
+def _claimed(settings: Settings, topology: NumaTopology) -> Cpus:
+    """CPUs that settings name; vLLM's own choice is not a claim."""
+    reading = read_settings(settings, topology)
+    return tuple(sorted({*(reading.cpus if reading.listed else ()), *(reading.cpuset or ())}))
+
+
+def _without(taken: Mapping[str, Cpus], name: str) -> dict[str, Cpus]:
+    return {other: cpus for other, cpus in taken.items() if other != name}
+
+
+def _memory_needs(settings: Settings, service: ServiceConfig, weights: Weights | None) -> tuple[int, int]:
+    """Bytes of the weights in use, and of each rank's KV cache; 0: not known."""
+    dtype = str(service.args.get("dtype", "auto"))
+    return memory_needs(settings, 0 if weights is None else weights.loaded_bytes(dtype))
+
+
+def _plan_all(
+    settings: Mapping[str, Settings], around: Mapping[str, Surroundings], topology: NumaTopology, gpu_cores: int
+) -> dict[str, Binding]:
+    """Plans one instance after the other, those on a GPU first: they need few cores, but near ones.
+
+    Raises:
+        ConfigError: With each instance for which there is no binding.
+    """
+    planned: dict[str, Binding] = {}
+    faults: list[ConfigFault] = []
+    for name in sorted(settings, key=lambda name: (settings[name].dialect is not Dialect.PLAIN, name)):
+        taken = {**around[name].taken, **{other: binding.cpuset for other, binding in planned.items()}}
+        try:
+            planned[name] = _plan(settings[name], replace(around[name], taken=taken), topology, gpu_cores)
+        except NoBindingError as error:
+            faults.append(ConfigFault(f"services.{name}.cores", f"{error}; give every instance its own cores"))
+    if faults:
+        raise ConfigError(tuple(faults))
+    return planned
+
+
+def _plan(settings: Settings, around: Surroundings, topology: NumaTopology, gpu_cores: int) -> Binding:
+    if settings.dialect is Dialect.PLAIN:
+        cpus = reserve_cores(topology, {"gpu": gpu_cores}, around)["gpu"]
+        return Binding(dialect=Dialect.PLAIN, groups=(cpus,), cpuset=cpus)
+    threads = settings.env.get(THREADS, "")
+    return plan_binding(
+        topology,
+        dialect=settings.dialect,
+        threads=int(threads) if threads.isascii() and threads.isdecimal() else None,
+        ranks=settings.ranks,
+        surroundings=around,
+    )
+
+
+def _surroundings(host: Host, model_bytes: int, kv_cache_bytes: int) -> Surroundings:
+    """Without the other instances."""
+    return Surroundings(
+        allowed_cpus=host.allowed_cpus,
+        allowed_nodes=host.allowed_nodes,
+        model_bytes=model_bytes,
+        kv_cache_bytes=kv_cache_bytes,
+    )
+
+
+def _cores_to_be_had(host: Host) -> int:
+    allowed = set(host.topology.online if host.allowed_cpus is None else host.allowed_cpus)
+    return sum(not allowed.isdisjoint(core) for core in host.topology.cores)

@@ -1,0 +1,56 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""NUMA: what a host is made of, which binding to its CPUs is right, and whether a running instance keeps to it.
+
+Needs nothing but Python itself, so that it also runs where only Python is installed.
+"""
+
+from syshaxd.core.numa.binding import VARIABLES, Binding, Dialect, Settings, Surroundings, dialect_of
+from syshaxd.core.numa.check import Fault, Rule, check_binding
+from syshaxd.core.numa.draw import draw_topology
+from syshaxd.core.numa.drift import BindingStatus, Unverified, next_status
+from syshaxd.core.numa.memory import Weights, memory_needs
+from syshaxd.core.numa.model import Accelerator, AcceleratorKind, Node, NumaTopology
+from syshaxd.core.numa.picture import picture
+from syshaxd.core.numa.plan import plan_binding, plan_nearest, reserve_cores
+from syshaxd.core.numa.reading import binding_of, read_settings
+from syshaxd.core.numa.text import parse_lscpu, parse_numactl, parse_topology
+from syshaxd.core.numa.verify import Drift, DriftKind, Memory, Placement, Thread, Verification, verify_binding
+
+__all__ = [
+    "VARIABLES",
+    "Accelerator",
+    "AcceleratorKind",
+    "Binding",
+    "BindingStatus",
+    "Dialect",
+    "Drift",
+    "DriftKind",
+    "Fault",
+    "Memory",
+    "Node",
+    "NumaTopology",
+    "Placement",
+    "Rule",
+    "Settings",
+    "Surroundings",
+    "Thread",
+    "Unverified",
+    "Verification",
+    "Weights",
+    "binding_of",
+    "check_binding",
+    "dialect_of",
+    "draw_topology",
+    "memory_needs",
+    "next_status",
+    "parse_lscpu",
+    "parse_numactl",
+    "parse_topology",
+    "picture",
+    "plan_binding",
+    "plan_nearest",
+    "read_settings",
+    "reserve_cores",
+    "verify_binding",
+]

@@ -1,0 +1,365 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What is wrong with the settings that bind an instance to CPUs: every fault at once, with settings that have none."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from syshaxd.core.errors import NoBindingError
+from syshaxd.core.numa.binding import (
+    AFFINITY,
+    FUSED,
+    KV_SPACE,
+    NRC,
+    OMP_BIND,
+    QUANTIZE,
+    RESERVED,
+    THREADS,
+    Dialect,
+    Settings,
+    Surroundings,
+)
+from syshaxd.core.numa.cpulist import describe_cpus, format_cpulist
+from syshaxd.core.numa.model import NumaTopology
+from syshaxd.core.numa.plan import plan_nearest
+from syshaxd.core.numa.reading import CPUSET_CPUS, CPUSET_MEMS, Reading, read_settings
+
+_GIB = 2**30
+_NRC_VALUES = ("2", "4")
+_QUANTIZE_VALUES = ("q8_0", "q4_0")
+
+
+class Rule(StrEnum):
+    """What settings must keep to. The exported names never change."""
+
+    SYNTAX = "syntax"
+    """Every list and number can be read."""
+    EXISTS = "exists"
+    """The CPUs and nodes exist."""
+    ONLINE = "online"
+    """The CPUs are switched on."""
+    THREADS = "threads"
+    """As many threads as CPUs."""
+    BALANCE = "balance"
+    """Each node that is used gives the same number of CPUs."""
+    SMT = "smt"
+    """One CPU of each core."""
+    MEMORYLESS = "memoryless-node"
+    """The CPUs' nodes have memory."""
+    CPULESS = "cpuless-node"
+    """Memory comes from nodes that have CPUs, and no rank is left without."""
+    OVERLAP = "overlap"
+    """CPUs belong to one instance, and there to one rank."""
+    CPUSET = "cpuset"
+    """CPUs and memory are those that the container and its control group give."""
+    NRC = "nrc"
+    QUANTIZE = "quantize"
+    FUSED = "fused"
+    """The patched kernels, and with them the binding, work only with INFERENCE_OP_MODE=fused."""
+    MEMORY = "memory"
+    """Weights and KV cache fit into the nodes' memory."""
+    RANKS = "ranks"
+    """One group of CPUs for each rank."""
+    RANK_NODE = "rank-node"
+    """A rank's CPUs are on one node, since its memory is."""
+    NO_EFFECT = "no-effect"
+    """What is set is looked at."""
+    NODE_ORDER = "node-order"
+    """The patched kernels deal CPUs out to all nodes in ascending order, each node its share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing wrong with settings."""
+
+    rule: Rule
+    part: str
+    """The offending part, such as `CUSTOM_CPU_AFFINITY: CPUs 160-163`."""
+    detail: str
+    """What is wrong, and why it matters."""
+    blocking: bool = True
+    """False: it works, but not as well as it could. Only blocking faults keep an instance from starting."""
+    proposal: Settings | None = None
+    """Settings without any blocking fault, as near to these as can be; None: the host has none."""
+
+    def __str__(self) -> str:
+        return f"[{self.rule}] {self.part}: {self.detail}"
+
+
+def check_binding(
+    settings: Settings, topology: NumaTopology, surroundings: Surroundings | None = None
+) -> tuple[Fault, ...]:
+    """Returns everything that is wrong with settings on a host; empty: they are as good as can be."""
+    around = surroundings or Surroundings()
+    faults = _faults(settings, topology, around)
+    if not faults:
+        return ()
+    proposal = _proposal(read_settings(settings, topology, around), topology, around)
+    return tuple(replace(fault, proposal=proposal) for fault in faults)
+
+
+def _faults(settings: Settings, topology: NumaTopology, around: Surroundings) -> list[Fault]:
+    reading = read_settings(settings, topology, around)
+    return [fault for rule in _RULES for fault in rule(reading, topology, around)]
+
+
+def _proposal(reading: Reading, topology: NumaTopology, around: Surroundings) -> Settings | None:
+    """The nearest settings that pass; those with only the values corrected if that is enough."""
+    settings = reading.settings
+    env = dict(settings.env)
+    if settings.dialect is Dialect.PATCHED:
+        env |= {NRC: "4"} if env.get(NRC) not in (None, *_NRC_VALUES) else {}
+        env |= {QUANTIZE: "q8_0"} if env.get(QUANTIZE) not in (None, *_QUANTIZE_VALUES) else {}
+    if any(unreadable.key == KV_SPACE for unreadable in reading.unreadable):
+        del env[KV_SPACE]
+    candidates = [replace(settings, env=env), *_replanned(reading, env, topology, around)]
+    passing = (item for item in candidates if not any(fault.blocking for fault in _faults(item, topology, around)))
+    return next(passing, None)
+
+
+def _replanned(
+    reading: Reading, env: Mapping[str, str], topology: NumaTopology, around: Surroundings
+) -> Iterator[Settings]:
+    """Settings with another binding: on the CPUs that are wanted as far as can be, else with a rank for each node."""
+    settings = reading.settings
+    is_stock = settings.dialect is Dialect.STOCK
+    threads = (None if is_stock else reading.threads) or len(reading.cpus)
+    for ranks in dict.fromkeys((settings.ranks, len(topology.nodes) if is_stock else settings.ranks)):
+        wanted = threads and not reading.auto and ranks == settings.ranks
+        try:
+            binding = plan_nearest(
+                topology,
+                dialect=settings.dialect,
+                cpus=reading.cpus,
+                threads=threads if wanted else None,
+                ranks=ranks,
+                surroundings=around,
+            )
+        except NoBindingError:
+            continue
+        planned = replace(binding.settings(env), ranks=ranks)
+        if not settings.cpuset_cpus and not settings.cpuset_mems:
+            yield replace(replace(binding, cpuset=(), memory_nodes=()).settings(env), ranks=ranks)
+        yield planned
+
+
+def _syntax(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fault]:
+    for unreadable in reading.unreadable:
+        yield Fault(rule=Rule.SYNTAX, part=unreadable.key, detail=unreadable.problem)
+
+
+def _existence(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+    for key, cpus in reading.named.items():
+        off = tuple(sorted(set(cpus) & set(topology.offline)))
+        missing = tuple(sorted(set(cpus) - set(topology.online) - set(off)))
+        if missing:
+            detail = f"this host has CPUs {format_cpulist(topology.online)}"
+            yield Fault(rule=Rule.EXISTS, part=f"{key}: {describe_cpus(missing)}", detail=detail)
+        if off:
+            detail = "switched off: the kernel runs nothing there"
+            yield Fault(rule=Rule.ONLINE, part=f"{key}: {describe_cpus(off)}", detail=detail)
+    if missing := tuple(node for node in reading.mems or () if not topology.has_node(node)):
+        detail = f"this host has nodes {format_cpulist(node.id for node in topology.nodes)}"
+        yield Fault(rule=Rule.EXISTS, part=f"{CPUSET_MEMS}: nodes {format_cpulist(missing)}", detail=detail)
+
+
+def _threads(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fault]:
+    dialect, threads, cpus = reading.settings.dialect, reading.threads, reading.cpus
+    if dialect is Dialect.PLAIN:
+        return
+    if dialect is Dialect.PATCHED and reading.listed and cpus:
+        if threads is None and not any(unreadable.key == THREADS for unreadable in reading.unreadable):
+            detail = f"not set; {AFFINITY} names {len(cpus)} CPUs, and each needs one thread"
+            yield Fault(rule=Rule.THREADS, part=THREADS, detail=detail)
+        elif threads is not None and threads != len(cpus):
+            detail = f"{AFFINITY} names {len(cpus)} CPUs; the number of threads must be the same"
+            yield Fault(rule=Rule.THREADS, part=f"{THREADS}={threads}", detail=detail)
+    elif not (reading.listed or reading.auto) and threads is not None and not 0 < threads <= len(cpus):
+        detail = f"{len(cpus)} CPUs are there for them"
+        yield Fault(rule=Rule.THREADS, part=f"{THREADS}={threads}", detail=detail)
+
+
+def _balance(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+    if not reading.listed:
+        return
+    counts = {node: len(cpus) for node, cpus in topology.by_node(reading.cpus).items()}
+    if len(set(counts.values())) > 1:
+        spread = ", ".join(f"node {node} gives {count}" for node, count in counts.items())
+        detail = f"{spread}; each node that is used must give the same number of CPUs, or all wait for the slowest"
+        yield Fault(
+            rule=Rule.BALANCE,
+            part=reading.source,
+            detail=detail,
+            blocking=reading.settings.dialect is Dialect.PATCHED,  # stock vLLM's own choice may be uneven
+        )
+
+
+def _siblings(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+    if not reading.listed:
+        return
+    wanted = set(reading.cpus)
+    doubled = [both for core in topology.cores if len(both := tuple(cpu for cpu in core if cpu in wanted)) > 1]
+    if doubled:
+        extra = tuple(sorted(cpu for core in doubled for cpu in core[1:]))
+        detail = (
+            f"hardware threads of cores that are named already ({' and '.join(map(str, doubled[0]))} are one core): "
+            "compute threads on the same core slow each other down"
+        )
+        yield Fault(rule=Rule.SMT, part=f"{reading.source}: {describe_cpus(extra)}", detail=detail)
+
+
+def _nodes(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+    if reading.listed:
+        for node, cpus in topology.by_node(reading.cpus).items():
+            if not topology.node(node).has_memory:
+                detail = f"node {node} has no memory of its own: whatever they read comes from another node"
+                yield Fault(rule=Rule.MEMORYLESS, part=f"{reading.source}: {describe_cpus(cpus)}", detail=detail)
+    for node in reading.mems or ():
+        if topology.has_node(node) and not topology.node(node).cpus:
+            detail = "it has no CPU that is online, so that its memory is far from every thread"
+            yield Fault(rule=Rule.CPULESS, part=f"{CPUSET_MEMS}: node {node}", detail=detail)
+        elif topology.has_node(node) and not topology.node(node).has_memory:
+            yield Fault(rule=Rule.MEMORYLESS, part=f"{CPUSET_MEMS}: node {node}", detail="it has no memory")
+
+
+def _overlap(reading: Reading, _: NumaTopology, around: Surroundings) -> Iterator[Fault]:
+    for key, cpus in reading.named.items():
+        for owner, kept in around.taken.items():
+            if shared := tuple(sorted(set(cpus) & set(kept))):
+                yield Fault(rule=Rule.OVERLAP, part=f"{key}: {describe_cpus(shared)}", detail=f"kept for {owner}")
+    seen: dict[int, int] = {}
+    for rank, group in enumerate(reading.groups):
+        if shared := tuple(cpu for cpu in group if cpu in seen):
+            detail = f"in the groups of ranks {seen[shared[0]]} and {rank}; a CPU can serve one rank"
+            yield Fault(rule=Rule.OVERLAP, part=f"{reading.source}: {describe_cpus(shared)}", detail=detail)
+        seen |= {cpu: rank for cpu in group if cpu not in seen}
+
+
+def _cpuset(reading: Reading, topology: NumaTopology, around: Surroundings) -> Iterator[Fault]:
+    group = "its control group"
+    if around.allowed_nodes is not None and (outside := set(reading.mems or ()) - set(around.allowed_nodes)):
+        detail = f"{group} allows only nodes {format_cpulist(around.allowed_nodes)}"
+        yield Fault(rule=Rule.CPUSET, part=f"{CPUSET_MEMS}: nodes {format_cpulist(outside)}", detail=detail)
+    for key, cpus in reading.named.items():
+        limits = {CPUSET_CPUS: reading.cpuset if key != CPUSET_CPUS else None, group: around.allowed_cpus}
+        for limit, allowed in limits.items():
+            if allowed is not None and (outside := set(cpus) - set(allowed)):
+                detail = f"{limit} allows only {format_cpulist(allowed)}: binding a thread elsewhere fails"
+                yield Fault(rule=Rule.CPUSET, part=f"{key}: {describe_cpus(outside)}", detail=detail)
+        for limit, nodes in {CPUSET_MEMS: reading.mems, group: around.allowed_nodes}.items():
+            for node, on_node in topology.by_node(cpus).items():
+                if nodes is not None and node not in nodes:
+                    detail = f"on node {node}, but {limit} gives memory only from nodes {format_cpulist(nodes)}"
+                    yield Fault(rule=Rule.CPUSET, part=f"{key}: {describe_cpus(on_node)}", detail=detail)
+
+
+def _values(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fault]:
+    if reading.settings.dialect is not Dialect.PATCHED:
+        return
+    env = reading.settings.env
+    if NRC in env and env[NRC] not in _NRC_VALUES:
+        yield Fault(rule=Rule.NRC, part=f"{NRC}={env[NRC]}", detail="the kernels tile by 2 or 4; anything else means 2")
+    if QUANTIZE in env and env[QUANTIZE] not in _QUANTIZE_VALUES:
+        detail = "q8_0 and q4_0 are supported; anything else leaves the weights as they are"
+        yield Fault(rule=Rule.QUANTIZE, part=f"{QUANTIZE}={env[QUANTIZE]}", detail=detail)
+    if env.get(FUSED) != "fused":
+        detail = f"without {FUSED}=fused neither {AFFINITY} nor {THREADS} has any effect"
+        yield Fault(rule=Rule.FUSED, part=f"{FUSED}={env[FUSED]}" if FUSED in env else FUSED, detail=detail)
+
+
+def _memory(reading: Reading, topology: NumaTopology, around: Surroundings) -> Iterator[Fault]:
+    if not (reading.listed or reading.auto):
+        return
+    need = _need_by_node(reading, topology, around)
+    for node, needed in need.items():
+        has = topology.node(node).memory_bytes
+        if has and needed > has:
+            detail = (
+                f"weights and KV cache take {needed / _GIB:.1f} GiB of it, but it has {has / _GIB:.1f} GiB: "
+                "the kernel would kill the instance; use more nodes or ranks, or smaller weights"
+            )
+            yield Fault(rule=Rule.MEMORY, part=f"node {node}", detail=detail)
+
+
+def _need_by_node(reading: Reading, topology: NumaTopology, around: Surroundings) -> dict[int, int]:
+    """Bytes that each node must hold: a rank's are on one node, one process's are spread over all that it uses."""
+    need: dict[int, int] = {}
+    share = around.bytes_per_rank(max(1, len(reading.groups)))
+    for group in reading.groups:
+        nodes = list(topology.by_node(group))
+        for node in nodes:
+            need[node] = need.get(node, 0) + share // len(nodes)
+    return need
+
+
+def _ranks(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+    ranks, groups = reading.settings.ranks, reading.groups
+    if reading.auto:
+        if ranks > len(reading.memory_nodes):
+            detail = f"vLLM wants a node with memory for each of {ranks} ranks; it sees {len(reading.memory_nodes)}"
+            yield Fault(rule=Rule.RANKS, part=f"{OMP_BIND}=auto", detail=detail)
+        for rank, node in enumerate(reading.memory_nodes[:ranks]):
+            if not groups[rank]:
+                detail = f"rank {rank} runs on node {node}, where it has no CPU"
+                yield Fault(rule=Rule.CPULESS, part=f"{OMP_BIND}=auto", detail=detail)
+    elif reading.settings.dialect is Dialect.STOCK and reading.listed:
+        if len(groups) != ranks:
+            detail = f"{len(groups)} groups of CPUs for {ranks} ranks; vLLM wants one a rank, between `|`"
+            yield Fault(rule=Rule.RANKS, part=f"{OMP_BIND}={reading.settings.env[OMP_BIND]}", detail=detail)
+        for rank, group in enumerate(groups):
+            if len(nodes := topology.by_node(group)) > 1:
+                detail = f"rank {rank} spans nodes {format_cpulist(nodes)}, but all its memory is on one"
+                yield Fault(rule=Rule.RANK_NODE, part=f"{OMP_BIND}: {describe_cpus(group)}", detail=detail)
+
+
+def _no_effect(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fault]:
+    env, dialect = reading.settings.env, reading.settings.dialect
+    ignored: Mapping[str, str] = {}
+    if dialect is Dialect.PATCHED:
+        ignored = dict.fromkeys((OMP_BIND, RESERVED), f"the sysHAX images go by {AFFINITY}")
+    elif dialect is Dialect.STOCK:
+        bound = reading.listed or reading.auto
+        ignored = {THREADS: f"vLLM looks at it only with {OMP_BIND}=nobind"} if bound else {}
+        free = len(set(reading.cpuset or ()) - set(reading.cpus))
+        if not reading.auto and reading.reserved not in (None, free):
+            ignored = dict(ignored) | {RESERVED: f"vLLM looks at it only with {OMP_BIND}=auto"}
+    for key, reason in ignored.items():
+        if key in env:
+            yield Fault(rule=Rule.NO_EFFECT, part=f"{key}={env[key]}", detail=reason, blocking=False)
+
+
+def _node_order(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+    if reading.settings.dialect is not Dialect.PATCHED or not (reading.listed and reading.cpus):
+        return
+    by_node = topology.by_node(reading.cpus)
+    with_memory = [node.id for node in topology.nodes if node.has_memory]
+    if unused := [node for node in with_memory if node not in by_node]:
+        detail = (
+            f"nothing runs on nodes {format_cpulist(unused)}, but the fused kernels lay weights on every node: "
+            "that share is read from afar"
+        )
+        yield Fault(rule=Rule.NODE_ORDER, part=AFFINITY, detail=detail, blocking=False)
+    dealt = [cpu for cpus in by_node.values() for cpu in cpus]
+    if dealt != sorted(dealt):
+        detail = (
+            "CPU numbers alternate between nodes, but the fused kernels deal them out node by node in ascending order"
+        )
+        yield Fault(rule=Rule.NODE_ORDER, part=AFFINITY, detail=detail, blocking=False)
+
+
+_RULES: tuple[Callable[[Reading, NumaTopology, Surroundings], Iterator[Fault]], ...] = (
+    _syntax,
+    _existence,
+    _threads,
+    _balance,
+    _siblings,
+    _nodes,
+    _overlap,
+    _cpuset,
+    _values,
+    _memory,
+    _ranks,
+    _no_effect,
+    _node_order,
+)

@@ -1,0 +1,88 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""A topology as lines of text: what each node has, who computes where, how far nodes are from each other."""
+
+from collections.abc import Mapping, Sequence
+from string import ascii_lowercase, digits
+
+from syshaxd.core.numa.cpulist import describe_cpus, format_cpulist
+from syshaxd.core.numa.model import Node, NumaTopology
+
+_GIB = 2**30
+_FREE, _ROW_CPUS, _GAP_CPUS = ".", 40, 8
+_MARKS = ascii_lowercase + ascii_lowercase.upper() + digits
+
+
+def draw_topology(topology: NumaTopology, owners: Mapping[str, Sequence[int]] | None = None) -> tuple[str, ...]:
+    """Returns the lines of a drawing, none longer than 80 characters unless lists of CPUs are.
+
+    Args:
+        topology: The host.
+        owners: CPUs by the name of who has them. Each CPU is drawn as its owner's letter, `.` if nobody has it.
+    """
+    marks = _marks(owners or {})
+    letters = {cpu: marks[owner] for owner, cpus in (owners or {}).items() for cpu in cpus}
+    lines = [_headline(topology)]
+    sockets = [(index, set(cpus)) for index, cpus in enumerate(topology.sockets)]
+    last = None
+    for node in topology.nodes:
+        homes = [index for index, cpus in sockets if cpus.intersection(node.cpus)]
+        if homes and homes != last:
+            lines.append(f"socket {format_cpulist(homes)}")
+        last = homes or last
+        lines += ["  " + line for line in _node(node, topology, letters)]
+    if topology.offline:
+        lines.append(f"offline: {describe_cpus(topology.offline)}")
+    unplaced = [device.address for device in topology.accelerators if device.node is None]
+    if unplaced:
+        lines.append(f"no known node: {', '.join(unplaced)}")
+    if marks:
+        lines.append("  ".join(f"{mark} {owner}" for owner, mark in marks.items()) + f"  {_FREE} free")
+    return (*lines, *_distances(topology))
+
+
+def _marks(owners: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """A letter for each owner: a letter of its name if that is to be had."""
+    marks: dict[str, str] = {}
+    for owner in owners:
+        wishes = [character for character in owner.lower() if character in ascii_lowercase]
+        marks[owner] = next((mark for mark in [*wishes, *_MARKS] if mark not in marks.values()), "*")
+    return marks
+
+
+def _headline(topology: NumaTopology) -> str:
+    def count(number: int, noun: str) -> str:
+        return f"{number} {noun}{'' if number == 1 else 's'}"
+
+    cores, threads = len(topology.cores), max(map(len, topology.cores))
+    parts = [count(len(topology.online), "CPU"), count(cores, "core"), count(len(topology.nodes), "NUMA node")]
+    if topology.sockets:
+        parts.append(count(len(topology.sockets), "socket"))
+    return ", ".join([*parts, f"{threads} hardware threads per core" if threads > 1 else "no SMT"])
+
+
+def _node(node: Node, topology: NumaTopology, letters: Mapping[int, str]) -> list[str]:
+    sizes = {None: "memory unknown", 0: "no memory"}
+    memory = sizes.get(node.memory_bytes) or f"{(node.memory_bytes or 0) / _GIB:.1f} GiB"
+    cpus = describe_cpus(node.cpus) if node.cpus else "no CPUs"
+    devices = [
+        f"{device.vendor} {device.kind.upper()} {device.address}"
+        for device in topology.accelerators
+        if device.node == node.id
+    ]
+    lines = [f"node {node.id}: {', '.join([cpus, memory, *devices])}"]
+    for start in range(0, len(node.cpus), _ROW_CPUS):
+        row = [letters.get(cpu, _FREE) for cpu in node.cpus[start : start + _ROW_CPUS]]
+        groups = ("".join(row[i : i + _GAP_CPUS]) for i in range(0, len(row), _GAP_CPUS))
+        lines.append(f"  {node.cpus[start]:>4} {' '.join(groups)}")
+    return lines
+
+
+def _distances(topology: NumaTopology) -> list[str]:
+    if len(topology.nodes) == 1 or not all(node.distances for node in topology.nodes):
+        return []
+    width = max(3, *(len(str(distance)) for node in topology.nodes for distance in node.distances))
+    heads = " ".join(f"{node.id:>{width}}" for node in topology.nodes)
+    table = {node.id: " ".join(f"{distance:>{width}}" for distance in node.distances) for node in topology.nodes}
+    rows = (f"  {node:>{width}} {row}" for node, row in table.items())
+    return ["distances between nodes", f"  {'':>{width}} {heads}", *rows]

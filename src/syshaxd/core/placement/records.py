@@ -1,0 +1,106 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What is measured of a request, up to how it ended."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from syshaxd.core.placement.decision import Prediction
+
+
+class Outcome(StrEnum):
+    """How a request ended. The exported names never change."""
+
+    OK = "ok"
+    CLIENT_ERROR = "client_error"
+    """Answered with a 4xx other than 429."""
+    CLIENT_GONE = "client_gone"
+    CANCELLED = "cancelled"
+    """By an operator."""
+    REJECTED = "rejected"
+    """429 or 503: no room, or no instance."""
+    FAILED = "failed"
+    """The instance failed it."""
+
+
+_MAX_COMPUTED_TOKENS = 16
+
+
+class Cause(StrEnum):
+    """Why an answer went on elsewhere. The exported names never change."""
+
+    OFFLOAD = "offload"
+    """It was planned so: prefill here, decode there."""
+    DRAIN = "drain"
+    """The instance is to stop."""
+    PRESSURE = "pressure"
+    """The instance is full."""
+    ROOM = "room"
+    """The better instance has room again."""
+    FAILURE = "failure"
+    """The instance failed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class HandoverRecord:
+    """One change of instance in the middle of an answer."""
+
+    source: str
+    target: str
+    cause: Cause
+    known_tokens: int
+    """Prompt and answer so far."""
+    asked: bool = False
+    """KV was saved, and was to be loaded; else all was to be recomputed."""
+    cached_tokens: int | None = None
+    """Tokens that the target did not compute; None: it did not tell."""
+    size_bytes: int = 0
+    """Of the KV cache that was handed over; 0: not told."""
+    gap_s: float | None = None
+    """From the last token of the source to the first of the target; None: none came."""
+
+    @property
+    def result(self) -> str:
+        """`loaded`, `recomputed`, or `unknown` if the target did not tell."""
+        if self.cached_tokens is None:
+            return "recomputed" if not self.asked else "unknown"
+        # The last token has no KV yet. A prefix cache finds whole blocks only, which may leave out some more.
+        loaded = self.asked and self.known_tokens - self.cached_tokens <= _MAX_COMPUTED_TOKENS
+        return "loaded" if loaded else "recomputed"
+
+    @property
+    def failed(self) -> bool:
+        """A KV cache was to be loaded, and was not."""
+        return self.asked and self.result == "recomputed"
+
+    def __str__(self) -> str:
+        what = f"{self.known_tokens} tokens from {self.source} to {self.target}"
+        return f"{what} ({self.cause}), KV cache {self.result}"
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """The measurements of one request. Filled while it runs, read-only once handed to MetricsService."""
+
+    request_id: str
+    route: str
+    stream: bool = False
+    placement: str = ""
+    """Instance name; empty if it was never placed."""
+    status: int = 0
+    """HTTP status sent to the client; 0 if none was."""
+    outcome: Outcome = Outcome.OK
+    started_at_s: float = 0.0
+    """Monotonic."""
+    queue_s: float = 0.0
+    """In the admission queue."""
+    ttft_s: float | None = None
+    """From the request's arrival to the first byte of the answer's body."""
+    duration_s: float = 0.0
+    tokens_in: int = 0
+    """0 where the instance did not tell."""
+    tokens_out: int = 0
+    retries: int = 0
+    handovers: list[HandoverRecord] = field(default_factory=list)
+    prediction: Prediction | None = None
+    """Of an offload."""

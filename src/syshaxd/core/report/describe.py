@@ -1,0 +1,24 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Words for people: what an instance really runs on, and what it says."""
+
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.numa.cpulist import format_cpulist
+from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
+
+
+def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:
+    """The device that really computes: `NVIDIA A100 0`, `CPU 0-39`, or `CPU 0, as gpu` where the role differs."""
+    if spec.device is Device.CUDA:
+        names = sorted({gpu.name for gpu in snapshot.gpus})
+        return f"{', '.join(names) or 'GPU'} {format_cpulist(gpu.index for gpu in snapshot.gpus)}".strip()
+    cores = format_cpulist(spec.cores)
+    text = f"CPU {cores}" if cores else "CPU" if spec.runtime is not RuntimeKind.EXTERNAL else "CPU (external)"
+    return text if spec.role == str(spec.device) else f"{text}, as {spec.role}"
+
+
+def excerpt(said: bytes | str, *, limit: int = 200) -> str:
+    """The beginning of what somebody else says, fit for a line of our log: nothing in it moves a cursor."""
+    text = said[:limit].decode(errors="replace") if isinstance(said, bytes) else said[:limit]
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text.strip())
+    return f"{shown}..." if len(said) > limit else shown

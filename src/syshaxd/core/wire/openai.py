@@ -1,0 +1,39 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The shapes of OpenAI's API that the daemon itself writes."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from syshaxd.core.report.describe import excerpt
+
+
+def error_body(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> bytes:
+    """An error object; `kind` is OpenAI's `type`."""
+    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
+
+
+def error_text(problem: Any) -> str:
+    """What an instance's error object says, or whatever stands in its place."""
+    text = problem.get("message") if isinstance(problem, Mapping) else problem
+    return excerpt(str(text)) or "it does not say why"
+
+
+def is_refusal(problem: Any) -> bool:
+    """Whether an error object in a stream says that the request is at fault: another instance would say the same."""
+    code = problem.get("code") if isinstance(problem, Mapping) else None
+    return isinstance(code, int) and 400 <= code < 500
+
+
+def choices_of(body: bytes) -> int:
+    """How many answers a request asks for, as far as it can be read: `n` for each prompt."""
+    try:
+        asked = json.loads(body)
+        number, prompt = asked.get("n"), asked.get("prompt")
+    except (ValueError, AttributeError, RecursionError):
+        return 1
+    prompts = 1
+    if isinstance(prompt, list) and not all(isinstance(item, int) for item in prompt):
+        prompts = len(prompt)
+    return prompts * (number if isinstance(number, int) else 1)

@@ -1,0 +1,79 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What the supervisor holds of one instance."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+
+from syshaxd.core.errors import SyshaxError
+from syshaxd.core.lifecycle import Adopted, Lifecycle, RestartPolicy
+from syshaxd.core.secrets import safe_text
+from syshaxd.core.types import InstanceSpec, InstanceStatus, State
+from syshaxd.instances.clock import Cancellable, Clock
+from syshaxd.instances.prober import Prober
+from syshaxd.runtime import InstanceRuntime
+
+_log = logging.getLogger(__name__)
+_LOG_LEVELS = {State.UNHEALTHY: logging.WARNING, State.BACKOFF: logging.WARNING, State.FAILED: logging.ERROR}
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One instance: where it stands, what is known of it outside, and what acts on it."""
+
+    status: InstanceStatus
+    runtime: InstanceRuntime
+    policy: RestartPolicy
+    lifecycle: Lifecycle
+    prober: Prober
+    timer: Cancellable | None = None
+    terminating: asyncio.Task[None] | None = None
+
+    @property
+    def spec(self) -> InstanceSpec:
+        """What it is."""
+        return self.status.spec
+
+    def cancel_timer(self) -> None:
+        """Ends the timer, if one runs."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def update_status(self, now_s: float) -> bool:
+        """Takes the lifecycle over into the status, and logs a new state. Returns whether anything is new."""
+        old, now = self.status, self.lifecycle
+        self.status = replace(
+            old,
+            state=now.state,
+            wanted=now.wanted,
+            reason=safe_text(now.reason),
+            generation=now.generation,
+            attempts=now.attempts,
+            since_s=old.since_s if now.state is old.state else now_s,
+            handle=now.handle,
+        )
+        if now.state is not old.state:
+            name, level = self.spec.name, _LOG_LEVELS.get(now.state, logging.INFO)
+            text = f"{name}: {old.state} -> {now.state} ({self.status.since_s - old.since_s:.1f} s)"
+            _log.log(level, "%s", f"{text}: {now.reason}" if now.reason else text, extra={"instance": name})
+        return self.status != old
+
+    async def find(self, clock: Clock) -> Adopted | None:
+        """What an earlier daemon left running of it; None: nothing."""
+        extra = {"instance": self.spec.name}
+        try:
+            handle = await self.runtime.adopt(self.spec)
+        except (SyshaxError, OSError) as error:
+            _log.warning("%s: cannot tell whether it runs already: %s", self.spec.name, error, extra=extra)
+            return None
+        except Exception:  # noqa: BLE001 - a fault of ours with one instance must not end the others
+            _log.exception("%s: cannot tell whether it runs already", self.spec.name, extra=extra)
+            return None
+        if handle is None:
+            return None
+        fault = await self.prober.ask()
+        text = "%s: found running as generation %d (%s)"
+        _log.info(text, handle.name, handle.generation, handle.ident, extra=extra)
+        return Adopted(handle, healthy=fault is None, age_s=clock.time() - handle.started_at_s)

@@ -1,0 +1,176 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""InstanceRegistry: which instances there are, where each stands, what each serves, and which take requests."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from syshaxd.core.errors import NotFoundError
+from syshaxd.core.handover.pairs import InstanceFacts
+from syshaxd.core.placement.decision import InferenceRequest
+from syshaxd.core.types import InstanceSpec, InstanceStatus, State
+from syshaxd.instances.catalog import Catalog, assumed
+
+_log = logging.getLogger(__name__)
+# Kept answers to "who serves this model and route?"; paths with ids in them must not fill memory.
+_MAX_KEPT = 1000
+# What is known of a process ends with it.
+_GONE = frozenset((State.STOPPED, State.STOPPING, State.BACKOFF, State.FAILED))
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredInstance:
+    """Everything that is known of one instance."""
+
+    status: InstanceStatus
+    catalog: Catalog
+    """What it serves: by its own account once it was discovered, until then by the configuration."""
+    facts: InstanceFacts | None = None
+    """What decides about hand-overs; None: not known, or it hands nothing over."""
+    discovered: bool = False
+    """It was asked what it serves, whether or not it told."""
+
+    @property
+    def spec(self) -> InstanceSpec:
+        """What it is."""
+        return self.status.spec
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether requests can go to it now."""
+        return self.discovered and self.status.state is State.READY
+
+
+class InstanceRegistry:
+    """The one list of instances. Publishes a new immutable value at each change. Lives in one event loop.
+
+    The supervisor tells it states, discovery what instances serve; everybody else reads it or subscribes.
+    """
+
+    def __init__(self, specs: Sequence[InstanceSpec]) -> None:
+        """Begins with instances of which nothing is known yet."""
+        self.instances: Mapping[str, RegisteredInstance] = {
+            spec.name: RegisteredInstance(InstanceStatus(spec=spec), assumed(spec)) for spec in specs
+        }
+        """All instances, by name, in the order of the configuration."""
+        self._subscribers: list[Callable[[], None]] = []
+        self._derive()
+
+    def _derive(self) -> None:
+        self.specs: Mapping[str, InstanceSpec] = {name: its.spec for name, its in self.instances.items()}
+        """The settings of all instances, by name."""
+        self.ready: tuple[InstanceSpec, ...] = tuple(its.spec for its in self.instances.values() if its.takes_requests)
+        """Those that requests can go to now."""
+        self._kept: dict[tuple[str, str, str, str | None], tuple[InstanceSpec, ...]] = {}
+        self._changed = asyncio.Event()
+
+    def subscribe(self, on_change: Callable[[], None]) -> None:
+        """Has `on_change` called after each change."""
+        self._subscribers.append(on_change)
+
+    async def changed(self) -> None:
+        """Returns at the next change."""
+        await self._changed.wait()
+
+    # Writers.
+
+    def on_instances(self, statuses: Sequence[InstanceStatus]) -> None:
+        """These are the instances from now on (the supervisor)."""
+        self._publish({status.spec.name: self._with_status(status) for status in statuses})
+
+    def on_status(self, status: InstanceStatus) -> None:
+        """An instance has changed (the supervisor)."""
+        if status.spec.name in self.instances:
+            self._publish({**self.instances, status.spec.name: self._with_status(status)})
+
+    def _with_status(self, status: InstanceStatus) -> RegisteredInstance:
+        known = self.instances.get(status.spec.name)
+        if known is None or known.spec != status.spec or status.state in _GONE:
+            return RegisteredInstance(status, assumed(status.spec))
+        return replace(known, status=status)
+
+    def learn(self, spec: InstanceSpec, catalog: Catalog | None, facts: InstanceFacts | None) -> None:
+        """An instance was asked what it serves (discovery).
+
+        Args:
+            spec: The instance as it was asked; if it has other settings meanwhile, this changes nothing.
+            catalog: What it serves; None: it does not tell.
+            facts: What decides about hand-overs; None: it does not tell, or hands nothing over.
+        """
+        known = self.instances.get(spec.name)
+        if known is not None and known.spec == spec:
+            news = replace(known, catalog=catalog or known.catalog, facts=facts, discovered=True)
+            self._publish({**self.instances, spec.name: news})
+
+    def _publish(self, instances: Mapping[str, RegisteredInstance]) -> None:
+        self.instances = instances
+        changed = self._changed
+        self._derive()
+        changed.set()
+        for on_change in tuple(self._subscribers):
+            try:
+                on_change()
+            except Exception:  # noqa: BLE001 - a subscriber that fails must not keep the news from the others
+                _log.exception("a subscriber to the registry of instances failed")
+
+    # Readers.
+
+    def candidates(self, request: InferenceRequest, tried: Sequence[str] = ()) -> tuple[InstanceSpec, ...]:
+        """The ready instances that serve the request, without those tried, in the order of the configuration.
+
+        Raises:
+            NotFoundError: No instance has such a model or route.
+        """
+        key = (request.model, request.method, request.path, request.pinned)
+        found = self._kept.get(key)
+        if found is None:
+            self._check_known(request)
+            found = tuple(
+                spec
+                for spec in self.ready
+                if request.pinned in {None, spec.name}
+                and self.instances[spec.name].catalog.serves_model(request.model)
+                and self.instances[spec.name].catalog.serves_route(request.method, request.path)
+            )
+            if len(self._kept) >= _MAX_KEPT:
+                self._kept.clear()
+            self._kept[key] = found
+        return tuple(spec for spec in found if spec.name not in tried) if tried else found
+
+    def models(self) -> list[Mapping[str, Any]]:
+        """The models of the instances that are ready, as /v1/models lists them; all instances' if none is ready."""
+        names = [spec.name for spec in self.ready] or list(self.instances)
+        return list(
+            {key: model for name in names for key, model in self.instances[name].catalog.models.items()}.values()
+        )
+
+    def methods(self, path: str) -> frozenset[str] | None:
+        """The methods that some instance has for a path; None: any, as one of them has not told its routes."""
+        found: set[str] = set()
+        for instance in self.instances.values():
+            methods = instance.catalog.methods(path)
+            if methods is None:
+                return None
+            found |= methods
+        return frozenset(found)
+
+    def _check_known(self, request: InferenceRequest) -> None:
+        if request.pinned is not None and request.pinned not in self.specs:
+            raise NotFoundError(
+                f"no instance {request.pinned!r}; there are {', '.join(self.specs)}", code="instance_not_found"
+            )
+        asked = self.instances.values() if request.pinned is None else [self.instances[request.pinned]]
+        catalogs = [instance.catalog for instance in asked]
+        if not any(catalog.serves_model(request.model) for catalog in catalogs):
+            known = sorted({model for catalog in catalogs for model in catalog.models})
+            what = f"the model {request.model!r} does not exist; there is"
+            if request.pinned is not None:
+                what = f"{request.pinned} does not serve the model {request.model!r}; it serves"
+            raise NotFoundError(f"{what} {', '.join(known)}", param="model", code="model_not_found")
+        if not any(catalog.serves_route(request.method, request.path) for catalog in catalogs):
+            who = request.pinned or "no instance"
+            not_served = "does not serve" if request.pinned else "serves"
+            raise NotFoundError(f"{who} {not_served} {request.method} {request.path}", code="route_not_found")

@@ -1,0 +1,490 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Supervisor: one queue, one writer. Event -> core/lifecycle's transition -> effects as tasks -> events."""
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from functools import partial
+
+from syshaxd.core.errors import ConflictError, LaunchFailedError, NotFoundError, SyshaxError
+from syshaxd.core.lifecycle import (
+    HOLDING,
+    PROBED,
+    Abandon,
+    Drained,
+    Effect,
+    Event,
+    Exited,
+    Launch,
+    Launched,
+    LaunchFailed,
+    LaunchNoted,
+    Lifecycle,
+    ProbeFailed,
+    ProbeSucceeded,
+    RestartPolicy,
+    SetTimer,
+    StartRequested,
+    StopRequested,
+    Terminate,
+    TerminateFailed,
+    TimerFired,
+    dependency_event,
+    transition,
+)
+from syshaxd.core.types import ExitStatus, Handle, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.instances.activity import is_at_work
+from syshaxd.instances.clock import Clock, WallClock
+from syshaxd.instances.instance import Instance
+from syshaxd.instances.prober import Fault, Probe, Prober
+from syshaxd.instances.shutdown import end_all, settle
+from syshaxd.instances.start_order import levels
+from syshaxd.runtime import InstanceRuntime
+
+__all__ = ["Probe", "Supervisor"]
+
+_log = logging.getLogger(__name__)
+# While it starts, an instance is asked this often: a quick start should be seen quickly.
+_STARTING_PROBE_INTERVAL_S = 0.5
+# For a server that was never ready: vLLM doesn't hear SIGTERM while its engine starts (seen for 40 s with 0.32).
+_UNSERVED_GRACE_S = 1.0
+_STAYS_STOPPED = "stays stopped, as it was before syshaxd was started; `syshaxctl start` starts it"
+
+Callback = Callable[[InstanceStatus], None]
+
+
+class _ShutDown(Exception):  # noqa: N818 - not an error: the way out of the task group
+    """Ends `run` with all its tasks."""
+
+
+class Supervisor:
+    """Keeps the wanted instances up. Lives in one event loop; every method is called from there.
+
+    Commands only post events: what they ask for begins once `run` gets to them, and `status` shows it then.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[InstanceSpec],
+        runtimes: Mapping[RuntimeKind, InstanceRuntime],
+        *,
+        probe: Probe,
+        policy: RestartPolicy,
+        probe_interval_s: float,
+        probe_timeout_s: float,
+        stop_grace_s: float,
+        clock: Clock | None = None,
+        computes: Callable[[int], Awaitable[bool]] = is_at_work,
+        was_late_since: Callable[[float], bool] = lambda _: False,
+        stays_stopped: Container[str] = (),
+    ) -> None:
+        """Begins nothing.
+
+        Args:
+            specs: The instances.
+            runtimes: What launches and ends them.
+            probe: Asks one for its health.
+            policy: When one is given up, started again, or left alone.
+            probe_interval_s: Seconds between two probes.
+            probe_timeout_s: Seconds after which a probe has failed.
+            stop_grace_s: Seconds between asking an instance to end and forcing it.
+            clock: Time; default: the real one.
+            computes: Tells whether a process, by its id, is at work.
+            was_late_since: Tells whether the event loop stood still since a moment of its own clock.
+            stays_stopped: Instances that are not started: an operator had stopped them.
+        """
+        self._runtimes = runtimes
+        self._probe = probe
+        self._policy = policy
+        self._probe_interval_s = probe_interval_s
+        self._probe_timeout_s = probe_timeout_s
+        self._stop_grace_s = stop_grace_s
+        self._clock = clock or WallClock()
+        self._computes = computes
+        self._was_late_since = was_late_since
+        self._stays_stopped = stays_stopped
+        self._instances = {spec.name: self._make(spec, Lifecycle(blocked_by=spec.depends_on)) for spec in specs}
+        self._retired: dict[str, int] = {}
+        self._levels = levels(specs)
+        self._events: asyncio.Queue[tuple[Instance, Event] | None] = asyncio.Queue()
+        self._callbacks: list[Callback] = []
+        self._on_instances: list[Callable[[Sequence[InstanceStatus]], None]] = []
+        self._tasks = asyncio.TaskGroup()
+        self._has_begun = False
+        self._ended = asyncio.Event()
+
+    def _make(self, spec: InstanceSpec, lifecycle: Lifecycle) -> Instance:
+        return Instance(
+            status=InstanceStatus(spec=spec, generation=lifecycle.generation, since_s=self._clock.time()),
+            runtime=self._runtimes[spec.runtime],
+            policy=self._policy_of(spec),
+            lifecycle=lifecycle,
+            prober=self._prober(spec),
+        )
+
+    def _policy_of(self, spec: InstanceSpec) -> RestartPolicy:
+        return self._policy.for_external() if spec.runtime is RuntimeKind.EXTERNAL else self._policy
+
+    def _prober(self, spec: InstanceSpec) -> Prober:
+        return Prober(
+            spec,
+            self._probe,
+            timeout_s=self._probe_timeout_s,
+            clock=self._clock,
+            spawn=self._spawn,
+            report=partial(self._on_probe, spec.name),
+            is_at_work=partial(self._is_at_work, spec.name),
+            was_late_since=self._was_late_since,
+        )
+
+    async def _is_at_work(self, name: str) -> bool:
+        """Whether an instance that was ready computes."""
+        instance = self._instances.get(name)
+        if instance is None or instance.lifecycle.state not in HOLDING or instance.lifecycle.handle is None:
+            return False
+        try:
+            pid = await instance.runtime.pid(instance.lifecycle.handle)
+            return pid is not None and await self._computes(pid)
+        except Exception:  # noqa: BLE001 - what can't be seen is not at work
+            _log.exception("%s: cannot tell whether it is at work", name, extra={"instance": name})
+            return False
+
+    # Commands.
+
+    def start(self, name: str) -> None:
+        """Wants the instance up; failed attempts are forgotten. Raises NotFoundError for an unknown name."""
+        self._post(self._get(name), StartRequested())
+
+    def stop(self, name: str, *, drain: bool = True) -> None:
+        """Wants the instance down, after its running requests if `drain`. Raises NotFoundError for an unknown name."""
+        self._post(self._get(name), StopRequested(drain))
+
+    def restart(self, name: str, *, drain: bool = True) -> None:
+        """Ends the instance and launches a new generation. Raises NotFoundError for an unknown name."""
+        self.stop(name, drain=drain)
+        self.start(name)
+
+    async def check_launch(self, spec: InstanceSpec) -> None:
+        """Looks whether an instance that is READY may be ended for a launch of `spec`.
+
+        Raises:
+            ConflictError: The launch would surely fail. It is not ended.
+        """
+        instance = self._instances.get(spec.name)
+        if instance is None or instance.lifecycle.state is not State.READY:
+            return
+        try:
+            await self._runtimes[spec.runtime].check(spec)
+        except (SyshaxError, OSError) as error:
+            raise ConflictError(f"{spec.name} runs on: it could not be started again: {_text(error)}") from error
+
+    def drained(self, name: str) -> None:
+        """No request runs on the instance any more. Raises NotFoundError for an unknown name."""
+        instance = self._get(name)
+        self._post(instance, Drained(instance.lifecycle.generation))
+
+    def suspect(self, name: str) -> None:
+        """Something failed with the instance: it is probed at once. Raises NotFoundError for an unknown name.
+
+        Only while it is READY: an instance already known to be sick is not given up sooner for being suspected often.
+        """
+        instance = self._get(name)
+        if instance.lifecycle.state is State.READY:
+            instance.prober.ask_now()
+
+    def note_launch(self, name: str, generation: int, text: str) -> None:
+        """What a launch that takes long is doing: shown as the reason, and the time to start begins anew."""
+        self._post(self._get(name), LaunchNoted(generation, text))
+
+    def retune(
+        self, policy: RestartPolicy, *, probe_interval_s: float, probe_timeout_s: float, stop_grace_s: float
+    ) -> None:
+        """Sets the times and limits that hold from now on; timers that run keep theirs."""
+        self._policy = policy
+        self._probe_interval_s = probe_interval_s
+        self._probe_timeout_s = probe_timeout_s
+        self._stop_grace_s = stop_grace_s
+        for instance in self._instances.values():
+            instance.policy = self._policy_of(instance.spec)
+            instance.prober.timeout_s = probe_timeout_s
+
+    async def reconfigure(self, specs: Sequence[InstanceSpec]) -> None:
+        """Supervises these instances from now on, once all commands so far have been taken up.
+
+        Those whose spec stays live on untouched. What is new, or has another spec, is STOPPED and not wanted.
+
+        Raises:
+            ConflictError: An instance that is to change or to go is not STOPPED, or wanted. Nothing has changed.
+        """
+        while self._events.qsize():
+            await self._events.join()
+        kept = {spec.name: spec for spec in specs}
+        for name, instance in self._instances.items():
+            if kept.get(name) != instance.spec and (
+                instance.status.wanted or instance.status.state is not State.STOPPED
+            ):
+                raise ConflictError(f"{name} is {instance.status.state}; it must be stopped before its settings change")
+        self._retired |= {name: instance.lifecycle.generation for name, instance in self._instances.items()}
+        before, self._instances = self._instances, {}
+        for spec in specs:
+            old = before.get(spec.name)
+            if old is not None and old.spec == spec:
+                self._instances[spec.name] = old
+                continue
+            # Generations go on: what is left of an earlier one, in a record or a log, is never taken for this one.
+            its = Lifecycle(blocked_by=self._missing(spec), generation=self._retired.get(spec.name, 0))
+            self._instances[spec.name] = new = self._make(spec, its)
+            new.terminating = None if old is None else old.terminating
+        self._levels = levels(specs)
+        for on_instances in self._on_instances:
+            try:
+                on_instances(self.statuses())
+            except Exception:  # noqa: BLE001 - who listens must not break what it listens to
+                _log.exception("a subscriber to the list of instances failed")
+
+    def _missing(self, spec: InstanceSpec) -> str | None:
+        """The dependency, if it is not up."""
+        other = self._instances.get(spec.depends_on or "")
+        return None if other is not None and other.lifecycle.state in HOLDING else spec.depends_on
+
+    # What is known.
+
+    def status(self, name: str) -> InstanceStatus:
+        """The instance's present status. Raises NotFoundError for an unknown name."""
+        return self._get(name).status
+
+    def statuses(self) -> tuple[InstanceStatus, ...]:
+        """All instances, in the order of the specs."""
+        return tuple(instance.status for instance in self._instances.values())
+
+    def subscribe(self, callback: Callback) -> Callable[[], None]:
+        """Calls back at every change of any instance's status, until the returned function is called."""
+        self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback)
+
+    def subscribe_instances(self, on_instances: Callable[[Sequence[InstanceStatus]], None]) -> None:
+        """Has `on_instances` called with all statuses when instances were exchanged."""
+        self._on_instances.append(on_instances)
+
+    async def wait_until(
+        self, name: str, predicate: Callable[[InstanceStatus], bool], timeout_s: float
+    ) -> InstanceStatus:
+        """Returns the first status that fits, from when all commands so far have been taken up.
+
+        Raises:
+            NotFoundError: Unknown name.
+            TimeoutError: None came within `timeout_s`.
+        """
+        self._get(name)
+        fits: asyncio.Future[InstanceStatus] = asyncio.get_running_loop().create_future()
+
+        def check(status: InstanceStatus) -> None:
+            if status.spec.name == name and not fits.done() and predicate(status):
+                fits.set_result(status)
+
+        async with asyncio.timeout(timeout_s):
+            await self._events.join()
+            unsubscribe = self.subscribe(check)
+            try:
+                check(self.status(name))
+                return await fits
+            finally:
+                unsubscribe()
+
+    def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
+        """The instance's output, as InstanceRuntime.logs gives it. Raises NotFoundError for an unknown name."""
+        return self._get(name).runtime.logs(name, tail=tail, follow=follow)
+
+    # Running.
+
+    async def run(self) -> None:
+        """Adopts what an earlier daemon left running, starts everything else, and serves until `shutdown` is done."""
+        if self._ended.is_set():
+            return
+        self._has_begun = True
+        try:
+            async with self._tasks:
+                await self._boot()
+                while (item := await self._events.get()) is not None:
+                    self._try_to_handle(*item)
+                    self._events.task_done()
+                raise _ShutDown
+        except* _ShutDown:
+            pass
+        finally:
+            self._ended.set()
+            for instance in self._instances.values():
+                instance.cancel_timer()
+                instance.prober.stop()
+
+    async def shutdown(self, *, leave_running: bool, drain: bool) -> None:
+        """Ends all instances, those that depend on others first, then `run`. May be called again, to hurry.
+
+        Args:
+            leave_running: Let the instances run on; a later daemon will adopt them. What is being ended already, is.
+            drain: Give running requests the time to end, `drain_timeout_s` in all.
+        """
+        if not self._has_begun:
+            self._ended.set()
+            return
+        grace_s, drain_timeout_s = self._stop_grace_s, self._policy.drain_timeout_s if drain else 0.0
+        ending = asyncio.create_task(
+            settle(self, self._instances, stop_grace_s=grace_s)
+            if leave_running
+            else end_all(self, self._levels, drain_timeout_s=drain_timeout_s, stop_grace_s=grace_s)
+        )
+        ended = asyncio.create_task(self._ended.wait())
+        try:
+            await asyncio.wait((ending, ended), return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
+                await ending
+                self._events.put_nowait(None)
+                await ended
+        finally:
+            ending.cancel()
+            ended.cancel()
+
+    async def _boot(self) -> None:
+        """Finds what runs already, then starts everything, those that others depend on first."""
+        instances = [self._instances[name] for level in self._levels for name in level]
+        found = await asyncio.gather(*(instance.find(self._clock) for instance in instances))
+        for instance, adopted in zip(instances, found, strict=True):
+            if adopted is not None:
+                self._try_to_handle(instance, adopted)
+                self._tasks.create_task(self._await_exit(instance, adopted.handle))
+            if instance.spec.name in self._stays_stopped:
+                self._try_to_handle(instance, StopRequested(drain=True, reason=_STAYS_STOPPED))
+            else:
+                self._try_to_handle(instance, StartRequested())
+
+    # Events in.
+
+    def _get(self, name: str) -> Instance:
+        try:
+            return self._instances[name]
+        except KeyError:
+            raise NotFoundError(f"no instance {name!r}; there are {', '.join(self._instances)}") from None
+
+    def _post(self, instance: Instance, event: Event) -> None:
+        self._events.put_nowait((instance, event))
+
+    def _try_to_handle(self, instance: Instance, event: Event) -> None:
+        """A fault of ours with one event must not end the supervision of all instances."""
+        try:
+            self._handle(instance, event)
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("%s: %s could not be handled", instance.spec.name, event)
+
+    def _handle(self, instance: Instance, event: Event) -> None:
+        before = instance.lifecycle
+        instance.lifecycle, effects = transition(before, event, instance.policy)
+        state = instance.lifecycle.state
+        if state is not before.state:
+            instance.cancel_timer()
+        if instance.update_status(self._clock.time()):
+            self._publish(instance.status)
+        for effect in effects:
+            self._carry_out(instance, effect)
+        self._plan_probe(instance)
+        if (news := dependency_event(instance.spec.name, before.state, state)) is not None:
+            for other in self._instances.values():
+                if other.spec.depends_on == instance.spec.name:
+                    self._handle(other, news)
+
+    def _on_probe(self, name: str, generation: int, fault: Fault | None) -> None:
+        if (instance := self._instances.get(name)) is None:
+            return
+        if fault is None:
+            self._post(instance, ProbeSucceeded(generation))
+            return
+        counts = fault.counts and not instance.runtime.is_away()
+        self._post(instance, ProbeFailed(generation, fault.reason, counts, fault.busy))
+
+    def _plan_probe(self, instance: Instance) -> None:
+        lifecycle = instance.lifecycle
+        if lifecycle.state not in PROBED or lifecycle.handle is None:
+            instance.prober.stop()
+        else:
+            longest_s = _STARTING_PROBE_INTERVAL_S if lifecycle.state is State.STARTING else math.inf
+            instance.prober.plan(lifecycle.generation, min(self._probe_interval_s, longest_s))
+
+    def _publish(self, status: InstanceStatus) -> None:
+        for callback in tuple(self._callbacks):
+            try:
+                callback(status)
+            except Exception:  # noqa: BLE001 - who listens must not break what it listens to
+                _log.exception("%s: a subscriber failed", status.spec.name)
+
+    # Effects out.
+
+    def _carry_out(self, instance: Instance, effect: Effect) -> None:
+        match effect:
+            case Launch():
+                self._spawn(self._launch(instance, effect.generation))
+            case Abandon():
+                instance.runtime.abandon(instance.spec.name)
+            case Terminate():
+                instance.terminating = self._spawn(self._terminate(instance, effect))
+            case SetTimer():
+                instance.cancel_timer()
+                fired = TimerFired(effect.generation, effect.timer)
+                instance.timer = self._clock.call_later(effect.after_s, partial(self._post, instance, fired))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        return self._tasks.create_task(work)
+
+    async def _launch(self, instance: Instance, generation: int) -> None:
+        if instance.terminating is not None:
+            await instance.terminating  # the last generation is gone, but its runtime may still tidy up
+        if instance.lifecycle.state is not State.STARTING:
+            self._post(instance, LaunchFailed(generation, "not wanted any more", permanent=False))
+            return
+        try:
+            handle = await instance.runtime.launch(instance.spec, generation)
+        except (SyshaxError, OSError) as error:
+            permanent = isinstance(error, LaunchFailedError) and error.permanent
+            self._post(instance, LaunchFailed(generation, _text(error), permanent))
+            return
+        except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
+            self._note_fault(instance, "launched")
+            self._post(instance, LaunchFailed(generation, _unexpected(error), permanent=True))
+            return
+        self._post(instance, Launched(handle))
+        await self._await_exit(instance, handle)
+
+    async def _await_exit(self, instance: Instance, handle: Handle) -> None:
+        try:
+            status = await instance.runtime.wait(handle)
+        except (SyshaxError, OSError) as error:
+            status = ExitStatus(cause=f"it could not be watched any more: {_text(error)}")
+        except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
+            self._note_fault(instance, "watched")
+            status = ExitStatus(cause=f"it could not be watched any more: {_unexpected(error)}")
+        self._post(instance, Exited(handle.generation, status))
+
+    async def _terminate(self, instance: Instance, effect: Terminate) -> None:
+        grace_s = self._stop_grace_s if effect.served else min(self._stop_grace_s, _UNSERVED_GRACE_S)
+        try:
+            await instance.runtime.terminate(effect.handle, grace_s)
+        except (SyshaxError, OSError) as error:
+            self._post(instance, TerminateFailed(effect.handle.generation, _text(error)))
+        except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
+            self._note_fault(instance, "ended")
+            self._post(instance, TerminateFailed(effect.handle.generation, _unexpected(error)))
+
+    def _note_fault(self, instance: Instance, what: str) -> None:
+        """Logs the exception that is being handled: it is a fault of ours, or of a library."""
+        name = instance.spec.name
+        _log.exception(
+            "%s: it could not be %s, for a reason that was not foreseen", name, what, extra={"instance": name}
+        )
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _unexpected(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,137 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What is counted of requests, by placement, and of hand-overs.
+
+Counting stands on the path of every request, so it is done in plain counters here (a prometheus_client histogram with
+labels costs 2 us, one of these 0.1 us); prometheus_client's families do the rendering.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import accumulate
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+
+from syshaxd.core.placement.decision import Prediction
+from syshaxd.core.placement.records import HandoverRecord
+
+# vLLM's own buckets (vllm/v1/metrics/loggers.py), so that its histograms and ours can be laid over each other.
+_TO_FIRST_TOKEN_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+    *(160.0, 640.0, 2560.0),
+)
+# Two more at the lower end: small models on fast GPUs stay under vLLM's first bucket, 10 ms.
+_PER_TOKEN_S = (
+    *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0),
+    *(40.0, 80.0),
+)
+_WHOLE_S = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0),
+    *(1920.0, 7680.0),
+)
+# Most requests don't wait at all: that is the first bucket.
+_QUEUE_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+
+LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Of the event loop, which is looked at some times a second."""
+
+
+class Histogram:
+    """Counts of observations by bucket."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts one more."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Upper bounds and cumulative counts, as Prometheus wants them."""
+        bounds = [*map(str, self.bounds), "+Inf"]
+        return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
+class PlacementSums:
+    """The sums over the requests of one placement."""
+
+    __slots__ = ("duration", "generation_tokens", "per_token", "prompt_tokens", "queue", "retries", "to_first_token")
+
+    def __init__(self) -> None:
+        self.prompt_tokens = 0
+        self.generation_tokens = 0
+        self.retries = 0
+        self.queue = Histogram(_QUEUE_S)
+        self.to_first_token = Histogram(_TO_FIRST_TOKEN_S)
+        self.per_token = Histogram(_PER_TOKEN_S)
+        self.duration = Histogram(_WHOLE_S)
+
+
+# A hand-over takes milliseconds for a small model, seconds where a long prompt is computed again.
+_GAP_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class HandoverSums:
+    """The sums over all hand-overs."""
+
+    def __init__(self) -> None:
+        self.counts: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
+        self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.size_bytes: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.gaps: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_GAP_S))
+        self.seconds = dict.fromkeys(("predicted", "measured", "predicted_wait"), 0.0)
+
+    def compare(self, prediction: Prediction, measured_s: float) -> None:
+        """An offload, of which this was expected, has taken so long."""
+        self.seconds["predicted"] += prediction.offload_s
+        self.seconds["measured"] += measured_s
+        self.seconds["predicted_wait"] += prediction.wait_s
+
+    def add(self, handover: HandoverRecord) -> None:
+        """Counts one more."""
+        pair = (handover.source, handover.target)
+        self.counts[(*pair, handover.cause, handover.result)] += 1
+        if handover.result == "loaded":
+            self.tokens[pair] += handover.cached_tokens or 0
+            self.size_bytes[pair] += handover.size_bytes
+        if handover.gap_s is not None:
+            self.gaps[handover.cause].observe(handover.gap_s)
+
+    def families(self) -> Iterator[Metric]:
+        """All of it as Prometheus wants it."""
+        total = CounterMetricFamily(
+            "syshax_handovers",
+            "Answers that went on elsewhere.",
+            labels=("source", "target", "cause", "result"),
+        )
+        for labels, count in self.counts.items():
+            total.add_metric(labels, count)
+        yield total
+        for name, text, sums in (
+            ("syshax_handover_tokens", "Tokens whose KV was handed over and used.", self.tokens),
+            ("syshax_handover_bytes", "KV that was handed over and used, where the source told.", self.size_bytes),
+        ):
+            family = CounterMetricFamily(name, text, labels=("source", "target"))
+            for pair, value in sums.items():
+                family.add_metric(pair, value)
+            yield family
+        gaps = HistogramMetricFamily(
+            "syshax_handover_gap_seconds",
+            "From the source's last token to the target's first.",
+            labels=("cause",),
+        )
+        for cause, gap in self.gaps.items():
+            gaps.add_metric((cause,), gap.buckets(), gap.total)
+        yield gaps
+        seconds = CounterMetricFamily(
+            "syshax_offload_seconds", "Of offloads that were predicted and have ended well.", labels=("kind",)
+        )
+        for kind, sum_s in self.seconds.items():
+            seconds.add_metric((kind,), sum_s)
+        yield seconds

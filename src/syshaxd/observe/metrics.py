@@ -1,0 +1,201 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""MetricsService: counts requests as they end, and renders all that the daemon knows as Prometheus text.
+
+`sums` holds what is counted, `readings` renders what is known at a moment.
+"""
+
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+
+from syshaxd import __version__
+from syshaxd.core.placement.records import Outcome, RequestRecord
+from syshaxd.core.types import EngineStatus
+from syshaxd.observe.metric_readings import (
+    binding_families,
+    gauge,
+    gauges,
+    gpu_families,
+    host_families,
+    info,
+    load_families,
+    parity_families,
+    state_families,
+)
+from syshaxd.observe.metric_sums import LAG_S, HandoverSums, Histogram, PlacementSums
+
+__all__ = ["LAG_S", "NO_PLACEMENT", "OTHER_ROUTE", "ROUTES", "ClientCounts", "Histogram", "MetricsService"]
+
+ROUTES = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/chat/pd_disagg",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/models",
+        "/v1/responses",
+        "/v1/rerank",
+        "/v1/score",
+    }
+)
+"""Routes that have a label value of their own. Clients can make up others without end: all those are `other`."""
+OTHER_ROUTE = "other"
+NO_PLACEMENT = "none"
+"""The placement of a request that no instance got."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCounts:
+    """What clients take of the endpoint."""
+
+    connections: int = 0
+    """Open at this moment."""
+    refused: int = 0
+    """Connections that were too many, so far."""
+    body_bytes: int = 0
+    """Of the bodies that are held at this moment."""
+
+
+class MetricsService:
+    """Counts requests and renders metrics. Lives in one event loop."""
+
+    def __init__(
+        self,
+        *,
+        task_failures: Mapping[str, int] = MappingProxyType({}),
+        loop_lag: Histogram | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Has counted nothing yet.
+
+        Args:
+            task_failures: How often each background task has failed; read at each rendering.
+            loop_lag: How late the event loop was; as above.
+            now: Monotonic clock, in seconds.
+        """
+        self._task_failures = task_failures
+        self._loop_lag = loop_lag or Histogram(LAG_S)
+        self._now = now
+        self._requests: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._placements: defaultdict[str, PlacementSums] = defaultdict(PlacementSums)
+        self._handovers = HandoverSums()
+
+    def record(self, rec: RequestRecord) -> None:
+        """Counts a request that has ended.
+
+        Times to and between tokens are those of answered streams alone: any other answer comes in one piece.
+        """
+        route = rec.route if rec.route in ROUTES else OTHER_ROUTE
+        self._requests[rec.placement, route, rec.outcome] += 1
+        sums = self._placements[rec.placement]
+        sums.prompt_tokens += rec.tokens_in
+        sums.generation_tokens += rec.tokens_out
+        sums.retries += rec.retries
+        sums.queue.observe(rec.queue_s)
+        sums.duration.observe(rec.duration_s)
+        for handover in rec.handovers:
+            self._handovers.add(handover)
+        if rec.prediction is not None and rec.outcome is Outcome.OK:
+            self._handovers.compare(rec.prediction, rec.duration_s - rec.queue_s)
+        if rec.stream and rec.ttft_s is not None and rec.status == 200:
+            sums.to_first_token.observe(rec.ttft_s)
+            if rec.tokens_out > 1:
+                sums.per_token.observe((rec.duration_s - rec.ttft_s) / (rec.tokens_out - 1))
+
+    def render(self, status: EngineStatus, clients: ClientCounts = ClientCounts()) -> bytes:
+        """Returns everything in Prometheus text format."""
+        snapshot = status.snapshot
+        families = [
+            info("syshax_build", "The daemon.", {"version": __version__, "python": platform.python_version()}),
+            *self._request_families(),
+            *_client_families(clients),
+            *self._own_families(),
+            *self._handovers.families(),
+            gauge("syshax_requests_queued", "Requests in the admission queue.", status.queued),
+            gauges("syshax_requests_inflight", "Requests now running, by instance.", "name", status.inflight),
+            *state_families(status.instances),
+            *load_families(snapshot.instances, self._now()),
+            *parity_families(status.parity),
+            *binding_families(status.bindings),
+            gauge("syshax_gpu_reading_ok", "0 when a GPU could not be read the last time.", not snapshot.gpu_error),
+            *gpu_families(snapshot.gpus),
+            *(host_families(snapshot.host) if snapshot.host else ()),
+        ]
+        return generate_latest(_Families(families))
+
+    def _own_families(self) -> Iterator[Metric]:
+        failures = CounterMetricFamily("syshax_task_failures", "Times a background task failed.", labels=("task",))
+        for task, count in self._task_failures.items():
+            failures.add_metric((task,), count)
+        yield failures
+        lag = HistogramMetricFamily("syshax_event_loop_lag_seconds", "How late the daemon's event loop called back.")
+        lag.add_metric((), self._loop_lag.buckets(), self._loop_lag.total)
+        yield lag
+
+    def _request_families(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "syshax_requests", "Requests that have ended.", labels=("placement", "route", "outcome")
+        )
+        for (placement, route, outcome), count in self._requests.items():
+            requests.add_metric((placement or NO_PLACEMENT, route, outcome), count)
+        yield requests
+
+        tokens = CounterMetricFamily("syshax_tokens", "Tokens, prompt and generated.", labels=("placement", "kind"))
+        retries = CounterMetricFamily(
+            "syshax_request_retries", "Times a request was tried again elsewhere.", labels=("placement",)
+        )
+        for placement, sums in self._placements.items():
+            tokens.add_metric((placement or NO_PLACEMENT, "prompt"), sums.prompt_tokens)
+            tokens.add_metric((placement or NO_PLACEMENT, "generation"), sums.generation_tokens)
+            retries.add_metric((placement or NO_PLACEMENT,), sums.retries)
+        yield tokens
+        yield retries
+
+        for name, text, histogram_of in _HISTOGRAMS:
+            family = HistogramMetricFamily(name, text, labels=("placement",))
+            for placement, sums in self._placements.items():
+                histogram = histogram_of(sums)
+                family.add_metric((placement or NO_PLACEMENT,), histogram.buckets(), histogram.total)
+            yield family
+
+
+_HISTOGRAMS: tuple[tuple[str, str, Callable[[PlacementSums], Histogram]], ...] = (
+    ("syshax_queue_seconds", "Time in the admission queue.", lambda sums: sums.queue),
+    (
+        "syshax_time_to_first_token_seconds",
+        "From a stream request's arrival to the first byte of its answer.",
+        lambda sums: sums.to_first_token,
+    ),
+    (
+        "syshax_time_per_output_token_seconds",
+        "Mean time between the tokens of one stream.",
+        lambda sums: sums.per_token,
+    ),
+    ("syshax_request_duration_seconds", "From a request's arrival to its end.", lambda sums: sums.duration),
+)
+
+
+class _Families:
+    """What generate_latest takes: something that has families."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Sequence[Metric]:
+        return self._families
+
+
+def _client_families(clients: ClientCounts) -> Iterator[Metric]:
+    yield gauge("syshax_client_connections", "Clients' connections that are open.", clients.connections)
+    yield CounterMetricFamily(
+        "syshax_client_connections_refused", "Clients' connections that were too many.", value=clients.refused
+    )
+    yield gauge("syshax_request_body_bytes", "Bytes of requests' bodies that are held.", clients.body_bytes)

@@ -1,0 +1,213 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""SystemMonitor: reads instances, GPUs and the host at intervals, and keeps the latest Snapshot in memory."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import aiohttp
+
+from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, SyshaxError
+from syshaxd.core.launch.instance_key import own_headers
+from syshaxd.core.loads import NO_LOAD, HostLoad, Snapshot
+from syshaxd.core.types import InstanceSpec
+from syshaxd.core.wire import vllm_metrics
+from syshaxd.observe.devices import GpuReader, GpuReading, HostReader
+from syshaxd.system.connecting import why_no_answer
+from syshaxd.system.threads import in_thread
+
+_log = logging.getLogger(__name__)
+# A reading counts for at least so long, and for three intervals.
+_LEAST_MAX_AGE_S = 10.0
+# Many times what vLLM tells.
+_MAX_ANSWER_BYTES = 16 * 1024 * 1024
+
+
+class SystemMonitor:
+    """Keeps the latest readings of everything.
+
+    Every source is read on its own: one that is slow or dead delays no other. Its last good values stay.
+    """
+
+    def __init__(
+        self,
+        targets: Callable[[], Iterable[InstanceSpec]],
+        *,
+        interval_s: float,
+        timeout_s: float,
+        read_host: Callable[[], HostLoad] | None = None,
+        read_gpus: Callable[[], GpuReading] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Remembers what to read.
+
+        Args:
+            targets: The instances to read; asked at every interval.
+            interval_s: Seconds between two readings of a source.
+            timeout_s: Seconds after which a reading counts as failed.
+            read_host: Reads the host; may block. Default: through psutil.
+            read_gpus: Reads the GPUs; may block, and never return. Default: through NVML.
+            now: Monotonic clock, in seconds.
+        """
+        self._targets = targets
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._read_host = read_host or HostReader().read
+        self._read_gpus = read_gpus or GpuReader().read
+        self._now = now
+        self._snapshot = Snapshot(max_age_s=max(_LEAST_MAX_AGE_S, 3 * interval_s + timeout_s))
+        self._readings: dict[str, vllm_metrics.Reading] = {}
+        self._host_error = ""
+        self._subscribers: list[Callable[[Snapshot], None]] = []
+        self._said: dict[str, str] = {}
+
+    def latest(self) -> Snapshot:
+        """Returns the latest readings, from memory."""
+        return self._snapshot
+
+    def subscribe(self, on_snapshot: Callable[[Snapshot], None]) -> None:
+        """Has `on_snapshot` called with every new snapshot: one for each source that was read."""
+        self._subscribers.append(on_snapshot)
+
+    async def run(self) -> None:
+        """Reads everything again and again, until cancelled."""
+        running: dict[str, asyncio.Task[None]] = {}
+        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+            while True:
+                for source, read in self._sources(session).items():
+                    if source not in running or running[source].done():
+                        running[source] = group.create_task(self._try_to_read(source, read))
+                await asyncio.sleep(self._interval_s)
+
+    async def _try_to_read(self, source: str, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """What nobody foresaw of one source keeps none of the others from being read."""
+        try:
+            await read()
+        except Exception as error:  # noqa: BLE001 - see above
+            self._say(source, error)
+
+    def _say(self, source: str, error: Exception) -> None:
+        """Logs a fault of ours with its trace, once until it is another one."""
+        text = f"{type(error).__name__}: {error}"
+        if self._said.get(source) != text:
+            self._said[source] = text
+            _log.error("%s: a fault of syshaxd: %s", source, text, exc_info=error)
+
+    def _sources(self, session: aiohttp.ClientSession) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        specs = {spec.name: spec for spec in self._targets()}
+        if gone := self._snapshot.instances.keys() - specs.keys():
+            for name in gone:
+                self._readings.pop(name, None)
+            self._publish(instances={k: load for k, load in self._snapshot.instances.items() if k not in gone})
+        return {
+            "host": self._update_host,
+            "GPUs": self._update_gpus,
+            **{f"instance {name}": partial(self._update_instance, session, spec) for name, spec in specs.items()},
+        }
+
+    async def _update_instance(self, session: aiohttp.ClientSession, spec: InstanceSpec) -> None:
+        before = self._snapshot.instances.get(spec.name)
+        try:
+            text = await _get(session, spec, "/metrics", self._timeout_s)
+            reading = vllm_metrics.read(text, model=spec.served_model, at_s=self._now())
+        except Exception as error:  # noqa: BLE001 - whatever it is: this instance's load can't be read now
+            load = replace(before or NO_LOAD, error=str(error) or type(error).__name__)
+            if before is None or not before.error:
+                _log.info("the load of %s cannot be read for now: %s", spec.name, load.error)
+            if not isinstance(error, SyshaxError | OSError):
+                self._say(f"the load of {spec.name}", error)
+        else:
+            load = vllm_metrics.load(reading, self._readings.get(spec.name))
+            self._readings[spec.name] = reading
+            if load.error:
+                if before is None or before.error != load.error:
+                    _log.info("the load of %s cannot all be read: %s", spec.name, load.error)
+            elif before is not None and before.error:
+                _log.info("the load of %s can be read", spec.name)
+        self._publish(instances={**self._snapshot.instances, spec.name: load})
+
+    async def _update_host(self) -> None:
+        try:
+            host = await in_thread(self._read_host)
+        except Exception as error:  # noqa: BLE001 - the kernel's files and psutil's reading of them may be odd
+            if str(error) != self._host_error:
+                self._host_error = str(error)
+                _log.warning("the host's load cannot be read for now: %s", error)
+            self._publish(host=None)
+        else:
+            self._host_error = ""
+            self._publish(host=host)
+
+    async def _update_gpus(self) -> None:
+        reading = in_thread(self._read_gpus)
+        try:
+            await asyncio.wait((reading,), timeout=self._timeout_s)
+            if not reading.done():
+                error = f"NVML has not answered for {self._timeout_s:g} s"
+                _log.warning("GPUs cannot be read: %s", error)
+                self._publish(gpu_error=error)
+            result = await reading
+        except Exception as error:  # noqa: BLE001 - the driver's library may be odd
+            self._say("GPUs", error)
+            result = GpuReading((), f"{type(error).__name__}: {error}")
+        finally:
+            reading.cancel()
+        self._publish(gpus=result.gpus, gpu_error=result.error)
+
+    def _publish(self, **changes: Any) -> None:
+        self._snapshot = replace(self._snapshot, taken_at_s=self._now(), **changes)
+        for on_snapshot in self._subscribers:
+            try:
+                on_snapshot(self._snapshot)
+            except Exception as error:  # noqa: BLE001 - who listens must not break what it listens to
+                self._say("a subscriber of the monitor", error)
+
+
+async def probe_health(session: aiohttp.ClientSession, spec: InstanceSpec, *, timeout_s: float | None = None) -> None:
+    """Returns if the instance says that it is well.
+
+    Args:
+        session: What to ask with.
+        spec: Whom to ask.
+        timeout_s: The longest wait; None: the caller has a limit of its own.
+
+    Raises:
+        InstanceFailedError: It could not be reached, or its GET /health did not answer 200.
+        InstanceTimeoutError: It did not answer within `timeout_s` seconds.
+    """
+    await _get(session, spec, "/health", timeout_s)
+
+
+async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, timeout_s: float | None) -> str:
+    url = spec.address.url(path)
+    try:
+        async with session.get(
+            url,
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+            # Compressing for a neighbour on the same host would cost the instance more than it spares.
+            headers={"Accept-Encoding": "identity", **own_headers(spec)},
+        ) as response:
+            text = (await _read(response)).decode("utf-8", "replace")
+    except TimeoutError:
+        raise InstanceTimeoutError(f"GET {url}: no answer within {timeout_s:g} s") from None
+    except (aiohttp.ClientError, ValueError) as error:  # a host that can't be one is a ValueError
+        raise InstanceFailedError(f"GET {url}: {why_no_answer(error, spec.host)}") from error
+    if response.status != 200:
+        raise InstanceFailedError(f"GET {url}: status {response.status} {text[:200]}".rstrip())
+    return text
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > _MAX_ANSWER_BYTES:
+            raise InstanceFailedError(f"GET {response.url}: the answer is longer than {_MAX_ANSWER_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,222 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""ParityService: asks each generation of each instance the same prompts once, and compares what they answered."""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from syshaxd.core.backoff import backoff_s
+from syshaxd.core.errors import BadRequestError, ConflictError, NotFoundError, SyshaxError
+from syshaxd.core.parity import PROMPTS, Answer, Bounds, ParityReport, compare, unknown
+from syshaxd.core.types import InstanceSpec
+from syshaxd.instances.registry import InstanceRegistry, RegisteredInstance
+from syshaxd.observe.parity_ask import ask
+
+__all__ = ["Ask", "ParityService", "ask"]
+
+Ask = Callable[[InstanceSpec], Awaitable[tuple[Answer, ...]]]
+"""Asks an instance the prompts; raises SyshaxError if that fails."""
+
+_log = logging.getLogger(__name__)
+_FIRST_RETRY_S = 30.0
+_LAST_RETRY_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What computes: as long as it is the same, so are its answers."""
+
+    spec: InstanceSpec
+    generation: int
+    models: frozenset[tuple[Any, ...]]
+
+    @classmethod
+    def of(cls, instance: RegisteredInstance) -> Self:
+        """That of an instance at this moment; its models count once it was asked for them."""
+        models = instance.catalog.base_models if instance.discovered else frozenset()
+        return cls(instance.spec, instance.status.generation, models)
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """What is known of one instance as it is now."""
+
+    identity: _Identity
+    ready: bool = False
+    answers: tuple[Answer, ...] = ()
+    """Empty: not asked yet, or it failed."""
+    fault: str = ""
+    """Why the last try failed."""
+    failures: int = 0
+    ask_at_s: float = 0.0
+    """Event loop's time of the next try."""
+
+    @property
+    def spec(self) -> InstanceSpec:
+        """The instance."""
+        return self.identity.spec
+
+
+class ParityService:
+    """Keeps a report for each pair of instances. Lives in one event loop."""
+
+    def __init__(self, registry: InstanceRegistry, ask_instance: Ask, bounds: Bounds, *, enabled: bool = True) -> None:
+        """Asks nobody yet.
+
+        Args:
+            registry: The instances; pairs are those that serve the same model.
+            ask_instance: Asks one of them.
+            bounds: Where noise ends, and what is allowed.
+            enabled: Whether to ask in the background, and whether pairs that were not compared are refused.
+        """
+        self._registry = registry
+        self._known: dict[str, _Known] = {}
+        self._ask = ask_instance
+        self._bounds = bounds
+        self._enabled = enabled
+        self._loop = asyncio.get_running_loop()
+        self._reports: dict[tuple[str, str], ParityReport] = {}
+        self._subscribers: list[Callable[[], None]] = []
+        self._asking = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self.on_instances()
+        registry.subscribe(self.on_instances)
+
+    def reports(self) -> tuple[ParityReport, ...]:
+        """The latest report of each pair, of its present generations."""
+        return tuple(self._reports.values())
+
+    def subscribe(self, on_change: Callable[[], None]) -> None:
+        """Has `on_change` called when a report has come or gone."""
+        self._subscribers.append(on_change)
+
+    def refusal(self, first: str, second: str) -> str:
+        """Why no request may move between the two; empty: it may."""
+        if not self._enabled:
+            return ""
+        report = next((report for pair, report in self._reports.items() if {*pair} == {first, second}), None)
+        if report is None:
+            return f"{first} and {second} have not been compared yet"
+        if report.verdict.allowed:
+            return ""
+        return f"{first} and {second} do not compute the same: {report.verdict.reasons[-1]}"
+
+    def on_instances(self) -> None:
+        """The registry has changed. What is another generation, or serves other models, is asked anew once it is ready.
+
+        What was known of those that are gone, or changed, goes.
+        """
+        before, self._known = self._known, {}
+        for name, instance in self._registry.instances.items():
+            known, identity = before.get(name), _Identity.of(instance)
+            self._known[name] = known if known is not None and known.identity == identity else _Known(identity)
+            self._known[name].ready = instance.takes_requests
+        gone = {name for name, known in before.items() if self._known.get(name) is not known}
+        if gone_pairs := [pair for pair in self._reports if gone.intersection(pair)]:
+            for pair in gone_pairs:
+                del self._reports[pair]
+            self._tell()
+        if any(known.ready and not known.answers for known in self._known.values()):
+            self._woken.set()
+
+    async def run(self) -> None:
+        """Asks instances that have become ready, one at a time, until cancelled."""
+        while True:
+            self._woken.clear()
+            waiting = [known for known in self._known.values() if self._enabled and known.ready and not known.answers]
+            due = [known for known in waiting if known.ask_at_s <= self._loop.time()]
+            if due:
+                await self._learn(due[0])
+                continue
+            try:
+                async with asyncio.timeout_at(min((known.ask_at_s for known in waiting), default=None)):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+
+    async def compare(self, first: str, second: str) -> ParityReport:
+        """Asks both now, whatever is known already.
+
+        Raises:
+            NotFoundError: No such instance.
+            BadRequestError: Twice the same instance.
+            ConflictError: One of them is not ready, or they serve different models.
+        """
+        if first == second:
+            raise BadRequestError(f"{first} can only be compared with another instance")
+        pair = tuple(name for name in self._known if name in {first, second})
+        for name in (first, second):
+            if name not in pair:
+                raise NotFoundError(f"no instance {name!r}; there are {', '.join(self._known)}")
+            if not self._known[name].ready:
+                raise ConflictError(f"{name} is not ready: wait for it, or start it with `syshaxctl start {name}`")
+        for known in [self._known[name] for name in pair]:
+            await self._learn(known)
+        report = self._reports.get((pair[0], pair[1]))
+        if report is None:
+            raise ConflictError(f"{first} and {second} serve different models, or one of them has just been restarted")
+        return report
+
+    async def _learn(self, known: _Known) -> None:
+        """Asks an instance, and compares it with those that were asked already. A generation that has ended is left."""
+        name = known.spec.name
+        answers: tuple[Answer, ...] = ()
+        fault = ""
+        async with self._asking:
+            if known is not self._known.get(name):
+                return
+            try:
+                answers = await self._ask(known.spec)
+            except SyshaxError as error:
+                fault = str(error)
+            except Exception as error:  # noqa: BLE001 - one instance's odd answer must not end the comparing
+                _log.exception("parity: %s could not be asked, by a fault of syshaxd", name)
+                fault = f"{type(error).__name__}: {error}"
+        if known is not self._known.get(name):
+            return
+        known.answers, known.fault = answers, fault
+        if fault:
+            known.failures += 1
+            pause_s = backoff_s(known.failures, first_s=_FIRST_RETRY_S, cap_s=_LAST_RETRY_S)
+            known.ask_at_s = self._loop.time() + pause_s
+        else:
+            known.failures = 0
+        for one, other in itertools.combinations(self._known.values(), 2):
+            if known in (one, other) and one.spec.served_model == other.spec.served_model:
+                await self._compare(one, other)
+
+    async def _compare(self, first: _Known, second: _Known) -> None:
+        names = (first.spec.name, second.spec.name)
+        faults = [known.fault for known in (first, second) if known.fault]
+        if faults:
+            report = ParityReport(first=names[0], second=names[1], verdict=unknown("; ".join(faults)))
+        elif first.answers and second.answers:
+            # Some milliseconds of arithmetic: in a thread, the streams go on meanwhile.
+            report = await asyncio.to_thread(compare, names, PROMPTS, first.answers, second.answers, self._bounds)
+        else:
+            return
+        if first is self._known.get(names[0]) and second is self._known.get(names[1]):
+            before = self._reports.get(names)
+            self._reports[names] = replace(report, compared_at_s=time.time())
+            if before is None or before.verdict != report.verdict:
+                _log_verdict(report)
+            self._tell()
+
+    def _tell(self) -> None:
+        for on_change in self._subscribers:
+            try:
+                on_change()
+            except Exception:  # noqa: BLE001 - who listens must not break what it listens to
+                _log.exception("a subscriber to comparisons failed")
+
+
+def _log_verdict(report: ParityReport) -> None:
+    verdict = report.verdict
+    level = logging.INFO if verdict.allowed else logging.WARNING
+    text = "; ".join(verdict.reasons)
+    _log.log(level, "parity of %s and %s: %s: %s", report.first, report.second, verdict.agreement, text)

@@ -1,0 +1,387 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Instances as containers: made, started, watched, ended and removed through a container engine's API."""
+
+import asyncio
+import logging
+import shlex
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.launch.container_faults import GPU_LOST, exit_status
+from syshaxd.core.launch.launch_faults import LAST_LINES, lines_of_last_launch
+from syshaxd.core.secrets import safe_words
+from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
+from syshaxd.runtime.digest import digest
+from syshaxd.runtime.docker.api import ContainerApi, EngineAwayError
+from syshaxd.runtime.docker.running import Running
+from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, ContainerState
+from syshaxd.runtime.docker.threads import EventReader, OutputReader
+from syshaxd.runtime.logfile import LogFile, check_room
+from syshaxd.system.threads import in_thread
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+_LOG_MAX_BYTES = 16 * 1024 * 1024
+# Events tell of every end; this finds what they missed, and limits the log.
+_CHECK_INTERVAL_S = 10.0
+_GPU_CHECK_INTERVAL_S = 30.0
+_KILL_TIMEOUT_S = 10.0
+_LAST_OUTPUT_TIMEOUT_S = 5.0
+# For an instance of an earlier daemon that doesn't fit any more.
+_MISFIT_GRACE_S = 15.0
+
+
+class DockerRuntime:
+    """Keeps instances in containers that carry its labels, and their output in one folder.
+
+    The containers don't hang on the daemon's life: the next one finds them by their labels. They have no restart policy
+    in the engine: the supervisor alone starts them again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        host: str | None = None,
+        timeout_s: float = 60.0,
+        note: Callable[[str, int, str], None] = lambda name, generation, text: None,
+        reconnected: Callable[[], None] = lambda: None,
+        log_max_bytes: int = _LOG_MAX_BYTES,
+    ) -> None:
+        """Touches nothing yet.
+
+        Args:
+            folder: For logs; it is also what tells this daemon's containers from another's.
+            host: URL of the engine's API; None: as DOCKER_HOST says, or the usual socket.
+            timeout_s: In which the engine must answer.
+            note: Called with an instance, a generation, and what its launch is waiting for.
+            reconnected: Called when the engine answers again after it did not.
+            log_max_bytes: Size from which a log's content moves to its second file.
+        """
+        self._folder = folder
+        self._api = ContainerApi(host, owner=str(folder), timeout_s=timeout_s)
+        self._note = note
+        self._reconnected = reconnected
+        self._log_max_bytes = log_max_bytes
+        self._logs: dict[str, LogFile] = {}
+        self._running: dict[str, Running] = {}
+        self._given_up: dict[str, asyncio.Event] = {}
+        """Of the launches under way."""
+        self._events: EventReader | None = None
+        self._is_away = False
+
+    async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
+        """Makes and starts the container; a missing image is fetched first. See InstanceRuntime."""
+        given_up = self._given_up[spec.name] = asyncio.Event()
+        await self._open()
+        running = self._running.get(spec.name)
+        if running is not None and not running.watch.done():
+            raise LaunchFailedError(f"{spec.name} still runs as {running.handle.ident[:12]}", permanent=False)
+        log = self._log_of(spec.name)
+        await log.limit()
+        title = f"==== {spec.name}, generation {generation}"
+        await log.append(f"{title}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(safe_words(spec.argv))}")
+        try:
+            await self._call(self._api.clear, spec)
+            await self._fetch(spec, generation, given_up)
+            state = await self._call(self._api.launch, spec, generation, digest(spec))
+        except SyshaxError as error:
+            await log.append(f"{title}: {error}")
+            raise
+        return self._watch_from_now(spec, state, since_s=None)
+
+    async def check(self, spec: InstanceSpec) -> None:
+        """The engine answers, the image is there or may be fetched, and the log can be written. See InstanceRuntime."""
+        await self._open()
+        await asyncio.to_thread(check_room, self._folder, spec.name)
+        await self._call(self._api.check_image, spec)
+
+    def abandon(self, name: str) -> None:
+        """An image is not fetched any further. See InstanceRuntime."""
+        if name in self._given_up:
+            self._given_up[name].set()
+
+    async def wait(self, handle: Handle) -> ExitStatus:
+        """Returns once the container has ended and is removed. See InstanceRuntime."""
+        running = self._running.get(handle.name)
+        if running is None or running.handle != handle:
+            return ExitStatus()
+        return await asyncio.shield(running.watch)
+
+    async def terminate(self, handle: Handle, grace_s: float) -> None:
+        """Sends SIGTERM, then SIGKILL after the grace. See InstanceRuntime.
+
+        Raises:
+            SyshaxError: The engine does not answer, or the container resists.
+        """
+        running = self._running.get(handle.name)
+        if running is None or running.handle != handle or running.watch.done():
+            return
+        running.asked = True
+        for signal, patience_s in (("SIGTERM", grace_s), ("SIGKILL", _KILL_TIMEOUT_S)):
+            await self._call(self._api.send, handle.ident, signal)
+            await asyncio.wait([running.watch], timeout=patience_s)
+            if running.watch.done():
+                return
+        raise SyshaxError(f"SIGKILL did not end container {handle.ident[:12]}; look with `docker inspect`")
+
+    async def adopt(self, spec: InstanceSpec) -> Handle | None:
+        """Finds the container by its labels. See InstanceRuntime.
+
+        One that sits in another IPC namespace than it should is ended: it can't come back into the right one.
+        """
+        await self._open()
+        adopted: Handle | None = None
+        for state in await self._call(self._api.find, spec.name):
+            if not state.running:
+                await self._call(self._api.remove, state.ident)
+                continue
+            handle = self._watch_from_now(
+                spec, state, since_s=await asyncio.to_thread(_last_written_s, self._log_of(spec.name).path)
+            )
+            misfit = await self._misfit(spec, state)
+            if not misfit:
+                adopted = handle
+                break
+            _log.info("%s: container %s %s: ending it", spec.name, state.ident[:12], misfit)
+            await self.terminate(handle, _MISFIT_GRACE_S)
+        return adopted
+
+    async def end_others(self, names: Collection[str]) -> None:
+        """Ends what an earlier daemon left running of instances that are not among `names` any more."""
+        if not names and not await asyncio.to_thread(self._folder.exists):
+            return
+        await self._open()
+        try:
+            for state in await self._call(self._api.find):
+                if state.labels[INSTANCE] not in names:
+                    _log.info(
+                        "%s: is not configured any more, and has a container: removing it", state.labels[INSTANCE]
+                    )
+                    await self._call(self._api.remove, state.ident)
+        except EngineAwayError as error:
+            _log.warning("cannot tell whether containers of former instances run: %s", error)
+
+    async def pid(self, handle: Handle) -> int | None:
+        """The container's main process, as the engine tells it. See InstanceRuntime."""
+        running = self._running.get(handle.name)
+        if running is None or running.handle != handle or running.watch.done():
+            return None
+        state = await self._call(self._api.state, handle.ident)
+        return state.pid or None if state is not None and state.running else None
+
+    def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
+        """The lines of the log file and of the one before it. See InstanceRuntime."""
+        return self._log_of(name).lines(tail=tail, follow=follow)
+
+    def is_away(self) -> bool:
+        """Whether the engine does not answer. The ports that it publishes may be closed then. See InstanceRuntime."""
+        return self._is_away
+
+    async def close(self) -> None:
+        """Ends all watching; the containers run on."""
+        watches = [running.watch for running in self._running.values()]
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+        readers = [running.output for running in self._running.values()]
+        if self._events is not None:
+            readers_and_events = [*readers, self._events]
+            self._events = None
+            await asyncio.gather(*(asyncio.to_thread(reader.stop) for reader in readers_and_events))
+            await asyncio.to_thread(self._api.close)
+
+    # The engine.
+
+    async def _open(self) -> None:
+        if self._events is None:
+            loop = asyncio.get_running_loop()
+            self._events = events = EventReader(
+                self._api,
+                ended=lambda ident: _soon(loop, partial(self._on_end, ident)),
+                connected=lambda: _soon(loop, self._on_connection),
+                lost=lambda reason: _soon(loop, partial(self._on_loss, reason)),
+            )
+            await asyncio.to_thread(partial(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True))
+            events.start()
+
+    async def _call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Does blocking work in a thread of its own: a slow engine must not hold up anybody else, nor the exit."""
+        return await in_thread(partial(work, *args, **kwargs))
+
+    async def _fetch(self, spec: InstanceSpec, generation: int, given_up: asyncio.Event) -> None:
+        """Fetches the image, unless the launch is given up: then the thread is left to find that out."""
+        loop = asyncio.get_running_loop()
+
+        def note(text: str) -> None:
+            _soon(loop, partial(self._note, spec.name, generation, text))
+
+        fetching = asyncio.ensure_future(self._call(self._api.fetch, spec, note, lambda: not given_up.is_set()))
+        giving_up = asyncio.create_task(given_up.wait())
+        try:
+            await asyncio.wait((fetching, giving_up), return_when=asyncio.FIRST_COMPLETED)
+            if not fetching.done():
+                raise LaunchFailedError(
+                    f"{spec.name}: not wanted any more; its image was being fetched", permanent=False
+                )
+            await fetching
+        finally:
+            given_up.set()
+            fetching.cancel()
+            giving_up.cancel()
+
+    def _on_end(self, ident: str) -> None:
+        for running in self._running.values():
+            if ident in {running.handle.ident, running.joins}:
+                running.changed.set()
+
+    def _on_connection(self) -> None:
+        if self._is_away:
+            _log.info("the container engine at %s answers again", self._api.host)
+            self._is_away = False
+            self._reconnected()
+        for running in self._running.values():
+            running.changed.set()
+
+    def _on_loss(self, reason: str) -> None:
+        if not self._is_away:
+            _log.warning("%s; instances are watched again once it answers", reason)
+        self._is_away = True
+
+    # Watching.
+
+    def _log_of(self, name: str) -> LogFile:
+        if name not in self._logs:
+            self._logs[name] = LogFile(self._folder / f"{name}.log", max_bytes=self._log_max_bytes)
+        return self._logs[name]
+
+    def _watch_from_now(self, spec: InstanceSpec, state: ContainerState, *, since_s: float | None) -> Handle:
+        assert spec.container is not None
+        output = OutputReader(self._api, state.ident, self._log_of(spec.name).path, since_s=since_s)
+        running = Running(
+            spec=spec,
+            handle=state.handle,
+            joins=state.joins,
+            output=output,
+        )
+        output.start()
+        running.watch = asyncio.create_task(self._watch(running), name=f"watch {spec.name}")
+        self._running[spec.name] = running
+        return running.handle
+
+    async def _watch(self, running: Running) -> ExitStatus:
+        state = await self._until_ended(running)
+        log = self._log_of(running.spec.name)
+        await asyncio.to_thread(running.output.drain, _LAST_OUTPUT_TIMEOUT_S)
+        await asyncio.to_thread(running.output.stop)
+        if state is None:
+            status = ExitStatus(cause=running.cause or "its container was removed by somebody")
+        else:
+            last = [line async for line in log.lines(tail=LAST_LINES, follow=False)]
+            status = exit_status(
+                state.exit_code,
+                name=running.spec.name,
+                out_of_memory=state.out_of_memory,
+                asked=running.asked,
+                last_lines=lines_of_last_launch(last, running.spec.name),
+            )
+            if running.cause:
+                status = ExitStatus(code=status.code, signal=status.signal, cause=running.cause)
+        try:
+            await self._until_answered(running, self._api.remove, running.handle.ident)
+            if running.uses_donor:
+                await self._until_answered(running, self._api.release_donor)
+        except SyshaxError as error:
+            _log.warning("%s: %s; the next launch tries again", running.spec.name, error)
+        with suppress(OSError):
+            await log.append(f"==== {running.spec.name}, generation {running.handle.generation}: {status}")
+        return status
+
+    async def _until_ended(self, running: Running) -> ContainerState | None:
+        """Returns the container's last state; None: nothing of that generation is left to see."""
+        loop = asyncio.get_running_loop()
+        gpu_check_at_s = loop.time() + _GPU_CHECK_INTERVAL_S if running.has_gpus else float("inf")
+        while True:
+            running.changed.clear()
+            state = await self._until_answered(running, self._api.state, running.handle.ident)
+            if state is None or not state.running:
+                return state
+            if state.started_at_s != running.handle.started_at_s:
+                # Its end was over before anybody could look: all that it held is lost, and who joined it is apart.
+                running.cause = "its container was started again by somebody"
+                return None
+            if running.uses_donor and not await self._until_answered(
+                running, self._api.is_coupled, state, running.spec
+            ):
+                # It would run on in a namespace that nobody else can join any more.
+                running.cause = "the container that kept its IPC namespace ended"
+            if not running.cause and loop.time() >= gpu_check_at_s:
+                gpu_check_at_s = loop.time() + await self._check_gpus(running)
+            if running.cause:
+                _log.warning("%s: %s: ending it", running.spec.name, running.cause)
+                await self._until_answered(running, self._api.send, running.handle.ident, "SIGKILL")
+            if not running.output.is_alive():  # the engine was away
+                await self._resume_output(running)
+            with suppress(OSError):
+                await self._log_of(running.spec.name).limit()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_INTERVAL_S):
+                    await running.changed.wait()
+
+    async def _resume_output(self, running: Running) -> None:
+        old = running.output
+        running.output = OutputReader(
+            self._api, running.handle.ident, self._log_of(running.spec.name).path, since_s=old.read_until_s
+        )
+        running.output.start()
+
+    async def _check_gpus(self, running: Running) -> float:
+        """Notes it if the GPUs are lost. Returns when to look again, in seconds."""
+        lost = await self._until_answered(running, self._api.has_lost_gpus, running.handle.ident)
+        if lost:
+            running.cause = GPU_LOST
+        return float("inf") if lost is None else _GPU_CHECK_INTERVAL_S
+
+    async def _until_answered(self, running: Running, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Does the work once the engine is there: as long as it is away, nothing is known."""
+        told = self._is_away
+        while True:
+            try:
+                return await self._call(work, *args, **kwargs)
+            except EngineAwayError as error:
+                if not told:
+                    _log.warning("%s: nothing is known of it for now: %s", running.spec.name, error)
+                told = True
+                running.changed.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_CHECK_INTERVAL_S):
+                        await running.changed.wait()
+
+    async def _misfit(self, spec: InstanceSpec, state: ContainerState) -> str:
+        """Why a running container is not the one that is wanted; empty: it is."""
+        if state.labels.get(DIGEST) != digest(spec):
+            return f"runs with other settings (generation {state.labels[GENERATION]})"
+        if not await self._call(self._api.is_coupled, state, spec):
+            return "sits in an IPC namespace that is not the present one"
+        return ""
+
+
+def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    """From another thread; nothing is done once the loop is closed."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback)
+
+
+def _last_written_s(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None

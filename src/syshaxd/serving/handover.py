@@ -1,0 +1,185 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Handover: which instances can hand over to which, and the answers that two of them make together."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from syshaxd.core.handover.dialect import ConnectorDialect, HandoverDialect
+from syshaxd.core.handover.pairs import InstanceFacts, refusal
+from syshaxd.core.handover.rules import whole_because
+from syshaxd.core.handover.syshax import SyshaxDialect
+from syshaxd.core.placement.decision import InferenceRequest, Offload
+from syshaxd.core.placement.records import Cause, RequestRecord
+from syshaxd.core.types import InstanceSpec, Protocol
+from syshaxd.instances.registry import InstanceRegistry
+from syshaxd.serving.runner.exchange import Downstream, Outgoing
+from syshaxd.serving.runner.journey import Journey
+from syshaxd.serving.runner.ports import Exchanger, SlotSource
+from syshaxd.serving.slots import Grant
+
+_log = logging.getLogger(__name__)
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandoverPolicy:
+    """What may be handed over."""
+
+    enabled: bool = True
+    migrate: bool = True
+    """Streams that run may move, too."""
+
+
+class Handover:
+    """Lives in one event loop, beside the Engine."""
+
+    def __init__(
+        self,
+        registry: InstanceRegistry,
+        runner: Exchanger,
+        *,
+        policy: HandoverPolicy,
+        pair_allowed: Callable[[str, str], str] = lambda source, target: "",
+    ) -> None:
+        """Remembers whom to pair.
+
+        Args:
+            registry: All instances.
+            runner: Carries out the parts.
+            policy: What may be handed over.
+            pair_allowed: Says why two instances, by name, must not hand over although they could; empty: they may.
+        """
+        self._registry = registry
+        self._runner = runner
+        self._policy = policy
+        self._pair_allowed = pair_allowed
+        self._facts: dict[str, InstanceFacts] = {}
+        self._dialects: dict[Protocol, HandoverDialect] = {
+            Protocol.CONNECTOR: ConnectorDialect(),
+            Protocol.SYSHAX: SyshaxDialect(),
+        }
+        self._paths: frozenset[str] = frozenset()
+        self._movable = False
+        self._journeys: dict[Journey, InferenceRequest] = {}
+        self._loop = asyncio.get_running_loop()
+        self.pairs: frozenset[tuple[str, str]] = frozenset()
+        """Source and target of every hand-over that is possible."""
+        registry.subscribe(self.refresh)
+
+    def set_policy(self, policy: HandoverPolicy) -> None:
+        """What may be handed over from now on."""
+        self._policy = policy
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Finds out again which pairs are possible."""
+        facts = {name: its.facts for name, its in self._registry.instances.items() if its.facts is not None}
+        self._facts.clear()  # requests that run look into it, too
+        self._facts.update(facts)
+        self.pairs = frozenset(pair for pair, why in self.report().items() if not why)
+        protocols = {self._registry.specs[source].protocol for source, _ in self.pairs}
+        self._paths = frozenset(path for protocol in protocols for path in self._dialects[protocol].paths)
+        self._movable = self._policy.migrate and all(self._dialects[protocol].movable for protocol in protocols)
+
+    def report(self) -> dict[tuple[str, str], str]:
+        """For each source and target why they cannot hand over; empty: they can."""
+        return {
+            (source.name, target.name): self._refusal(source, target)
+            for source in self._registry.specs.values()
+            for target in self._registry.specs.values()
+            if source is not target
+        }
+
+    def _refusal(self, source: InstanceSpec, target: InstanceSpec) -> str:
+        if not self._policy.enabled:
+            return "offload.enabled is false"
+        return refusal(source, target, self._facts) or self._pair_allowed(source.name, target.name)
+
+    def examine(self, request: InferenceRequest, outgoing: Outgoing) -> tuple[InferenceRequest, Body | None]:
+        """Reads what placement needs to know of a request that could be split; the body, if it can."""
+        body = outgoing.fields
+        if body is None or outgoing.path not in self._paths or outgoing.method != "POST":
+            return request, None
+        why = whole_because(body)
+        if not why and request.pinned is not None:
+            why = "the client asks for one instance"
+        lengths = [facts.max_model_len for facts in self._facts.values() if facts.max_model_len]
+        if not why and lengths and (request.max_tokens or 0) > min(lengths):
+            why = f"max_tokens: over the {min(lengths)} tokens that an instance holds"
+        movable = self._movable and not why and not request.offload
+        return replace(request, whole_because=why, movable=movable), None if why else body
+
+    def takes(self, grant: Grant, request: InferenceRequest) -> bool:
+        """Whether a request that can be split is carried here, not relayed."""
+        if isinstance(grant.placement, Offload):
+            return True
+        spec = grant.slots[-1].spec
+        dialect = self._dialects.get(spec.protocol)
+        movable = self._policy.migrate and dialect is not None and dialect.movable
+        return movable and request.stream and any(source == spec.name for source, _ in self.pairs)
+
+    async def carry(
+        self,
+        grant: Grant,
+        request: InferenceRequest,
+        *,
+        body: Body,
+        outgoing: Outgoing,
+        client: Downstream,
+        record: RequestRecord,
+        source: SlotSource,
+        last_try: bool,
+    ) -> bool:
+        """Answers a request, as the Runner's `run` does; slots that it takes on the way are added to the grant."""
+        journey = Journey(
+            self._runner,
+            source,
+            grant,
+            self._dialects[grant.slots[-1].spec.protocol],
+            self._facts,
+            outgoing=outgoing,
+            body=body,
+            client=client,
+            record=record,
+            movable=self._policy.migrate,
+            may_return=not request.offload,
+            last_try=last_try,
+            clock=self._loop.time,
+        )
+        self._journeys[journey] = request
+        try:
+            return await journey.run()
+        finally:
+            del self._journeys[journey]
+            for handover in record.handovers:
+                if handover.cause is not Cause.OFFLOAD or handover.failed:
+                    _log.info("request %s: %s", record.request_id, handover, extra={"request_id": record.request_id})
+
+    def journeys_on(self, name: str, cause: Cause) -> list[tuple[Journey, InferenceRequest]]:
+        """Those that could leave an instance now for that cause, the longest first."""
+        able = [
+            (journey, request)
+            for journey, request in self._journeys.items()
+            if journey.spec is not None
+            and journey.spec.name == name
+            and journey.may_move
+            and (cause is not Cause.ROOM or journey.may_return)
+        ]
+        return sorted(able, key=lambda found: -found[0].tokens)
+
+    def journey_of(self, request: InferenceRequest) -> Journey | None:
+        """That which answers a request; None: it has not begun, or has ended, or is not carried here."""
+        return next((journey for journey, its in self._journeys.items() if its is request), None)
+
+    def tokens_of(self, record: RequestRecord) -> int:
+        """Tokens that a request's answer has so far; 0: it is not carried here."""
+        return next((journey.tokens for journey in self._journeys if journey.record is record), 0)
+
+    def targets_of(self, name: str) -> list[str]:
+        """Where an instance can hand over to."""
+        return [target for source, target in self.pairs if source == name]

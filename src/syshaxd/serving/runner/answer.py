@@ -1,0 +1,134 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What a client gets: one head, a body, and an end that tells whether it is complete."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from syshaxd.core.errors import SyshaxError
+from syshaxd.core.placement.records import Outcome, RequestRecord
+from syshaxd.core.wire.http1 import LAST_CHUNK, Dechunker, ResponseHead, chunk, response_head
+from syshaxd.core.wire.openai import error_body
+from syshaxd.serving.runner.exchange import Downstream
+
+_EVENT_STREAM = b"text/event-stream; charset=utf-8"
+
+
+class ClientAnswer:
+    """One answer to a client, whoever makes it. Nothing is sent before its first byte is there."""
+
+    def __init__(
+        self, client: Downstream, record: RequestRecord, *, keep_alive: bool, clock: Callable[[], float]
+    ) -> None:
+        self._client = client
+        self.record = record
+        self._clock = clock
+        self._write: Callable[[bytes], None] | None = None
+        self._head: ResponseHead | None = None
+        self.keep_alive = keep_alive and not client.http10
+        """The client's connection may stay open afterwards."""
+
+    @property
+    def begun(self) -> bool:
+        """Bytes have gone to the client: no other instance can answer from the start any more."""
+        return self._write is not None
+
+    @property
+    def chunked(self) -> bool:
+        """What the client gets is."""
+        return self._head is not None and self._head.chunked and not self._client.http10
+
+    def begin(self, head: ResponseHead, body: bytes) -> Callable[[bytes], None]:
+        """Sends an instance's head and the beginning of its body.
+
+        Returns:
+            What sends the rest of the body, as it comes from the instance.
+        """
+        send = self._client.writer()
+        write = send
+        if self._client.http10 and head.chunked:
+            dechunker = Dechunker()
+            body = dechunker.feed(body)
+
+            def write(data: bytes) -> None:
+                send(dechunker.feed(data))
+
+        if not head.chunked and head.content_length is None and head.status not in {204, 304}:
+            self.keep_alive = False
+        self._send(head, body)
+        return write
+
+    def begin_events(self, head: ResponseHead) -> Callable[[bytes], None]:
+        """Sends the head of an instance's answer as that of an event stream.
+
+        Returns:
+            What sends bytes of the body, framed already.
+        """
+        lines = [line for line in head.lines if not line.lower().startswith(b"content-type:")]
+        self._send(
+            replace(
+                head,
+                lines=[b"content-type: " + _EVENT_STREAM, *lines],
+                content_type=_EVENT_STREAM,
+                content_length=None,
+                chunked=True,
+            ),
+            b"",
+        )
+        return self._client.writer()
+
+    def events(self, events: bytes) -> None:
+        """Sends more events."""
+        assert self._write is not None
+        self._write(b"%x\r\n%b\r\n" % (len(events), events) if self.chunked else events)
+
+    def end(self, events: bytes = b"") -> None:
+        """Sends the last events of a stream, and its proper end."""
+        assert self._write is not None
+        self._write((events and chunk(events)) + LAST_CHUNK if self.chunked else events)
+
+    def whole(self, head: ResponseHead, body: bytes) -> None:
+        """Sends an answer in one piece, in place of what an instance has answered with that head."""
+        self._send(replace(head, content_length=len(body), chunked=False), body)
+
+    def break_off(self, error: SyshaxError, *, at_boundary: bool) -> None:
+        """Ends an answer that cannot be completed; the client can tell.
+
+        Args:
+            error: Why.
+            at_boundary: What the client has ends with a whole event, so that one about the error can follow.
+        """
+        self.record.outcome = Outcome.FAILED
+        head = self._head
+        assert head is not None
+        if at_boundary and head.content_type.startswith(b"text/event-stream") and head.content_length is None:
+            self.end(b"data: " + error_body(str(error), kind="upstream_error", code="instance_failed") + b"\n\n")
+        else:
+            self._cut()
+
+    def abandon(self) -> None:
+        """The client takes nothing any more."""
+        self.record.outcome = Outcome.CLIENT_GONE
+        self._cut()
+
+    def _cut(self) -> None:
+        self.keep_alive = False
+        self._client.abort()
+
+    def _send(self, head: ResponseHead, body: bytes) -> None:
+        record = self.record
+        record.ttft_s = self._clock() - record.started_at_s
+        record.status = head.status
+        if head.status >= 400:
+            record.outcome = Outcome.FAILED if head.status >= 500 else Outcome.CLIENT_ERROR
+        self._head = head
+        self._write = self._client.writer()
+        text = response_head(
+            head,
+            request_id=record.request_id,
+            placement=record.placement,
+            dechunked=self._client.http10,
+            close=not self.keep_alive,
+            extra=self._client.answer_lines,
+        )
+        self._write(text + body)

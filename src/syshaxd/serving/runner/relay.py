@@ -1,0 +1,260 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""An instance's response that goes to the client as it comes.
+
+Event streams go out chunk by chunk: no task, no parsing, no timer per chunk. Everything else is held until it is
+complete, up to a limit, so that a client never gets half a JSON document. Until the first byte of the body goes out
+nothing has been sent at all, and another instance may answer instead.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+
+from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
+from syshaxd.core.handover.bodies import CHAT_PATH, COMPLETIONS_PATH
+from syshaxd.core.handover.chunks import DONE
+from syshaxd.core.handover.joining import JoinedAnswer
+from syshaxd.core.placement.records import Outcome, RequestRecord
+from syshaxd.core.wire.http1 import Dechunker, ResponseHead
+from syshaxd.core.wire.openai import choices_of
+from syshaxd.serving.runner.answer import ClientAnswer
+from syshaxd.serving.runner.exchange import Outgoing
+from syshaxd.serving.runner.response import Response, failure_in
+
+# A response that is not an event stream is held back up to this size, then passed on as it comes.
+MAX_BUFFERED_BYTES = 4 * 1024 * 1024
+# JSON escapes line ends, so this can't stand inside an event.
+_EVENT = b"\ndata: {"
+_ERROR = b'data: {"error"'
+_PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d+)')
+_COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
+# An instance that shuts down ends its answers with the others.
+_FINISHED = re.compile(rb'"finish_reason":\s*"(?!abort|error)')
+# The usage object stands in the last event; the connection's last reads surely hold it.
+_TAIL_BYTES = 4096
+
+
+class Relay(Response):
+    """Passes a response to the client byte by byte."""
+
+    __slots__ = ("_answer", "_last", "_outgoing", "_previous", "_whole", "_write", "committed", "events")
+
+    def __init__(
+        self,
+        answer: ClientAnswer,
+        outgoing: Outgoing,
+        done: "asyncio.Future[None]",
+        *,
+        last_try: bool,
+        paused: bool = False,
+    ) -> None:
+        """As Response; `outgoing` is what the client has asked."""
+        super().__init__(done, last_try=last_try, paused=paused)
+        self._answer = answer
+        self._outgoing = outgoing
+        self.committed = False
+        """Bytes have gone to the client."""
+        self.events = 0
+        self._whole = True
+        self._previous = self._last = b""
+        self._write: Callable[[bytes], None]
+
+    @property
+    def record(self) -> RequestRecord:
+        """The measurements of the request."""
+        return self._answer.record
+
+    def body(self, data: bytes, *, whole: bool) -> None:
+        """Sink: passes on or holds a piece of the body."""
+        self.progress += 1
+        if self.committed:
+            self.events += data.count(_EVENT)
+            self._whole = whole
+            self._previous, self._last = self._last, data
+            self._write(data)
+            return
+        self._whole = whole
+        self._hold(data)
+        if not self.is_fault and self._may_begin():
+            self._commit()
+
+    def end(self) -> None:
+        """Sink: the response is complete."""
+        self._connection = None
+        if not self.committed:
+            failure = self.fault() if self.is_fault else failure_in(self.payload()) if self.is_stream else None
+            if failure is not None:
+                self._settle(failure)
+                return
+            self._commit()
+        if self._lacks_its_end():
+            self._settle(InstanceFailedError("the connection was closed by the instance before the stream's end"))
+            return
+        self._read_tail()
+        self._settle(None)
+
+    def break_off(self, error: InstanceFailedError | InstanceTimeoutError) -> None:
+        """Ends the client's answer after a failure, as bytes have been sent already."""
+        if self.client_stalled:
+            self._answer.abandon()
+        elif self._at_boundary and self._says_all():
+            self._answer.end(b"" if self._tail.rstrip().endswith(DONE.rstrip()) else DONE)
+        else:
+            self._answer.break_off(error, at_boundary=self._at_boundary)
+        self._read_tail()
+
+    @property
+    def _tail(self) -> bytes:
+        return (self._previous + self._last)[-_TAIL_BYTES:]
+
+    @property
+    def _at_boundary(self) -> bool:
+        """What has been passed on ends with a whole event."""
+        return self._whole and self._tail.endswith((b"\n\n", b"\n\n\r\n", b"\r\n\r\n"))
+
+    def _may_begin(self) -> bool:
+        """Whether what is held is worth sending already."""
+        if self._held_bytes > MAX_BUFFERED_BYTES:
+            return True
+        if not self.is_stream:
+            return False
+        payload = self.payload()
+        if b"\n\n" not in payload and b"\r\n\r\n" not in payload:
+            return False
+        failure = failure_in(payload)
+        if failure is not None:
+            self.fail(failure)
+        return failure is None
+
+    def _commit(self) -> None:
+        assert self.head_ is not None
+        self.committed = True
+        self._last = b"".join(self._held)
+        self._held.clear()
+        self.events += self._last.count(_EVENT)
+        self._write = self._answer.begin(self.head_, self._last)
+
+    def _lacks_its_end(self) -> bool:
+        """Where the connection's end is that of the body, only the last event tells whether it was cut."""
+        head = self.head_
+        assert head is not None
+        return (
+            self._is_openai_stream()
+            and not head.chunked
+            and head.content_length is None
+            and DONE.rstrip() not in self._tail
+            and _ERROR not in self._tail
+        )
+
+    def _is_openai_stream(self) -> bool:
+        assert self.head_ is not None
+        return self.is_stream and self.head_.status == 200 and self._outgoing.path in {CHAT_PATH, COMPLETIONS_PATH}
+
+    def _says_all(self) -> bool:
+        """Whether nothing but the last words of a stream is missing."""
+        return self._is_openai_stream() and len(_FINISHED.findall(self._tail)) == choices_of(self._outgoing.body)
+
+    def _read_tail(self) -> None:
+        tail, record = self._tail, self._answer.record
+        if self.is_stream and (at := tail.rfind(_ERROR)) >= 0:
+            record.outcome = Outcome.FAILED if failure_in(tail[at:]) is not None else Outcome.CLIENT_ERROR
+        prompt, completion = _PROMPT_TOKENS.findall(tail), _COMPLETION_TOKENS.findall(tail)
+        if prompt:
+            record.tokens_in = int(prompt[-1])
+        if completion:
+            record.tokens_out = int(completion[-1])
+        elif self.is_stream:
+            # One event a token, but for the chat's first, which only tells the role.
+            record.tokens_out = max(0, self.events - (1 if record.route.startswith("/v1/chat/") else 0))
+
+
+class MovableRelay(Relay):
+    """Passes the first part of an answer that may go on elsewhere to the client, and its stream through the joining."""
+
+    __slots__ = ("_dechunker", "_joined", "_quick", "joins", "on_taken")
+
+    def __init__(
+        self,
+        answer: ClientAnswer,
+        outgoing: Outgoing,
+        done: "asyncio.Future[None]",
+        *,
+        joined: JoinedAnswer,
+        last_try: bool,
+        paused: bool,
+    ) -> None:
+        """As Relay.
+
+        Args:
+            answer: The client's answer.
+            outgoing: What the client has asked.
+            done: Resolved when the response is over.
+            joined: Sees the events, and says what the client gets.
+            last_try: There is no other instance to ask: its own error is the answer.
+            paused: The client takes no more yet.
+        """
+        super().__init__(answer, outgoing, done, last_try=last_try, paused=paused)
+        self._joined = joined
+        self._quick = False  # whole chunks may go through as such
+        self.on_taken: Callable[[], None] | None = None
+        """Called when something has come, for as long as somebody waits for it."""
+        self.joins = False
+        """It is a good event stream: what ends it is for the journey to say."""
+        self._dechunker: Dechunker | None = None
+
+    def head(self, head: ResponseHead) -> None:
+        """Sink: the response's head."""
+        super().head(head)
+        self.joins = self.is_stream and head.status == 200
+        self._dechunker = Dechunker() if head.chunked else None
+
+    def body(self, data: bytes, *, whole: bool) -> None:
+        """Sink: a piece of the body."""
+        if not self.committed or not self.joins:
+            super().body(data, whole=whole)
+            return
+        self.progress += 1
+        if self._quick and whole and (plain := self._joined.pass_chunk(data)) is not None:
+            self._write(plain)
+        else:
+            self._pass_on(data)
+        if self.on_taken is not None:
+            self.on_taken()
+
+    def end(self) -> None:
+        """Sink: the response is complete."""
+        if not self.joins:
+            super().end()
+            return
+        self._connection = None
+        failure = None
+        if not self.committed:
+            failure = failure_in(self.payload())
+            if failure is None and self._held:
+                self._commit()
+        if failure is None and not self._joined.finished:
+            failure = InstanceFailedError("the instance's stream ended before the answer did")
+        if self._joined.refused:
+            self._answer.record.outcome = Outcome.CLIENT_ERROR
+        self._settle(failure)
+
+    def _commit(self) -> None:
+        if not self.joins:
+            super()._commit()
+            return
+        assert self.head_ is not None
+        self.committed = True
+        data = b"".join(self._held)
+        self._held.clear()
+        self._write = self._answer.begin_events(self.head_)
+        self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        dechunker, joined = self._dechunker, self._joined
+        out = joined.pass_on(data if dechunker is None else dechunker.feed(data))
+        if out:
+            self._answer.events(out)
+        if joined.failure is not None:
+            self.fail(joined.failure)
+        self._quick = dechunker is not None and dechunker.at_boundary and self._answer.chunked

@@ -1,0 +1,138 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Slots: the right to run a request on an instance. What an instance has running is the number of its slots."""
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.placement.decision import Placement
+from syshaxd.core.types import InstanceSpec
+
+
+class Slot:
+    """The right to run one request on one instance, until it is released."""
+
+    __slots__ = ("_slots", "spec")
+
+    def __init__(self, slots: "Slots", spec: InstanceSpec) -> None:
+        """Only `Slots.take` makes one."""
+        self._slots = slots
+        self.spec = spec
+        """The instance, as it was configured when the slot was taken."""
+
+    def release(self) -> None:
+        """Gives the slot back. A second call does nothing."""
+        self._slots.give_back(self)
+
+
+class Slots:
+    """All slots that are taken. Lives in one event loop."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, set[Slot]] = {}
+        self._subscribers: list[Callable[[str], None]] = []
+        self._counts: dict[str, int] = {}
+        self._ended: dict[str, int] = {}
+        self._read_at_s: dict[str, float] = {}
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Slots taken by instance; an instance that never had one is missing."""
+        return self._counts
+
+    @property
+    def ended(self) -> Mapping[str, int]:
+        """Slots released since the instance's last reading, which cannot know of it yet; none: may be missing."""
+        return self._ended
+
+    @property
+    def any_taken(self) -> bool:
+        """Whether any slot is taken."""
+        return any(self._counts.values())
+
+    def count(self, name: str) -> int:
+        """Slots taken on an instance."""
+        return self._counts.get(name, 0)
+
+    def subscribe(self, on_release: Callable[[str], None]) -> None:
+        """Has `on_release` called with the instance's name after each release."""
+        self._subscribers.append(on_release)
+
+    def observe_loads(self, snapshot: Snapshot) -> None:
+        """Starts to count `ended` again for each instance that was read anew. No other reading changes anything."""
+        for name, load in snapshot.instances.items():
+            if load.read_at_s != self._read_at_s.get(name):
+                self._read_at_s[name] = load.read_at_s
+                self._ended.pop(name, None)
+
+    def take(self, spec: InstanceSpec) -> Slot:
+        """Takes a slot, whether or not the instance has room."""
+        slot = Slot(self, spec)
+        self._taken.setdefault(spec.name, set()).add(slot)
+        self._counts[spec.name] = len(self._taken[spec.name])
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """See Slot.release."""
+        name = slot.spec.name
+        taken = self._taken.get(name, set())
+        if slot not in taken:
+            return
+        taken.remove(slot)
+        self._counts[name] = len(taken)
+        self._ended[name] = self._ended.get(name, 0) + 1
+        for on_release in self._subscribers:
+            on_release(name)
+
+
+class Grant:
+    """What admission gave to a request: a placement, and a slot on each of its instances.
+
+    A context manager: at its end everything that the request still holds is released, whatever happened. Slots that
+    the request takes later, when its answer moves, are added to it.
+    """
+
+    def __init__(self, placement: Placement, slots: tuple[Slot, ...], *, released: Callable[[], None]) -> None:
+        """Holds slots that have been taken.
+
+        Args:
+            placement: Where the request runs.
+            slots: One for each of the placement's instances, in its order.
+            released: Called once, after the slots were released.
+        """
+        self.placement = placement
+        self._slots = list(slots)
+        self._released: Callable[[], None] | None = released
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Those of the placement, in its order, then those added."""
+        return tuple(self._slots)
+
+    def add(self, slot: Slot) -> None:
+        """Holds one more slot; if the grant has ended already, it is released at once."""
+        if self._released is None:
+            slot.release()
+        else:
+            self._slots.append(slot)
+
+    def release(self) -> None:
+        """Releases every slot. A second call does nothing."""
+        released, self._released = self._released, None
+        if released is None:
+            return
+        try:
+            for slot in self._slots:
+                slot.release()
+        finally:
+            released()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

@@ -1,0 +1,72 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Sockets that systemd holds for the daemon, so that they stay open while it restarts: see sd_listen_fds(3)."""
+
+import logging
+import os
+import socket
+from itertools import zip_longest
+
+from syshaxd.system import sdnotify
+
+_log = logging.getLogger(__name__)
+_FIRST_FD = 3
+_MAX_COUNT_DIGITS = 4
+_UNNAMED = "unknown"
+"""What sd_listen_fds_with_names(3) calls a socket without a name."""
+
+
+def take_sockets() -> dict[str, list[socket.socket]]:
+    """Returns the sockets that were handed to this process, by their `FileDescriptorName=`. A second call finds none.
+
+    Nothing that this process starts gets them, nor the variables that tell of them.
+    """
+    pid = os.environ.pop("LISTEN_PID", "")
+    count = os.environ.pop("LISTEN_FDS", "0")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()):
+        return {}
+    if not (count.isascii() and count.isdecimal() and len(count) <= _MAX_COUNT_DIGITS):
+        _log.warning("LISTEN_FDS=%s is no number of sockets: none is taken over", count[:40])
+        return {}
+    sockets: dict[str, list[socket.socket]] = {}
+    fds = range(_FIRST_FD, _FIRST_FD + int(count))
+    for name, fd in zip_longest(names[: len(fds)], fds, fillvalue=_UNNAMED):
+        if (ready := _listening(int(fd))) is None:
+            _log.warning("descriptor %s, of LISTEN_FDS=%s, is no listening socket: it is left alone", fd, count)
+        else:
+            ready.set_inheritable(False)
+            sockets.setdefault(str(name), []).append(ready)
+    return sockets
+
+
+def _listening(fd: int) -> socket.socket | None:
+    """The listening socket behind a descriptor; None, and it is untouched: it is something else, or nothing."""
+    try:
+        ready = socket.socket(fileno=fd)
+    except OSError:
+        return None
+    try:
+        if ready.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return ready
+    except OSError:
+        pass
+    ready.detach()
+    return None
+
+
+def keep(name: str, listening: socket.socket) -> None:
+    """Has systemd hold a socket until the service is stopped; the next start finds it under `name`.
+
+    It replaces one that is held already. See `FileDescriptorStoreMax=` in systemd.service(5).
+    """
+    sdnotify.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+    sdnotify.notify("FDSTORE=1", f"FDNAME={name}", fds=[listening.fileno()])
+
+
+def listens_at(ready: socket.socket, host: str, port: int) -> bool:
+    """Whether a listening socket takes what is sent to an address, perhaps among others."""
+    if ready.family == socket.AF_UNIX:
+        return False
+    own_host, own_port = ready.getsockname()[:2]
+    return own_port == port and own_host in {"0.0.0.0", "::", "127.0.0.1" if host == "localhost" else host}  # noqa: S104

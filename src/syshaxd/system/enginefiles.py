@@ -1,0 +1,163 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What the disk tells of an instance before it is started: its vLLM's version and its model's configuration."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import stat
+import tempfile
+from pathlib import Path
+
+from syshaxd.core.config import Config, enabled_services
+from syshaxd.core.errors import SyshaxError
+from syshaxd.core.handover.connector import PACKAGE, EngineFiles, LaunchHost
+from syshaxd.core.types import RuntimeKind
+
+_SHM = "/dev/shm"  # noqa: S108 - only its size is read
+_ARENA_DIR = f"{_SHM}/syshax"
+# A virtual environment's, and where Debian's own interpreter looks.
+_PACKAGES = ("lib*/python3*/site-packages", "lib*/python3*/dist-packages", "local/lib*/python3*/dist-packages")
+_SAMPLE_BYTES = 1 << 16
+_SAMPLES = 9
+# What decides about a model's KV cache beside its weights; the rest may differ between versions of transformers.
+_OF_THE_MODEL = re.compile(
+    r"model_type|architectures|hidden_size|intermediate_size|num_.*|head_dim|vocab_size|rope_.*|quantization_config"
+)
+_DIST_INFO = re.compile(r"vllm(?:_cpu)?-(\d[^-]*)\.dist-info")
+
+
+def read_launch_host(config: Config) -> LaunchHost:
+    """Looks at what the instances that syshaxd starts will run, and where. What is not found is left empty."""
+    engines = {
+        name: EngineFiles(
+            version=_vllm_version(Path(service.python)) if service.python else "",
+            model=_model_config(folder := Path(service.model or config.models.path or "")),
+            is_sentence_transformer=_exists(folder / "modules.json"),
+            identity=_model_identity(folder),
+        )
+        for name, service in enabled_services(config).items()
+        if service.runtime is not RuntimeKind.EXTERNAL
+    }
+    user = os.getuid()
+    arena_dir = f"{_ARENA_DIR}-{user}" if user else _ARENA_DIR
+    return LaunchHost(
+        engines=engines,
+        arena_dir=arena_dir,
+        arena_fault=_arena_fault(Path(config.offload.arena_dir or arena_dir)),
+        shm_total_bytes=_shm_total_bytes(),
+    )
+
+
+def _arena_fault(folder: Path) -> str:
+    """Why instances can't share a folder, whose name anybody may take first; empty: they can, or will make it."""
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{folder}: {error.strerror}; set offload.arena_dir to another folder in shared memory"
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077:
+        return ""
+    what = "a folder" if stat.S_ISDIR(found.st_mode) else "no folder"
+    return (
+        f"{folder} is {what} of user {found.st_uid} with mode {stat.S_IMODE(found.st_mode):04o}: one of user "
+        f"{os.getuid()} alone (0700) is wanted; remove it, or set offload.arena_dir to another one in shared memory"
+    )
+
+
+def _shm_total_bytes() -> int:
+    try:
+        shm = os.statvfs(_SHM)
+    except OSError:
+        return 0
+    return shm.f_blocks * shm.f_frsize
+
+
+def connector_package() -> Path:
+    """The folder of the package `syshax_connector`, without importing it: it needs vLLM's environment.
+
+    Raises:
+        SyshaxError: It is not installed beside syshaxd.
+    """
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise SyshaxError(f"{PACKAGE} is not installed: install sysHAX again, or set services.NAME.protocol to none")
+    return Path(found.origin).parent
+
+
+def importable_folder(base: Path) -> Path:
+    """Returns a folder under `base` that has `syshax_connector` in it and nothing else, for an instance's PYTHONPATH.
+
+    The package's own parent would not do: where sysHAX is installed, it holds packages of other versions than vLLM's.
+
+    Raises:
+        SyshaxError: The package is not installed, or the folder cannot be made.
+    """
+    package = connector_package()
+    folder = base / "python"
+    link = folder / PACKAGE
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not link.is_symlink() or link.readlink() != package:
+            _replace_link(link, package)
+    except OSError as error:
+        raise SyshaxError(f"cannot make {link}: {error.strerror}") from error
+    return folder
+
+
+def _replace_link(link: Path, target: Path) -> None:
+    """Points `link` to `target` in one step: instances that start side by side all want it."""
+    with tempfile.TemporaryDirectory(dir=link.parent.parent) as scratch:
+        made = Path(scratch, link.name)
+        made.symlink_to(target)
+        made.replace(link)
+
+
+def _vllm_version(python: Path) -> str:
+    """Empty: it is not there, or there are several."""
+    prefix = python.parent.parent
+    entries = [entry for pattern in _PACKAGES for entry in prefix.glob(f"{pattern}/vllm*.dist-info")]
+    versions = {found[1] for entry in entries if (found := _DIST_INFO.fullmatch(entry.name))}
+    return versions.pop() if len(versions) == 1 else ""
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # in a place that this user may not look into
+        return False
+
+
+def _model_config(folder: Path) -> dict[str, object] | None:
+    try:
+        content = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _model_identity(folder: Path) -> str:
+    """Equal configurations may have different weights: some of their bytes are looked at, spread over each file."""
+    config = _model_config(folder)
+    try:
+        weights = [_sample(file) for file in sorted(folder.glob("*.safetensors"))]
+    except OSError:
+        return ""
+    if config is None or not weights:
+        return ""
+    fixed = {key: value for key, value in config.items() if _OF_THE_MODEL.fullmatch(key)}
+    text = json.dumps([fixed, weights], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _sample(file: Path) -> str:
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as data:
+        for part in range(_SAMPLES):
+            data.seek(max(0, size - _SAMPLE_BYTES) * part // (_SAMPLES - 1))
+            digest.update(data.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

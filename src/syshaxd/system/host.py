@@ -1,0 +1,349 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The host as the kernel shows it under /sys and /proc: its topology, where threads may run, where memory lies.
+
+Everything takes the root folder as an argument, so that a copy of another host's files reads like the host itself. A
+file that is missing or odd is an error that names it; it never counts as empty.
+"""
+
+import errno
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from syshaxd.core.errors import ProcessGoneError, SyshaxError, TopologyError
+from syshaxd.core.numa import Accelerator, AcceleratorKind, Memory, Node, NumaTopology, Placement, Thread, Weights
+from syshaxd.core.numa.cpulist import format_cpulist, parse_cpulist
+
+_ROOT = Path("/")
+_CPUS = "sys/devices/system/cpu"
+_NODES = "sys/devices/system/node"
+_PCI = "sys/bus/pci/devices"
+_KIB = 1024
+
+_MEM_TOTAL = re.compile(r"^(?:Node \d+ )?MemTotal:\s+(\d+) kB$", re.MULTILINE)
+_STATUS_FIELD = re.compile(r"^(\w+):\t(.*)$", re.MULTILINE)
+_PAGES = re.compile(r" N(\d+)=(\d+)")
+_PAGE_SIZE = re.compile(r" kernelpagesize_kB=(\d+)")
+_MAPPING = re.compile(r"[0-9a-f]+ \S+( .*)?")
+# Files that are memory: shared segments of processes, whose pages are as much their own as the heap.
+_SHARED_MEMORY = re.compile(r" file=(?:/dev/shm/|/memfd:|/SYSV|/dev/zero|/anon_hugepage|anon_inode:)")
+
+_VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x19e5": "Huawei"}
+_DISPLAY, _DISPLAY_3D, _ACCELERATOR = "0x03", "0x0302", "0x12"
+
+_MOST_DIGITS = 18
+T = TypeVar("T")
+
+
+def topology(root: Path = _ROOT) -> NumaTopology:
+    """Returns the topology of the host whose /sys is under `root`.
+
+    A kernel without NUMA shows no nodes: then all CPUs and all memory are one node.
+
+    Raises:
+        TopologyError: A file is missing or its content makes no sense; the message names it.
+    """
+    online = _cpulist(root / _CPUS / "online")
+    present = _cpulist(root / _CPUS / "present")
+    if (root / _NODES).is_dir():
+        nodes = tuple(_node(root / _NODES / f"node{node}", node) for node in _cpulist(root / _NODES / "online"))
+    else:
+        nodes = (Node(id=0, cpus=online, memory_bytes=_memory_bytes(root / "proc/meminfo"), distances=(10,)),)
+    cores = _groups(root, online, ("core_cpus_list", "thread_siblings_list"))
+    clusters = _groups(root, online, ("cluster_cpus_list",), optional=True)
+    return NumaTopology(
+        nodes=nodes,
+        cores=cores,
+        clusters=tuple(cluster for cluster in clusters if cluster not in cores),
+        sockets=_groups(root, online, ("package_cpus_list", "core_siblings_list")),
+        offline=tuple(cpu for cpu in present if cpu not in set(online)),
+        accelerators=tuple(_accelerators(root / _PCI)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a process's control group and affinity let it use."""
+
+    cpus: tuple[int, ...]
+    nodes: tuple[int, ...]
+
+
+def allowed(pid: int | str = "self", root: Path = _ROOT) -> Allowed:
+    """Returns the CPUs on which a process may run, and the nodes from which it may take memory.
+
+    Raises:
+        ProcessGoneError: It has ended.
+        TopologyError: The kernel's answer makes no sense.
+    """
+    path = root / "proc" / str(pid) / "status"
+    fields = _status(path)
+    return Allowed(_allowed_list(path, fields, "Cpus_allowed_list"), _allowed_list(path, fields, "Mems_allowed_list"))
+
+
+def weights(folder: Path) -> Weights:
+    """Returns a model's weights on disk: its safetensors files, else its GGUF or PyTorch files.
+
+    Raises:
+        SyshaxError: There are none, or the model's config.json can't be read.
+    """
+    for pattern in ("*.safetensors", "*.gguf", "*.bin"):
+        if sizes := [path.stat().st_size for path in folder.glob(pattern)]:
+            return Weights(stored_bytes=sum(sizes), dtype=_dtype(folder / "config.json"))
+    raise SyshaxError(f"{folder} holds no weights (*.safetensors, *.gguf, *.bin): is it the folder of a model?")
+
+
+def _dtype(path: Path) -> str:
+    """Of the weights; empty where they are packed, or where there is no such file."""
+    try:
+        config = json.loads(path.read_bytes())
+        return "" if "quantization_config" in config else str(config.get("dtype") or config.get("torch_dtype") or "")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, AttributeError) as error:
+        raise SyshaxError(f"can't read {path}, a model's configuration: {error}") from error
+
+
+def process_tree(pid: int, root: Path = _ROOT) -> tuple[int, ...]:
+    """Returns a process and all that descend from it, parents first.
+
+    Raises:
+        ProcessGoneError: It has ended.
+    """
+    children: dict[int, list[int]] = {}
+    for path in (root / "proc").iterdir():
+        if path.name.isdecimal():
+            try:
+                parent = int(_status(path / "status")["PPid"])
+            except (ProcessGoneError, TopologyError, ValueError):
+                continue  # ended while we looked, or somebody else's that is odd
+            children.setdefault(parent, []).append(int(path.name))
+    if not (root / "proc" / str(pid)).is_dir():
+        raise ProcessGoneError(f"process {pid} has ended")
+    tree = [pid]
+    for member in tree:
+        tree += sorted(children.get(member, []))
+    return tuple(tree)
+
+
+def cpu_time_s(pid: int, root: Path = _ROOT) -> float:
+    """Returns the CPU time, in seconds, of a process and all that descend from it.
+
+    Raises:
+        ProcessGoneError: It has ended.
+        TopologyError: The kernel's answer makes no sense.
+    """
+    ticks = 0
+    for member in process_tree(pid, root):
+        path = root / "proc" / str(member) / "stat"
+        try:
+            # The name, which is in brackets, may itself hold blanks and brackets.
+            fields = _proc(path).rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        except ProcessGoneError:
+            continue
+        except (ValueError, IndexError):
+            raise TopologyError(f"{path} does not tell the CPU time") from None
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def placement(pid: int, root: Path = _ROOT) -> Placement:
+    """Returns where a process, and all that descend from it, may run, and where their memory lies.
+
+    To answer for the memory the kernel walks all page tables: for tens of gigabytes that takes a good part of a second,
+    during which the process can't map memory. Ask seldom.
+
+    Raises:
+        ProcessGoneError: The process has ended; a descendant that ends meanwhile is left out.
+        TopologyError: The kernel's answer makes no sense.
+    """
+    threads: list[Thread] = []
+    memory: list[Memory] = []
+    unreadable: list[str] = []
+    walk_s = 0.0
+    for member in process_tree(pid, root):
+        try:
+            threads += _threads(root / "proc" / str(member), member)
+            started_s = time.monotonic()
+            memory.append(_memory(root / "proc" / str(member) / "numa_maps", member))
+            walk_s += time.monotonic() - started_s
+        except ProcessGoneError:
+            if member == pid:
+                raise
+        except _UnreadableError as error:
+            unreadable.append(str(error))
+    if all(thread.pid != pid for thread in threads):
+        raise ProcessGoneError(f"process {pid} has ended")
+    return Placement(threads=tuple(threads), memory=tuple(memory), unreadable=tuple(unreadable), walk_s=walk_s)
+
+
+def bind_process(pid: int, cpus: Iterable[int]) -> None:
+    """Confines all threads of a process to CPUs, and with them those that they start later. Memory stays where it is.
+
+    Raises:
+        ProcessGoneError: It has ended.
+        SyshaxError: The kernel refuses: none of the CPUs may be used, or the process is somebody else's.
+    """
+    wanted, done = set(cpus), set[int]()
+    while new := set(_thread_ids(Path("/proc", str(pid)))) - done:  # a thread not yet bound may have started another
+        for tid in new:
+            try:
+                os.sched_setaffinity(tid, wanted)
+            except ProcessLookupError:
+                pass
+            except OSError as error:
+                where = f"thread {tid} of process {pid} to CPUs {format_cpulist(wanted)}"
+                raise SyshaxError(f"can't bind {where}: {error.strerror}") from error
+        done |= new
+
+
+class _UnreadableError(SyshaxError):
+    """The kernel does not show this to us."""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="surrogateescape")
+    except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
+        raise TopologyError(f"{path} is missing") from None
+    except OSError as error:
+        raise TopologyError(f"can't read {path}: {error.strerror}") from error
+
+
+def _parsed(path: Path, parse: Callable[[str], T]) -> T:
+    text = _read(path).strip()
+    try:
+        return parse(text)
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise TopologyError(f"{path}: {error}") from None
+
+
+def _cpulist(path: Path) -> tuple[int, ...]:
+    return _parsed(path, parse_cpulist)
+
+
+def _node(folder: Path, node: int) -> Node:
+    def cpus(text: str) -> tuple[int, ...]:
+        return parse_cpulist(text) if text else ()  # a node that has only memory
+
+    return Node(
+        id=node,
+        cpus=_parsed(folder / "cpulist", cpus),
+        memory_bytes=_memory_bytes(folder / "meminfo"),
+        distances=_parsed(folder / "distance", lambda text: tuple(map(int, text.split()))),
+    )
+
+
+def _memory_bytes(path: Path) -> int:
+    match = _MEM_TOTAL.search(_read(path))
+    if match is None or len(match[1]) > _MOST_DIGITS:
+        raise TopologyError(f"{path} has no line `MemTotal: N kB`")
+    return int(match[1]) * _KIB
+
+
+def _groups(
+    root: Path, online: tuple[int, ...], names: tuple[str, ...], *, optional: bool = False
+) -> tuple[tuple[int, ...], ...]:
+    """The groups of online CPUs that the first of these files under cpuN/topology that exists tells."""
+    folders = {cpu: root / _CPUS / f"cpu{cpu}" / "topology" for cpu in online}
+    first = folders[online[0]]
+    name = next((name for name in names if (first / name).exists()), None)
+    if name is None:
+        if optional:
+            return ()
+        raise TopologyError(f"{first / names[0]} is missing")
+    groups = (tuple(cpu for cpu in _cpulist(folder / name) if cpu in folders) for folder in folders.values())
+    return tuple(sorted(set(groups)))
+
+
+def _accelerators(folder: Path) -> Iterator[Accelerator]:
+    if not folder.is_dir():
+        return  # a host without PCI
+    for path in sorted(folder.iterdir()):
+        kind = _accelerator_kind(_read(path / "class").strip(), vendor := _read(path / "vendor").strip())
+        if kind is not None:
+            node = _parsed(path / "numa_node", int)
+            yield Accelerator(
+                kind=kind, address=path.name, vendor=_VENDORS.get(vendor, vendor), node=node if node >= 0 else None
+            )
+
+
+def _accelerator_kind(pci_class: str, vendor: str) -> AcceleratorKind | None:
+    """Whether a PCI device computes, by its class. Other makers' display controllers are servers' consoles."""
+    if pci_class.startswith(_ACCELERATOR):
+        return AcceleratorKind.GPU if _VENDORS.get(vendor) == "AMD" else AcceleratorKind.NPU
+    computes = pci_class.startswith(_DISPLAY_3D) or _VENDORS.get(vendor) in ("NVIDIA", "AMD")
+    return AcceleratorKind.GPU if pci_class.startswith(_DISPLAY) and computes else None
+
+
+def _proc(path: Path) -> str:
+    """Reads a file of a process, which may end at any moment."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessGoneError(f"{path} is gone: the process or thread has ended") from None
+    except PermissionError:
+        raise _UnreadableError(f"{path} may be read only by its owner and root") from None
+    except OSError as error:
+        if error.errno == errno.ESRCH:
+            raise ProcessGoneError(f"{path} is gone: the process or thread has ended") from None
+        raise TopologyError(f"can't read {path}: {error.strerror}") from error
+
+
+def _status(path: Path) -> dict[str, str]:
+    fields = dict(_STATUS_FIELD.findall(_proc(path)))
+    if "PPid" not in fields:
+        raise TopologyError(f"{path} has no line `PPid:`")
+    return fields
+
+
+def _allowed_list(path: Path, fields: dict[str, str], key: str) -> tuple[int, ...]:
+    if key not in fields:
+        raise TopologyError(f"{path} has no line `{key}:`")
+    try:
+        return parse_cpulist(fields[key])
+    except ValueError as error:
+        raise TopologyError(f"{path}, {key}: {error}") from None
+
+
+def _thread_ids(folder: Path) -> list[int]:
+    try:
+        return sorted(int(path.name) for path in (folder / "task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessGoneError(f"{folder} is gone: the process has ended") from None
+
+
+def _threads(folder: Path, pid: int) -> Iterator[Thread]:
+    for tid in _thread_ids(folder):
+        path = folder / "task" / str(tid) / "status"
+        try:
+            fields = _status(path)
+        except ProcessGoneError:
+            continue
+        if fields.get("State", "").startswith(("Z", "X")):
+            continue  # ended, but its parent has not asked how
+        cpus = _allowed_list(path, fields, "Cpus_allowed_list")
+        yield Thread(pid=pid, tid=tid, name=fields.get("Name", ""), cpus=cpus)
+
+
+def _memory(path: Path, pid: int) -> Memory:
+    own: dict[int, int] = {}
+    files: dict[int, int] = {}
+    for line in _proc(path).splitlines():
+        if not _MAPPING.fullmatch(line):
+            raise TopologyError(f"{path}: {line!r} is not a mapping")
+        if pages := _PAGES.findall(line):
+            size = _PAGE_SIZE.search(line)
+            if size is None:
+                raise TopologyError(f"{path}: {line!r} has no kernelpagesize_kB")
+            is_file = " file=" in line and not _SHARED_MEMORY.search(line)
+            part = files if is_file else own
+            for node, count in pages:
+                part[int(node)] = part.get(int(node), 0) + int(count) * int(size[1]) * _KIB
+    return Memory(pid=pid, own_bytes=own, file_bytes=files)
