@@ -8,7 +8,7 @@ import pytest
 
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
-from syshaxd.core.handover.connector import EngineFiles, LaunchHost
+from syshaxd.core.handover.connector import EngineFiles, LaunchHost, arena_dir, engine_id, identity
 from syshaxd.core.handover.pairs import flag_value, refusal
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind
@@ -180,7 +180,7 @@ def test_instances_that_surely_can_get_the_connector_unasked() -> None:
             "which vLLM its image has is not known: set services.cpu.protocol to connector",
         ),
         (replace(HOST, arena_fault="/dev/shm/x is a folder of user 7"), {}, "a folder of user 7"),
-        (HOST, {"cpu": {"args": {"kv_offloading_size": 4}}}, "its kv-offloading-size puts a connector of vLLM's"),
+        (HOST, {"cpu": {"args": {"kv_offloading_size": "4G"}}}, "its kv-offloading-size is '4G', not a number of GiB"),
         (HOST, {"cpu": {"args": {"kv_cache_dtype": "fp8"}}}, "its KV cache is of fp8"),
         (HOST, {"cpu": {"args": {"pipeline-parallel-size": 2}}}, "its pipeline-parallel-size is 2"),
         (HOST, {"cpu": {"args": {"kv-transfer-config": "{}"}}}, "a kv-transfer-config already"),
@@ -260,10 +260,47 @@ def test_the_connectors_flags_are_not_given_twice() -> None:
         both(gpu={"protocol": "connector", "args": {"kv_transfer_config": "{}"}})
 
 
-def test_vllms_own_offloading_beside_the_connector_is_a_fault_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"services\.gpu\.protocol to none"):
-        both(gpu={"protocol": "connector", "args": {"kv-offloading-size": 4}})
-    both(gpu={"protocol": "none", "args": {"kv-offloading-size": 4}})
+@pytest.mark.parametrize("gpu", [{}, {"protocol": "connector"}])
+def test_vllms_own_offloading_and_the_connector_run_together(gpu: dict[str, Any]) -> None:
+    """vLLM's flag would put its own connector in the place of ours."""
+    spec, _ = both(gpu=gpu | {"args": {"kv_offloading_size": 1.5, "kv-offloading-backend": "native"}})
+    assert spec.protocol is Protocol.CONNECTOR
+    assert not any("offloading" in part for part in spec.argv if part.startswith("--"))
+    asked = json.loads(flag_value(spec, "kv-transfer-config"))
+    ours, offloading = asked["kv_connector_extra_config"]["connectors"]
+    assert (asked["kv_connector"], asked["engine_id"]) == ("MultiConnector", "gpu-8001")
+    assert ours["kv_connector"] == "SyshaxConnector"
+    assert offloading["kv_connector"] == "OffloadingConnector"
+    assert offloading["kv_connector_extra_config"] == {"cpu_bytes_to_use": 3 << 29}
+    assert {each["kv_load_failure_policy"] for each in (asked, ours, offloading)} == {"recompute"}
+    # vLLM gives them the outer one, and takes no other.
+    assert not any("engine_id" in each for each in (ours, offloading))
+    plain, _ = both(gpu=gpu)
+    assert arena_dir(spec.argv) == arena_dir(plain.argv)
+    assert engine_id(spec.argv) == engine_id(plain.argv)
+    assert identity(spec.argv) == identity(plain.argv) == FILES.identity
+
+
+@pytest.mark.parametrize(
+    ("service", "fault"),
+    [
+        ({"args": {"kv-offloading-size": "4G"}}, "not a number of GiB"),
+        (
+            {"args": {"kv-offloading-size": 4, "kv-offloading-backend": "lmcache"}},
+            "its kv-offloading-backend is lmcache",
+        ),
+        ({"args": {"kv-offloading-size": 4}, "env": {"VLLM_USE_SIMPLE_KV_OFFLOAD": 1}}, "VLLM_USE_SIMPLE_KV_OFFLOAD"),
+    ],
+)
+def test_offloading_that_the_connector_cannot_stand_beside_is_a_fault_at_once(
+    service: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{fault}.*services\.gpu\.protocol to none"):
+        both(gpu=service | {"protocol": "connector"})
+    gpu, _ = both(gpu=service | {"protocol": "none"})
+    assert flag_value(gpu, "kv-offloading-size") == str(service["args"]["kv-offloading-size"])
+    gpu, _ = both(gpu=service)
+    assert gpu.protocol is Protocol.NONE
 
 
 def test_checksums_are_asked_for_by_the_configuration() -> None:

@@ -15,7 +15,12 @@ PACKAGE = "syshax_connector"
 """Must be importable for the instance: the folder that holds it belongs on its PYTHONPATH."""
 KV_TRANSFER_FLAG = "kv-transfer-config"
 OFFLOADING_FLAG = "kv-offloading-size"
-"""With it vLLM looks for a connector of its own in our module, and can't start."""
+OFFLOADING_BACKEND_FLAG = "kv-offloading-backend"
+"""With these vLLM puts its own connector's name in the place of ours, looks for it in our module, and can't start. So
+the daemon asks for both connectors itself."""
+_OFFLOADING_SWITCH = "VLLM_USE_SIMPLE_KV_OFFLOAD"
+"""Variable that chooses another connector for them."""
+_CONNECTOR = "SyshaxConnector"
 PROMPT_DETAILS_FLAG = "enable-prompt-tokens-details"
 _SINCE = (0, 26)
 SINCE = ".".join(map(str, _SINCE))
@@ -54,7 +59,13 @@ class LaunchHost:
 
 
 def connector_flags(
-    *, engine_id: str, arena_dir: str, arena_bytes: int, identity: str = "", verify: bool = False
+    *,
+    engine_id: str,
+    arena_dir: str,
+    arena_bytes: int,
+    identity: str = "",
+    verify: bool = False,
+    offloading_bytes: int = 0,
 ) -> dict[str, str | bool]:
     """The flags of `vllm serve` that turn the connector on, by name.
 
@@ -64,21 +75,30 @@ def connector_flags(
         arena_bytes: What it takes there.
         identity: Of the model; empty: the connector makes one.
         verify: Whether KV caches get a checksum.
+        offloading_bytes: Host memory into which vLLM itself offloads KV caches; 0: it does not.
     """
     extra: dict[str, str | int | bool] = {"arena_dir": arena_dir, "arena_bytes": arena_bytes}
     if identity:
         extra["identity"] = identity
     if verify:
         extra["payload_checksum"] = True
-    config = {
-        "kv_connector": "SyshaxConnector",
-        "kv_connector_module_path": f"{PACKAGE}.connector",
+    ours = _part(_CONNECTOR, extra, kv_connector_module_path=f"{PACKAGE}.connector")
+    offloading = _part("OffloadingConnector", {"cpu_bytes_to_use": offloading_bytes})
+    # Ours first: the first one that has a request's KV cache loads it.
+    config = _part("MultiConnector", {"connectors": [ours, offloading]}) if offloading_bytes else ours
+    whole = json.dumps(config | {"engine_id": engine_id}, separators=(",", ":"))
+    return {KV_TRANSFER_FLAG: whole, PROMPT_DETAILS_FLAG: True}
+
+
+def _part(name: str, extra: Mapping[str, Any], **more: str) -> dict[str, Any]:
+    """A connector's configuration, as vLLM takes it."""
+    return {
+        "kv_connector": name,
+        **more,
         "kv_role": "kv_both",
         "kv_load_failure_policy": "recompute",  # vLLM's default answers with an error
-        "engine_id": engine_id,
         "kv_connector_extra_config": extra,
     }
-    return {KV_TRANSFER_FLAG: json.dumps(config, separators=(",", ":")), PROMPT_DETAILS_FLAG: True}
 
 
 def arena_dir(argv: Sequence[str]) -> str:
@@ -104,16 +124,41 @@ def _config(argv: Sequence[str]) -> dict[str, Any]:
 
 def _extra(argv: Sequence[str]) -> dict[str, Any]:
     extra: dict[str, Any] = _config(argv).get("kv_connector_extra_config", {})
+    for part in extra.get("connectors", ()):
+        if part["kv_connector"] == _CONNECTOR:
+            extra = part["kv_connector_extra_config"]
     return extra
 
 
-def connector_doubt(name: str, files: EngineFiles, args: Mapping[str, Any]) -> str:
+def offloading_bytes(args: Mapping[str, Any]) -> int:
+    """The host memory that an instance's flags give to vLLM's own offloading; 0: none, or not a size."""
+    try:
+        return max(0, int(float(args.get(OFFLOADING_FLAG) or 0) * (1 << 30)))
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def offloading_fault(args: Mapping[str, Any], env: Mapping[str, Any]) -> str:
+    """Why vLLM's own offloading, which an instance's flags ask for, can't run with the connector; empty: it can."""
+    if args.get(OFFLOADING_FLAG) is None:
+        return ""
+    if not offloading_bytes(args):
+        return f"its {OFFLOADING_FLAG} is {args[OFFLOADING_FLAG]!r}, not a number of GiB"
+    if (backend := args.get(OFFLOADING_BACKEND_FLAG) or "native") != "native":
+        return f"its {OFFLOADING_BACKEND_FLAG} is {backend}: only native runs with the connector that hands over"
+    if str(env.get(_OFFLOADING_SWITCH, "0")) != "0":
+        return f"its {_OFFLOADING_SWITCH} is set: only vLLM's usual offloading runs with the connector that hands over"
+    return ""
+
+
+def connector_doubt(name: str, files: EngineFiles, args: Mapping[str, Any], env: Mapping[str, Any]) -> str:
     """Why an instance is not given the connector unasked, for a person; empty: it surely works.
 
     Args:
         name: Of the service.
         files: What is known of the instance.
         args: Its flags, by name with dashes.
+        env: Its variables.
     """
     found = _VERSION.match(files.version)
     if found is None:
@@ -122,8 +167,8 @@ def connector_doubt(name: str, files: EngineFiles, args: Mapping[str, Any]) -> s
         return f"its vLLM {files.version} is older than {SINCE}"
     if KV_TRANSFER_FLAG in args:
         return f"its args have a {KV_TRANSFER_FLAG} already"
-    if args.get(OFFLOADING_FLAG) is not None:
-        return f"its {OFFLOADING_FLAG} puts a connector of vLLM's in the place of ours: vLLM can't have both so"
+    if fault := offloading_fault(args, env):
+        return fault
     if args.get("kv-cache-dtype", "auto") != "auto":
         return f"its KV cache is of {args['kv-cache-dtype']}"
     for flag in ("pipeline-parallel-size", "decode-context-parallel-size", "prefill-context-parallel-size"):

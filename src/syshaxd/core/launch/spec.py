@@ -9,12 +9,15 @@ from syshaxd.core.config import AUTO, ArgValue, Config, ServiceConfig, container
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.handover.connector import (
     KV_TRANSFER_FLAG,
+    OFFLOADING_BACKEND_FLAG,
     OFFLOADING_FLAG,
     SINCE,
     EngineFiles,
     LaunchHost,
     connector_doubt,
     connector_flags,
+    offloading_bytes,
+    offloading_fault,
 )
 from syshaxd.core.launch.container import JOIN, container_spec, inner_host
 from syshaxd.core.numa.cpulist import parse_cpulist
@@ -84,7 +87,11 @@ def _doubt(name: str, service: ServiceConfig, files: EngineFiles) -> str:
             f"which vLLM its image has is not known: set services.{name}.protocol to connector (vLLM from {SINCE}), or "
             "to syshax (images syshax-vllm-gpu and -cpu)"
         )
-    return connector_doubt(name, files, {_flag_name(key): value for key, value in service.args.items()})
+    return connector_doubt(name, files, _args(service), service.env)
+
+
+def _args(service: ServiceConfig) -> dict[str, Value]:
+    return {_flag_name(key): value for key, value in service.args.items()}
 
 
 def _spec(
@@ -115,6 +122,7 @@ def _spec(
             arena_bytes=config.offload.arena_bytes,
             identity=host.engines.get(name, EngineFiles()).identity,
             verify=config.offload.verify,
+            offloading_bytes=offloading_bytes(_args(service)),
         )
     extra_flags = _extra_flags(name, service, own, faults)
     if in_container:  # `vllm serve` takes the model as it comes
@@ -183,9 +191,11 @@ def _extra_flags(name: str, service: ServiceConfig, own: Mapping[str, Value], fa
             faults.append(ConfigFault(f"services.{name}.args.{key}", fault))
         elif flag == KV_TRANSFER_FLAG and flag in own:
             faults.append(ConfigFault(f"services.{name}.args.{key}", f"set services.{name}.protocol to none instead"))
-        elif flag == OFFLOADING_FLAG and value is not None and KV_TRANSFER_FLAG in own:
-            what = "vLLM puts its own connector in the place of the one that hands over, and can't start"
-            faults.append(ConfigFault(f"services.{name}.args.{key}", f"{what}: set services.{name}.protocol to none"))
+        elif flag in {OFFLOADING_FLAG, OFFLOADING_BACKEND_FLAG} and KV_TRANSFER_FLAG in own:
+            # What our flags ask for with them, unless it can't be.
+            if flag == OFFLOADING_FLAG and (fault := offloading_fault(_args(service), service.env)):
+                text = f"{fault}; correct it, or set services.{name}.protocol to none"
+                faults.append(ConfigFault(f"services.{name}.args.{key}", text))
         elif flag not in own:  # ours agrees
             flags += _flag(flag, value)
     return flags
