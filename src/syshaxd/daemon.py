@@ -354,7 +354,7 @@ async def _build(
     runner = Runner(silence_limit_s=config.system.request_timeout)
     stack.callback(runner.close)
     parity = _parity(config, registry, session)
-    handover = Handover(registry, runner, pair_allowed=parity.refusal, policy=_handover_policy(config))
+    handover = Handover(registry, runner, pair_refusal=parity.refusal, policy=_handover_policy(config))
     parity.subscribe(handover.refresh)
     engine = Engine(
         registry,

@@ -14,7 +14,7 @@ FACTS = InstanceFacts(version="0.32.0", max_model_len=4096, probe_ids=(1, 2, 3))
 
 
 def why(source: object = GPU, target: object = CPU, **facts: InstanceFacts) -> str:
-    return refusal(source, target, {"gpu": FACTS, "cpu": FACTS} | facts)  # type: ignore[arg-type]
+    return refusal(source, target, {"gpu": FACTS, "cpu": FACTS} | facts).reason  # type: ignore[arg-type]
 
 
 def test_equal_instances_can_hand_over_both_ways() -> None:
@@ -53,6 +53,12 @@ def test_why_not_by_what_the_instances_say() -> None:
     assert why(cpu=replace(FACTS, arena_fault="no arena")) == "cpu: no arena"
     assert why(CPU, GPU, cpu=replace(FACTS, max_model_len=2048)) == "", "a longer one can take what a shorter one has"
     assert why(cpu=InstanceFacts()) == "", "what it does not tell does not speak against it"
+
+
+def test_what_is_not_known_yet_is_no_lasting_refusal() -> None:
+    assert not refusal(GPU, CPU, {"gpu": FACTS}).lasting
+    assert refusal(GPU, replace(CPU, served_model="other"), {"gpu": FACTS}).lasting
+    assert refusal(GPU, CPU, {"gpu": FACTS, "cpu": replace(FACTS, arena_fault="no arena")}).lasting
 
 
 @pytest.mark.parametrize(

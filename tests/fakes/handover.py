@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from syshax_sim import Images, KvStore, Profile, SimInstance
-from syshaxd.core.handover.pairs import InstanceFacts
+from syshaxd.core.handover.pairs import InstanceFacts, Refusal
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.records import RequestRecord
 from syshaxd.core.placement.scheduler import Policy, Scheduler
@@ -112,7 +112,7 @@ async def duo(
     max_queue_wait_s: float = 10.0,
     version: str = "0.32.0",
     images: dict[str, Images] | None = None,
-    pair_allowed: Callable[[str, str], str] = lambda source, target: "",
+    pair_refusal: Callable[[str, str], Refusal] = lambda source, target: Refusal(),
     snapshot: Callable[[], Snapshot] = Snapshot,
     host: str = "127.0.0.1",
     argv: tuple[str, ...] = (),
@@ -159,7 +159,7 @@ async def duo(
             registry,
             runner,
             policy=handover or HandoverPolicy(),
-            pair_allowed=pair_allowed,
+            pair_refusal=pair_refusal,
         )
         engine = Engine(
             registry,

@@ -231,6 +231,13 @@ class Bed:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
+    def crash(self, name: str) -> None:
+        """SIGKILL of all processes of an instance; returns once the daemon starts it again."""
+        launches = f'syshax_instance_launches_total{{name="{name}"}}'
+        before = self.metric(launches)
+        self.kill(name)
+        until(lambda: self.metric(launches) > before, READY_S, f"{name} is started again")
+
     # Looking at it.
 
     def pid(self, name: str) -> int:
@@ -243,9 +250,10 @@ class Bed:
     def metrics(self) -> str:
         return get(f"{self.url}/metrics")[1]
 
-    def metric(self, start: str) -> float:
-        """The sum of the samples whose lines begin so."""
-        return sum(float(line.rpartition(" ")[2]) for line in self.metrics().splitlines() if line.startswith(start))
+    def metric(self, start: str, label: str = "") -> float:
+        """The sum of the samples whose lines begin so, and have that label."""
+        lines = (line for line in self.metrics().splitlines() if line.startswith(start) and label in line)
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         argv = [program("syshaxctl"), *arguments]

@@ -68,8 +68,7 @@ async def _strike(bed: Bed, choose: random.Random) -> None:
     name = choose.choice(NAMES)
     match choose.choice(("kill", "restart", "stop", "stall", "lose")):
         case "kill":
-            await asyncio.to_thread(bed.kill, name)
-            await asyncio.sleep(1)  # until it has been missed; `ready` waits for the rest
+            await asyncio.to_thread(bed.crash, name)
         case "restart":
             await asyncio.to_thread(bed.ctl, "restart", name, "--wait")
         case "stop":

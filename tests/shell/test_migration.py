@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from syshax_sim import Faults
 from syshax_sim.text import answer, count_tokens, render_chat
+from syshaxd.core.handover.pairs import Refusal
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement.records import Cause, Outcome
 from syshaxd.core.types import State
@@ -208,6 +209,66 @@ class TestFailover:
                 await client.read()
             check(client, 60)
             assert causes(both) == ["drain", "failure"]
+
+
+class TestNotComparedYet:
+    """A new generation is compared some seconds after its start. Streams that begin before that may move after it."""
+
+    @pytest.mark.parametrize("lasting", [False, True])
+    @pytest.mark.parametrize("dies", [False, True])
+    async def test_a_stream_moves_once_its_pair_was_compared(self, dies: bool, lasting: bool) -> None:
+        refusals = [Refusal("not compared yet", lasting=lasting)]
+        async with duo(SLOW, pair_refusal=lambda source, target: refusals[-1]) as both:
+            async with Client(both, "/v1/chat/completions", CHAT) as client:
+                await client.read(3)
+                refusals.append(Refusal())
+                both.handover.refresh()
+                if dies:
+                    both.gpu.kill()
+                else:
+                    both.supervisor.become("gpu", State.DRAINING)
+                await client.read()
+            if lasting and dies:
+                assert client.events[-1]["error"]["code"] == "instance_failed"
+            else:
+                check(client, 60)
+            await settled(both)
+            assert causes(both) == ([] if lasting else ["failure" if dies else "drain"])
+
+    async def test_it_also_moves_to_an_instance_that_was_not_there_when_it_began(self) -> None:
+        async with duo(SLOW) as both:
+            both.supervisor.become("cpu", State.STOPPED)
+            async with Client(both, "/v1/chat/completions", CHAT) as client:
+                await client.read(3)
+                await both.ready("cpu")
+                both.gpu.kill()
+                await client.read()
+            check(client, 60)
+            assert causes(both) == ["failure"]
+
+    async def test_it_ends_with_its_instance_before_that(self) -> None:
+        """Who might compute something else must not go on with it."""
+        refusal = Refusal("not compared yet", lasting=False)
+        async with duo(SLOW, pair_refusal=lambda source, target: refusal) as both:
+            async with Client(both, "/v1/chat/completions", CHAT) as client:
+                await client.read(3)
+                both.gpu.kill()
+                await client.read()
+            assert client.events[-1]["error"]["code"] == "instance_failed"
+            assert both.metrics.records[0].outcome is Outcome.FAILED
+            assert both.cpu.requests == 0
+
+    async def test_what_had_been_compared_goes_on_although_the_failed_instance_is_no_pair_any_more(self) -> None:
+        refusals = [Refusal()]
+        async with duo(SLOW, pair_refusal=lambda source, target: refusals[-1]) as both:
+            async with Client(both, "/v1/chat/completions", CHAT) as client:
+                await client.read(3)
+                refusals.append(Refusal("not compared yet", lasting=False))
+                both.supervisor.become("gpu", State.BACKOFF)
+                both.gpu.kill()
+                await client.read()
+            check(client, 60)
+            assert causes(both) == ["failure"]
 
 
 @pytest.mark.parametrize("ids", [False, True])

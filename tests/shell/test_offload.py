@@ -13,6 +13,7 @@ import pytest
 from syshax_sim import Faults
 from syshax_sim.text import answer, count_tokens, render_chat
 from syshaxd.core.events import EventKind
+from syshaxd.core.handover.pairs import Refusal
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement.records import Outcome
 from syshaxd.core.placement.scheduler import Policy
@@ -169,7 +170,7 @@ class TestPlacement:
             assert (await both.whole(OFFLOAD, CHAT | {"n": 2}))[1] == "gpu"
 
     async def test_a_pair_that_is_not_allowed_does_not_hand_over(self) -> None:
-        async with duo(pair_allowed=lambda source, target: f"{source} and {target} do not agree") as both:
+        async with duo(pair_refusal=lambda source, target: Refusal(f"{source} and {target} do not agree")) as both:
             assert (await both.whole(OFFLOAD, CHAT))[1] == "gpu"
             assert both.handover.report()["gpu", "cpu"] == "gpu and cpu do not agree"
 

@@ -14,6 +14,7 @@ import pytest
 
 from syshax_sim import BUILT_IN, Faults, SimInstance
 from syshaxd.core.errors import BadRequestError, ConflictError, InstanceFailedError, InstanceTimeoutError, NotFoundError
+from syshaxd.core.handover.pairs import Refusal
 from syshaxd.core.parity import PROMPTS, Agreement, Answer, Bounds, ParityCause, ParityReport
 from syshaxd.core.types import Device, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
 from syshaxd.instances.registry import InstanceRegistry
@@ -22,6 +23,7 @@ from syshaxd.observe.parity import ParityService, ask
 IN_TIME_S = 50.0
 INSTANT = BUILT_IN["instant"]
 BOUNDS = Bounds()
+NOT_COMPARED = Refusal("gpu and cpu have not been compared yet", lasting=False)
 
 
 def spec(role: Role, port: int, model: str = "m") -> InstanceSpec:
@@ -96,14 +98,14 @@ async def stand(
 async def test_a_pair_is_compared_once_when_both_are_ready(stack: AsyncExitStack) -> None:
     it = await stand(stack)
     it.become("gpu")
-    assert it.service.refusal("gpu", "cpu") == "gpu and cpu have not been compared yet"
+    assert it.service.refusal("gpu", "cpu") == NOT_COMPARED
     it.become("cpu")
     report = await it.report()
     assert (report.first, report.second) == ("gpu", "cpu")
     assert report.verdict.agreement is Agreement.AGREES
     assert [prompt.prompt for prompt in report.prompts] == list(PROMPTS)
-    assert it.service.refusal("gpu", "cpu") == ""
-    assert it.service.refusal("cpu", "gpu") == ""
+    assert not it.service.refusal("gpu", "cpu")
+    assert not it.service.refusal("cpu", "gpu")
     it.become("cpu", State.UNHEALTHY)
     it.become("cpu")
     for _ in range(100):  # of turns of the loop, which a request would not survive unseen
@@ -118,7 +120,7 @@ async def test_a_new_generation_is_asked_again_and_the_other_instance_is_not(sta
     await it.report()
     it.restart("cpu")
     assert it.service.reports() == ()
-    assert it.service.refusal("gpu", "cpu") == "gpu and cpu have not been compared yet"
+    assert it.service.refusal("gpu", "cpu") == NOT_COMPARED
     it.become("cpu")
     await it.report()
     assert it.asked() == (len(PROMPTS), 2 * len(PROMPTS))
@@ -140,21 +142,21 @@ async def test_other_weights_are_refused_and_said(stack: AsyncExitStack, caplog:
         report = await it.report()
     assert (report.verdict.agreement, report.verdict.cause) == (Agreement.DIFFERS, ParityCause.WEIGHTS)
     refusal = it.service.refusal("gpu", "cpu")
-    assert "do not compute the same" in refusal
+    assert "do not compute the same" in refusal.reason
+    assert refusal.lasting
     (said,) = [record for record in caplog.records if "parity of gpu and cpu" in record.message]
     assert said.levelno == logging.WARNING
 
 
 async def test_who_listens_is_told_that_a_pair_may_or_may_not(stack: AsyncExitStack) -> None:
     it = await stand(stack)
-    told: list[str] = []
+    told: list[Refusal] = []
     it.service.subscribe(lambda: told.append(it.service.refusal("gpu", "cpu")))
     it.become("gpu")
     it.become("cpu")
     await it.report()
     it.restart("cpu")
-    unknown = "gpu and cpu have not been compared yet"
-    assert told == ["", unknown]
+    assert told == [Refusal(), NOT_COMPARED]
 
 
 async def test_the_bound_is_the_operators(stack: AsyncExitStack) -> None:
@@ -163,7 +165,7 @@ async def test_the_bound_is_the_operators(stack: AsyncExitStack) -> None:
     it.become("cpu")
     report = await it.report()
     assert report.verdict.agreement is Agreement.DIFFERS
-    assert it.service.refusal("gpu", "cpu") == ""
+    assert not it.service.refusal("gpu", "cpu")
 
 
 async def test_an_instance_that_does_not_answer_leaves_the_pair_unknown_and_refused(stack: AsyncExitStack) -> None:
@@ -192,7 +194,7 @@ async def test_without_it_nobody_is_asked_and_every_pair_is_allowed(stack: Async
     it = await stand(stack, enabled=False, weights=1)
     it.become("gpu")
     it.become("cpu")
-    assert it.service.refusal("gpu", "cpu") == ""
+    assert not it.service.refusal("gpu", "cpu")
     report = await it.service.compare("cpu", "gpu")
     assert report.verdict.agreement is Agreement.DIFFERS
     assert it.asked() == (len(PROMPTS), len(PROMPTS))

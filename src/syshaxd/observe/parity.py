@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from syshaxd.core.backoff import backoff_s
 from syshaxd.core.errors import BadRequestError, ConflictError, NotFoundError, SyshaxError
-from syshaxd.core.parity import PROMPTS, Answer, Bounds, ParityReport, compare, unknown
+from syshaxd.core.handover.pairs import Refusal
+from syshaxd.core.parity import PROMPTS, Agreement, Answer, Bounds, ParityReport, compare, unknown
 from syshaxd.core.types import InstanceSpec
 from syshaxd.instances.registry import InstanceRegistry, RegisteredInstance
 from syshaxd.observe.parity_ask import ask
@@ -95,16 +96,18 @@ class ParityService:
         """Has `on_change` called when a report has come or gone."""
         self._subscribers.append(on_change)
 
-    def refusal(self, first: str, second: str) -> str:
-        """Why no request may move between the two; empty: it may."""
+    def refusal(self, first: str, second: str) -> Refusal:
+        """Why no request may move between the two."""
         if not self._enabled:
-            return ""
+            return Refusal()
         report = next((report for pair, report in self._reports.items() if {*pair} == {first, second}), None)
         if report is None:
-            return f"{first} and {second} have not been compared yet"
-        if report.verdict.allowed:
-            return ""
-        return f"{first} and {second} do not compute the same: {report.verdict.reasons[-1]}"
+            return Refusal(f"{first} and {second} have not been compared yet", lasting=False)
+        verdict = report.verdict
+        if verdict.allowed:
+            return Refusal()
+        reason = f"{first} and {second} do not compute the same: {verdict.reasons[-1]}"
+        return Refusal(reason, lasting=verdict.agreement is not Agreement.UNKNOWN)
 
     def on_instances(self) -> None:
         """The registry has changed. What is another generation, or serves other models, is asked anew once it is ready.

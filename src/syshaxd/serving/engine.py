@@ -144,9 +144,7 @@ class Engine:
     async def _dispatch(
         self, request: InferenceRequest, outgoing: Outgoing, client: Downstream, record: RequestRecord
     ) -> bool:
-        body: Mapping[str, Any] | None = None
-        if self._handover.pairs:
-            request, body = self._handover.examine(request, outgoing)
+        request, body = self._handover.examine(request, outgoing)
         retries = Retries(remembered=self._suspects.knows(outgoing.path, outgoing.body, self._loop.time()))
         if retries.suspect:
             self._check_retries(retries)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from syshaxd.core.handover.dialect import ConnectorDialect, HandoverDialect
-from syshaxd.core.handover.pairs import InstanceFacts, refusal
+from syshaxd.core.handover.pairs import InstanceFacts, Refusal, refusal
 from syshaxd.core.handover.rules import whole_because
 from syshaxd.core.handover.syshax import SyshaxDialect
 from syshaxd.core.placement.decision import InferenceRequest, Offload
@@ -44,7 +44,7 @@ class Handover:
         runner: Exchanger,
         *,
         policy: HandoverPolicy,
-        pair_allowed: Callable[[str, str], str] = lambda source, target: "",
+        pair_refusal: Callable[[str, str], Refusal] = lambda source, target: Refusal(),
     ) -> None:
         """Remembers whom to pair.
 
@@ -52,12 +52,12 @@ class Handover:
             registry: All instances.
             runner: Carries out the parts.
             policy: What may be handed over.
-            pair_allowed: Says why two instances, by name, must not hand over although they could; empty: they may.
+            pair_refusal: Says why two instances, by name, must not hand over although they could.
         """
         self._registry = registry
         self._runner = runner
         self._policy = policy
-        self._pair_allowed = pair_allowed
+        self._pair_refusal = pair_refusal
         self._facts: dict[str, InstanceFacts] = {}
         self._dialects: dict[Protocol, HandoverDialect] = {
             Protocol.CONNECTOR: ConnectorDialect(),
@@ -65,6 +65,8 @@ class Handover:
         }
         self._paths: frozenset[str] = frozenset()
         self._movable = False
+        self._sources: frozenset[str] = frozenset()
+        """Instances whose streams begin so that they can move, now or once nothing speaks against it any more."""
         self._journeys: dict[Journey, InferenceRequest] = {}
         self._loop = asyncio.get_running_loop()
         self.pairs: frozenset[tuple[str, str]] = frozenset()
@@ -81,13 +83,22 @@ class Handover:
         facts = {name: its.facts for name, its in self._registry.instances.items() if its.facts is not None}
         self._facts.clear()  # requests that run look into it, too
         self._facts.update(facts)
-        self.pairs = frozenset(pair for pair, why in self.report().items() if not why)
-        protocols = {self._registry.specs[source].protocol for source, _ in self.pairs}
+        refusals = self._refusals()
+        self.pairs = frozenset(pair for pair, why in refusals.items() if not why)
+        # A new generation is compared some seconds after its start: streams that begin before that may move after it.
+        self._sources = frozenset(source for (source, _), why in refusals.items() if not (why and why.lasting))
+        protocols = {self._registry.specs[source].protocol for source in self._sources}
         self._paths = frozenset(path for protocol in protocols for path in self._dialects[protocol].paths)
         self._movable = self._policy.migrate and all(self._dialects[protocol].movable for protocol in protocols)
+        for journey in self._journeys:
+            if journey.spec is not None and self.targets_of(journey.spec.name):
+                journey.recoverable = True  # and stays so: the pair is none any more once its source has failed
 
     def report(self) -> dict[tuple[str, str], str]:
         """For each source and target why they cannot hand over; empty: they can."""
+        return {pair: why.reason for pair, why in self._refusals().items()}
+
+    def _refusals(self) -> dict[tuple[str, str], Refusal]:
         return {
             (source.name, target.name): self._refusal(source, target)
             for source in self._registry.specs.values()
@@ -95,10 +106,14 @@ class Handover:
             if source is not target
         }
 
-    def _refusal(self, source: InstanceSpec, target: InstanceSpec) -> str:
+    def _refusal(self, source: InstanceSpec, target: InstanceSpec) -> Refusal:
         if not self._policy.enabled:
-            return "offload.enabled is false"
-        return refusal(source, target, self._facts) or self._pair_allowed(source.name, target.name)
+            return Refusal("offload.enabled is false")
+        of_themselves = refusal(source, target, self._facts)
+        if of_themselves and of_themselves.lasting:
+            return of_themselves
+        of_both = self._pair_refusal(source.name, target.name)
+        return of_both if of_both and of_both.lasting else of_themselves or of_both
 
     def examine(self, request: InferenceRequest, outgoing: Outgoing) -> tuple[InferenceRequest, Body | None]:
         """Reads what placement needs to know of a request that could be split; the body, if it can."""
@@ -121,7 +136,7 @@ class Handover:
         spec = grant.slots[-1].spec
         dialect = self._dialects.get(spec.protocol)
         movable = self._policy.migrate and dialect is not None and dialect.movable
-        return movable and request.stream and any(source == spec.name for source, _ in self.pairs)
+        return movable and request.stream and spec.name in self._sources
 
     async def carry(
         self,
@@ -147,6 +162,7 @@ class Handover:
             client=client,
             record=record,
             movable=self._policy.migrate,
+            recoverable=isinstance(grant.placement, Offload) or bool(self.targets_of(grant.slots[-1].spec.name)),
             may_return=not request.offload,
             last_try=last_try,
             clock=self._loop.time,

@@ -88,8 +88,10 @@ class Moving:
         journey = self._handover.journey_of(request)
         if journey is not None and journey.spec == gpu:
             return True  # for another reason it is there already
-        if journey is None or not journey.may_move:
+        if journey is None or journey.spec is None or not journey.may_move:
             return False
+        if (journey.spec.name, gpu.name) not in self._handover.pairs:
+            return False  # it was started again meanwhile
         slot = self._admission.reserve(gpu)
         return slot is not None and journey.move(slot, Cause.ROOM)
 

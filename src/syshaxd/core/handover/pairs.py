@@ -47,14 +47,36 @@ class InstanceFacts:
         return found is not None and (int(found[1]), int(found[2])) >= _CHAT_IDS_SINCE
 
 
-def refusal(source: InstanceSpec, target: InstanceSpec, facts: Mapping[str, InstanceFacts]) -> str:
-    """Why `source` cannot hand over to `target`, for a person; empty: it can.
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one instance cannot hand over to another. False in a condition: it can."""
+
+    reason: str = ""
+    """For a person; empty: it can."""
+    lasting: bool = True
+    """It holds as long as the two are what they are. If false, it may be gone while a stream still runs."""
+
+    def __bool__(self) -> bool:
+        return bool(self.reason)
+
+
+def refusal(source: InstanceSpec, target: InstanceSpec, facts: Mapping[str, InstanceFacts]) -> Refusal:
+    """Why `source` cannot hand over to `target`.
 
     Args:
         source: Who computes the first part.
         target: Who computes the rest.
         facts: Of each instance that has been ready, by name.
     """
+    if lasting := _spec_refusal(source, target):
+        return Refusal(lasting)
+    for spec in (source, target):
+        if spec.name not in facts:
+            return Refusal(f"{spec.name} has not been ready yet", lasting=False)
+    return Refusal(_facts_refusal(source.name, facts[source.name], target.name, facts[target.name]))
+
+
+def _spec_refusal(source: InstanceSpec, target: InstanceSpec) -> str:
     without = [spec for spec in (source, target) if spec.protocol is Protocol.NONE]
     if without:
         doubts = [f"{spec.name}: {spec.protocol_doubt}" for spec in without if spec.protocol_doubt]
@@ -73,10 +95,7 @@ def refusal(source: InstanceSpec, target: InstanceSpec, facts: Mapping[str, Inst
         for flag in _NO_FLAGS:
             if flag_value(spec, flag):
                 return f"{spec.name} has a {flag}, whose state cannot be handed over"
-    for spec in (source, target):
-        if spec.name not in facts:
-            return f"{spec.name} has not been ready yet"
-    return _facts_refusal(source.name, facts[source.name], target.name, facts[target.name])
+    return ""
 
 
 def _facts_refusal(source: str, mine: InstanceFacts, target: str, other: InstanceFacts) -> str:

@@ -41,7 +41,7 @@ class RequestBody(Mapping[str, Any]):
         self.raw = raw
         self.unknown = unknown
         self.whole_because: str | None = None
-        """Why the request must stay on one instance, once that was found out (`core.offload.rules`)."""
+        """Why the request must stay on one instance, once that was found out (`core.handover.rules`)."""
         self._decoded: dict[str, Any] = {}
 
     @classmethod

@@ -49,6 +49,7 @@ class Journey:
         client: Downstream,
         record: RequestRecord,
         movable: bool,
+        recoverable: bool,
         may_return: bool,
         last_try: bool,
         clock: Callable[[], float],
@@ -64,6 +65,8 @@ class Journey:
         self._record = record
         self._movable = movable and dialect.movable
         self._last_try = last_try
+        self.recoverable = recoverable
+        """If its instance fails, another one may go on: it is known to compute the same."""
         self.may_return = may_return
         """It need not stay where it was offloaded to."""
         self._clock = clock
@@ -381,9 +384,9 @@ class Journey:
             return False
         if self._answer.finished:
             return True  # nothing but the last words is missing
-        carried = self._answer.may_go_on or (self._prefilled and self._answer.plain)
+        may_go_on = self._answer.may_go_on or (self._prefilled and self._answer.plain)
         try:
-            if not carried or failures > _MAX_FAILURES:
+            if not (may_go_on and self.recoverable) or failures > _MAX_FAILURES:
                 raise error
             target = self._moving_to or await self._source.another(
                 failed.spec.name, error, begun=self._answer.tokens > self._had
