@@ -31,6 +31,7 @@ from syshaxd.core.lifecycle import (
     TerminateFailed,
     Timer,
     TimerFired,
+    WatchFailed,
     dependency_event,
     transition,
 )
@@ -143,6 +144,13 @@ ROWS: list[tuple[Lifecycle, Event, State, tuple[Effect, ...]]] = [
     (replace(GIVEN_UP, wanted=False), Exited(5, CODE_0), State.STOPPED, ()),
     (STOPPING, TerminateFailed(5, "no daemon"), State.STOPPING, (SetTimer(5, Timer.TERMINATE, 1),)),
     (STOPPING, TimerFired(5, Timer.TERMINATE), State.STOPPING, (Terminate(HANDLE),)),
+    (STARTING, WatchFailed(5, "odd"), State.FAILED, ()),
+    (READY, WatchFailed(5, "odd"), State.FAILED, ()),
+    (UNHEALTHY, WatchFailed(5, "odd"), State.FAILED, ()),
+    (RESTARTING, WatchFailed(5, "odd"), State.FAILED, ()),
+    (DRAINING, WatchFailed(5, "odd"), State.STOPPED, ()),
+    (STOPPING, WatchFailed(5, "odd"), State.STOPPED, ()),
+    (GIVEN_UP, WatchFailed(5, "odd"), State.FAILED, ()),
     # The pause.
     (BACKOFF, TimerFired(5, Timer.BACKOFF), State.STARTING, NEXT),
     # The dependency.
@@ -178,6 +186,7 @@ OLD: list[Event] = [
     LaunchFailed(4, "", permanent=True),
     Exited(4, CODE_0),
     TerminateFailed(4, ""),
+    WatchFailed(4, ""),
     ProbeSucceeded(4),
     ProbeFailed(4, ""),
     Drained(4),

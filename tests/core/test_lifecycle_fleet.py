@@ -30,6 +30,7 @@ from syshaxd.core.lifecycle import (
     TerminateFailed,
     Timer,
     TimerFired,
+    WatchFailed,
     dependency_event,
     transition,
 )
@@ -151,6 +152,8 @@ class Fleet(RuleBasedStateMachine):
             events += ["launch_succeeds", "launch_fails", "launch_fails_for_good"]
         if world.live:
             events.append("server_ends")
+        if world.live and world.name != "external":
+            events.append("watching_fails")
         if world.terminating:
             events.append("terminate_fails")
         if world.timer is not None:
@@ -176,6 +179,12 @@ class Fleet(RuleBasedStateMachine):
         generation, _ = world.live.popitem()
         world.terminating = [handle for handle in world.terminating if handle.generation != generation]
         self.handle(world, Exited(generation, ExitStatus(code=0)))
+
+    def watching_fails(self, world: World) -> None:
+        generation, _ = world.live.popitem()
+        world.terminating = [handle for handle in world.terminating if handle.generation != generation]
+        self.handle(world, WatchFailed(generation, "odd"))
+        assert world.lifecycle.state in {State.FAILED, State.STOPPED}
 
     def terminate_fails(self, world: World) -> None:
         self.handle(world, TerminateFailed(world.terminating.pop().generation, "stuck"))

@@ -56,11 +56,13 @@ class TestStrayExceptions:
         runtime = FakeRuntime()
         runtime.wait_errors["gpu"] = [error]
         async with bench(GPU, CPU, runtime=runtime, ready=False) as b:
-            await b.calm()
+            await b.advance(60.0)
+            assert (b.state("gpu"), b.state("cpu")) == (State.FAILED, State.READY)
             assert type(error).__name__ in b.status("gpu").reason
-            await b.advance(0.5)
-            assert b.state("cpu") is State.READY
+            assert "may still run" in b.status("gpu").reason
+            assert runtime.launched.count(("gpu", 1)) == len([name for name, _ in runtime.launched if name == "gpu"])
             b.host.exit("gpu", b.host.servers["gpu"].status)  # the fake holds no two generations
+            b.supervisor.restart("gpu")
             await b.advance(10.0)
             assert b.state("gpu") is State.READY
 

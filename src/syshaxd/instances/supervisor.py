@@ -31,6 +31,7 @@ from syshaxd.core.lifecycle import (
     Terminate,
     TerminateFailed,
     TimerFired,
+    WatchFailed,
     dependency_event,
     transition,
 )
@@ -461,7 +462,10 @@ class Supervisor:
             status = ExitStatus(cause=f"it could not be watched any more: {_text(error)}")
         except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
             self._note_fault(instance, "watched")
-            status = ExitStatus(cause=f"it could not be watched any more: {_unexpected(error)}")
+            name, why = instance.spec.name, _unexpected(error)
+            reason = f"it cannot be watched any more, and may still run: {why}; `syshaxctl restart {name}` replaces it"
+            self._post(instance, WatchFailed(handle.generation, reason))
+            return
         self._post(instance, Exited(handle.generation, status))
 
     async def _terminate(self, instance: Instance, effect: Terminate) -> None:

@@ -30,6 +30,7 @@ from syshaxd.core.lifecycle.lifecycle import (
     TerminateFailed,
     Timer,
     TimerFired,
+    WatchFailed,
     dependency_event,
     transition,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "TerminateFailed",
     "Timer",
     "TimerFired",
+    "WatchFailed",
     "dependency_event",
     "transition",
 ]

@@ -36,6 +36,7 @@ from syshaxd.core.lifecycle.messages import (
     TerminateFailed,
     Timer,
     TimerFired,
+    WatchFailed,
 )
 from syshaxd.core.types import Handle, State
 
@@ -67,6 +68,7 @@ __all__ = [
     "TerminateFailed",
     "Timer",
     "TimerFired",
+    "WatchFailed",
     "dependency_event",
     "transition",
 ]
@@ -172,6 +174,8 @@ def _of_generation(lifecycle: Lifecycle, event: GenerationEvent, policy: Restart
             return _launch_failed(lifecycle, event, policy)
         case Exited():
             return _exited(lifecycle, event, policy)
+        case WatchFailed():
+            return _watch_failed(lifecycle, event)
         case TerminateFailed():
             return _terminate_failed(lifecycle, event, policy)
         case ProbeSucceeded():
@@ -262,6 +266,15 @@ def _launch_failed(now: Lifecycle, event: LaunchFailed, policy: RestartPolicy) -
 def _exited(now: Lifecycle, event: Exited, policy: RestartPolicy) -> Step:
     when = "while starting" if now.state is State.STARTING else "unasked"
     return _gone(now, f"{event.status} {when}", policy)
+
+
+def _watch_failed(now: Lifecycle, event: WatchFailed) -> Step:
+    if now.state not in {*ALIVE, State.STOPPING}:
+        return now, ()
+    now = replace(now, handle=None, failed=False)
+    if not now.wanted:
+        return _enter(now, State.STOPPED, event.reason)
+    return _enter(replace(now, attempts=now.attempts + 1), State.FAILED, event.reason)
 
 
 def _terminate_failed(now: Lifecycle, event: TerminateFailed, policy: RestartPolicy) -> Step:

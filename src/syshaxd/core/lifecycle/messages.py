@@ -103,6 +103,14 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchFailed:
+    """A fault of the daemon's own keeps it from watching the server, which may still run. The next launch ends it."""
+
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TerminateFailed:
     """The server could not be ended."""
 
@@ -150,6 +158,7 @@ GenerationEvent = (
     | LaunchNoted
     | LaunchFailed
     | Exited
+    | WatchFailed
     | TerminateFailed
     | ProbeSucceeded
     | ProbeFailed
