@@ -316,6 +316,7 @@ async def _build(
         rundir.state_dir() / "containers",
         host=config.docker.host,
         timeout_s=config.docker.timeout_s,
+        tasks=side_tasks,
         note=lambda *news: supervisor.note_launch(*news),  # noqa: PLW0108 - it comes after this
         reconnected=lambda: _start_again(supervisor),
     )

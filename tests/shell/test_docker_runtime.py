@@ -2,18 +2,26 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The container runtime where no engine is needed; with one: tests/machine/docker."""
 
+import asyncio
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 from unittest.mock import Mock, create_autospec
 
 import docker
 import pytest
 from docker.models.containers import Container
 
+from syshaxd.core.errors import SyshaxError
+from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.docker.api import ContainerApi
 from syshaxd.runtime.docker.pull import pull
+from syshaxd.runtime.docker.threads import EventReader
+from syshaxd.system.sidetasks import SideTasks
 
 # Asks the engine until its input ends.
 PROGRAM = """
@@ -98,3 +106,45 @@ def test_only_containers_that_this_daemon_made_are_its_own(found: Container, is_
     api._client = create_autospec(docker.DockerClient, instance=True, containers=Mock())
     api._client.containers.list.return_value = [found]
     assert [state.name for state in api.find("gpu")] == ([found.name] if is_ours else [])
+
+
+class Engine:
+    """A container engine's event streams: each entry of `answers` is one connection."""
+
+    host = "unix:///there"
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+        self.asked = threading.Semaphore(0)
+
+    def events(self) -> Iterator[dict[str, str]]:
+        self.asked.release()
+        answer = self.answers.pop(0) if self.answers else SyshaxError("gone")
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, list)
+        return iter(answer)
+
+
+@pytest.mark.parametrize("odd", [[{}], [7], ValueError("no JSON"), RecursionError(), UnicodeError("odd")], ids=repr)
+async def test_an_event_that_makes_no_sense_is_told_and_listening_begins_again(tmp_path: Path, odd: object) -> None:
+    tasks, reconnected = SideTasks(sleep=lambda _: asyncio.sleep(0)), asyncio.Event()
+    runtime = DockerRuntime(tmp_path, tasks=tasks, reconnected=reconnected.set)
+    engine = Engine(odd, SyshaxError("away"), [{"id": "a"}])
+    runtime._api = cast("ContainerApi", engine)
+    try:
+        await runtime._open()
+        async with asyncio.timeout(20):
+            await reconnected.wait()
+        assert tasks.failures == {"docker events": 1}
+        assert "docker events failed 1 times" in tasks.faults[0]
+    finally:
+        runtime._api = Mock()
+        await runtime.close()
+        await tasks.close()
+
+
+def test_what_a_reader_raises_while_it_is_stopped_is_no_fault() -> None:
+    reader = EventReader(cast("ContainerApi", Engine(AttributeError("closed"))), ended=Mock(), connected=Mock())
+    reader.stop()
+    assert "closed" in reader.read()

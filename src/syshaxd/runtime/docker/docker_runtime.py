@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from syshaxd.core.backoff import backoff_s
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.launch.container_faults import GPU_LOST, exit_status
 from syshaxd.core.launch.launch_faults import LAST_LINES, lines_of_last_launch
@@ -23,6 +24,7 @@ from syshaxd.runtime.docker.running import Running
 from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, ContainerState
 from syshaxd.runtime.docker.threads import EventReader, OutputReader
 from syshaxd.runtime.logfile import LogFile, check_room
+from syshaxd.system.sidetasks import SideTasks
 from syshaxd.system.threads import in_thread
 
 P = ParamSpec("P")
@@ -33,6 +35,9 @@ _LOG_MAX_BYTES = 16 * 1024 * 1024
 # Events tell of every end; this finds what they missed, and limits the log.
 _CHECK_INTERVAL_S = 10.0
 _GPU_CHECK_INTERVAL_S = 30.0
+# The first pause after the connection was lost; it doubles up to the interval of checks, unless one has lasted.
+_RETRY_S = 1.0
+_STABLE_S = 60.0
 _KILL_TIMEOUT_S = 10.0
 _LAST_OUTPUT_TIMEOUT_S = 5.0
 # For an instance of an earlier daemon that doesn't fit any more.
@@ -52,6 +57,7 @@ class DockerRuntime:
         *,
         host: str | None = None,
         timeout_s: float = 60.0,
+        tasks: SideTasks | None = None,
         note: Callable[[str, int, str], None] = lambda name, generation, text: None,
         reconnected: Callable[[], None] = lambda: None,
         log_max_bytes: int = _LOG_MAX_BYTES,
@@ -62,12 +68,14 @@ class DockerRuntime:
             folder: For logs; it is also what tells this daemon's containers from another's.
             host: URL of the engine's API; None: as DOCKER_HOST says, or the usual socket.
             timeout_s: In which the engine must answer.
+            tasks: Runs what listens to the engine.
             note: Called with an instance, a generation, and what its launch is waiting for.
             reconnected: Called when the engine answers again after it did not.
             log_max_bytes: Size from which a log's content moves to its second file.
         """
         self._folder = folder
         self._api = ContainerApi(host, owner=str(folder), timeout_s=timeout_s)
+        self._tasks = tasks or SideTasks()
         self._note = note
         self._reconnected = reconnected
         self._log_max_bytes = log_max_bytes
@@ -76,6 +84,7 @@ class DockerRuntime:
         self._given_up: dict[str, asyncio.Event] = {}
         """Of the launches under way."""
         self._events: EventReader | None = None
+        self._closed = asyncio.Event()
         self._is_away = False
 
     async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
@@ -192,11 +201,11 @@ class DockerRuntime:
         for watch in watches:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
-        readers = [running.output for running in self._running.values()]
+        self._closed.set()
         if self._events is not None:
-            readers_and_events = [*readers, self._events]
+            stops = [self._events.stop, *(running.output.stop for running in self._running.values())]
             self._events = None
-            await asyncio.gather(*(asyncio.to_thread(reader.stop) for reader in readers_and_events))
+            await asyncio.gather(*map(asyncio.to_thread, stops))
             await asyncio.to_thread(self._api.close)
 
     # The engine.
@@ -208,10 +217,22 @@ class DockerRuntime:
                 self._api,
                 ended=lambda ident: _soon(loop, partial(self._on_end, ident)),
                 connected=lambda: _soon(loop, self._on_connection),
-                lost=lambda reason: _soon(loop, partial(self._on_loss, reason)),
             )
             await asyncio.to_thread(partial(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True))
-            events.start()
+            self._tasks.start("docker events", partial(self._listen, events))
+
+    async def _listen(self, events: EventReader) -> None:
+        """Hears of the engine's events until the runtime is closed. What is not the engine going away is raised."""
+        loop, losses = asyncio.get_running_loop(), 0
+        while not self._closed.is_set():
+            began_s = loop.time()
+            reason = await in_thread(events.read)
+            if not self._closed.is_set():
+                self._on_loss(reason)
+            losses = 1 if loop.time() - began_s > _STABLE_S else losses + 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff_s(losses, first_s=_RETRY_S, cap_s=_CHECK_INTERVAL_S)):
+                    await self._closed.wait()
 
     async def _call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does blocking work in a thread of its own: a slow engine must not hold up anybody else, nor the exit."""

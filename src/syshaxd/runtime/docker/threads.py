@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The two kinds of thread that read endless streams of the container engine: its events, and a container's output."""
+"""What reads endless streams of the container engine: its events, and a container's output."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from docker.errors import APIError, DockerException
+from docker.errors import DockerException
 from docker.types import CancellableStream
 
 from syshaxd.core.errors import SyshaxError
@@ -20,19 +20,102 @@ from syshaxd.runtime.docker.api import ContainerApi
 from syshaxd.runtime.logfile import open_private
 
 _log = logging.getLogger(__name__)
-_RETRY_S = 1.0
 _JOIN_TIMEOUT_S = 5.0
-# What a stream raises when the engine goes away, or when it is closed from another thread.
-_BROKEN = (requests.RequestException, DockerException, APIError, OSError, ValueError, AttributeError)
+# What a stream raises when the engine goes away.
+_AWAY = (requests.RequestException, DockerException, OSError, SyshaxError)
 
 
-class _Reader:
-    """A thread that reads a stream which another one may close."""
+class _Stream:
+    """A stream that one thread reads, and another may cut."""
 
-    def __init__(self, name: str) -> None:
-        self._stopping = threading.Event()
+    def __init__(self) -> None:
+        self.is_cut = False
         self._stream: CancellableStream[Any] | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def hold(self, stream: "CancellableStream[Any]") -> "CancellableStream[Any]":
+        """Returns the stream, which is to be read now."""
+        self._stream = stream
+        if self.is_cut:
+            stream.close()
+        return stream
+
+    def cut(self) -> None:
+        """Ends the reading."""
+        self.is_cut = True
+        if self._stream is not None:
+            with suppress(Exception):
+                self._stream.close()
+
+    def let_go(self) -> None:
+        """What has been read to its end, or cut, still holds its socket; the SDK has no public way to close it."""
+        if self._stream is not None:
+            with suppress(Exception):
+                self._stream._response.close()  # type: ignore[attr-defined]
+
+
+class EventReader:
+    """Tells of containers that ended, and of the engine's coming and going. Callbacks come in the caller's thread."""
+
+    def __init__(self, api: ContainerApi, *, ended: Callable[[str], None], connected: Callable[[], None]) -> None:
+        """Touches nothing yet.
+
+        Args:
+            api: The engine.
+            ended: Called with the id of a container that has ended.
+            connected: Called when events come from now on; what happened before may have been missed.
+        """
+        self._stream = _Stream()
+        self._api = api
+        self._ended = ended
+        self._connected = connected
+
+    def read(self) -> str:
+        """Reads events until the connection ends, and returns why it did. Blocking.
+
+        Raises:
+            Exception: An event that makes no sense, say: a fault of the engine's, or of ours.
+        """
+        reason = f"the connection to {self._api.host} ended"
+        try:
+            stream = self._stream.hold(self._api.events())
+            self._connected()
+            for event in stream:
+                self._ended(event["id"])
+        except SyshaxError as error:
+            return str(error)
+        except Exception as error:
+            if not self._stream.is_cut and not isinstance(error, _AWAY):
+                raise
+            return f"{reason}: {error}"
+        finally:
+            self._stream.let_go()
+        return reason
+
+    def stop(self) -> None:
+        """Ends the reading. Blocking."""
+        self._stream.cut()
+
+
+class OutputReader:
+    """A thread that appends a container's output to a file."""
+
+    def __init__(self, api: ContainerApi, ident: str, path: Path, *, since_s: float | None) -> None:
+        """Touches nothing yet.
+
+        Args:
+            api: The engine.
+            ident: The container.
+            path: The file.
+            since_s: Unix time from which on; None: the beginning.
+        """
+        self._stream = _Stream()
+        self._thread = threading.Thread(target=self._run, name=f"output of {ident[:12]}", daemon=True)
+        self._api = api
+        self._ident = ident
+        self._path = path
+        self._since_s = since_s
+        self.read_until_s = since_s or time.time()
+        """Unix time of the last piece."""
 
     def start(self) -> None:
         """Begins to read."""
@@ -44,10 +127,7 @@ class _Reader:
 
     def stop(self) -> None:
         """Ends the reading, and returns when it has ended. Blocking."""
-        self._stopping.set()
-        if self._stream is not None:
-            with suppress(*_BROKEN):
-                self._stream.close()
+        self._stream.cut()
         if self._thread.ident is not None:
             self._thread.join(_JOIN_TIMEOUT_S)
 
@@ -55,94 +135,16 @@ class _Reader:
         """Returns when the stream has ended by itself, or after the time. Blocking."""
         self._thread.join(timeout_s)
 
-    def _let_go(self) -> None:
-        """What has been read to its end, or cut off, still holds its socket; the SDK has no public way to close it."""
-        if self._stream is not None:
-            with suppress(*_BROKEN):
-                self._stream._response.close()  # type: ignore[attr-defined]
-
-    def _open(self, stream: "CancellableStream[Any]") -> "CancellableStream[Any]":
-        self._stream = stream
-        if self._stopping.is_set():
-            stream.close()
-        return stream
-
-    def _run(self) -> None:
-        raise NotImplementedError
-
-
-class EventReader(_Reader):
-    """Tells of containers that ended, and of the engine's coming and going. Callbacks come in its thread."""
-
-    def __init__(
-        self,
-        api: ContainerApi,
-        *,
-        ended: Callable[[str], None],
-        connected: Callable[[], None],
-        lost: Callable[[str], None],
-    ) -> None:
-        """Touches nothing yet.
-
-        Args:
-            api: The engine.
-            ended: Called with the id of a container that has ended.
-            connected: Called when events come from now on; what happened before may have been missed.
-            lost: Called with the reason when there is no connection.
-        """
-        super().__init__("docker events")
-        self._api = api
-        self._ended = ended
-        self._connected = connected
-        self._lost = lost
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            reason = f"the connection to {self._api.host} ended"
-            try:
-                stream = self._open(self._api.events())
-                self._connected()
-                for event in stream:
-                    self._ended(event["id"])
-            except SyshaxError as error:
-                reason = str(error)
-            except _BROKEN as error:
-                reason = f"{reason}: {error}"
-            finally:
-                self._let_go()
-            if not self._stopping.is_set():
-                self._lost(reason)
-                self._stopping.wait(_RETRY_S)
-
-
-class OutputReader(_Reader):
-    """Appends a container's output to a file."""
-
-    def __init__(self, api: ContainerApi, ident: str, path: Path, *, since_s: float | None) -> None:
-        """Touches nothing yet.
-
-        Args:
-            api: The engine.
-            ident: The container.
-            path: The file.
-            since_s: Unix time from which on; None: the beginning.
-        """
-        super().__init__(f"output of {ident[:12]}")
-        self._api = api
-        self._ident = ident
-        self._path = path
-        self._since_s = since_s
-        self.read_until_s = since_s or time.time()
-        """Unix time of the last piece."""
-
     def _run(self) -> None:
         try:
             with os.fdopen(open_private(self._path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0) as file:
-                for piece in self._open(self._api.output(self._ident, since_s=self._since_s)):
+                for piece in self._stream.hold(self._api.output(self._ident, since_s=self._since_s)):
                     os.write(file.fileno(), piece)
                     self.read_until_s = time.time()
-        except (*_BROKEN, SyshaxError) as error:
-            if not self._stopping.is_set():
-                _log.debug("output of %s: %s", self._ident[:12], error)
+        except Exception as error:  # noqa: BLE001 - it is tried again while the container runs
+            if not self._stream.is_cut:
+                foreseen = isinstance(error, _AWAY)
+                level, trace = (logging.DEBUG, None) if foreseen else (logging.ERROR, error)
+                _log.log(level, "output of container %s: %s", self._ident[:12], error, exc_info=trace)
         finally:
-            self._let_go()
+            self._stream.let_go()
