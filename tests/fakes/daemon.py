@@ -157,7 +157,7 @@ async def fake_daemon(
 
     parity = ParityService(registry, answers, Bounds())
     runner = Runner(silence_limit_s=30.0)
-    handover = Handover(registry, runner, pair_allowed=parity.refusal, policy=HandoverPolicy())
+    handover = Handover(registry, runner, pair_refusal=parity.refusal, policy=HandoverPolicy())
     parity.subscribe(handover.refresh)
     engine = Engine(
         registry,

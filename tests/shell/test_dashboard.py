@@ -17,12 +17,12 @@ import pytest
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa import NumaTopology
+from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import InferenceRequest, Offload, Reject, RunOn, Wait
 from syshaxd.core.types import InstanceStatus, Role
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.observe.metrics import MetricsService
-from syshaxd.serving.in_flight import Decided
 from syshaxd.system.events import EventLog, History
 from tests.core.topologies import KUNPENG
 from tests.fakes.engine import FakeEngine, spec

@@ -310,7 +310,7 @@ async def test_every_part_follows_an_instance_whose_port_changes(daemon: FakeDae
     assert (gpu.spec.port, gpu.catalog.models["m"]["port"], gpu.facts and gpu.facts.max_model_len) == (8003, 8003, 8003)
     (report,) = daemon.parity.reports()
     assert {report.first, report.second} == {"gpu", "cpu"}
-    assert daemon.parity.refusal("gpu", "cpu") == ""
+    assert not daemon.parity.refusal("gpu", "cpu")
 
 
 async def test_every_part_follows_instances_that_go_and_come(daemon: FakeDaemon) -> None:

@@ -20,9 +20,9 @@ from syshaxd.cli.syshaxctl import main
 from syshaxd.cli.top import TopView
 from syshaxd.control import ControlServer, Operations
 from syshaxd.core.loads import Snapshot
+from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import InferenceRequest, RunOn
 from syshaxd.core.types import State
-from syshaxd.serving.in_flight import Decided
 from syshaxd.serving.leases import Leases
 from tests.fakes.daemon import fake_daemon
 from tests.fakes.engine import FakeEngine

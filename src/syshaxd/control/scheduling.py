@@ -18,12 +18,13 @@ from syshaxd.core.config import parse
 from syshaxd.core.errors import BadRequestError, NotFoundError
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn
 from syshaxd.core.placement.records import Outcome, RequestRecord
 from syshaxd.core.placement.scheduler import Policy
 from syshaxd.core.types import InstanceSpec
 from syshaxd.serving.engine import Engine
-from syshaxd.serving.in_flight import Decided, RunningRequest
+from syshaxd.serving.in_flight import RunningRequest
 from syshaxd.serving.leases import DEFAULT_TTL_S, Leases
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -5,9 +5,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 from syshaxd import __version__
@@ -17,28 +17,29 @@ from syshaxd.core.errors import (
     NotFoundError,
     RequestCancelledError,
     SyshaxError,
+    UnavailableError,
 )
 from syshaxd.core.events import EventKind
 from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa import BindingStatus, Fault, Settings, Unverified, Verification
 from syshaxd.core.parity import ParityReport
+from syshaxd.core.placement.admission import Admission, begun
+from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload
 from syshaxd.core.placement.records import Outcome, RequestRecord
 from syshaxd.core.placement.retries import Retries, Suspects
 from syshaxd.core.placement.scheduler import Policy, Scheduler
-from syshaxd.core.types import EngineStatus, HostTopology, InstanceSpec, InstanceStatus, State
+from syshaxd.core.placement.slots import Grant, Slot
+from syshaxd.core.types import EngineStatus, HostTopology, InstanceStatus, State
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.cpu_bindings import BindingMonitor
 from syshaxd.observe.parity import ParityService
-from syshaxd.serving.admission import Admission
 from syshaxd.serving.handover import Handover
 from syshaxd.serving.in_flight import RequestBook, RunningRequest
-from syshaxd.serving.migration import JourneySlots, Moving
 from syshaxd.serving.runner import Downstream, Outgoing, Runner
-from syshaxd.serving.slots import Grant
 from syshaxd.system.events import EventLog
 
 _log = logging.getLogger(__name__)
@@ -70,18 +71,10 @@ class Engine:
         self.endpoint = ""
         self._registry = registry
         self._scheduler = scheduler
-        self._admission = Admission(
-            scheduler,
-            self._registry,
-            snapshot=snapshot,
-            pairs=lambda: handover.pairs,
-            decided=self.requests.decisions.append,
-            take_turn=self._take_turn,
-            max_queue_size=max_queue_size,
-            max_queue_wait_s=max_queue_wait_s,
-        )
-        self._moving = Moving(scheduler, self._admission, self._registry, handover)
+        self._admission = Admission(scheduler, max_queue_size=max_queue_size)
         self._admission.on_release(self._on_release)
+        self._max_queue_wait_s = max_queue_wait_s
+        self._waiting: dict[Claim, asyncio.Future[Grant]] = {}
         self._supervisor = supervisor
         self._stopped = stopped or StoppedInstances()
         self._runner = runner
@@ -174,7 +167,8 @@ class Engine:
         tried: tuple[str, ...] = ()
         while True:
             try:
-                grant = self._admission.at_once(request, tried) or await self._admission.wait(request, tried)
+                claim = Claim(request, tried)
+                grant = await self._admit(claim)
             except NotFoundError as error:
                 if error.code != "model_not_found" or not await self._look_up():
                     raise
@@ -185,8 +179,8 @@ class Engine:
             try:
                 with grant:
                     return await self._answer(
+                        claim,
                         grant,
-                        request,
                         body,
                         outgoing=outgoing,
                         client=client,
@@ -221,15 +215,103 @@ class Engine:
         if refusal:
             raise InstanceFailedError(f"{why}{refusal}: it is not tried on another")
 
-    def _may_go_on(self, retries: Retries, failed: str, error: SyshaxError, begun: bool) -> None:
-        """An instance has failed an answer. Raises InstanceFailedError if no other may be asked for the rest."""
-        self._count_failure(retries, failed, error, begun=begun)
+    async def failover_slot(
+        self, claim: Claim, retries: Retries, failed: str, error: SyshaxError, *, answered: bool
+    ) -> Grant:
+        """Gets a slot for the rest of an answer whose instance has failed, before all that has not begun yet.
+
+        Args:
+            claim: That of the request.
+            retries: What has gone wrong with it before.
+            failed: The instance.
+            error: What has gone wrong.
+            answered: The instance had made some of the answer.
+
+        Raises:
+            SyshaxError: It must not be tried elsewhere, no instance can go on, or none has become ready in the time
+                that a request may wait.
+        """
+        self._count_failure(retries, failed, error, begun=answered)
         self._check_retries(retries, f"instance {failed}: {error}; ")
+        _log.warning(
+            "request %s: instance %s: %s; its answer goes on elsewhere", claim.request.request_id, failed, error
+        )
+        rest = replace(begun(claim.request), offload=False)
+        tried: tuple[str, ...] = (failed,)
+        deadline_s = self._loop.time() + self._max_queue_wait_s
+        while True:
+            try:
+                return await self._admit(Claim(rest, tried, first=True))
+            except UnavailableError as refusal:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(deadline_s):
+                        await self._registry.changed()
+                    tried = ()
+                    continue
+                raise refusal from None
+
+    def redecide(self, claim: Claim, present: Slot) -> Slot | None:
+        """See Admission.redecide."""
+        return self._admission.redecide(claim, present, self._fleet())
+
+    # Admission.
+
+    def _fleet(self) -> Fleet:
+        registry = self._registry
+        return Fleet(
+            registry.specs, registry.ready, registry.candidates, self._handover.pairs, self._snapshot(), time.time()
+        )
+
+    async def _admit(self, claim: Claim) -> Grant:
+        """Returns when the claim is granted. Raises what it is refused with."""
+        granted: asyncio.Future[Grant] = self._loop.create_future()
+        self._waiting[claim] = granted
+        try:
+            self._carry_out(self._admission.arrive(claim, self._fleet()))
+            if not granted.done():
+                async with asyncio.timeout(self._max_queue_wait_s):
+                    await granted
+            return granted.result()
+        except BaseException as error:
+            self._admission.give_up(claim)
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                granted.result().release()  # granted in the very moment in which it was given up
+            if isinstance(error, TimeoutError):
+                raise self._admission.timed_out(claim, self._fleet(), self._max_queue_wait_s) from None
+            raise
+        finally:
+            del self._waiting[claim]
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Granted():
+                    granted = self._waiting.get(effect.claim)
+                    if granted is None or granted.done():
+                        effect.grant.release()
+                    else:
+                        granted.set_result(effect.grant)
+                case Refused():
+                    granted = self._waiting.get(effect.claim)
+                    if granted is not None and not granted.done():
+                        granted.set_exception(effect.error)
+                case MoveStream():
+                    if effect.claim.stream is None:
+                        effect.slot.release()
+                    else:
+                        effect.claim.stream.move(effect.slot, effect.cause)
+                case Decided():
+                    self.requests.decisions.append(effect)
+
+    def _readmit(self) -> None:
+        """Slots may have come free."""
+        if self._admission.entries:
+            self._carry_out(self._admission.admit(self._fleet()))
 
     async def _answer(
         self,
+        claim: Claim,
         grant: Grant,
-        request: InferenceRequest,
         body: Mapping[str, Any] | None,
         *,
         outgoing: Outgoing,
@@ -244,15 +326,15 @@ class Engine:
         record.prediction = placement.prediction if isinstance(placement, Offload) else None
         placed_at_s = self._loop.time()
         record.queue_s = placed_at_s - record.started_at_s
-        if body is not None and self._handover.takes(grant, request):
+        if body is not None and self._handover.takes(grant, claim.request):
             stays_open = await self._handover.carry(
                 grant,
-                request,
+                claim,
                 body=body,
                 outgoing=outgoing,
                 client=client,
                 record=record,
-                source=JourneySlots(self._moving, request, partial(self._may_go_on, retries)),
+                source=_NextSlots(self, claim, retries),
                 last_try=last_try,
             )
         else:
@@ -263,9 +345,6 @@ class Engine:
         if record.outcome is Outcome.OK:
             self._admission.observe_answer(self._loop.time() - placed_at_s, record.tokens_out)
         return stays_open
-
-    def _take_turn(self, request: InferenceRequest, gpu: InstanceSpec) -> bool:
-        return self._moving.take_turn(request, gpu)
 
     def ready_instances(self) -> tuple[str, ...]:
         """The instances that requests can go to now."""
@@ -291,18 +370,19 @@ class Engine:
     def decide(
         self,
         request: InferenceRequest,
-        tried: tuple[str, ...] = (),
         *,
         snapshot: Snapshot | None = None,
         inflight: Mapping[str, int] | None = None,
     ) -> Decision:
-        """Where a request would go now, or under other loads; takes no place.
+        """Where a request would go now, or under other loads; takes no slot.
 
         Raises:
             NotFoundError: No instance has such a model or route.
         """
-        candidates = self._registry.candidates(request, tried)
-        return self._admission.decide(request, candidates, snapshot=snapshot, inflight=inflight)
+        fleet = self._fleet()
+        if snapshot is not None:
+            fleet = replace(fleet, snapshot=snapshot)
+        return self._admission.decide(request, fleet, assumed_inflight=inflight)
 
     def place(self, request: InferenceRequest) -> tuple[Decision, Grant | None]:
         """Decides on a request that another gateway carries out, and takes its slots, if it is to run now.
@@ -310,10 +390,14 @@ class Engine:
         Raises:
             NotFoundError: No instance has such a model or route.
         """
-        return self._admission.place(request)
+        decision, effects = self._admission.place(Claim(request), self._fleet())
+        grant = next((effect.grant for effect in effects if isinstance(effect, Granted)), None)
+        self._carry_out([effect for effect in effects if not isinstance(effect, Granted)])
+        return decision, grant
 
     def _on_release(self, name: str) -> None:
-        if self._drained is not None and not self._drained.done() and self._admission.is_quiet():
+        self._readmit()
+        if self._drained is not None and not self._drained.done() and self._admission.is_quiet:
             self._drained.set_result(None)
         self._end_drain(name)
 
@@ -342,11 +426,12 @@ class Engine:
     def set_policy(self, policy: Policy) -> None:
         """Decides by other thresholds from now on."""
         self._scheduler.policy = policy
-        self._admission.admit()
+        self._readmit()
 
     def set_limits(self, *, max_queue_size: int, max_queue_wait_s: float) -> None:
         """Sets the admission queue's limits; a request that waits already keeps its time."""
-        self._admission.set_limits(max_queue_size=max_queue_size, max_queue_wait_s=max_queue_wait_s)
+        self._admission.max_queue_size = max_queue_size
+        self._max_queue_wait_s = max_queue_wait_s
 
     def set_bindings(self, bound: Bound) -> None:
         """Holds instances to these bindings from now on."""
@@ -429,21 +514,19 @@ class Engine:
         return await self._bindings.verify(name)
 
     def on_snapshot(self) -> None:
-        """New readings have come: what waits is decided again."""
-        self._admission.observe_loads()
-        self._move_streams()
+        """New readings have come: what waits is decided again, and streams that are better off elsewhere migrate."""
+        self._carry_out(self._admission.observe_loads(self._fleet()))
+        self._migrate()
 
-    def _move_streams(self) -> None:
-        if not self._handover.pairs:
-            return
-        for status in self._supervisor.statuses():
-            if status.state is State.DRAINING:
-                self._moving.leave(status.spec.name)
-        self._moving.follow(self._snapshot())
+    def _migrate(self) -> None:
+        if self._handover.pairs:
+            statuses = self._supervisor.statuses()
+            draining = [status.spec.name for status in statuses if status.state is State.DRAINING]
+            self._carry_out(self._admission.migrate(self._fleet(), draining))
 
     async def drain(self, timeout_s: float) -> None:
         """Returns when no request is in flight any more, or after `timeout_s`."""
-        if self._admission.is_quiet():
+        if self._admission.is_quiet:
             return
         self._drained = self._loop.create_future()
         with suppress(TimeoutError):
@@ -476,9 +559,26 @@ class Engine:
             self._given_up.discard(spec.name)
         if status.state is State.DRAINING:
             self._end_drain(spec.name)
-            self._move_streams()
+            self._migrate()
 
     def _on_instances(self) -> None:
         if self._ready != self._registry.ready:
             self._ready = self._registry.ready
-            self._admission.admit()
+            self._readmit()
+
+
+class _NextSlots:
+    """Where one request's answer can go on (the journey's `SlotSource`)."""
+
+    def __init__(self, engine: Engine, claim: Claim, retries: Retries) -> None:
+        self._engine = engine
+        self._claim = claim
+        self._retries = retries
+
+    async def another(self, failed: str, error: SyshaxError, *, begun: bool) -> Grant:
+        """See Engine.failover_slot."""
+        return await self._engine.failover_slot(self._claim, self._retries, failed, error, answered=begun)
+
+    def again(self, present: Slot) -> Slot | None:
+        """See Engine.redecide."""
+        return self._engine.redecide(self._claim, present)

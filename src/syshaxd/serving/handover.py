@@ -12,14 +12,15 @@ from syshaxd.core.handover.dialect import ConnectorDialect, HandoverDialect
 from syshaxd.core.handover.pairs import InstanceFacts, Refusal, refusal
 from syshaxd.core.handover.rules import whole_because
 from syshaxd.core.handover.syshax import SyshaxDialect
+from syshaxd.core.placement.claims import Claim
 from syshaxd.core.placement.decision import InferenceRequest, Offload
 from syshaxd.core.placement.records import Cause, RequestRecord
+from syshaxd.core.placement.slots import Grant
 from syshaxd.core.types import InstanceSpec, Protocol
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.serving.runner.exchange import Downstream, Outgoing
 from syshaxd.serving.runner.journey import Journey
 from syshaxd.serving.runner.ports import Exchanger, SlotSource
-from syshaxd.serving.slots import Grant
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Handover:
         self._movable = False
         self._sources: frozenset[str] = frozenset()
         """Instances whose streams begin so that they can move, now or once nothing speaks against it any more."""
-        self._journeys: dict[Journey, InferenceRequest] = {}
+        self._journeys: set[Journey] = set()
         self._loop = asyncio.get_running_loop()
         self.pairs: frozenset[tuple[str, str]] = frozenset()
         """Source and target of every hand-over that is possible."""
@@ -141,7 +142,7 @@ class Handover:
     async def carry(
         self,
         grant: Grant,
-        request: InferenceRequest,
+        claim: Claim,
         *,
         body: Body,
         outgoing: Outgoing,
@@ -163,34 +164,20 @@ class Handover:
             record=record,
             movable=self._policy.migrate,
             recoverable=isinstance(grant.placement, Offload) or bool(self.targets_of(grant.slots[-1].spec.name)),
-            may_return=not request.offload,
+            may_return=not claim.request.offload,
             last_try=last_try,
             clock=self._loop.time,
         )
-        self._journeys[journey] = request
+        claim.stream = journey
+        self._journeys.add(journey)
         try:
             return await journey.run()
         finally:
-            del self._journeys[journey]
+            claim.stream = None
+            self._journeys.discard(journey)
             for handover in record.handovers:
                 if handover.cause is not Cause.OFFLOAD or handover.failed:
                     _log.info("request %s: %s", record.request_id, handover, extra={"request_id": record.request_id})
-
-    def journeys_on(self, name: str, cause: Cause) -> list[tuple[Journey, InferenceRequest]]:
-        """Those that could leave an instance now for that cause, the longest first."""
-        able = [
-            (journey, request)
-            for journey, request in self._journeys.items()
-            if journey.spec is not None
-            and journey.spec.name == name
-            and journey.may_move
-            and (cause is not Cause.ROOM or journey.may_return)
-        ]
-        return sorted(able, key=lambda found: -found[0].tokens)
-
-    def journey_of(self, request: InferenceRequest) -> Journey | None:
-        """That which answers a request; None: it has not begun, or has ended, or is not carried here."""
-        return next((journey for journey, its in self._journeys.items() if its is request), None)
 
     def tokens_of(self, record: RequestRecord) -> int:
         """Tokens that a request's answer has so far; 0: it is not carried here."""

@@ -4,11 +4,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from syshaxd.core.loads import Snapshot
-from syshaxd.core.placement.decision import Decision, InferenceRequest
+from syshaxd.core.placement.claims import Decided
+from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.records import RequestRecord
 from syshaxd.system.events import History
 
@@ -24,21 +23,6 @@ class RunningRequest:
     task: "asyncio.Task[object] | None"
     cancelled: bool = False
     """By an operator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """A decision with what it was made from. Only references: it is rendered when somebody asks."""
-
-    at_s: float
-    """Unix time."""
-    request: InferenceRequest
-    decision: Decision
-    candidates: Sequence[str]
-    inflight: Mapping[str, int]
-    """Requests that the daemon had running, by instance, before this one."""
-    queued: int
-    snapshot: Snapshot
 
 
 class RequestBook:

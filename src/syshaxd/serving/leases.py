@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from syshaxd.core.errors import BadRequestError, NotFoundError
 from syshaxd.core.placement.decision import Decision, InferenceRequest
 from syshaxd.core.placement.records import Outcome, RequestRecord
+from syshaxd.core.placement.slots import Grant
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.in_flight import RunningRequest
-from syshaxd.serving.slots import Grant
 
 # Short, so that the slots of a gateway that died come back soon: one that lives renews.
 DEFAULT_TTL_S = 60.0

@@ -16,11 +16,11 @@ from typing import Any
 
 from syshaxd.core.events import EventKind
 from syshaxd.core.numa import NumaTopology, picture
+from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import Reject, Wait
 from syshaxd.core.report.status import status_json
 from syshaxd.core.types import EngineStatus
 from syshaxd.gateway.errors import Answer
-from syshaxd.serving.in_flight import Decided
 from syshaxd.system.events import EventLog, History
 
 _EVENTS, _DECISIONS = 50, 20

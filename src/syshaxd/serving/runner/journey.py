@@ -14,6 +14,7 @@ from syshaxd.core.handover.dialect import HandoverDialect
 from syshaxd.core.handover.joining import JoinedAnswer
 from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.placement.records import Cause, HandoverRecord, RequestRecord
+from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.report.describe import excerpt
 from syshaxd.core.types import InstanceSpec
 from syshaxd.core.wire.http1 import ResponseHead
@@ -24,7 +25,6 @@ from syshaxd.serving.runner.leg import Leg
 from syshaxd.serving.runner.ports import Exchanger, SlotSource
 from syshaxd.serving.runner.relay import MovableRelay
 from syshaxd.serving.runner.response import Response
-from syshaxd.serving.slots import Grant, Slot
 
 _MAX_FAILURES = 3
 # An event with one token surely ends with a whole character. Where there is none among so many, a tokenizer is asked.
@@ -388,10 +388,11 @@ class Journey:
         try:
             if not (may_go_on and self.recoverable) or failures > _MAX_FAILURES:
                 raise error
-            target = self._moving_to or await self._source.another(
-                failed.spec.name, error, begun=self._answer.tokens > self._had
-            )
-            self._grant.add(target)
+            target = self._moving_to
+            if target is None:
+                spoken = self._answer.tokens > self._had
+                self._grant.take_over(await self._source.another(failed.spec.name, error, begun=spoken))
+                target = self._grant.slots[-1]
         except SyshaxError as refusal:
             if not self._reply.begun:
                 raise error from None

@@ -6,9 +6,9 @@ from typing import Protocol
 
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.placement.records import RequestRecord
+from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.types import InstanceSpec
 from syshaxd.serving.runner.exchange import Downstream, Exchange, Outgoing
-from syshaxd.serving.slots import Slot
 
 
 class Exchanger(Protocol):
@@ -26,8 +26,8 @@ class Exchanger(Protocol):
 class SlotSource(Protocol):
     """Where the journey gets slots for the rest of its answer."""
 
-    async def another(self, failed: str, error: SyshaxError, *, begun: bool) -> Slot:
-        """Takes a slot for the rest of the answer, after `failed` has failed. Raises SyshaxError: there is none.
+    async def another(self, failed: str, error: SyshaxError, *, begun: bool) -> Grant:
+        """Gets a slot for the rest of the answer, after `failed` has failed. Raises SyshaxError: there is none.
 
         `begun`: it had made some of the answer.
         """

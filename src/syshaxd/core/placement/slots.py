@@ -28,7 +28,7 @@ class Slot:
 
 
 class Slots:
-    """All slots that are taken. Lives in one event loop."""
+    """All slots that are taken."""
 
     def __init__(self) -> None:
         self._taken: dict[str, set[Slot]] = {}
@@ -100,7 +100,7 @@ class Grant:
         Args:
             placement: Where the request runs.
             slots: One for each of the placement's instances, in its order.
-            released: Called once, after the slots were released.
+            released: Called once, before the slots are released.
         """
         self.placement = placement
         self._slots = list(slots)
@@ -123,11 +123,16 @@ class Grant:
         released, self._released = self._released, None
         if released is None:
             return
-        try:
-            for slot in self._slots:
-                slot.release()
-        finally:
-            released()
+        released()
+        for slot in self._slots:
+            slot.release()
+
+    def take_over(self, other: "Grant") -> None:
+        """Holds what another grant holds, which ends."""
+        for slot in other._slots:
+            self.add(slot)
+        other._slots.clear()
+        other.release()
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from syshaxd.core.loads import HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.placement.decision import RunOn
-from syshaxd.serving.slots import Grant, Slot, Slots
+from syshaxd.core.placement.slots import Grant, Slot, Slots
 from tests.fakes.specs import make_spec
 
 GPU, CPU = make_spec("gpu"), make_spec("cpu")

@@ -1,0 +1,118 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What admission decides on, what it decides by, and what it wants done."""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Protocol
+
+from syshaxd.core.errors import SyshaxError
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.placement.decision import Decision, InferenceRequest
+from syshaxd.core.placement.records import Cause
+from syshaxd.core.placement.slots import Grant, Slot
+from syshaxd.core.types import InstanceSpec
+
+
+class MovableStream(Protocol):
+    """An answer in the making that can migrate to another instance."""
+
+    @property
+    def spec(self) -> InstanceSpec | None:
+        """The instance that makes it now; None: it has not begun, or has ended."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the client has."""
+
+    @property
+    def may_move(self) -> bool:
+        """Whether it can migrate now."""
+
+    @property
+    def may_return(self) -> bool:
+        """Whether it may leave the instance to which it was offloaded."""
+
+    def move(self, target: Slot, cause: Cause) -> bool:
+        """Goes on at `target` soon; false: it cannot, and the slot has been released."""
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """A request's claim to slots, from its arrival to its end."""
+
+    request: InferenceRequest
+    tried: tuple[str, ...] = ()
+    """Instances that have failed it: it is not placed there."""
+    first: bool = False
+    """It goes before all that waits."""
+    stream: MovableStream | None = None
+    """Its answer, as soon as it is made and if it can move."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The instances at one moment, as placement sees them."""
+
+    specs: Mapping[str, InstanceSpec]
+    """All, by name."""
+    ready: Sequence[InstanceSpec]
+    """Those that requests can go to."""
+    candidates: Callable[[InferenceRequest, Sequence[str]], Sequence[InstanceSpec]]
+    """Those that serve a request, without these names, in order of preference; raises NotFoundError: none ever does."""
+    pairs: Set[tuple[str, str]]
+    """Source and target of every hand-over that is possible."""
+    snapshot: Snapshot
+    """The latest readings."""
+    at_s: float
+    """Unix time, for the history of decisions."""
+
+    def find_ready(self, name: str) -> InstanceSpec | None:
+        """The instance of that name, if requests can go to it."""
+        return next((spec for spec in self.ready if spec.name == name), None)
+
+
+# Effects.
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The claim has its slots: the request runs now. Whoever made the claim releases the grant."""
+
+    claim: Claim
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The claim gets no slots, now or later."""
+
+    claim: Claim
+    error: SyshaxError
+
+
+@dataclass(frozen=True, slots=True)
+class MoveStream:
+    """The claim's stream migrates to an instance, where a slot has been taken for it."""
+
+    claim: Claim
+    slot: Slot
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision with what it was made from, for the history. Only references: it is rendered when it is shown."""
+
+    at_s: float
+    """Unix time."""
+    request: InferenceRequest
+    decision: Decision
+    candidates: Sequence[str]
+    inflight: Mapping[str, int]
+    """Requests that the daemon had running, by instance, before this one."""
+    queued: int
+    snapshot: Snapshot
+
+
+Effect = Granted | Refused | MoveStream | Decided

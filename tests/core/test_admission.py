@@ -1,0 +1,386 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Admission over all orders of events: nobody is overtaken at the GPU, no place is lost, nobody waits for nothing."""
+
+import itertools
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement.admission import Admission
+from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
+from syshaxd.core.placement.decision import InferenceRequest, Offload, Placement
+from syshaxd.core.placement.records import Cause
+from syshaxd.core.placement.scheduler import Policy, Scheduler
+from syshaxd.core.placement.slots import Grant, Slot
+from syshaxd.core.types import InstanceSpec
+from tests.fakes.specs import make_spec
+
+GPU, CPU = replace(make_spec("gpu"), max_num_seqs=2), replace(make_spec("cpu"), max_num_seqs=2)
+BOTH = frozenset({("gpu", "cpu"), ("cpu", "gpu")})
+MOST = {"gpu": 2 + 1 + 1, "cpu": 2 + 1}
+"""Slots, a backlog, and at the GPU a prefill more."""
+
+
+@dataclass(eq=False)
+class Client:
+    """A request, and how far it has come. It is its own stream."""
+
+    number: int
+    bench: "Bench"
+    claim: Claim
+    grant: Grant | None = None
+    slots: tuple[Slot, ...] = ()
+    """Those that it holds."""
+    leaves: Slot | None = None
+    """The one that it releases, as its stream has moved."""
+    causes: tuple[Cause, ...] = ()
+    """Of the moves of its stream."""
+    refused: bool = False
+    may_return: bool = True
+
+    @property
+    def placement(self) -> Placement | None:
+        return None if self.grant is None else self.grant.placement
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Instances on which it holds a slot."""
+        return tuple(slot.spec.name for slot in self.slots)
+
+    # MovableStream.
+
+    @property
+    def spec(self) -> InstanceSpec | None:
+        return self.slots[-1].spec if self.slots else None
+
+    @property
+    def tokens(self) -> int:
+        return self.number
+
+    @property
+    def may_move(self) -> bool:
+        return self.bench.can_move and len(self.slots) == 1 and self.claim.request.movable
+
+
+class Bench:
+    """Clients of one Admission."""
+
+    def __init__(self, snapshot: Snapshot | None = None, *, max_queue_size: int = 1000) -> None:
+        self.snapshot = snapshot or Snapshot()
+        self.can_move = True
+        self.migrating = False
+        self.clients: list[Client] = []
+        self.overtaken: list[int] = []
+        self.ready: tuple[InstanceSpec, ...] = (GPU, CPU)
+        self.admission = Admission(Scheduler(Policy()), max_queue_size=max_queue_size)
+        self.admission.on_release(lambda _: self.admit())
+        self._numbers = itertools.count()
+
+    @property
+    def fleet(self) -> Fleet:
+        return Fleet(
+            specs={"gpu": GPU, "cpu": CPU},
+            ready=self.ready,
+            candidates=lambda request, tried: tuple(
+                spec for spec in self.ready if request.pinned in {None, spec.name} and spec.name not in tried
+            ),
+            pairs=BOTH,
+            snapshot=self.snapshot,
+            at_s=0.0,
+        )
+
+    # Effects.
+
+    def carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Granted():
+                    self._granted(self._client(effect.claim), effect.grant)
+                case Refused():
+                    self._client(effect.claim).refused = True
+                case MoveStream():
+                    self._moves(self._client(effect.claim), effect)
+                case Decided():
+                    pass
+
+    def _client(self, claim: Claim) -> Client:
+        return next(client for client in self.clients if client.claim is claim)
+
+    def _granted(self, client: Client, grant: Grant) -> None:
+        client.grant, client.slots = grant, grant.slots
+        client.claim.stream = client
+        if client.held == ("gpu",) and client.claim.request.pinned is None:
+            waiting = [other for other in self.waiting() if other.claim.request.pinned is None]
+            self.overtaken += [other.number for other in waiting if other.number < client.number]
+            self.overtaken += [other.number for other in self.clients if self._returns_before(other, client)]
+
+    def _moves(self, client: Client, move: MoveStream) -> None:
+        """The source's slot is released a little later."""
+        assert client.may_move
+        assert client.grant is not None
+        assert move.slot.spec is not client.spec
+        if move.cause is Cause.ROOM and not self.migrating and client.placement and client.placement.turn_at:
+            self.overtaken += [other.number for other in self.clients if self._returns_before(other, client)]
+        client.leaves = client.slots[0]
+        client.grant.add(move.slot)
+        client.slots += (move.slot,)
+        client.causes += (move.cause,)
+
+    def settle(self) -> None:
+        """Streams that move have left their source."""
+        while moving := [client for client in self.clients if client.leaves is not None]:
+            leaves, moving[0].leaves = moving[0].leaves, None
+            assert leaves is not None
+            self.give_back(moving[0], leaves.spec.name)
+
+    # Events.
+
+    def admit(self) -> None:
+        self.carry_out(self.admission.admit(self.fleet))
+
+    def read(self, snapshot: Snapshot, draining: tuple[str, ...] = ()) -> None:
+        self.snapshot = snapshot
+        self.carry_out(self.admission.observe_loads(self.fleet))
+        self.settle()
+        self.migrating = True
+        self.carry_out(self.admission.migrate(self.fleet, draining))
+        self.migrating = False
+        self.settle()
+
+    def give_back(self, client: Client, name: str) -> None:
+        (slot,) = (slot for slot in client.slots if slot.spec.name == name)
+        client.slots = tuple(other for other in client.slots if other is not slot)
+        slot.release()
+        slot.release()  # once more changes nothing
+
+    def arrive(self, *, movable: bool = False, pinned: str | None = None) -> Client:
+        number = next(self._numbers)
+        request = InferenceRequest(
+            request_id=str(number),
+            model="",
+            stream=True,
+            pinned=pinned,
+            prompt_tokens=500,
+            whole_because="" if movable else "seed",
+            movable=movable,
+        )
+        client = Client(number, self, Claim(request))
+        self.clients.append(client)
+        self.carry_out(self.admission.arrive(client.claim, self.fleet))
+        self.settle()
+        return client
+
+    def end(self, client: Client) -> None:
+        client.slots = ()
+        self.clients.remove(client)
+        if client.grant is None:
+            self.admission.give_up(client.claim)
+        else:
+            client.grant.release()
+        self.settle()
+
+    def waiting(self) -> list[Client]:
+        return [client for client in self.clients if client.grant is None and not client.refused]
+
+    def _returns_before(self, other: Client, client: Client) -> bool:
+        """Whether `other`, whom the CPU helps, should have had the slot at the GPU that `client` has got."""
+        helped = other.placement is not None and bool(other.placement.turn_at) and other.held == ("cpu",)
+        return helped and self.can_move and other.number < client.number
+
+
+class Machine(RuleBasedStateMachine):
+    """Requests come, end and give up, readings come, and the GPU goes and comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_at_s = 0.0
+        self.bench = Bench()
+
+    @rule(movable=st.booleans(), pinned=st.sampled_from([None, None, None, "gpu", "cpu"]))
+    def arrive(self, movable: bool, pinned: str | None) -> None:
+        self.bench.arrive(movable=movable and pinned is None, pinned=pinned)
+
+    @precondition(lambda self: self.bench.clients)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        self.bench.end(data.draw(st.sampled_from(self.bench.clients), label="client"))
+
+    @precondition(lambda self: any(isinstance(client.placement, Offload) for client in self.bench.clients))
+    @rule(data=st.data())
+    def prefill_ends(self, data: st.DataObject) -> None:
+        able = [
+            client
+            for client in self.bench.clients
+            if isinstance(client.placement, Offload) and client.held == ("gpu", "cpu")
+        ]
+        if able:
+            self.bench.give_back(data.draw(st.sampled_from(able), label="client"), "gpu")
+            self.bench.settle()
+
+    @rule(
+        running=st.integers(0, 2),
+        waiting=st.integers(0, 2),
+        kv_ratio=st.sampled_from([0.1, 0.8, 0.95]),
+        preempted=st.integers(0, 1),
+        draining=st.sampled_from([(), ("cpu",), ("gpu",)]),
+    )
+    def reading(self, running: int, waiting: int, kv_ratio: float, preempted: int, draining: tuple[str, ...]) -> None:
+        self.read_at_s += 1
+        load = InstanceLoad(
+            read_at_s=self.read_at_s, running=running, waiting=waiting, kv_usage_ratio=kv_ratio, preempted=preempted
+        )
+        self.bench.read(Snapshot(instances={"gpu": load}), draining)
+
+    @rule(can=st.booleans())
+    def streams_can_move(self, can: bool) -> None:
+        self.bench.can_move = can
+        self.bench.admit()
+        self.bench.settle()
+
+    @rule()
+    def gpu_goes_and_comes(self) -> None:
+        self.bench.ready = (CPU,) if GPU in self.bench.ready else (GPU, CPU)
+        self.bench.admit()
+        self.bench.settle()
+
+    @invariant()
+    def slots_are_those_held(self) -> None:
+        for name, most in MOST.items():
+            held = sum(client.held.count(name) for client in self.bench.clients)
+            assert self.bench.admission.inflight.get(name, 0) == held <= most
+
+    @invariant()
+    def nobody_is_overtaken_at_the_gpu(self) -> None:
+        assert not self.bench.overtaken
+
+    @invariant()
+    def requests_that_wait_are_counted(self) -> None:
+        assert self.bench.admission.queued == len(self.bench.waiting())
+        assert self.bench.admission.is_quiet == (not any(not client.refused for client in self.bench.clients))
+
+    @invariant()
+    def nobody_waits_for_nothing(self) -> None:
+        free = [client for client in self.bench.waiting() if client.claim.request.pinned is None]
+        if free and not self.bench.admission.inflight.get("gpu") and GPU in self.bench.ready:
+            pytest.fail(f"request {free[0].number} waits, and nothing runs on the GPU")
+        if free and GPU not in self.bench.ready:
+            assert self.bench.admission.inflight["cpu"] == MOST["cpu"]
+
+    def teardown(self) -> None:
+        """In the end all get a slot, as long as others end."""
+        bench = self.bench
+        bench.can_move = True
+        bench.ready = (GPU, CPU)
+        bench.read(Snapshot())
+        while bench.clients:
+            client = next((client for client in bench.clients if client.held or client.refused), None)
+            assert client is not None, "all wait, and none holds a slot"
+            bench.end(client)
+        assert bench.admission.is_quiet
+        assert not bench.admission.entries
+        assert not any(bench.admission.inflight.values())
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+
+
+def full_gpu_with_helped(bench: Bench) -> tuple[list[Client], list[Client]]:
+    """Two requests on the GPU, and two that the CPU helps: their first tokens are made."""
+    first = [bench.arrive() for _ in range(2)]
+    helped = [bench.arrive(movable=True) for _ in range(2)]
+    for client in helped:
+        assert isinstance(client.placement, Offload)
+        bench.give_back(client, "gpu")
+        bench.settle()
+    return first, helped
+
+
+def test_a_request_that_the_cpu_helps_goes_on_at_the_gpu_in_the_order_of_arrival() -> None:
+    bench = Bench()
+    first, helped = full_gpu_with_helped(bench)
+    later = bench.arrive()
+    assert [client.held for client in (*helped, later)] == [("cpu",), ("cpu",), ()]
+    assert bench.admission.queued == 1
+    bench.end(first[0])
+    assert [client.held for client in helped] == [("gpu",), ("cpu",)]
+    bench.end(first[1])
+    assert [client.causes for client in helped] == [(Cause.ROOM,), (Cause.ROOM,)]
+    assert later.held, "only now its position has come up"
+
+
+def test_a_stream_that_cannot_move_right_now_keeps_nobody_waiting() -> None:
+    bench = Bench()
+    bench.can_move = False
+    first, helped = full_gpu_with_helped(bench)
+    for client in first:
+        bench.end(client)
+    later = [bench.arrive() for _ in range(2)]
+    assert [client.held for client in later] == [("gpu",), ("gpu",)]
+    assert [client.held for client in helped] == [("cpu",), ("cpu",)]
+    bench.can_move = True
+    bench.end(later[0])
+    assert [client.held for client in helped] == [("gpu",), ("cpu",)], "their positions were kept, in order"
+
+
+def test_the_last_in_the_queue_gets_what_room_the_cpu_has_and_the_first_its_slot_at_the_gpu() -> None:
+    bench = Bench()
+    running = [bench.arrive(pinned=name) for name in ("gpu", "gpu", "gpu", "cpu", "cpu")]
+    assert all(client.held for client in running)
+    queue = [bench.arrive() for _ in range(3)]
+    assert [client.held for client in queue] == [(), (), ()]
+    bench.end(running[-1])
+    assert [client.held for client in queue] == [("cpu",), (), ()], "nothing is known yet: the first is helped"
+    bench.end(running[0])
+    assert [client.held for client in queue] == [("cpu",), ("gpu",), ()]
+
+
+def test_a_stream_that_leaves_a_gpu_that_preempts_returns_before_all_others() -> None:
+    bench = Bench()
+    moved, other = bench.arrive(movable=True), bench.arrive()
+    pressed = InstanceLoad(read_at_s=1.0, running=2, waiting=1, preempted=1, kv_usage_ratio=0.99)
+    bench.read(Snapshot(instances={"gpu": pressed}))
+    assert (moved.held, moved.causes) == (("cpu",), (Cause.PRESSURE,))
+    waiting = [bench.arrive(pinned="cpu") for _ in range(3)] + [bench.arrive() for _ in range(3)]
+    assert [client.held for client in waiting[3:]] == [(), (), ()]
+    bench.read(Snapshot(instances={"gpu": replace(pressed, read_at_s=2.0, preempted=0, waiting=0)}))
+    assert (moved.held, moved.causes) == (("gpu",), (Cause.PRESSURE, Cause.ROOM))
+    for client in (moved, other, *waiting):
+        bench.end(client)
+    assert bench.admission.is_quiet
+    assert not bench.admission.entries
+
+
+def test_streams_leave_an_instance_that_is_to_stop_the_longest_first_for_as_long_as_there_is_room() -> None:
+    bench = Bench()
+    streams = [bench.arrive(movable=True) for _ in range(2)]
+    bench.arrive(pinned="cpu")
+    bench.arrive(pinned="cpu")
+    bench.read(Snapshot(), draining=("gpu",))
+    assert [client.held for client in streams] == [("gpu",), ("cpu",)]
+
+
+def test_requests_that_the_cpu_answers_do_not_fill_the_queue() -> None:
+    bench = Bench(max_queue_size=1)
+    full_gpu_with_helped(bench)
+    waits, refused = bench.arrive(), bench.arrive()
+    assert bench.admission.queued == 1
+    assert (waits.refused, refused.refused) == (False, True)
+
+
+def test_the_rest_of_an_answer_goes_before_all_that_waits_but_not_back_to_where_it_failed() -> None:
+    bench = Bench()
+    running = [bench.arrive(pinned=name) for name in ("gpu", "gpu", "gpu", "cpu", "cpu", "cpu")]
+    waits = bench.arrive()
+    rest = Client(99, bench, Claim(waits.claim.request, tried=("cpu",), first=True))
+    bench.clients.append(rest)
+    bench.carry_out(bench.admission.arrive(rest.claim, bench.fleet))
+    bench.end(running[-1])
+    assert (waits.held, rest.held) == ((), ())
+    bench.end(running[0])
+    assert (waits.held, rest.held) == ((), ("gpu",))
