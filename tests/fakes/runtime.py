@@ -72,6 +72,8 @@ class FakeRuntime:
         """Launches fetch an image without an end, until this is set: they are not wanted any more."""
         self.after_terminate: dict[str, asyncio.Event] = {}
         """Ending an instance takes until then, also where the server itself is gone before."""
+        self.ports_checked: dict[str, bool] = {}
+        """Whether the last check of an instance asked for its port."""
         self.wait_errors: dict[str, list[Exception]] = {}
 
     async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
@@ -91,7 +93,8 @@ class FakeRuntime:
         self.host.say(spec.name, f"generation {generation}")
         return handle
 
-    async def check(self, spec: InstanceSpec) -> None:
+    async def check(self, spec: InstanceSpec, *, needs_port: bool) -> None:
+        self.ports_checked[spec.name] = needs_port
         if error := self.check_errors.get(spec.name):
             raise error
 

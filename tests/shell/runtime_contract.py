@@ -134,9 +134,9 @@ class RuntimeContract:
 
     async def test_what_can_be_launched_passes_the_check(self, harness: Harness, runtime: InstanceRuntime) -> None:
         spec = harness.spec()
-        await runtime.check(spec)
+        await runtime.check(spec, needs_port=True)
         handle = await runtime.launch(spec, 1)
-        await runtime.check(spec)
+        await runtime.check(spec, needs_port=False)
         assert await harness.is_alive(handle)
         await runtime.terminate(handle, LONG_S)
 

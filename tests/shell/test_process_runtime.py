@@ -195,7 +195,7 @@ class TestCheck:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
         try:
             with pytest.raises(LaunchFailedError, match=r"gpu: its record and its log can't be written in .*make room"):
-                await runtime.check(harness.spec())
+                await runtime.check(harness.spec(), needs_port=False)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert await harness.is_alive(handle)
@@ -203,14 +203,30 @@ class TestCheck:
 
     async def test_a_program_that_has_gone(self, runtime: ProcessRuntime, harness: ProcessHarness) -> None:
         with pytest.raises(LaunchFailedError, match=r"no such program; set services\.gpu\.python"):
-            await runtime.check(harness.broken_spec())
+            await runtime.check(harness.broken_spec(), needs_port=False)
 
     async def test_a_model_that_has_gone(self, runtime: ProcessRuntime, tmp_path: Path) -> None:
         with pytest.raises(LaunchFailedError, match="cannot find its model"):
-            await runtime.check(replace(python(""), model=str(tmp_path / "gone")))
+            await runtime.check(replace(python(""), model=str(tmp_path / "gone")), needs_port=False)
+
+    async def test_a_port_that_is_taken(self, runtime: ProcessRuntime) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            spec = replace(python(""), port=other.getsockname()[1])
+            with pytest.raises(LaunchFailedError, match=rf"is taken by pid {os.getpid()}"):
+                await runtime.check(spec, needs_port=True)
+            await runtime.check(spec, needs_port=False)
+
+    async def test_an_address_that_is_not_here(self, runtime: ProcessRuntime) -> None:
+        with pytest.raises(LaunchFailedError, match=r"cannot listen at 192\.0\.2\.1"):
+            await runtime.check(replace(python(""), host="192.0.2.1", port=8001), needs_port=True)
+
+    @pytest.mark.parametrize("cores", [(9_999,), (10**30,)])
+    async def test_cpus_that_are_not_there(self, runtime: ProcessRuntime, cores: tuple[int, ...]) -> None:
+        with pytest.raises(LaunchFailedError, match=r"cannot be bound to CPUs .*services\.gpu\.cores"):
+            await runtime.check(replace(python(""), cores=cores), needs_port=False)
 
     async def test_it_leaves_nothing(self, runtime: ProcessRuntime, harness: ProcessHarness) -> None:
-        await runtime.check(harness.spec())
+        await runtime.check(harness.spec(), needs_port=False)
         left = await asyncio.to_thread(lambda: {path.name for path in harness.folder.rglob("*")})
         assert left <= {"lock", "tmp"}
 

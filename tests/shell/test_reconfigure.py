@@ -359,3 +359,12 @@ async def test_a_healthy_instance_is_not_ended_for_one_that_surely_cannot_start(
     daemon.supervisor.stop("cpu")
     await daemon.supervisor.wait_until("cpu", lambda status: status.state is State.STOPPED, IN_TIME_S)
     await daemon.engine.check_restart("cpu")  # there is nothing to lose any more
+
+
+async def test_a_new_port_must_be_free_and_one_that_an_instance_has_need_not(daemon: FakeDaemon) -> None:
+    await daemon.engine.check_restart("cpu")
+    assert daemon.runtime.ports_checked == {"cpu": False}
+    await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
+    assert daemon.runtime.ports_checked == {"cpu": True}
+    await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8001", services__gpu__port="8003"))
+    assert daemon.runtime.ports_checked == {"cpu": False, "gpu": False}

@@ -176,8 +176,9 @@ class Supervisor:
         instance = self._instances.get(spec.name)
         if instance is None or instance.lifecycle.state is not State.READY:
             return
+        has_port = {each.spec.port for each in self._instances.values() if each.lifecycle.handle is not None}
         try:
-            await self._runtimes[spec.runtime].check(spec)
+            await self._runtimes[spec.runtime].check(spec, needs_port=spec.port not in has_port)
         except (SyshaxError, OSError) as error:
             raise ConflictError(f"{spec.name} runs on: it could not be started again: {_text(error)}") from error
 

@@ -21,7 +21,7 @@ class ExternalRuntime:
         self._released[handle] = asyncio.Event()
         return handle
 
-    async def check(self, spec: InstanceSpec) -> None:
+    async def check(self, spec: InstanceSpec, *, needs_port: bool) -> None:
         """Nothing: a launch can't fail."""
 
     def abandon(self, name: str) -> None:

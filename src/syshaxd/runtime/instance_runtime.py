@@ -18,8 +18,12 @@ class InstanceRuntime(Protocol):
             LaunchFailedError: Nothing was started, or what was started is gone again.
         """
 
-    async def check(self, spec: InstanceSpec) -> None:
+    async def check(self, spec: InstanceSpec, *, needs_port: bool) -> None:
         """Looks for what would surely keep a launch from working now, before a healthy generation is ended for it.
+
+        Args:
+            spec: What is to be launched.
+            needs_port: Its port must be free. If not, an instance has it that is ended first: this one, say.
 
         Raises:
             SyshaxError: What it is, and what to do.

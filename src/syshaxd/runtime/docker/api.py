@@ -50,6 +50,11 @@ class ContainerApi:
         self._lock = threading.Lock()
         self._donor_lock = threading.Lock()
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the engine runs on this host."""
+        return self.host.startswith("unix:")
+
     def close(self) -> None:
         """Closes idle connections."""
         if self._client is not None:

@@ -24,6 +24,7 @@ from syshaxd.runtime.docker.running import Running
 from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, ContainerState
 from syshaxd.runtime.docker.threads import EventReader, OutputReader
 from syshaxd.runtime.logfile import LogFile, check_room
+from syshaxd.runtime.ports import check_port
 from syshaxd.system.sidetasks import SideTasks
 from syshaxd.system.threads import in_thread
 
@@ -107,10 +108,12 @@ class DockerRuntime:
             raise
         return self._watch_from_now(spec, state, since_s=None)
 
-    async def check(self, spec: InstanceSpec) -> None:
-        """The engine answers, the image is there or may be fetched, and the log can be written. See InstanceRuntime."""
+    async def check(self, spec: InstanceSpec, *, needs_port: bool) -> None:
+        """The engine answers, what the container takes is there, and the log can be written. See InstanceRuntime."""
         await self._open()
         await asyncio.to_thread(check_room, self._folder, spec.name)
+        if self._api.is_local:
+            await asyncio.to_thread(_check_host, spec, needs_port=needs_port)
         await self._call(self._api.check_image, spec)
 
     def abandon(self, name: str) -> None:
@@ -399,6 +402,18 @@ def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None
     """From another thread; nothing is done once the loop is closed."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)
+
+
+def _check_host(spec: InstanceSpec, *, needs_port: bool) -> None:
+    """Whether this host has what the container takes of it."""
+    assert spec.container is not None
+    for source in (volume.partition(":")[0] for volume in spec.container.volumes):
+        if source.startswith("/") and not Path(source).exists():
+            keys = f"models.path, or services.{spec.name}.container.volumes"
+            raise LaunchFailedError(f"{spec.name}: there is no {source} for its container; set {keys}", permanent=True)
+    if needs_port:
+        for host, outer, _ in spec.container.ports:
+            check_port(spec, host, outer)
 
 
 def _last_written_s(path: Path) -> float | None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
@@ -100,10 +101,10 @@ class ProcessRuntime:
             raise
         return self._watch_from_now(record, os.pidfd_open(record.pid), is_child=True)
 
-    async def check(self, spec: InstanceSpec) -> None:
-        """Its program and its model are there, and its files can be written. See InstanceRuntime."""
+    async def check(self, spec: InstanceSpec, *, needs_port: bool) -> None:
+        """Its program, model, CPUs and port are there, and its files can be written. See InstanceRuntime."""
         await self._open()
-        await asyncio.to_thread(check, spec, self._folder)
+        await asyncio.to_thread(partial(check, spec, self._folder, needs_port=needs_port))
 
     def abandon(self, name: str) -> None:
         """Nothing: a launch takes no time. See InstanceRuntime."""

@@ -1,10 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What /proc tells of processes and listening sockets. Blocking, if only for milliseconds: call it in a thread."""
+"""What /proc tells of processes. Blocking, if only for milliseconds: call it in a thread."""
 
-import errno
 import os
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from signal import Signals, pidfd_send_signal
 PROC = Path("/proc")
 MARK = "SYSHAX_LAUNCH"
 """Variable by which a launched process and its descendants are known again."""
-_LISTENING = "0A"
 _DEAD = frozenset("ZXx")
 
 
@@ -114,54 +111,6 @@ def is_resource_tracker(process: Process) -> bool:
         return b"multiprocessing.resource_tracker" in (PROC / str(process.pid) / "cmdline").read_bytes()
     except OSError:
         return False
-
-
-def open_files(pid: int) -> Iterator[str]:
-    """What a process has open: paths, and names such as `socket:[4711]`. Nothing if it belongs to somebody else."""
-    with suppress(OSError):
-        for fd in (PROC / str(pid) / "fd").iterdir():
-            with suppress(OSError):  # it has just been closed
-                yield str(fd.readlink())
-
-
-def listener(host: str, port: int) -> str | None:
-    """Who listens where a server for `host` and `port` would have to: `pid 42 (nginx)`, or `another program`.
-
-    Returns:
-        None if the port is free.
-
-    Raises:
-        OSError: This machine has no such address, or the port needs privileges.
-    """
-    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
-    address = socket.getaddrinfo(host, port, family=kind, type=socket.SOCK_STREAM)[0][4]
-    with socket.socket(kind) as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind(address)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            return _owner(port)
-    return None
-
-
-def _owner(port: int) -> str:
-    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
-    for folder in PROC.glob("[0-9]*"):
-        if not sockets.isdisjoint(open_files(int(folder.name))):
-            with suppress(OSError):
-                return f"pid {folder.name} ({(folder / 'comm').read_text().strip()})"
-    return "another program"
-
-
-def _listening_inodes(port: int) -> Iterator[str]:
-    for name in ("tcp", "tcp6"):
-        with suppress(FileNotFoundError):
-            for line in (PROC / "net" / name).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
-                    yield fields[9]
 
 
 def _all() -> Iterator[_Entry]:

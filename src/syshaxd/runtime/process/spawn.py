@@ -14,9 +14,9 @@ from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.types import InstanceSpec, Protocol
 from syshaxd.runtime.logfile import check_room
+from syshaxd.runtime.ports import check_port
 from syshaxd.runtime.process import procfs, shim, tempfolder
 from syshaxd.runtime.process.record import Record
-from syshaxd.system.connecting import why_no_connection
 from syshaxd.system.enginefiles import importable_folder
 
 # Between systemd and the daemon: an instance that got them could speak in the daemon's name.
@@ -41,7 +41,7 @@ def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path)
         LaunchFailedError: Nothing was started.
     """
     _check_model(spec)
-    _check_port(spec)
+    check_port(spec, spec.host, spec.port)
     environment = _environment(spec, record_path.parent, record)
     order = {
         "cores": spec.cores,
@@ -79,8 +79,8 @@ def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path)
     raise _failure(spec, report, log_path)
 
 
-def check(spec: InstanceSpec, folder: Path) -> None:
-    """Looks for what would keep `spawn` from working, apart from its port: the instance itself may have it now.
+def check(spec: InstanceSpec, folder: Path, *, needs_port: bool) -> None:
+    """Looks for what would keep `spawn` from working.
 
     Raises:
         SyshaxError: What it is.
@@ -92,6 +92,9 @@ def check(spec: InstanceSpec, folder: Path) -> None:
             f"set services.{spec.name}.python to the interpreter with vLLM",
             permanent=True,
         )
+    _check_cores(spec)
+    if needs_port:
+        check_port(spec, spec.host, spec.port)
     check_room(folder, spec.name)
     if "TMPDIR" not in dict(spec.env):
         tempfolder.make(folder, spec.name).rmdir()
@@ -108,21 +111,25 @@ def _check_model(spec: InstanceSpec) -> None:
         )
 
 
-def _check_port(spec: InstanceSpec) -> None:
-    keys = f"services.{spec.name}"
+def _check_cores(spec: InstanceSpec) -> None:
+    """Binds this thread for a moment, as the shim would bind its process."""
+    before = os.sched_getaffinity(0)
     try:
-        owner = procfs.listener(spec.host, spec.port)
-    except (OSError, UnicodeError) as error:
-        why = why_no_connection(error, spec.host)
-        raise LaunchFailedError(
-            f"{spec.name} cannot listen at {spec.address}: {why}; set {keys}.host and {keys}.port",
-            permanent=True,
-        ) from error
-    if owner is not None:
-        raise LaunchFailedError(
-            f"port {spec.port}, which {spec.name} needs, is taken by {owner}; end that, or set {keys}.port",
-            permanent=False,
-        )
+        if spec.cores:
+            os.sched_setaffinity(0, spec.cores)
+            if os.sched_getaffinity(0) != set(spec.cores):  # the kernel just leaves out those that it hasn't got
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    except (OSError, ValueError, OverflowError) as error:
+        raise _unbound(spec, str(getattr(error, "strerror", None) or error)) from error
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _unbound(spec: InstanceSpec, why: str) -> LaunchFailedError:
+    cpus = format_cpulist(spec.cores)
+    return LaunchFailedError(
+        f"{spec.name} cannot be bound to CPUs {cpus}: {why}; set services.{spec.name}.cores", permanent=True
+    )
 
 
 def _environment(spec: InstanceSpec, folder: Path, record: Record) -> dict[str, str]:
@@ -150,7 +157,7 @@ def _failure(spec: InstanceSpec, report: bytes, log_path: Path) -> LaunchFailedE
     why = os.strerror(number)
     match step:
         case "bind":
-            text = f"cannot be bound to CPUs {format_cpulist(spec.cores)}: {why}; set services.{spec.name}.cores"
+            return _unbound(spec, why)
         case "exec":
             text = f"cannot start {spec.argv[0]}: {why}; set services.{spec.name}.python to the interpreter with vLLM"
         case _:
