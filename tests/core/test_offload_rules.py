@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Which requests may be split; docs/offload.md shows the very table that decides."""
+"""Which requests may be split; docs/offload-protocol.md shows the very table that decides."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from syshaxd.core.handover.rules import CARRIED, WHOLE_RULES, whole_because
 
-DOC = Path(__file__).parents[2] / "docs" / "offload.md"
+DOC = Path(__file__).parents[2] / "docs" / "offload-protocol.md"
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9, "stream": True}
 
 WHOLE: dict[str, list[Any]] = {

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+#
+# Renders NAME.mmd to NAME.svg: sh render.sh [NAME ...]. Needs mermaid-cli (npm) and Chromium. Look at the result.
+set -eu
+cd "$(dirname "$0")"
+[ $# -gt 0 ] || set -- $(ls ./*.mmd | sed 's|.*/||; s|\.mmd$||')
+browser=$(mktemp)
+trap 'rm -f "$browser"' EXIT
+printf '{"executablePath": "%s", "args": ["--no-sandbox"]}' "${CHROMIUM:-$(command -v chromium)}" >"$browser"
+for name; do
+    "${MMDC:-mmdc}" --quiet --puppeteerConfigFile "$browser" --configFile style.json --backgroundColor white --svgId "$name" \
+        --input "$name.mmd" --output "$name.svg"
+done
