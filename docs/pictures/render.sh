@@ -12,4 +12,6 @@ printf '{"executablePath": "%s", "args": ["--no-sandbox"]}' "${CHROMIUM:-$(comma
 for name; do
     "${MMDC:-mmdc}" --quiet --puppeteerConfigFile "$browser" --configFile style.json --backgroundColor white --svgId "$name" \
         --input "$name.mmd" --output "$name.svg"
+    # What only an editor of the picture would use, and is most of the file.
+    sed -i 's/ data-points="[^"]*"//g' "$name.svg"
 done

@@ -1,15 +1,16 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""docs/design.md shows the state table that the code has: it is made from the rows that test_lifecycle.py checks."""
+"""The state table and the state picture are those of the code: both are made from the rows that test_lifecycle.py checks."""
 
 import re
 from pathlib import Path
 
-from syshaxd.core.lifecycle import Abandon, Effect, Event, Launch, Lifecycle, SetTimer, Terminate, TimerFired
+from syshaxd.core.lifecycle import Abandon, Adopted, Effect, Event, Launch, Lifecycle, SetTimer, Terminate, TimerFired
 from syshaxd.core.types import State
 from tests.core.test_lifecycle import ROWS
 
 DOC = Path(__file__).parents[2] / "docs" / "design.md"
+PICTURE = DOC.parent / "pictures" / "states.mmd"
 
 
 def _from(lifecycle: Lifecycle) -> str:
@@ -68,3 +69,20 @@ def state_table() -> str:
 
 def test_the_documents_state_table_is_that_of_the_code() -> None:
     assert state_table() in DOC.read_text(), f"put this table into {DOC}:\n{state_table()}"
+
+
+def state_picture() -> str:
+    """Mermaid's source: one arrow from a state to another, with the events that lead there. Adoption is left out."""
+    arrows: dict[tuple[State, State], list[str]] = {}
+    for before, event, after, _ in ROWS:
+        if before.state is not after and not isinstance(event, Adopted):
+            events = arrows.setdefault((before.state, State(after)), [])
+            if (name := _event(event).partition(",")[0]) not in events:
+                events.append(name)
+    lines = ["stateDiagram-v2", f"  [*] --> {State.STOPPED}"]
+    lines += [f"  {source} --> {target}: {', '.join(events)}" for (source, target), events in arrows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_state_picture_is_that_of_the_code() -> None:
+    assert state_picture() == PICTURE.read_text(), f"write {PICTURE} anew and render it (docs/pictures/render.sh)"
