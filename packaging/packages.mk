@@ -38,7 +38,7 @@ build/wheels/%/.done: $(LOCK) build/tools/.done
 wheels: $(ARCHES:%=build/wheels/%/.done)
 
 # A source distribution and a wheel in dist/, for pip.
-DIST_FILES := $(wildcard *.*) LICENSE Makefile $(shell find src packaging systemd docs proto tests -type f -not -name '*.pyc' -not -path '*.egg-info/*')
+DIST_FILES := $(wildcard *.* benchmarks/*/*.md) LICENSE Makefile $(shell find src packaging systemd docs proto tests -type f -not -name '*.pyc' -not -path '*.egg-info/*')
 dist: dist/.done
 dist/.done: $(DIST_FILES) build/tools/.done
 	@$(MAKE) --no-print-directory man completion

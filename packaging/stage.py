@@ -43,9 +43,9 @@ FILES = {
     "systemd/tmpfiles.conf": "usr/lib/tmpfiles.d/syshax.conf",
     "systemd/environment": "etc/syshax/environment",
     "LICENSE": f"{LICENCES}/LICENSE",
-    "README.md": f"{DOC}/README.md",
-    "CHANGELOG.md": f"{DOC}/CHANGELOG.md",
 }
+# In the folders that they have here, so that links between them lead somewhere.
+DOCUMENTS = ("*.md", "docs/*.md", "docs/pictures/*.svg", "benchmarks/*/*.md", "src/syshax_connector/*.md")
 COMPLETIONS = {
     "bash": "usr/share/bash-completion/completions",
     "zsh": "usr/share/zsh/site-functions",
@@ -113,8 +113,9 @@ def stage_files(destdir: Path) -> None:
     """Copies units, documents, manual pages and completions; writes the programs."""
     for source, target in FILES.items():
         _copy(ROOT / source, destdir / target)
-    for path in (ROOT / "docs").glob("*.md"):
-        _copy(path, destdir / DOC / path.name)
+    for pattern in DOCUMENTS:
+        for path in ROOT.glob(pattern):
+            _copy(path, destdir / DOC / path.relative_to(ROOT))
     for path in (ROOT / "build/man").iterdir():
         _copy(path, destdir / f"usr/share/man/man{path.suffix[1:]}/{path.name}")
     for shell, folder in COMPLETIONS.items():

@@ -1,11 +1,22 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The state table and the state picture are those of the code: both are made from the rows that test_lifecycle.py checks."""
+"""The state table and the state picture are made from the rows that test_lifecycle.py checks."""
 
 import re
 from pathlib import Path
 
-from syshaxd.core.lifecycle import Abandon, Adopted, Effect, Event, Launch, Lifecycle, SetTimer, Terminate, TimerFired
+from syshaxd.core.lifecycle import (
+    Abandon,
+    Adopted,
+    Effect,
+    Event,
+    Launch,
+    Lifecycle,
+    SetTimer,
+    Terminate,
+    TimerFired,
+    WatchFailed,
+)
 from syshaxd.core.types import State
 from tests.core.test_lifecycle import ROWS
 
@@ -72,10 +83,13 @@ def test_the_documents_state_table_is_that_of_the_code() -> None:
 
 
 def state_picture() -> str:
-    """Mermaid's source: one arrow from a state to another, with the events that lead there. Adoption is left out."""
+    """Mermaid's source: one arrow from a state to another, with the events that lead there.
+
+    Adoption by a new daemon and faults of the daemon's own are left out.
+    """
     arrows: dict[tuple[State, State], list[str]] = {}
     for before, event, after, _ in ROWS:
-        if before.state is not after and not isinstance(event, Adopted):
+        if before.state is not after and not isinstance(event, Adopted | WatchFailed):
             events = arrows.setdefault((before.state, State(after)), [])
             if (name := _event(event).partition(",")[0]) not in events:
                 events.append(name)
