@@ -60,6 +60,10 @@ TEXTS = (
     ),
     ("  Value error, Unknown quantization method: q5. Must be one of ['awq']", "knows no quantisation q5:"),
     ("ValueError: The quantization method awq is not supported for the current GPU. Minimum capability: 75.", "awq is"),
+    (
+        "ValueError: torch.float32 is not supported for quantization method awq. Supported",
+        "correct services.gpu.args.qu",
+    ),
     ("ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0.", "args.dtype to half"),
     ("ValueError: The repository /m contains custom code which must be executed. pass trust_remote_code=True", "trust"),
     ("RuntimeError: CUDA error: no kernel image is available for execution on the device", "not built for this GPU"),
@@ -84,6 +88,42 @@ TEXTS = (
 @pytest.mark.parametrize(("line", "cause"), TEXTS, ids=[line[:40] for line, _ in TEXTS])
 def test_what_the_log_says(line: str, cause: str) -> None:
     assert cause in launch_cause(["INFO: begins", line, "INFO: more", WRAPPER], name="gpu")
+
+
+CAUSES = {
+    "arch": "does not know the model's architecture ['NewForCausalLM']",
+    "argument": "knows no argument --max-modle-len: correct services.gpu.args",
+    "awq": "the model's weights are not quantised as awq",
+    "choice": "refuses --dtype (invalid choice: 'bf17'",
+    "connector": "the connector does not start: SettingsError: arena_dir: an absolute path is wanted",
+    "custom": "the model brings code of its own",
+    "cut": "weights are damaged or not whole",
+    "damaged": "weights are damaged or not whole",
+    "empty": "there are no weights in the model's folder",
+    "hub": "its model was not found",
+    "kvsmall": "too little memory for its KV cache: one request of 2048 tokens takes",
+    "maxlen": "max-model-len is 1000000, and the model has at most 4096",
+    "memory": "too little memory on NUMA node 0: 20.86 of 23.59 GiB are free",
+    "noconfig": "its model was not found",
+    "nomodule": "no module vllm: set services.gpu.python",
+    "port": "its port is taken",
+    "quantization": "knows no quantisation q5",
+}
+"""What vLLM 0.32 for CPUs said when it was given such a fault; frames of tracebacks are left out of the logs."""
+
+
+@pytest.mark.parametrize("log", sorted(RECORDED.glob("*.log")), ids=lambda log: log.stem)
+def test_recorded_logs(log: Path) -> None:
+    assert CAUSES[log.stem] in launch_cause(log.read_text().splitlines(), name="gpu")
+
+
+def test_settings_that_a_log_repeats_are_no_cause() -> None:
+    lines = [
+        "(APIServer pid=7) INFO 11-28 15:12:50 [api_utils.py:286] non-default args: {'trust_remote_code=True': 1}",
+        "(EngineCore pid=9) WARNING 11-28 15:12:50 [x.py:1] can cause errors like [Errno 28] No space left on device",
+        "INFO:     Shutting down: address already in use",
+    ]
+    assert launch_cause(lines, name="gpu") == ""
 
 
 @pytest.mark.parametrize(("signal", "cause"), [(4, "other CPUs"), (9, "dmesg"), (7, "/dev/shm"), (11, "dmesg")])

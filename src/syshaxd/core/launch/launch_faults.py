@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What the last lines of an engine's log, and the way in which it ended, mean, and what helps.
 
-The texts are those of vLLM 0.26 to 0.32, PyTorch, transformers, Python and our connector.
+The texts are those of vLLM 0.26 to 0.32 (compared with both sources), PyTorch, transformers, Python and our connector;
+tests/core/data/launch_logs has what vLLM 0.32 said when it was made to fail.
 """
 
 import re
@@ -62,7 +63,7 @@ _RULES = (
         "{key}.args.max-model-len is {0}, and the model has at most {1}",
     ),
     _rule(
-        r"trust[_-]remote[_-]code|contains custom code",
+        r"contains custom code|trust_remote_code=True",
         "the model brings code of its own: if you trust it, set {key}.args.trust-remote-code to true",
     ),
     _rule(
@@ -92,7 +93,8 @@ _RULES = (
         "its vLLM knows no quantisation {0}: take other weights, or correct {key}.args.quantization",
     ),
     _rule(
-        r"([Qq]uantization(?: method)?[^\n]{0,80}(?:not supported|not match|does not support)[^\n]{0,120})",
+        r"((?:[Qq]uantization(?: method)?[^\n]{0,80}(?:not supported|not match|does not support)|"
+        r"\S+ is not supported for quantization method)[^\n]{0,120})",
         "its vLLM can't compute this quantisation here ({0}): take other weights, or correct {key}.args.quantization",
     ),
     _rule(
@@ -135,7 +137,12 @@ _SIGNALS = {
 _ILLEGAL = re.compile(r"[Ii]llegal instruction")
 _FAILED_PROCESS = re.compile(r"Failed core proc\(s\): \{[^}]*: -(\d+)|died with <Signals\.SIG\w+: (\d+)>")
 _EXCEPTION = re.compile(r"(?:^|\s)((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+)$")
-_SAYS_NOTHING = re.compile(r"Engine core initialization failed|See root cause|Engine process failed|EngineDeadError")
+_SAYS_NOTHING = re.compile(
+    r"Engine core initialization failed|WorkerProc initialization failed|See root cause|stack trace above|"
+    r"Engine process failed|EngineDeadError"
+)
+# They tell of settings and of what went well, in words that would mean a fault elsewhere.
+_NO_ERROR = re.compile(r"(?:\([^)\n]*\) )?(?:DEBUG|INFO|WARNING)\b")
 
 
 def lines_of_last_launch(lines: Sequence[str], name: str) -> list[str]:
@@ -152,6 +159,7 @@ def launch_cause(lines: Sequence[str], *, name: str, signal: int | None = None) 
         name: The service.
         signal: What ended it; None: it exited by itself, or nobody knows.
     """
+    lines = [line for line in lines if not _NO_ERROR.match(line)]
     text = "\n".join(lines)
     if signal is None and (failed := _FAILED_PROCESS.search(text)):
         signal = int(failed[1] or failed[2])
