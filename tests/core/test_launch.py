@@ -224,7 +224,7 @@ def test_any_doubt_about_one_instance_keeps_the_connector_from_both(
         assert spec.protocol is Protocol.NONE
         assert "SyshaxConnector" not in " ".join(spec.argv)
     assert doubt in cpu.protocol_doubt
-    assert doubt in refusal(gpu, cpu, {})
+    assert doubt in refusal(gpu, cpu, {}).reason
 
 
 def test_an_instance_that_is_told_to_have_the_connector_keeps_it_from_none() -> None:
@@ -311,10 +311,10 @@ def test_checksums_are_asked_for_by_the_configuration() -> None:
 def test_models_whose_files_differ_are_no_pair() -> None:
     """Quantised, say: the connector would find that at each load."""
     gpu, cpu = both(replace(HOST, engines={"gpu": FILES, "cpu": replace(FILES, identity="m2")}))
-    assert "their models' files differ" in refusal(gpu, cpu, {})
+    assert "their models' files differ" in refusal(gpu, cpu, {}).reason
     gpu, cpu = both(replace(HOST, engines={"gpu": FILES, "cpu": replace(FILES, identity="")}))
-    assert "their models' files differ" in refusal(gpu, cpu, {})
+    assert "their models' files differ" in refusal(gpu, cpu, {}).reason
     unknown = replace(HOST, engines=dict.fromkeys(("gpu", "cpu"), replace(FILES, identity="")))
     gpu, cpu = both(unknown, cpu={"model": "/m/tiny-awq"})
-    assert "/m/tiny and /m/tiny-awq" in refusal(gpu, cpu, {})
-    assert refusal(*both(unknown), {}) == "gpu has not been ready yet"
+    assert "/m/tiny and /m/tiny-awq" in refusal(gpu, cpu, {}).reason
+    assert refusal(*both(unknown), {}).reason == "gpu has not been ready yet"
