@@ -1,9 +1,13 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The state table and the state picture are made from the rows that test_lifecycle.py checks."""
+"""docs/design.md has the states that test_lifecycle.py checks, and the layers that import-linter checks."""
 
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from syshaxd.core.lifecycle import (
     Abandon,
@@ -20,8 +24,16 @@ from syshaxd.core.lifecycle import (
 from syshaxd.core.types import State
 from tests.core.test_lifecycle import ROWS
 
-DOC = Path(__file__).parents[2] / "docs" / "design.md"
-PICTURE = DOC.parent / "pictures" / "states.mmd"
+ROOT = Path(__file__).parents[2]
+DOC = ROOT / "docs" / "design.md"
+PICTURES = DOC.parent / "pictures"
+_CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+LAYERS: dict[str, list[list[str]]] = {
+    contract["containers"][0]: [layer.split(" | ") for layer in contract["layers"]]
+    for contract in _CONTRACTS
+    if contract["type"] == "layers"
+}
+"""Of each package that has an order of its own, the highest first."""
 
 
 def _from(lifecycle: Lifecycle) -> str:
@@ -99,4 +111,43 @@ def state_picture() -> str:
 
 
 def test_the_state_picture_is_that_of_the_code() -> None:
-    assert state_picture() == PICTURE.read_text(), f"write {PICTURE} anew and render it (docs/pictures/render.sh)"
+    _assert_drawn("states", state_picture())
+
+
+def _assert_drawn(name: str, source: str) -> None:
+    assert source == (PICTURES / f"{name}.mmd").read_text(), f"put this there and run render.sh {name}:\n{source}"
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_the_documents_layers_are_those_of_the_contract(package: str) -> None:
+    section = DOC.read_text().partition(f"### `{package}`\n")[2].partition("\n#")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    assert [re.findall(r"`(.*?)`", row) for row in rows] == LAYERS[package]
+
+
+def layer_picture() -> str:
+    """Mermaid's source: a column for each package, a box for each layer."""
+    lines = ["flowchart TB"]
+    for package, layers in reversed(LAYERS.items()):
+        name = package.replace(".", "-")
+        boxes = [f"{name}-{number}" for number in range(len(layers))]
+        lines += [f'  subgraph {name}["{package}"]', "    direction TB"]
+        lines += [f'    {box}["{", ".join(layer)}"]' for box, layer in zip(boxes, layers, strict=True)]
+        lines += [f"    {' --> '.join(boxes)}", "  end"]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_layer_picture_is_that_of_the_contract() -> None:
+    _assert_drawn("layers", layer_picture())
+
+
+def test_components_that_are_drawn_exist_and_use_what_is_below_them() -> None:
+    order = {name: number for number, layer in enumerate(LAYERS["syshaxd"]) for name in layer}
+    source = (PICTURES / "components.mmd").read_text()
+    inside = source.partition("subgraph syshaxd\n")[2].partition("  end\n")[0]
+    drawn = re.findall(r"^    (\w+)\[", inside, re.MULTILINE)
+    assert set(drawn) <= set(order)
+    arrows = re.findall(r"^  (\w+) -->(?:\|.*?\|)? (\w+)$", source, re.MULTILINE)
+    between: list[Any] = [(source, target) for source, target in arrows if {source, target} <= set(drawn)]
+    assert between
+    assert all(order[source] < order[target] for source, target in between)

@@ -40,3 +40,10 @@ def test_the_index_lists_every_page() -> None:
     index = ROOT / "docs/README.md"
     listed = {(index.parent / link).resolve() for link in _LINK.findall(index.read_text())}
     assert not {path for path in PAGES if path.is_relative_to(index.parent)} - {index} - listed
+
+
+def test_the_table_of_places_names_what_exists() -> None:
+    rows = re.findall(r"^\|.*\| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    places = [place for row in rows for place in re.findall(r"`([\w./-]+/[\w./-]*)`", row) if "NAME" not in place]
+    assert len(places) > 20
+    assert [place for place in places if not (ROOT / place).exists()] == []
