@@ -34,13 +34,15 @@ def test_the_seeds_words(clone: Path) -> None:
     made = python(sys.executable, clone, "cli.py", "init")
     assert (made.returncode, made.stderr) == (0, "")
     assert "then `python3 cli.py run`" in made.stdout
-    for key, value in {
+    values = {
         "services.gpu.port": "8001",
         "services.cpu.port": "8002",
         "services.conductor.port": "8010",
         "models.default": "ds-32b",
-    }.items():
-        assert python(sys.executable, clone, "cli.py", "config", key, value).stdout == f"{key} is set\n"
+    }
+    words = [word for pair in values.items() for word in pair]
+    told = python(sys.executable, clone, "cli.py", "config", *words).stdout
+    assert told == "".join(f"{key} is set\n" for key in values)
     assert "  services.gpu.port\n" in python(sys.executable, clone, "cli.py", "config", "--help").stdout
     checked = python(sys.executable, clone, "main.py", "--check-config")
     assert (checked.returncode, "good" in checked.stdout) == (0, True), checked.stderr

@@ -214,6 +214,7 @@ def command(*arguments: str, cache: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.long
 def test_without_packages_it_says_what_failed_and_trusts_nothing(tmp_path: Path) -> None:
     done = command("prepare", "--engine-only", cache=tmp_path)
     assert done.returncode == 1

@@ -95,10 +95,31 @@ SURROUNDINGS: dict[str, tuple[str, Mapping[str, str | None]]] = {
     "few descriptors": ("ulimit -n 64", {}),
     "ignored signals": ("trap '' HUP PIPE USR1 CHLD", {}),
 }
+TOGETHER: dict[str, tuple[str, ...]] = {
+    "a poor shell": ("nothing but a path", "closed input", "a strict umask", "few descriptors"),
+    "folders": ("a home that is not there", "a folder that was removed", "a read-only state folder"),
+    "streams": ("ascii streams", "a terminal that has gone", "no temporary folder", "an unknown locale"),
+    "a poor service manager": ("closed descriptors", "another alphabet", "ignored signals", "relative folders"),
+}
+"""A daemon each; each of them alone has one of its own in `make test-all`."""
 
 
+def test_all_surroundings_are_tried() -> None:
+    assert sorted(name for names in TOGETHER.values() for name in names) == sorted(SURROUNDINGS)
+
+
+@pytest.mark.parametrize("names", TOGETHER)
+def test_it_serves_and_stops(tmp_path: Path, names: str) -> None:
+    prefixes = [SURROUNDINGS[name][0] for name in TOGETHER[names]]
+    env = {key: value for name in TOGETHER[names] for key, value in SURROUNDINGS[name][1].items()}
+    with started(tmp_path, prefix="\n".join(prefixes), env=env) as daemon:
+        said = daemon.stop()
+    assert "Traceback" not in said
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", SURROUNDINGS)
-def test_it_serves_and_stops(tmp_path: Path, name: str) -> None:
+def test_it_serves_and_stops_in_each_alone(tmp_path: Path, name: str) -> None:
     prefix, env = SURROUNDINGS[name]
     with started(tmp_path, prefix=prefix, env=env) as daemon:
         said = daemon.stop()
@@ -106,19 +127,27 @@ def test_it_serves_and_stops(tmp_path: Path, name: str) -> None:
 
 
 NO_MANAGER = "no service manager listens at NOTIFY_SOCKET"
-LEFT_OVER: dict[str, tuple[str, Mapping[str, str | None], str]] = {
-    "a service manager that has gone": (
+LEFT_OVER: dict[str, tuple[str, Mapping[str, str | None], tuple[str, ...]]] = {
+    "a service manager that has gone, and a strange watchdog": (
         "",
-        {"NOTIFY_SOCKET": "/run/gone"},
-        "no service manager listens at NOTIFY_SOCKET",
+        {"NOTIFY_SOCKET": "/run/gone", "WATCHDOG_USEC": "soon", "WATCHDOG_PID": None},
+        (NO_MANAGER, "WATCHDOG_USEC=soon is no time"),
     ),
-    "an abstract one": ("", {"NOTIFY_SOCKET": "@gone"}, NO_MANAGER),
-    "one whose name is too long": ("", {"NOTIFY_SOCKET": "/x" * 99}, NO_MANAGER),
-    "something else for it": ("", {"NOTIFY_SOCKET": "vsock:2:1234"}, NO_MANAGER),
-    "a strange watchdog": ("", {"WATCHDOG_USEC": "soon", "WATCHDOG_PID": None}, "WATCHDOG_USEC=soon is no time"),
-    "sockets of somebody else": ("export LISTEN_PID=$$", {"LISTEN_FDS": "3"}, "is no listening socket"),
-    "files for sockets": ("export LISTEN_PID=$$; exec 3</dev/null", {"LISTEN_FDS": "1"}, "descriptor 3"),
-    "a strange number of sockets": ("export LISTEN_PID=$$", {"LISTEN_FDS": "many"}, "LISTEN_FDS=many is no number"),
+    "an abstract one, and sockets of somebody else": (
+        "export LISTEN_PID=$$",
+        {"NOTIFY_SOCKET": "@gone", "LISTEN_FDS": "3"},
+        (NO_MANAGER, "is no listening socket"),
+    ),
+    "one whose name is too long, and files for sockets": (
+        "export LISTEN_PID=$$; exec 3</dev/null",
+        {"NOTIFY_SOCKET": "/x" * 99, "LISTEN_FDS": "1"},
+        (NO_MANAGER, "descriptor 3"),
+    ),
+    "something else for it, and a strange number of sockets": (
+        "export LISTEN_PID=$$",
+        {"NOTIFY_SOCKET": "vsock:2:1234", "LISTEN_FDS": "many"},
+        (NO_MANAGER, "LISTEN_FDS=many is no number"),
+    ),
 }
 
 
@@ -127,5 +156,6 @@ def test_what_was_left_over_is_told_and_does_without(tmp_path: Path, name: str) 
     prefix, env, told = LEFT_OVER[name]
     with started(tmp_path, prefix=prefix, env=env) as daemon:
         said = daemon.stop()
-    assert told in said
+    for text in told:
+        assert text in said
     assert "Traceback" not in said

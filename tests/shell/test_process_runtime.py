@@ -36,7 +36,7 @@ class ProcessHarness:
         self.runtime: ProcessRuntime | None = None
 
     def new_runtime(self) -> ProcessRuntime:
-        self.runtime = ProcessRuntime(self.folder)
+        self.runtime = ProcessRuntime(self.folder, misfit_grace_s=1.0)
         return self.runtime
 
     def spec(self, name: str = "gpu", *options: str, stubborn: bool = False) -> InstanceSpec:

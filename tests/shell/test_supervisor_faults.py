@@ -231,13 +231,13 @@ async def test_a_server_whose_api_is_blocked_for_a_while_is_not_ended() -> None:
                 probe=partial(probe_health, session),
                 policy=RestartPolicy(probe_failures=3),
                 probe_interval_s=0.1,
-                probe_timeout_s=1.0,
+                probe_timeout_s=0.3,
                 stop_grace_s=1.0,
             )
             supervisor.subscribe(lambda status: seen.append((status.state, status.reason)))
             running = asyncio.create_task(supervisor.run())
             await supervisor.wait_until("gpu", lambda status: status.state is State.READY, 40.0)
-            async with session.post(f"http://127.0.0.1:{port}/sim/fault", json={"busy_s": 8.0}) as answer:
+            async with session.post(f"http://127.0.0.1:{port}/sim/fault", json={"busy_s": 3.0}) as answer:
                 assert answer.ok
             await supervisor.wait_until("gpu", lambda status: status.state is State.UNHEALTHY, 40.0)
             await supervisor.wait_until("gpu", lambda status: status.state is State.READY, 60.0)

@@ -61,15 +61,19 @@ class ProcessRuntime:
     adopt it, even after a SIGKILL in the middle of a launch.
     """
 
-    def __init__(self, folder: Path, *, log_max_bytes: int = _LOG_MAX_BYTES) -> None:
+    def __init__(
+        self, folder: Path, *, log_max_bytes: int = _LOG_MAX_BYTES, misfit_grace_s: float = _MISFIT_GRACE_S
+    ) -> None:
         """Touches nothing yet.
 
         Args:
             folder: For logs and records; made when needed, and used by one runtime at a time.
             log_max_bytes: Size from which a log's content moves to its second file.
+            misfit_grace_s: What an earlier daemon left, and nobody wants any more, may take to end before SIGKILL.
         """
         self._folder = folder
         self._log_max_bytes = log_max_bytes
+        self._misfit_grace_s = misfit_grace_s
         self._logs: dict[str, LogFile] = {}
         self._running: dict[str, _Running] = {}
         self._opening = asyncio.Lock()
@@ -147,7 +151,7 @@ class ProcessRuntime:
         _log.info(
             "%s: runs with other settings as pid %d: ending it", spec.name, record.pid, extra={"instance": spec.name}
         )
-        await self.terminate(record.handle, _MISFIT_GRACE_S)
+        await self.terminate(record.handle, self._misfit_grace_s)
         return None
 
     async def end_others(self, names: Collection[str]) -> None:
@@ -162,7 +166,7 @@ class ProcessRuntime:
                     record.pid,
                     extra={"instance": name},
                 )
-                await self.terminate(record.handle, _MISFIT_GRACE_S)
+                await self.terminate(record.handle, self._misfit_grace_s)
 
     async def _find(self, name: str) -> Record | None:
         """Watches the process that a record tells of. None: it is gone, and what it left is cleared away."""
@@ -186,7 +190,7 @@ class ProcessRuntime:
         record = await self._find(name)
         if record is not None:
             _log.info("%s: still runs as pid %d: ending it", name, record.pid, extra={"instance": name})
-            await self.terminate(record.handle, _MISFIT_GRACE_S)
+            await self.terminate(record.handle, self._misfit_grace_s)
 
     async def pid(self, handle: Handle) -> int | None:
         """The process that was launched. See InstanceRuntime."""
