@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run env man completion test test-faults test-machine check lint types contracts unit e2e proto proto-check bench-gateway bench-placement clean
+.PHONY: run env man completion test test-faults test-machine test-all check lint types contracts unit unit-core unit-shell e2e proto proto-check bench-gateway bench-placement clean
 
 run: .venv/.run
 	@exec $(BIN)/python -m syshax_embedded run
@@ -24,6 +24,7 @@ env: .venv/.run
 
 test: check e2e
 
+# `make -j2 -O check` runs what does not depend on each other at once.
 check: lint types contracts proto-check unit
 
 lint: .venv/.dev
@@ -36,8 +37,10 @@ types: .venv/.dev
 contracts: .venv/.dev
 	$(BIN)/lint-imports
 
-unit: .venv/.dev
-	$(BIN)/pytest
+unit: unit-shell unit-core
+
+unit-core unit-shell: unit-%: .venv/.dev
+	$(BIN)/pytest tests/$*
 
 e2e: .venv/.dev
 	$(BIN)/python -m syshax_embedded prepare --engine-only
@@ -77,11 +80,24 @@ FAULTS_TABLE ?= build/faults.md
 test-faults: .venv/.dev
 	FAULTS_SCALE=$(FAULTS_SCALE) FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/pytest tests/faults
 
-# Needs root: it installs what it lacks (qemu). MACHINE_ARCH=aarch64 emulates an Arm server instead.
+# Needs root: it installs what it lacks (qemu). MACHINE_ARCH=aarch64 emulates an Arm server instead. `-j2 -O`: both halves at once.
 MACHINE_ARCH ?= x86_64
-test-machine: .venv/.dev
-	tests/machine/setup.sh $(MACHINE_ARCH)
-	MACHINE_ARCH=$(MACHINE_ARCH) $(BIN)/pytest tests/machine
+test-machine: machine-containers machine-package
+
+.PHONY: machine-setup machine-containers machine-package
+machine-setup: .venv/.dev
+	MAKEFLAGS= tests/machine/setup.sh $(MACHINE_ARCH)
+
+machine-containers: machine-setup
+	$(BIN)/pytest tests/machine/docker
+
+machine-package: machine-setup
+	MACHINE_ARCH=$(MACHINE_ARCH) $(BIN)/pytest tests/machine/package tests/machine/numa tests/machine/shells
+
+# All tests, those that take long and rarely break too, with more examples and a longer soak.
+test-all: export PYTEST_ADDOPTS := -m "" --hypothesis-profile=thorough
+test-all: export FAULTS_SOAK_S := 60
+test-all: test test-faults test-machine
 
 # Needs Go and nginx (apt-get install golang-go nginx).
 BENCH_OPTIONS ?= --rounds 3

@@ -5,5 +5,5 @@
 from hypothesis import settings
 
 settings.register_profile("quick", max_examples=40)
-settings.register_profile("thorough", max_examples=400)  # `make test-all`
+settings.register_profile("thorough", max_examples=200)  # `make test-all`
 settings.load_profile("quick")

@@ -15,7 +15,7 @@ from tests.faults.report import Row, sized
 
 pytestmark = pytest.mark.timeout(600)
 
-DURATION_S = sized(20, 120)
+DURATION_S = int(os.environ.get("FAULTS_SOAK_S") or sized(20, 120))
 CLIENTS = sized(20, 60)
 
 
