@@ -163,6 +163,9 @@ class Reconfigurer:
                     await asyncio.to_thread(file.discard)
             self._text, self.config, self._bound = text, config, bound
             self._say(logging.INFO, _told(todo))
+            for warning in await asyncio.to_thread(configfile.warnings, self.path, config):
+                _log.warning("%s", warning)
+                self._engine.events.add(EventKind.CONFIG, warning)
             return todo
 
     async def _read(self, text: str | None) -> tuple[str, Config, Bound]:

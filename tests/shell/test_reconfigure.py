@@ -368,3 +368,10 @@ async def test_a_new_port_must_be_free_and_one_that_an_instance_has_need_not(dae
     assert daemon.runtime.ports_checked == {"cpu": True}
     await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8001", services__gpu__port="8003"))
     assert daemon.runtime.ports_checked == {"cpu": False, "gpu": False}
+
+
+async def test_what_a_change_lays_open_is_told(daemon: FakeDaemon, caplog: pytest.LogCaptureFixture) -> None:
+    await daemon.reconfigurer.apply(await daemon.changed(services__conductor__host="0.0.0.0"))
+    told = "services.conductor.host is 0.0.0.0"
+    assert [record.levelname for record in caplog.records if told in record.message] == ["WARNING"]
+    assert any(told in event.text for event in daemon.engine.events.latest())
