@@ -8,6 +8,7 @@ from random import Random
 from typing import Any, NoReturn
 
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -19,6 +20,7 @@ from syshaxd.cli.top import TopView
 from syshaxd.client.client import _engine_status
 from syshaxd.control import render
 from syshaxd.control.messages import make
+from syshaxd.core.parity import Agreement
 from syshaxd.core.report.status import status_json
 from syshaxd.core.types import EngineStatus
 from tests.fakes.engine import FakeEngine
@@ -53,6 +55,38 @@ def test_any_status_arrives_and_is_shown(seed: int, width: int) -> None:
         _shown(view.render(width=width, now_s=9.0, monotonic_s=7.0), width).encode()
     for report in got.parity:
         _shown(parity_table(report), width).encode()
+
+
+def _of_a_later_version(message: Any) -> None:
+    """Gives every enum of a message a value, and every word that is one of several a word, that nobody knows yet."""
+    for field, told in message.ListFields():
+        if field.enum_type is not None:
+            setattr(message, field.name, 99)
+        elif field.name in {"rule", "kind"}:
+            setattr(message, field.name, "later")
+        elif field.message_type is not None:
+            several = told.values() if hasattr(told, "values") else told if hasattr(told, "__len__") else [told]
+            for each in several:
+                if isinstance(each, Message):
+                    _of_a_later_version(each)
+    message.MergeFromString(b"\xfa\x3e\x05later")  # a field that nobody knows yet
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_a_later_daemon_says_is_shown_as_it_is(seed: int) -> None:
+    message = render.status(odd(EngineStatus, Random(seed)), now_s=5.0)
+    _of_a_later_version(message)
+    got = _engine_status(api.GetStatusResponse.FromString(message.SerializeToString()), 7.0)
+    text = json.dumps(status_json(got, monotonic_s=7.0))
+    assert not got.instances or '"state": "unknown-99"' in text
+    table = _shown(show.status_table(got, width=200, now_s=9.0, monotonic_s=7.0), 200)
+    assert not got.instances or "unknown-99" in table
+    _shown(TopView().render(width=200, now_s=9.0, monotonic_s=7.0), 200)
+    for report in got.parity:
+        assert report.verdict.agreement == "unknown-99"
+        assert report.verdict.agreement is not Agreement.UNKNOWN
+        assert "unknown-99" in _shown(parity_table(report), 200)
+    assert {drift.kind for its in got.bindings.values() for drift in its.drifts} <= {"later"}
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -190,7 +190,7 @@ def events(socket: Path | None, lines: int, instance: str, output: str, *, follo
         async with aclosing(client.stream("WatchEvents", last=lines, follow=follow, instance=instance)) as answers:
             async for answer in answers:
                 event = answer["event"]
-                event["kind"] = event["kind"].removeprefix("EVENT_KIND_").lower()
+                event["kind"] = str(event["kind"]).removeprefix("EVENT_KIND_").lower()
                 click.echo(json.dumps(event) if output == "json" else _event_text(event))
 
     run(socket, work)

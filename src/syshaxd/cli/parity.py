@@ -27,7 +27,7 @@ def parity_line(report: ParityReport) -> Text:
     moves = "" if verdict.allowed or not verdict.reasons else f": {verdict.reasons[-1]}"
     return Text.assemble(
         (f"{report.first} and {report.second}: ", "bold"),
-        (verdict.agreement, _COLOURS[verdict.agreement]),
+        (verdict.agreement, _COLOURS.get(verdict.agreement, "")),
         distances,
         moves,
     )
@@ -49,7 +49,7 @@ def _head(report: ParityReport) -> Iterator[Text]:
     verdict, figures = report.verdict, report.figures
     yield Text.assemble(
         (f"{report.first} and {report.second}: ", "bold"),
-        (verdict.agreement, _COLOURS[verdict.agreement]),
+        (verdict.agreement, _COLOURS.get(verdict.agreement, "")),
         "" if verdict.cause is ParityCause.NONE else f"; likely cause: {verdict.cause}",
         f"; requests {'may' if verdict.allowed else 'do not'} move between them",
     )

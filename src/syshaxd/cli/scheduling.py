@@ -274,6 +274,6 @@ def decision_line(entry: Mapping[str, Any]) -> str:
 
 
 def _decision_text(decision: Mapping[str, Any]) -> str:
-    kind = decision["kind"].removeprefix("DECISION_KIND_").lower().replace("_", " ")
+    kind = str(decision["kind"]).removeprefix("DECISION_KIND_").lower().replace("_", " ")
     where = "+".join(dict.fromkeys(name for name in (decision["prefill"], decision["decode"]) if name))
     return f"{kind} {where}".rstrip() + f": {'; '.join(decision['reasons'])}"

@@ -36,7 +36,7 @@ _COLOURS = {
 
 def state_text(state: State) -> Text:
     """The state in its colour."""
-    return Text(state, _COLOURS[state])
+    return Text(state, _COLOURS.get(state, ""))
 
 
 def duration_text(duration_s: float) -> str:

@@ -23,24 +23,14 @@ from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.api.v1 import scheduling_pb2
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceStub
 from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceStub
-from syshaxd.client import bindings
+from syshaxd.client.values import value_of
 from syshaxd.core import errors
-from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
-from syshaxd.core.numa import Fault, Settings, Unverified, Verification
-from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.numa import Fault, NumaTopology, Settings, Unverified, Verification, dialect_of
+from syshaxd.core.parity import ParityReport, Verdict
 from syshaxd.core.report import error_detail
 from syshaxd.core.report.error_detail import METADATA_KEY
-from syshaxd.core.types import (
-    Device,
-    EngineStatus,
-    Handle,
-    HostTopology,
-    InstanceSpec,
-    InstanceStatus,
-    Role,
-    RuntimeKind,
-    State,
-)
+from syshaxd.core.types import EngineStatus, Handle, HostTopology, InstanceStatus
 
 _ANSWER_TIMEOUT_S = 10.0
 # The kernel walks all page tables of an instance.
@@ -157,21 +147,28 @@ class ControlClient:
         """The daemon's host as it is now, and whose its CPUs are."""
         with self._errors_mapped():
             answer = await self._stub.GetTopology(api.GetTopologyRequest(), timeout=_ANSWER_TIMEOUT_S)
-        return bindings.topology(answer)
+        return value_of(HostTopology, answer, topology=value_of(NumaTopology, answer))
 
     async def check_binding(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
         """What is wrong with settings for an instance, beside the others; None: with those that it has."""
-        given = None if settings is None else bindings.settings_message(settings)
+        given = None
+        if settings is not None:
+            given = api.BindingSettings(
+                env=settings.env,
+                cpuset_cpus=settings.cpuset_cpus,
+                cpuset_mems=settings.cpuset_mems,
+                ranks=settings.ranks,
+            )
         request = api.CheckBindingRequest(name=name, settings=given)
         with self._errors_mapped():
             answer = await self._stub.CheckBinding(request, timeout=_ANSWER_TIMEOUT_S)
-        return bindings.faults(answer)
+        return _faults(answer)
 
     async def verify_bindings(self, name: str = "") -> dict[str, Verification | Unverified]:
         """Where instances run now, against their bindings; empty: all of them."""
         with self._errors_mapped():
             answer = await self._stub.VerifyBinding(api.VerifyBindingRequest(name=name), timeout=_READING_TIMEOUT_S)
-        return bindings.verifications(answer)
+        return _verifications(answer)
 
     async def _command(self, call: Any) -> AsyncGenerator[InstanceStatus, None]:
         with self._errors_mapped(), self._ended(call):
@@ -197,6 +194,8 @@ class ControlClient:
                 raise restored from None
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise SlowError(f"syshaxd on {self.path} did not answer in time; is its host overloaded?") from None
+            if code is grpc.StatusCode.UNIMPLEMENTED:
+                raise errors.SyshaxError(f"syshaxd on {self.path} can't do that: it is of another version") from None
             if code in _GONE:
                 raise UnreachableError(f"no syshaxd answers on {self.path}") from None
             raise _ERRORS.get(code, errors.SyshaxError)(told) from None
@@ -214,132 +213,47 @@ def _plain(message: Any) -> dict[str, Any]:
 
 def _engine_status(message: api.GetStatusResponse, now_s: float) -> EngineStatus:
     """Ages of readings become times of this process's monotonic clock, which is `now_s`."""
-    return EngineStatus(
-        version=message.version,
-        started_at_s=message.started_at_s,
-        endpoint=message.endpoint,
-        queued=message.queued,
-        inflight=dict(message.inflight),
+    return value_of(
+        EngineStatus,
+        message,
         instances=tuple(_instance_status(status) for status in message.instances),
         snapshot=_snapshot(message.snapshot, now_s),
-        binding_faults={name: tuple(its.faults) for name, its in message.binding_faults.items()},
         handover_refusals={(pair.source, pair.target): pair.refusal for pair in message.handover_pairs},
         parity=tuple(_parity(report) for report in message.parity),
-        faults=tuple(message.faults),
-        bindings={name: bindings.binding_status(its) for name, its in message.bindings.items()},
     )
 
 
 def _parity(message: api.ParityReport) -> ParityReport:
-    return ParityReport(
-        first=message.first,
-        second=message.second,
-        verdict=Verdict(
-            Agreement[_name(api.Agreement, message.agreement)],
-            ParityCause[_name(api.ParityCause, message.cause)],
-            tuple(message.reasons),
-            allowed=message.allowed,
-        ),
-        figures=Figures(**_values(message.figures)),
-        prompts=tuple(_prompt(prompt) for prompt in message.prompts),
-        compared_at_s=message.compared_at_s,
-    )
-
-
-def _prompt(message: api.PromptReport) -> PromptReport:
-    values = _values(message)
-    values["difference"] = Difference(**_values(message.difference)) if message.HasField("difference") else None
-    return PromptReport(**values)
-
-
-def _values(message: Any) -> dict[str, Any]:
-    """The fields of a message whose names are those of its class in core."""
-    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    return value_of(ParityReport, message, verdict=value_of(Verdict, message))
 
 
 def _instance_status(message: api.InstanceStatus) -> InstanceStatus:
-    handle = message.handle
-    return InstanceStatus(
-        spec=_spec(message.spec),
-        state=State[_name(api.State, message.state)],
-        wanted=message.wanted,
-        reason=message.reason,
-        generation=message.generation,
-        attempts=message.attempts,
-        since_s=message.since_s,
-        handle=Handle(message.spec.name, handle.generation, handle.ident, handle.started_at_s)
-        if message.HasField("handle")
-        else None,
-    )
-
-
-def _spec(message: api.InstanceSpec) -> InstanceSpec:
-    """Without command line and environment, which do not travel."""
-    return InstanceSpec(
-        name=message.name,
-        role=Role[_name(api.Role, message.role)],
-        device=Device[_name(api.Device, message.device)],
-        runtime=RuntimeKind[_name(api.RuntimeKind, message.runtime)],
-        model=message.model,
-        served_model=message.served_model,
-        host=message.host,
-        port=message.port,
-        cores=tuple(message.cores),
-        depends_on=message.depends_on or None,
-        max_num_seqs=message.max_num_seqs,
-    )
-
-
-def _name(enum: Any, value: int) -> str:
-    """The enum value's name without the enum's own: `READY` of STATE_READY."""
-    if value not in enum.values():
-        raise errors.SyshaxError("syshaxd is newer than this syshaxctl and says something that it does not know")
-    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
-    return str(enum.Name(value).removeprefix(prefix))
+    """The spec is without command line and environment, which do not travel."""
+    handle = value_of(Handle, message.handle, name=message.spec.name) if message.HasField("handle") else None
+    return value_of(InstanceStatus, message, handle=handle)
 
 
 def _snapshot(message: api.Snapshot, now_s: float) -> Snapshot:
-    return Snapshot(
+    return value_of(
+        Snapshot,
+        message,
         taken_at_s=now_s - message.age_s if message.HasField("age_s") else 0.0,
-        instances={name: _load(load, now_s) for name, load in message.instances.items()},
-        gpus=tuple(_gpu(gpu) for gpu in message.gpus),
-        gpu_error=message.gpu_error,
-        host=_host(message.host) if message.HasField("host") else None,
+        instances={
+            name: value_of(InstanceLoad, load, read_at_s=now_s - load.age_s) for name, load in message.instances.items()
+        },
     )
 
 
-def _load(message: api.InstanceLoad, now_s: float) -> InstanceLoad:
-    return InstanceLoad(
-        read_at_s=now_s - message.age_s,
-        running=message.running,
-        waiting=message.waiting,
-        kv_usage_ratio=message.kv_usage_ratio,
-        generation_tokens_per_s=message.generation_tokens_per_s,
-        prompt_tokens_per_s=message.prompt_tokens_per_s,
-        preemptions=message.preemptions,
-        error=message.error,
-    )
+def _faults(message: api.CheckBindingResponse) -> tuple[Fault, ...]:
+    """Each with the one proposal. Its dialect does not travel: the variables tell it."""
+    given = message.proposal
+    dialect = dialect_of(dict(given.env), on_cpu=True)
+    proposal = value_of(Settings, given, dialect=dialect) if message.HasField("proposal") else None
+    return tuple(value_of(Fault, fault, proposal=proposal) for fault in message.faults)
 
 
-def _gpu(message: api.GpuLoad) -> GpuLoad:
-    return GpuLoad(
-        index=message.index,
-        name=message.name,
-        uuid=message.uuid,
-        busy_ratio=message.busy_ratio if message.HasField("busy_ratio") else None,
-        memory_used_bytes=message.memory_used_bytes,
-        memory_total_bytes=message.memory_total_bytes,
-        power_w=message.power_w if message.HasField("power_w") else None,
-        temperature_c=message.temperature_c if message.HasField("temperature_c") else None,
-    )
-
-
-def _host(message: api.HostLoad) -> HostLoad:
-    return HostLoad(
-        cpu_count=message.cpu_count,
-        cpu_busy_ratio=message.cpu_busy_ratio,
-        memory_used_bytes=message.memory_used_bytes,
-        memory_total_bytes=message.memory_total_bytes,
-        shm_used_bytes=message.shm_used_bytes,
-        shm_total_bytes=message.shm_total_bytes,
-    )
+def _verifications(message: api.VerifyBindingResponse) -> dict[str, Verification | Unverified]:
+    seen: dict[str, Verification | Unverified] = {
+        name: value_of(Verification, its) for name, its in message.verifications.items()
+    }
+    return seen | {name: Unverified(reason) for name, reason in message.unverified.items()}

@@ -15,8 +15,7 @@ from syshaxd.api.v1 import config_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
 from syshaxd.control.messages import make
 from syshaxd.core.config import describe, find_key, get_value
-from syshaxd.core.config.diff import Changes, waiting_keys
-from syshaxd.core.events import Event
+from syshaxd.core.config.diff import waiting_keys
 from syshaxd.core.secrets import is_private, safe_value
 from syshaxd.reconfigure import Reconfigurer
 from syshaxd.serving.engine import Engine
@@ -65,22 +64,22 @@ class DaemonMethods(AdminServiceServicer):
 
     async def SetConfig(self, request: api.SetConfigRequest, context: Context) -> api.SetConfigResponse:
         would = await self._there.reconfigurer.edit({**request.values, **dict.fromkeys(request.unset)})
-        return make(api.SetConfigResponse, would_change=_changes(would))
+        return make(api.SetConfigResponse, would_change=would)
 
     async def ValidateConfig(self, request: api.ValidateConfigRequest, context: Context) -> api.ValidateConfigResponse:
         error, would = await self._there.reconfigurer.check(request.text if request.HasField("text") else None)
         faults = () if error is None else error.faults
         return make(
             api.ValidateConfigResponse,
-            faults=[make(api.ConfigFault, key=fault.key, problem=fault.problem) for fault in faults],
-            would_change=_changes(would),
+            faults=faults,
+            would_change=would,
         )
 
     async def ApplyConfig(self, request: api.ApplyConfigRequest, context: Context) -> api.ApplyConfigResponse:
-        return make(api.ApplyConfigResponse, changes=_changes(await self._there.reconfigurer.apply(request.text)))
+        return make(api.ApplyConfigResponse, changes=await self._there.reconfigurer.apply(request.text))
 
     async def ReloadConfig(self, request: api.ReloadConfigRequest, context: Context) -> api.ReloadConfigResponse:
-        return make(api.ReloadConfigResponse, changes=_changes(await self._there.reconfigurer.apply()))
+        return make(api.ReloadConfigResponse, changes=await self._there.reconfigurer.apply())
 
     async def WatchEvents(self, request: api.WatchEventsRequest, context: Context) -> None:
         # What the call tells its client at once, so that it knows when it is watching.
@@ -94,7 +93,7 @@ class DaemonMethods(AdminServiceServicer):
                 if older:
                     older -= 1
                     continue
-                await context.write(make(api.WatchEventsResponse, event=_event(event)))
+                await context.write(make(api.WatchEventsResponse, event=event))
 
     async def Shutdown(self, request: api.ShutdownRequest, context: Context) -> api.ShutdownResponse:
         self._there.stop(request.leave_running if request.HasField("leave_running") else None)
@@ -116,25 +115,3 @@ def _values(values: dict[str, Any], key: str) -> list[api.ConfigValue]:
 def _value(key: str, value: Any) -> api.ConfigValue:
     shown = "" if is_private(key) else json.dumps(safe_value(key, value), ensure_ascii=False)
     return make(api.ConfigValue, key=key, value=shown)
-
-
-def _changes(changes: Changes) -> api.ConfigChanges:
-    return make(
-        api.ConfigChanges,
-        keys=changes.keys,
-        needs_restart=changes.needs_restart,
-        replaced=changes.replaced,
-        added=changes.added,
-        removed=changes.removed,
-    )
-
-
-def _event(event: Event) -> api.Event:
-    return make(
-        api.Event,
-        at_s=event.at_s,
-        kind=f"EVENT_KIND_{event.kind.name}",
-        instance=event.instance,
-        text=event.text,
-        fields=event.fields,
-    )

@@ -13,7 +13,7 @@ import grpc
 
 from syshaxd.api.v1 import scheduling_pb2 as api
 from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceServicer
-from syshaxd.control.messages import make
+from syshaxd.control.messages import make, message_of
 from syshaxd.core.config import parse
 from syshaxd.core.errors import BadRequestError, NotFoundError
 from syshaxd.core.events import EventKind
@@ -184,9 +184,7 @@ def _decision(decision: Decision, specs: Mapping[str, InstanceSpec]) -> api.Deci
         prefill_address=specs[first].address.authority if first in specs else "",
         decode_address=specs[last].address.authority if last in specs else "",
         reasons=decision.reasons,
-        prediction=None
-        if expected is None
-        else make(api.Prediction, offload_s=expected.offload_s, wait_s=expected.wait_s),
+        prediction=expected,
     )
 
 
@@ -208,42 +206,12 @@ def _candidate(name: str, decided: Decided) -> api.Candidate:
     inflight = decided.inflight.get(name, 0)
     if load is None:
         return make(api.Candidate, name=name, inflight=inflight)
-    return make(
-        api.Candidate,
-        name=name,
-        inflight=inflight,
-        running=load.running,
-        waiting=load.waiting,
-        kv_usage_ratio=load.kv_usage_ratio,
-        generation_tokens_per_s=load.generation_tokens_per_s,
-    )
+    return message_of(api.Candidate, load, name=name, inflight=inflight)
 
 
 def _end(record: RequestRecord) -> api.RequestEnd:
-    return make(
-        api.RequestEnd,
-        outcome=record.outcome,
-        status=record.status,
-        placement=record.placement,
-        queue_s=record.queue_s,
-        ttft_s=record.ttft_s,
-        duration_s=record.duration_s,
-        tokens_in=record.tokens_in,
-        tokens_out=record.tokens_out,
-        retries=record.retries,
-        handovers=[
-            make(
-                api.RequestHandover,
-                source=handover.source,
-                target=handover.target,
-                cause=handover.cause,
-                tokens=handover.known_tokens,
-                result=handover.result,
-                gap_s=handover.gap_s,
-            )
-            for handover in record.handovers
-        ],
-    )
+    handovers = [message_of(api.RequestHandover, each, tokens=each.known_tokens) for each in record.handovers]
+    return message_of(api.RequestEnd, record, handovers=handovers)
 
 
 def _in_flight(running: RunningRequest, tokens: int, now_s: float) -> api.RequestInFlight:
@@ -261,9 +229,4 @@ def _in_flight(running: RunningRequest, tokens: int, now_s: float) -> api.Reques
 
 
 def _policy(policy: Policy) -> api.Policy:
-    return make(
-        api.Policy,
-        gpu_cache_threshold=policy.gpu_cache_threshold,
-        cpu_throughput_threshold=policy.cpu_throughput_threshold,
-        offload_min_prompt_tokens=policy.offload_min_prompt_tokens,
-    )
+    return message_of(api.Policy, policy)

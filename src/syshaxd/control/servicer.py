@@ -14,7 +14,7 @@ import grpc
 
 from syshaxd import __version__
 from syshaxd.api.v1 import admin_pb2 as api
-from syshaxd.control import bindings, render
+from syshaxd.control import render
 from syshaxd.control.config import DaemonMethods, Operations
 from syshaxd.control.messages import make
 from syshaxd.core.lifecycle.command_goal import Command, Goal
@@ -106,13 +106,13 @@ class AdminServicer(DaemonMethods):
                 await lines.aclose()
 
     async def GetTopology(self, request: api.GetTopologyRequest, context: Context) -> api.GetTopologyResponse:
-        return bindings.topology(await self._engine.topology())
+        return render.topology(await self._engine.topology())
 
     async def CheckBinding(self, request: api.CheckBindingRequest, context: Context) -> api.CheckBindingResponse:
-        return bindings.faults(await self._engine.check_binding(request.name, bindings.settings(request)))
+        return render.faults(await self._engine.check_binding(request.name, render.settings(request)))
 
     async def VerifyBinding(self, request: api.VerifyBindingRequest, context: Context) -> api.VerifyBindingResponse:
-        return bindings.verifications(await self._engine.verify_bindings(request.name))
+        return render.verifications(await self._engine.verify_bindings(request.name))
 
     async def _carry_out(
         self, command: Command, act: Callable[[], None], request: Any, context: Context, response: type[Any]
