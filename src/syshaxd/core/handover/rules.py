@@ -110,9 +110,9 @@ WHOLE_RULES: tuple[WholeRule, ...] = (
     WholeRule(("structured_outputs", *_GUIDED), "any", "the state of the grammar stays behind", _any),
     WholeRule(("tools", "functions"), "any", "the state of the parser of tool calls stays behind", bool),
     WholeRule(("include_reasoning",), "false", "its tokens are hidden", lambda value: not value),
-    WholeRule(("logprobs",), "any but false", "offsets and sums go over the whole answer", lambda v: v is not False),
-    WholeRule(("prompt_logprobs",), "any", "they come with the prompt's own computation", _any),
-    WholeRule(("echo", "return_prompt_text"), "true", "the prompt's text would be told by both", bool),
+    WholeRule(("logprobs",), "any but false", "offsets and sums run over the whole answer", lambda v: v is not False),
+    WholeRule(("prompt_logprobs",), "any", "they are made when the prompt is computed", _any),
+    WholeRule(("echo", "return_prompt_text"), "true", "both parts would return the prompt's text", bool),
     WholeRule(("suffix",), "not empty", "what follows is not in the tokens", bool),
     WholeRule(("stop",), "not empty", "a stop string may lie across the boundary", bool),
     WholeRule(
@@ -129,7 +129,7 @@ WHOLE_RULES: tuple[WholeRule, ...] = (
         "the processor's state stays behind",
         bool,
     ),
-    WholeRule(("kv_transfer_params", "ec_transfer_params"), "not empty", "the client hands over by itself", bool),
+    WholeRule(("kv_transfer_params", "ec_transfer_params"), "not empty", "the client controls hand-overs itself", bool),
 )
 
 CARRIED = frozenset(
