@@ -79,3 +79,11 @@ def test_metrics_that_are_named_exist(page: Path) -> None:
     known = set(re.findall(r"^\| `(syshax_\w+)`", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE))
     named = re.findall(r"(?<!:)\b(syshax_[a-z_]+[a-z])\b", page.read_text())
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} - known - NO_METRICS == set()
+
+
+def test_messages_that_operators_look_up_exist() -> None:
+    sources = "".join(path.read_text() for path in sorted((ROOT / "src/syshaxd").rglob("*.py")))
+    table = (ROOT / "docs/operating.md").read_text().partition("## What to do when")[2].partition("\n## ")[0]
+    messages = [message.partition("...")[0].strip() for message in re.findall(r'"([^"\n]+)"', table)]
+    assert len(messages) > 5
+    assert [message for message in messages if message not in sources] == []
