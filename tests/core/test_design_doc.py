@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """docs/design.md has the states that test_lifecycle.py checks, and the layers that import-linter checks."""
 
+import hashlib
 import re
 import tomllib
 from pathlib import Path
@@ -151,3 +152,9 @@ def test_components_that_are_drawn_exist_and_use_what_is_below_them() -> None:
     between: list[Any] = [(source, target) for source, target in arrows if {source, target} <= set(drawn)]
     assert between
     assert all(order[source] < order[target] for source, target in between)
+
+
+@pytest.mark.parametrize("source", sorted(PICTURES.glob("*.mmd")), ids=lambda path: path.stem)
+def test_pictures_are_rendered_from_their_sources(source: Path) -> None:
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert digest in source.with_suffix(".svg").read_text(), f"sh docs/pictures/render.sh {source.stem}"
