@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from syshaxd import __version__
+from tests.core.topologies import KUNPENG_LSCPU
 from tests.machine.docker.bed import Bed
+from tests.machine.package.commands import FIRST, SERVER, TRIALS, all_commands
 from tests.machine.package.machine import ROOT, Machine
 
 pytestmark = pytest.mark.timeout(300)
@@ -355,6 +357,43 @@ def test_a_file_that_the_service_may_not_write_is_told_before_anything_happens(
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", "syshaxd")
     machine.until("both instances are ready", partial(ready, machine))
+
+
+def test_every_command_has_its_trials() -> None:
+    assert sorted(TRIALS) == sorted(all_commands())
+
+
+def test_what_the_commands_are_tried_on(machine: Machine) -> None:
+    (machine.root / SERVER.lstrip("/")).write_text(KUNPENG_LSCPU)
+    body = json.dumps(CHAT | {"stream": False, "max_tokens": 5})
+    machine.run("curl", "-sSf", f"{URL}/v1/chat/completions", "-H", f"X-Request-Id: {FIRST}", "-d", body)
+
+
+@pytest.mark.parametrize("command", TRIALS)
+def test_every_command(machine: Machine, command: str) -> None:
+    for trial in TRIALS[command]:
+        found = ""
+        if trial.before:
+            said = machine.run(*trial.before.split())
+            if trial.finds:
+                match = re.search(trial.finds, said)
+                assert match, said
+                found = match[1]
+        told = machine.run(*command.split(), *trial.words.format(found=found).split())
+        assert re.search(trial.tells, told), f"{command} {trial.words}: {told}"
+        if trial.both_ready:
+            machine.until("both instances are ready", partial(ready, machine))
+
+
+def test_after_a_shutdown_the_next_daemon_has_the_same_instances(
+    machine: Machine, engines: Callable[[], set[str]]
+) -> None:
+    machine.until("it has ended", lambda: show(machine, "ActiveState") == "inactive")
+    before = engines()
+    assert len(before) == 2
+    machine.run("systemctl", "start", "syshaxd")
+    machine.until("both instances are ready", partial(ready, machine))
+    assert engines() == before
 
 
 @pytest.mark.parametrize((("verb", "release")), [("upgrade", 2), ("downgrade", 1)])
