@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ import pytest
 from syshax_embedded.engine import engine_python
 from syshax_embedded.folders import cache_folder
 from syshax_embedded.model import prepare_tiny
+from tests.fakes.ports import free_port
 
 MODEL = "tiny"
 SLOTS = 8
@@ -54,12 +54,6 @@ def get(url: str) -> tuple[int, bytes]:
 
 
 _RUNNING = pytest.StashKey["Daemon"]()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def shared_memory(processes: Iterable[psutil.Process]) -> set[int]:

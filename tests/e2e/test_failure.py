@@ -116,7 +116,14 @@ def ask() -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("victim", "fail"), [("gpu", kill_server), ("cpu", kill_all), ("gpu", kill_engine), ("cpu", freeze_server)]
+    ("victim", "fail"),
+    [
+        ("gpu", kill_server),
+        ("cpu", kill_engine),
+        # tests/faults does the same to simulated instances.
+        pytest.param("cpu", kill_all, marks=pytest.mark.long),
+        pytest.param("cpu", freeze_server, marks=pytest.mark.long),
+    ],
 )
 def test_an_instance_fails_under_load(
     daemon: Daemon, victim: str, fail: Callable[[list[psutil.Process]], None]

@@ -16,7 +16,8 @@ import aiohttp
 import openai
 import pytest
 
-from tests.e2e.conftest import MODEL, Daemon, beside, free_port, until, wait_up
+from tests.e2e.conftest import MODEL, Daemon, beside, until, wait_up
+from tests.fakes.ports import free_port
 
 pytestmark = pytest.mark.timeout(300)
 PROMPT = "The quick brown fox jumps over the lazy dog, and then it goes on: " * 12

@@ -17,7 +17,8 @@ import pytest
 
 from syshax_embedded.engine import engine_python
 from syshax_embedded.model import prepare_tiny
-from tests.e2e.conftest import MODEL, START_TIMEOUT_S, Daemon, beside, free_port, get, service, until, wait_up
+from tests.e2e.conftest import MODEL, START_TIMEOUT_S, Daemon, beside, get, service, until, wait_up
+from tests.fakes.ports import free_port
 
 pytestmark = pytest.mark.timeout(300)
 

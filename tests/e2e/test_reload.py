@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.conftest import free_port, get, gone, until
+from tests.e2e.conftest import get, gone, until
+from tests.fakes.ports import free_port
 
 IN_TIME_S = 30.0
 

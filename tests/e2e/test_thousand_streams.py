@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import resource
-import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -23,6 +22,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from syshax_sim.text import answer, render_chat
+from tests.fakes.ports import free_port
 
 STREAMS = 1000
 TOKENS = 60
@@ -75,12 +75,6 @@ async def until(state: Callable[[], Awaitable[bool]]) -> None:
     """Waits for a state of another process, which sends no event; `bed` limits the time."""
     while not await state():
         await asyncio.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Client(asyncio.Protocol):

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from tests.fakes.ports import free_port
 from tests.faults.report import Leaks, Row
 
 NAMES = ("gpu", "cpu")
@@ -60,12 +60,6 @@ def get(url: str, timeout_s: float = 10.0) -> tuple[int, str]:
             return error.code, error.read().decode()
     except OSError:
         return 0, ""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def program(name: str) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.bed import NAMES, Bed, free_port, program, until_async
+from tests.fakes.ports import free_port
+from tests.faults.bed import NAMES, Bed, program, until_async
 from tests.faults.client import ask, under_load
 from tests.faults.conftest import MakeBed
 from tests.faults.report import Row, sized

@@ -5,7 +5,6 @@
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from syshaxd.instances import binder
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.monitor import SystemMonitor
 from syshaxd.system import configfile
+from tests.fakes.ports import free_port
 
 CONFIG = """\
 services:
@@ -44,8 +44,7 @@ async def serving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     """The daemon's URL and its task."""
     for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(folder))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     text = CONFIG.format(port=port)
     config = await asyncio.to_thread(configfile.parse_file, text)
     bound = await asyncio.to_thread(binder.bind, config)

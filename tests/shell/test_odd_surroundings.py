@@ -4,7 +4,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.fakes.ports import free_port
 
 IN_TIME_S = 100.0
 
@@ -42,8 +43,7 @@ def started(folder: Path, *, prefix: str = "", env: Mapping[str, str | None] | N
         prefix: Shell code before the program takes over.
         env: What differs in its environment; None: not there.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     config = folder / "größe.yaml"
     config.write_text(
         f"services: {{cpu: {{enabled: false}}, gpu: {{port: 1}}, conductor: {{port: {port}}}}}\n"

@@ -5,7 +5,6 @@
 import asyncio
 import errno
 import os
-import socket
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +22,7 @@ from syshaxd.instances.activity import is_at_work
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.monitor import probe_health
 from syshaxd.system import host
+from tests.fakes.ports import free_port
 from tests.fakes.runtime import FakeRuntime
 from tests.shell.test_supervisor import CPU, GPU, PROBE_INTERVAL_S, bench
 
@@ -214,8 +214,7 @@ class _SimRuntime(FakeRuntime):
 
 async def test_a_server_whose_api_is_blocked_for_a_while_is_not_ended() -> None:
     """As vLLM is by `prompt_logprobs: -1`: its only thread computes, and answers nothing meanwhile."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     sim = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "syshax_sim", "--port", str(port)), stdout=asyncio.subprocess.DEVNULL
     )
