@@ -40,7 +40,7 @@ class _Page:
 _PAGES = (
     _Page("syshax", 1, "set up and run sysHAX", syshax),
     _Page("syshax", 5, "configuration of sysHAX"),
-    _Page("syshaxctl", 1, "look into a running syshaxd and command its instances", syshaxctl),
+    _Page("syshaxctl", 1, "inspect and control a running syshaxd", syshaxctl),
     _Page("syshaxd", 8, "serve one OpenAI endpoint over vLLM on the GPU and vLLM on the CPU", daemon),
 )
 

@@ -109,7 +109,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     for warning in configfile.warnings(path, config):
         _log.warning("%s", warning)
     if check_config:
-        click.echo(f"{path} is good. Instances: {', '.join(enabled_services(config))}.")
+        click.echo(f"{path} is valid. Instances: {', '.join(enabled_services(config))}.")
         return
     _log.info("syshaxd %s starts with %s", __version__, path)
     sdnotify.check()

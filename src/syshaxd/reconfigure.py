@@ -47,7 +47,7 @@ class Reconfigurer:
             path: The configuration file.
             text: Its text when the daemon started.
             config: The configuration in it.
-            bound: The instances that there are.
+            bound: The present instances.
             bind: Makes instances of a configuration. It blocks, and raises ConfigError.
             settle: Makes a configuration hold, apart from starting and stopping instances.
             supervisor: Starts and stops the instances.

@@ -87,7 +87,7 @@ class TestThoseThatAreWrong:
         error = refusal(bound)
         assert error is not None
         assert {fault.key for fault in error.faults} == {"services.gpu", "services.cpu", "numa.enforce"}
-        assert "services.gpu: [exists] cores: CPU 200: this host has CPUs 0-159; right would be cores=" in str(error)
+        assert "services.gpu: [exists] cores: CPU 200: this host has CPUs 0-159; valid: cores=" in str(error)
         assert "OMP_NUM_THREADS=62 CUSTOM_CPU_AFFINITY=0-30,40-70" in str(error)
 
     def test_advice_keeps_nothing_from_starting(self) -> None:

@@ -76,7 +76,7 @@ def test_values_arrive() -> None:
         ("services.gpu.port", "8001", 'must be a whole number from 1 to 65535, not "8001"'),
         ("services.gpu.port", True, "must be a whole number from 1 to 65535, not true"),
         ("services.gpu.port", None, "must be a whole number from 1 to 65535, not null"),
-        ("services.gpu.host", "", "must be a name or an IP address, not '': a part between its dots is empty"),
+        ("services.gpu.host", "", "must be a name or an IP address, not '': a label between its dots is empty"),
         ("services.gpu.host", 5, "must be text, not 5"),
         ("services.gpu.enabled", "perhaps", 'must be true or false, not "perhaps"'),
         ("services.gpu.runtime", "podman", 'must be process or docker or external, not "podman"'),
@@ -133,7 +133,7 @@ def test_an_unknown_key(key: str, problem: str) -> None:
 
 def test_names_that_are_not_text() -> None:
     faults = faults_of({1: {}, "services": {"cpu": {"env": {2: "x"}}}})
-    assert faults == dict.fromkeys(("1", "services.cpu.env.2"), "the name must be text; put it into quotes")
+    assert faults == dict.fromkeys(("1", "services.cpu.env.2"), "the name must be a string; quote it")
 
 
 def test_all_faults_come_at_once() -> None:
@@ -170,7 +170,7 @@ def test_no_fault_shows_a_secret(services: Any) -> None:
 
 def test_two_on_one_port() -> None:
     mapping = {"services": {"gpu": {"port": 8002}, "conductor": {"port": 8002}}}
-    taken = "8002 is taken by services.conductor.port already"
+    taken = "8002 is already taken by services.conductor.port"
     assert faults_of(mapping) == {"services.gpu.port": taken, "services.cpu.port": taken}
 
 
@@ -182,20 +182,20 @@ def test_the_same_port_on_other_hosts_and_of_disabled_services() -> None:
 def test_what_a_process_needs() -> None:
     mapping = {"services": {"gpu": {"runtime": "process"}}}
     assert faults_of(mapping) == {
-        "services.gpu.python": "needed with runtime `process`: the interpreter with vLLM",
-        "services.gpu.model": "needed with runtime `process`, here or as models.path",
+        "services.gpu.python": "required with runtime `process`: the Python interpreter with vLLM",
+        "services.gpu.model": "required with runtime `process`, here or as models.path",
     }
     parse({"services": {"gpu": {"runtime": "process", "python": "/p"}}, "models": {"path": "/m"}})
 
 
 def test_nothing_to_run() -> None:
     mapping = {"services": {"gpu": {"enabled": False}, "cpu": {"enabled": False}}}
-    assert faults_of(mapping) == {"services": "neither gpu nor cpu is enabled; at least one is needed"}
+    assert faults_of(mapping) == {"services": "neither gpu nor cpu is enabled; enable at least one"}
 
 
 def test_a_cap_under_its_base() -> None:
     mapping = {"lifecycle": {"backoff_base_s": 100, "backoff_cap_s": 1}}
-    assert faults_of(mapping) == {"lifecycle.backoff_cap_s": "must not be under lifecycle.backoff_base_s"}
+    assert faults_of(mapping) == {"lifecycle.backoff_cap_s": "must not be less than lifecycle.backoff_base_s"}
 
 
 # Keys
@@ -245,9 +245,9 @@ def test_every_default_is_what_its_key_takes() -> None:
             "port",
             "no such key; did you mean " + " or ".join(PORTS) + "?",
         ),
-        ("services.gpu", "holds several values; choose one of them, such as services.gpu.enabled"),
-        ("services.gpu.env", "holds several values; choose one of them, such as services.gpu.env.NAME"),
-        ("services.gpu.env.", "holds several values; choose one of them, such as services.gpu.env.NAME"),
+        ("services.gpu", "is a section; name one of its keys, such as services.gpu.enabled"),
+        ("services.gpu.env", "is a section; name one of its keys, such as services.gpu.env.NAME"),
+        ("services.gpu.env.", "is a section; name one of its keys, such as services.gpu.env.NAME"),
         ("services.gpu.port.x", "no such key; did you mean services.gpu.port?"),
         ("", "no such key; `syshax config --help` lists all"),
     ],

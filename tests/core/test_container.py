@@ -177,7 +177,7 @@ def test_the_connector_is_mounted_where_python_finds_it() -> None:
 @pytest.mark.parametrize(
     ("container", "key", "words"),
     [
-        ({}, "services.cpu.container.image", "needed"),
+        ({}, "services.cpu.container.image", "required"),
         ({"image": "i", "shm_size": "64 g"}, "services.cpu.container.shm_size", "64g"),
         ({"image": "i", "ports": ["80"]}, "services.cpu.container.ports", "HOST_PORT"),
         ({"image": "i", "volumes": ["/a"]}, "services.cpu.container.volumes", "SOURCE:TARGET"),

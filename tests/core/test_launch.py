@@ -114,11 +114,11 @@ def test_arguments(args: dict[str, Any], expected: tuple[str, ...]) -> None:
         ({"args": {"model": "x"}}, "services.gpu.args.model: set services.gpu.model instead"),
         ({"args": {"host": "x"}}, "services.gpu.args.host: set services.gpu.host instead"),
         ({"args": {"max-num-seqs": 8}}, r"services.gpu.args.max-num-seqs: differs from .* \(256\)"),
-        ({"args": {"--seed": 8}}, "services.gpu.args.--seed: not an argument's name"),
+        ({"args": {"--seed": 8}}, "services.gpu.args.--seed: not an argument name"),
         ({"args": {"a-b": 8, "a_b": 8}}, "services.gpu.args.a_b: given twice, also as a-b"),
         ({"args": {"seed": []}}, "services.gpu.args.seed: a list needs"),
         ({"args": {"seed": [True]}}, "services.gpu.args.seed: a list needs"),
-        ({"env": {"A=B": 8}}, "services.gpu.env.A=B: not a name"),
+        ({"env": {"A=B": 8}}, "services.gpu.env.A=B: not a valid name"),
     ],
 )
 def test_faults(service: dict[str, Any], fault: str) -> None:
@@ -165,19 +165,19 @@ def test_instances_that_surely_can_get_the_connector_unasked() -> None:
 @pytest.mark.parametrize(
     ("host", "changes", "doubt"),
     [
-        (LaunchHost(), {}, "over half of the shared memory"),
-        (replace(HOST, shm_total_bytes=2**31), {}, "over half of the shared memory"),
+        (LaunchHost(), {}, "exceed half of the shared memory"),
+        (replace(HOST, shm_total_bytes=2**31), {}, "exceed half of the shared memory"),
         (
             replace(HOST, engines={"gpu": FILES}),
             {},
             "set services.cpu.protocol to connector if it is 0.26",
         ),
         (HOST, {"offload": {"enabled": False}}, "offload.enabled is false"),
-        (HOST, {"cpu": {"runtime": "external"}}, "somebody else starts it"),
+        (HOST, {"cpu": {"runtime": "external"}}, "syshaxd does not start it"),
         (
             replace(HOST, engines={"gpu": FILES}),
             {"cpu": {"runtime": "docker", "container": {"image": "i"}}},
-            "which vLLM its image has is not known: set services.cpu.protocol to connector",
+            "the vLLM version in its image is unknown: set services.cpu.protocol to connector",
         ),
         (replace(HOST, arena_fault="/dev/shm/x is a folder of user 7"), {}, "a folder of user 7"),
         (HOST, {"cpu": {"args": {"kv_offloading_size": "4G"}}}, "its kv-offloading-size is '4G', not a number of GiB"),

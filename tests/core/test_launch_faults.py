@@ -16,12 +16,12 @@ WRAPPER = (
 TEXTS = (
     (
         "x.py: error: unrecognized arguments: --max-modle-len 8 --x=1",
-        "knows no argument --max-modle-len, --x:",
+        "does not know the arguments --max-modle-len, --x:",
     ),
-    ("api_server.py: error: argument --dtype: invalid choice: 'bf17'", "refuses --dtype (invalid choice: 'bf17')"),
+    ("api_server.py: error: argument --dtype: invalid choice: 'bf17'", "rejects --dtype (invalid choice: 'bf17')"),
     (
         "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when",
-        "no memory is left for its KV cache: raise services.gpu.args.gpu-memory-utilization",
+        "no memory left for its KV cache: raise services.gpu.args.gpu-memory-utilization",
     ),
     (
         (
@@ -32,7 +32,7 @@ TEXTS = (
     ),
     (
         "ValueError: Free memory on device cuda:0 (1.5/79.1 GiB) on startup is less than desired GPU memory",
-        "its GPU is taken: 1.5 of 79.1 GiB are free",
+        "its GPU is in use: 1.5 of 79.1 GiB are free",
     ),
     (
         "ValueError: Available memory on node 1 (2.1/31.2 GiB) on startup is less than desired CPU memory utilization",
@@ -47,18 +47,18 @@ TEXTS = (
             "  Value error, User-specified max_model_len (1000000) is greater than the derived max_model_len "
             "(max_position_embeddings=2048.0 or model_max_length=None in model's config.json)."
         ),
-        "max-model-len is 1000000, and the model has at most 2048",
+        "max-model-len is 1000000, but the model supports at most 2048",
     ),
-    ("  Value error, Invalid repository ID or local directory specified: 'some/model'.", "its model was not found"),
-    ("OSError: We couldn't connect to 'https://huggingface.co' to load the files", "its model was not found"),
-    ("OSError: You are trying to access a gated repo.", "accept its licence there and set services.gpu.env.HF_TOKEN"),
-    ("RuntimeError: Cannot find any model weights with `/m/tiny`", "there are no weights"),
-    ("safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", "damaged or not whole"),
+    ("  Value error, Invalid repository ID or local directory specified: 'some/model'.", "its model was found neither"),
+    ("OSError: We couldn't connect to 'https://huggingface.co' to load the files", "its model was found neither"),
+    ("OSError: You are trying to access a gated repo.", "accept its licence and set services.gpu.env.HF_TOKEN"),
+    ("RuntimeError: Cannot find any model weights with `/m/tiny`", "contains no weights"),
+    ("safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", "damaged or incomplete"),
     (
         "ValueError: Model architectures ['NewForCausalLM'] are not supported for now.",
-        "['NewForCausalLM']: take",
+        "['NewForCausalLM']: use",
     ),
-    ("  Value error, Unknown quantization method: q5. Must be one of ['awq']", "knows no quantisation q5:"),
+    ("  Value error, Unknown quantization method: q5. Must be one of ['awq']", "does not know the quantisation q5:"),
     ("ValueError: The quantization method awq is not supported for the current GPU. Minimum capability: 75.", "awq is"),
     (
         "ValueError: torch.float32 is not supported for quantization method awq. Supported",
@@ -67,13 +67,13 @@ TEXTS = (
     ("ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0.", "args.dtype to half"),
     ("ValueError: The repository /m contains custom code which must be executed. pass trust_remote_code=True", "trust"),
     ("RuntimeError: CUDA error: no kernel image is available for execution on the device", "not built for this GPU"),
-    ("RuntimeError: Failed to infer device type, please set the environment variable", "finds no GPU that works"),
+    ("RuntimeError: Failed to infer device type, please set the environment variable", "finds no working GPU"),
     ("OSError: [Errno 98] error while attempting to bind on address: address already in use", "its port is taken"),
     ("/usr/bin/python3: No module named vllm", "no module vllm: set services.gpu.python"),
     ("ModuleNotFoundError: No module named 'vllm.entrypoints'", "no module vllm.entrypoints"),
     ("ImportError: libcudart.so.12: cannot open shared object file: No such file", "lacks the library libcudart.so.12"),
     ("RuntimeError: Failed core proc(s): {'EngineCore_DP0': -4}", "built for other CPUs"),
-    ("RuntimeError: Failed core proc(s): {'EngineCore_DP0': -9}", "out of memory: look at `dmesg`"),
+    ("RuntimeError: Failed core proc(s): {'EngineCore_DP0': -9}", "out of memory: check `dmesg`"),
     (
         (
             "CalledProcessError: Command '['/venv/bin/python']' died with <Signals.SIGILL: 4>.\n"
@@ -92,22 +92,22 @@ def test_what_the_log_says(line: str, cause: str) -> None:
 
 CAUSES = {
     "arch": "does not know the model's architecture ['NewForCausalLM']",
-    "argument": "knows no argument --max-modle-len: correct services.gpu.args",
+    "argument": "does not know the arguments --max-modle-len: correct services.gpu.args",
     "awq": "the model's weights are not quantised as awq",
-    "choice": "refuses --dtype (invalid choice: 'bf17'",
-    "connector": "the connector does not start: SettingsError: arena_dir: an absolute path is wanted",
-    "custom": "the model brings code of its own",
-    "cut": "weights are damaged or not whole",
-    "damaged": "weights are damaged or not whole",
-    "empty": "there are no weights in the model's folder",
-    "hub": "its model was not found",
+    "choice": "rejects --dtype (invalid choice: 'bf17'",
+    "connector": "the connector cannot start: SettingsError: arena_dir: an absolute path is wanted",
+    "custom": "the model contains code",
+    "cut": "weights are damaged or incomplete",
+    "damaged": "weights are damaged or incomplete",
+    "empty": "the model's folder contains no weights",
+    "hub": "its model was found neither",
     "kvsmall": "too little memory for its KV cache: one request of 2048 tokens takes",
-    "maxlen": "max-model-len is 1000000, and the model has at most 4096",
+    "maxlen": "max-model-len is 1000000, but the model supports at most 4096",
     "memory": "too little memory on NUMA node 0: 20.86 of 23.59 GiB are free",
-    "noconfig": "its model was not found",
+    "noconfig": "its model was found neither",
     "nomodule": "no module vllm: set services.gpu.python",
     "port": "its port is taken",
-    "quantization": "knows no quantisation q5",
+    "quantization": "does not know the quantisation q5",
 }
 """What vLLM 0.32 for CPUs said when it was given such a fault; frames of tracebacks are left out of the logs."""
 
@@ -133,7 +133,7 @@ def test_what_a_signal_says(signal: int, cause: str) -> None:
 
 @pytest.mark.parametrize("signal", [9, 7, 11])
 def test_the_log_says_more_than_a_signal(signal: int) -> None:
-    assert "no memory is left" in launch_cause(["No available memory for the cache blocks"], name="gpu", signal=signal)
+    assert "no memory left" in launch_cause(["No available memory for the cache blocks"], name="gpu", signal=signal)
 
 
 @pytest.mark.parametrize("signal", [None, 15, 34])

@@ -227,19 +227,19 @@ REASONS = {
     "given up after 8 failed attempts: exited with code 0 unasked": run(replace(READY, attempts=7), Exited(5, CODE_0)),
     "failed probe (1 of 3): silence": run(READY, ProbeFailed(5, "silence")),
     "busy: silence": run(READY, *[ProbeFailed(5, "silence", busy=True)] * 50),
-    "at work, but no answer to a probe for 300 s": run(BUSY, TimerFired(5, Timer.BUSY)),
+    "busy and not answering probes for 300 s": run(BUSY, TimerFired(5, Timer.BUSY)),
     "3 failed probes in a row: dead": run(BUSY, *[ProbeFailed(5, "dead")] * 3),
-    "not answering yet: refused": run(STARTING, ProbeFailed(5, "refused")),
-    "not ready within 900 s; not answering yet: refused": run(
+    "does not answer yet: refused": run(STARTING, ProbeFailed(5, "refused")),
+    "not ready within 900 s; does not answer yet: refused": run(
         STARTING, ProbeFailed(5, "refused"), TimerFired(5, Timer.START)
     ),
     "not ready within 900 s": run(STARTING, TimerFired(5, Timer.START)),
     "stop requested; requests still run after 30 s": run(READY, StopRequested(drain=True), TimerFired(5, Timer.DRAIN)),
-    "cannot be ended: no docker": run(STOPPING, *[TerminateFailed(5, "no docker")] * 2),
+    "cannot be stopped: no docker": run(STOPPING, *[TerminateFailed(5, "no docker")] * 2),
     "3 failed probes in a row: silence; next attempt (4 of 8) in 4 s": run(GIVEN_UP, Exited(5, CODE_0)),
     "no such program": run(LAUNCHING, LaunchFailed(5, "no such program", permanent=True)),
-    "gpu, on which it depends, goes away": run(READY, DependencyLost("gpu", drain=False)),
-    "waits for gpu": run(READY, DependencyLost("gpu", drain=False), Exited(5, CODE_0)),
+    "its dependency gpu is stopping": run(READY, DependencyLost("gpu", drain=False)),
+    "waiting for gpu": run(READY, DependencyLost("gpu", drain=False), Exited(5, CODE_0)),
 }
 
 

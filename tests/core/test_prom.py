@@ -82,7 +82,7 @@ def test_a_single_model_may_have_another_name() -> None:
 
 
 def test_none_of_several_models_is_the_wanted_one() -> None:
-    with pytest.raises(InstanceFailedError, match="a, b, not of m"):
+    with pytest.raises(InstanceFailedError, match="a, b, but not m"):
         read(v1(model="a") + v1(model="b"), model="m", at_s=0.0)
 
 

@@ -183,7 +183,7 @@ def test_changes_are_told_line_by_line() -> None:
     [
         ([], [], "one or more nodes"),
         ([Node(id=1, cpus=(0,)), Node(id=0)], [(0,)], "ascending"),
-        ([Node(id=0)], [], "no node has a CPU"),
+        ([Node(id=0)], [], "no node has an online CPU"),
         ([Node(id=0, cpus=(0,)), Node(id=1, cpus=(0,))], [(0,)], "CPU 0: in more than one node"),
         ([Node(id=0, cpus=(0, 1))], [(0, 1), (1,)], "CPU 1: in more than one core"),
         ([Node(id=0, cpus=(0, 1))], [(0,)], "CPU 1: on a node but in no core"),

@@ -122,7 +122,7 @@ def test_a_little_memory_elsewhere_and_pages_of_files_are_no_drift() -> None:
     a_lot = replace(touched_before, own_bytes={3: GIB})
     verification = verify_binding(binding, replace(placement, memory=(*placement.memory, a_lot)), KUNPENG)
     assert kinds(verification) == [DriftKind.MEMORY_FAR]
-    assert "1024 MiB on node 3, where it was not planned (17% of all)" in verification.drifts[0].detail
+    assert "1024 MiB on node 3, remote to the planned nodes (17% of all)" in verification.drifts[0].detail
 
 
 def test_an_instance_without_a_plan_has_no_drift() -> None:

@@ -213,7 +213,7 @@ def test_streams_move_when_their_instance_is_stopped(daemon: Daemon) -> None:
             assert moving.tokens == alone.tokens == 900
             assert moving.usage["prompt_tokens"] == alone.usage["prompt_tokens"]
             told = daemon.syshaxctl("explain", moving.request_id).stdout
-            assert re.search(r"went on: from gpu to cpu \(drain\) with \d+ tokens, KV cache loaded, \d+ ms", told), told
+            assert re.search(r"moved: from gpu to cpu \(drain\) with \d+ tokens, KV cache loaded, \d+ ms", told), told
         assert daemon.status()["gpu"]["state"] == "STOPPED"
         assert daemon.handovers(cause="drain", source="gpu", target="cpu", result="loaded") == before + 2
     finally:

@@ -87,6 +87,6 @@ def test_other_weights_differ_and_are_told_so_unasked(others: Others) -> None:
     refused = b'syshax_parity_allowed{name="gpu",other="cpu"} 0.0'
     until(lambda: refused in get(f"{daemon.url}/metrics")[1], START_TIMEOUT_S, "they are compared")
     report = compared(daemon, code=1)
-    assert "no request moves" in daemon.syshaxctl("status").stdout
+    assert "no request may move" in daemon.syshaxctl("status").stdout
     assert (report["agreement"], report["cause"], report["allowed"]) == ("differs", "weights", False)
     assert report["figures"]["first_token_ratio"] < 0.5

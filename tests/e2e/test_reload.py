@@ -116,7 +116,10 @@ def test_a_change_after_which_an_instance_does_not_start_is_taken_back(daemon: D
     before, text = daemon.instances(), daemon.config.read_text()
     done = daemon.ctl("config", "set", "services.cpu.args.no-such-flag", "1", "--apply")
     assert done.returncode == 1
-    assert "taken back, since cpu failed: exited with code 2 (its vLLM knows no argument --no-such-flag" in done.stderr
+    assert (
+        "taken back, since cpu failed: exited with code 2 (its vLLM does not know the arguments --no-such-flag"
+        in done.stderr
+    )
     until(lambda: get(f"{daemon.url}/ready?all=1")[0] == 200, IN_TIME_S, "both instances are ready again")
     assert daemon.instances()["gpu"]["ident"] == before["gpu"]["ident"]
     assert daemon.config.read_text() == text

@@ -202,7 +202,7 @@ def parity_report(*, allowed: bool = True) -> ParityReport:
             ParityCause.ROUNDING if allowed else ParityCause.WEIGHTS,
             ("96.4% of 582 positions have the same likeliest token",)
             if allowed
-            else ("only 0.2% of 647 positions have the same likeliest token", "over the bound: no request moves"),
+            else ("only 0.2% of 647 positions have the same likeliest token", "over the bound: no request may move"),
             allowed=allowed,
         ),
         figures=Figures(

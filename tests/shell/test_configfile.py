@@ -55,9 +55,9 @@ def test_an_empty_file_is_usable(path: Path, text: str) -> None:
     ("text", "fault"),
     [
         ("a: [\n", "line 2, column 1: while parsing a flow node expected the node content, but found '<stream end>'"),
-        ("a:\n\tb: 1\n", "line 2, column 1: a tab; YAML takes only spaces to indent"),
+        ("a:\n\tb: 1\n", "line 2, column 1: a tab; YAML is indented with spaces only"),
         ("a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
-        ("services:\n  gpu:\n    port: 1\n    port: 2\n", "line 4, column 5: the key 'port' is there twice"),
+        ("services:\n  gpu:\n    port: 1\n    port: 2\n", "line 4, column 5: the key 'port' appears twice"),
         ("a: 1\n---\nb: 1\n", "line 2, column 1: expected a single document in the stream but found another document"),
         ("a: *b\n", "line 1, column 4: found undefined alias 'b'"),
         ("- a\n", "must be a mapping of sections such as `services:`"),
@@ -71,7 +71,7 @@ def test_what_is_wrong_is_said_with_its_place(path: Path, text: str, fault: str)
 
 def test_a_secret_that_is_there_twice_is_not_shown(path: Path) -> None:
     text = "services:\n  cpu:\n    env:\n      HF_TOKEN: s3cret\n      HF_TOKEN: s3cret2\n"
-    assert faults_of(written(path, text)) == ["line 5, column 7: the key 'HF_TOKEN' is there twice"]
+    assert faults_of(written(path, text)) == ["line 5, column 7: the key 'HF_TOKEN' appears twice"]
 
 
 def test_a_file_in_another_encoding(path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_file_in_another_encoding(path: Path) -> None:
 
 
 def test_a_missing_file_says_how_to_make_one(path: Path) -> None:
-    assert faults_of(path) == [f"there is no such file; `syshax init --config {path}` makes one"]
+    assert faults_of(path) == [f"no such file; `syshax init --config {path}` creates it"]
 
 
 def test_a_line_for_each_fault_below_the_files_name(path: Path) -> None:
@@ -127,7 +127,7 @@ def test_folders_are_made(tmp_path: Path) -> None:
 
 def test_an_existing_file_is_replaced_only_by_force(path: Path) -> None:
     written(path, "mine")
-    with pytest.raises(ConflictError, match=r"exists already; --force replaces it"):
+    with pytest.raises(ConflictError, match=r"already exists; --force replaces it"):
         configfile.create(path, force=False)
     assert path.read_text() == "mine"
     configfile.create(path, force=True)
@@ -256,7 +256,7 @@ def test_a_missing_right_is_told_with_whose_it_is(made: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "fsync", not_allowed)
     who = pwd.getpwuid(os.geteuid()).pw_name
-    with pytest.raises(ConfigError, match=f"Permission denied for the user {who}; give it the right, or use `sudo`"):
+    with pytest.raises(ConfigError, match=f"Permission denied for the user {who}; grant the permission, or use `sudo`"):
         configfile.edit(made, {"models.default": "other"})
 
 
@@ -417,7 +417,7 @@ def test_editing_does_the_same_as_if_nothing_were_shared(text: str, keys: dict[s
     ],
 )
 def test_aliases_that_have_no_end_are_faults(path: Path, text: str, problem: str) -> None:
-    assert faults_of(written(path, text)) == [f"is not YAML that can be used: {problem}"]
+    assert faults_of(written(path, text)) == [f"is not usable YAML: {problem}"]
 
 
 # Several writers
@@ -433,7 +433,7 @@ def test_writers_at_the_same_time_lose_nothing(made: Path) -> None:
 
 def test_a_lock_that_is_never_given_back_is_told(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configfile, "_LOCK_TIMEOUT_S", 0.0)
-    with configfile.locked(made), pytest.raises(ConfigError, match="another program has been changing it"):
+    with configfile.locked(made), pytest.raises(ConfigError, match="another program keeps it locked"):
         configfile.edit(made, {"models.default": "other"})
 
 
@@ -494,9 +494,9 @@ def test_an_endpoint_that_strangers_can_use_is_told(path: Path, host: str, setti
     [
         (0o640, "HF_TOKEN: x", []),
         (0o644, "OMP_NUM_THREADS: 4", []),
-        (0o644, "HF_TOKEN: x", ["can be read by everybody on this host, and holds services.cpu.env.HF_TOKEN: chmod"]),
+        (0o644, "HF_TOKEN: x", ["which holds services.cpu.env.HF_TOKEN: chmod"]),
         (0o644, "PROXY: 'http://a:b@c'", ["holds services.cpu.env.PROXY"]),
-        (0o642, "A: 1", ["can be written by everybody"]),
+        (0o642, "A: 1", ["can write"]),
     ],
 )
 def test_files_that_others_can_read_or_write_are_told(path: Path, mode: int, settings: str, told: list[str]) -> None:
@@ -515,4 +515,4 @@ def test_a_private_key_that_others_can_read_is_told(path: Path, mode: int, *, is
     key.chmod(mode)
     written(path, f"control: {{tcp: {{port: 1, cert: c, client_ca: a, key: {key}}}}}\n").chmod(0o600)
     found = configfile.warnings(path, configfile.load(path))
-    assert [f"control.tcp.key: {key} is open to others" in text for text in found] == [True] * is_told
+    assert [f"control.tcp.key: {key} is accessible to others" in text for text in found] == [True] * is_told

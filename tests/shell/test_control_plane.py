@@ -129,7 +129,7 @@ async def test_an_operator_ends_a_lease(plane: Plane) -> None:
     for method in ("RenewLease", "ReportEnd"):
         with pytest.raises(NotFoundError, match="an operator has cancelled it"):
             await plane.client.ask(method, lease_id=leases[0])
-    with pytest.raises(NotFoundError, match="no request 'theirs' runs or waits"):
+    with pytest.raises(NotFoundError, match="no running or queued request 'theirs'"):
         await plane.client.ask("CancelRequest", request_id="theirs")
 
 
@@ -140,7 +140,7 @@ async def test_a_lease_has_a_longest_time(plane: Plane) -> None:
 
 
 async def test_the_id_of_a_request_has_a_longest_length(plane: Plane) -> None:
-    with pytest.raises(BadRequestError, match="has 129 characters; 128 are the most"):
+    with pytest.raises(BadRequestError, match="has 129 characters; at most 128 are allowed"):
         await plane.client.ask("PlaceRequest", request_id="x" * 129)
     assert plane.running() == {"gpu": 0, "cpu": 0}
 

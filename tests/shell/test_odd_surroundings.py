@@ -136,7 +136,7 @@ LEFT_OVER: dict[str, tuple[str, Mapping[str, str | None], tuple[str, ...]]] = {
     "an abstract one, and sockets of somebody else": (
         "export LISTEN_PID=$$",
         {"NOTIFY_SOCKET": "@gone", "LISTEN_FDS": "3"},
-        (NO_MANAGER, "is no listening socket"),
+        (NO_MANAGER, "is not a listening socket"),
     ),
     "one whose name is too long, and files for sockets": (
         "export LISTEN_PID=$$; exec 3</dev/null",
@@ -146,7 +146,7 @@ LEFT_OVER: dict[str, tuple[str, Mapping[str, str | None], tuple[str, ...]]] = {
     "something else for it, and a strange number of sockets": (
         "export LISTEN_PID=$$",
         {"NOTIFY_SOCKET": "vsock:2:1234", "LISTEN_FDS": "many"},
-        (NO_MANAGER, "LISTEN_FDS=many is no number"),
+        (NO_MANAGER, "LISTEN_FDS=many is not a number"),
     ),
 }
 

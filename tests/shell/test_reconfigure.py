@@ -188,7 +188,7 @@ def _unwritable(monkeypatch: pytest.MonkeyPatch, name: str, error: OSError) -> N
     [
         ("mkstemp", errno.EROFS, r"cannot be written in the folder .*: Read-only file system; .* ReadWritePaths="),
         ("mkstemp", errno.EACCES, "Permission denied for the user"),
-        ("fsync", errno.ENOSPC, "No space left on device; make some room"),
+        ("fsync", errno.ENOSPC, "No space left on device; free some space"),
     ],
 )
 async def test_a_file_that_cannot_be_written_is_told_before_any_instance_is_touched(

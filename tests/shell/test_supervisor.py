@@ -127,7 +127,7 @@ class TestStart:
         async with bench(ready=False) as b:
             b.sick["gpu"] = InstanceFailedError("connection refused")
             await b.advance(10.0)
-            assert (b.state(), b.status().reason) == (State.STARTING, "not answering yet: connection refused")
+            assert (b.state(), b.status().reason) == (State.STARTING, "does not answer yet: connection refused")
             assert len(b.probed) == 20
             del b.sick["gpu"]
             await b.advance(0.5)
@@ -336,7 +336,7 @@ class TestCommands:
             b.runtime.terminate_errors["gpu"] = [SyshaxError("no daemon"), OSError("no daemon")]
             b.supervisor.stop("gpu", drain=False)
             await b.calm()
-            assert (b.state(), b.status().reason) == (State.STOPPING, "cannot be ended: no daemon")
+            assert (b.state(), b.status().reason) == (State.STOPPING, "cannot be stopped: no daemon")
             await b.advance(2.0)
             assert b.state() is State.STOPPED
 
@@ -354,7 +354,7 @@ class TestCommands:
 class TestDependency:
     async def test_it_waits_and_goes_and_comes_with_its_dependency(self) -> None:
         async with bench(GPU, CPU_ON_GPU, ready=False) as b:
-            assert (b.state("cpu"), b.status("cpu").reason) == (State.STOPPED, "waits for gpu")
+            assert (b.state("cpu"), b.status("cpu").reason) == (State.STOPPED, "waiting for gpu")
             await b.advance(1.0)
             assert b.state("cpu") is State.READY
             b.host.exit("gpu", ExitStatus(signal=9))

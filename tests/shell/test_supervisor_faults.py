@@ -156,7 +156,7 @@ class TestBusy:
             b.supervisor.subscribe(lambda status: reasons.append(status.reason))
             await b.advance(10.0)
             assert b.runtime.terminated == ["gpu"]
-            assert any("at work, but no answer" in reason for reason in reasons)
+            assert any("busy and not answering" in reason for reason in reasons)
 
     async def test_one_that_stops_working_is_dead_soon(self) -> None:
         async with bench(GPU) as b:

@@ -50,13 +50,13 @@ def test_the_basic_configuration_of_the_readme(path: Path) -> None:
     services = config.services
     assert (services.gpu.port, services.cpu.port, services.conductor.port) == (8001, 8002, 8010)
     assert config.models.default == "ds-32b"
-    assert done("check-config") == f"{path} is good. Instances: gpu, cpu.\n"
+    assert done("check-config") == f"{path} is valid. Instances: gpu, cpu.\n"
 
 
 def test_init_does_not_overwrite(path: Path) -> None:
     assert str(path) in done("init")
     done("config", "models.default", "mine")
-    assert refused("init") == f"Error: {path} exists already; --force replaces it\n"
+    assert refused("init") == f"Error: {path} already exists; --force replaces it\n"
     assert configfile.load(path).models.default == "mine"
     done("init", "--force")
     assert configfile.load(path) == Config()
@@ -89,7 +89,7 @@ def test_what_is_set(path: Path) -> None:
     assert "services.cpu.args.flag true" in lines
     path.write_text("services:\n")
     result = syshax("config")
-    assert (result.stdout, result.stderr) == ("", f"{path} sets nothing: every key has its default\n")
+    assert (result.stdout, result.stderr) == ("", f"{path} sets no keys: all have their defaults\n")
 
 
 def test_secrets_are_shown_only_when_asked_for(path: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_nearest_key_is_named(path: Path, words: tuple[str, ...]) -> None:
     "words", [("config",), ("config", "models.default"), ("config", "models.default", "x"), ("check-config",)]
 )
 def test_without_a_file(path: Path, words: tuple[str, ...]) -> None:
-    assert refused(*words) == f"Error: {path}:\n  there is no such file; `syshax init --config {path}` makes one\n"
+    assert refused(*words) == f"Error: {path}:\n  no such file; `syshax init --config {path}` creates it\n"
 
 
 def test_check_config_names_every_fault(path: Path) -> None:

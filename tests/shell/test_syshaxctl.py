@@ -140,9 +140,7 @@ def test_a_drift_is_told_with_its_age(engine: FakeEngine) -> None:
         "gpu": BindingStatus(verification=seen(), read_at_s=1.0),
     }
     text = " ".join(table(engine, 80).split())
-    assert (
-        f"cpu: off its CPU binding for 2m05s: {DRIFT}" in text or f"cpu: off its CPU binding for 2m04s: {DRIFT}" in text
-    )
+    assert any(f"cpu: drifted from its CPU binding for 2m0{second}s: {DRIFT}" in text for second in (4, 5))
     gpu, cpu = table(engine, 160).splitlines()[4:6]
     assert "40/40" in gpu
     assert "39/40" in cpu
@@ -254,7 +252,7 @@ async def test_a_time_limit(socket: Path, engine: FakeEngine) -> None:
     engine.react = lambda command, name: engine.become(name, State.DRAINING, wanted=False)
     outcome = await syshaxctl(socket, "stop", "cpu", "--timeout", "0.3")
     assert outcome.code == 1
-    assert outcome.err == ("Error: cpu is still DRAINING after 0.3 s; the command goes on, see `syshaxctl status`\n")
+    assert outcome.err == ("Error: cpu is still DRAINING after 0.3 s; the command continues, see `syshaxctl status`\n")
     assert engine.commands == [("stop", "cpu", True)]
 
 
@@ -368,7 +366,7 @@ async def test_a_file_that_is_no_topology(tmp_path: Path) -> None:
     (tmp_path / "odd.txt").write_text("hello\n")
     done = await syshaxctl(tmp_path / "none.sock", "topology", str(tmp_path / "odd.txt"))
     assert done.code == 1
-    assert "neither `LC_ALL=C lscpu` nor `numactl -H`" in done.err
+    assert "not the output of `LC_ALL=C lscpu` or `numactl -H`" in done.err
 
 
 # Parity.
@@ -393,7 +391,7 @@ async def test_parity_exits_with_1_where_no_request_moves(socket: Path, engine: 
     engine.parity = (parity_report(allowed=False),)
     done = await syshaxctl(socket, "parity", "gpu", "cpu")
     assert done.code == 1
-    assert "gpu and cpu: differs; likely cause: weights; requests do not move between them" in done.out
+    assert "gpu and cpu: differs; likely cause: weights; requests may not move between them" in done.out
     assert "over the bound" in done.out
     assert not done.err
 
@@ -433,4 +431,4 @@ def test_status_tells_in_a_line_how_alike_instances_are(engine: FakeEngine) -> N
     engine.parity = (parity_report(),)
     assert "parity: gpu and cpu: noise (distance 0.018)" in table(engine, 140).splitlines()
     engine.parity = (parity_report(allowed=False),)
-    assert "parity: gpu and cpu: differs (distance 0.018): over the bound: no request moves" in table(engine, 140)
+    assert "parity: gpu and cpu: differs (distance 0.018): over the bound: no request may move" in table(engine, 140)

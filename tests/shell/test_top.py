@@ -63,7 +63,7 @@ def test_all_that_matters_is_shown(engine: FakeEngine) -> None:
         r"^memory +█+░+ +4%  21\.0 of 512\.0 GiB",
         r"^shm +░+ +2%  1\.0 of 64\.0 GiB",
         r"^GPU 0 +█+░* +97%  NVIDIA A100-SXM4-80GB, 312 W, 61 °C",
-        r"^GPU 1 +not told +NVIDIA A100-SXM4-80GB$",
+        r"^GPU 1 +unknown +NVIDIA A100-SXM4-80GB$",
         r"^  memory +█+░+ +88%  70\.0 of 80\.0 GiB",
         r"^\d\d:\d\d:\d\d +gpu +READY$",
     ):
@@ -108,14 +108,14 @@ def test_changes_before_the_first_reading_are_in_order_too(engine: FakeEngine) -
 def test_without_an_answer_the_last_status_stays(engine: FakeEngine) -> None:
     view = TopView()
     view.lost("no syshaxd answers on /x", now_s=engine.status().started_at_s + 8000)
-    assert "no syshaxd answers on /x for 10s; asking again" in text_of(view, engine)
+    assert "no syshaxd answers on /x for 10s; retrying" in text_of(view, engine)
     saw(view, engine)
     view.lost("no syshaxd answers on /x", now_s=engine.status().started_at_s + 8000)
     shown = text_of(view, engine)
-    assert shown.startswith("no syshaxd answers on /x for 10s; asking again")
+    assert shown.startswith("no syshaxd answers on /x for 10s; retrying")
     assert "812 tokens/s" in shown
     saw(view, engine)
-    assert "asking again" not in text_of(view, engine)
+    assert "retrying" not in text_of(view, engine)
     assert "answers again" in text_of(view, engine)
 
 

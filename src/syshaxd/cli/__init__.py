@@ -11,7 +11,7 @@ from syshaxd.system import configfile
 
 
 def default_config() -> Path:
-    """The configuration file that is meant where none is named, or a message and exit code 1."""
+    """The default configuration file, or a message and exit code 1."""
     try:
         return configfile.default_path()
     except SyshaxError as error:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a shell offers when the user presses Tab. Whatever goes wrong here means: nothing to offer."""
+"""Shell completion. Any error here means no completions."""
 
 import asyncio
 from pathlib import Path
@@ -17,7 +17,7 @@ _PATIENCE_S = 1.0
 
 
 def instances(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of instances: the daemon's, or the configuration file's where no daemon answers."""
+    """Names of instances: the daemon's, or the configuration file's if no daemon answers."""
     try:
         socket = context.find_root().params.get("socket")
         states = asyncio.run(_states(rundir.find_socket(socket)))
@@ -41,13 +41,13 @@ def _configured() -> tuple[str, ...]:
 
 
 def keys(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Keys of the configuration. For a key with entries: what stands before an entry's name."""
+    """Keys of the configuration. For a key with entries, the part before the entry's name."""
     names = {key.name.removesuffix(ENTRY): key.meaning for key in describe()}
     return [CompletionItem(name, help=meaning) for name, meaning in names.items() if name.startswith(incomplete)]
 
 
 def keys_and_values(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """A key, or after a key the values that it takes, where they can be listed."""
+    """A key, or after a key its values where they can be listed."""
     words: Any = context.params.get(parameter.name or "") or ()
     if len(words) % 2 == 0:
         return keys(context, parameter, incomplete)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Work that needs the daemon: the connection to it, and what its errors become."""
+"""Runs commands that need the daemon: connects to it and turns its errors into messages and exit codes."""
 
 import asyncio
 import signal
@@ -27,12 +27,13 @@ class _UnreachableException(click.ClickException):
 
 
 def run(socket: Path | None, work: Work) -> None:
-    """Does the work with a client, and turns every error into a message and an exit code."""
+    """Runs the work with a connected client; every error becomes a message and an exit code."""
     path = rundir.find_socket(socket)
 
     async def with_client() -> None:
         if threading.current_thread() is threading.main_thread():
-            # asyncio's own handler is not heard if the signal comes just before the loop sleeps; the loop's wakes it.
+            # asyncio.run's handler misses a signal that arrives just before the loop sleeps; the loop's own handler
+            # wakes it.
             task = cast("asyncio.Task[None]", asyncio.current_task())
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
         async with ControlClient(path) as client:
@@ -52,10 +53,10 @@ def run(socket: Path | None, work: Work) -> None:
 def _advice(path: Path) -> str:
     if rundir.forbidden(path):
         return (
-            "\nThis user may not use the socket: try `sudo syshaxctl`, become the user who runs the daemon, "
-            "or join the socket's group (`sudo usermod -aG syshax USER`, and log in anew)."
+            "\nThis user may not use the socket: try `sudo syshaxctl`, use the account that runs the daemon, or join "
+            "the socket's group (`sudo usermod -aG syshax USER`, then log in again)."
         )
     return (
         "\nStart it: `systemctl start syshaxd` as a service, `syshax run` by hand, `make run` in a source tree."
-        "\nIf it runs with another socket, name that with --socket."
+        "\nIf it uses another socket, name it with --socket."
     )

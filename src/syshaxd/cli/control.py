@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""syshaxctl's words for the running daemon itself: its configuration, its events, its end."""
+"""syshaxctl's commands for the daemon itself: configuration, events, shutdown."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from syshaxd.system.terminal import FileText
 
 _CHANGES = {
     "keys": "changed",
-    "replaced": "started again",
+    "replaced": "restarted",
     "added": "added",
     "removed": "removed",
     "needs_restart": "needs a restart of syshaxd",
@@ -44,7 +44,7 @@ def config() -> None:
 @output_option
 @click.pass_obj
 def get(socket: Path | None, keys: Sequence[str], output: str) -> None:
-    """Shows the values that hold now. Those that may be secrets are left out.
+    """Shows the values in effect. Values that may be secrets are not shown.
 
     \b
     Examples:
@@ -61,9 +61,11 @@ def get(socket: Path | None, keys: Sequence[str], output: str) -> None:
         for item in answer["values"]:
             click.echo(f"{item['key']} = {item['value'] or '(not shown)'}")
         for key in answer["needs_restart"]:
-            click.echo(f"{key}: another value was applied, which holds after a restart of syshaxd", err=True)
+            click.echo(f"{key}: a different value was applied; it takes effect when syshaxd restarts", err=True)
         if answer["file_differs"]:
-            click.echo(f"{answer['path']} says something else; `syshaxctl reload` applies it", err=True)
+            click.echo(
+                f"{answer['path']} differs from the running configuration; `syshaxctl reload` applies it", err=True
+            )
 
     run(socket, work)
 
@@ -73,9 +75,9 @@ def get(socket: Path | None, keys: Sequence[str], output: str) -> None:
 @click.option("--apply", "apply_too", is_flag=True, help="Apply the file at once, as `syshaxctl reload` does.")
 @click.pass_obj
 def set_values(socket: Path | None, words: Sequence[str], *, apply_too: bool) -> None:
-    """Sets keys in the daemon's file, all or none.
+    """Sets keys in the daemon's configuration file, all or none.
 
-    Comments stay. The keys hold once the file is applied.
+    Comments are kept. The new values take effect once the file is applied.
 
     \b
     Examples:
@@ -96,7 +98,7 @@ def set_values(socket: Path | None, words: Sequence[str], *, apply_too: bool) ->
             would = answer["would_change"]
             _show_changes(would, "table")
             at_once = any(would[name] for name in _CHANGES if name != "needs_restart")
-            click.echo(f"The file is written{'; `syshaxctl reload` applies it' if at_once else ''}.", err=True)
+            click.echo(f"File written{'; `syshaxctl reload` applies it' if at_once else ''}.", err=True)
 
     run(socket, work)
 
@@ -106,9 +108,9 @@ def set_values(socket: Path | None, words: Sequence[str], *, apply_too: bool) ->
 @output_option
 @click.pass_obj
 def validate(socket: Path | None, file: str | None, output: str) -> None:
-    """Checks FILE, and tells what applying it would change.
+    """Checks FILE and shows what applying it would change.
 
-    Without FILE it is the daemon's own.
+    Without FILE, checks the daemon's own file.
 
     \b
     Examples:
@@ -133,7 +135,7 @@ def validate(socket: Path | None, file: str | None, output: str) -> None:
 def apply(socket: Path | None, file: str, output: str) -> None:
     """Makes FILE the configuration.
 
-    Waits until every instance that it changes is READY; if one fails, all is taken back.
+    Waits until every changed instance is READY; if one fails, rolls everything back.
 
     \b
     Examples:
@@ -154,7 +156,7 @@ def apply(socket: Path | None, file: str, output: str) -> None:
 def reload(socket: Path | None, output: str) -> None:
     """Applies the configuration file.
 
-    Waits until every instance that it changes is READY; if one fails, all is taken back.
+    Waits until every changed instance is READY; if one fails, rolls everything back.
 
     \b
     Examples:
@@ -169,15 +171,17 @@ def reload(socket: Path | None, output: str) -> None:
 
 
 @click.command()
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Last events to show.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
-@click.option("--instance", default="", shell_complete=complete.instances, help="Only those about this instance.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Show this many recent events."
+)
+@click.option("-f", "--follow", is_flag=True, help="Continue with new ones until Ctrl-C.")
+@click.option("--instance", default="", shell_complete=complete.instances, help="Show only events of this instance.")
 @output_option
 @click.pass_obj
 def events(socket: Path | None, lines: int, instance: str, output: str, *, follow: bool) -> None:
-    """Shows what has happened to instances and configuration.
+    """Shows events of instances and of the configuration.
 
-    Also drift from bindings and failed hand-overs. JSON comes as one line for each event.
+    Includes drift from CPU bindings and failed hand-overs. JSON output has one line per event.
 
     \b
     Examples:
@@ -200,11 +204,11 @@ def events(socket: Path | None, lines: int, instance: str, output: str, *, follo
 @click.option(
     "--leave-running/--end-instances",
     default=None,
-    help="Whether instances run on for the next daemon. Unset: as lifecycle.leave_running says.",
+    help="Leave instances running for the next daemon. Unset: as in lifecycle.leave_running.",
 )
 @click.pass_obj
 def shutdown(socket: Path | None, *, leave_running: bool | None) -> None:
-    """Ends the daemon after its running requests.
+    """Stops the daemon after its running requests.
 
     \b
     Examples:

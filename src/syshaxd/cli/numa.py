@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""`syshaxctl numa`: plans bindings to CPUs, checks them, and verifies that running instances keep to theirs."""
+"""`syshaxctl numa`: plans CPU bindings, checks them, and verifies those of running instances."""
 
 import difflib
 import json
@@ -60,17 +60,19 @@ _config_option = click.option(
 
 @click.group()
 def numa() -> None:
-    """Plans, checks and verifies on which CPUs instances compute."""
+    """Plans, checks and verifies CPU bindings of instances."""
 
 
 @numa.command()
 @click.argument("text", type=FileText("replace"), required=False, metavar="[FILE]")
-@click.option("--threads", type=click.IntRange(min=1), help="Compute threads in all. Unset: as many as possible.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Total number of compute threads. Unset: as many as possible."
+)
 @click.option("--ranks", type=click.IntRange(min=1), help="Processes that share the model (stock vLLM). Unset: 1.")
-@click.option("--stock", is_flag=True, help="For vLLM's own CPU backend rather than the sysHAX images.")
-@click.option("--reserve", multiple=True, metavar="NAME=CORES", help="Cores for others, near the accelerators.")
+@click.option("--stock", is_flag=True, help="Plan for vLLM's own CPU backend instead of the sysHAX images.")
+@click.option("--reserve", multiple=True, metavar="NAME=CORES", help="Reserve cores for others, near the accelerators.")
 @click.option("--apply", "apply_", is_flag=True, help="Write the plan into the configuration.")
-@click.option("--instance", default="cpu", show_default=True, help="With --apply: the instance that it is for.")
+@click.option("--instance", default="cpu", show_default=True, help="With --apply: the instance to bind.")
 @_config_option
 @_output_option
 def plan(
@@ -85,11 +87,11 @@ def plan(
     config_path: Path,
     output: str,
 ) -> None:
-    """Prints the best binding for this host, or for another one.
+    """Prints the best binding for this host or another one.
 
     FILE holds the other host's `lscpu` or `numactl -H` text.
 
-    With --apply it goes into the configuration: `cores`, and the variables of the instance's `env`; a reservation
+    With --apply, writes it to the configuration: `cores` and the variables in the instance's `env`; a reservation
     `gpu=4` becomes the `cores` of the instance gpu. The model's size and the CPUs of other instances then count too.
 
     \b
@@ -101,7 +103,9 @@ def plan(
     """  # noqa: D301
     reserved = _counts(reserve)
     if apply_ and (others := reserved.keys() - {"gpu"}):
-        raise click.BadParameter(f"only gpu=N can be applied, not {', '.join(others)}", param_hint="--reserve")
+        raise click.BadParameter(
+            f"only gpu=N can be used with --apply, not {', '.join(others)}", param_hint="--reserve"
+        )
     wishes = Wishes(instance=instance, threads=threads, ranks=ranks, stock=stock, gpu_cores=reserved.get("gpu"))
     try:
         where = _host(text)
@@ -144,19 +148,21 @@ def _apply(path: Path, wishes: Wishes, where: Host, output: str) -> None:
     else:
         for key, value in changes.items():
             click.echo(f"{key} {'is unset' if value is None else value}")
-    effect = "changed; `syshaxctl reload` applies it" if changes else "as it was: it says just that"
+    effect = "changed; `syshaxctl reload` applies it" if changes else "unchanged: it already has this plan"
     click.echo(f"{path} is {effect}", err=True)
 
 
 @numa.command()
 @click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--for", "name", help="For this instance of the running daemon: its model and the others' CPUs count.")
+@click.option(
+    "--for", "name", help="Check against the running daemon: this instance's model and the CPUs of the others."
+)
 @click.option(
     "--host", "text", type=FileText("replace"), metavar="FILE", help="Another host's `lscpu` or `numactl -H` text."
 )
-@click.option("--taken", multiple=True, metavar="NAME=CPUS", help="CPUs of others, such as gpu=36-39.")
+@click.option("--taken", multiple=True, metavar="NAME=CPUS", help="CPUs taken by others, such as gpu=36-39.")
 @click.option(
-    "--model", type=click.Path(path_type=Path, exists=True, file_okay=False), help="The folder of the model's weights."
+    "--model", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the model's weights."
 )
 @_output_option
 @click.pass_obj
@@ -170,10 +176,11 @@ def check(
     model: Path | None,
     output: str,
 ) -> None:
-    """Names every fault of a binding, and the right one.
+    """Lists every fault of a binding and prints a correct one.
 
     KEYs are environment variables such as CUSTOM_CPU_AFFINITY, cpuset_cpus, cpuset_mems (as a container has them), and
-    tensor-parallel-size. With --for and no KEY it is the binding that the instance has. Exit code 1: it is wrong.
+    tensor-parallel-size. With --for and no KEY, checks the instance's current binding. Exit code 1: the binding is
+    wrong.
 
     \b
     Examples:
@@ -230,9 +237,9 @@ def _print_faults(settings: Settings, faults: Sequence[Fault], output: str) -> N
     if not faults:
         click.echo("good")
     elif proposal is None:
-        click.echo("no binding would be right here")
+        click.echo("no valid binding exists here")
     elif changes := settings.changes_to(proposal):
-        click.echo("\n".join(["right would be:", *changes]))
+        click.echo("\n".join(["a valid binding:", *changes]))
 
 
 @numa.command()
@@ -240,11 +247,11 @@ def _print_faults(settings: Settings, faults: Sequence[Fault], output: str) -> N
 @_output_option
 @click.pass_obj
 def verify(socket: Path | None, name: str | None, output: str) -> None:
-    """Compares running instances with their bindings.
+    """Compares running instances with their CPU bindings.
 
     It reads where their threads and their memory are.
 
-    Without NAME it is every instance. Exit code 1: one does not keep to its binding, or NAME can't be looked at.
+    Without NAME, checks every instance. Exit code 1: an instance has left its binding, or NAME can't be checked.
 
     \b
     Examples:
@@ -278,7 +285,7 @@ def _print_verifications(seen: Mapping[str, Verification | Unverified]) -> None:
         console.print(table)
     for name, its in seen.items():
         if isinstance(its, Unverified):
-            console.print(Text(f"{name}: not looked at: {its.reason}"))
+            console.print(Text(f"{name}: not checked: {its.reason}"))
             continue
         for drift in its.drifts:
             console.print(Text(f"{name}: {drift}", "red"))
@@ -295,7 +302,7 @@ def _pairs(words: Sequence[str], hint: str, example: str) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         if not (key and equals):
-            raise click.BadParameter(f"{word!r} is not like {example}", param_hint=hint)
+            raise click.BadParameter(f"{word!r} does not look like {example}", param_hint=hint)
         pairs[key] = value
     return pairs
 
@@ -304,9 +311,9 @@ def _settings(words: Sequence[str]) -> Settings:
     env = _pairs(words, "KEY=VALUE", "OMP_NUM_THREADS=160")
     cpus, mems = (env.pop(key, "") for key in _KEYS_OF_CPUSETS)
     ranks = _number(env.pop(_RANKS, "1"), "KEY=VALUE", f"{_RANKS}=4")
-    for key in env.keys() - VARIABLES:  # no rule would look at it, and all would be good
+    for key in env.keys() - VARIABLES:  # no rule checks an unknown variable, so a typing error would pass
         if near := difflib.get_close_matches(key, VARIABLES, n=1, cutoff=0.8):
-            raise click.BadParameter(f"there is no {key}; did you mean {near[0]}?", param_hint="KEY=VALUE")
+            raise click.BadParameter(f"unknown key {key}; did you mean {near[0]}?", param_hint="KEY=VALUE")
     return Settings(dialect=dialect_of(env, on_cpu=True), env=env, cpuset_cpus=cpus, cpuset_mems=mems, ranks=ranks)
 
 
@@ -317,7 +324,7 @@ def _counts(words: Sequence[str]) -> dict[str, int]:
 
 def _number(text: str, hint: str, example: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text)):
-        raise click.BadParameter(f"{text!r} is not a number as in {example}", param_hint=hint)
+        raise click.BadParameter(f"{text!r} is not a number; write it as in {example}", param_hint=hint)
     return int(text)
 
 

@@ -17,7 +17,7 @@ _COLOURS = {
     Agreement.UNKNOWN: "yellow",
 }
 _PROMPT_COLUMNS = 28
-"""Of the terminal: Chinese characters take two."""
+"""Terminal columns: Chinese characters take two."""
 
 
 def parity_line(report: ParityReport) -> Text:
@@ -39,7 +39,7 @@ def parity_table(report: ParityReport) -> RenderableType:
     table.add_column("PROMPT", no_wrap=True)
     for name in ("FIRST", "PREFIX", "SAME TOP", "PREFILL", "DECODE"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("PART AT", no_wrap=True)
+    table.add_column("DIVERGE AT", no_wrap=True)
     for prompt in report.prompts:
         table.add_row(*_cells(prompt))
     return Group(*_head(report), *((Text(), table) if report.prompts else ()))
@@ -51,7 +51,7 @@ def _head(report: ParityReport) -> Iterator[Text]:
         (f"{report.first} and {report.second}: ", "bold"),
         (verdict.agreement, _COLOURS.get(verdict.agreement, "")),
         "" if verdict.cause is ParityCause.NONE else f"; likely cause: {verdict.cause}",
-        f"; requests {'may' if verdict.allowed else 'do not'} move between them",
+        f"; requests {'may' if verdict.allowed else 'may not'} move between them",
     )
     yield from (Text(f"  {reason}") for reason in verdict.reasons)
     if figures.positions:
@@ -82,7 +82,7 @@ def _cells(prompt: PromptReport) -> tuple[str | Text, ...]:
 
 
 def _parting(prompt: PromptReport) -> str:
-    """Where the answers part, and by how much each side preferred its own token."""
+    """Where the answers diverge, and by how much each side preferred its own token."""
     difference = prompt.difference
     if difference is None:
         return ""

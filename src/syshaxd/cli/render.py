@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""`syshaxctl render`: what syshaxd would start. Needs no daemon."""
+"""`syshaxctl render`: prints what syshaxd would start. Needs no daemon."""
 
 import json
 import shlex
@@ -25,14 +25,14 @@ from syshaxd.system import configfile
     "path",
     type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
-    help="Configuration file. Unset: $SYSHAX_CONFIG, else the system's or your own; the daemon is not asked.",
+    help="Configuration file. Unset: $SYSHAX_CONFIG, else the system's or your own. The daemon is not asked.",
 )
 @click.option("--show-secrets", is_flag=True, help="Show the values of flags and variables that look like secrets.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> None:
     """Prints the command line that starts the instance NAME.
 
-    For a container it is the `docker run` line. It starts the same as syshaxd does with the configuration file.
+    For a container, prints the equivalent `docker run` command. Either starts what syshaxd starts with this file.
 
     \b
     Examples:
@@ -50,7 +50,7 @@ def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> 
         raise click.ClickException(f"{path}: services.{name}.enabled is false")
     spec = specs[name]
     if spec.runtime is RuntimeKind.EXTERNAL:
-        raise click.ClickException(f"{name} is started by somebody else (services.{name}.runtime is external)")
+        raise click.ClickException(f"syshaxd does not start {name} (services.{name}.runtime is external)")
     words = _words(spec) if show_secrets else safe_words(_words(spec))
     if output == "json":
         told = asdict(spec) | {"env": dict(spec.env)}

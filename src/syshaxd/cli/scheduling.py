@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""syshaxctl's words for requests and where they go."""
+"""syshaxctl's commands for requests and their placement."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +21,9 @@ _LOADS = {"running": int, "waiting": int, "kv_usage_ratio": float, "generation_t
 
 def _query_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--pinned", default="", help="The instance on which it must run."),
-        click.option("--max-tokens", type=click.IntRange(min=1), help="Limit of the answer."),
-        click.option("--prompt-tokens", type=click.IntRange(min=0), default=0, help="Length of the prompt."),
+        click.option("--pinned", default="", help="The instance that must run it."),
+        click.option("--max-tokens", type=click.IntRange(min=1), help="Limit of generated tokens."),
+        click.option("--prompt-tokens", type=click.IntRange(min=0), default=0, help="Tokens of the prompt."),
         click.option("--path", default="", help="Route. Unset: /v1/chat/completions."),
         click.option("--model", default="", help="Unset: any."),
     ):
@@ -40,7 +40,7 @@ def _query(model: str, path: str, prompt_tokens: int, max_tokens: int | None, pi
 @output_option
 @click.pass_obj
 def requests(socket: Path | None, output: str) -> None:
-    """Lists the requests that run or wait for a place, oldest first.
+    """Lists the running and queued requests, oldest first.
 
     \b
     Examples:
@@ -74,10 +74,10 @@ def requests(socket: Path | None, output: str) -> None:
 @click.argument("request_id")
 @click.pass_obj
 def cancel(socket: Path | None, request_id: str) -> None:
-    """Ends the request REQUEST_ID.
+    """Cancels the request REQUEST_ID.
 
-    Its client gets an error, or loses its connection if the answer has begun. Of a request that another gateway
-    carries out, the lease ends.
+    The client gets an error, or loses its connection if the answer has begun. A request that another
+    gateway runs loses its lease.
 
     \b
     Examples:
@@ -96,9 +96,9 @@ def cancel(socket: Path | None, request_id: str) -> None:
 @output_option
 @click.pass_obj
 def explain(socket: Path | None, request_id: str, output: str) -> None:
-    """Tells where the request REQUEST_ID went, why, and how it ended.
+    """Shows where the request REQUEST_ID ran, why, and how it ended.
 
-    Answers carry the id as X-Request-Id; `syshaxctl decisions` lists the latest.
+    Responses carry the ID as X-Request-Id; `syshaxctl decisions` lists recent ones.
 
     \b
     Examples:
@@ -117,19 +117,21 @@ def explain(socket: Path | None, request_id: str, output: str) -> None:
                 click.echo(f"    {its['name']}: {', '.join(loads)}")
         for end in answer["ends"]:
             for move in end["handovers"]:
-                click.echo(f"went on: {_handover_text(move)}")
+                click.echo(f"moved: {_handover_text(move)}")
             click.echo(f"ended: {end['outcome']} after {end['duration_s']:.3f} s, {end['tokens_out']} tokens")
 
     run(socket, work)
 
 
 @click.command()
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Last ones to show.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Show this many recent decisions."
+)
+@click.option("-f", "--follow", is_flag=True, help="Continue with new ones until Ctrl-C.")
 @output_option
 @click.pass_obj
 def decisions(socket: Path | None, lines: int, output: str, *, follow: bool) -> None:
-    """Shows where requests went, and why. JSON comes as one line for each decision.
+    """Shows where requests were placed and why. JSON output has one line per decision.
 
     \b
     Examples:
@@ -149,12 +151,12 @@ def decisions(socket: Path | None, lines: int, output: str, *, follow: bool) -> 
 @click.command()
 @_query_options
 @click.option("--ttl", "ttl_s", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
-              help="Seconds until the slot is given back unless the lease is renewed.")  # fmt: skip
+              help="Seconds until the slot is released unless the lease is renewed.")  # fmt: skip
 @click.pass_obj
 def place(socket: Path | None, /, ttl_s: float, **query: Any) -> None:
-    """Takes a slot for a request that somebody else carries out.
+    """Takes a slot for a request that another gateway runs.
 
-    Prints decision and lease as JSON.
+    Prints the decision and the lease as JSON.
 
     \b
     Examples:
@@ -173,7 +175,7 @@ def place(socket: Path | None, /, ttl_s: float, **query: Any) -> None:
 @click.option("--ttl", "ttl_s", type=click.FloatRange(min=0, min_open=True), help="Seconds from now. Unset: as before.")
 @click.pass_obj
 def renew_lease(socket: Path | None, lease_id: str, *, ttl_s: float | None) -> None:
-    """Keeps the slot of the lease LEASE_ID for longer.
+    """Renews the lease LEASE_ID.
 
     \b
     Examples:
@@ -189,10 +191,10 @@ def renew_lease(socket: Path | None, lease_id: str, *, ttl_s: float | None) -> N
 
 @click.command("report-end")
 @click.argument("lease_id")
-@click.option("--failed", is_flag=True, help="It did not succeed.")
+@click.option("--failed", is_flag=True, help="The request failed.")
 @click.pass_obj
 def report_end(socket: Path | None, lease_id: str, *, failed: bool) -> None:
-    """Gives the slot of the lease LEASE_ID back.
+    """Ends the lease LEASE_ID and releases its slots.
 
     \b
     Examples:
@@ -207,11 +209,13 @@ def report_end(socket: Path | None, lease_id: str, *, failed: bool) -> None:
 
 @click.command("dry-run")
 @_query_options
-@click.option("--load", "loads", multiple=True, metavar="NAME:KEY=VALUE[,...]", help="A load to assume, see Examples.")
+@click.option(
+    "--load", "loads", multiple=True, metavar="NAME:KEY=VALUE[,...]", help="A load to assume; see the examples."
+)
 @output_option
 @click.pass_obj
 def dry_run(socket: Path | None, /, loads: Sequence[str], output: str, **query: Any) -> None:
-    """Tells where a request would go now, or under given loads. Changes nothing.
+    """Shows where a request would be placed now, or under given loads. Changes nothing.
 
     \b
     Examples:
@@ -228,13 +232,17 @@ def dry_run(socket: Path | None, /, loads: Sequence[str], output: str, **query: 
 
 
 @click.command()
-@click.option("--gpu-cache-threshold", type=float, help="KV-cache usage (0..1) from which the GPU counts as full.")
-@click.option("--cpu-throughput-threshold", type=float, help="Tokens/s under which the CPU gets no more; 0: no rule.")
-@click.option("--offload-min-prompt-tokens", type=int, help="Shorter prompts are computed where they are decoded.")
+@click.option("--gpu-cache-threshold", type=float, help="KV cache usage (0..1) at which the GPU counts as full.")
+@click.option(
+    "--cpu-throughput-threshold", type=float, help="Tokens/s below which the CPU gets no more requests; 0: no limit."
+)
+@click.option(
+    "--offload-min-prompt-tokens", type=int, help="Tokens below which a prompt is prefilled where it is decoded."
+)
 @output_option
 @click.pass_obj
 def policy(socket: Path | None, /, output: str, **values: float | None) -> None:
-    """Shows or sets the thresholds of placement. They hold until the next reload or restart.
+    """Shows or sets the placement thresholds. New values last until the next reload or restart.
 
     \b
     Examples:
@@ -258,7 +266,8 @@ def _load(text: str) -> tuple[str, dict[str, float]]:
         return name, {key: _LOADS[key](value) for key, value in parts.items()}
     except (ValueError, KeyError):
         raise click.BadParameter(
-            f"{text!r} is not like gpu:running=3,kv_usage_ratio=0.5 (keys: {', '.join(_LOADS)})", param_hint="--load"
+            f"{text!r} does not look like gpu:running=3,kv_usage_ratio=0.5 (keys: {', '.join(_LOADS)})",
+            param_hint="--load",
         ) from None
 
 
@@ -269,7 +278,7 @@ def _handover_text(move: Mapping[str, Any]) -> str:
 
 
 def decision_line(entry: Mapping[str, Any]) -> str:
-    """One line for a decision: when, on which request, what, and why."""
+    """A decision in one line: time, request, decision and reasons."""
     return f"{show.clock_text(entry['at_s'])}  {entry['request_id']}  {_decision_text(entry['decision'])}"
 
 

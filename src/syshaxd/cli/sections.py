@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A program whose commands stand in sections of its help."""
+"""A program whose help groups its commands in sections."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from syshaxd.system.terminal import ProgramGroup
 
 
 class SectionedGroup(ProgramGroup):
-    """A group of commands; each belongs to a section."""
+    """A command group that lists its commands by section."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """Begins without commands: see `add_section`."""
+        """Has no commands yet: see `add_section`."""
         super().__init__(*args, **options)
         self._sections: dict[str, list[str]] = {}
 
     def add_section(self, title: str, *commands: click.Command) -> None:
-        """Adds commands, and shows them in this order under `title`."""
+        """Adds commands, shown in this order under `title`."""
         for command in commands:
             self.add_command(command)
             self._sections.setdefault(title, []).append(command.name or "")
@@ -28,7 +28,7 @@ class SectionedGroup(ProgramGroup):
         return [name for names in self._sections.values() for name in names]
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes each section; the commands' texts are one below the other through all of them."""
+        """Writes each section; the help column is aligned across all of them."""
         width = max(map(len, self.commands))
         for title, names in self._sections.items():
             with formatter.section(title):

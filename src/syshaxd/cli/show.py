@@ -35,12 +35,12 @@ _COLOURS = {
 
 
 def state_text(state: State) -> Text:
-    """The state in its colour."""
+    """The state, coloured."""
     return Text(state, _COLOURS.get(state, ""))
 
 
 def duration_text(duration_s: float) -> str:
-    """The two units that matter: `8s`, `13m05s`, `2h13m`, `3d04h`."""
+    """A duration in its two largest units: `8s`, `13m05s`, `2h13m`, `3d04h`."""
     if not math.isfinite(duration_s):
         return "?"
     seconds = max(0, int(duration_s))
@@ -54,7 +54,7 @@ def duration_text(duration_s: float) -> str:
 
 
 def clock_text(at_s: float, form: str = "%H:%M:%S") -> str:
-    """A Unix time on the user's clock."""
+    """A Unix time in the user's time zone."""
     try:
         return time.strftime(form, time.localtime(at_s))
     except (OverflowError, ValueError, OSError):  # no such time
@@ -81,7 +81,7 @@ def status_table(
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A status, and the moment at which it is shown."""
+    """A status and the time at which it is shown."""
 
     status: EngineStatus
     now_s: float
@@ -99,11 +99,11 @@ class _Column:
     name: str
     cell: Callable[[_View, InstanceStatus], str | Text]
     from_width: int = 0
-    """Shown in terminals of at least so many columns."""
+    """Narrowest terminal, in columns, that shows it."""
     short_name: str = ""
     justify: Literal["left", "right"] = "left"
     wraps: bool = False
-    """Takes several lines where the terminal is narrow."""
+    """May take several lines on narrow terminals."""
 
     @property
     def overflow(self) -> Literal["fold", "ellipsis"]:
@@ -169,7 +169,7 @@ def _host_text(host: HostLoad) -> str:
 
 
 def _notes(view: _View) -> Iterator[Text]:
-    """What is to be said about instances beyond figures."""
+    """Notes about instances that are not figures."""
     notes = []
     for instance in view.status.instances:
         name, load = instance.spec.name, view.load(instance)
@@ -186,7 +186,7 @@ def _notes(view: _View) -> Iterator[Text]:
         if (binding := view.status.bindings.get(name)) is not None and binding.drifted_at_s is not None:
             age = duration_text(view.now_s - binding.drifted_at_s)
             notes += [
-                Text.assemble((f"{name}: ", "bold"), (f"off its CPU binding for {age}: {drift}", "red"))
+                Text.assemble((f"{name}: ", "bold"), (f"drifted from its CPU binding for {age}: {drift}", "red"))
                 for drift in binding.drifts
             ]
     notes += _handovers(view.status.handover_refusals)
@@ -200,7 +200,7 @@ def _notes(view: _View) -> Iterator[Text]:
 
 
 def _handovers(refusals: Mapping[tuple[str, str], str]) -> Iterator[Text]:
-    """Who can hand over to whom, and if not, why; a reason that holds both ways is told once."""
+    """Which instances can hand over to which, or why not; a reason that applies both ways appears once."""
     told: set[tuple[str, str]] = set()
     for (source, target), refusal in refusals.items():
         if (target, source) in told:
@@ -213,7 +213,7 @@ def _handovers(refusals: Mapping[tuple[str, str], str]) -> Iterator[Text]:
 
 
 def _where_it_is_told(instance: InstanceStatus) -> str:
-    """Where to look for the cause of a failure; nothing for an instance that has not failed, or is somebody else's."""
+    """Where to look for the cause of a failure; empty if the instance has not failed or is external."""
     failed = instance.state in {State.BACKOFF, State.FAILED} and instance.spec.runtime is not RuntimeKind.EXTERNAL
     return f"; see `syshaxctl logs {instance.spec.name}`" if failed else ""
 
@@ -242,7 +242,7 @@ def of_gib(used_bytes: int, total_bytes: int) -> str:
 
 
 def console() -> Console:
-    """Where tables go: as wide as the terminal; wide enough for everything where there is none."""
+    """The console for tables: as wide as the terminal, or wide enough for everything if there is none."""
     columns = os.environ.get("COLUMNS", "")
     width: int | None
     if columns.isdecimal():

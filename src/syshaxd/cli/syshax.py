@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""syshax: makes, edits and checks the configuration, and runs the daemon. Needs no daemon.
+"""syshax: creates, edits and checks the configuration, and runs the daemon. Needs no running daemon.
 
 Exit codes: 0 done, 1 refused or failed, 2 usage.
 """
@@ -25,7 +25,7 @@ from syshaxd.system import configfile
 from syshaxd.system.terminal import ProgramGroup
 
 _SHORT_KEYS_HELP = (
-    "`gpu.`, `cpu.` and `conductor.` may stand for `services.gpu.` and so on; "
+    "`gpu.`, `cpu.` and `conductor.` are short for `services.gpu.` and so on; "
     + "; ".join(f"`{short}` for {', '.join(keys)}" for short, keys in SHORT_KEYS.items())
     + "."
 )
@@ -42,7 +42,7 @@ _config_option = click.option(
 
 
 class _ConfigCommand(ValuesCommand):
-    """Lists all keys in its help."""
+    """A command whose help lists all keys."""
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Keys"):
@@ -57,7 +57,7 @@ class _ConfigCommand(ValuesCommand):
 
 @contextmanager
 def _errors_of(path: Path) -> Iterator[None]:
-    """Turns every error of ours into a message and exit code 1."""
+    """Turns every SyshaxError into a message and exit code 1."""
     try:
         yield
     except ConfigError as error:
@@ -69,7 +69,7 @@ def _errors_of(path: Path) -> Iterator[None]:
 @click.group(cls=ProgramGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="syshax")
 def main() -> None:
-    """Sets up and runs sysHAX. See `syshaxctl` for the running daemon.
+    """Configures and runs sysHAX. `syshaxctl` controls the running daemon.
 
     \b
     Examples:
@@ -81,10 +81,10 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--force", is_flag=True, help="Replace the file if there is one.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @_config_option
 def init(path: Path, *, force: bool) -> None:
-    """Writes a configuration file with the usual keys.
+    """Creates a configuration file with the usual keys.
 
     \b
     Examples:
@@ -94,20 +94,18 @@ def init(path: Path, *, force: bool) -> None:
     with _errors_of(path):
         configfile.create(path, force=force)
     name = click.get_current_context().find_root().info_name
-    click.echo(f"{path} is written. Look through it, or set keys with `{name} config KEY VALUE`; then `{name} run`.")
+    click.echo(f"Created {path}. Edit it, or set keys with `{name} config KEY VALUE`; then `{name} run`.")
 
 
 @main.command(cls=_ConfigCommand)
 @click.argument("words", nargs=-1, metavar="[KEY [VALUE]] ...", shell_complete=complete.keys_and_values)
-@click.option(
-    "--unset", multiple=True, metavar="KEY", shell_complete=complete.keys, help="Set KEY back to its default."
-)
+@click.option("--unset", multiple=True, metavar="KEY", shell_complete=complete.keys, help="Reset KEY to its default.")
 @_config_option
 def config(path: Path, words: tuple[str, ...], unset: tuple[str, ...]) -> None:
     """Sets, shows or lists keys of the configuration file.
 
-    Several keys are set together or not at all. Nothing is written if the file would not be usable afterwards. A
-    running syshaxd goes on as it is until `syshaxctl reload`, or until it is started again.
+    Several keys are set together or not at all. Nothing is written if the result would not be valid. A
+    running syshaxd is not affected until `syshaxctl reload` or a restart.
 
     \b
     Examples:
@@ -136,7 +134,7 @@ def config(path: Path, words: tuple[str, ...], unset: tuple[str, ...]) -> None:
 @main.command("check-config")
 @_config_option
 def check_config(path: Path) -> None:
-    """Checks the configuration file, and names every fault.
+    """Checks the configuration file and lists every fault.
 
     \b
     Examples:
@@ -148,13 +146,13 @@ def check_config(path: Path) -> None:
         instance_specs(config)
     for warning in configfile.warnings(path, config):
         click.echo(f"warning: {warning}", err=True)
-    click.echo(f"{path} is good. Instances: {', '.join(enabled_services(config))}.")
+    click.echo(f"{path} is valid. Instances: {', '.join(enabled_services(config))}.")
 
 
 @main.command()
 @_config_option
 def interfaces(path: Path) -> None:
-    """Shows the URLs that the configuration file gives.
+    """Shows the URLs that the configuration file defines.
 
     \b
     Examples:
@@ -171,9 +169,9 @@ def interfaces(path: Path) -> None:
 @main.command()
 @_config_option
 def model(path: Path) -> None:
-    """Shows the model of the configuration file.
+    """Shows the model that the configuration file names.
 
-    Tokens and temperature are those of the connectivity test: sysHAX changes no request of a client.
+    Tokens and temperature apply to the connectivity test only: sysHAX does not change clients' requests.
 
     \b
     Examples:
@@ -223,7 +221,7 @@ def _list(path: Path) -> None:
     for key, value in values:
         click.echo(f"{key} {_text(safe_value(key, value))}")
     if not values:
-        click.echo(f"{path} sets nothing: every key has its default", err=True)
+        click.echo(f"{path} sets no keys: all have their defaults", err=True)
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

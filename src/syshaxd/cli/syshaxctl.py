@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""syshaxctl: an operator's commands to the running daemon.
+"""syshaxctl: controls the running daemon.
 
 Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon answers, 130 ended with Ctrl-C.
 """
@@ -49,12 +49,12 @@ _name_argument = click.argument("name", shell_complete=complete.instances)
     type=click.Path(path_type=Path, readable=False),
     envvar="SYSHAX_SOCKET",
     show_envvar=True,
-    help="Admin socket of the daemon. Unset: your own daemon's if one answers, else the service's.",
+    help="Admin socket of the daemon. Unset: your own daemon's if it answers, else the service's.",
 )
 @click.version_option(__version__, prog_name="syshaxctl")
 @click.pass_context
 def main(context: click.Context, socket: Path | None) -> None:
-    """Looks into a running syshaxd and commands its instances.
+    """Inspects and controls a running syshaxd.
 
     \b
     Examples:
@@ -69,7 +69,7 @@ def main(context: click.Context, socket: Path | None) -> None:
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
 def status(socket: Path | None, output: str) -> None:
-    """Shows the daemon, its instances and their load.
+    """Shows the daemon, its instances and their loads.
 
     \b
     Examples:
@@ -93,10 +93,10 @@ def status(socket: Path | None, output: str) -> None:
 @click.option(
     "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two readings."
 )
-@click.option("--once", is_flag=True, help="Print one view and end, also where there is no terminal.")
+@click.option("--once", is_flag=True, help="Print one view and exit; needs no terminal.")
 @click.pass_obj
 def top(socket: Path | None, interval: float, *, once: bool) -> None:
-    """Shows instances, queue, devices, decisions and events, live. `q` or Ctrl-C ends it.
+    """Shows instances, queue, devices, decisions and events, live. Quit with `q` or Ctrl-C.
 
     \b
     Examples:
@@ -116,7 +116,7 @@ def top(socket: Path | None, interval: float, *, once: bool) -> None:
         run(socket, print_once)
         return
     if not console.is_terminal:
-        raise click.UsageError("this is no terminal; `--once` prints one view")
+        raise click.UsageError("not a terminal; `--once` prints one view")
     try:
         asyncio.run(watch(socket, console, interval_s=interval))
     except SyshaxError as error:
@@ -127,12 +127,14 @@ def top(socket: Path | None, interval: float, *, once: bool) -> None:
 
 @click.command()
 @_name_argument
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Last lines to show.")
-@click.option("--all", "everything", is_flag=True, help="Show all lines that are kept.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Show this many recent lines."
+)
+@click.option("--all", "everything", is_flag=True, help="Show all kept lines.")
+@click.option("-f", "--follow", is_flag=True, help="Continue with new lines until Ctrl-C.")
 @click.pass_obj
 def logs(socket: Path | None, name: str, lines: int, *, everything: bool, follow: bool) -> None:
-    """Shows the output of the instance NAME.
+    """Shows the log of the instance NAME.
 
     \b
     Examples:
@@ -157,8 +159,8 @@ def logs(socket: Path | None, name: str, lines: int, *, everything: bool, follow
 def parity(socket: Path | None, first: str, second: str, output: str) -> None:
     """Compares what the instances FIRST and SECOND compute.
 
-    Both answer the same short prompts now, one request at a time. The verdict: they agree, differ by noise (rounding),
-    or differ, and the likely cause. Exit code 1: no request moves between them, because they differ by more than
+    Sends both the same short prompts, one request at a time. The verdict: they agree, differ by noise (rounding), or
+    differ, with the likely cause. Exit code 1: no request may move between them, because they differ by more than
     parity.max_distance or could not be compared.
 
     \b
@@ -186,8 +188,8 @@ def parity(socket: Path | None, first: str, second: str, output: str) -> None:
 def topology(socket: Path | None, text: str | None, output: str) -> None:
     """Draws the NUMA nodes, CPUs and accelerators of this host.
 
-    If a daemon answers, also whose cores they are. FILE holds the output of `LC_ALL=C lscpu`, of `numactl -H`, or of
-    both; then the host that it is of is drawn. `-` is the standard input.
+    If a daemon answers, also shows which cores are taken. FILE holds the output of `LC_ALL=C lscpu`, `numactl -H`, or
+    both, to draw another host. `-` is standard input.
 
     \b
     Examples:
@@ -206,7 +208,7 @@ def topology(socket: Path | None, text: str | None, output: str) -> None:
 
 
 async def _this_host(socket: Path | None) -> HostTopology:
-    """As the daemon sees it; if none answers, as it is, without owners."""
+    """The host as the daemon sees it, or read directly, without owners, if none answers."""
     try:
         async with ControlClient(rundir.find_socket(socket)) as client:
             return await client.topology()
@@ -216,14 +218,14 @@ async def _this_host(socket: Path | None) -> HostTopology:
 
 def _waiting_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
-        "--timeout", type=click.FloatRange(min=0, min_open=True), help="Wait so many seconds at most."
+        "--timeout", type=click.FloatRange(min=0, min_open=True), help="Longest time to wait, in seconds."
     )(command)
-    return click.option("--wait/--no-wait", default=True, help="Return once it is done (the default), or at once.")(
-        command
-    )
+    return click.option(
+        "--wait/--no-wait", default=True, help="Wait until the command has completed (the default), or return at once."
+    )(command)
 
 
-_now_option = click.option("--now", is_flag=True, help="Don't let the running requests end first.")
+_now_option = click.option("--now", is_flag=True, help="Do not wait for running requests.")
 
 
 @click.command()
@@ -263,9 +265,9 @@ def stop(socket: Path | None, name: str, timeout: float | None, *, wait: bool, n
 @_waiting_options
 @click.pass_obj
 def drain(socket: Path | None, name: str, timeout: float | None, *, wait: bool) -> None:
-    """Takes the instance NAME out of service. It is `stop` without --now.
+    """Takes the instance NAME out of service. Same as `stop` without --now.
 
-    It gets no new request; running ones end, or go on at another instance; then it stops.
+    It gets no new requests; running ones finish or migrate to another instance; then it stops.
 
     \b
     Examples:
@@ -305,9 +307,9 @@ def _command(
                         if live is not None:
                             live.show(last)
             except TimeoutError:
-                state = "not heard of" if last is None else last.state
+                state = "not known" if last is None else last.state
                 raise SyshaxError(
-                    f"{name} is still {state} after {timeout_s:g} s; the command goes on, see `syshaxctl status`"
+                    f"{name} is still {state} after {timeout_s:g} s; the command continues, see `syshaxctl status`"
                 ) from None
         assert last is not None
         click.echo(f"{name} is {last.state}" if wait else f"{name}: accepted; it is {last.state} now")
@@ -316,7 +318,7 @@ def _command(
 
 
 class _Live:
-    """The states that an instance goes through, shown as they come if somebody is looking."""
+    """Shows an instance's state changes as they happen, if stderr is a terminal."""
 
     def __init__(self, name: str) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -341,7 +343,7 @@ class _Live:
         self._progress.stop()
 
     def show(self, status: InstanceStatus) -> None:
-        """Adds a line if it says something new."""
+        """Prints a line if the status is news."""
         if self._progress.disable or self._shown == (news := f"{status.state} {status.reason}"):
             return
         self._shown = news

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The live view of `syshaxctl top`: what it knows, how it looks, and the loop that keeps it fresh."""
+"""The live view of `syshaxctl top`: its data, its layout and the loop that refreshes it."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ _SPARKS_FROM_WIDTH = 100
 
 
 class TopView:
-    """The latest status, what came before it, and whether the daemon still answers."""
+    """The latest status, its history, and whether the daemon still answers."""
 
     def __init__(self) -> None:
         self.status: EngineStatus | None = None
@@ -46,10 +46,10 @@ class TopView:
         self._events: deque[tuple[float, str, Text]] = deque(maxlen=_EVENTS)
         self._seen: dict[str, tuple[State, float]] = {}
         self.decisions: list[str] = []
-        """The latest of the scheduler's, newest first."""
+        """The latest decisions, newest first."""
 
     def saw(self, status: EngineStatus, *, now_s: float, monotonic_s: float) -> None:
-        """Takes a new status. `now_s` is Unix time."""
+        """Adds a new status. `now_s` is Unix time."""
         if self._lost_at_s is not None:
             self._events.appendleft((now_s, "syshaxd", Text("answers again")))
         self.status, self._read_at_s, self._lost_at_s = status, monotonic_s, None
@@ -71,18 +71,18 @@ class TopView:
                 self._note(gpu.uuid, gpu.busy_ratio)
 
     def lost(self, why: str, *, now_s: float) -> None:
-        """Notes that the daemon does not answer; the last status stays in view."""
+        """Records that the daemon does not answer; the last status stays visible."""
         if self._lost_at_s is None:
             self._events.appendleft((now_s, "syshaxd", Text("does not answer", "red")))
             self._lost_at_s, self._lost_why = now_s, why
 
     def render(self, *, width: int, now_s: float, monotonic_s: float) -> RenderableType:
-        """What is to be seen, most important first: a low terminal cuts the rest off."""
+        """The view, most important rows first: a short terminal cuts off the rest."""
         parts: list[RenderableType] = []
         if self._lost_at_s is not None:
             age = show.duration_text(now_s - self._lost_at_s)
-            parts += [Text(f"{self._lost_why} for {age}; asking again", "bold red"), Text()]
-            monotonic_s = self._read_at_s  # what is shown is as old as the last answer, and ages no more
+            parts += [Text(f"{self._lost_why} for {age}; retrying", "bold red"), Text()]
+            monotonic_s = self._read_at_s  # ages stop at the last answer
         if self.status is not None:
             status = self.status
             parts.append(show.status_table(status, width=width, now_s=now_s, monotonic_s=monotonic_s, devices=False))
@@ -97,7 +97,7 @@ class TopView:
         self._history.setdefault(name, deque(maxlen=_SAMPLES)).append(value)
 
     def _spark(self, name: str, top: float | None = None) -> str:
-        """The history as a line of blocks; its top is the highest value, or `top`."""
+        """The history as a line of blocks, scaled to `top` or the highest value."""
         values = self._history.get(name, ())
         highest = top or max(values, default=0.0) or 1.0
         return "".join(_LEVELS[round(_ratio(value / highest) * (len(_LEVELS) - 1))] for value in values)
@@ -138,19 +138,19 @@ def _table() -> Table:
 
 
 def _room(width: int) -> int:
-    """Columns for a line of blocks."""
+    """Width of a sparkline, in columns."""
     return max(8, min(_SAMPLES, width - 60))
 
 
 def _ratio(value: float) -> float:
-    """The value within 0..1, whatever was read."""
+    """The value clamped to 0..1."""
     return max(0.0, min(1.0, value))
 
 
 def _bar(ratio: float | None, width: int) -> Text:
-    """A gauge of a ratio, as wide as there is room for; None: not known."""
+    """A bar for a ratio, sized to the terminal; None: not known."""
     if ratio is None:
-        return Text("not told", "dim")
+        return Text("unknown", "dim")
     cells = 10 if width < _SPARKS_FROM_WIDTH else 20
     full = round(_ratio(ratio) * cells)
     colour = "yellow" if ratio >= _HIGH_RATIO else "green"
@@ -159,14 +159,14 @@ def _bar(ratio: float | None, width: int) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class _Gauge:
-    """One line of the devices."""
+    """One line of the device table."""
 
     name: str
     ratio: float | None
     """None: not known."""
     text: str
     history: str = ""
-    """Under which name its history is kept; empty: it has none."""
+    """Key of its history; empty: it has none."""
 
 
 def _host_gauges(host: HostLoad) -> Iterator[_Gauge]:
@@ -194,10 +194,10 @@ async def latest_decisions(client: ControlClient) -> list[str]:
 
 
 async def watch(socket: Path | None, console: Console, *, interval_s: float) -> None:
-    """Shows the view on the whole terminal until the user presses `q`. A daemon that goes away may come back.
+    """Shows the view full-screen until the user presses `q`. Survives restarts of the daemon.
 
     Raises:
-        SyshaxError: The daemon says something that is not understood.
+        SyshaxError: The daemon's answer is not understood.
     """
     view = TopView()
     with _quit_key() as quitting, Live(console=console, screen=True, auto_refresh=False) as live:
@@ -217,7 +217,7 @@ async def watch(socket: Path | None, console: Console, *, interval_s: float) -> 
 
 @contextmanager
 def _quit_key() -> Iterator[asyncio.Event]:
-    """An event that `q` sets, where somebody can press it. Inside, keys are read as they come and not shown."""
+    """An event that `q` sets, if stdin is a terminal. Inside, keys are read unbuffered and not echoed."""
     quitting = asyncio.Event()
     if not sys.stdin.isatty():
         yield quitting

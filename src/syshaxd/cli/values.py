@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Commands that take `KEY VALUE ...`, where a value may begin with a dash: `config KEY -1`."""
+"""Commands that take `KEY VALUE ...`, where a value may start with a dash: `config KEY -1`."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ import click
 
 
 class ValuesCommand(click.Command):
-    """Takes for an option only what is exactly one of its own; after `--` nothing is."""
+    """Treats a word as an option only if it is exactly one of its own; after `--` no word is."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Hands click the options first, then all other words behind `--`."""
+        """Passes click the options first, then all other words after `--`."""
         known = {
             name: param
             for param in self.get_params(ctx)
@@ -37,7 +37,7 @@ class ValuesCommand(click.Command):
 
 
 def check_keys(words: Sequence[str]) -> None:
-    """Raises click.UsageError where a word stands for a key and looks like an option: it is a misspelt one."""
+    """Raises click.UsageError for a key that looks like an option: it is probably a misspelt option."""
     for word in words[::2]:
         if word.startswith("-"):
             raise click.NoSuchOption(word)

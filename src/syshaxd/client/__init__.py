@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""ControlClient: the daemon's commands over its admin socket, in the terms of core/."""
+"""ControlClient: calls the daemon over its admin socket and returns core types."""
 
 from syshaxd.client.client import ControlClient, SlowError, UnreachableError
 

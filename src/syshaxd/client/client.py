@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""ControlClient: the daemon's commands over its admin socket, in the terms of core/."""
+"""ControlClient: calls the daemon over its admin socket and returns core types."""
 
 import inspect
 import os
@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-# What goes wrong comes as an exception; gRPC's own lines on stderr would only disturb.
+# Errors are raised as exceptions; gRPC's own lines on stderr are noise.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
@@ -37,38 +37,38 @@ _ANSWER_TIMEOUT_S = 10.0
 _READING_TIMEOUT_S = 60.0
 _ADMIN = api.DESCRIPTOR.services_by_name["AdminService"]
 _SCHEDULING = scheduling_pb2.DESCRIPTOR.services_by_name["SchedulingService"]
-# protobuf 5 gave the option another name.
+# protobuf 5 renamed the option.
 _NAMES = ("always_print_fields_with_no_presence", "including_default_value_fields")
 _WITH_DEFAULTS: dict[str, Any] = {
     next(name for name in _NAMES if name in inspect.signature(json_format.MessageToDict).parameters): True
 }
 _GONE = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED))
-# Of daemons that don't send the error itself.
+# For daemons that don't send the error detail.
 _ERRORS: dict[grpc.StatusCode, type[errors.SyshaxError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.BadRequestError,
     grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
     grpc.StatusCode.FAILED_PRECONDITION: errors.ConflictError,
 }
-# The daemon is the same user's or root's, and a log line may be as long as it likes.
+# The daemon runs as the same user or root, and log lines have no size limit.
 _OPTIONS = (("grpc.max_receive_message_length", -1),)
 
 
 class UnreachableError(errors.SyshaxError):
-    """No daemon answers on the socket, or it went away in the middle of a call."""
+    """No daemon answers on the socket, or it ended during a call."""
 
 
 class SlowError(UnreachableError):
-    """The daemon is there, but does not answer in time."""
+    """The daemon is running but does not answer in time."""
 
 
 class ControlClient:
-    """Talks to one daemon. Use it with `async with`.
+    """A client of one daemon. Use it with `async with`.
 
-    Every method raises UnreachableError where the daemon does not answer, and else what the daemon says is wrong.
+    Every method raises UnreachableError if the daemon does not answer, else the error that the daemon reports.
     """
 
     def __init__(self, path: Path) -> None:
-        """Connects to nothing yet."""
+        """Does not connect yet."""
         self.path = path
 
     async def __aenter__(self) -> Self:
@@ -89,13 +89,13 @@ class ControlClient:
         return answer.version, answer.pid
 
     async def status(self) -> EngineStatus:
-        """Everything at this moment."""
+        """The whole status at this moment."""
         with self._errors_mapped():
             answer = await self._stub.GetStatus(api.GetStatusRequest(), timeout=_ANSWER_TIMEOUT_S)
         return _engine_status(answer, time.monotonic())
 
     def start(self, name: str, *, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
-        """Wants the instance up.
+        """Starts the instance.
 
         Yields:
             The status when the command is accepted; with `wait`, every later one until the instance is READY.
@@ -103,31 +103,31 @@ class ControlClient:
         return self._command(self._stub.StartInstance(api.StartInstanceRequest(name=name, wait=wait)))
 
     def stop(self, name: str, *, drain: bool, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
-        """Wants the instance down, after its running requests if `drain`. Yields as `start`, until it is STOPPED."""
+        """Stops the instance, after its running requests if `drain`. Yields as `start`, until it is STOPPED."""
         return self._command(self._stub.StopInstance(api.StopInstanceRequest(name=name, drain=drain, wait=wait)))
 
     def restart(self, name: str, *, drain: bool, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
-        """Ends the instance and starts it anew. Yields as `start`, until the new generation is READY."""
+        """Restarts the instance. Yields as `start`, until the new generation is READY."""
         return self._command(self._stub.RestartInstance(api.RestartInstanceRequest(name=name, drain=drain, wait=wait)))
 
     async def compare(self, first: str, second: str) -> ParityReport:
-        """Has both instances asked the same prompts, and their answers compared: seconds to minutes."""
+        """Compares two instances' answers to the same prompts; takes seconds to minutes."""
         with self._errors_mapped():
             answer = await self._stub.CompareInstances(api.CompareInstancesRequest(first=first, second=second))
         return _parity(answer.report)
 
     async def ask(self, method: str, *, timeout_s: float | None = _ANSWER_TIMEOUT_S, **fields: Any) -> dict[str, Any]:
-        """Calls a method of either service, such as `GetConfig`; None: it may take as long as it likes.
+        """Calls a method of either service, such as `GetConfig`; `timeout_s` None: no time limit.
 
         Returns:
-            The answer as plain values, with the keys and the names of enum values of the .proto files.
+            The response as plain values, with the field and enum names of the .proto files.
         """
         with self._errors_mapped():
             answer = await self._method(method)(_request(method, fields), timeout=timeout_s)
         return _plain(answer)
 
     async def stream(self, method: str, **fields: Any) -> AsyncGenerator[dict[str, Any], None]:
-        """As `ask`, for a method that answers many times, such as `WatchEvents`."""
+        """As `ask`, for a streaming method such as `WatchEvents`."""
         call = self._method(method)(_request(method, fields))
         with self._errors_mapped(), self._ended(call):
             async for answer in call:
@@ -137,14 +137,14 @@ class ControlClient:
         return getattr(self._scheduling if name in _SCHEDULING.methods_by_name else self._stub, name)
 
     async def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncGenerator[str, None]:
-        """The instance's output by lines; None: all that is kept. With `follow` it goes on until closed."""
+        """The instance's log by lines; `tail` None: all that is kept. With `follow` it continues until closed."""
         call = self._stub.StreamLogs(api.StreamLogsRequest(name=name, tail=tail, follow=follow))
         with self._errors_mapped(), self._ended(call):
             async for answer in call:
                 yield answer.line
 
     async def topology(self) -> HostTopology:
-        """The daemon's host as it is now, and whose its CPUs are."""
+        """The daemon's host at this moment, and the owners of its CPUs."""
         with self._errors_mapped():
             answer = await self._stub.GetTopology(api.GetTopologyRequest(), timeout=_ANSWER_TIMEOUT_S)
         return value_of(HostTopology, answer, topology=value_of(NumaTopology, answer))
@@ -177,7 +177,7 @@ class ControlClient:
 
     @contextmanager
     def _ended(self, call: Any) -> Iterator[None]:
-        """The call ends with the block, also when the caller has had enough."""
+        """The call ends with the block, even if the caller stops early."""
         try:
             yield
         finally:
@@ -193,7 +193,7 @@ class ControlClient:
             if detail is not None and (restored := error_detail.restored(str(detail), told)) is not None:
                 raise restored from None
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise SlowError(f"syshaxd on {self.path} did not answer in time; is its host overloaded?") from None
+                raise SlowError(f"syshaxd on {self.path} did not answer in time; its host may be overloaded") from None
             if code is grpc.StatusCode.UNIMPLEMENTED:
                 raise errors.SyshaxError(f"syshaxd on {self.path} can't do that: it is of another version") from None
             if code in _GONE:
@@ -212,7 +212,7 @@ def _plain(message: Any) -> dict[str, Any]:
 
 
 def _engine_status(message: api.GetStatusResponse, now_s: float) -> EngineStatus:
-    """Ages of readings become times of this process's monotonic clock, which is `now_s`."""
+    """Ages of readings become times on this process's monotonic clock, whose value is `now_s`."""
     return value_of(
         EngineStatus,
         message,

@@ -1,10 +1,10 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The control plane: admin and scheduling, health and reflection, on a unix socket and, if wished, with mutual TLS."""
+"""The control plane: admin, scheduling, health and reflection, on a Unix socket and optionally over mutual TLS."""
 
 import os
 
-# gRPC's handlers for fork() can't cope with a running server: a child of ours could die before its program starts.
+# gRPC's fork() handlers can't cope with a running server: a child process could die before it executes its program.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from syshaxd.control.config import Operations

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 # ruff: noqa: N802, D102 - admin.proto names and explains the methods
-"""The admin service's methods on the daemon itself: configuration, events, shutdown."""
+"""The admin service's methods for the daemon itself: configuration, events, shutdown."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Operations:
 
 
 class DaemonMethods(AdminServiceServicer):
-    """Translates between the wire and the daemon's own commands. Without operations they are unimplemented."""
+    """Translates between protobuf and the daemon's own commands. Without operations they are unimplemented."""
 
     def __init__(self, operations: Operations | None) -> None:
         self._operations = operations
@@ -82,7 +82,7 @@ class DaemonMethods(AdminServiceServicer):
         return make(api.ReloadConfigResponse, changes=await self._there.reconfigurer.apply())
 
     async def WatchEvents(self, request: api.WatchEventsRequest, context: Context) -> None:
-        # What the call tells its client at once, so that it knows when it is watching.
+        # Sent at once, so that the client knows when it is watching.
         await context.send_initial_metadata(())
         events, name = self._there.engine.events, request.instance
         older = max(0, sum(event.instance == name for event in events.latest()) - request.last) if name else 0
@@ -101,7 +101,7 @@ class DaemonMethods(AdminServiceServicer):
 
 
 def _values(values: dict[str, Any], key: str) -> list[api.ConfigValue]:
-    """A key's value, or those of all entries of a free mapping."""
+    """A key's value, or all entries of a free-form mapping."""
     known = find_key(key)
     if known.has_entries and key == known.name:
         prefix = key.rpartition(".")[0]

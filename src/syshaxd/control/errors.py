@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""From the error tree to gRPC status codes, with the detail from which our client restores the error."""
+"""Maps the error tree to gRPC status codes, with the detail from which our client restores the error."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +15,7 @@ from syshaxd.core.report.error_detail import METADATA_KEY, detail
 from syshaxd.core.secrets import safe_text
 
 _log = logging.getLogger(__name__)
-_CODES = (  # the first that fits
+_CODES = (  # the first match counts
     (errors.NotFoundError, grpc.StatusCode.NOT_FOUND),
     (errors.BadRequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -26,7 +26,7 @@ _CODES = (  # the first that fits
     (errors.InstanceFailedError, grpc.StatusCode.UNAVAILABLE),
     (errors.InstanceTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
 )
-# A status travels in HTTP/2 trailers: 8 KiB for everything, and up to three of them for each byte of the text.
+# A status is sent in HTTP/2 trailers: 8 KiB in all, and up to three bytes for each byte of the text.
 _MAX_MESSAGE_BYTES = 2000
 _MAX_DETAIL_BYTES = 2000
 
@@ -35,14 +35,14 @@ Parse = Callable[[bytes], Any]
 
 
 def status_code(error: errors.SyshaxError) -> grpc.StatusCode:
-    """The code that tells a client what kind of error it is."""
+    """The status code of an error."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Answers with a status where a method raises an error, and where a request is not the message that it should be.
+    """Answers with a status when a method raises an error or a request can't be parsed.
 
-    gRPC itself would log a trace of the latter, and tell the client nothing; so requests are parsed here.
+    gRPC itself would log a traceback for the latter and tell the client nothing, so requests are parsed here.
     """
 
     async def intercept_service(
@@ -53,7 +53,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         """Returns the method's handler with its errors mapped."""
         handler = await continuation(handler_call_details)
         if handler is None:
-            return None  # grpc says UNIMPLEMENTED
+            return None  # gRPC answers UNIMPLEMENTED
         parse, name = handler.request_deserializer, handler_call_details.method
         make: Any
         if handler.request_streaming:  # reflection
@@ -92,14 +92,14 @@ async def _errors_mapped(context: Context, name: str) -> AsyncIterator[None]:
         if len(its := detail(error)) <= _MAX_DETAIL_BYTES:
             metadata = ((METADATA_KEY, its),)
     except DecodeError as error:
-        code, message = grpc.StatusCode.INVALID_ARGUMENT, f"this is not the message that {name} takes: {error}"
+        code, message = grpc.StatusCode.INVALID_ARGUMENT, f"not a message that {name} takes: {error}"
     except NotImplementedError:
-        code, message = grpc.StatusCode.UNIMPLEMENTED, "this daemon does not do that"
+        code, message = grpc.StatusCode.UNIMPLEMENTED, "this daemon does not support that"
     except grpc.aio.AbortError:
-        raise  # the method has told its status itself
+        raise  # the method has set its status itself
     except Exception:  # noqa: BLE001 - the last edge before the wire
         _log.exception("an admin call failed: %s", name)
-        code, message = grpc.StatusCode.INTERNAL, "an error inside syshaxd; its log tells more"
+        code, message = grpc.StatusCode.INTERNAL, "internal error in syshaxd; see its log"
     else:
         return
     text = message.encode("utf-8", "replace")[:_MAX_MESSAGE_BYTES].decode(errors="ignore")

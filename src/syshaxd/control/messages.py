@@ -29,8 +29,8 @@ _FLOATS = frozenset((FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLO
 def make(kind: type[M], /, **values: Any) -> M:
     """Returns a message with these fields.
 
-    A whole number out of its field's range becomes the nearest in it; a number that is none (NaN, infinity) is left
-    out, as None is; characters that UTF-8 does not have become question marks.
+    An integer out of its field's range becomes the nearest in it; a non-finite number (NaN, infinity) is left
+    out, as None is; characters that UTF-8 cannot encode become question marks.
     """
     fields = kind.DESCRIPTOR.fields_by_name
     fitted = {name: _fitted(fields[name], value) for name, value in values.items()}
@@ -44,7 +44,7 @@ def message_of(kind: type[M], value: Any, /, **others: Any) -> M:
 
 
 def _fitted(field: Any, value: Any) -> Any:
-    """What the field takes of a value; None: nothing."""
+    """The value as the field can hold it; None: not at all."""
     if isinstance(value, Mapping):
         entry = field.message_type.fields_by_name
         pairs = ((_fitted(entry["key"], key), _fitted_one(entry["value"], each)) for key, each in value.items())

@@ -13,7 +13,7 @@ from syshaxd.core.types import EngineStatus, HostTopology, InstanceStatus
 
 
 def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:
-    """The whole daemon. `now_s` is monotonic: it turns the times of readings into ages."""
+    """The whole status. `now_s` is monotonic time; it turns times of readings into ages."""
     return message_of(
         api.GetStatusResponse,
         status,
@@ -57,12 +57,12 @@ def _snapshot(snapshot: Snapshot, now_s: float) -> api.Snapshot:
 
 
 def topology(host: HostTopology) -> api.GetTopologyResponse:
-    """The host, and whose its CPUs are."""
+    """The host and the owners of its CPUs."""
     return message_of(api.GetTopologyResponse, host.topology, owners=host.owners)
 
 
 def settings(request: api.CheckBindingRequest) -> Settings | None:
-    """What is to be checked; None: what the instance has."""
+    """The settings to check; None: those of the instance."""
     if not request.HasField("settings"):
         return None
     given = request.settings
@@ -77,7 +77,7 @@ def settings(request: api.CheckBindingRequest) -> Settings | None:
 
 
 def faults(faults: Sequence[Fault]) -> api.CheckBindingResponse:
-    """All faults with their one proposal."""
+    """All faults with the proposed settings."""
     return make(api.CheckBindingResponse, faults=faults, proposal=faults[0].proposal if faults else None)
 
 

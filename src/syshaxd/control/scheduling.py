@@ -1,7 +1,7 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 # ruff: noqa: N802, D102 - scheduling.proto names and explains the methods
-"""The scheduling service's methods: parse, one call, render."""
+"""The scheduling service's methods: each parses, makes one call and renders."""
 
 import secrets
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ _SECTIONS = {
 
 
 class SchedulingServicer(SchedulingServiceServicer):
-    """Translates between the wire and the Engine. Errors go through to the interceptor."""
+    """Translates between protobuf and the Engine. Errors pass through to the interceptor."""
 
     def __init__(self, engine: Engine, leases: Leases) -> None:
         self._engine = engine
@@ -46,8 +46,10 @@ class SchedulingServicer(SchedulingServiceServicer):
 
     async def PlaceRequest(self, request: api.PlaceRequestRequest, context: Context) -> api.PlaceRequestResponse:
         request_id = request.request_id or f"lease-{secrets.token_hex(8)}"
-        if len(request_id) > _MAX_ID_CHARACTERS:  # it is kept for as long as the decision is
-            raise BadRequestError(f"request_id has {len(request_id)} characters; {_MAX_ID_CHARACTERS} are the most")
+        if len(request_id) > _MAX_ID_CHARACTERS:  # it is kept as long as the decision
+            raise BadRequestError(
+                f"request_id has {len(request_id)} characters; at most {_MAX_ID_CHARACTERS} are allowed"
+            )
         ttl_s = request.ttl_s or DEFAULT_TTL_S
         decision, lease_id = self._leases.place(_query(request.query, request_id), ttl_s)
         return make(
@@ -85,7 +87,7 @@ class SchedulingServicer(SchedulingServiceServicer):
         decisions, records = self._engine.requests.explain(request.request_id)
         if not decisions:
             raise NotFoundError(
-                f"no decision on a request {request.request_id!r} is among the latest; `syshaxctl decisions` lists them"
+                f"no recent decision on a request {request.request_id!r}; `syshaxctl decisions` lists recent ones"
             )
         specs = self._specs()
         return make(
@@ -111,9 +113,7 @@ class SchedulingServicer(SchedulingServiceServicer):
     async def CancelRequest(self, request: api.CancelRequestRequest, context: Context) -> api.CancelRequestResponse:
         count = self._engine.requests.cancel(request.request_id) + self._leases.cancel(request.request_id)
         if not count:
-            raise NotFoundError(
-                f"no request {request.request_id!r} runs or waits; `syshaxctl requests` lists those that do"
-            )
+            raise NotFoundError(f"no running or queued request {request.request_id!r}; `syshaxctl requests` lists them")
         self._engine.events.add(EventKind.REQUEST, f"request {request.request_id} was cancelled by an operator")
         return make(api.CancelRequestResponse, cancelled=count)
 
@@ -152,7 +152,7 @@ def _query(query: api.PlacementQuery, request_id: str) -> InferenceRequest:
 def _assumed(
     snapshot: Snapshot, inflight: Mapping[str, int], loads: Mapping[str, api.AssumedLoad]
 ) -> tuple[Snapshot, dict[str, int]]:
-    """The present loads, but for those that are given."""
+    """The present loads, overridden by those given."""
     given = {
         name: InstanceLoad(
             read_at_s=snapshot.taken_at_s,

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Where the control plane listens: a socket for the daemon's user and a group, and with mutual TLS a TCP port."""
+"""Serves the control plane on a socket for the daemon's user and a group, and optionally on TCP with mutual TLS."""
 
 import asyncio
 import logging
@@ -35,28 +35,28 @@ _CHECK_INTERVAL_S = 5.0
 _GRACE_S = 1.0
 """For calls that run when another daemon is to take the socket over."""
 GROUP = "syshax"
-"""Its members may use the socket, where it exists."""
+"""Members of this group, if it exists, may use the socket."""
 _ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 _SCHEDULING = scheduling_pb2.DESCRIPTOR.services_by_name["SchedulingService"].full_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsEndpoint:
-    """A TCP port that only clients with a certificate of ours can use."""
+    """A TCP port for clients with a certificate."""
 
     host: str
     port: int
-    """0: any that is free."""
+    """0: any free port."""
     cert: Path
-    """The server's certificate and chain, PEM."""
+    """The server's certificate chain, PEM."""
     key: Path
     """Its private key, PEM."""
     client_ca: Path
-    """Certificates, PEM, one of which must have signed a client's."""
+    """CA certificates that may sign clients' certificates, PEM."""
 
 
 class ControlServer:
-    """Serves the admin service, and with operations the scheduling service."""
+    """Serves the admin service and, with operations, the scheduling service."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class ControlServer:
             engine: Carries out commands on instances.
             path: The socket.
             operations: Carries out all other commands; None: they are unimplemented.
-            tls: Where it listens beside the socket, if anywhere.
+            tls: Where to listen besides the socket; None: nowhere.
             group: Whose members may use the socket.
             kept: The socket as the daemon before this one left it, listening; connections may wait in it.
             keep: Has somebody else hold the listening socket, so that it stays open when this daemon ends.
@@ -97,13 +97,13 @@ class ControlServer:
         self._health = health.aio.HealthServicer()
         self._claim: int | None = None
         self.tls_port: int | None = None
-        """At which it listens for TLS."""
+        """The TLS port in use."""
 
     async def start(self) -> None:
         """Listens.
 
         Raises:
-            SyshaxError: Another daemon has the socket, or it can't be made, or the TCP port or its files can't be used.
+            SyshaxError: Another daemon has the socket, it can't be created, or the TCP port or its files can't be used.
         """
         kept, self._kept = self._kept, None
         if kept is not None and not await asyncio.to_thread(_is_at, kept, self._path):
@@ -122,7 +122,7 @@ class ControlServer:
             try:
                 await self.stop()
             except Exception:  # noqa: BLE001 - the first error is the one to tell
-                _log.exception("the control plane could not be started, and not be ended in order")
+                _log.exception("the control plane could neither be started nor stopped cleanly")
             if isinstance(error, SyshaxError):
                 raise
             raise SyshaxError(f"cannot listen on {self._path}: {error}") from error
@@ -143,7 +143,7 @@ class ControlServer:
             await asyncio.gather(guard, return_exceptions=True)
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
-            # And kept: while its last object goes, gRPC blocks the event loop.
+            # Kept referenced: gRPC blocks the event loop while its last object is freed.
             await self._server.stop(_GRACE_S if leave_socket else None)
         if self._relay is not None:
             await self._relay.close()
@@ -184,7 +184,7 @@ class ControlServer:
         return listening
 
     async def _guard_socket(self) -> None:
-        """Makes the socket again when somebody has removed it: a clean-up of /tmp or /run, say. For ever."""
+        """Recreates the socket whenever it was removed, for example by a clean-up of /tmp or /run. Never returns."""
         told = ""
         while True:
             await asyncio.sleep(self._check_interval_s)
@@ -195,10 +195,10 @@ class ControlServer:
             except (RuntimeError, OSError, SyshaxError) as error:
                 if str(error) != told:
                     told = str(error)
-                    _log.error("the admin socket %s is gone and cannot be made again: %s", self._path, error)
+                    _log.error("the admin socket %s was removed and cannot be recreated: %s", self._path, error)
             else:
                 told = ""
-                _log.warning("somebody removed the admin socket %s; it was made again", self._path)
+                _log.warning("the admin socket %s was removed; recreated it", self._path)
 
     def _is_in_place(self) -> bool:
         return _identity(self._path) == self._made and self._behind.is_socket()
@@ -207,7 +207,7 @@ class ControlServer:
         assert self._relay is not None
         if await asyncio.to_thread(_identity, self._path) != self._made:
             if self._claim is not None:
-                os.close(self._claim)  # the lock's file may be gone as well
+                os.close(self._claim)  # the lock file may be gone too
                 self._claim = None
             self._claim = await asyncio.to_thread(rundir.claim_socket, self._path)
             await self._relay.listen_at(await asyncio.to_thread(self._listen))
@@ -239,11 +239,11 @@ class ControlServer:
             port = server.add_secure_port(where, credentials)
         except RuntimeError as error:
             raise SyshaxError(
-                f"control.tcp: cannot listen on {where}: {error}; see who has the port (ss -ltnp), and whether "
+                f"control.tcp: cannot listen on {where}: {error}; check who has the port (ss -ltnp) and whether "
                 "control.tcp.cert and control.tcp.key belong together"
             ) from error
         _log.info(
-            "the control plane listens on %s, for clients with a certificate of %s",
+            "the control plane listens on %s for clients with a certificate from %s",
             Address(tls.host, port),
             tls.client_ca,
         )
@@ -258,7 +258,7 @@ def _read(name: str, path: Path) -> bytes:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file stands at a path; None: none."""
+    """Identity of the file at a path; None: there is none."""
     try:
         info = path.lstat()
     except OSError:
@@ -267,7 +267,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _make_private(folder: Path) -> None:
-    """Makes a folder anew that only this user can enter."""
+    """Recreates a folder that only this user can enter."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
 
@@ -281,6 +281,6 @@ def _open_to_group(path: Path, group: str) -> None:
     try:
         shutil.chown(path, group=group)
     except LookupError:
-        _log.info("there is no group %s: the socket %s is for this user and its group only", group, path)
+        _log.info("no group %s: only this user and its group can use the socket %s", group, path)
     except PermissionError:
-        _log.info("this user is not in the group %s: the socket %s is for this user and its group only", group, path)
+        _log.info("this user is not in the group %s: only this user and its group can use the socket %s", group, path)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 # ruff: noqa: N802, D102 - admin.proto names and explains the methods
-"""The admin service's methods: parse, one Engine call, render."""
+"""The admin service's methods: each parses, makes one call and renders."""
 
 import os
 import time
@@ -30,10 +30,10 @@ class AdminEngine(Protocol):
     """What the admin service needs of the Engine."""
 
     def status(self) -> EngineStatus:
-        """Everything at this moment."""
+        """The whole status at this moment."""
 
     def start_instance(self, name: str) -> None:
-        """Wants the instance up. Raises NotFoundError for an unknown name."""
+        """Starts the instance. Raises NotFoundError for an unknown name."""
 
     def stop_instance(self, name: str, *, drain: bool) -> None:
         """Wants the instance down, after its running requests if `drain`."""
@@ -64,7 +64,7 @@ class AdminEngine(Protocol):
 
 
 class AdminServicer(DaemonMethods):
-    """Translates between the wire and the Engine. Errors go through to the interceptor."""
+    """Translates between protobuf and the Engine. Errors pass through to the interceptor."""
 
     def __init__(self, engine: AdminEngine, operations: Operations | None = None) -> None:
         super().__init__(operations)
@@ -117,7 +117,7 @@ class AdminServicer(DaemonMethods):
     async def _carry_out(
         self, command: Command, act: Callable[[], None], request: Any, context: Context, response: type[Any]
     ) -> None:
-        """Watches first, then acts, so that no change is missed."""
+        """Subscribes first, then acts, so that no change is missed."""
         async with aclosing(self._engine.watch_instance(request.name)) as statuses:
             before = await anext(statuses)
             goal = Goal(command, before)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Where a server listens: the one place where a host is checked, and where host and port are joined."""
+"""Addresses of servers: the one place that checks hosts and joins host and port."""
 
 import re
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ class Address:
             return f"[{self.host}]:{self.port}"
         try:
             name = _ascii(self.host)
-        except UnicodeError:  # no host has such a name, but it can be shown
+        except UnicodeError:  # not a valid name, but it can be shown
             name = self.host.encode("ascii", "backslashreplace").decode("ascii")
         return f"{name}:{self.port}"
 
     def url(self, path: str = "") -> str:
-        """The server's URL for `path`, which is empty or begins with a slash."""
+        """The server's URL for `path`, which is empty or starts with a slash."""
         return f"http://{self.authority}{path}"
 
     def __str__(self) -> str:
@@ -44,10 +44,10 @@ class Address:
 
 
 def checked_host(text: str) -> str:
-    """Returns the host in its usual form: an address as short as can be, a name as it is.
+    """Returns the host in canonical form: an address in its shortest form, a name unchanged.
 
     Raises:
-        ValueError: It can't be the name or the address of a host.
+        ValueError: Not a valid host name or address.
     """
     if text[:1] == "[" or text[-1:] == "]":
         raise ValueError(f"must be an address without brackets, such as `::1`, not {text!r}")
@@ -64,7 +64,7 @@ def checked_host(text: str) -> str:
 
 
 def is_ip(host: str) -> bool:
-    """Whether a host is an address and not a name."""
+    """Whether a host is an address, not a name."""
     try:
         ip_address(host)
     except ValueError:
@@ -73,7 +73,7 @@ def is_ip(host: str) -> bool:
 
 
 def published_port(text: str) -> tuple[str, int, int]:
-    """Reads `[ADDRESS:]HOST_PORT:CONTAINER_PORT`; without an address it is this host's loopback.
+    """Parses `[ADDRESS:]HOST_PORT:CONTAINER_PORT`; without an address it means this host's loopback.
 
     Raises:
         ValueError: It is none.
@@ -93,23 +93,23 @@ def _looks_like_an_address(text: str) -> bool:
 
 
 def _name_fault(name: str) -> str:
-    """Why a name can't be resolved anywhere; empty: it might be."""
+    """Why a name can never be resolved; empty: it might be."""
     try:
         ascii_name = _ascii(name).removesuffix(".")
     except UnicodeError:
-        return "a part of it is empty, over 63 characters long, or has characters that names of hosts can't have"
+        return "a part of it is empty, longer than 63 characters, or has characters not allowed in host names"
     if len(ascii_name) > _MAX_NAME_CHARACTERS:
-        return f"it is over {_MAX_NAME_CHARACTERS} characters long"
+        return f"it is longer than {_MAX_NAME_CHARACTERS} characters"
     for label in ascii_name.split("."):
         if not label:
-            return "a part between its dots is empty"
+            return "a label between its dots is empty"
         if len(label) > 63:
-            return f"{label!r} is over 63 characters long"
+            return f"{label!r} is longer than 63 characters"
         if not _LABEL.fullmatch(label):
-            return f"{label!r} has characters that names of hosts can't have"
+            return f"{label!r} has characters not allowed in host names"
     return ""
 
 
 def _ascii(name: str) -> str:
-    """The name as it is looked up. `str.encode("idna")` is also what asyncio and getaddrinfo do."""
+    """The name as the resolver gets it. asyncio and getaddrinfo also use `str.encode("idna")`."""
     return name if name.isascii() else name.encode("idna").decode("ascii")

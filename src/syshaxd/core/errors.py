@@ -1,29 +1,29 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The one error tree. Each edge maps it once: gateway to HTTP, control to gRPC status, cli to exit code."""
+"""The error tree. Each edge maps it once: gateway to HTTP, control to gRPC status, cli to exit code."""
 
 from dataclasses import dataclass
 
 
 class SyshaxError(Exception):
-    """Something that a user or operator can act on. The message says what, which one, and what to do next."""
+    """An error that a user or operator can act on. The message says what, which one, and what to do next."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFault:
-    """One thing wrong in the configuration."""
+    """One fault of the configuration."""
 
     key: str
     """Dotted key, such as `services.gpu.port`; empty for the whole file."""
     problem: str
-    """What is wrong and what would be right."""
+    """What is wrong and what would be valid."""
 
     def __str__(self) -> str:
         return f"{self.key}: {self.problem}" if self.key else self.problem
 
 
 class ConfigError(SyshaxError):
-    """The configuration is not usable. Carries every fault at once."""
+    """The configuration is not valid. Carries every fault."""
 
     def __init__(self, faults: tuple[ConfigFault, ...]) -> None:
         self.faults = faults
@@ -31,7 +31,7 @@ class ConfigError(SyshaxError):
 
 
 class BadRequestError(SyshaxError):
-    """The client's request is malformed; sending it again as it is cannot succeed.
+    """The client's request is malformed; repeating it unchanged cannot succeed.
 
     Attributes:
         param: The offending field of the body, such as `messages`, or None.
@@ -61,15 +61,15 @@ class MethodNotAllowedError(BadRequestError):
 
 
 class ClosedError(BadRequestError):
-    """The route exists on instances, but not for clients of the endpoint."""
+    """Instances serve the route, but clients of the endpoint may not use it."""
 
 
 class RequestTimeoutError(BadRequestError):
-    """The client did not send its request in time."""
+    """The client sent its request too slowly."""
 
 
 class TooLargeError(BadRequestError):
-    """The request body is over the configured limit."""
+    """The request body exceeds the configured limit."""
 
 
 class ConflictError(SyshaxError):
@@ -89,22 +89,22 @@ class RetryableError(SyshaxError):
 
 
 class OverloadedError(RetryableError):
-    """Every place and the admission queue are full."""
+    """All slots and the admission queue are full."""
 
 
 class UnavailableError(RetryableError):
-    """No instance that could serve the request is ready."""
+    """No instance that serves the request is ready."""
 
 
 class RequestCancelledError(SyshaxError):
-    """An operator has ended the request."""
+    """An operator cancelled the request."""
 
 
 class InstanceFailedError(SyshaxError):
-    """The instance broke the connection or answered rubbish.
+    """The instance dropped the connection or answered nonsense.
 
     Attributes:
-        broke: The connection broke while the instance had the request: it may have died of it.
+        broke: The connection broke while the instance ran the request, which may have killed it.
     """
 
     def __init__(self, message: str, *, broke: bool = False) -> None:
@@ -120,7 +120,7 @@ class LaunchFailedError(SyshaxError):
     """An instance could not be launched.
 
     Attributes:
-        permanent: True when trying again cannot help until somebody changes something (no such program, say).
+        permanent: Retrying cannot help until something is changed (for example a missing program).
     """
 
     def __init__(self, message: str, *, permanent: bool) -> None:
@@ -129,12 +129,12 @@ class LaunchFailedError(SyshaxError):
 
 
 class TopologyError(SyshaxError):
-    """The host's CPUs and memory, or a text that describes them, can't be read or contradict themselves."""
+    """The host's topology, or a text that describes one, can't be read or contradicts itself."""
 
 
 class NoBindingError(SyshaxError):
-    """No valid binding to CPUs exists for what was asked."""
+    """No valid CPU binding exists for the request."""
 
 
 class ProcessGoneError(SyshaxError):
-    """The process that was to be looked at has ended."""
+    """The inspected process has ended."""

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What happens in the daemon, as an operator sees it afterwards."""
+"""Events of the daemon, as operators see them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,25 +8,25 @@ from enum import StrEnum
 
 
 class EventKind(StrEnum):
-    """What an event is about. The exported names never change."""
+    """The subject of an event. The exported names never change."""
 
     STATE = "state"
-    """An instance has changed its state."""
+    """An instance changed its state."""
     CONFIG = "config"
-    """The configuration, or a part of it, has changed or was refused."""
+    """The configuration was changed or a change was refused."""
     DRIFT = "drift"
-    """An instance does not keep to its binding, or does so again."""
+    """An instance left its CPU binding, or returned to it."""
     HANDOVER = "handover"
     """A hand-over of a KV cache has failed."""
     REQUEST = "request"
-    """An operator has ended a request."""
+    """An operator cancelled a request."""
     DAEMON = "daemon"
     """The daemon itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that has happened."""
+    """One event."""
 
     at_s: float
     """Unix time."""
@@ -34,6 +34,6 @@ class Event:
     text: str
     """For a person."""
     instance: str = ""
-    """Empty: it is about none, or about several."""
+    """Empty: about none or several."""
     fields: Mapping[str, str] = field(default_factory=dict)
-    """The same for a program, where there is more to say."""
+    """Details for programs."""

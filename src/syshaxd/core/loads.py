@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What was read last of instances, GPUs and the host."""
+"""The latest readings of instances, GPUs and the host."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceLoad:
-    """What an instance's own /metrics said last. Rates are over the last polling interval."""
+    """The latest reading of an instance's own /metrics. Rates are over the last polling interval."""
 
     read_at_s: float
     """Monotonic time of the reading."""
@@ -20,13 +20,13 @@ class InstanceLoad:
     generation_tokens_per_s: float = 0.0
     prompt_tokens_per_s: float = 0.0
     prompt_token_s: float = 0.0
-    """Seconds for a token of a prompt, of requests that ended over the interval; 0: none did that could tell."""
+    """Prefill seconds per prompt token, over requests that ended in the interval; 0: unknown."""
     preemptions: int = 0
     """Since the server started."""
     preempted: int = 0
     """Over the interval."""
     error: str = ""
-    """Why the last reading failed, and the other fields are those of the last good one; or what of it could not be."""
+    """Why the last reading failed (the other fields are then of the last good one), or which samples were invalid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class GpuLoad:
     name: str
     uuid: str
     busy_ratio: float | None
-    """0..1; None where the driver does not tell, as for a GPU in MIG mode."""
+    """0..1; None if the driver does not report it, as for a GPU in MIG mode."""
     memory_used_bytes: int
     memory_total_bytes: int
     power_w: float | None = None
@@ -58,25 +58,25 @@ class HostLoad:
 
 
 NO_LOAD = InstanceLoad(read_at_s=0.0)
-"""Of an instance of which nothing is known: then only the daemon's own counts hold."""
+"""The load of an instance without readings: only the daemon's own counts apply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The latest readings of everything. Parts may be older than the whole: each carries its own time."""
+    """The latest readings of everything. Each part carries its own time."""
 
     taken_at_s: float = 0.0
     """Monotonic time; 0 before the first reading."""
     instances: Mapping[str, InstanceLoad] = field(default_factory=dict)
     gpus: tuple[GpuLoad, ...] = ()
-    """Those that could be read."""
+    """The readable GPUs."""
     gpu_error: str = ""
-    """Why GPUs, or some of them, could not be read; empty when all is well, or when there is none."""
+    """Why some or all GPUs could not be read; empty: no fault, or no GPU."""
     host: HostLoad | None = None
     max_age_s: float = math.inf
-    """Age from which what an instance told does not count any more."""
+    """Age from which an instance's reading no longer counts."""
 
     def load(self, name: str) -> InstanceLoad:
-        """What an instance told, unless it has told nothing or that is too old: it says nothing of the present then."""
+        """An instance's reading, or NO_LOAD if there is none or it is too old."""
         load = self.instances.get(name, NO_LOAD)
         return load if self.taken_at_s - load.read_at_s <= self.max_age_s else NO_LOAD

@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What must not be shown: the one rule for logs, errors, events, status, and what prints settings.
+"""Redacts secrets: the one rule for logs, errors, events, status and printed settings.
 
-A name tells of most secrets; those inside of texts (command lines, URLs, JSON, headers) are found by their form.
+Most secrets are recognized by name; those in texts (command lines, URLs, JSON, headers) by form.
 """
 
 import re
@@ -11,12 +11,12 @@ from typing import Any
 
 HIDDEN = "(hidden)"
 _PATHS = frozenset(("control.tcp.key",))
-"""Keys of the configuration with names of files, whatever they sound like."""
+"""Configuration keys that hold file names, despite their own names."""
 _SECRET_WORD = re.compile(r"secret|passw(?:or)?d|passphrase|credential|apikey|bearer|authorization")
 _LAST_WORD = re.compile(r".*(?:token|secret|pwd)|key|auth|pat|cookie")
 _KEYS = frozenset(("api", "access", "auth", "private", "signing", "encryption", "hf"))
-"""What makes several keys or tokens secret; others are `max-tokens`, say."""
-# Each pattern starts at a few places only and looks a bounded way ahead: a hostile text costs no more than a long one.
+"""Plurals that mean secrets; others, such as `max-tokens`, do not."""
+# Each pattern starts at few places and has bounded lookahead: hostile text costs no more than any other.
 _BEGIN = r"(?<![\w.-])"
 _VALUE = (
     r"""(?P<value>\(hidden\)|'[^']{0,1000}'|"(?:[^"\\]|\\.){0,1000}"|\[[^\]]{0,500}\]"""
@@ -37,7 +37,7 @@ _KNOWN_FORMS = re.compile(
 
 
 def is_secret(name: str) -> bool:
-    """Whether a value is a secret by its name: of a key, a flag, a variable, such as `services.cpu.env.HF_TOKEN`."""
+    """Whether a name (key, flag or variable) such as `services.cpu.env.HF_TOKEN` means a secret."""
     if name in _PATHS:
         return False
     words = [word for word in re.split(r"[-_]", _in_words(name.rpartition(".")[2])) if word and not word.isdigit()]
@@ -57,12 +57,12 @@ def _in_words(name: str) -> str:
 
 
 def is_private(key: str) -> bool:
-    """Whether a value of the configuration is not to leave this host's files: any environment variable may be one."""
+    """Whether a configuration value must not leave this host's files; any environment variable may be a secret."""
     return "env" in key.split(".") or is_secret(key)
 
 
 def safe_text(text: str) -> str:
-    """A text in which no secret is left that can be told by its form."""
+    """The text with all secrets recognizable by form redacted."""
     text = _URL.sub(rf"\1{HIDDEN}@", text)
     for pattern in _NAMED:
         text = pattern.sub(_hide_named, text)
@@ -75,7 +75,7 @@ def _hide_named(found: re.Match[str]) -> str:
 
 
 def safe_words(words: Iterable[str]) -> list[str]:
-    """A command line without secrets; a flag that is one may have several values."""
+    """A command line without secrets; a secret flag may have several values."""
     shown: list[str] = []
     hides = False
     for word in words:
@@ -93,7 +93,7 @@ def safe_words(words: Iterable[str]) -> list[str]:
 
 
 def safe_value(name: str, value: Any) -> Any:
-    """The value of a name, as a file or JSON has it, without secrets."""
+    """The value of a name, as in a file or JSON, without secrets."""
     if value is None or isinstance(value, bool):
         return value
     if is_secret(name):

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The values that travel between the parts of the daemon. All frozen: a change is a new value."""
+"""Values shared between the parts of the daemon. All are frozen: a change is a new value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,28 +13,28 @@ from syshaxd.core.parity import ParityReport
 
 
 class Role(StrEnum):
-    """The part that an instance plays in placement, whatever device it really runs on."""
+    """An instance's role in placement, independent of its device."""
 
     GPU = "gpu"
     CPU = "cpu"
 
 
 class Device(StrEnum):
-    """What really computes."""
+    """The device that computes."""
 
     CUDA = "cuda"
     CPU = "cpu"
 
 
 class RuntimeKind(StrEnum):
-    """Who starts an instance, and how."""
+    """How an instance is started."""
 
     PROCESS = "process"
-    """syshaxd, as a child process."""
+    """By By By By syshaxd, as a child process."""
     DOCKER = "docker"
-    """syshaxd, as a container."""
+    """By By By By syshaxd, as a container."""
     EXTERNAL = "external"
-    """Somebody else: syshaxd only watches it and sends requests to it."""
+    """Not by syshaxd, which only watches it and sends requests to it."""
 
 
 class Protocol(StrEnum):
@@ -44,11 +44,11 @@ class Protocol(StrEnum):
     CONNECTOR = "connector"
     """Through syshax_connector, a plug-in of stock vLLM."""
     SYSHAX = "syshax"
-    """That of the patched images syshax-vllm-gpu and syshax-vllm-cpu 0.2.x."""
+    """As the patched images syshax-vllm-gpu and syshax-vllm-cpu 0.2.x do."""
 
 
 class State(StrEnum):
-    """Where an instance stands. The exported names never change."""
+    """The state of an instance. The exported names never change."""
 
     STOPPED = "STOPPED"
     STARTING = "STARTING"
@@ -62,21 +62,21 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
-    """The container around an inference server: what `docker run` takes beside the server's own command line."""
+    """The container of an inference server: the `docker run` options besides the server's command line."""
 
     name: str
     image: str
     pull: bool = True
-    """Fetch the image where it is missing."""
+    """Pull the image if it is missing."""
     ipc: str = "private"
-    """`private`, `shareable`, `host`, `container:NAME`, or `donor`: a container of its own keeps the namespace."""
+    """`private`, `shareable`, `host`, `container:NAME`, or `donor`: a separate container keeps the namespace."""
     shm_size_bytes: int = 64 << 20
     gpus: int | tuple[str, ...] = 0
-    """How many (-1: all), or which, by index or UUID."""
+    """A count (-1: all), or indices or UUIDs."""
     ports: tuple[tuple[str, int, int], ...] = ()
-    """Address and port of the host, port in the container."""
+    """Host address and port, container port."""
     volumes: tuple[str, ...] = ()
-    """`SOURCE:TARGET[:ro]`; the source is a folder of the host, or a volume's name."""
+    """`SOURCE:TARGET[:ro]`; the source is a host folder or a volume name."""
     working_dir: str = ""
     privileged: bool = False
     cap_add: tuple[str, ...] = ()
@@ -84,39 +84,39 @@ class ContainerSpec:
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     init: bool = True
-    """A tiny first process passes signals on and reaps what is orphaned."""
+    """A minimal init process forwards signals and reaps orphans."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSpec:
-    """One inference server, fully described: two equal specs start the same thing."""
+    """The complete description of one inference server: equal specs start equal servers."""
 
     name: str
     role: Role
     device: Device
     runtime: RuntimeKind
     model: str
-    """Path (or name) of the weights, as the server gets it."""
+    """Path (or name) of the weights, as passed to the server."""
     served_model: str
     """The model's name in the API."""
     host: str
     port: int
     argv: tuple[str, ...] = ()
-    """The server's whole command line; empty for an external instance."""
+    """The server's command line; empty for an external instance."""
     env: tuple[tuple[str, str], ...] = ()
     """Variables added to the server's environment."""
     cores: tuple[int, ...] = ()
     """CPUs that the server is bound to; empty: all."""
     depends_on: str | None = None
-    """The instance that must be READY first, and whose loss stops this one."""
+    """The instance that must be READY first, and whose end stops this one."""
     max_num_seqs: int = 256
-    """Requests that the server runs at the same time; more wait inside it."""
+    """Requests that the server runs concurrently (its slots); more wait inside it."""
     protocol: Protocol = Protocol.NONE
     """How it hands KV caches over."""
     protocol_doubt: str = field(default="", compare=False)
-    """Why it was given none unasked, for a person; empty: it was given one, or told to have none."""
+    """Why hand-over is not enabled by default, as a message; empty: enabled, or disabled explicitly."""
     container: ContainerSpec | None = None
-    """Of an instance that runs in one."""
+    """Of an instance that runs in a container."""
     aliases: tuple[str, ...] = ()
     """Further names of the model in the API."""
 
@@ -140,12 +140,12 @@ class Handle:
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a generation ended. `code` and `signal` are None where unknown, as for an adopted process."""
+    """How a generation exited. `code` and `signal` are None if unknown, as for an adopted process."""
 
     code: int | None = None
     signal: int | None = None
     cause: str = ""
-    """What is known beyond that, and what helps; empty: nothing."""
+    """Cause and remedy, if known; else empty."""
 
     def __str__(self) -> str:
         if self.signal is not None:
@@ -157,14 +157,14 @@ class ExitStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceStatus:
-    """What the supervisor knows of one instance."""
+    """The supervisor's view of one instance."""
 
     spec: InstanceSpec
     state: State = State.STOPPED
     wanted: bool = False
-    """Somebody wants it up: it is started again when it ends."""
+    """It should run: the supervisor restarts it when it exits."""
     reason: str = ""
-    """Why it is in this state, for a person; empty when there is nothing to say."""
+    """Why it is in this state, as a message; may be empty."""
     generation: int = 0
     """Count of launches."""
     attempts: int = 0
@@ -176,7 +176,7 @@ class InstanceStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostTopology:
-    """The host at one moment, and whose its CPUs are."""
+    """The host at one moment and the owners of its CPUs."""
 
     topology: NumaTopology
     owners: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -185,7 +185,7 @@ class HostTopology:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """The whole daemon at one moment, for `syshaxctl status`."""
+    """The daemon's status at one moment, for `syshaxctl status`."""
 
     version: str
     started_at_s: float
@@ -195,16 +195,16 @@ class EngineStatus:
     queued: int
     """Requests in the admission queue."""
     inflight: Mapping[str, int]
-    """Requests now running on each instance, by the daemon's own count."""
+    """Running requests of each instance, by the daemon's own count."""
     instances: tuple[InstanceStatus, ...]
     snapshot: Snapshot
     binding_faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What is wrong, or could be better, with the CPUs to which instances are bound, by instance, a line each."""
+    """Faults of CPU bindings and advice, by instance, one line each."""
     handover_refusals: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Why one instance cannot hand over to another, by source and target; empty: it can."""
+    """Why an instance cannot hand over to another, by source and target; empty: it can."""
     faults: tuple[str, ...] = ()
-    """What is wrong with the daemon itself, a line each."""
+    """Faults of the daemon itself, one line each."""
     parity: tuple[ParityReport, ...] = ()
-    """How alike the present generations of instances are, for each pair that was compared."""
+    """Reports on the present generations of each compared pair of instances."""
     bindings: Mapping[str, BindingStatus] = field(default_factory=dict)
-    """How instances keep to their bindings; those that are bound to nothing, or were not read yet, are left out."""
+    """Binding status by instance; instances that are unbound or not read yet are absent."""

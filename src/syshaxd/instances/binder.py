@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Binds the instances of a configuration to the CPUs of this host. Reads files: before the event loop runs."""
+"""Binds the instances of a configuration to the CPUs of this host. Reads files, so it runs before the event loop."""
 
 import logging
 import os
@@ -21,17 +21,17 @@ _log = logging.getLogger(__name__)
 
 
 def planned_specs(config: Config) -> tuple[InstanceSpec, ...]:
-    """Returns what is to be started, before it is bound to CPUs.
+    """Returns the instances to start, not yet bound to CPUs.
 
     Raises:
-        SyshaxError: Something in the configuration can't be passed on.
+        SyshaxError: Part of the configuration can't be passed to vLLM.
     """
     specs = instance_specs(config, read_launch_host(config))
     return tuple(with_connector(spec, os.fspath(connector_package())) if spec.container else spec for spec in specs)
 
 
 def bind(config: Config) -> Bound:
-    """Returns the instances that take part, with the CPUs on which they are to run; logs what could be better.
+    """Returns the enabled instances, bound to their CPUs; logs what could be better.
 
     Raises:
         SyshaxError: An instance's binding is wrong, unless `numa.enforce` is off, or can't be planned.
@@ -42,30 +42,30 @@ def bind(config: Config) -> Bound:
     except TopologyError as error:
         if any(service.cores == AUTO for service in enabled_services(config).values()):
             raise
-        _log.warning("bindings to CPUs are not checked: %s", error)
+        _log.warning("CPU bindings are not checked: %s", error)
         return Bound(specs=specs)
     bound = bind_instances(config, specs, here, weights(specs))
     if config.numa.enforce and (wrong := refusal(bound)):
         raise wrong
     for name, faults in bound.faults.items():
         for fault in faults:
-            _log.warning("%s: binding to CPUs: %s", name, describe_fault(fault))
+            _log.warning("%s: CPU binding: %s", name, describe_fault(fault))
     return bound
 
 
 def this_host() -> Host:
-    """Returns this host, and what of it this process may use. Raises TopologyError if it can't be read."""
+    """Returns this host and the part of it that this process may use. Raises TopologyError if it can't be read."""
     allowed = host.allowed()
     return Host(topology=host.topology(), allowed_cpus=allowed.cpus, allowed_nodes=allowed.nodes)
 
 
 def weights(specs: Sequence[InstanceSpec]) -> dict[str, Weights]:
-    """Returns those of the instances that compute on CPUs; the rule on memory is not applied to others."""
+    """Returns the weights of the instances that compute on CPUs; the memory rule applies only to those."""
     found: dict[str, Weights] = {}
     for spec in specs:
         if spec.runtime is not RuntimeKind.EXTERNAL and spec.device is Device.CPU:
             try:
                 found[spec.name] = host.weights(Path(spec.model))
             except SyshaxError as error:
-                _log.info("%s: whether its model fits into the memory of a node is not checked: %s", spec.name, error)
+                _log.info("%s: not checking whether its model fits into a node's memory: %s", spec.name, error)
     return found

@@ -90,7 +90,7 @@ class Supervisor:
             policy: When one is given up, started again, or left alone.
             probe_interval_s: Seconds between two probes.
             probe_timeout_s: Seconds after which a probe has failed.
-            stop_grace_s: Seconds between asking an instance to end and forcing it.
+            stop_grace_s: Seconds between asking an instance to exit and killing it.
             clock: Time; default: the real one.
             computes: Tells whether a process, by its id, is at work.
             was_late_since: Tells whether the event loop stood still since a moment of its own clock.

@@ -72,7 +72,7 @@ class ParityService:
         Args:
             registry: The instances; pairs are those that serve the same model.
             ask_instance: Asks one of them.
-            bounds: Where noise ends, and what is allowed.
+            bounds: Limits of noise and of allowed differences.
             enabled: Whether to ask in the background, and whether pairs that were not compared are refused.
         """
         self._registry = registry

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Sockets that systemd holds for the daemon, so that they stay open while it restarts: see sd_listen_fds(3)."""
+"""Sockets that systemd holds for the daemon across restarts: see sd_listen_fds(3)."""
 
 import logging
 import os
@@ -17,9 +17,9 @@ _UNNAMED = "unknown"
 
 
 def take_sockets() -> dict[str, list[socket.socket]]:
-    """Returns the sockets that were handed to this process, by their `FileDescriptorName=`. A second call finds none.
+    """Returns the sockets that systemd passed to this process, by `FileDescriptorName=`. A second call returns none.
 
-    Nothing that this process starts gets them, nor the variables that tell of them.
+    Child processes inherit neither the sockets nor the variables that announce them.
     """
     pid = os.environ.pop("LISTEN_PID", "")
     count = os.environ.pop("LISTEN_FDS", "0")
@@ -27,13 +27,13 @@ def take_sockets() -> dict[str, list[socket.socket]]:
     if pid != str(os.getpid()):
         return {}
     if not (count.isascii() and count.isdecimal() and len(count) <= _MAX_COUNT_DIGITS):
-        _log.warning("LISTEN_FDS=%s is no number of sockets: none is taken over", count[:40])
+        _log.warning("LISTEN_FDS=%s is not a number of sockets: no socket is taken over", count[:40])
         return {}
     sockets: dict[str, list[socket.socket]] = {}
     fds = range(_FIRST_FD, _FIRST_FD + int(count))
     for name, fd in zip_longest(names[: len(fds)], fds, fillvalue=_UNNAMED):
         if (ready := _listening(int(fd))) is None:
-            _log.warning("descriptor %s, of LISTEN_FDS=%s, is no listening socket: it is left alone", fd, count)
+            _log.warning("descriptor %s, of LISTEN_FDS=%s, is not a listening socket: ignoring it", fd, count)
         else:
             ready.set_inheritable(False)
             sockets.setdefault(str(name), []).append(ready)
@@ -41,7 +41,7 @@ def take_sockets() -> dict[str, list[socket.socket]]:
 
 
 def _listening(fd: int) -> socket.socket | None:
-    """The listening socket behind a descriptor; None, and it is untouched: it is something else, or nothing."""
+    """The listening socket behind a descriptor; None, with the descriptor untouched, if it is anything else."""
     try:
         ready = socket.socket(fileno=fd)
     except OSError:
@@ -56,16 +56,16 @@ def _listening(fd: int) -> socket.socket | None:
 
 
 def keep(name: str, listening: socket.socket) -> None:
-    """Has systemd hold a socket until the service is stopped; the next start finds it under `name`.
+    """Stores a socket with systemd until the service stops; the next start finds it under `name`.
 
-    It replaces one that is held already. See `FileDescriptorStoreMax=` in systemd.service(5).
+    It replaces a socket of that name. See `FileDescriptorStoreMax=` in systemd.service(5).
     """
     sdnotify.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
     sdnotify.notify("FDSTORE=1", f"FDNAME={name}", fds=[listening.fileno()])
 
 
 def listens_at(ready: socket.socket, host: str, port: int) -> bool:
-    """Whether a listening socket takes what is sent to an address, perhaps among others."""
+    """Whether a listening socket accepts connections to an address (it may accept others too)."""
     if ready.family == socket.AF_UNIX:
         return False
     own_host, own_port = ready.getsockname()[:2]

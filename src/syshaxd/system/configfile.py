@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The configuration file: read, made, and edited with its comments and order kept. A write is whole or not at all."""
+"""Reads, creates and edits the configuration file, keeping comments and order. Writes are atomic."""
 
 import errno
 import fcntl
@@ -27,15 +27,15 @@ from syshaxd.core.launch.spec import instance_specs
 from syshaxd.system import rundir, yamltree
 
 _SYSTEM_PATH = Path("/etc/syshax/config.yaml")
-_NEW_FILE_MODE = 0o640  # it may hold tokens for the instances' environments
+_NEW_FILE_MODE = 0o640  # the instances' environments may hold tokens
 _BEYOND_THE_GROUPS_READING = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
 _LOCK_TIMEOUT_S = 10.0
 _LOCK_PAUSE_S = 0.02
 _REMEDIES = {
-    errno.EROFS: "a service may write where ReadWritePaths= of its unit says, a container into mounts without `ro`",
-    errno.ENOSPC: "make some room on that disk",
+    errno.EROFS: "a service may write to ReadWritePaths= of its unit, a container to mounts without `ro`",
+    errno.ENOSPC: "free some space on that disk",
 }
-# Aliases of aliases make a short text large.
+# Nested aliases expand a short text to a huge value.
 _MAX_VALUES = 100_000
 
 INITIAL = """\
@@ -45,8 +45,8 @@ INITIAL = """\
 services:
   # The vLLM in the role `gpu`.
   gpu:
-    # Who starts it: `external` (somebody else), or syshaxd: `docker` (then `container.image` and `models.path` are
-    # needed) or `process` (then `python` and `models.path`).
+    # How it is started: `external` (not by syshaxd), or by syshaxd: `docker` (then `container.image` and `models.path`
+    # are required) or `process` (then `python` and `models.path`).
     runtime: external
     host: 127.0.0.1
     port: 8001
@@ -69,14 +69,14 @@ models:
 
 
 def default_path() -> Path:
-    """The file that is meant when none is named: $SYSHAX_CONFIG, else the system's (root: always), else the user's.
+    """The default file: $SYSHAX_CONFIG, else the system's if it exists (for root: always), else the user's.
 
     Raises:
-        SyshaxError: The user has no home.
+        SyshaxError: The user has no home directory.
     """
     if named := os.environ.get("SYSHAX_CONFIG"):
         return Path(named)
-    if os.geteuid() == 0 or os.path.lexists(_SYSTEM_PATH):  # unlike Path.exists, it does not raise
+    if os.geteuid() == 0 or os.path.lexists(_SYSTEM_PATH):  # unlike Path.exists, does not raise
         return _SYSTEM_PATH
     return rundir.user_folder("XDG_CONFIG_HOME", ".config") / "syshax/config.yaml"
 
@@ -85,39 +85,41 @@ def load(path: Path) -> Config:
     """Returns the configuration in a file.
 
     Raises:
-        ConfigError: It can't be read, is not YAML, or is not a usable configuration: every fault at once.
+        ConfigError: It can't be read, is not YAML, or is not a valid configuration. Carries every fault.
     """
     return parse(read(path))
 
 
 def warnings(path: Path, config: Config) -> tuple[str, ...]:
-    """What is usable, and not safe: who may read or write the files, and who can reach the endpoint."""
+    """Warnings about a valid but unsafe configuration: file modes, and who can reach the endpoint."""
     found = [f"{path}: {text}" for text in exposures(config)]
     if (mode := _mode(path)) is not None:
         if mode & stat.S_IWOTH:
-            found.append(f"{path} can be written by everybody on this host, who so runs programs as syshaxd: chmod o-w")
+            found.append(f"every user of this host can write {path}, and so run programs as syshaxd: chmod o-w")
         if mode & stat.S_IROTH and (keys := secret_keys(config)):
-            found.append(f"{path} can be read by everybody on this host, and holds {', '.join(keys)}: chmod o-r")
+            found.append(f"every user of this host can read {path}, which holds {', '.join(keys)}: chmod o-r")
     key = config.control.tcp.key
     if key is not None and (mode := _mode(Path(key))) is not None and mode & _BEYOND_THE_GROUPS_READING:
-        found.append(f"control.tcp.key: {key} is open to others than its owner (mode {mode:04o}): chmod 0600, or 0640")
+        found.append(
+            f"control.tcp.key: {key} is accessible to others than its owner (mode {mode:04o}): chmod 0600, or 0640"
+        )
     return tuple(found)
 
 
 def _mode(path: Path) -> int | None:
     try:
         return stat.S_IMODE(path.stat().st_mode)
-    except OSError:  # who needs it says so
+    except OSError:  # the code that needs the file reports it
         return None
 
 
 def fault_text(path: Path, error: SyshaxError) -> str:
-    """What a program says of a file that it can't use: its name, and below it a line for each fault."""
+    """The message about an unusable file: its name, then one line for each fault."""
     return "\n  ".join([f"{path}:", *str(error).splitlines()])
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Returns a file's content, unchecked.
+    """Returns a file's content, not validated.
 
     Raises:
         ConfigError: It can't be read, or is not one YAML mapping.
@@ -129,34 +131,34 @@ def create(path: Path, *, force: bool) -> None:
     """Writes the initial configuration.
 
     Raises:
-        ConflictError: The file exists, and `force` is not given.
+        ConflictError: The file exists and `force` is false.
         ConfigError: It can't be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _fault(f"cannot make the folder {path.parent}: {_reason(error)}") from error
+        raise _fault(f"cannot create the folder {path.parent}: {_reason(error)}") from error
     with locked(path):
-        if os.path.lexists(path) and not force:  # unlike Path.exists, it does not raise where this user may not look
-            raise ConflictError(f"{path} exists already; --force replaces it")
+        if os.path.lexists(path) and not force:  # unlike Path.exists, does not raise without permission
+            raise ConflictError(f"{path} already exists; --force replaces it")
         write(path, INITIAL)
 
 
 def edit(path: Path, changes: Mapping[str, str | None]) -> None:
-    """Sets each key to what its text means, or with None leaves it to its default; all of it or nothing.
+    """Sets each key to its parsed text, or removes it for None; all keys or none.
 
     Raises:
-        ConfigError: The file would not be a usable configuration afterwards. It is as before, and every fault is named.
+        ConfigError: The result would not be a valid configuration. The file is unchanged; every fault is listed.
     """
     with locked(path):
         write(path, edited(read_text(path), changes))
 
 
 def edited(text: str, changes: Mapping[str, str | None]) -> str:
-    """Returns a file's text as `edit` would make it: only the named keys change, whatever aliases and merge keys do.
+    """Returns the text that `edit` would write: only the named keys change, despite aliases and merge keys.
 
     Raises:
-        ConfigError: It would not be a usable configuration. Every fault is named.
+        ConfigError: It would not be a valid configuration. Carries every fault.
     """
     expected = _plain(text)
     content = _with_comments().load(text) or CommentedMap()
@@ -177,7 +179,7 @@ def edited(text: str, changes: Mapping[str, str | None]) -> str:
     if faults:
         raise ConfigError(tuple(faults.values()))
     if _plain(new_text) != expected:
-        raise _fault("its anchors, aliases or merge keys don't let these keys be changed alone; edit it by hand")
+        raise _fault("anchors, aliases or merge keys tie these keys to others; edit the file by hand")
     return new_text
 
 
@@ -185,15 +187,15 @@ def parse_file(text: str) -> Config:
     """Returns the configuration in a file's text.
 
     Raises:
-        ConfigError: It is not YAML, or not a usable configuration: every fault at once.
+        ConfigError: It is not YAML or not a valid configuration. Carries every fault.
     """
     return parse(_plain(text))
 
 
 def _change(content: CommentedMap, key: str, value: Any, *, unset: bool) -> None:
-    """Sets a key, or takes it out; comments that stand before the next section stay there.
+    """Sets or removes a key; comments before the next section stay there.
 
-    ruamel.yaml hangs them on the value before them: another one, once a section gets or loses its last key.
+    ruamel.yaml attaches them to the preceding value, which changes when a section gains or loses its last key.
     """
     *sections, last = path_of(key)
     yamltree.own(content, sections, make=False)
@@ -204,14 +206,14 @@ def _change(content: CommentedMap, key: str, value: Any, *, unset: bool) -> None
         inner = yamltree.own(content, sections, make=True)
         if isinstance(value, list):
             value = CommentedSeq(value)
-            value.fa.set_flow_style()  # on the key's own line
+            value.fa.set_flow_style()  # on the key's line
         inner[last] = value
     if comments:
         _put_comments_after(content, key, comments)
 
 
 def _take_comments_after(content: CommentedMap, key: str) -> str:
-    """Removes the comments that follow the section in which a key is (or would be), and returns them."""
+    """Removes and returns the comments after the section that holds (or would hold) a key."""
     slots, index = _comment_slot(content, key)
     if slots is None or slots[index] is None:
         return ""
@@ -228,7 +230,7 @@ def _put_comments_after(content: CommentedMap, key: str, comments: str) -> None:
 
 
 def _comment_slot(content: CommentedMap, key: str) -> tuple[list[Any] | None, int]:
-    """Where ruamel.yaml keeps the comment that follows the section of a key: at the section's last value."""
+    """Where ruamel.yaml keeps the comment after a key's section: at the section's last value."""
     parent: Any = None
     name: Any = None
     node: Any = content
@@ -251,26 +253,26 @@ def _comment(text: str) -> CommentToken:
 
 
 def write(path: Path, text: str) -> None:
-    """Replaces the file in one step, and keeps its mode and owner.
+    """Replaces the file atomically, keeping its mode and owner.
 
     Raises:
-        ConfigError: It can't be written. It is as before.
+        ConfigError: It can't be written. The file is unchanged.
     """
     Draft(path, text).commit()
 
 
 class Draft:
-    """A text that is on the disk, beside the file that it is to replace: what can fail has been tried."""
+    """A replacement text, already on disk next to the file: everything that can fail has been tried."""
 
     def __init__(self, path: Path, text: str) -> None:
-        """Writes the text into a file of its own.
+        """Writes the text to a temporary file.
 
         Raises:
-            ConfigError: The file can't be replaced: it is as before, and nothing is left.
+            ConfigError: The file can't be replaced. It is unchanged and no temporary file remains.
         """
         try:
             _check_link(path)
-            self._path = path.resolve()  # a symbolic link stays one
+            self._path = path.resolve()  # keeps a symbolic link
             _check_replaceable(self._path)
             descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
             self._draft = Path(name)
@@ -287,10 +289,10 @@ class Draft:
             raise _not_written(path, error) from error
 
     def commit(self) -> None:
-        """Puts the text in the file's place.
+        """Moves the text into the file's place.
 
         Raises:
-            ConfigError: It can't be done after all. The file is as before, and nothing is left.
+            ConfigError: It failed after all. The file is unchanged and no temporary file remains.
         """
         try:
             self._draft.replace(self._path)
@@ -300,19 +302,19 @@ class Draft:
             raise _not_written(self._path, error) from error
 
     def discard(self) -> None:
-        """Leaves the file as it is."""
-        with suppress(OSError):  # there is an earlier error to tell, or none that matters
+        """Discards the text; the file is unchanged."""
+        with suppress(OSError):  # an earlier error matters more, or none does
             self._draft.unlink()
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps other writers away: whoever reads the file in order to change it does so inside.
+    """Locks out other writers; hold it around reading and changing the file.
 
-    The folder is what is locked: nothing is left there, and the file itself is replaced each time.
+    Locks the folder, since the file itself is replaced at each write.
 
     Raises:
-        ConfigError: Somebody else keeps it for too long.
+        ConfigError: Another process holds the lock for too long.
     """
     try:
         descriptor = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -324,7 +326,7 @@ def locked(path: Path) -> Iterator[None]:
         give_up_at_s = time.monotonic() + _LOCK_TIMEOUT_S
         while not _lock(descriptor):
             if time.monotonic() > give_up_at_s:
-                raise _fault("another program has been changing it for long (`lsof +d` of its folder tells which)")
+                raise _fault("another program keeps it locked (`lsof +d` of its folder shows which)")
             time.sleep(_LOCK_PAUSE_S)
         yield
     finally:
@@ -340,10 +342,10 @@ def _lock(descriptor: int) -> bool:
 
 
 def _check_link(path: Path) -> None:
-    """A link that somebody else has put there could have root replace any file.
+    """Another user's link could make root replace any file.
 
     Raises:
-        ConfigError: It is one.
+        ConfigError: It is such a link.
     """
     try:
         info = path.lstat()
@@ -354,14 +356,14 @@ def _check_link(path: Path) -> None:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Finds what lets a file be made beside another, but not put into its place.
+    """Checks for what allows creating a file next to another but not replacing it.
 
     Raises:
-        ConfigError: It is so.
+        ConfigError: The file can't be replaced.
     """
     mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
     if any(_unescaped(line.split(b" ")[4]) == os.fsencode(path) for line in mounts):
-        raise _fault("cannot be replaced: it is a mount of its own; mount the folder that it is in instead")
+        raise _fault("cannot be replaced: it is itself a mount; mount its folder instead")
     folder, us = path.parent.stat(), os.geteuid()
     with suppress(FileNotFoundError):
         if folder.st_mode & stat.S_ISVTX and us not in (0, folder.st_uid, path.stat().st_uid):
@@ -383,7 +385,7 @@ def _take_over_mode(path: Path, descriptor: int) -> None:
         os.fchmod(descriptor, _NEW_FILE_MODE)
         return
     new = os.fstat(descriptor)
-    for owner in (old.st_uid, -1):  # only root may give a file away; its group is given to whoever is in it
+    for owner in (old.st_uid, -1):  # only root may change the owner; the group can be set by its members
         if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
             with suppress(PermissionError):
                 os.fchown(descriptor, owner, old.st_gid)
@@ -400,7 +402,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Returns a file's text, unchecked.
+    """Returns a file's text, not validated.
 
     Raises:
         ConfigError: It can't be read.
@@ -416,13 +418,13 @@ def read_text(path: Path) -> str:
 
 
 def _plain(text: str) -> dict[str, Any]:
-    """The content, in which nothing is shared: an alias is as if what it stands for had been written again."""
+    """The content without shared nodes: every alias is replaced by a copy."""
     try:
         content = yamltree.unshared(YAML(typ="safe", pure=True).load(text), _MAX_VALUES)
     except YAMLError as error:
         raise _fault(_yaml_problem(error)) from None
     except (ValueError, RecursionError) as error:
-        raise _fault(f"is not YAML that can be used: {error}") from None
+        raise _fault(f"is not usable YAML: {error}") from None
     if content is not None and not isinstance(content, dict):
         raise _fault("must be a mapping of sections such as `services:`")
     return content or {}
@@ -431,7 +433,7 @@ def _plain(text: str) -> dict[str, Any]:
 def _with_comments() -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
-    yaml.width = 4096  # long texts stay on their line
+    yaml.width = 4096  # no line wrapping
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml
 
@@ -443,19 +445,19 @@ def _dump(content: CommentedMap) -> str:
 
 
 def _yaml_problem(error: YAMLError) -> str:
-    """What is wrong and where, without the lines around it: they may hold secrets."""
+    """What is wrong and where, without the surrounding lines, which may hold secrets."""
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return f"is not YAML: {getattr(error, 'reason', 'it cannot be read')}"
     problem = " ".join(part for part in (error.context, error.problem) if part)
     if r"'\t'" in problem:
-        problem = "a tab; YAML takes only spaces to indent"
+        problem = "a tab; YAML is indented with spaces only"
     if duplicate := re.search(r'found duplicate key "(.*?)" with value', problem):
-        problem = f"the key {duplicate[1]!r} is there twice"
+        problem = f"the key {duplicate[1]!r} appears twice"
     return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {problem}"
 
 
 def _reason(error: OSError) -> str:
-    """What the system says, and what helps; where it is about rights, also whose."""
+    """The system's reason and a remedy; for missing permissions also the user."""
     if not isinstance(error, PermissionError):
         hint = _REMEDIES.get(error.errno or 0)
         return "; ".join(filter(None, (error.strerror or str(error), hint)))
@@ -463,11 +465,11 @@ def _reason(error: OSError) -> str:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         user = str(os.geteuid())
-    return f"{error.strerror} for the user {user}; give it the right, or use `sudo`"
+    return f"{error.strerror} for the user {user}; grant the permission, or use `sudo`"
 
 
 def _missing(path: Path) -> ConfigError:
-    return _fault(f"there is no such file; `syshax init --config {path}` makes one")
+    return _fault(f"no such file; `syshax init --config {path}` creates it")
 
 
 def _fault(problem: str) -> ConfigError:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Why a server can't be reached or an address can't be used, as a person calls it."""
+"""Explains in plain words why a server can't be reached or an address can't be used."""
 
 import os
 import socket
@@ -11,13 +11,14 @@ NO_ANSWER = (
     *(aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
     RecursionError,
 )
-"""What reading an answer ends with if there is none, or an unexpected one: JSON may be anything, nested deeply, say."""
+"""Exceptions of reading an answer that is missing or malformed; JSON from outside may be anything, even deeply
+nested."""
 
 
 def why_no_connection(error: OSError | UnicodeError, host: str) -> str:
-    """What went wrong. asyncio's own text names the address, and takes the resolver's codes for the kernel's."""
+    """What went wrong. asyncio's own text repeats the address and mistakes the resolver's codes for errno."""
     if isinstance(error, UnicodeError):
-        return f"{host!r} cannot be the name of a host"
+        return f"{host!r} is not a valid host name"
     if isinstance(error, socket.gaierror):
         why = error.strerror or str(error)
         return f"the name {host!r} cannot be resolved ({why}); see `host` in the configuration, DNS and /etc/hosts"
@@ -27,7 +28,7 @@ def why_no_connection(error: OSError | UnicodeError, host: str) -> str:
 
 
 def why_no_answer(error: Exception, host: str) -> str:
-    """The same for whatever a request with aiohttp may end with."""
+    """The same for every exception of an aiohttp request."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return why_no_connection(error.os_error, host)
     if isinstance(error, UnicodeError):

@@ -182,7 +182,7 @@ def user_folder(variable: str, below_home: str) -> Path:
     """A folder of the user's, as the XDG base directory specification has it: a relative path counts as unset.
 
     Raises:
-        SyshaxError: The user has no home.
+        SyshaxError: The user has no home directory.
     """
     base = os.environ.get(variable, "")
     if base.startswith("/"):

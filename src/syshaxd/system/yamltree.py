@@ -72,7 +72,7 @@ def own(content: CommentedMap, sections: Sequence[str], *, make: bool) -> Commen
             outer[name] = inner = CommentedMap()
             continue
         if not isinstance(found, CommentedMap):
-            raise ConfigError((ConfigFault(".".join(sections[:depth]), "must be a section, with keys in it"),))
+            raise ConfigError((ConfigFault(".".join(sections[:depth]), "must be a section with keys in it"),))
         is_shared = is_shared or uses[id(found)] > 1 or name not in dict(outer.non_merged_items())
         if is_shared:
             outer[name] = found = _copy(found)

@@ -91,7 +91,7 @@ def test_the_image_serves_external_instances_and_stops_cleanly(bed: Bed, instanc
     os.chown(config, 0, GROUP)
     volumes = ["--volume", f"{config}:/etc/syshax/config.yaml:ro", "--volume", "syshax:/var/lib/syshax"]
     options = ["--network=host", f"--group-add={GROUP}", *volumes]
-    assert "is good" in bed.docker("run", "--rm", *options, IMAGE, "--check-config")
+    assert "is valid" in bed.docker("run", "--rm", *options, IMAGE, "--check-config")
     bed.docker("run", "--detach", "--name=syshax", *options, IMAGE)
     deadline = time.monotonic() + _TIMEOUT_S
     while subprocess.run(["curl", "-sf", f"{URL}/ready?all=1"], capture_output=True, check=False).returncode:

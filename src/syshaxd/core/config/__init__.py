@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The configuration: a file's content in, one frozen `Config` out, or every fault at once.
+"""The configuration: turns a file's content into one frozen `Config`, or reports every fault at once.
 
-`schema` holds the keys, `parse` the rules between them, `keys` what is done by dotted key, `aliases` shorter keys.
+`schema` defines the keys, `parse` the rules between them, `keys` access by dotted key, `aliases` other names of keys.
 """
 
 from syshaxd.core.config.aliases import SHORT_KEYS, full_keys

@@ -12,7 +12,7 @@ SHORT_KEYS = {
 
 
 def full_keys(key: str) -> tuple[str, ...]:
-    """The keys that a short key stands for; any other text is returned as it is."""
+    """The keys that a short key stands for; any other text is returned unchanged."""
     if key.startswith(_SERVICES):
         return (f"services.{key}",)
     return SHORT_KEYS.get(key, (key,))

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a new configuration changes: which instances are made anew, what holds at once, what needs a restart."""
+"""What a new configuration changes: instances to relaunch, what takes effect at once, what needs a restart."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ _GIVEN_UP = frozenset((State.FAILED, State.BACKOFF))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """From one configuration to another."""
+    """The difference between two configurations."""
 
     keys: tuple[str, ...] = ()
-    """Dotted keys whose values differ and that take effect, in the order of the file."""
+    """Dotted keys whose values differ and that take effect at once, in the order of the file."""
     needs_restart: tuple[str, ...] = ()
-    """Dotted keys that the daemon only looks at when it starts."""
+    """Dotted keys that the daemon reads only at its start."""
     replaced: tuple[str, ...] = ()
-    """Instances that are ended and launched with another spec."""
+    """Instances to stop and launch with a new spec."""
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
 
@@ -50,14 +50,15 @@ def changes(
     *,
     started_with: Config | None = None,
 ) -> Changes:
-    """Returns what differs.
+    """Returns the difference.
 
     Args:
-        old: The configuration that holds.
-        new: The one that shall hold.
-        old_specs: The instances that there are.
-        new_specs: Those that there shall be.
-        started_with: What the daemon was started with, which still holds for what needs a restart; None: `old`.
+        old: The configuration in effect.
+        new: The new configuration.
+        old_specs: The present instances.
+        new_specs: The new instances.
+        started_with: The configuration at the daemon's start, still in effect for keys that need a restart; None:
+            `old`.
     """
     differing = changed_keys(old, new)
     before, after = ({spec.name: spec for spec in specs} for specs in (old_specs, new_specs))
@@ -71,12 +72,12 @@ def changes(
 
 
 def waiting_keys(started_with: Config, config: Config) -> tuple[str, ...]:
-    """The keys whose values in `config` hold only from the daemon's next start."""
+    """The keys whose values in `config` take effect at the daemon's next start."""
     return tuple(key for key in changed_keys(started_with, config) if key.startswith(_NEEDS_RESTART))
 
 
 def changed_keys(old: Config, new: Config) -> tuple[str, ...]:
-    """The dotted keys whose values differ; a free mapping such as `services.gpu.env` counts as one."""
+    """The dotted keys whose values differ; a free-form mapping such as `services.gpu.env` counts as one."""
     after = dict(_values(new))
     return tuple(key for key, value in _values(old) if after[key] != value)
 
@@ -91,11 +92,11 @@ def _values(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]
 
 
 def is_proven(now: InstanceStatus) -> bool:
-    """Whether an instance that was just made or made anew is READY. One failed launch speaks against the change.
+    """Whether an instance that was added or relaunched is READY. One failed launch is an argument against the change.
 
     Raises:
-        LaunchFailedError: It could not be launched, or ended again.
-        ConflictError: Somebody stopped it meanwhile.
+        LaunchFailedError: It could not be launched, or exited.
+        ConflictError: It was stopped meanwhile.
     """
     if now.state in _GIVEN_UP or now.attempts:
         raise LaunchFailedError(f"{now.spec.name} failed: {now.reason}", permanent=True)

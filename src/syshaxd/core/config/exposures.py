@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a usable configuration lays open."""
+"""What a valid configuration exposes."""
 
 from ipaddress import ip_address
 
@@ -12,14 +12,14 @@ _API_KEY_VARIABLE = "VLLM_API_KEY"
 
 
 def exposures(config: Config) -> tuple[str, ...]:
-    """Returns what strangers can reach, and what would keep them out, each for a person."""
+    """Returns what others can reach and how to prevent that, as messages."""
     host, port = config.services.conductor.host, config.services.conductor.port
     open_ones = [name for name, service in enabled_services(config).items() if not _asks_for_a_key(service)]
     if _is_loopback(host) or not open_ones:
         return ()
     text = (
-        f"services.conductor.host is {host}: whoever reaches port {port} can use {' and '.join(open_ones)} without a "
-        "key; put a proxy or a firewall before it, or give the instances a key (services.NAME.env.VLLM_API_KEY)"
+        f"services.conductor.host is {host}: port {port} gives access to {' and '.join(open_ones)} without a key; "
+        "put a proxy or a firewall in front of it, or give the instances a key (services.NAME.env.VLLM_API_KEY)"
     )
     return (text,)
 

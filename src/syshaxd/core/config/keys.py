@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Dotted keys such as `services.gpu.port`: what each takes and means, and reading and changing a mapping by them.
+"""Dotted keys such as `services.gpu.port`: their types and meaning, and access to a mapping by them.
 
-A key of a free mapping, such as `services.gpu.env`, holds entries of any name: `services.gpu.env.OMP_NUM_THREADS`.
+A free-form mapping such as `services.gpu.env` holds entries of any name: `services.gpu.env.OMP_NUM_THREADS`.
 """
 
 import copy
@@ -20,7 +20,7 @@ from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.secrets import is_private, safe_text
 
 ENTRY = "NAME"
-"""Stands for the name of an entry in the list of keys."""
+"""Placeholder for an entry's name in the list of keys."""
 _KINDS = {
     "array": "a list",
     "boolean": "true or false",
@@ -38,24 +38,24 @@ class Key:
     name: str
     """Dotted; ends in `.NAME` where the user chooses the name."""
     allowed: str
-    """Type and range, to be read after "must be"."""
+    """Type and range; reads well after "must be"."""
     default: str
-    """As in the file; empty where there is none."""
+    """As written in the file; empty: none."""
     meaning: str
     values: TypeAdapter[Any]
     """Checks a value, or for entries the whole mapping."""
     choices: tuple[str, ...] = ()
-    """All values, as they stand in a file, where they can be listed."""
+    """All values as written in a file, if they can be listed."""
     is_list: bool = False
-    """It takes a list: on a command line its items, with commas between them."""
+    """It takes a list; on a command line, comma-separated items."""
 
     @property
     def has_entries(self) -> bool:
-        """Whether it stands for all entries of a free mapping."""
+        """Whether it stands for all entries of a free-form mapping."""
         return self.name.endswith(f".{ENTRY}")
 
     def holds(self, key: str) -> bool:
-        """Whether `key` is this one, or an entry under it."""
+        """Whether `key` is this key or an entry under it."""
         if not self.has_entries:
             return key == self.name
         prefix = self.name.removesuffix(ENTRY)
@@ -69,15 +69,15 @@ def describe() -> tuple[Key, ...]:
 
 
 def known_keys() -> tuple[str, ...]:
-    """The names of all keys that hold a value, in the order of the file."""
+    """The names of all keys that take a value, in the order of the file."""
     return tuple(key.name.removesuffix(f".{ENTRY}") for key in describe())
 
 
 def find_key(key: str) -> Key:
-    """Returns what is known of a key.
+    """Returns the definition of a key.
 
     Raises:
-        ConfigError: There is no such key; the nearest one is named.
+        ConfigError: There is no such key; the message suggests the nearest one.
     """
     for known in describe():
         if known.holds(key):
@@ -86,10 +86,10 @@ def find_key(key: str) -> Key:
 
 
 def no_such_key(key: str) -> str:
-    """Says that there is no such key, and which was probably meant."""
+    """The message for an unknown key, with the one probably meant."""
     inside = [known.name for known in describe() if known.name.startswith(f"{key.rstrip('.')}.")]
     if inside:
-        return f"holds several values; choose one of them, such as {inside[0]}"
+        return f"is a section; name one of its keys, such as {inside[0]}"
     ends = [name for name in (*_sections(), *known_keys()) if name.endswith(f".{key}")]
     near = ends or difflib.get_close_matches(key, (*_sections(), *known_keys()), n=1, cutoff=0.6)
     return (
@@ -98,10 +98,10 @@ def no_such_key(key: str) -> str:
 
 
 def parse_text(key: str, text: str) -> Any:
-    """Returns the value, as it stands in a file, that `text` means for a key.
+    """Parses `text` as a key's value, as it would be written in a file.
 
     Raises:
-        ConfigError: There is no such key, or the text is not what it takes.
+        ConfigError: There is no such key, or the text is not a valid value.
     """
     known = find_key(key)
     if known.has_entries:
@@ -116,7 +116,7 @@ def parse_text(key: str, text: str) -> Any:
 
 
 def _list_value(values: TypeAdapter[Any], text: str) -> Any:
-    """A list from `a,b` or `["a", "b"]`; None: what it would hold is not allowed."""
+    """A list from `a,b` or `["a", "b"]`; None: not a valid value."""
     try:
         items = json.loads(text) if text.startswith("[") else [item.strip() for item in text.split(",") if item.strip()]
         return values.dump_python(values.validate_python(items), mode="json")
@@ -125,12 +125,12 @@ def _list_value(values: TypeAdapter[Any], text: str) -> Any:
 
 
 def must_be(key: Key, value: object) -> str:
-    """Says what a key takes instead of `value`."""
+    """The message for an invalid `value` of a key."""
     return f"must be {key.allowed}, not {shown(value)}"
 
 
 def shown(value: object) -> str:
-    """A short text for a value of a file."""
+    """A value of a file, shortened for a message."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list):
@@ -140,7 +140,7 @@ def shown(value: object) -> str:
 
 
 def get_value(mapping: Mapping[str, Any], key: str, default: Any = None) -> Any:
-    """The value of a known key in a file's content; `default` where it is not set."""
+    """The value of a known key in a file's content; `default` if not set."""
     value: Any = mapping
     for part in path_of(key):
         if not isinstance(value, Mapping) or part not in value:
@@ -150,10 +150,10 @@ def get_value(mapping: Mapping[str, Any], key: str, default: Any = None) -> Any:
 
 
 def set_value(mapping: M, key: str, value: Any) -> M:
-    """Returns a copy of a file's content in which a known key has the value; sections are made as needed.
+    """Returns a copy of a file's content with a known key set; sections are created as needed.
 
     Raises:
-        ConfigError: There is no such key, or something other than a section stands in its way.
+        ConfigError: There is no such key, or its path leads through something other than a section.
     """
     changed = copy.deepcopy(mapping)
     *sections, last = path_of(key)
@@ -163,13 +163,13 @@ def set_value(mapping: M, key: str, value: Any) -> M:
             inner[part] = type(mapping)()
         inner = inner[part]
         if not isinstance(inner, MutableMapping):
-            raise ConfigError((ConfigFault(".".join(sections[:depth]), "must be a section, with keys in it"),))
+            raise ConfigError((ConfigFault(".".join(sections[:depth]), "must be a section with keys in it"),))
     inner[last] = value
     return changed
 
 
 def unset_value(mapping: M, key: str) -> M:
-    """Returns a copy of a file's content in which a known key is not set; a section that it leaves empty stays.
+    """Returns a copy of a file's content without a known key; a section left empty is kept.
 
     Raises:
         ConfigError: There is no such key.
@@ -188,7 +188,7 @@ def unset_value(mapping: M, key: str) -> M:
 
 
 def path_of(key: str) -> list[str]:
-    """The path to a key. The name of an entry may have dots in it."""
+    """The path to a key. The name of an entry may contain dots."""
     known = find_key(key)
     return key.split(".", known.name.count("."))
 
@@ -261,7 +261,7 @@ def _range(schema: Mapping[str, Any]) -> str:
 
 
 def _entry_value(values: TypeAdapter[Any], text: str) -> Any:
-    """Takes a number, list, true, false or null for what it is where the mapping allows it, anything else as text."""
+    """Parses a number, list, true, false or null if the mapping allows it, anything else as text."""
     try:
         value = json.loads(text, parse_constant=_no_constant)
         values.validate_python({ENTRY: value})
@@ -272,4 +272,4 @@ def _entry_value(values: TypeAdapter[Any], text: str) -> Any:
 
 
 def _no_constant(text: str) -> Never:
-    raise ValueError(text)  # NaN and Infinity are no values of a file
+    raise ValueError(text)  # NaN and Infinity are not valid in a file

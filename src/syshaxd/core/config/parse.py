@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A file's content to the configuration, with the rules that hold between keys."""
+"""Turns a file's content into the configuration and checks the rules between keys."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.secrets import is_private
 from syshaxd.core.types import RuntimeKind
 
-# All mean this host, as far as its ports are concerned.
+# All mean this host as far as ports are concerned.
 _LOCAL_HOSTS = frozenset(("127.0.0.1", "localhost", "0.0.0.0", "::", "::1"))  # noqa: S104 - compared, not bound
 
 
@@ -22,7 +22,7 @@ def parse(mapping: Mapping[str, Any]) -> Config:
     """Returns the configuration that `mapping` (a file's content) describes.
 
     Raises:
-        ConfigError: With every fault, each under its dotted key. Rules between keys are looked at once each key is
+        ConfigError: With every fault, each under its dotted key. Rules between keys are checked once each key is
             right by itself. Values that may be secrets are not shown.
     """
     if unusable := tuple(_unusable_texts(mapping)):
@@ -30,7 +30,7 @@ def parse(mapping: Mapping[str, Any]) -> Config:
     try:
         config = Config.model_validate(mapping)
     except ValidationError as error:
-        # A key that takes several types has one error for each.
+        # A key of several types has one error for each of them.
         faults = {fault.key: fault for fault in map(_fault, error.errors(include_url=False))}
         raise ConfigError(tuple(faults.values())) from None
     if between := tuple(_faults_between_keys(config)):
@@ -39,9 +39,9 @@ def parse(mapping: Mapping[str, Any]) -> Config:
 
 
 def _unusable_texts(value: Any, key: str = "") -> Iterator[ConfigFault]:
-    """Texts that the kernel takes neither as an argument, a variable, nor a path."""
+    """Texts that can be neither an argument, a variable, nor a path."""
     if isinstance(value, str) and (problem := _text_problem(value)):
-        yield ConfigFault(key, f"has {problem} in it, which no program can be given")
+        yield ConfigFault(key, f"has {problem} in it, which cannot be passed to a program")
     elif isinstance(value, Mapping):
         for name, entry in value.items():
             inner = f"{key}.{name}" if key else str(name)
@@ -65,14 +65,14 @@ def _fault(error: Mapping[str, Any]) -> ConfigFault:
     if error["type"] == "extra_forbidden":
         return ConfigFault(key, no_such_key(key))
     if error["type"] == "invalid_key" or error["loc"][-1:] == ("[key]",):
-        return ConfigFault(key.removesuffix(".[key]"), "the name must be text; put it into quotes")
+        return ConfigFault(key.removesuffix(".[key]"), "the name must be a string; quote it")
     try:
         known = find_key(key)
     except ConfigError:
         return ConfigFault(
             key, "must be a mapping" if is_private(key) else f"must be a mapping, not {shown(error['input'])}"
         )
-    if known.has_entries:  # what follows the entry's name tells which of its types was tried
+    if known.has_entries:  # after the entry's name comes the type that was tried
         key = ".".join(str(part) for part in error["loc"][: known.name.count(".") + 1])
     if error["type"] == "value_error":
         return ConfigFault(key, str(error["msg"]).removeprefix("Value error, "))
@@ -84,30 +84,30 @@ def _fault(error: Mapping[str, Any]) -> ConfigFault:
 def _faults_between_keys(config: Config) -> Iterator[ConfigFault]:
     services = enabled_services(config)
     if not services:
-        yield ConfigFault("services", "neither gpu nor cpu is enabled; at least one is needed")
+        yield ConfigFault("services", "neither gpu nor cpu is enabled; enable at least one")
     taken = {_place(config.services.conductor.host, config.services.conductor.port): "services.conductor.port"}
     for name, service in services.items():
         key = f"services.{name}"
         other = taken.setdefault(_place(service.host, service.port), f"{key}.port")
         if other != f"{key}.port":
-            yield ConfigFault(f"{key}.port", f"{service.port} is taken by {other} already")
+            yield ConfigFault(f"{key}.port", f"{service.port} is already taken by {other}")
         if service.runtime is RuntimeKind.PROCESS:
             if service.python is None:
-                yield ConfigFault(f"{key}.python", "needed with runtime `process`: the interpreter with vLLM")
+                yield ConfigFault(f"{key}.python", "required with runtime `process`: the Python interpreter with vLLM")
             if service.model is None and config.models.path is None:
-                yield ConfigFault(f"{key}.model", "needed with runtime `process`, here or as models.path")
+                yield ConfigFault(f"{key}.model", "required with runtime `process`, here or as models.path")
         if service.runtime is RuntimeKind.DOCKER:
             yield from _faults_of_container(config, name)
     tcp = config.control.tcp
     if tcp.port is not None:
         for name in ("cert", "key", "client_ca"):
             if getattr(tcp, name) is None:
-                yield ConfigFault(f"control.tcp.{name}", "needed with control.tcp.port: a PEM file")
+                yield ConfigFault(f"control.tcp.{name}", "required with control.tcp.port: a PEM file")
         other = taken.setdefault(_place(tcp.host, tcp.port), "control.tcp.port")
         if other != "control.tcp.port":
-            yield ConfigFault("control.tcp.port", f"{tcp.port} is taken by {other} already")
+            yield ConfigFault("control.tcp.port", f"{tcp.port} is already taken by {other}")
     if config.lifecycle.backoff_cap_s < config.lifecycle.backoff_base_s:
-        yield ConfigFault("lifecycle.backoff_cap_s", "must not be under lifecycle.backoff_base_s")
+        yield ConfigFault("lifecycle.backoff_cap_s", "must not be less than lifecycle.backoff_base_s")
 
 
 def _faults_of_container(config: Config, name: str) -> Iterator[ConfigFault]:
@@ -115,9 +115,9 @@ def _faults_of_container(config: Config, name: str) -> Iterator[ConfigFault]:
     if not is_ip(service.host):
         yield ConfigFault(f"{key}.host", f"{PUBLISHED_AT}, not {service.host!r}")
     if service.container.image is None:
-        yield ConfigFault(f"{key}.container.image", "needed with runtime `docker`: an image with vLLM")
+        yield ConfigFault(f"{key}.container.image", "required with runtime `docker`: an image with vLLM")
     if service.model is None and config.models.path is None:
-        yield ConfigFault(f"{key}.model", "needed with runtime `docker`, here or as models.path")
+        yield ConfigFault(f"{key}.model", "required with runtime `docker`, here or as models.path")
     names = {
         other: container_name(other, its)
         for other, its in enabled_services(config).items()
@@ -128,7 +128,7 @@ def _faults_of_container(config: Config, name: str) -> Iterator[ConfigFault]:
             f"{key}.container.ipc", "a container can't join its own namespace; `shareable` offers it to others"
         )
     if list(names.values()).index(names[name]) != list(names).index(name):
-        yield ConfigFault(f"{key}.container.name", f"{names[name]} is the name of another instance's container already")
+        yield ConfigFault(f"{key}.container.name", f"{names[name]} is already the name of another instance's container")
 
 
 def _place(host: str, port: int) -> tuple[str, int]:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The keys of the configuration: their types, defaults and meaning.
 
-Keys that the seed or upstream sysHAX named keep their names, also where ours would carry a unit.
+Keys of upstream sysHAX 0.2 keep their names.
 """
 
 import re
@@ -33,11 +33,11 @@ ArgValue = bool | int | float | str
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt])?b?", re.ASCII)
 _VOLUME = re.compile(r"[^:]+:/[^:]*(?::(?:ro|rw))?")
 AUTO = "auto"
-"""As `cores`: planned at start."""
+"""As `cores`: plan the binding at start."""
 
 
 class Section(BaseModel):
-    """A part of the file: unknown keys are faults, values never change, an empty part is as if it were left out."""
+    """A section of the file: immutable; unknown keys are faults; an empty section counts as absent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -54,7 +54,7 @@ def size_bytes(text: str) -> int:
     """A size such as `64g`, as Docker reads it: b, k, m, g or t, in powers of 1,024.
 
     Raises:
-        ValueError: It is not one.
+        ValueError: It is not a size.
     """
     found = _SIZE.fullmatch(text.lower())
     if found is None:
@@ -65,44 +65,53 @@ def size_bytes(text: str) -> int:
 class ContainerConfig(Section):
     """The container around an inference server (runtime `docker`)."""
 
-    image: str | None = Field(None, min_length=1, description="Image; fetched where it is missing.")
-    pull: bool = Field(True, description="Whether a missing image is fetched from its registry.")
+    image: str | None = Field(None, min_length=1, description="Image; pulled if it is missing.")
+    pull: bool = Field(True, description="Pull a missing image from its registry.")
     name: str | None = Field(
-        None, pattern=r"^[a-zA-Z0-9][\w.-]+$", description="The container's name. Unset: `vllm_gpu` or `vllm_cpu`."
+        None, pattern=r"^[a-zA-Z0-9][\w.-]+$", description="Name of the container. Unset: `vllm_gpu` or `vllm_cpu`."
     )
     command: list[str] = Field(
         ["vllm", "serve"],
         min_length=1,
-        description="Program in the image, to which syshaxd adds the model and its arguments. It must not fork away.",
+        description="Program in the image; syshaxd appends the model and its arguments. It must not daemonize.",
     )
     ipc: str | None = Field(
         None,
         pattern=r"^(shareable|private|host|donor|container:[a-zA-Z0-9][\w.-]+)$",
-        description="IPC namespace: `shareable`, `private`, `host`, `container:NAME` to join another's, or `donor`: a "
-        "small container of its own keeps it over restarts. Unset: the GPU's is shareable, and the CPU's joins it.",
+        description="IPC namespace: `shareable`, `private`, `host`, `container:NAME` to join another container's, or "
+        "`donor`: a separate small container keeps it across restarts. "
+        "Unset: the GPU's is shareable and the CPU's joins it.",
     )
     shm_size: str = Field("64g", description="Size of /dev/shm.")
     gpus: int | Literal["all"] | list[str | StrictInt] | None = Field(
         None,
-        description="GPUs: `all`, how many, or a list of indices or UUIDs. Unset: all for a CUDA device, else none.",
+        description="GPUs: `all`, a count, or a list of indices or UUIDs. Unset: all for a CUDA device, else none.",
     )
-    container_port: Port | None = Field(None, description="Port inside the container. Unset: the same as outside.")
+    container_port: Port | None = Field(None, description="Port inside the container. Unset: same as outside.")
     ports: list[str] = Field(
-        [], description="Further ports, as `[ADDRESS:]HOST_PORT:CONTAINER_PORT`; without an address, of loopback only."
+        [],
+        description="Additional ports, as `[ADDRESS:]HOST_PORT:CONTAINER_PORT`; without an address, on loopback only.",
     )
     volumes: list[str] | None = Field(
         None,
-        description="Mounts, as `SOURCE:TARGET[:ro]`. Unset: the folder of the weights, at the same path, read-only.",
+        description="Mounts, as `SOURCE:TARGET[:ro]`. Unset: the weights' folder at the same path, read-only.",
     )
     working_dir: str | None = Field(None, description="Working directory.")
-    privileged: bool = Field(False, description="Whether it may do all that the host may. Not needed by stock vLLM.")
+    privileged: bool = Field(
+        False, description="Run it with all privileges of the host. Stock vLLM does not need this."
+    )
     cap_add: list[str] | None = Field(
-        None, description="Capabilities. Unset: SYS_NICE on a CPU, to place its memory on NUMA nodes; none on a GPU."
+        None,
+        description="Capabilities to add. Unset: SYS_NICE on a CPU, for memory on chosen NUMA nodes; none on a GPU.",
     )
     security_opt: list[str] = Field([], description="Security options, such as `seccomp=/etc/syshax/seccomp.json`.")
-    cpuset_cpus: str | None = Field(None, description="CPUs that it may use. Unset: those of `cores`, or all.")
-    cpuset_mems: str | None = Field(None, description="NUMA nodes whose memory it may use. Unset: all.")
-    init: bool = Field(True, description="Whether a tiny first process passes signals on and reaps orphans.")
+    cpuset_cpus: str | None = Field(
+        None, description="CPUs that the container may use. Unset: those of `cores`, or all."
+    )
+    cpuset_mems: str | None = Field(
+        None, description="NUMA nodes from which the container may allocate memory. Unset: all."
+    )
+    init: bool = Field(True, description="Run a minimal init process that forwards signals and reaps orphans.")
 
     @field_validator("shm_size")
     @classmethod
@@ -136,31 +145,29 @@ class ContainerConfig(Section):
 class ServiceConfig(Section):
     """One inference server."""
 
-    enabled: bool = Field(True, description="Whether this instance takes part at all.")
+    enabled: bool = Field(True, description="Use this instance.")
     host: Host = Field("127.0.0.1", description="Address at which the instance listens.")
     port: Port = Field(description="Port at which the instance listens.")
     runtime: RuntimeKind = Field(
         RuntimeKind.EXTERNAL,
-        description="Who starts it: `docker` (syshaxd, as a container), `process` (syshaxd, as a child process) or "
-        "`external` (somebody else).",
+        description="How it is started: `docker` (by syshaxd, as a container), `process` (by syshaxd, as a child "
+        "process) or `external` (not by syshaxd).",
     )
     device: Device | None = Field(
-        None, description="What really computes: `cuda` or `cpu`. Unset: the device that the instance is named after."
+        None, description="The device that computes: `cuda` or `cpu`. Unset: the one that the instance is named after."
     )
-    python: str | None = Field(
-        None, description="Python interpreter of the environment in which vLLM is installed (runtime `process`)."
-    )
-    model: str | None = Field(None, description="Weights of the model: a folder. Unset: models.path.")
+    python: str | None = Field(None, description="Python interpreter of the environment with vLLM (runtime `process`).")
+    model: str | None = Field(None, description="Folder of the model's weights. Unset: models.path.")
     cores: str | None = Field(
         None,
         description="CPUs to bind the instance to, such as `0-39,80-119`; `auto`: the best for this host. Unset: all.",
     )
-    max_num_seqs: Count = Field(256, description="Requests that the instance runs at the same time.")
+    max_num_seqs: Count = Field(256, description="Requests that the instance runs concurrently (its slots).")
     protocol: Protocol | None = Field(
         None,
         description="How the instance hands KV caches over: `connector` (syshax_connector in vLLM), `syshax` "
         "(the images syshax-vllm-gpu and syshax-vllm-cpu 0.2.x) or `none`. Unset: "
-        "`connector` if syshaxd starts all instances and it surely works, else `none`.",
+        "`connector` if syshaxd starts all instances and it is certain to work, else `none`.",
     )
     args: dict[str, ArgValue | list[ArgValue] | None] = Field(
         default_factory=dict,
@@ -170,9 +177,7 @@ class ServiceConfig(Section):
     env: dict[str, str | StrictInt | StrictFloat] = Field(
         default_factory=dict, description="Environment variables of the instance, such as `VLLM_CPU_KVCACHE_SPACE: 4`."
     )
-    container: ContainerConfig = Field(
-        default_factory=ContainerConfig, description="The container around it (runtime `docker`)."
-    )
+    container: ContainerConfig = Field(default_factory=ContainerConfig, description="The container (runtime `docker`).")
 
     @field_validator("cores")
     @classmethod
@@ -202,7 +207,7 @@ class ConductorConfig(Section):
 
 
 class ServicesConfig(Section):
-    """Who listens where, and how the instances are started."""
+    """Addresses, and how the instances are started."""
 
     gpu: GpuServiceConfig = Field(default_factory=GpuServiceConfig, description="The instance in the role `gpu`.")
     cpu: CpuServiceConfig = Field(default_factory=CpuServiceConfig, description="The instance in the role `cpu`.")
@@ -213,7 +218,7 @@ class ModelParams(Section):
     """The connectivity test's request."""
 
     test_prompt: str = Field("What is the capital of France?", description="Prompt of the connectivity test.")
-    test_tokens: Count = Field(16, description="Tokens that the connectivity test asks for.")
+    test_tokens: Count = Field(16, description="Tokens that the connectivity test requests.")
     temperature: float = Field(
         0.0, ge=0, le=2, strict=True, description="Sampling temperature of the connectivity test."
     )
@@ -223,59 +228,59 @@ class ModelsConfig(Section):
     """The model that is served."""
 
     default: str = Field("default", min_length=1, description="The model's name in the API (vLLM's served-model-name).")
-    aliases: list[Annotated[str, Field(min_length=1)]] = Field([], description="Further names of it in the API.")
-    path: str | None = Field(None, description="Folder of its weights, for instances that syshaxd starts.")
+    aliases: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="Additional names of the model in the API."
+    )
+    path: str | None = Field(None, description="Folder of the weights, for instances that syshaxd starts.")
     params: ModelParams = Field(default_factory=ModelParams, description="The connectivity test's request.")
 
 
 class SystemConfig(Section):
-    """Limits of the whole."""
+    """Limits of the whole system."""
 
     max_queue_size: int = Field(
-        1024, ge=0, strict=True, description="Requests that may wait for a place; one more is answered with 429."
+        1024, ge=0, strict=True, description="Requests that may wait in the admission queue; further ones get 429."
     )
     max_queue_wait_s: Seconds = Field(
-        60.0, description="Seconds that a request may wait for a place before it is answered with 503."
+        60.0, description="Seconds that a request may wait in the admission queue before it gets 503."
     )
     request_timeout: Seconds = Field(
-        600.0, description="Seconds that an instance may stay silent on a request before it is given up (504)."
+        600.0, description="Seconds without any data from an instance after which a request fails (504)."
     )
 
 
 class DeciderConfig(Section):
     """When requests go to the CPU. The GPU comes first; the CPU helps when the GPU is full."""
 
-    gpu_cache_threshold: Ratio = Field(0.9, description="KV-cache usage (0..1) from which the GPU counts as full.")
+    gpu_cache_threshold: Ratio = Field(0.9, description="KV cache usage (0..1) at which the GPU counts as full.")
     cpu_throughput_threshold: float = Field(
         0.0,
         ge=0,
         strict=True,
-        description="Tokens per second under which a working CPU instance gets no further request (0: no such rule).",
+        description="Tokens per second below which a busy CPU instance gets no more requests (0: no limit).",
     )
 
 
 class OffloadConfig(Section):
-    """When the GPU makes the first token of an answer and the CPU the rest, and when running answers move."""
+    """When the GPU prefills and the CPU decodes (prefill-decode offload), and when running streams migrate."""
 
-    enabled: bool = Field(True, description="Whether instances that can hand KV caches over to each other do so.")
+    enabled: bool = Field(True, description="Let instances hand KV caches over to each other where they can.")
     min_prompt_tokens: int = Field(
-        64, ge=0, strict=True, description="Shorter prompts are computed where they are decoded."
+        64, ge=0, strict=True, description="Tokens below which a prompt is prefilled where it is decoded."
     )
-    migrate: bool = Field(
-        True, description="Whether running streams go on elsewhere when their instance stops, fails or is full."
-    )
+    migrate: bool = Field(True, description="Migrate running streams when their instance stops, fails or is full.")
     arena_dir: str | None = Field(
         None,
-        description="Folder in shared memory for KV caches on their way; all instances see it, one user has it. "
-        "Unset: /dev/shm/syshax, with the user's number behind it for others than root.",
+        description="Folder in shared memory for KV caches in transfer; visible to all instances, owned by one user. "
+        "Unset: /dev/shm/syshax, with the user ID appended unless root.",
     )
     arena_bytes: Count = Field(
         1024 * 1024 * 1024,
-        description="Shared memory that each instance takes at start for them, for each of its tensor-parallel ranks.",
+        description="Shared memory for them that each instance reserves at start, for each tensor-parallel rank.",
     )
     verify: bool = Field(
         False,
-        description="Whether KV caches get a checksum when they are saved, which is compared when they are loaded.",
+        description="Checksum KV caches when they are saved, and verify them when they are loaded.",
     )
 
 
@@ -285,39 +290,35 @@ class DockerConfig(Section):
     host: str | None = Field(
         None,
         pattern=r"^(unix|tcp|http|https|ssh)://.+",
-        description="Its API, such as `unix:///run/podman/podman.sock`. Unset: DOCKER_HOST, else unix:///run/docker.sock.",
+        description="URL of its API, such as `unix:///run/podman/podman.sock`. Unset: DOCKER_HOST, else unix:///run/docker.sock.",
     )
-    timeout_s: Seconds = Field(60.0, description="Seconds that it may take to answer.")
+    timeout_s: Seconds = Field(60.0, description="Seconds that the engine may take to answer.")
 
 
 class ParityConfig(Section):
-    """How alike the answers of two instances must be for requests to move between them."""
+    """How similar the answers of two instances must be for requests to move between them."""
 
     enabled: bool = Field(
         True,
-        description="Whether instances are compared once they are ready, and requests move only between those that "
-        "are alike enough.",
+        description="Compare instances once they are ready, and move requests only between those that "
+        "are similar enough.",
     )
     noise_distance: Ratio = Field(
-        0.03, description="Distance (0..1) of the probabilities of tokens up to which a difference counts as noise."
+        0.03, description="Distance (0..1) of token probabilities up to which a difference counts as noise."
     )
-    max_distance: Ratio = Field(0.1, description="Distance (0..1) over which no request moves between two instances.")
+    max_distance: Ratio = Field(0.1, description="Distance (0..1) above which no request moves between two instances.")
     timeout_s: Seconds = Field(
-        300.0, description="Seconds that an instance gets to answer the prompts of a comparison."
+        300.0, description="Seconds that an instance may take to answer the prompts of a comparison."
     )
 
 
 class NumaConfig(Section):
     """On which CPUs the instances compute."""
 
-    enforce: bool = Field(
-        True, description="Whether an instance with a wrong binding to CPUs keeps syshaxd from starting."
-    )
-    gpu_cores: Count = Field(
-        4, description="Cores, near the accelerators, for an instance on a GPU whose `cores` are `auto`."
-    )
+    enforce: bool = Field(True, description="Refuse to start with a wrong CPU binding.")
+    gpu_cores: Count = Field(4, description="Cores, near the accelerators, for a GPU instance with `cores: auto`.")
     verify_interval_s: Seconds = Field(
-        30.0, description="Seconds from one look at where a running instance's threads and memory are to the next."
+        30.0, description="Seconds between two checks of a running instance's threads and memory."
     )
 
 
@@ -328,74 +329,82 @@ class MonitorConfig(Section):
 
 
 class LifecycleConfig(Section):
-    """When an instance is given up, started again, or left alone."""
+    """When an instance is given up, restarted, or left alone."""
 
-    start_timeout_s: Seconds = Field(900.0, description="Seconds from launch to the first good health probe.")
+    start_timeout_s: Seconds = Field(900.0, description="Seconds from launch to the first successful health probe.")
     probe_interval_s: Seconds = Field(2.0, description="Seconds between two health probes.")
     probe_timeout_s: Seconds = Field(5.0, description="Seconds after which a probe counts as failed.")
-    probe_failures: Count = Field(3, description="Failed probes in a row after which a sick instance is ended.")
+    probe_failures: Count = Field(3, description="Failed probes in a row after which an unhealthy instance is ended.")
     busy_timeout_s: Seconds = Field(
-        300.0, description="Seconds that an instance may be at work without answering a probe, until it is ended."
+        300.0, description="Seconds after which an instance that computes but answers no probes is ended."
     )
-    backoff_base_s: Seconds = Field(1.0, description="Pause before the first new attempt; it doubles each time.")
-    backoff_cap_s: Seconds = Field(60.0, description="Longest pause between two attempts.")
+    backoff_base_s: Seconds = Field(1.0, description="Seconds before the first new attempt; doubles each time.")
+    backoff_cap_s: Seconds = Field(60.0, description="Longest pause between two attempts, in seconds.")
     max_attempts: Count = Field(8, description="Failed launches in a row after which the instance stays FAILED.")
-    stable_s: Seconds = Field(60.0, description="Seconds of good health after which failed attempts are forgotten.")
-    drain_timeout_s: Seconds = Field(30.0, description="Seconds that running requests get to end before a stop.")
+    stable_s: Seconds = Field(60.0, description="Seconds in READY after which failed attempts are forgotten.")
+    drain_timeout_s: Seconds = Field(
+        30.0, description="Seconds that running requests may take to finish before a stop."
+    )
     leave_running: bool = Field(
         False,
-        description="Whether instances run on when syshaxd stops, for the next one to take them over (an upgrade).",
+        description="Leave instances running when syshaxd stops, for the next one to adopt (an upgrade).",
     )
-    stop_grace_s: Seconds = Field(15.0, description="Seconds between asking an instance to end and forcing it.")
+    stop_grace_s: Seconds = Field(15.0, description="Seconds between asking an instance to exit and killing it.")
 
 
 class GatewayConfig(Section):
-    """What the OpenAI endpoint takes and shows."""
+    """Limits and features of the OpenAI endpoint."""
 
-    dashboard: bool = Field(True, description="Whether GET /dashboard shows states and loads, to whoever can reach it.")
-    max_body_bytes: Count = Field(32 * 1024 * 1024, description="Largest request body; a larger one gets 413.")
+    dashboard: bool = Field(
+        True, description="Serve GET /dashboard, which shows states and loads to everyone who can reach it."
+    )
+    max_body_bytes: Count = Field(
+        32 * 1024 * 1024, description="Largest request body, in bytes; a larger one gets 413."
+    )
     max_bodies_bytes: Count = Field(
         512 * 1024 * 1024,
-        description="Bytes of all bodies together that are held at a time; what would be more gets 503.",
+        description="Bytes of all request bodies held at a time; requests beyond that get 503.",
     )
     max_header_bytes: Count = Field(
-        32 * 1024, description="Longest target or header field of a request; a longer one gets 431."
+        32 * 1024, description="Longest request target or header field, in bytes; a longer one gets 431."
     )
     max_connections: Count = Field(
         10_000,
-        description="Clients' connections at a time; one more gets 503. Half of the files that the process may have "
-        "open are a limit, too.",
+        description="Client connections at a time; further ones get 503. Half of the process's limit of open "
+        "files is a limit, too.",
     )
     max_connections_per_address: Count | None = Field(
-        None, description="The same for each address of a client; this host's own is not limited. Unset: no such limit."
+        None, description="The same for each client address; this host itself is not limited. Unset: no such limit."
     )
-    head_timeout_s: Seconds = Field(20.0, description="Seconds that the head of a request may take to come.")
+    head_timeout_s: Seconds = Field(20.0, description="Seconds that the head of a request may take to arrive.")
     body_timeout_s: Seconds = Field(
-        20.0, description="Seconds that the body of a request may stand still, or fall behind the slowest rate."
+        20.0, description="Seconds that the body of a request may stall or stay below the minimum rate."
     )
-    min_body_bytes_per_s: Count = Field(1024, description="The slowest rate of a request's body, after that time.")
+    min_body_bytes_per_s: Count = Field(
+        1024, description="Minimum rate of a request's body after that time, in bytes per second."
+    )
     idle_timeout_s: Seconds = Field(
-        75.0, description="Seconds that a connection may stay open without a request. Longer than the clients' own."
+        75.0, description="Seconds that a connection may stay idle. Should be longer than the clients' own limit."
     )
     cors_origins: list[str] = Field(
         ["*"],
-        description="Origins of browser applications that may use the endpoint (CORS), such as `https://chat.example`; "
-        "`*`: all, as vLLM allows.",
+        description="Origins of web pages that may use the endpoint (CORS), such as `https://chat.example`; "
+        "`*`: all, as in vLLM.",
     )
     allow_kv_transfer_params: bool = Field(
         False,
-        description="Whether clients may set what routers set to hand KV caches over; else such requests get 400.",
+        description="Accept the KV transfer fields that routers set; otherwise requests with them get 400.",
     )
 
 
 class TcpConfig(Section):
-    """The control plane over TCP, for clients that prove who they are with a certificate (mutual TLS)."""
+    """The control plane over TCP, for clients with a certificate (mutual TLS)."""
 
     host: Host = Field("127.0.0.1", description="Address of the control plane's TCP port.")
     port: Port | None = Field(None, description="TCP port of the control plane. Unset: the socket only.")
-    cert: str | None = Field(None, description="The daemon's certificate with its chain: a PEM file.")
-    key: str | None = Field(None, description="Its private key: a PEM file.")
-    client_ca: str | None = Field(None, description="Who signs clients' certificates: a PEM file.")
+    cert: str | None = Field(None, description="The daemon's certificate chain: a PEM file.")
+    key: str | None = Field(None, description="Private key of the certificate: a PEM file.")
+    client_ca: str | None = Field(None, description="CA that signs clients' certificates: a PEM file.")
 
 
 class ControlConfig(Section):
@@ -403,38 +412,38 @@ class ControlConfig(Section):
 
     socket: str | None = Field(
         None,
-        description="Path of the admin socket. Unset: /run/syshax as a service, else in the user's runtime folder.",
+        description="Path of the admin socket. Unset: in /run/syshax as a service, else in the user's runtime folder.",
     )
     tcp: TcpConfig = Field(default_factory=TcpConfig, description="The control plane over TCP, with mutual TLS.")
 
 
 class Config(Section):
-    """The whole configuration. Every default is usable as it is."""
+    """The whole configuration. All defaults together are valid."""
 
-    services: ServicesConfig = Field(default_factory=ServicesConfig, description="Who listens where.")
+    services: ServicesConfig = Field(default_factory=ServicesConfig, description="Addresses and instances.")
     models: ModelsConfig = Field(default_factory=ModelsConfig, description="The model that is served.")
-    system: SystemConfig = Field(default_factory=SystemConfig, description="Limits of the whole.")
+    system: SystemConfig = Field(default_factory=SystemConfig, description="Limits of the whole system.")
     decider: DeciderConfig = Field(default_factory=DeciderConfig, description="When requests go to the CPU.")
-    offload: OffloadConfig = Field(default_factory=OffloadConfig, description="When answers are made by two instances.")
+    offload: OffloadConfig = Field(default_factory=OffloadConfig, description="Prefill-decode offload and migration.")
     docker: DockerConfig = Field(default_factory=DockerConfig, description="The container engine.")
     parity: ParityConfig = Field(
-        default_factory=ParityConfig, description="How alike instances must be for requests to move between them."
+        default_factory=ParityConfig, description="How similar instances must be for requests to move between them."
     )
     numa: NumaConfig = Field(default_factory=NumaConfig, description="On which CPUs the instances compute.")
     monitor: MonitorConfig = Field(default_factory=MonitorConfig, description="How often loads are read.")
     lifecycle: LifecycleConfig = Field(default_factory=LifecycleConfig, description="When instances are restarted.")
     gateway: GatewayConfig = Field(
-        default_factory=GatewayConfig, description="What the OpenAI endpoint takes and shows."
+        default_factory=GatewayConfig, description="Limits and features of the OpenAI endpoint."
     )
     control: ControlConfig = Field(default_factory=ControlConfig, description="The control plane.")
 
 
 def enabled_services(config: Config) -> dict[str, ServiceConfig]:
-    """The instances that take part, by name, in their start order."""
+    """The enabled instances, by name, in start order."""
     services: dict[str, ServiceConfig] = {"gpu": config.services.gpu, "cpu": config.services.cpu}
     return {name: service for name, service in services.items() if service.enabled}
 
 
 def container_name(name: str, service: ServiceConfig) -> str:
-    """The name of an instance's container: the seed's, unless the configuration says otherwise."""
+    """The name of an instance's container: upstream's, unless configured."""
     return service.container.name or f"vllm_{name}"

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What `cores: auto` would choose, as changes to a configuration."""
+"""The plan of `cores: auto`, as changes to a configuration."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,32 +20,33 @@ _RANKS = "tensor-parallel-size"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What is wanted of a plan."""
+    """The parameters of a plan."""
 
     instance: str
     threads: int | None = None
-    """Compute threads in all; None: as many as possible."""
+    """Total number of compute threads; None: as many as possible."""
     ranks: int | None = None
-    """Processes that share the model; None: as the configuration says."""
+    """Processes that share the model; None: as configured."""
     stock: bool = False
-    """It is vLLM's own CPU backend. An instance that sets VLLM_CPU_OMP_THREADS_BIND is in any case."""
+    """It uses vLLM's own CPU backend, as does any instance that sets VLLM_CPU_OMP_THREADS_BIND."""
     gpu_cores: int | None = None
-    """Cores for the instance gpu, near the accelerators; None: it is left as it is."""
+    """Cores for the instance gpu, near the accelerators; None: unchanged."""
 
 
 def planned_changes(
     content: Mapping[str, Any], wishes: Wishes, host: Host, weights: Mapping[str, Weights]
 ) -> dict[str, str | None]:
-    """Returns the keys of a configuration to set, so that they say what `cores: auto` would choose; None: to unset.
+    """Returns the keys to set so that the configuration states what `cores: auto` would choose; None: unset the key.
 
     Args:
-        content: The configuration, as it is in its file.
+        content: The configuration file's content.
         wishes: For the plan.
         host: For which to plan.
         weights: Of the instances' models, as far as they are known.
 
     Raises:
-        ConfigError: The configuration is not usable, the instance is not syshaxd's, or the host has no such binding.
+        ConfigError: The configuration is not valid, syshaxd does not start the instance, or the host has no such
+            binding.
     """
     specs = {spec.name: spec for spec in instance_specs(parse(content))}
     names = [wishes.instance] + (["gpu"] if wishes.gpu_cores else [])
@@ -73,14 +74,14 @@ def planned_changes(
 def _not_ours(names: list[str], specs: Mapping[str, InstanceSpec]) -> Iterator[ConfigFault]:
     for name in names:
         if name not in specs:
-            yield ConfigFault(f"services.{name}", f"no such instance takes part; there is {', '.join(specs)}")
+            yield ConfigFault(f"services.{name}", f"no such instance is enabled; there is {', '.join(specs)}")
         elif specs[name].runtime is RuntimeKind.EXTERNAL:
-            problem = "`external`: syshaxd does not start this instance, so it can't bind it; whoever starts it must"
+            problem = "`external`: syshaxd does not start this instance and so can't bind it"
             yield ConfigFault(f"services.{name}.runtime", problem)
 
 
 def _asked(wishes: Wishes, spec: InstanceSpec) -> dict[str, Any]:
-    """The configuration's keys that ask for such a plan; None: to unset."""
+    """The configuration keys that request such a plan; None: unset the key."""
     prefix = f"services.{wishes.instance}"
     asked: dict[str, Any] = {f"{prefix}.cores": AUTO}
     if wishes.gpu_cores is not None:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Containers as configured: sizes, the spec of one, and the `docker run` line that would start the same."""
+"""Container specs from the configuration, and the equivalent `docker run` command."""
 
 import re
 from dataclasses import replace
@@ -13,9 +13,9 @@ from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.types import ContainerSpec, Device, InstanceSpec, Protocol, Role
 
 DONOR = "donor"
-"""As `ipc`: a container of its own keeps the namespace, and with it /dev/shm, over restarts of all others."""
+"""As `ipc`: a separate container keeps the namespace, and with it /dev/shm, across restarts of all others."""
 DONOR_NAME = "syshax_ipc"
-"""That container's name."""
+"""The name of that container."""
 JOIN = "container:"
 ALL_GPUS = -1
 _CONNECTOR_PATH = "/opt/syshax-connector"
@@ -24,7 +24,7 @@ _SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
 
 def inner_host(service: ServiceConfig) -> str:
-    """Where a server in a container listens: its own loopback could not be published."""
+    """Where a server in a container listens; its loopback could not be published."""
     return "::" if ":" in service.host else _BIND_ALL
 
 
@@ -35,7 +35,7 @@ def container_spec(role: Role, service: ServiceConfig, *, model: str, joins: str
         role: The instance's part.
         service: Its configuration.
         model: Its weights.
-        joins: Name of the container whose IPC namespace it joins by default; None: it offers its own.
+        joins: Name of the container whose IPC namespace it joins by default; None: it shares its own.
     """
     its: ContainerConfig = service.container
     device = service.device or (Device.CUDA if role is Role.GPU else Device.CPU)
@@ -77,7 +77,7 @@ def cpuset_cpus(spec: InstanceSpec) -> str:
 
 
 def with_connector(spec: InstanceSpec, package: str) -> InstanceSpec:
-    """The instance with the folder of `syshax_connector` mounted where its Python finds it, if it needs that."""
+    """The instance with `syshax_connector` mounted where its Python finds it, if it needs the connector."""
     its = spec.container
     if its is None or spec.protocol is not Protocol.CONNECTOR:
         return spec
@@ -88,7 +88,7 @@ def with_connector(spec: InstanceSpec, package: str) -> InstanceSpec:
 
 
 def docker_run(spec: InstanceSpec) -> list[str]:
-    """The command line that starts the same container by hand.
+    """The command line that starts the same container manually.
 
     Args:
         spec: An instance that runs in a container.
@@ -132,7 +132,7 @@ def _size_text(size: int) -> str:
 
 
 def shell_text(words: list[str]) -> str:
-    """A command line that can be pasted into a shell, an option a line."""
+    """A command line for pasting into a shell, one option per line."""
     quoted = [word if _SAFE.fullmatch(word) else "'" + word.replace("'", "'\\''") + "'" for word in words]
     lines, entries = [], iter(quoted)
     current = [next(entries), next(entries)]

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a container engine's error texts mean for an instance, and what helps."""
+"""Maps a container engine's error texts to causes and remedies."""
 
 import re
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from syshaxd.core.launch.launch_faults import launch_cause
 from syshaxd.core.types import ExitStatus, InstanceSpec
 
 NOT_RUN = frozenset((126, 127))
-"""Exit codes of what could not run its program."""
+"""Exit codes of containers whose program could not be run."""
 NVML_LOST = "Failed to initialize NVML"
 GPU_LOST = (
-    "its GPUs were taken away (Failed to initialize NVML): a `systemctl daemon-reload` does that where Docker's cgroup "
-    "driver is systemd; a new container gets them back"
+    "it lost its GPUs (Failed to initialize NVML): a `systemctl daemon-reload` causes this where Docker's cgroup "
+    "driver is systemd; a new container has them again"
 )
 
 
@@ -22,7 +22,7 @@ GPU_LOST = (
 class _Rule:
     pattern: re.Pattern[str]
     meaning: str
-    """With {name}, {image}, {port} and so on of the instance, and {0} for the text itself."""
+    """Placeholders: {name}, {image}, {port} and so on of the instance; {0} is the text itself."""
     permanent: bool
 
 
@@ -30,7 +30,7 @@ def _rule(pattern: str, meaning: str, *, permanent: bool) -> _Rule:
     return _Rule(re.compile(pattern, re.IGNORECASE | re.DOTALL), meaning, permanent)
 
 
-# The first that fits counts.
+# The first match counts.
 _LAUNCH = (
     _rule(
         r"could not select device driver|unknown or invalid runtime name|nvidia-container-runtime.*not found",
@@ -40,33 +40,33 @@ _LAUNCH = (
     ),
     _rule(
         r"unknown device|device error|no such device|unresolvable CDI",
-        "there is no such GPU: compare {key}.gpus with `nvidia-smi -L` ({0})",
+        "no such GPU: compare {key}.gpus with `nvidia-smi -L` ({0})",
         permanent=True,
     ),
     _rule(
         r"nvml error|driver not loaded|failed to initialize NVML|nvidia-container-cli",
-        "the NVIDIA driver does not work: look at `nvidia-smi` on the host ({0})",
+        "the NVIDIA driver does not work: check `nvidia-smi` on the host ({0})",
         permanent=False,
     ),
     _rule(
         r"port is already allocated|address already in use|failed to bind",
-        "port {port} is taken on {host}: end what listens there (`ss -tlnp`), or set services.{name}.port",
+        "port {port} is taken on {host}: stop the program that listens there (`ss -tlnp`), or set services.{name}.port",
         permanent=False,
     ),
     _rule(
         r"is already in use by container|name .* is in use|already in use",
-        "a container called {container} exists that this syshaxd did not make: remove it (`docker rm -f {container}`), "
-        "or set {key}.name",
+        "a container {container} exists that this syshaxd did not create: remove it (`docker rm -f {container}`), or "
+        "set {key}.name",
         permanent=True,
     ),
     _rule(
         r"cannot join IPC|can't join IPC|non[- ]running container|No such container|cannot share .*ipc",
-        "the container whose IPC namespace it joins ({ipc}) does not run: start that first, or set {key}.ipc",
+        "the container whose IPC namespace it joins ({ipc}) is not running: start that first, or set {key}.ipc",
         permanent=False,
     ),
     _rule(
         r"bind source path does not exist|invalid mount config|statfs .* no such file|error mounting",
-        "a folder to be mounted is not there: see {key}.volumes ({0})",
+        "a folder to mount does not exist: see {key}.volumes ({0})",
         permanent=True,
     ),
     _rule(
@@ -82,7 +82,7 @@ _LAUNCH = (
     ),
     _rule(
         r"unable to apply caps|operation not permitted",
-        "the container engine may not grant what {key}.privileged and {key}.cap_add ask for ({0})",
+        "the container engine may not grant {key}.privileged and {key}.cap_add ({0})",
         permanent=True,
     ),
     _rule(r"no space left on device", "the disk of the container engine is full ({0})", permanent=False),
@@ -109,23 +109,23 @@ _PULL = (
 
 
 def launch_fault(spec: InstanceSpec, text: str) -> tuple[str, bool]:
-    """What went wrong as a container was made or started, with its remedy, and whether trying again is useless."""
+    """The cause and remedy of a failure to create or start a container, and whether it is permanent."""
     return _diagnose(_LAUNCH, spec, text)
 
 
 def pull_fault(spec: InstanceSpec, text: str) -> tuple[str, bool]:
-    """What went wrong as an image was fetched, with its remedy, and whether trying again is useless."""
+    """The cause and remedy of a failure to pull an image, and whether it is permanent."""
     return _diagnose(_PULL, spec, text)
 
 
 def exit_status(code: int, *, name: str, out_of_memory: bool, asked: bool, last_lines: Sequence[str]) -> ExitStatus:
-    """How a container ended.
+    """The exit status of a container.
 
     Args:
-        code: As the engine tells it: over 128 it may stand for a signal.
+        code: The engine's exit code; above 128 it may stand for a signal.
         name: The service.
         out_of_memory: The kernel killed it for its memory limit.
-        asked: It was asked to end.
+        asked: It was asked to stop.
         last_lines: The end of its output.
     """
     cause = ""
@@ -134,7 +134,7 @@ def exit_status(code: int, *, name: str, out_of_memory: bool, asked: bool, last_
         cause = GPU_LOST
     elif out_of_memory:
         cause = (
-            "out of memory: give it less to hold (`gpu-memory-utilization`, VLLM_CPU_KVCACHE_SPACE), or the host more"
+            "out of memory: let it use less (`gpu-memory-utilization`, VLLM_CPU_KVCACHE_SPACE), or give the host more"
         )
     elif code in NOT_RUN:
         cause = "its program could not be run"

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The CPUs of all instances that syshaxd starts: planned where that is wished, and checked."""
+"""Plans (`cores: auto`) and checks the CPU bindings of all instances that syshaxd starts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,36 +39,36 @@ from syshaxd.core.numa.reading import CPUSET_CPUS, Cpus
 from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
 
 _SHOWN = frozenset((AFFINITY, THREADS, FUSED, NRC, QUANTIZE, OMP_BIND, RESERVED, KV_SPACE))
-"""Any other variable may be a secret."""
+"""Other variables may be secrets."""
 _RANKS = ("tensor-parallel-size", "pipeline-parallel-size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """Where the instances are to run."""
+    """The host, as far as this daemon may use it."""
 
     topology: NumaTopology
     allowed_cpus: tuple[int, ...] | None = None
-    """CPUs that the daemon's control group and affinity let them use; None: all."""
+    """CPUs that the daemon's cgroup and affinity allow; None: all."""
     allowed_nodes: tuple[int, ...] | None = None
-    """Nodes from which they may take memory; None: all."""
+    """Nodes from which memory may be allocated; None: all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """Instances with their CPUs, and what is wrong with those."""
+    """Instances with their CPU bindings and the faults of those."""
 
     specs: tuple[InstanceSpec, ...]
     topology: NumaTopology | None = None
-    """The host at start; None: it could not be read, and nothing is bound."""
+    """The host at start; None: it could not be read, so nothing is bound."""
     faults: Mapping[str, tuple[Fault, ...]] = field(default_factory=dict)
-    """By instance; those without any are left out. Advice is among them."""
+    """By instance, advice included; instances without faults are absent."""
     settings: Mapping[str, Settings] = field(default_factory=dict)
-    """What each instance that syshaxd starts is told about its CPUs."""
+    """The CPU settings of each instance that syshaxd starts."""
     surroundings: Mapping[str, Surroundings] = field(default_factory=dict)
-    """What each of them finds on the host."""
+    """What limits each of them on the host."""
     bindings: Mapping[str, Binding] = field(default_factory=dict)
-    """What each is to keep to; those that are bound to nothing are left out."""
+    """The binding of each; unbound instances are absent."""
 
     def owners(self) -> dict[str, Cpus]:
         """CPUs to which instances are bound, by name."""
@@ -80,7 +80,7 @@ def bind_instances(
 ) -> Bound:
     """Returns the instances with `cores: auto` planned, and the faults of all that syshaxd starts.
 
-    An instance that names no CPUs shares the host with the others, as the operating system likes. Where there are fewer
+    An instance that names no CPUs shares the host with the others, as the kernel schedules it. With fewer
     cores than instances, all share.
 
     Args:
@@ -130,7 +130,7 @@ def bind_instances(
 
 
 def refusal(bound: Bound) -> ConfigError | None:
-    """Returns why these instances must not be started, with every blocking fault and what would be right; or None."""
+    """Returns an error with every blocking fault and its remedy; None: the instances may start."""
     faults = tuple(
         ConfigFault(f"services.{name}", describe_fault(fault))
         for name, its_faults in bound.faults.items()
@@ -139,23 +139,23 @@ def refusal(bound: Bound) -> ConfigError | None:
     )
     if not faults:
         return None
-    hint = ConfigFault("numa.enforce", "`false` starts the instances all the same")
+    hint = ConfigFault("numa.enforce", "`false` starts the instances anyway")
     return ConfigError((*faults, hint))
 
 
 def describe_fault(fault: Fault) -> str:
-    """Returns a fault in one line, with what would be right."""
+    """Returns a fault and its remedy in one line."""
     its, text = fault.proposal, str(fault).replace(CPUSET_CPUS, "cores")
     if its is None:
-        return f"{text}; beside the others no binding would be right"
+        return f"{text}; no valid binding exists next to the other instances"
     right = [f"cores={its.cpuset_cpus}"] if its.cpuset_cpus else []
     right += [f"{key}={value}" for key, value in without_secrets(its).env.items()]
     right += [f"tensor-parallel-size={its.ranks}"] if its.ranks > 1 else []
-    return f"{text}; right would be {' '.join(right) or 'to name no CPUs'}"
+    return f"{text}; valid: {' '.join(right) or 'name no CPUs'}"
 
 
 def without_secrets(settings: Settings) -> Settings:
-    """Returns settings with those variables alone that speak of CPUs and memory."""
+    """Returns settings that contain only the variables about CPUs and memory."""
     return replace(settings, env={key: value for key, value in settings.env.items() if key in _SHOWN})
 
 
@@ -180,7 +180,7 @@ def _ranks(service: ServiceConfig) -> int:
 
 
 def _planned(spec: InstanceSpec, binding: Binding) -> InstanceSpec:
-    """The instance with a binding; memory nodes that are configured for a container stay."""
+    """The instance with a binding; configured memory nodes of a container are kept."""
     planned = binding.settings(dict(spec.env))
     its = spec.container
     if its is not None:
@@ -189,7 +189,7 @@ def _planned(spec: InstanceSpec, binding: Binding) -> InstanceSpec:
 
 
 def _claimed(settings: Settings, topology: NumaTopology) -> Cpus:
-    """CPUs that settings name; vLLM's own choice is not a claim."""
+    """CPUs that settings name explicitly; vLLM's own choice does not count."""
     reading = read_settings(settings, topology)
     return tuple(sorted({*(reading.cpus if reading.listed else ()), *(reading.cpuset or ())}))
 
@@ -199,7 +199,7 @@ def _without(taken: Mapping[str, Cpus], name: str) -> dict[str, Cpus]:
 
 
 def _memory_needs(settings: Settings, service: ServiceConfig, weights: Weights | None) -> tuple[int, int]:
-    """Bytes of the weights in use, and of each rank's KV cache; 0: not known."""
+    """Bytes of the loaded weights and of each rank's KV cache; 0: unknown."""
     dtype = str(service.args.get("dtype", "auto"))
     return memory_needs(settings, 0 if weights is None else weights.loaded_bytes(dtype))
 
@@ -207,7 +207,7 @@ def _memory_needs(settings: Settings, service: ServiceConfig, weights: Weights |
 def _plan_all(
     settings: Mapping[str, Settings], around: Mapping[str, Surroundings], topology: NumaTopology, gpu_cores: int
 ) -> dict[str, Binding]:
-    """Plans one instance after the other, those on a GPU first: they need few cores, but near ones.
+    """Plans one instance after the other, GPU instances first: they need few cores, but near ones.
 
     Raises:
         ConfigError: With each instance for which there is no binding.
@@ -219,7 +219,7 @@ def _plan_all(
         try:
             planned[name] = _plan(settings[name], replace(around[name], taken=taken), topology, gpu_cores)
         except NoBindingError as error:
-            faults.append(ConfigFault(f"services.{name}.cores", f"{error}; give every instance its own cores"))
+            faults.append(ConfigFault(f"services.{name}.cores", f"{error}; set the cores of every instance"))
     if faults:
         raise ConfigError(tuple(faults))
     return planned

@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The API key of an instance that has one of its own: the daemon's own requests to it carry it, as clients' do.
+"""The API key of an instance, for the daemon's own requests to it.
 
-Requests of clients carry what the client sent. A key is never logged: see core/secrets.
+Clients' requests carry the client's own key. Keys are never logged: see core/secrets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ _VARIABLE = "VLLM_API_KEY"
 
 
 def instance_key(spec: InstanceSpec) -> str:
-    """Returns the key that an instance asks for: of its flag, else of its environment; empty: it asks for none.
+    """Returns the key that an instance requires, from its flag or environment; empty: none.
 
-    Of several keys any will do. That of an instance that somebody else starts is told by its `env` alone.
+    Of several keys any will do. For an external instance only `env` can name one.
     """
     return _flag(spec.argv) or dict(spec.env).get(_VARIABLE, "")
 
 
 def own_headers(spec: InstanceSpec) -> Mapping[str, str]:
-    """Returns the header fields of each of the daemon's own requests to an instance."""
+    """Returns the header fields for the daemon's own requests to an instance."""
     key = instance_key(spec)
     return {"Authorization": f"Bearer {key}"} if key else {}
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""From the configuration to what is to be started: one InstanceSpec for each enabled service."""
+"""Builds the InstanceSpecs of all enabled services from the configuration."""
 
 import re
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 _MAX_NUM_SEQS = "max-num-seqs"
 _UNKNOWN_HOST = LaunchHost()
 _MAX_ARENAS_RATIO = 0.5
-"""Of the shared memory that arenas take unasked, at most."""
+"""Largest share of the shared memory that arenas take by default."""
 _FLAG = re.compile(r"[A-Za-z0-9][\w.-]*")
 _VARIABLE = re.compile(r"[^=\0]+")
 
@@ -36,14 +36,14 @@ Value = ArgValue | list[ArgValue] | None
 
 
 def instance_specs(config: Config, host: LaunchHost = _UNKNOWN_HOST) -> tuple[InstanceSpec, ...]:
-    """Returns the instances that take part, in their start order; those with `cores: auto` are not bound yet.
+    """Returns the enabled instances, in start order; those with `cores: auto` are not bound yet.
 
     Args:
         config: The configuration.
-        host: What is known of the host: where it is little, no instance is made to hand over unasked.
+        host: What is known of the host; hand-over is not enabled by default where too little is known.
 
     Raises:
-        ConfigError: With every argument and variable that cannot be passed on, each under its dotted key.
+        ConfigError: With every argument and variable that cannot be passed to vLLM, each under its dotted key.
     """
     faults: list[ConfigFault] = []
     doubts = _connector_doubts(config, host)
@@ -58,17 +58,17 @@ def instance_specs(config: Config, host: LaunchHost = _UNKNOWN_HOST) -> tuple[In
 
 
 def _connector_doubts(config: Config, host: LaunchHost) -> dict[str, str]:
-    """For each service why no instance is made to hand over unasked, for a person; empty: it has no such doubt."""
+    """For each service, why hand-over is not enabled by default, as a message; empty: it is enabled."""
     services = enabled_services(config)
     arenas_bytes = config.offload.arena_bytes * len(services)
     if not config.offload.enabled:
         common = "offload.enabled is false"
     elif len(services) < 2:
-        common = "there is no other instance"
+        common = "no other instance is enabled"
     elif host.arena_fault:
         common = host.arena_fault
     elif arenas_bytes > host.shm_total_bytes * _MAX_ARENAS_RATIO:
-        common = f"{arenas_bytes} bytes of arenas are over half of the shared memory; see offload.arena_bytes"
+        common = f"{arenas_bytes} bytes of arenas exceed half of the shared memory; see offload.arena_bytes"
     else:
         common = ""
     return {
@@ -81,11 +81,11 @@ def _doubt(name: str, service: ServiceConfig, files: EngineFiles) -> str:
     if service.protocol is Protocol.CONNECTOR:
         return ""
     if service.runtime is RuntimeKind.EXTERNAL:
-        return f"somebody else starts it: set services.{name}.protocol if it has the connector"
+        return f"syshaxd does not start it: set services.{name}.protocol if it has the connector"
     if service.runtime is RuntimeKind.DOCKER and not files.version:
         return (
-            f"which vLLM its image has is not known: set services.{name}.protocol to connector (vLLM from {SINCE}), or "
-            "to syshax (images syshax-vllm-gpu and -cpu)"
+            f"the vLLM version in its image is unknown: set services.{name}.protocol to connector (vLLM from {SINCE}), "
+            "or to syshax (images syshax-vllm-gpu and -cpu)"
         )
     return connector_doubt(name, files, _args(service), service.env)
 
@@ -125,14 +125,14 @@ def _spec(
             offloading_bytes=offloading_bytes(_args(service)),
         )
     extra_flags = _extra_flags(name, service, own, faults)
-    if in_container:  # `vllm serve` takes the model as it comes
+    if in_container:  # `vllm serve` takes the model as a positional argument
         command = (*service.container.command, str(own.pop("model")))
     else:
         command = (service.python or "", "-m", _SERVER_MODULE)
     argv = (*command, *(part for flag, value in own.items() for part in _flag(flag, value)), *extra_flags)
     donor = _donor(config, name) if in_container else None
     faults += [
-        ConfigFault(f"services.{name}.env.{key}", "not a name that an environment variable can have")
+        ConfigFault(f"services.{name}.env.{key}", "not a valid name of an environment variable")
         for key in service.env
         if not _VARIABLE.fullmatch(key)
     ]
@@ -160,7 +160,7 @@ def _spec(
 
 
 def _donor(config: Config, name: str) -> str | None:
-    """The instance whose container's IPC namespace this one's joins: it must be there first, and stay."""
+    """The instance whose container's IPC namespace this one joins; this one depends on it."""
     ipc = enabled_services(config)[name].container.ipc
     for other, service in enabled_services(config).items():
         if (
@@ -180,7 +180,7 @@ def _container(config: Config, name: str) -> str:
 
 
 def _extra_flags(name: str, service: ServiceConfig, own: Mapping[str, Value], faults: list[ConfigFault]) -> list[str]:
-    """The flags of `args`, in the order of the file, without those that are `own` already."""
+    """The flags of `args`, in the order of the file, without those that are in `own`."""
     flags: list[str] = []
     seen: dict[str, str] = {}
     for key, value in service.args.items():
@@ -196,15 +196,15 @@ def _extra_flags(name: str, service: ServiceConfig, own: Mapping[str, Value], fa
             if flag == OFFLOADING_FLAG and (fault := offloading_fault(_args(service), service.env)):
                 text = f"{fault}; correct it, or set services.{name}.protocol to none"
                 faults.append(ConfigFault(f"services.{name}.args.{key}", text))
-        elif flag not in own:  # ours agrees
+        elif flag not in own:  # it names our connector
             flags += _flag(flag, value)
     return flags
 
 
 def _fault(name: str, service: ServiceConfig, key: str, value: Value) -> str:
-    """What is wrong with an entry of `args`; empty: nothing."""
+    """The fault of an entry of `args`; empty: none."""
     if not _FLAG.fullmatch(key):
-        return "not an argument's name; write it without leading dashes, such as `max-model-len`"
+        return "not an argument name; write it without leading dashes, such as `max-model-len`"
     flag = _flag_name(key)
     own = {
         "host": f"services.{name}.host",
@@ -224,7 +224,7 @@ def _fault(name: str, service: ServiceConfig, key: str, value: Value) -> str:
 
 
 def _flag_name(key: str) -> str:
-    """`max_model_len` and `max-model-len` are the same; what follows a dot is a key inside a JSON value."""
+    """`max_model_len` and `max-model-len` are the same flag; text after a dot is a key of a JSON value."""
     head, dot, tail = key.partition(".")
     return head.replace("_", "-") + dot + tail
 
@@ -237,5 +237,5 @@ def _flag(flag: str, value: Value) -> list[str]:
     if isinstance(value, list):
         return [f"--{flag}", *map(str, value)]
     if str(value).startswith("-"):
-        return [f"--{flag}={value}"]  # or it would be taken for the next flag
+        return [f"--{flag}={value}"]  # or it would be parsed as the next flag
     return [f"--{flag}", str(value)]

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""When an operator's command on an instance is done, judged by the statuses that follow it."""
+"""Decides from an instance's statuses whether an operator's command has completed."""
 
 from enum import Enum, auto
 
@@ -9,7 +9,7 @@ from syshaxd.core.types import InstanceStatus, State
 
 
 class Command(Enum):
-    """What an operator can ask of an instance."""
+    """An operator's command to an instance."""
 
     START = auto()
     STOP = auto()
@@ -17,13 +17,13 @@ class Command(Enum):
 
 
 class Goal:
-    """Where one command wants its instance to be."""
+    """The state in which one command is complete."""
 
     def __init__(self, command: Command, before: InstanceStatus) -> None:
         """Sets the goal.
 
         Args:
-            command: What was asked.
+            command: The command.
             before: The status at that moment.
         """
         self._command = command
@@ -31,11 +31,11 @@ class Goal:
         self._wanted = False
 
     def reached(self, now: InstanceStatus) -> bool:
-        """Whether the instance is where the command wants it. To be asked about each status, in their order.
+        """Whether the command is complete. Call it with each status, in order.
 
         Raises:
-            LaunchFailedError: The instance has failed for good.
-            ConflictError: Another command took this one back.
+            LaunchFailedError: The instance is FAILED.
+            ConflictError: Another command superseded this one.
         """
         if self._command is Command.STOP:
             return self._is_down(now)
@@ -52,7 +52,7 @@ class Goal:
         if now.state is State.READY:
             return True
         if now is self._before:
-            return False  # the command has yet to take effect
+            return False  # the command has not taken effect yet
         if now.state is State.FAILED:
             raise LaunchFailedError(f"{now.spec.name} failed: {now.reason}", permanent=True)
         if self._wanted and not now.wanted:

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The life of one instance, as a pure rule: `transition(lifecycle, event, policy) -> (lifecycle, effects)`.
 
-The supervisor carries the effects out and turns what comes of them into new events. Two rules keep that simple:
+The supervisor carries out the effects, whose results become new events. Two rules keep that simple:
 
-- Whatever comes from a launched server or a timer carries its generation; that of an older one changes nothing.
-- An instance has one timer at a time, and leaving a state ends the timer that was set in it.
+- Events of a launched server or a timer carry its generation; events of older generations change nothing.
+- An instance has one timer at a time; leaving a state ends the timer set in it.
 """
 
 from dataclasses import dataclass, replace
@@ -74,20 +74,20 @@ __all__ = [
 ]
 
 ALIVE = frozenset((State.STARTING, State.READY, State.UNHEALTHY, State.DRAINING))
-"""A server runs, or is being launched, and nobody ends it."""
+"""A server runs or is being launched, and is not being stopped."""
 HOLDING = frozenset((State.READY, State.UNHEALTHY))
-"""Instances that depend on this one can live."""
+"""Dependent instances can run."""
 PROBED = frozenset((State.STARTING, State.READY, State.UNHEALTHY))
-"""Its health is asked for, as soon as it has a handle."""
+"""It is probed, once it has a handle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
-    """When an instance is given up, started again, or left alone. None: never."""
+    """When an instance is given up, restarted, or left alone. None: never."""
 
     start_timeout_s: float | None = 900.0
     probe_failures: int | None = 3
-    """Failed probes in a row after which it is ended."""
+    """Failed probes in a row after which it is stopped."""
     backoff_base_s: float = 1.0
     backoff_cap_s: float = 60.0
     max_attempts: int | None = 8
@@ -95,7 +95,7 @@ class RestartPolicy:
     stable_s: float = 60.0
     drain_timeout_s: float = 30.0
     busy_timeout_s: float = 300.0
-    """How long it may be at work without answering a probe."""
+    """How long it may compute without answering a probe."""
 
     @classmethod
     def from_config(cls, config: LifecycleConfig) -> Self:
@@ -112,7 +112,7 @@ class RestartPolicy:
         )
 
     def for_external(self) -> Self:
-        """The policy for instances that somebody else launches: launching them again helps nothing, so only watch."""
+        """The policy for external instances: relaunching them has no effect, so syshaxd only watches."""
         return replace(self, start_timeout_s=None, probe_failures=None, max_attempts=None)
 
     def backoff_s(self, attempts: int) -> float:
@@ -122,12 +122,12 @@ class RestartPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifecycle:
-    """Where one instance stands. Waiting for a dependency is STOPPED, wanted and blocked."""
+    """The state of one instance. Waiting for a dependency is STOPPED, wanted and blocked."""
 
     state: State = State.STOPPED
     wanted: bool = False
     blocked_by: str | None = None
-    """The dependency that is down; None: there is none, or it is up."""
+    """The dependency that is down; None: none, or it is up."""
     generation: int = 0
     """Count of launches."""
     handle: Handle | None = None
@@ -137,9 +137,9 @@ class Lifecycle:
     probe_failures: int = 0
     """Probes that failed in a row, while it was not at work."""
     busy: bool = False
-    """It has not answered for a while, but was seen at work since; the timer BUSY runs."""
+    """It does not answer but computes; the timer BUSY runs."""
     failed: bool = False
-    """It is being ended because it failed, so that counts as a failed attempt."""
+    """It is being stopped because it failed, which counts as a failed attempt."""
     reason: str = ""
     """Why it is in this state, for a person."""
 
@@ -149,7 +149,7 @@ Step = tuple[Lifecycle, Effects]
 
 
 def transition(lifecycle: Lifecycle, event: Event, policy: RestartPolicy) -> Step:
-    """Returns where the instance stands after `event`, and what is to be done about it."""
+    """Returns the instance's next state after `event`, and the effects to carry out."""
     match event:
         case StartRequested():
             return _start_requested(lifecycle, policy)
@@ -189,7 +189,7 @@ def _of_generation(lifecycle: Lifecycle, event: GenerationEvent, policy: Restart
 
 
 def dependency_event(name: str, before: State, after: State) -> DependencyUp | DependencyLost | None:
-    """What a change of the instance `name` means to those that depend on it; None: nothing."""
+    """The event for dependents when the instance `name` changes; None: none."""
     if after in HOLDING:
         return DependencyUp() if before not in HOLDING else None
     if after is State.DRAINING:
@@ -207,7 +207,7 @@ def _start_requested(now: Lifecycle, policy: RestartPolicy) -> Step:
         return now, ()
     now = replace(now, wanted=True, attempts=0, failed=False)
     if now.state in ALIVE or now.state is State.STOPPING:
-        return now, ()  # it is being ended: launched again after that
+        return now, ()  # it is being stopped and relaunched afterwards
     return _launch(now, policy)
 
 
@@ -229,7 +229,7 @@ def _dependency_up(now: Lifecycle, policy: RestartPolicy) -> Step:
 def _dependency_lost(now: Lifecycle, event: DependencyLost, policy: RestartPolicy) -> Step:
     now = replace(now, blocked_by=event.name)
     if now.state in ALIVE:
-        return _end(now, policy, f"{event.name}, on which it depends, goes away", drain=event.drain)
+        return _end(now, policy, f"its dependency {event.name} is stopping", drain=event.drain)
     return _wait(now) if now.state is State.BACKOFF else (now, ())
 
 
@@ -238,12 +238,14 @@ def _adopted(now: Lifecycle, event: Adopted, policy: RestartPolicy) -> Step:
         return now, ()
     now = replace(now, wanted=True, generation=event.handle.generation, handle=event.handle)
     if now.blocked_by is not None:
-        return _end(now, policy, f"{now.blocked_by}, on which it depends, is not there", drain=False)
+        return _end(now, policy, f"its dependency {now.blocked_by} is not running", drain=False)
     if event.healthy:
         return _ready(now, policy)
     if policy.start_timeout_s is None or event.age_s < policy.start_timeout_s:
-        return _enter(now, State.STARTING, "found running; not answering yet", *_start_timer(now, policy, event.age_s))
-    return _enter(replace(now, probe_failures=1), State.UNHEALTHY, "found running, but not answering")
+        return _enter(
+            now, State.STARTING, "found running; does not answer yet", *_start_timer(now, policy, event.age_s)
+        )
+    return _enter(replace(now, probe_failures=1), State.UNHEALTHY, "found running, but does not answer")
 
 
 def _launched(now: Lifecycle, event: Launched) -> Step:
@@ -281,7 +283,7 @@ def _terminate_failed(now: Lifecycle, event: TerminateFailed, policy: RestartPol
     if now.state is not State.STOPPING:
         return now, ()
     retry = SetTimer(now.generation, Timer.TERMINATE, policy.backoff_base_s)
-    return _enter(now, State.STOPPING, f"cannot be ended: {event.reason}", retry)
+    return _enter(now, State.STOPPING, f"cannot be stopped: {event.reason}", retry)
 
 
 def _probe_succeeded(now: Lifecycle, policy: RestartPolicy) -> Step:
@@ -290,7 +292,7 @@ def _probe_succeeded(now: Lifecycle, policy: RestartPolicy) -> Step:
 
 def _probe_failed(now: Lifecycle, event: ProbeFailed, policy: RestartPolicy) -> Step:
     if now.state is State.STARTING:
-        return replace(now, reason=f"not answering yet: {event.reason}"), ()
+        return replace(now, reason=f"does not answer yet: {event.reason}"), ()
     if now.state not in HOLDING:
         return now, ()
     failures, limit = now.probe_failures + event.counts, policy.probe_failures
@@ -323,14 +325,14 @@ def _timer_fired(now: Lifecycle, event: TimerFired, policy: RestartPolicy) -> St
         case Timer.BACKOFF, State.BACKOFF:
             return _launch(now, policy)
         case Timer.BUSY, State.UNHEALTHY if now.busy:
-            reason = f"at work, but no answer to a probe for {policy.busy_timeout_s:g} s"
+            reason = f"busy and not answering probes for {policy.busy_timeout_s:g} s"
             return _end(replace(now, failed=True), policy, reason, drain=False)
         case Timer.TERMINATE, State.STOPPING if now.handle is not None:
             return now, (Terminate(now.handle),)
     return now, ()
 
 
-# The ways into the states.
+# Entering states.
 
 
 def _enter(now: Lifecycle, state: State, reason: str, *effects: Effect) -> Step:
@@ -356,11 +358,11 @@ def _ready(now: Lifecycle, policy: RestartPolicy) -> Step:
 
 
 def _wait(now: Lifecycle) -> Step:
-    return _enter(now, State.STOPPED, f"waits for {now.blocked_by}")
+    return _enter(now, State.STOPPED, f"waiting for {now.blocked_by}")
 
 
 def _end(now: Lifecycle, policy: RestartPolicy, reason: str, *, drain: bool) -> Step:
-    """Ends a server that is alive."""
+    """Stops a running server."""
     if not drain or now.state not in {*HOLDING, State.DRAINING}:
         return _stop(now, reason)
     if now.state is State.DRAINING:
@@ -369,20 +371,20 @@ def _end(now: Lifecycle, policy: RestartPolicy, reason: str, *, drain: bool) -> 
 
 
 def _stop(now: Lifecycle, reason: str) -> Step:
-    # Without a handle the launch is still under way: if it comes to its end yet, Launched will bring the Terminate.
+    # Without a handle the launch is still under way: if it completes, Launched will trigger the Terminate.
     if now.handle is None:
         return _enter(now, State.STOPPING, reason, Abandon())
     return _enter(now, State.STOPPING, reason, Terminate(now.handle, served=now.state is not State.STARTING))
 
 
 def _gone(now: Lifecycle, reason: str, policy: RestartPolicy) -> Step:
-    """Nothing of the generation is left."""
+    """No part of the generation is left."""
     asked = now.state in {State.DRAINING, State.STOPPING}
     if not asked and now.state not in ALIVE:
         return now, ()
     failed = now.failed or not asked
     if now.failed:
-        reason = now.reason  # why it was ended says more than how it ended
+        reason = now.reason  # why it was stopped says more than its exit status
     now = replace(now, handle=None, failed=False)
     if not now.wanted:
         return _enter(now, State.STOPPED, now.reason)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What happens to an instance (events), and what is to be done about it (effects)."""
+"""Events that happen to an instance, and effects to carry out."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,13 +14,13 @@ class Timer(StrEnum):
     START = "start"
     """The first good probe."""
     STABLE = "stable"
-    """Good health for so long that failed attempts are forgotten."""
+    """Time in READY after which failed attempts are forgotten."""
     DRAIN = "drain"
-    """The end of the requests that still run."""
+    """The end of running requests."""
     BACKOFF = "backoff"
     """The pause before the next attempt."""
     TERMINATE = "terminate"
-    """The pause before ending it is tried again."""
+    """The pause before stopping it is retried."""
     BUSY = "busy"
     """How long it may be too busy to answer a probe."""
 
@@ -30,26 +30,26 @@ class Timer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StartRequested:
-    """Somebody wants it up. Failed attempts are forgotten."""
+    """It is wanted. Failed attempts are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """Somebody wants it down, after its running requests if `drain`."""
+    """It is no longer wanted; it stops after its running requests if `drain`."""
 
     drain: bool
     reason: str = ""
-    """Why; empty: just so."""
+    """The reason; empty: none given."""
 
 
 @dataclass(frozen=True, slots=True)
 class DependencyUp:
-    """The instance that this one depends on is there."""
+    """The dependency is up."""
 
 
 @dataclass(frozen=True, slots=True)
 class DependencyLost:
-    """The instance that this one depends on goes away (`drain`: after its running requests) or is gone."""
+    """The dependency is stopping (`drain`: after its running requests) or is gone."""
 
     name: str
     drain: bool
@@ -57,7 +57,7 @@ class DependencyLost:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A server that an earlier daemon launched was found running."""
+    """A server launched by an earlier daemon was found running."""
 
     handle: Handle
     healthy: bool
@@ -67,7 +67,7 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """The server runs; it need not answer yet."""
+    """The server runs; it may not answer yet."""
 
     handle: Handle
 
@@ -79,7 +79,7 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class LaunchNoted:
-    """The launch makes progress with something that may take long, such as fetching an image."""
+    """The launch makes progress with a slow step, such as pulling an image."""
 
     generation: int
     text: str
@@ -87,7 +87,7 @@ class LaunchNoted:
 
 @dataclass(frozen=True, slots=True)
 class LaunchFailed:
-    """Nothing runs. `permanent`: trying again cannot help."""
+    """Nothing runs. `permanent`: retrying cannot help."""
 
     generation: int
     reason: str
@@ -96,7 +96,7 @@ class LaunchFailed:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The server has ended, and nothing of it is left."""
+    """The server has exited completely."""
 
     generation: int
     status: ExitStatus
@@ -112,7 +112,7 @@ class WatchFailed:
 
 @dataclass(frozen=True, slots=True)
 class TerminateFailed:
-    """The server could not be ended."""
+    """The server could not be stopped."""
 
     generation: int
     reason: str
@@ -120,33 +120,33 @@ class TerminateFailed:
 
 @dataclass(frozen=True, slots=True)
 class ProbeSucceeded:
-    """The server says that it is well."""
+    """The server is healthy."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeFailed:
-    """The server says otherwise, or nothing."""
+    """The server is unhealthy or does not answer."""
 
     generation: int
     reason: str
     counts: bool = True
-    """It may be ended for it; not so while its runtime is away."""
+    """It may be stopped for it; false while its runtime is away."""
     busy: bool = False
-    """It did not answer in time, but it is at work: it gets no new requests, and much more time."""
+    """It did not answer in time but computes: it gets no new requests and much more time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """No request runs on the server any more."""
+    """The server has no running requests left."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class TimerFired:
-    """The timer that an effect set has run out."""
+    """A timer set by an effect has expired."""
 
     generation: int
     timer: Timer
@@ -173,28 +173,29 @@ Event = Command | GenerationEvent
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Launch the server; answered by Launched and later Exited, or by LaunchFailed."""
+    """Launch the server; results in Launched and later Exited, or in LaunchFailed."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """The launch under way is not wanted any more: it need not go on; answered as Launch."""
+    """Abandon the launch under way, which is no longer wanted; results as for Launch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terminate:
-    """End the server; answered by Exited or TerminateFailed."""
+    """Stop the server; results in Exited or TerminateFailed."""
 
     handle: Handle
     served: bool = True
-    """It may have requests to end. One that was never ready has none, and some can't be asked while they start."""
+    """It may have running requests. A server that was never ready has none, and some ignore signals while they
+    start."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetTimer:
-    """Answer with TimerFired after `after_s`, unless the state changes or another timer is set before."""
+    """Send TimerFired after `after_s`, unless the state changes or another timer is set before."""
 
     generation: int
     timer: Timer

@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""NUMA: what a host is made of, which binding to its CPUs is right, and whether a running instance keeps to it.
+"""NUMA: a host's topology, valid CPU bindings, and whether running instances keep to them.
 
-Needs nothing but Python itself, so that it also runs where only Python is installed.
+Needs only Python's standard library.
 """
 
 from syshaxd.core.numa.binding import VARIABLES, Binding, Dialect, Settings, Surroundings, dialect_of

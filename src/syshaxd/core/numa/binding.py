@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A binding of an instance to CPUs and memory, and the forms in which it is written for each kind of vLLM."""
+"""Bindings of instances to CPUs and memory, and how each kind of vLLM spells them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,24 +17,24 @@ OMP_BIND = "VLLM_CPU_OMP_THREADS_BIND"
 RESERVED = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 KV_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 CPU_VARIABLES = frozenset({AFFINITY, THREADS, FUSED, OMP_BIND, RESERVED})
-"""Those that a binding sets."""
+"""Variables that a binding sets."""
 VARIABLES = CPU_VARIABLES | {NRC, QUANTIZE, KV_SPACE}
-"""Those that the rules look at."""
+"""Variables that the rules check."""
 
 
 class Dialect(StrEnum):
-    """Whose way of naming CPUs an instance understands."""
+    """How an instance is told its CPUs."""
 
     PATCHED = "patched"
     """The sysHAX images' fused CPU kernels: one process, threads over all nodes, CUSTOM_CPU_AFFINITY."""
     STOCK = "stock"
     """vLLM's own CPU backend: a process a rank, each on one node, VLLM_CPU_OMP_THREADS_BIND."""
     PLAIN = "plain"
-    """Anything else, such as an instance on a GPU: it runs wherever its CPU set lets it."""
+    """Anything else, such as an instance on a GPU: it runs anywhere in its CPU set."""
 
 
 def dialect_of(env: Mapping[str, str], *, on_cpu: bool) -> Dialect:
-    """The dialect of an instance, told from what its environment sets."""
+    """The dialect of an instance, inferred from its environment."""
     if not on_cpu:
         return Dialect.PLAIN
     return Dialect.PATCHED if AFFINITY in env or FUSED in env else Dialect.STOCK
@@ -42,20 +42,20 @@ def dialect_of(env: Mapping[str, str], *, on_cpu: bool) -> Dialect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What an instance is told about its CPUs, as it is written, right or wrong."""
+    """An instance's CPU settings as written, valid or not."""
 
     dialect: Dialect
     env: Mapping[str, str] = field(default_factory=dict)
-    """Its environment; variables that have nothing to do with binding are let be."""
+    """Its environment; variables unrelated to binding are ignored."""
     cpuset_cpus: str = ""
-    """CPUs of its container, or those that its process is started on; empty: all."""
+    """CPUs of its container, or on which its process is started; empty: all."""
     cpuset_mems: str = ""
-    """Nodes from which its container takes memory; empty: all."""
+    """Nodes from which its container allocates memory; empty: all."""
     ranks: int = 1
     """Processes that share the model (tensor times pipeline parallel size on this host)."""
 
     def changes_to(self, other: "Settings") -> tuple[str, ...]:
-        """What somebody must do to come from these settings to the others, a line each; empty if they are equal."""
+        """The changes that turn these settings into the others, one line each; empty if equal."""
         before = dict(self.env) | {"cpuset_cpus": self.cpuset_cpus, "cpuset_mems": self.cpuset_mems}
         after = dict(other.env) | {"cpuset_cpus": other.cpuset_cpus, "cpuset_mems": other.cpuset_mems}
         before, after = ({key: value for key, value in all_.items() if value} for all_ in (before, after))
@@ -68,15 +68,15 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """The CPUs and memory on which an instance is to compute. All lists ascending."""
+    """The CPUs and memory planned for an instance. All lists ascending."""
 
     dialect: Dialect
     groups: tuple[tuple[int, ...], ...]
     """CPUs of each rank's compute threads: one group with the patched and plain dialects."""
     cpuset: tuple[int, ...] = ()
-    """CPUs to which the whole instance is confined, its other threads too. Empty: not confined."""
+    """CPUs to which all of the instance's threads are confined. Empty: not confined."""
     memory_nodes: tuple[int, ...] = ()
-    """Nodes from which its memory is to come. Empty: any."""
+    """Nodes for its memory. Empty: any."""
 
     @property
     def cpus(self) -> tuple[int, ...]:
@@ -85,23 +85,23 @@ class Binding:
 
     @property
     def spare(self) -> tuple[int, ...]:
-        """CPUs that are left for threads that do not compute (API server, scheduler, KV hand-over)."""
+        """CPUs left for threads that do not compute (API server, scheduler, KV hand-over)."""
         return tuple(sorted(set(self.cpuset) - set(self.cpus)))
 
     def env(self) -> dict[str, str]:
-        """The environment variables that say it, in its dialect."""
+        """The environment variables that express it, in its dialect."""
         match self.dialect:
             case Dialect.PATCHED:
                 return {FUSED: "fused", THREADS: str(len(self.cpus)), AFFINITY: format_stepped(self.cpus)}
             case Dialect.STOCK:
                 groups = "|".join(format_cpulist(group) for group in self.groups)
-                # With a list of CPUs vLLM does not look at the number, but it says what the plan leaves free.
+                # vLLM ignores the number if CPUs are listed, but it documents what the plan leaves free.
                 return {OMP_BIND: groups} | ({RESERVED: str(len(self.spare))} if self.cpuset else {})
             case Dialect.PLAIN:
                 return {}
 
     def settings(self, env: Mapping[str, str] | None = None) -> Settings:
-        """The binding as settings; of `env` stays what does not speak of CPUs."""
+        """The binding as settings; keeps variables of `env` that are not about CPUs."""
         foreign = frozenset() if self.dialect is Dialect.PLAIN else CPU_VARIABLES
         kept = {key: value for key, value in (env or {}).items() if key not in foreign}
         return Settings(
@@ -115,16 +115,16 @@ class Binding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What else there is on the host, and what the instance needs."""
+    """Constraints on a binding: what others use, what is allowed, and the memory needed."""
 
     taken: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """CPUs of other instances and reservations, by their owner's name."""
+    """CPUs of other instances and reservations, by owner."""
     allowed_cpus: tuple[int, ...] | None = None
-    """CPUs that the control group above the instance lets it use; None: all."""
+    """CPUs that the parent cgroup allows; None: all."""
     allowed_nodes: tuple[int, ...] | None = None
-    """Nodes from which it may take memory; None: all."""
+    """Nodes from which it may allocate memory; None: all."""
     model_bytes: int = 0
-    """Weights of the whole model as they lie in memory; 0: not known."""
+    """Size of the whole model's weights in memory; 0: unknown."""
     kv_cache_bytes: int = 0
     """KV cache of each rank; 0: it takes what is left. See `memory_needs`."""
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What is wrong with the settings that bind an instance to CPUs: every fault at once, with settings that have none."""
+"""Checks settings that bind an instance to CPUs: finds every fault, and the nearest settings without any."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -31,57 +31,57 @@ _QUANTIZE_VALUES = ("q8_0", "q4_0")
 
 
 class Rule(StrEnum):
-    """What settings must keep to. The exported names never change."""
+    """The rules for settings. The exported names never change."""
 
     SYNTAX = "syntax"
-    """Every list and number can be read."""
+    """Every list and number can be parsed."""
     EXISTS = "exists"
     """The CPUs and nodes exist."""
     ONLINE = "online"
-    """The CPUs are switched on."""
+    """The CPUs are online."""
     THREADS = "threads"
     """As many threads as CPUs."""
     BALANCE = "balance"
-    """Each node that is used gives the same number of CPUs."""
+    """Each used node contributes the same number of CPUs."""
     SMT = "smt"
-    """One CPU of each core."""
+    """One CPU per core."""
     MEMORYLESS = "memoryless-node"
     """The CPUs' nodes have memory."""
     CPULESS = "cpuless-node"
-    """Memory comes from nodes that have CPUs, and no rank is left without."""
+    """Memory comes from nodes with CPUs, and every rank has some."""
     OVERLAP = "overlap"
-    """CPUs belong to one instance, and there to one rank."""
+    """CPUs belong to one instance and one rank."""
     CPUSET = "cpuset"
-    """CPUs and memory are those that the container and its control group give."""
+    """CPUs and memory are within those of the container and its cgroup."""
     NRC = "nrc"
     QUANTIZE = "quantize"
     FUSED = "fused"
-    """The patched kernels, and with them the binding, work only with INFERENCE_OP_MODE=fused."""
+    """The patched kernels and their binding work only with INFERENCE_OP_MODE=fused."""
     MEMORY = "memory"
     """Weights and KV cache fit into the nodes' memory."""
     RANKS = "ranks"
     """One group of CPUs for each rank."""
     RANK_NODE = "rank-node"
-    """A rank's CPUs are on one node, since its memory is."""
+    """A rank's CPUs are on one node, as its memory is."""
     NO_EFFECT = "no-effect"
-    """What is set is looked at."""
+    """Every variable that is set has an effect."""
     NODE_ORDER = "node-order"
-    """The patched kernels deal CPUs out to all nodes in ascending order, each node its share."""
+    """CPU numbers ascend node by node, as the patched kernels assign them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One thing wrong with settings."""
+    """One fault of settings."""
 
     rule: Rule
     part: str
     """The offending part, such as `CUSTOM_CPU_AFFINITY: CPUs 160-163`."""
     detail: str
-    """What is wrong, and why it matters."""
+    """What is wrong and why it matters."""
     blocking: bool = True
-    """False: it works, but not as well as it could. Only blocking faults keep an instance from starting."""
+    """False: advice; it works, but not optimally. Only blocking faults prevent a start."""
     proposal: Settings | None = None
-    """Settings without any blocking fault, as near to these as can be; None: the host has none."""
+    """The nearest settings without a blocking fault; None: the host has none."""
 
     def __str__(self) -> str:
         return f"[{self.rule}] {self.part}: {self.detail}"
@@ -90,7 +90,7 @@ class Fault:
 def check_binding(
     settings: Settings, topology: NumaTopology, surroundings: Surroundings | None = None
 ) -> tuple[Fault, ...]:
-    """Returns everything that is wrong with settings on a host; empty: they are as good as can be."""
+    """Returns all faults of settings on a host; empty: they are optimal."""
     around = surroundings or Surroundings()
     faults = _faults(settings, topology, around)
     if not faults:
@@ -105,7 +105,7 @@ def _faults(settings: Settings, topology: NumaTopology, around: Surroundings) ->
 
 
 def _proposal(reading: Reading, topology: NumaTopology, around: Surroundings) -> Settings | None:
-    """The nearest settings that pass; those with only the values corrected if that is enough."""
+    """The nearest valid settings; if possible only values are corrected."""
     settings = reading.settings
     env = dict(settings.env)
     if settings.dialect is Dialect.PATCHED:
@@ -121,7 +121,7 @@ def _proposal(reading: Reading, topology: NumaTopology, around: Surroundings) ->
 def _replanned(
     reading: Reading, env: Mapping[str, str], topology: NumaTopology, around: Surroundings
 ) -> Iterator[Settings]:
-    """Settings with another binding: on the CPUs that are wanted as far as can be, else with a rank for each node."""
+    """Settings with another binding: on the wanted CPUs as far as possible, else with one rank per node."""
     settings = reading.settings
     is_stock = settings.dialect is Dialect.STOCK
     threads = (None if is_stock else reading.threads) or len(reading.cpus)
@@ -157,7 +157,7 @@ def _existence(reading: Reading, topology: NumaTopology, _: Surroundings) -> Ite
             detail = f"this host has CPUs {format_cpulist(topology.online)}"
             yield Fault(rule=Rule.EXISTS, part=f"{key}: {describe_cpus(missing)}", detail=detail)
         if off:
-            detail = "switched off: the kernel runs nothing there"
+            detail = "offline: the kernel runs nothing there"
             yield Fault(rule=Rule.ONLINE, part=f"{key}: {describe_cpus(off)}", detail=detail)
     if missing := tuple(node for node in reading.mems or () if not topology.has_node(node)):
         detail = f"this host has nodes {format_cpulist(node.id for node in topology.nodes)}"
@@ -176,7 +176,7 @@ def _threads(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fa
             detail = f"{AFFINITY} names {len(cpus)} CPUs; the number of threads must be the same"
             yield Fault(rule=Rule.THREADS, part=f"{THREADS}={threads}", detail=detail)
     elif not (reading.listed or reading.auto) and threads is not None and not 0 < threads <= len(cpus):
-        detail = f"{len(cpus)} CPUs are there for them"
+        detail = f"{len(cpus)} CPUs are available for them"
         yield Fault(rule=Rule.THREADS, part=f"{THREADS}={threads}", detail=detail)
 
 
@@ -186,12 +186,12 @@ def _balance(reading: Reading, topology: NumaTopology, _: Surroundings) -> Itera
     counts = {node: len(cpus) for node, cpus in topology.by_node(reading.cpus).items()}
     if len(set(counts.values())) > 1:
         spread = ", ".join(f"node {node} gives {count}" for node, count in counts.items())
-        detail = f"{spread}; each node that is used must give the same number of CPUs, or all wait for the slowest"
+        detail = f"{spread}; each used node must contribute the same number of CPUs, or all wait for the slowest"
         yield Fault(
             rule=Rule.BALANCE,
             part=reading.source,
             detail=detail,
-            blocking=reading.settings.dialect is Dialect.PATCHED,  # stock vLLM's own choice may be uneven
+            blocking=reading.settings.dialect is Dialect.PATCHED,  # stock vLLM's choice may be uneven
         )
 
 
@@ -203,8 +203,8 @@ def _siblings(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iter
     if doubled:
         extra = tuple(sorted(cpu for core in doubled for cpu in core[1:]))
         detail = (
-            f"hardware threads of cores that are named already ({' and '.join(map(str, doubled[0]))} are one core): "
-            "compute threads on the same core slow each other down"
+            f"hardware threads of cores that are already named ({' and '.join(map(str, doubled[0]))} are one core): "
+            "compute threads on one core slow each other down"
         )
         yield Fault(rule=Rule.SMT, part=f"{reading.source}: {describe_cpus(extra)}", detail=detail)
 
@@ -213,11 +213,11 @@ def _nodes(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterato
     if reading.listed:
         for node, cpus in topology.by_node(reading.cpus).items():
             if not topology.node(node).has_memory:
-                detail = f"node {node} has no memory of its own: whatever they read comes from another node"
+                detail = f"node {node} has no memory: all their reads are remote"
                 yield Fault(rule=Rule.MEMORYLESS, part=f"{reading.source}: {describe_cpus(cpus)}", detail=detail)
     for node in reading.mems or ():
         if topology.has_node(node) and not topology.node(node).cpus:
-            detail = "it has no CPU that is online, so that its memory is far from every thread"
+            detail = "it has no online CPU, so its memory is remote to every thread"
             yield Fault(rule=Rule.CPULESS, part=f"{CPUSET_MEMS}: node {node}", detail=detail)
         elif topology.has_node(node) and not topology.node(node).has_memory:
             yield Fault(rule=Rule.MEMORYLESS, part=f"{CPUSET_MEMS}: node {node}", detail="it has no memory")
@@ -227,7 +227,7 @@ def _overlap(reading: Reading, _: NumaTopology, around: Surroundings) -> Iterato
     for key, cpus in reading.named.items():
         for owner, kept in around.taken.items():
             if shared := tuple(sorted(set(cpus) & set(kept))):
-                yield Fault(rule=Rule.OVERLAP, part=f"{key}: {describe_cpus(shared)}", detail=f"kept for {owner}")
+                yield Fault(rule=Rule.OVERLAP, part=f"{key}: {describe_cpus(shared)}", detail=f"reserved for {owner}")
     seen: dict[int, int] = {}
     for rank, group in enumerate(reading.groups):
         if shared := tuple(cpu for cpu in group if cpu in seen):
@@ -237,7 +237,7 @@ def _overlap(reading: Reading, _: NumaTopology, around: Surroundings) -> Iterato
 
 
 def _cpuset(reading: Reading, topology: NumaTopology, around: Surroundings) -> Iterator[Fault]:
-    group = "its control group"
+    group = "its cgroup"
     if around.allowed_nodes is not None and (outside := set(reading.mems or ()) - set(around.allowed_nodes)):
         detail = f"{group} allows only nodes {format_cpulist(around.allowed_nodes)}"
         yield Fault(rule=Rule.CPUSET, part=f"{CPUSET_MEMS}: nodes {format_cpulist(outside)}", detail=detail)
@@ -245,12 +245,12 @@ def _cpuset(reading: Reading, topology: NumaTopology, around: Surroundings) -> I
         limits = {CPUSET_CPUS: reading.cpuset if key != CPUSET_CPUS else None, group: around.allowed_cpus}
         for limit, allowed in limits.items():
             if allowed is not None and (outside := set(cpus) - set(allowed)):
-                detail = f"{limit} allows only {format_cpulist(allowed)}: binding a thread elsewhere fails"
+                detail = f"{limit} allows only {format_cpulist(allowed)}: binding a thread to others fails"
                 yield Fault(rule=Rule.CPUSET, part=f"{key}: {describe_cpus(outside)}", detail=detail)
         for limit, nodes in {CPUSET_MEMS: reading.mems, group: around.allowed_nodes}.items():
             for node, on_node in topology.by_node(cpus).items():
                 if nodes is not None and node not in nodes:
-                    detail = f"on node {node}, but {limit} gives memory only from nodes {format_cpulist(nodes)}"
+                    detail = f"on node {node}, but {limit} allows memory only from nodes {format_cpulist(nodes)}"
                     yield Fault(rule=Rule.CPUSET, part=f"{key}: {describe_cpus(on_node)}", detail=detail)
 
 
@@ -259,9 +259,11 @@ def _values(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fau
         return
     env = reading.settings.env
     if NRC in env and env[NRC] not in _NRC_VALUES:
-        yield Fault(rule=Rule.NRC, part=f"{NRC}={env[NRC]}", detail="the kernels tile by 2 or 4; anything else means 2")
+        yield Fault(
+            rule=Rule.NRC, part=f"{NRC}={env[NRC]}", detail="the kernels tile by 2 or 4; any other value means 2"
+        )
     if QUANTIZE in env and env[QUANTIZE] not in _QUANTIZE_VALUES:
-        detail = "q8_0 and q4_0 are supported; anything else leaves the weights as they are"
+        detail = "q8_0 and q4_0 are supported; any other value leaves the weights unchanged"
         yield Fault(rule=Rule.QUANTIZE, part=f"{QUANTIZE}={env[QUANTIZE]}", detail=detail)
     if env.get(FUSED) != "fused":
         detail = f"without {FUSED}=fused neither {AFFINITY} nor {THREADS} has any effect"
@@ -276,14 +278,14 @@ def _memory(reading: Reading, topology: NumaTopology, around: Surroundings) -> I
         has = topology.node(node).memory_bytes
         if has and needed > has:
             detail = (
-                f"weights and KV cache take {needed / _GIB:.1f} GiB of it, but it has {has / _GIB:.1f} GiB: "
+                f"weights and KV cache need {needed / _GIB:.1f} GiB of its memory, but it has {has / _GIB:.1f} GiB: "
                 "the kernel would kill the instance; use more nodes or ranks, or smaller weights"
             )
             yield Fault(rule=Rule.MEMORY, part=f"node {node}", detail=detail)
 
 
 def _need_by_node(reading: Reading, topology: NumaTopology, around: Surroundings) -> dict[int, int]:
-    """Bytes that each node must hold: a rank's are on one node, one process's are spread over all that it uses."""
+    """Bytes that each node must hold: a rank uses one node, a single process spreads over all its nodes."""
     need: dict[int, int] = {}
     share = around.bytes_per_rank(max(1, len(reading.groups)))
     for group in reading.groups:
@@ -301,11 +303,11 @@ def _ranks(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterato
             yield Fault(rule=Rule.RANKS, part=f"{OMP_BIND}=auto", detail=detail)
         for rank, node in enumerate(reading.memory_nodes[:ranks]):
             if not groups[rank]:
-                detail = f"rank {rank} runs on node {node}, where it has no CPU"
+                detail = f"rank {rank} runs on node {node}, where it has no CPUssss"
                 yield Fault(rule=Rule.CPULESS, part=f"{OMP_BIND}=auto", detail=detail)
     elif reading.settings.dialect is Dialect.STOCK and reading.listed:
         if len(groups) != ranks:
-            detail = f"{len(groups)} groups of CPUs for {ranks} ranks; vLLM wants one a rank, between `|`"
+            detail = f"{len(groups)} groups of CPUs for {ranks} ranks; vLLM needs one per rank, separated by `|`"
             yield Fault(rule=Rule.RANKS, part=f"{OMP_BIND}={reading.settings.env[OMP_BIND]}", detail=detail)
         for rank, group in enumerate(groups):
             if len(nodes := topology.by_node(group)) > 1:
@@ -317,13 +319,13 @@ def _no_effect(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[
     env, dialect = reading.settings.env, reading.settings.dialect
     ignored: Mapping[str, str] = {}
     if dialect is Dialect.PATCHED:
-        ignored = dict.fromkeys((OMP_BIND, RESERVED), f"the sysHAX images go by {AFFINITY}")
+        ignored = dict.fromkeys((OMP_BIND, RESERVED), f"the sysHAX images use {AFFINITY}")
     elif dialect is Dialect.STOCK:
         bound = reading.listed or reading.auto
-        ignored = {THREADS: f"vLLM looks at it only with {OMP_BIND}=nobind"} if bound else {}
+        ignored = {THREADS: f"vLLM uses it only with {OMP_BIND}=nobind"} if bound else {}
         free = len(set(reading.cpuset or ()) - set(reading.cpus))
         if not reading.auto and reading.reserved not in (None, free):
-            ignored = dict(ignored) | {RESERVED: f"vLLM looks at it only with {OMP_BIND}=auto"}
+            ignored = dict(ignored) | {RESERVED: f"vLLM uses it only with {OMP_BIND}=auto"}
     for key, reason in ignored.items():
         if key in env:
             yield Fault(rule=Rule.NO_EFFECT, part=f"{key}={env[key]}", detail=reason, blocking=False)
@@ -336,14 +338,14 @@ def _node_order(reading: Reading, topology: NumaTopology, _: Surroundings) -> It
     with_memory = [node.id for node in topology.nodes if node.has_memory]
     if unused := [node for node in with_memory if node not in by_node]:
         detail = (
-            f"nothing runs on nodes {format_cpulist(unused)}, but the fused kernels lay weights on every node: "
-            "that share is read from afar"
+            f"nothing runs on nodes {format_cpulist(unused)}, but the fused kernels place weights on every node: "
+            "that share is read remotely"
         )
         yield Fault(rule=Rule.NODE_ORDER, part=AFFINITY, detail=detail, blocking=False)
     dealt = [cpu for cpus in by_node.values() for cpu in cpus]
     if dealt != sorted(dealt):
         detail = (
-            "CPU numbers alternate between nodes, but the fused kernels deal them out node by node in ascending order"
+            "CPU numbers alternate between nodes, but the fused kernels assign them node by node in ascending order"
         )
         yield Fault(rule=Rule.NODE_ORDER, part=AFFINITY, detail=detail, blocking=False)
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 _PART = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6})(?::([0-9]{1,6}))?)?")
 
 _MOST = 1_000_000
-"""Different numbers that a list can have."""
+"""Most distinct numbers in a list."""
 
 
 def parse_cpulist(text: str) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ def format_cpulist(cpus: Iterable[int]) -> str:
 
 
 def format_stepped(cpus: Iterable[int]) -> str:
-    """Returns a list that uses `start-end:step` where that is shorter, such as `0-38:2` for CPUs numbered in turns."""
+    """Returns a list that uses `start-end:step` where that is shorter, such as `0-38:2` for interleaved CPU numbers."""
     parts: list[str] = []
     rest = sorted(set(cpus))
     while rest:

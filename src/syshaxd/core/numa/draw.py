@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A topology as lines of text: what each node has, who computes where, how far nodes are from each other."""
+"""Draws a topology as text: nodes, owners of cores, and distances."""
 
 from collections.abc import Mapping, Sequence
 from string import ascii_lowercase, digits
@@ -18,7 +18,7 @@ def draw_topology(topology: NumaTopology, owners: Mapping[str, Sequence[int]] | 
 
     Args:
         topology: The host.
-        owners: CPUs by the name of who has them. Each CPU is drawn as its owner's letter, `.` if nobody has it.
+        owners: CPUs by owner. Each CPU is drawn as its owner's letter, `.` if it is free.
     """
     marks = _marks(owners or {})
     letters = {cpu: marks[owner] for owner, cpus in (owners or {}).items() for cpu in cpus}
@@ -42,7 +42,7 @@ def draw_topology(topology: NumaTopology, owners: Mapping[str, Sequence[int]] | 
 
 
 def _marks(owners: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """A letter for each owner: a letter of its name if that is to be had."""
+    """A letter for each owner, if possible from its name."""
     marks: dict[str, str] = {}
     for owner in owners:
         wishes = [character for character in owner.lower() if character in ascii_lowercase]

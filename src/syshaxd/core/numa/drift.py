@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""From one reading of a running instance to the next: when a drift is certain, and when it is over."""
+"""Decides from successive readings of a running instance when drift begins and ends."""
 
 from dataclasses import dataclass
 
@@ -9,37 +9,37 @@ from syshaxd.core.numa.verify import Drift, Verification
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindingStatus:
-    """How one generation of an instance keeps to its binding, by the readings so far."""
+    """The binding status of one generation of an instance."""
 
     verification: Verification
-    """What was read last."""
+    """The latest reading."""
     read_at_s: float
     """Unix time."""
     drifts: tuple[Drift, ...] = ()
-    """What the last two readings agree on: an instance that changes just now looks odd for a moment."""
+    """Drift in both of the last two readings; a single reading may catch an instance in transition."""
     drifted_at_s: float | None = None
-    """Unix time at which the drift became certain; None while there is none."""
+    """Unix time at which the drift was confirmed; None: no drift."""
 
     @property
     def drifted(self) -> bool:
-        """Whether the instance does not keep to its binding, for certain."""
+        """Whether drift is confirmed."""
         return bool(self.drifts)
 
 
 @dataclass(frozen=True, slots=True)
 class Unverified:
-    """An instance that could not be looked at."""
+    """An instance that could not be checked."""
 
     reason: str
 
 
 def next_status(before: BindingStatus | None, seen: Verification, *, at_s: float) -> BindingStatus:
-    """Returns what is known after one more reading.
+    """Returns the status after one more reading.
 
-    A kind of drift is certain once two readings in a row show it, and over with the first that does not.
+    A kind of drift is confirmed by two readings in a row, and cleared by the first without it.
 
     Args:
-        before: What was known; None: this is the first reading of the generation.
+        before: The status before; None: this is the generation's first reading.
         seen: The reading.
         at_s: Unix time of the reading.
     """

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""How much of a node's memory a model needs."""
+"""Computes how much of a node's memory a model needs."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,17 @@ _BITS = {"float32": 32, "float": 32, "float16": 16, "half": 16, "bfloat16": 16}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """A model's weights as they are stored."""
+    """A model's weights as stored."""
 
     stored_bytes: int
     dtype: str = ""
-    """Of each, as config.json names it, such as `bfloat16`. Empty: not told, or packed, and loaded as they are."""
+    """Type as in config.json, such as `bfloat16`. Empty: not stated, or packed and loaded unchanged."""
 
     def loaded_bytes(self, dtype: str = "auto") -> int:
         """Their size in memory.
 
         Args:
-            dtype: vLLM's `--dtype`. With `auto` it loads those of 32 bits with 16, and others as they are stored.
+            dtype: vLLM's `--dtype`. With `auto`, vLLM loads 32-bit weights as 16-bit, and others unchanged.
         """
         stored = _BITS.get(self.dtype)
         loaded = min(stored or 0, 16) if dtype == "auto" else _BITS.get(dtype)
@@ -32,11 +32,11 @@ class Weights:
 
 
 def memory_needs(settings: Settings, weights_bytes: int) -> tuple[int, int]:
-    """What settings say of memory: bytes of the weights in use, and of each rank's KV cache (0: they don't say).
+    """Memory needs by the settings: bytes of the loaded weights and of each rank's KV cache (0: not set).
 
     Args:
         settings: Of the instance.
-        weights_bytes: The weights as they are loaded; SYSHAX_QUANTIZE makes them smaller.
+        weights_bytes: The weights as loaded; SYSHAX_QUANTIZE shrinks them.
     """
     if settings.dialect is Dialect.PATCHED:
         return int(weights_bytes * _QUANTIZED.get(settings.env.get(QUANTIZE, ""), 1.0)), 0

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a host is made of, as far as placing work on it goes: nodes, cores, caches, sockets, accelerators."""
+"""A host's topology: nodes, cores, caches, sockets, accelerators."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ from syshaxd.core.numa.cpulist import describe_cpus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One NUMA node: CPUs and the memory near to them. Either may be missing."""
+    """One NUMA node: CPUs and their local memory. Either may be missing."""
 
     id: int
     cpus: tuple[int, ...] = ()
-    """Online CPUs, ascending; empty: the node has only memory."""
+    """Online CPUs, ascending; empty: a memory-only node."""
     memory_bytes: int | None = None
-    """0: the node has no memory; None: not known."""
+    """0: no memory; None: unknown."""
     distances: tuple[int, ...] = ()
-    """To every node of the topology, in its order; 10 is the node itself. Empty: not known."""
+    """Distances to every node, in their order; 10 is the node itself. Empty: unknown."""
 
     @property
     def has_memory(self) -> bool:
-        """Whether memory can be taken from this node; where nobody tells, it is assumed."""
+        """Whether the node has memory; assumed if unknown."""
         return self.memory_bytes != 0
 
 
 class AcceleratorKind(StrEnum):
-    """What an accelerator is called. The exported names never change."""
+    """Kinds of accelerators. The exported names never change."""
 
     GPU = "gpu"
     NPU = "npu"
@@ -46,22 +46,22 @@ class Accelerator:
     """PCI address, such as `0000:17:00.0`."""
     vendor: str
     node: int | None
-    """The nearest node; None where the firmware does not tell."""
+    """The nearest node; None if the firmware does not report it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumaTopology:
-    """The whole host. Whatever exists is consistent: each online CPU is on one node and in one core."""
+    """A whole host. Always consistent: each online CPU is on one node and in one core."""
 
     nodes: tuple[Node, ...]
     """Ascending by id; ids may have gaps."""
     cores: tuple[tuple[int, ...], ...]
-    """Online CPUs, grouped by the core whose hardware threads they are; each group ascending."""
+    """Online CPUs grouped by core; each group ascending."""
     clusters: tuple[tuple[int, ...], ...] = ()
-    """CPUs that share a cache tag or L2, where that is more than one core."""
+    """CPUs that share a cache tag or L2, if more than one core."""
     sockets: tuple[tuple[int, ...], ...] = ()
     offline: tuple[int, ...] = ()
-    """CPUs that exist but are switched off."""
+    """CPUs that exist but are offline."""
     accelerators: tuple[Accelerator, ...] = ()
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class NumaTopology:
             raise TopologyError(f"a host has one or more nodes in ascending order, but these are {ids}")
         on_nodes = sorted(cpu for node in self.nodes for cpu in node.cpus)
         if not on_nodes:
-            raise TopologyError("no node has a CPU that is online")
+            raise TopologyError("no node has an online CPU")
         _refuse_twice("node", on_nodes)
         in_cores = sorted(cpu for core in self.cores for cpu in core)
         _refuse_twice("core", in_cores)
@@ -86,7 +86,7 @@ class NumaTopology:
 
     @cached_property
     def online(self) -> tuple[int, ...]:
-        """CPUs that can run something, ascending."""
+        """Online CPUs, ascending."""
         return tuple(sorted(self._node_ids))
 
     @property
@@ -123,7 +123,7 @@ class NumaTopology:
         return self._node_ids[cpu]
 
     def core_of(self, cpu: int) -> tuple[int, ...]:
-        """The hardware threads of an online CPU's core, itself among them; `KeyError` for any other."""
+        """The hardware threads of an online CPU's core, itself included; `KeyError` for any other."""
         return self._cores[cpu]
 
     def by_node(self, cpus: Iterable[int]) -> dict[int, tuple[int, ...]]:
@@ -134,7 +134,7 @@ class NumaTopology:
         return {node: tuple(found[node]) for node in sorted(found)}
 
     def distance(self, start: int, end: int) -> int:
-        """The firmware's distance between two nodes; where it is not known, 10 for the same node and 20 for others."""
+        """The firmware's distance between two nodes; if unknown, 10 for the same node and 20 for others."""
         distances = self._by_id[start].distances
         if distances:
             return distances[self._positions[end]]

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a drawing of a topology is made of, for programs that draw it (the dashboard)."""
+"""A topology as data for drawing it (the dashboard)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ def picture(topology: NumaTopology, owners: Mapping[str, Sequence[int]]) -> dict
 
     Args:
         topology: The host.
-        owners: CPUs by the name of who has them; those that are not online are left out.
+        owners: CPUs by owner; offline CPUs are left out.
 
     Returns:
         `nodes` in order, each with `id`, `socket` (None if unknown), `memory_bytes` (None if unknown), `cores` (each a

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The best valid binding for a host: cores near the accelerators for those that feed them, the rest in even shares."""
+"""Plans the best valid binding: cores near the accelerators for GPU instances, the rest in even shares."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from syshaxd.core.numa.model import NumaTopology
 _GIB = 2**30
 
 FreeCpus = Mapping[int, Sequence[int]]
-"""One CPU of each core that can be had, by node, in the order in which to take them."""
+"""One CPU of each free core, by node, in order of preference."""
 
 
 def plan_binding(
@@ -24,7 +24,7 @@ def plan_binding(
     ranks: int = 1,
     surroundings: Surroundings | None = None,
 ) -> Binding:
-    """Returns the best binding of an instance that computes on CPUs; it passes the check.
+    """Returns the best valid binding of an instance that computes on CPUs.
 
     With the patched dialect its threads are spread evenly over the nodes that together give the most CPUs. With the
     stock dialect each rank is on one node, all have equally many CPUs, and each leaves a core of its node to vLLM's
@@ -33,12 +33,12 @@ def plan_binding(
     Args:
         topology: The host.
         dialect: `PATCHED` or `STOCK`.
-        threads: Compute threads in all; None: as many as possible.
+        threads: Total number of compute threads; None: as many as possible.
         ranks: Processes that share the model; with the patched dialect it is always one.
-        surroundings: CPUs that are taken or not allowed, and the memory that is needed.
+        surroundings: CPUs that are taken or not allowed, and the memory needed.
 
     Raises:
-        NoBindingError: None fits these wishes. The message tells what would.
+        NoBindingError: No binding has this shape. The message says which would.
     """
     around = surroundings or Surroundings()
     free = _free_cpus(topology, around)
@@ -64,9 +64,9 @@ def plan_nearest(
     ranks: int = 1,
     surroundings: Surroundings | None = None,
 ) -> Binding:
-    """Returns the valid binding that comes nearest to these CPUs and threads, which need not be valid, nor agree.
+    """Returns the valid binding nearest to these CPUs and threads, which may be invalid or contradictory.
 
-    Without a number of threads it has as many as possible.
+    Without a number of threads, it has as many as possible.
 
     Raises:
         NoBindingError: No binding at all is valid.
@@ -91,9 +91,9 @@ def plan_nearest(
 def reserve_cores(
     topology: NumaTopology, cores: Mapping[str, int], surroundings: Surroundings | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Returns CPUs kept for others than the CPU instance: whole cores, all their hardware threads.
+    """Returns CPUs reserved for others than the CPU instance: whole cores with all hardware threads.
 
-    They are the last cores of the nodes nearest to the accelerators, in turns where several are equally near. Without
+    They are the last cores of the nodes nearest to the accelerators, round-robin over equally near nodes. Without
     accelerators they come from all nodes in turns, which costs the even shares of the rest the least.
 
     Args:
@@ -108,7 +108,7 @@ def reserve_cores(
     free = _free_cpus(topology, around)
     asked = sum(cores.values())
     if asked > (have := sum(map(len, free.values()))):
-        raise NoBindingError(f"{asked} cores are to be reserved, but {have} are free")
+        raise NoBindingError(f"{asked} cores to reserve, but only {have} are free")
     line = chain.from_iterable(_in_turns([list(free[node]) for node in ring]) for ring in _rings(topology, free))
     return {
         owner: tuple(sorted(cpu for _ in range(count) for cpu in topology.core_of(next(line))))
@@ -118,13 +118,13 @@ def reserve_cores(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shape:
-    """How many nodes, groups and CPUs a binding has, before it is decided which."""
+    """Numbers of nodes, groups and CPUs of a binding, before specific ones are chosen."""
 
     nodes: int
     groups_each: int
     """Groups on each node."""
     cpus_each: int
-    """CPUs of each group; in a list of shapes: the most that there can be."""
+    """CPUs of each group; in a list of shapes: the maximum."""
     spare_each: int
     """Cores that each group leaves free on its node."""
     able: tuple[int, ...]
@@ -139,22 +139,22 @@ class _Shape:
         return self.groups_each * (self.cpus_each + self.spare_each)
 
     def preference(self) -> tuple[int, int, int]:
-        """More threads are better, then more nodes; but a core for the other threads is worth more than any of that."""
+        """Prefers a core for the other threads, then more threads, then more nodes."""
         return self.spare_each, self.threads, self.nodes
 
     def with_threads(self, threads: int) -> "_Shape | None":
-        """The same with fewer CPUs, so that there are `threads`; None if that is impossible."""
+        """The same with fewer CPUs, for exactly `threads`; None if impossible."""
         each, rest = divmod(threads, self.nodes * self.groups_each)
         return None if rest or not 1 <= each <= self.cpus_each else replace(self, cpus_each=each)
 
     def nearest_to(self, threads: int) -> "_Shape":
-        """The same with as many CPUs as come nearest to `threads`."""
+        """The same with the number of CPUs nearest to `threads`."""
         groups = self.nodes * self.groups_each
         return replace(self, cpus_each=min(max(1, (threads + groups // 2) // groups), self.cpus_each))
 
 
 def _shapes(topology: NumaTopology, free: FreeCpus, dialect: Dialect, ranks: int, around: Surroundings) -> list[_Shape]:
-    """Every shape that fits, each with the most CPUs that it can have; one at least.
+    """Every shape that fits, with the most CPUs possible; at least one.
 
     Raises:
         NoBindingError: None fits.
@@ -186,7 +186,7 @@ def _shapes_if_any(
 def _why_nothing_fits(free: FreeCpus, ranks: int, around: Surroundings) -> str:
     cores = sum(map(len, free.values()))
     if not cores:
-        return "no core is free on a node with memory: other instances and reservations have them all"
+        return "no core is free on a node with memory: other instances and reservations take them all"
     return (
         f"{ranks} rank{'s' if ranks > 1 else ''} with {around.bytes_per_rank(ranks) / _GIB:.1f} GiB each "
         f"can't be placed on the {cores} free cores of {len(free)} nodes: "
@@ -195,7 +195,7 @@ def _why_nothing_fits(free: FreeCpus, ranks: int, around: Surroundings) -> str:
 
 
 def _neighbours(shapes: Sequence[_Shape], threads: int) -> tuple[int | None, int | None]:
-    """The nearest possible numbers of threads, below and above."""
+    """The nearest possible numbers of threads below and above."""
     step = [shape.nodes * shape.groups_each for shape in shapes]
     counts = {
         group * each
@@ -229,7 +229,7 @@ def _realise(topology: NumaTopology, free: FreeCpus, dialect: Dialect, shape: _S
 
 
 def _closest(topology: NumaTopology, nodes: Sequence[int], count: int) -> tuple[int, ...]:
-    """So many of the nodes, as near to each other as can be found from any of them; ascending."""
+    """A number of nodes, as near to each other as possible; ascending."""
 
     def around(centre: int) -> tuple[int, ...]:
         return tuple(sorted(sorted(nodes, key=lambda node: (topology.distance(centre, node), node))[:count]))
@@ -241,9 +241,9 @@ def _closest(topology: NumaTopology, nodes: Sequence[int], count: int) -> tuple[
 
 
 def _free_cpus(topology: NumaTopology, around: Surroundings, prefer: Collection[int] = ()) -> dict[int, list[int]]:
-    """Cores of which nobody else has a hardware thread, on nodes with memory; nodes without any are left out.
+    """Fully free cores on nodes with memory; nodes without any are left out.
 
-    A core is represented by its first CPU that may be used. Those in `prefer` come first, then all ascend.
+    A core is represented by its first allowed CPU. CPUs in `prefer` come first, then all ascend.
     """
     taken = set(chain.from_iterable(around.taken.values()))
     allowed = set(topology.online if around.allowed_cpus is None else around.allowed_cpus)
@@ -259,7 +259,7 @@ def _free_cpus(topology: NumaTopology, around: Surroundings, prefer: Collection[
 
 
 def _plain(topology: NumaTopology, cpus: Collection[int], around: Surroundings) -> Binding:
-    """The wanted CPUs that can be had; if none can, as many free cores."""
+    """The available ones of the wanted CPUs; if none, as many free cores."""
     taken = set(chain.from_iterable(around.taken.values()))
     allowed = set(topology.online if around.allowed_cpus is None else around.allowed_cpus) & set(topology.online)
     wanted = set(cpus)
@@ -271,7 +271,7 @@ def _plain(topology: NumaTopology, cpus: Collection[int], around: Surroundings) 
     fit = sorted(cpu for cpu in allowed - taken if topology.node_of(cpu) in nodes)
     chosen = tuple(cpu for cpu in fit if cpu in wanted) or tuple(fit[: max(1, len(cpus))])
     if not chosen:
-        raise NoBindingError("no CPU is free on a node with memory: other instances and reservations have them all")
+        raise NoBindingError("no CPU is free on a node with memory: other instances and reservations take them all")
     return Binding(dialect=Dialect.PLAIN, groups=(chosen,), cpuset=chosen, memory_nodes=tuple(topology.by_node(chosen)))
 
 
@@ -284,7 +284,7 @@ def _rings(topology: NumaTopology, free: FreeCpus) -> list[list[int]]:
 
 
 def _in_turns(nodes: list[list[int]]) -> Iterator[int]:
-    """The last core of each node, then the last but one, and so on; fuller nodes first, so that they become even."""
+    """The last core of each node, then the second to last, and so on; fuller nodes first, to even them out."""
     while any(nodes):
         fullest = max(nodes, key=len)
         yield fullest.pop()

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""From settings as they are written to what they mean on a host, as far as they can be understood."""
+"""Resolves settings as written to what they mean on a host, as far as they can be parsed."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ CPUSET_CPUS, CPUSET_MEMS = "cpuset_cpus", "cpuset_mems"
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A part of the settings that has no meaning."""
+    """A part of the settings that can't be parsed."""
 
     key: str
     """Variable, or `cpuset_cpus`, `cpuset_mems`."""
@@ -33,17 +33,17 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What settings mean. Unreadable parts are as if they were not set, and are listed."""
+    """What settings mean on a host. Unparsable parts count as not set, and are listed."""
 
     settings: Settings
     groups: tuple[Cpus, ...]
-    """CPUs of each rank's compute threads, whether they exist or not. A group that comes out empty stays, empty."""
+    """CPUs of each rank's compute threads, whether they exist or not. Empty groups are kept."""
     listed: bool
-    """The settings name the CPUs of the compute threads, rather than leaving them to vLLM or to nobody."""
+    """The settings name the CPUs of the compute threads explicitly."""
     auto: bool
-    """vLLM itself chooses the CPUs."""
+    """vLLM chooses the CPUs itself."""
     memory_nodes: Cpus
-    """Nodes with memory that the instance sees, ascending."""
+    """Nodes with memory that are visible to the instance, ascending."""
     threads: int | None
     """OMP_NUM_THREADS."""
     reserved: int | None
@@ -54,7 +54,7 @@ class Reading:
 
     @property
     def source(self) -> str:
-        """The key that decides on the compute threads' CPUs."""
+        """The key that sets the compute threads' CPUs."""
         if self.settings.dialect is Dialect.PLAIN or not (self.listed or self.auto):
             return CPUSET_CPUS
         return AFFINITY if self.settings.dialect is Dialect.PATCHED else OMP_BIND
@@ -66,7 +66,7 @@ class Reading:
 
     @property
     def named(self) -> dict[str, Cpus]:
-        """Every CPU that the settings lay claim to, under the key that does; each CPU under one key."""
+        """Every CPU that the settings name, by key; each CPU under one key."""
         named = {self.source: self.cpus} if self.listed or self.auto else {}
         if others := tuple(cpu for cpu in self.cpuset or () if cpu not in named.get(self.source, ())):
             named[CPUSET_CPUS] = others
@@ -74,26 +74,26 @@ class Reading:
 
 
 class _Reader:
-    """Reads keys one by one and remembers those that it could not read."""
+    """Parses keys one by one and collects those that it can't parse."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.unreadable: list[Unreadable] = []
 
     def cpulist(self, key: str, text: str, *, steps: bool = False) -> Cpus | None:
-        """CPUs (or nodes) of a list; None if the text is empty or unreadable."""
+        """CPUs (or nodes) of a list; None if the text is empty or can't be parsed."""
         if not text:
             return None
         try:
             if ":" in text and not steps:
-                raise ValueError(f"{text!r} has a step, which only {AFFINITY} understands: list the CPUs")
+                raise ValueError(f"{text!r} has a step, which only {AFFINITY} supports: list the CPUs")
             return parse_cpulist(text)
         except ValueError as error:
             self.unreadable.append(Unreadable(key, str(error)))
             return None
 
     def number(self, key: str) -> int | None:
-        """A variable's number; None if it is not set or unreadable."""
+        """A variable's number; None if it is not set or can't be parsed."""
         text = self._settings.env.get(key, "")
         if not text:
             return None
@@ -104,7 +104,7 @@ class _Reader:
 
 
 def read_settings(settings: Settings, topology: NumaTopology, surroundings: Surroundings | None = None) -> Reading:
-    """Returns what settings mean on a host. Never fails: what can't be understood is listed in the result."""
+    """Returns what settings mean on a host. Never fails: parts that can't be parsed are listed in the result."""
     reader = _Reader(settings)
     cpuset = reader.cpulist(CPUSET_CPUS, settings.cpuset_cpus)
     mems = reader.cpulist(CPUSET_MEMS, settings.cpuset_mems)
@@ -152,9 +152,9 @@ def _group(reader: _Reader, part: str) -> Cpus:
 def _auto_groups(
     ranks: int, topology: NumaTopology, confined: Cpus, nodes: Cpus, reserved: int | None
 ) -> tuple[Cpus, ...]:
-    """What vLLM does with `auto`: rank i gets the i-th node with memory, one CPU a core, less some for other threads.
+    """The `auto` binding of vLLM: rank i gets the i-th node with memory, one CPU per core, less some for other threads.
 
-    How many it leaves free depends on version and processor; unless VLLM_CPU_NUM_OF_RESERVED_CPU tells, one a rank.
+    The number left free depends on version and processor; assumed one per rank without VLLM_CPU_NUM_OF_RESERVED_CPU.
     """
     by_node = topology.by_node(confined)
     groups: list[Cpus] = []
@@ -168,14 +168,14 @@ def _auto_groups(
 
 
 def binding_of(reading: Reading, topology: NumaTopology) -> Binding:
-    """The binding that settings without blocking faults describe, to see whether an instance keeps to it.
+    """The binding that settings without blocking faults describe, for verifying a running instance.
 
-    What is left to vLLM is not part of it: with `auto`, versions differ in the CPUs that they choose.
+    Choices left to vLLM are not part of it: with `auto`, versions choose different CPUs.
     """
     is_plain = reading.settings.dialect is Dialect.PLAIN
     on_nodes = topology.by_node(reading.cpus if reading.listed else reading.cpuset or ())
     near = tuple(node for node in on_nodes if topology.node(node).has_memory)
-    # The images' kernels lay weights on every node that the container lets them have.
+    # The images' kernels place weights on every node that the container allows.
     return Binding(
         dialect=reading.settings.dialect,
         groups=reading.groups if reading.listed or is_plain else (),

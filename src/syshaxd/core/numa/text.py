@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A topology from the text of `lscpu`, of `numactl -H`, or of both: for hosts that are not at hand."""
+"""Parses a topology from the output of `lscpu`, `numactl -H`, or both, for other hosts."""
 
 import json
 import re
@@ -23,13 +23,13 @@ Groups = tuple[tuple[int, ...], ...]
 
 
 def parse_topology(text: str) -> NumaTopology:
-    """Returns the topology that the output of `lscpu`, of `numactl -H`, or of both one after the other, describes.
+    """Parses the output of `lscpu`, of `numactl -H`, or of both, concatenated.
 
     numactl tells distances and memory, lscpu tells cores and sockets; with both, only clusters and accelerators miss.
     `lscpu -J -e` also tells which CPUs share a core, which is a guess from `lscpu` alone.
 
     Raises:
-        TopologyError: It is none of them, something is missing, or the two contradict each other.
+        TopologyError: It is neither, something is missing, or the two contradict each other.
     """
     text = text.replace("\r\n", "\n")
     has_numactl = _NUMACTL_HEAD.search(text) is not None
@@ -40,12 +40,14 @@ def parse_topology(text: str) -> NumaTopology:
     elif has_numactl:
         return parse_numactl(text)
     else:
-        raise TopologyError("this is the output of neither `LC_ALL=C lscpu` nor `numactl -H`")
+        raise TopologyError("not the output of `LC_ALL=C lscpu` or `numactl -H`")
     if not has_numactl:
         return topology
     numactl = parse_numactl(text)
     if [(node.id, node.cpus) for node in numactl.nodes] != [(node.id, node.cpus) for node in topology.nodes]:
-        raise TopologyError("lscpu and numactl disagree about the nodes' CPUs: are they of the same host and moment?")
+        raise TopologyError(
+            "lscpu and numactl disagree about the nodes' CPUs: they must be from the same host and time"
+        )
     return replace(topology, nodes=numactl.nodes)
 
 
@@ -53,7 +55,7 @@ def parse_lscpu(text: str) -> NumaTopology:
     """Returns the topology that `LC_ALL=C lscpu` printed. Memory and distances are not in it.
 
     Raises:
-        TopologyError: A field is missing or makes no sense, or the cores can't be told from it.
+        TopologyError: A field is missing or invalid, or the cores can't be inferred.
     """
     fields = dict(_LSCPU_FIELD.findall(text))
     online = _cpus(fields, "On-line CPU(s) list")
@@ -78,7 +80,7 @@ def parse_lscpu_json(text: str) -> NumaTopology:
     """Returns the topology that `lscpu -J -e` printed, whatever comes after it.
 
     Raises:
-        TopologyError: It is not that, or a field is missing or makes no sense.
+        TopologyError: It is not that output, or a field is missing or invalid.
     """
     nodes: dict[int, list[int]] = {}
     cores: dict[int, list[int]] = {}
@@ -105,7 +107,7 @@ def parse_lscpu_json(text: str) -> NumaTopology:
 
 
 def _number(fields: dict[str, str], key: str, *, default: int) -> int:
-    """A count of lscpu's; `-` and a missing field are how it says that it does not know."""
+    """A count of lscpu's; `-` or a missing field means unknown."""
     value = fields.get(key, "-")
     if value == "-":
         return default
@@ -126,7 +128,7 @@ def _cpus(fields: dict[str, str], key: str, *, may_be_empty: bool = False) -> tu
 
 
 def _cores(cpus: tuple[int, ...], threads: int) -> Groups:
-    """Cores of one node. lscpu gives no list of siblings, but kernels number them in two ways.
+    """Cores of one node. lscpu does not list siblings, but kernels number them in two ways.
 
     Either all first threads come before all second ones (`0-59,120-179`: 0 and 120 are a core), or siblings follow each
     other (`0-7`: 0 and 1 are).
@@ -139,13 +141,13 @@ def _cores(cpus: tuple[int, ...], threads: int) -> Groups:
     if all(len(run) % threads == 0 for run in runs):
         return tuple(run[i : i + threads] for run in runs for i in range(0, len(run), threads))
     raise TopologyError(
-        f"lscpu does not tell which of {describe_cpus(cpus)} share a core ({threads} threads per core): "
+        f"lscpu does not show which of {describe_cpus(cpus)} share a core ({threads} threads per core): "
         "read the topology on the host itself"
     )
 
 
 def _sockets(nodes: list[tuple[int, ...]], sockets: int) -> Groups:
-    """CPUs by socket, if nodes and sockets divide evenly; else nothing is known."""
+    """CPUs by socket, if nodes and sockets divide evenly; otherwise empty."""
     with_cpus = [cpus for cpus in nodes if cpus]
     if len(with_cpus) % sockets:
         return ()

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Whether a running instance keeps to its binding: every thread's affinity and every page's node against the plan."""
+"""Verifies a running instance against its binding: thread affinities and the NUMA nodes of its pages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ _FAR_MEMORY_BYTES = 64 * _MIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thread:
-    """One thread and the CPUs on which the kernel may run it."""
+    """One thread and its CPU affinity."""
 
     pid: int
     tid: int
@@ -28,9 +28,9 @@ class Thread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Where the memory of one process lies, by node.
+    """Memory of one process, by node.
 
-    Pages of files stand apart: they are shared, and lie where they were read first.
+    File pages are counted separately: they are shared, and stay on the node that read them first.
     """
 
     pid: int
@@ -41,41 +41,41 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """An instance's processes at one moment."""
+    """Threads and memory of an instance's processes at one moment."""
 
     threads: tuple[Thread, ...]
     memory: tuple[Memory, ...] = ()
     unreadable: tuple[str, ...] = ()
-    """Why the memory of some processes is not known."""
+    """Why the memory of some processes is unknown."""
     walk_s: float = 0.0
-    """Seconds for which the kernel walked the processes' page tables, and kept them from mapping memory."""
+    """Seconds for which the kernel walked the processes' page tables and blocked them from mapping memory."""
 
 
 class DriftKind(StrEnum):
-    """How an instance differs from its binding. The exported names never change."""
+    """Kinds of drift from a binding. The exported names never change."""
 
     THREAD_OUTSIDE = "thread-outside"
-    """A thread may run on CPUs to which the instance is not confined."""
+    """A thread may run outside the instance's CPU set."""
     CPU_WITHOUT_THREAD = "cpu-without-thread"
-    """No compute thread is bound to a CPU of the plan."""
+    """A planned CPU has no compute thread bound to it."""
     CPU_OFFLINE = "cpu-offline"
-    """A CPU of the plan is switched off, or gone."""
+    """A planned CPU is offline or gone."""
     MEMORY_FAR = "memory-far"
-    """Memory lies on other nodes than planned."""
+    """Memory is on other nodes than planned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """One difference between a running instance and its binding."""
+    """One deviation of a running instance from its binding."""
 
     kind: DriftKind
     detail: str
     tids: tuple[int, ...] = ()
-    """The threads concerned."""
+    """Affected threads."""
     cpus: tuple[int, ...] = ()
-    """The CPUs concerned."""
+    """Affected CPUs."""
     nodes: tuple[int, ...] = ()
-    """The nodes concerned."""
+    """Affected nodes."""
 
     def __str__(self) -> str:
         return f"[{self.kind}] {self.detail}"
@@ -83,30 +83,30 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What became of a binding."""
+    """The result of verifying a binding."""
 
     drifts: tuple[Drift, ...]
     threads: int
     threads_outside: int
     cpus_planned: int
     cpus_bound: int
-    """CPUs of the plan to which at least one compute thread is bound."""
+    """Planned CPUs to which at least one compute thread is bound."""
     memory_bytes: Mapping[int, int]
     """The instance's own memory, by node."""
     memory_far_bytes: int
-    """That of it which lies on other nodes than planned."""
+    """The part of it on other nodes than planned."""
     unreadable: tuple[str, ...] = ()
     walk_s: float = 0.0
-    """As in the Placement."""
+    """As in NumaUsage."""
 
     @property
     def ok(self) -> bool:
-        """Whether the instance keeps to its binding, as far as it could be looked at."""
+        """Whether the instance keeps to its binding, as far as it could be checked."""
         return not self.drifts
 
     @property
     def memory_far_ratio(self) -> float:
-        """0..1; 0 where nothing is known."""
+        """0..1; 0 if unknown."""
         total = sum(self.memory_bytes.values())
         return self.memory_far_bytes / total if total else 0.0
 
@@ -126,11 +126,11 @@ def verify_binding(
     of several ranks must have its memory on that rank's node.
 
     Args:
-        binding: What was planned.
-        placement: What is.
+        binding: The planned binding.
+        placement: The actual use of CPUs and memory.
         topology: The host at the same moment.
-        far_ratio: Share of the memory, 0..1, that may lie elsewhere: it was touched before the binding, say.
-        far_bytes: So much may lie elsewhere in any case.
+        far_ratio: Share of the memory, 0..1, that may be remote, for example touched before the binding.
+        far_bytes: Bytes that may be remote in any case.
     """
     confined = set(binding.cpuset)
     outside = tuple(thread for thread in placement.threads if confined and not confined.issuperset(thread.cpus))
@@ -142,7 +142,7 @@ def verify_binding(
     drifts = [*_off_line(binding, topology), *_outside(binding, outside), *_unbound(binding, bound, topology)]
     if (amount := sum(far_total.values())) > max(far_bytes, far_ratio * sum(total.values())):
         where = ", ".join(f"{size / _MIB:.0f} MiB on node {node}" for node, size in far_total.items())
-        detail = f"{where}, where it was not planned ({amount / sum(total.values()):.0%} of all)"
+        detail = f"{where}, remote to the planned nodes ({amount / sum(total.values()):.0%} of all)"
         drifts.append(Drift(kind=DriftKind.MEMORY_FAR, detail=detail, nodes=tuple(far_total)))
     return Verification(
         drifts=tuple(drifts),
@@ -164,7 +164,7 @@ def _computing(binding: Binding, threads: Sequence[Thread], group: tuple[int, ..
 
 
 def _outside(binding: Binding, outside: Sequence[Thread]) -> Iterator[Drift]:
-    """One drift for all threads that have the same affinity, so that a whole process moved is one line."""
+    """One drift for all threads with the same affinity, so that a moved process is one line."""
     by_cpus: dict[tuple[int, ...], list[Thread]] = {}
     for thread in outside:
         by_cpus.setdefault(thread.cpus, []).append(thread)
@@ -178,13 +178,13 @@ def _outside(binding: Binding, outside: Sequence[Thread]) -> Iterator[Drift]:
 
 def _off_line(binding: Binding, topology: NumaTopology) -> Iterator[Drift]:
     if off := tuple(sorted(set(binding.cpus) - set(topology.online))):
-        detail = f"{describe_cpus(off)} of the plan: offline, so that what ran there runs elsewhere"
+        detail = f"planned {describe_cpus(off)} offline: threads bound there run elsewhere"
         yield Drift(kind=DriftKind.CPU_OFFLINE, detail=detail, cpus=off)
 
 
 def _unbound(binding: Binding, bound: set[int], topology: NumaTopology) -> Iterator[Drift]:
     if idle := tuple(sorted(set(binding.cpus) & set(topology.online) - bound)):
-        detail = f"no compute thread is bound to {describe_cpus(idle)} of the plan"
+        detail = f"no compute thread is bound to the planned {describe_cpus(idle)}"
         yield Drift(kind=DriftKind.CPU_WITHOUT_THREAD, detail=detail, cpus=idle)
 
 

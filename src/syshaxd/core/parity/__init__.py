@@ -1,9 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Parity: do two instances compute the same, so that a request may move from one to the other?
+"""Parity: whether two instances compute the same, so that requests may move between them.
 
-`prompts` and `answer` are what is asked and answered; `distance` compares two distributions, `compare` two instances;
-`judge` says what it means.
+`prompts` and `answer` define the test; `distance` compares two distributions, `compare` two instances;
+`judge` reaches the verdict.
 """
 
 from syshaxd.core.parity.answer import Answer, Step, parse_answer, request_body

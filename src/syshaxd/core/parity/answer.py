@@ -1,10 +1,10 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What is asked of an instance to learn how its model computes, and what it answered.
+"""The requests and answers that show how an instance's model computes.
 
-One request for each prompt tells both halves. `prompt_logprobs` gives the model's distribution at every position of a
-fixed text: that goes on where greedy answers have parted, and shows prefill. The tokens that are generated after it
-show decode.
+One request per prompt shows both phases. `prompt_logprobs` gives the model's distribution at every position of a
+fixed text, which tests prefill even where greedy answers diverge. The tokens generated after it
+test decode.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any
 from syshaxd.core.errors import InstanceFailedError
 
 TOP_TOKENS = 10
-"""Tokens of each distribution that are asked for; vLLM gives 20 at most, unless `--max-logprobs` says otherwise."""
+"""Requested tokens of each distribution; vLLM allows 20 unless `--max-logprobs` is set."""
 GENERATED_TOKENS = 16
 """Tokens generated after each prompt."""
 
@@ -25,9 +25,9 @@ class Step:
     """One position of a text."""
 
     token: int
-    """The token that stands there."""
+    """The token at this position."""
     logprobs: Mapping[int, float]
-    """Natural logarithms of the probabilities that the model gave to the likeliest tokens there, likeliest first."""
+    """Natural log-probabilities of the likeliest tokens there, likeliest first."""
 
     @property
     def top(self) -> int:
@@ -37,10 +37,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one instance made of one prompt."""
+    """One instance's answer to one prompt."""
 
     prompt: tuple[Step, ...]
-    """Without the first token, before which there is nothing to go by."""
+    """Without the first token, which has no context."""
     generated: tuple[Step, ...]
 
 
@@ -54,15 +54,15 @@ def request_body(model: str, prompt: str) -> dict[str, Any]:
         "ignore_eos": True,
         "prompt_logprobs": TOP_TOKENS,
         "logprobs": TOP_TOKENS,
-        "return_tokens_as_token_ids": True,  # texts of different tokens may be equal
+        "return_tokens_as_token_ids": True,  # different tokens may have the same text
     }
 
 
 def parse_answer(body: Any) -> Answer:
-    """Returns what the body of an answer to `request_body` says.
+    """Parses the body of an answer to `request_body`.
 
     Raises:
-        InstanceFailedError: It is no such answer.
+        InstanceFailedError: It is not such an answer.
     """
     try:
         choice = body["choices"][0]
@@ -77,7 +77,7 @@ def parse_answer(body: Any) -> Answer:
 
 
 def _prompt_step(position: Mapping[str, Mapping[str, Any]]) -> Step:
-    """The text's own token comes first, and is listed even where it is not among the likeliest."""
+    """The text's own token comes first, even if it is not among the likeliest."""
     listed = {int(token): entry["logprob"] for token, entry in position.items() if entry["rank"] <= TOP_TOKENS}
     own, *_ = position
     return Step(int(own), _ordered(listed))
@@ -90,7 +90,7 @@ def _generated_step(token: str, listed: Mapping[str, float]) -> Step:
 def _ordered(logprobs: Mapping[int, float]) -> dict[int, float]:
     if not logprobs or not all(math.isfinite(value) and value < 0.01 for value in logprobs.values()):
         raise ValueError(f"these are no log-probabilities: {dict(logprobs)}")
-    # Of equals the one with the smaller id comes first, as an argmax finds it.
+    # Ties go to the smaller id, as with argmax.
     return dict(sorted(logprobs.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Two instances' answers to the same prompts, side by side."""
+"""Compares two instances' answers to the same prompts."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from syshaxd.core.parity.judge import Bounds, judge
 from syshaxd.core.parity.report import Difference, Figures, ParityReport, PromptReport
 
 NEAR_TIE_NATS = math.log(2)
-"""A choice is a near tie where neither side finds its own token more than twice as likely as the other's."""
+"""A near tie: neither side finds its own token more than twice as likely as the other's."""
 
 
 def compare(
@@ -22,10 +22,10 @@ def compare(
 
     Args:
         pair: Their names.
-        prompts: What they were asked, at least one prompt.
-        ours: What the first answered to each prompt.
-        theirs: What the second answered.
-        bounds: Where noise ends, and what is allowed.
+        prompts: The prompts, at least one.
+        ours: The first's answer to each prompt.
+        theirs: The second's answers.
+        bounds: Limits of noise and of allowed differences.
     """
     reports = tuple(map(compare_prompt, prompts, ours, theirs))
     figures = _summed([report for report in reports if report.same_tokens])
@@ -39,7 +39,7 @@ def compare_prompt(prompt: str, ours: Answer, theirs: Answer) -> PromptReport:
         return PromptReport(prompt=prompt, same_tokens=False)
     generated = list(zip(ours.generated, theirs.generated, strict=False))
     common = next((at for at, (a, b) in enumerate(generated) if a.token != b.token), len(generated))
-    # At the first difference both still saw the same text; after it they did not.
+    # Up to and including the first difference both saw the same text.
     decode = generated[: common + 1]
     prefill = list(zip(ours.prompt, theirs.prompt, strict=True))
     apart = [(a, b) for a, b in (*prefill, *decode) if a.top != b.top]
@@ -64,9 +64,9 @@ def _difference(index: int, ours: Step, theirs: Step) -> Difference:
 
 
 def _margins(ours: Step, theirs: Step) -> tuple[float, float]:
-    """By how much each side prefers its own choice to the other's, in nats.
+    """How much each side prefers its own choice to the other's, in nats.
 
-    A token that is not listed is less likely than all that are: its margin is at least what is returned.
+    A token that is not listed is less likely than all listed ones: its margin is at least the returned one.
     """
     return _margin(ours, theirs.top), _margin(theirs, ours.top)
 
@@ -80,7 +80,7 @@ def _mean_distance(steps: Sequence[tuple[Step, Step]]) -> float:
 
 
 def _summed(reports: Sequence[PromptReport]) -> Figures:
-    """Over the prompts that became the same tokens."""
+    """Over prompts that both sides tokenized equally."""
     if not reports:
         return Figures()
     positions = sum(report.positions for report in reports)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""How far two distributions over tokens are apart, when only the likeliest tokens of each are known."""
+"""The distance of two distributions over tokens of which only the likeliest tokens are known."""
 
 import math
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""From figures to a verdict: noise or a real difference, what is the likely cause, and may requests move?
+"""Judges the figures of a comparison: noise or a real difference, its likely cause, and whether requests may move.
 
 The scale was measured on real instances (docs/parity.md): 16-bit arithmetic against 32-bit gives a mean distance of
 0.02, weights in 8 bits 0.04 to 0.07, and from 0.3 on a model gives other answers than before.
@@ -12,14 +12,14 @@ from statistics import median
 
 from syshaxd.core.parity.report import Agreement, Figures, ParityCause, PromptReport, Verdict
 
-# Under it only the last bits of float32 differ.
+# Below it only the last bits of float32 differ.
 _SAME_DISTANCE = 0.001
-# Every text has a few positions at which a model is sensitive to anything: as a share of all, they are still noise.
+# Every text has a few positions that are sensitive to any change: up to this share they are noise.
 _NOISE_FLIP_RATIO = 0.01
-# From one of these on, the answers have no more in common than those of two models of a family.
+# Beyond either, the answers have no more in common than those of two models of a family.
 _WEIGHTS_DISTANCE = 0.2
 _WEIGHTS_SAME_TOP_RATIO = 0.75
-# Work that is so much further off than other work of the same instances is wrong by itself.
+# Work this many times further off than other work of the same instances is wrong.
 _OUTLIER_FACTOR = 4.0
 _OUTLIER_DISTANCE = 0.1
 
@@ -29,9 +29,9 @@ class Bounds:
     """Mean distances, 0..1."""
 
     noise_distance: float = 0.03
-    """Up to here a difference is noise."""
+    """A difference up to this is noise."""
     max_distance: float = 0.1
-    """Up to here requests may move."""
+    """Requests may move up to this."""
 
 
 def judge(prompts: Sequence[PromptReport], figures: Figures, bounds: Bounds) -> Verdict:
@@ -39,7 +39,7 @@ def judge(prompts: Sequence[PromptReport], figures: Figures, bounds: Bounds) -> 
     strangers = sum(not report.same_tokens for report in prompts)
     if strangers:
         reason = (
-            f"{strangers} of {len(prompts)} prompts become other tokens: the tokenizers differ; give both instances "
+            f"{strangers} of {len(prompts)} prompts are tokenized differently; give both instances "
             "the same revision of the model's folder"
         )
         return Verdict(Agreement.DIFFERS, ParityCause.TOKENIZER, (reason,), allowed=False)
@@ -47,7 +47,7 @@ def judge(prompts: Sequence[PromptReport], figures: Figures, bounds: Bounds) -> 
     agreement, cause, reason = _named(prompts, figures, farthest, bounds)
     if farthest <= bounds.max_distance:
         return Verdict(agreement, cause, (reason,), allowed=True)
-    refusal = f"the distance {farthest:.3f} is over parity.max_distance, {bounds.max_distance:g}: no request moves"
+    refusal = f"the distance {farthest:.3f} exceeds parity.max_distance, {bounds.max_distance:g}: no request may move"
     return Verdict(agreement, cause, (reason, refusal), allowed=False)
 
 
@@ -73,23 +73,23 @@ def _named(
         return (
             Agreement.DIFFERS,
             ParityCause.KERNEL,
-            f"{where}: suspect a broken kernel, or another dtype of the KV cache",
+            f"{where}: suspect a broken kernel or a different dtype of the KV cache",
         )
     if farthest >= _WEIGHTS_DISTANCE or figures.same_top_ratio < _WEIGHTS_SAME_TOP_RATIO:
         return (
             Agreement.DIFFERS,
             ParityCause.WEIGHTS,
-            f"only {same}: another model or revision, or a quantisation that ruins it; compare the weights' folders",
+            f"only {same}: a different model or revision, or a destructive quantisation; compare the weights' folders",
         )
     return (
         Agreement.DIFFERS,
         ParityCause.PRECISION,
-        f"{same}, {figures.clear_flip_ratio:.1%} clearly differ: quantised weights on one side, or another dtype",
+        f"{same}, {figures.clear_flip_ratio:.1%} clearly differ: quantised weights on one side, or a different dtype",
     )
 
 
 def _outlier(prompts: Sequence[PromptReport], figures: Figures) -> str:
-    """What is wrong while other work is right; empty if nothing stands out."""
+    """Work that is wrong while other work is right; empty if nothing stands out."""
     prefill, decode = figures.prefill_distance, figures.decode_distance
     if decode > _OUTLIER_DISTANCE and decode > _OUTLIER_FACTOR * prefill:
         return f"prefill agrees (distance {prefill:.3f}), decode does not ({decode:.3f})"

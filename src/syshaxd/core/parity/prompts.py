@@ -1,7 +1,7 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 # ruff: noqa: RUF001 - Chinese has its own commas
-"""The texts over which instances are compared: prose, code, numbers, data, several languages.
+"""The prompts of comparisons: prose, code, numbers, data, several languages.
 
 They are short, because log-probabilities of a prompt cost an instance memory for each of its tokens and each word of
 the vocabulary. One passes 128 tokens: a CPU instance's first block of KV cache.

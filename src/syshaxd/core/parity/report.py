@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a comparison of two instances found. Ratios are from 0 to 1; distances too, see `distance`."""
+"""The result of comparing two instances. Ratios and distances are from 0 to 1; see `distance`."""
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -17,23 +17,23 @@ class Agreement(StrEnum):
     DIFFERS = "differs"
     """More than rounding explains."""
     UNKNOWN = "unknown"
-    """They could not be compared."""
+    """The comparison failed."""
 
 
 class ParityCause(StrEnum):
-    """What probably makes the difference. The exported names never change."""
+    """The likely cause of a difference. The exported names never change."""
 
     NONE = "none"
     ROUNDING = "rounding"
-    """Kernels, devices or batch shapes that add up in another order, or 16-bit arithmetic against 32-bit."""
+    """A different order of summation (kernels, devices, batch shapes), or 16-bit against 32-bit arithmetic."""
     PRECISION = "precision"
     """The same weights in a coarser form on one side: quantised weights, or a quantised KV cache."""
     WEIGHTS = "weights"
-    """Another model or revision, or a quantisation that has ruined it."""
+    """A different model or revision, or a destructive quantisation."""
     TOKENIZER = "tokenizer"
-    """The same text becomes other tokens."""
+    """The same text is tokenized differently."""
     KERNEL = "kernel"
-    """Right for some work and wrong for other: a broken kernel, or one that computes with less."""
+    """Right for some work and wrong for other: a broken or less precise kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +43,19 @@ class Verdict:
     agreement: Agreement
     cause: ParityCause
     reasons: tuple[str, ...]
-    """What it rests on and what to do, for a person; a line each."""
+    """Evidence and advice, one line each."""
     allowed: bool
-    """Within the configured bound: requests may move from one to the other."""
+    """Within the configured limit: requests may move between the two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first place at which two greedy answers part."""
+    """The first position at which two greedy answers diverge."""
 
     index: int
-    """Of the token in the answers, from 0."""
+    """Index of the token in the answers, from 0."""
     first_margin_nats: float
-    """By how much the first instance preferred its own token to the other's: a difference of log-probabilities."""
+    """How much the first instance preferred its own token to the other's: a difference of log-probabilities."""
     second_margin_nats: float
     near_tie: bool
     """Neither margin is large."""
@@ -65,20 +65,20 @@ class Difference:
 class PromptReport:
     """One prompt.
 
-    A position is a place in the text at which both sides' distributions over the next token were compared.
+    A position is a point in the text at which both sides' next-token distributions were compared.
     """
 
     prompt: str
     same_tokens: bool
-    """The prompt became the same tokens on both sides; if not, nothing else was compared."""
+    """Both sides tokenized the prompt equally; if not, nothing else was compared."""
     prefill_positions: int = 0
     """The prompt's."""
     decode_positions: int = 0
     """The answer's, up to the first difference and with it."""
     same_top: int = 0
-    """Positions at which both find the same token likeliest."""
+    """Positions with the same likeliest token on both sides."""
     near_ties: int = 0
-    """Of the others, those at which neither side much prefers its own choice."""
+    """Other positions at which neither side clearly prefers its own choice."""
     prefill_distance: float = 0.0
     """Mean over the positions."""
     decode_distance: float = 0.0
@@ -95,24 +95,24 @@ class PromptReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """All prompts together; all zero where none became the same tokens."""
+    """All prompts together; all zero if none was tokenized equally."""
 
     positions: int = 0
     same_top_ratio: float = 0.0
-    """Of the positions: both find the same token likeliest."""
+    """Share of positions with the same likeliest token."""
     near_tie_ratio: float = 0.0
-    """Of the positions: they don't, but neither much prefers its own."""
+    """Share of positions that differ without a clear preference."""
     clear_flip_ratio: float = 0.0
-    """Of the positions: the rest."""
+    """Share of positions that clearly differ."""
     prefill_distance: float = 0.0
     """Mean over all positions."""
     decode_distance: float = 0.0
     first_token_ratio: float = 0.0
-    """Of the answers: their first token is the same."""
+    """Share of answers with the same first token."""
     greedy_ratio: float = 0.0
-    """Of the answers: they are the same to the end."""
+    """Share of answers that are identical."""
     common_prefix_ratio: float = 0.0
-    """Of the answers' tokens: those before the first difference."""
+    """Share of the answers' tokens before the first difference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +129,6 @@ class ParityReport:
 
 
 def report_json(report: ParityReport) -> dict[str, Any]:
-    """The report for programs, with keys that never change."""
+    """The report as JSON. Keys never change."""
     values = asdict(report)
     return {"first": values.pop("first"), "second": values.pop("second"), **values.pop("verdict"), **values}

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What is measured of a request, up to how it ended."""
+"""The measurements of a request, and how it ended."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,7 +18,7 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     """By an operator."""
     REJECTED = "rejected"
-    """429 or 503: no room, or no instance."""
+    """429 or 503: no capacity or no instance."""
     FAILED = "failed"
     """The instance failed it."""
 
@@ -27,41 +27,41 @@ _MAX_COMPUTED_TOKENS = 16
 
 
 class Cause(StrEnum):
-    """Why an answer went on elsewhere. The exported names never change."""
+    """Why an answer moved to another instance. The exported names never change."""
 
     OFFLOAD = "offload"
-    """It was planned so: prefill here, decode there."""
+    """Planned prefill-decode offload."""
     DRAIN = "drain"
-    """The instance is to stop."""
+    """The instance is stopping."""
     PRESSURE = "pressure"
-    """The instance is full."""
+    """The instance ran out of KV cache."""
     ROOM = "room"
-    """The better instance has room again."""
+    """The preferred instance has capacity again."""
     FAILURE = "failure"
     """The instance failed."""
 
 
 @dataclass(slots=True, kw_only=True)
 class HandoverRecord:
-    """One change of instance in the middle of an answer."""
+    """One hand-over of a request between instances."""
 
     source: str
     target: str
     cause: Cause
     known_tokens: int
-    """Prompt and answer so far."""
+    """Tokens of the prompt and of the answer so far."""
     asked: bool = False
-    """KV was saved, and was to be loaded; else all was to be recomputed."""
+    """The KV cache was saved for the target to load; otherwise the target recomputes everything."""
     cached_tokens: int | None = None
-    """Tokens that the target did not compute; None: it did not tell."""
+    """Tokens that the target did not compute; None: not reported."""
     size_bytes: int = 0
-    """Of the KV cache that was handed over; 0: not told."""
+    """Size of the KV cache that was handed over; 0: not reported."""
     gap_s: float | None = None
-    """From the last token of the source to the first of the target; None: none came."""
+    """From the source's last token to the target's first; None: none came."""
 
     @property
     def result(self) -> str:
-        """`loaded`, `recomputed`, or `unknown` if the target did not tell."""
+        """`loaded`, `recomputed`, or `unknown` if the target did not report it."""
         if self.cached_tokens is None:
             return "recomputed" if not self.asked else "unknown"
         # The last token has no KV yet. A prefix cache finds whole blocks only, which may leave out some more.
@@ -70,7 +70,7 @@ class HandoverRecord:
 
     @property
     def failed(self) -> bool:
-        """A KV cache was to be loaded, and was not."""
+        """The target should have loaded a KV cache but did not."""
         return self.asked and self.result == "recomputed"
 
     def __str__(self) -> str:
@@ -93,12 +93,12 @@ class RequestRecord:
     started_at_s: float = 0.0
     """Monotonic."""
     queue_s: float = 0.0
-    """In the admission queue."""
+    """Time in the admission queue."""
     ttft_s: float | None = None
     """From the request's arrival to the first byte of the answer's body."""
     duration_s: float = 0.0
     tokens_in: int = 0
-    """0 where the instance did not tell."""
+    """0 if the instance did not report it."""
     tokens_out: int = 0
     retries: int = 0
     handovers: list[HandoverRecord] = field(default_factory=list)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Words for people: what an instance really runs on, and what it says."""
+"""Short texts for people: the device of an instance, and quotes of its output."""
 
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa.cpulist import format_cpulist
@@ -8,7 +8,7 @@ from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
 
 
 def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:
-    """The device that really computes: `NVIDIA A100 0`, `CPU 0-39`, or `CPU 0, as gpu` where the role differs."""
+    """The device that computes: `NVIDIA A100 0`, `CPU 0-39`, or `CPU 0, as gpu` if the role differs."""
     if spec.device is Device.CUDA:
         names = sorted({gpu.name for gpu in snapshot.gpus})
         return f"{', '.join(names) or 'GPU'} {format_cpulist(gpu.index for gpu in snapshot.gpus)}".strip()
@@ -18,7 +18,7 @@ def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:
 
 
 def excerpt(said: bytes | str, *, limit: int = 200) -> str:
-    """The beginning of what somebody else says, fit for a line of our log: nothing in it moves a cursor."""
+    """The beginning of foreign text, escaped for a line of our log: no control characters."""
     text = said[:limit].decode(errors="replace") if isinstance(said, bytes) else said[:limit]
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text.strip())
     return f"{shown}..." if len(said) > limit else shown

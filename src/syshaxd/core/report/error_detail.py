@@ -1,17 +1,17 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""An error of the tree as text and back, so that it keeps its type from the daemon to its client."""
+"""Serializes an error of the tree, so that it keeps its type from the daemon to its client."""
 
 import json
 
 from syshaxd.core import errors
 
 METADATA_KEY = "syshax-error"
-"""Of the gRPC trailer that carries it."""
+"""Key of the gRPC trailer that carries it."""
 
 
 def detail(error: errors.SyshaxError) -> str:
-    """The error's type and attributes as JSON in ASCII. Its message travels by itself."""
+    """The error's type and attributes as ASCII JSON. The message is sent separately."""
     kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
     attributes = dict(vars(error))
     if isinstance(error, errors.ConfigError):
@@ -20,7 +20,7 @@ def detail(error: errors.SyshaxError) -> str:
 
 
 def restored(detail: str, message: str) -> errors.SyshaxError | None:
-    """The error of which `detail` was made; None: it is not known here, as when the daemon is newer."""
+    """The error that `detail` describes; None: unknown here, for example from a newer daemon."""
     try:
         attributes = json.loads(detail)
         kind = vars(errors)[attributes.pop("type")]

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The daemon's status for programs: `syshaxctl status -o json`, and the dashboard."""
+"""The daemon's status as JSON: for `syshaxctl status -o json` and the dashboard."""
 
 import math
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from syshaxd.core.types import EngineStatus, InstanceStatus
 
 
 def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
-    """The status with keys that never change. Times are Unix time, `age_s` is seconds since a reading."""
+    """The status as JSON. Keys never change. Times are Unix time; `age_s` is seconds since a reading."""
     snapshot = status.snapshot
     told = {
         "version": status.version,
@@ -36,7 +36,7 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
 
 
 def _without_odd_numbers(value: Any) -> Any:
-    """The value with None for each number that JSON does not have: NaN and the infinities."""
+    """The value with None for numbers that JSON lacks: NaN and the infinities."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

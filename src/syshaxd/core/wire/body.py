@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A request's JSON body, read no further than placement and hand-over need.
+"""Reads a request's JSON body only as far as placement and hand-over need.
 
-Values stay the bytes that the client sent until somebody asks for one, so that a body costs time in proportion to its
+Values stay undecoded until they are used, so that a body costs time in proportion to its
 size and no memory beside it, whatever is in it. What cannot be understood is left for the instance to judge.
 """
 
@@ -15,12 +15,12 @@ import msgspec
 
 from syshaxd.core.errors import BadRequestError
 
-# A small body has few fields, so all of them are kept. Of a larger one, only those that somebody knows.
+# A small body has few fields, so all of them are kept; of a larger one, only the known fields.
 SMALL_BYTES = 256 * 1024
-# What strict JSON does not allow, but Python's reader (vLLM's) does: NaN, UTF-16, lone surrogates. Python's reader
-# builds everything, which only small bodies are worth.
+# Python's JSON parser (vLLM's) accepts what strict JSON does not: NaN, UTF-16, lone surrogates. That parser
+# decodes everything, so it is used for small bodies only.
 _MAX_LENIENT_BYTES = 1024 * 1024
-# No number, name or option is longer; a longer value is not decoded where one of these is expected.
+# No number, name or option is longer; longer values are not decoded where one of these is expected.
 MAX_SHORT_BYTES = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.+)`", re.DOTALL)
@@ -28,16 +28,16 @@ _INTEGER = re.compile(r"\s*[+-]?\d{1,18}(?:\.0*)?\s*", re.ASCII)
 _TRUE = frozenset(("1", "on", "t", "true", "y", "yes"))
 
 UNREADABLE: Any = object()
-"""The value of a field that can't be decoded. It is true, and of no type that a field may have."""
+"""The value of a field that can't be decoded. It is truthy and of no type that a field may have."""
 
 _all_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class RequestBody(Mapping[str, Any]):
-    """The fields of a JSON object. They are decoded when they are asked for, which never raises."""
+    """The fields of a JSON object, decoded on access. Access never raises."""
 
     def __init__(self, raw: dict[str, msgspec.Raw], *, unknown: str = "") -> None:
-        """`raw`: the fields as they came; `unknown`: one that is left out there, empty if there is none."""
+        """`raw`: the undecoded fields; `unknown`: the name of a field that was left out, empty if there is none."""
         self.raw = raw
         self.unknown = unknown
         self.whole_because: str | None = None
@@ -55,7 +55,7 @@ class RequestBody(Mapping[str, Any]):
         return self._decoded[name]
 
     def short(self, name: str) -> Any:
-        """A field that is a number, a name or an option; None if it is not there, UNREADABLE if it is far too long."""
+        """A field that is a number, a name or an option; None if absent, UNREADABLE if far too long."""
         raw = self.raw.get(name)
         if raw is None:
             return None
@@ -69,10 +69,10 @@ class RequestBody(Mapping[str, Any]):
 
 
 class BodyReader:
-    """Reads bodies. Of large ones, only the fields that it was made for."""
+    """Reads bodies; of large ones, only the known fields."""
 
     def __init__(self, known: Iterable[str], needed: Iterable[str]) -> None:
-        """`known`: all fields that matter to somebody; `needed`: those that matter even beside unknown ones."""
+        """`known`: all fields in use; `needed`: those in use even next to unknown fields."""
         self._known = msgspec.json.Decoder(_struct("Known", known, strict=True))
         self._needed = msgspec.json.Decoder(_struct("Needed", needed, strict=False))
 
@@ -103,17 +103,17 @@ class BodyReader:
 
 
 def raw_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """All fields, for `encode`: undecoded, where they are known that way."""
+    """All fields, for `encode`: undecoded where possible."""
     return dict(body.raw) if isinstance(body, RequestBody) else dict(body)
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
-    """JSON without spaces; fields that were never decoded go out as they came."""
+    """Compact JSON; fields that were never decoded are written unchanged."""
     return msgspec.json.encode(value)
 
 
 def decode(raw: msgspec.Raw) -> Any:
-    """The value, as Python's JSON reader would give it; UNREADABLE if even that can't read it."""
+    """The value as Python's JSON parser decodes it; UNREADABLE if it can't."""
     try:
         return msgspec.json.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -125,7 +125,7 @@ def decode(raw: msgspec.Raw) -> Any:
 
 
 def as_int(value: object) -> int | None:
-    """A whole number however a client writes it, as vLLM takes it: 4, 4.0 or "4"; None: it is not one."""
+    """An integer in any form that vLLM accepts: 4, 4.0 or "4"; None: not an integer."""
     match value:
         case bool():
             return int(value)
@@ -140,7 +140,7 @@ def as_int(value: object) -> int | None:
 
 
 def as_bool(value: object) -> bool:
-    """A truth value however a client writes it, as vLLM takes it; false if it is none."""
+    """A boolean in any form that vLLM accepts; false if it is none."""
     if isinstance(value, str):
         return value.lower() in _TRUE
     return isinstance(value, bool | int | float) and value == 1

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The little of HTTP/1.1 (RFC 9112) that a relay needs: heads, and where the chunks of a body end."""
+"""The part of HTTP/1.1 (RFC 9112) that a relay needs: heads, and the ends of a body's chunks."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from functools import lru_cache
 MAX_HEAD_BYTES = 64 * 1024
 MAX_SIZE_LINE_BYTES = 256
 
-# RFC 9110, 7.6.1, and what each side must set for itself.
+# Hop-by-hop fields (RFC 9110, 7.6.1) and fields that each side sets for itself.
 _HOP_BY_HOP = frozenset(
     (
         b"connection",
@@ -27,10 +27,10 @@ _HOP_BY_HOP = frozenset(
 _NOT_TO_INSTANCE = _HOP_BY_HOP | {
     b"host",
     b"content-length",
-    b"content-encoding",  # the front has decoded the body
-    b"accept-encoding",  # answers are read for their usage on the way
+    b"content-encoding",  # the gateway has decoded the body
+    b"accept-encoding",  # answers are parsed for their usage
     b"expect",
-    b"origin",  # the gateway answers for the endpoint, so instances need not
+    b"origin",  # the gateway answers it for the endpoint
     b"x-request-id",
     b"x-syshax-place",
 }
@@ -38,10 +38,10 @@ _NOT_TO_CLIENT = _HOP_BY_HOP | {b"content-length", b"server", b"x-request-id", b
 
 
 class ProtocolError(ValueError):
-    """The peer does not speak HTTP/1.1 as it should."""
+    """The peer violates HTTP/1.1."""
 
 
-# Heads repeat line for line from request to request: a remembered line costs a tenth of a parsed one.
+# Heads repeat line for line from request to request: a cached line costs a tenth of a parsed one.
 @lru_cache(maxsize=4096)
 def _header(line: bytes) -> tuple[bytes, bytes]:
     """Name in lower case, and value. Raises ProtocolError."""
@@ -53,13 +53,13 @@ def _header(line: bytes) -> tuple[bytes, bytes]:
 
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _HEADER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
-# No CR, LF or NUL gets through: what follows one would be a header of its own for the client.
+# CR, LF and NUL are rejected: text after one would be a separate header for the client.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
-# More digits than any body has bytes.
+# More digits than any body length has.
 _MAX_LENGTH_DIGITS = 15
 
 
-# Made for every request: a frozen one would cost 0.4 us more.
+# Created for every request: frozen=True would cost 0.4 us more.
 @dataclass(slots=True)
 class ResponseHead:
     """A response's status line and headers."""
@@ -67,7 +67,7 @@ class ResponseHead:
     status: int
     reason: bytes
     lines: list[bytes]
-    """The header lines that a client gets."""
+    """Header lines for the client."""
     content_type: bytes
     content_length: int | None
     chunked: bool
@@ -75,7 +75,7 @@ class ResponseHead:
 
 
 def parse_response_head(data: bytes) -> ResponseHead:
-    """Parses a head without its closing empty line.
+    """Parses a head without its final empty line.
 
     Raises:
         ProtocolError: Not a response head of HTTP/1.0 or 1.1, or its framing is ambiguous.
@@ -107,7 +107,7 @@ def parse_response_head(data: bytes) -> ResponseHead:
         raise ProtocolError("both Content-Length and Transfer-Encoding")
     if options:
         head.keep_alive = b"close" not in options and (head.keep_alive or b"keep-alive" in options)
-        # A field that is named there is meant for this hop alone.
+        # Fields named there are hop-by-hop.
         head.lines = [line for line in head.lines if _header(line)[0] not in options]
     return head
 
@@ -115,15 +115,15 @@ def parse_response_head(data: bytes) -> ResponseHead:
 def response_head(
     head: ResponseHead, *, request_id: str, placement: str, dechunked: bool, close: bool, extra: bytes = b""
 ) -> bytes:
-    """The head that the client gets for an instance's.
+    """Builds the client's response head from an instance's.
 
     Args:
         head: The instance's.
         request_id: The request's id.
-        placement: Where it was answered.
-        dechunked: A chunked body is sent without its framing.
+        placement: The instances that answered.
+        dechunked: The chunked body is sent without framing.
         close: The connection is closed afterwards.
-        extra: Lines that the gateway adds, each with its end.
+        extra: Lines that the gateway adds, each with its line end.
     """
     parts = [
         b"HTTP/1.1 %d %b" % (head.status, head.reason),
@@ -141,10 +141,10 @@ def response_head(
 
 
 def end_to_end_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The client's header lines that an instance gets.
+    """The client's header lines to forward to an instance.
 
     Raises:
-        ProtocolError: A line that another server could take for several.
+        ProtocolError: A line that another server could parse as several.
     """
     lines: list[tuple[bytes, bytes]] = []
     dropped: set[bytes] = set()
@@ -160,7 +160,7 @@ def end_to_end_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def request_head(method: str, target: str, host: str, headers: bytes, *, request_id: str, length: int) -> bytes:
-    """A request's whole head for an instance; `headers` are lines from `end_to_end_headers`."""
+    """The request head for an instance; `headers` are lines from `end_to_end_headers`."""
     start = f"{method} {target} HTTP/1.1\r\nhost: {host}\r\nx-request-id: {request_id}\r\n"
     if length or method not in {"GET", "HEAD", "DELETE", "OPTIONS"}:
         start += f"content-length: {length}\r\n"
@@ -168,13 +168,13 @@ def request_head(method: str, target: str, host: str, headers: bytes, *, request
 
 
 def chunk_size(line: bytes) -> int:
-    """The size that a chunk's first line (without its line end) announces.
+    """Parses the size in a chunk's first line (without its line end).
 
     Raises:
         ProtocolError: Not a hexadecimal number.
     """
     digits = line.partition(b";")[0].rstrip() if b";" in line else line
-    # int() takes more than the grammar does: signs, underscores, spaces, 0x.
+    # int() accepts more than the grammar: signs, underscores, spaces, 0x.
     if len(digits) > _MAX_LENGTH_DIGITS or not digits.isalnum() or b"x" in digits or b"X" in digits:
         raise ProtocolError(f"not a chunk size: {line[:40]!r}")
     try:
@@ -183,19 +183,19 @@ def chunk_size(line: bytes) -> int:
         raise ProtocolError(f"not a chunk size: {line[:40]!r}") from None
 
 
-# A stream has few different sizes, and a lookup costs a quarter of a parse.
+# A stream has few distinct sizes, and a lookup costs a quarter of a parse.
 _SIZES: dict[bytes, int] = {}
 _MAX_SIZES = 4096
 
 
 def complete_chunks(data: bytes) -> tuple[int, bool]:
-    """Finds the whole chunks at the start of `data`, which starts at a chunk's first byte.
+    """Finds the complete chunks at the start of `data`, which starts at a chunk's first byte.
 
     Returns:
-        The offset after the last whole chunk, and whether the body ends there.
+        The offset after the last complete chunk, and whether the body ends there.
 
     Raises:
-        ProtocolError: Not chunked coding.
+        ProtocolError: Not a chunked body.
     """
     position = 0
     size = len(data)
@@ -212,7 +212,7 @@ def complete_chunks(data: bytes) -> tuple[int, bool]:
             if len(_SIZES) < _MAX_SIZES:
                 _SIZES[line] = length
         if length == 0:
-            # Trailers, if any, end with an empty line; without them it follows at once.
+            # Trailers, if any, end with an empty line.
             end = data.find(b"\r\n\r\n", line_end)
             if end < 0:
                 if size - line_end > MAX_HEAD_BYTES:
@@ -223,34 +223,34 @@ def complete_chunks(data: bytes) -> tuple[int, bool]:
         if following > size:
             break
         if data[following - 2 : following] != b"\r\n":
-            raise ProtocolError("a chunk is longer than it said")
+            raise ProtocolError("a chunk is longer than its size line says")
         position = following
     return position, False
 
 
 class Dechunker:
-    """Takes the framing off a chunked body, however its bytes are cut."""
+    """Removes the framing of a chunked body that arrives in arbitrary pieces."""
 
     __slots__ = ("_left", "_line", "ended")
 
     def __init__(self) -> None:
         self._line = b""  # the beginning of a size line
-        self._left = 0  # of the present chunk, with the line end behind it
+        self._left = 0  # of the current chunk, including its line end
         self.ended = False
-        """The last chunk has come; its trailers are passed over."""
+        """The last chunk has arrived; trailers are ignored."""
 
     @property
     def at_boundary(self) -> bool:
-        """The next byte is the first of a chunk."""
+        """The next byte starts a chunk."""
         return not self._left and not self._line
 
     def feed(self, data: bytes) -> bytes:
-        """Returns the payload that is in the next bytes of the body.
+        """Returns the payload in the next bytes of the body.
 
         Raises:
-            ProtocolError: Not chunked coding.
+            ProtocolError: Not a chunked body.
         """
-        if not self._left and not self._line:  # almost always: one whole chunk
+        if not self._left and not self._line:  # the common case: one complete chunk
             line_end = data.find(b"\r\n")
             if _SIZES.get(data[:line_end], 0) == len(data) - line_end - 4 > 0:
                 return data[line_end + 2 : -2]

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The shapes of OpenAI's API that the daemon itself writes."""
+"""The parts of OpenAI's API that the daemon itself writes."""
 
 import json
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ def error_body(message: str, *, kind: str, param: str | None = None, code: str |
 
 
 def error_text(problem: Any) -> str:
-    """What an instance's error object says, or whatever stands in its place."""
+    """The message of an instance's error object, or of anything in its place."""
     text = problem.get("message") if isinstance(problem, Mapping) else problem
-    return excerpt(str(text)) or "it does not say why"
+    return excerpt(str(text)) or "no reason given"
 
 
 def is_refusal(problem: Any) -> bool:
-    """Whether an error object in a stream says that the request is at fault: another instance would say the same."""
+    """Whether an error object in a stream blames the request, so that another instance would answer the same."""
     code = problem.get("code") if isinstance(problem, Mapping) else None
     return isinstance(code, int) and 400 <= code < 500
 
 
 def choices_of(body: bytes) -> int:
-    """How many answers a request asks for, as far as it can be read: `n` for each prompt."""
+    """The number of answers that a request asks for (`n` for each prompt), as far as it can be read."""
     try:
         asked = json.loads(body)
         number, prompt = asked.get("n"), asked.get("prompt")

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""An instance's Prometheus text -> the few samples that we use; two readings -> its load.
+"""Parses an instance's Prometheus text into the few samples in use, and computes its load from two readings.
 
 Source: the names of vLLM V1 are those of vllm/v1/metrics/loggers.py, the older ones those of vllm/engine/metrics.py.
 """
@@ -31,7 +31,7 @@ _PREFILL_S = "vllm:request_prefill_time_seconds_sum"
 _PREFILL_TOKENS = "vllm:request_prefill_kv_computed_tokens_sum"
 _PREFILLS = "vllm:request_prefill_kv_computed_tokens_count"
 _LEAST_PREFILL_TOKENS = 64
-"""Of a request, in the mean: in less, what a step costs by itself hides what a token costs."""
+"""Mean per request: with fewer, the fixed cost of a step hides the cost of a token."""
 
 _NAMES = (
     *(_RUNNING, _WAITING, _SWAPPED, *_KV_USAGE, _PREEMPTIONS),
@@ -41,14 +41,14 @@ _NAMES = (
 )
 _MOST_OF_ANY = 1e15
 _MOST = {_RUNNING: 1e6, _WAITING: 1e6, _SWAPPED: 1e6, **dict.fromkeys(_KV_USAGE, 1.0 + 1e-6)}
-"""What a sample can be at most; more is a fault of who tells it."""
+"""Largest plausible value of a sample; a larger one is invalid."""
 # A whole exposition has hundreds of lines (50 KB), mostly histogram buckets: only the lines of these names are parsed.
 _LINES = re.compile(rf"^vllm:(?:{'|'.join(name.removeprefix('vllm:') for name in _NAMES)})[{{ \t].*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
-    """Tokens that went through an instance. One of the two is known: old servers tell no counter, only a rate."""
+    """Tokens processed by an instance. Either field is known: old servers export only a rate."""
 
     total: float | None = None
     """Since the server started."""
@@ -58,33 +58,33 @@ class Flow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What an instance said of itself at one moment, summed over its engines."""
+    """One reading of an instance's metrics, summed over its engines."""
 
     at_s: float
     """Monotonic time."""
     running: int
     waiting: int
-    """Also those that were swapped out (before V1): they wait, too."""
+    """Includes swapped-out requests (before V1), which wait too."""
     kv_usage_ratio: float
     """0..1, the mean over the engines."""
     prompt_tokens: Flow
     generation_tokens: Flow
     prompt_tokens_by_source: Mapping[str, float] = field(default_factory=dict)
-    """Such as `local_compute`, `local_cache_hit`, `external_kv_transfer`; empty where it does not tell."""
+    """Such as `local_compute`, `local_cache_hit`, `external_kv_transfer`; empty if not exported."""
     preemptions: int = 0
-    """Since the server started; 0 where it does not count them."""
+    """Since the server started; 0 if not exported."""
     prefill_s: float = 0.0
-    """Spent on the prompts of all requests that have ended; this and the next two 0 where it does not tell."""
+    """Prefill time of all finished requests; this and the next two are 0 if not exported."""
     prefill_tokens: float = 0.0
-    """Of these prompts, without those that were cached or loaded."""
+    """Prompt tokens of these requests, without cached or loaded ones."""
     prefills: float = 0.0
-    """How many requests these were."""
+    """The number of these requests."""
     faults: tuple[str, ...] = ()
-    """Samples that cannot be: they count as 0, and the rest of the reading holds."""
+    """Invalid samples: they count as 0, and the rest of the reading is valid."""
 
 
 def read(text: str, *, model: str, at_s: float) -> Reading:
-    """Returns what `text`, the answer of an instance's /metrics, says.
+    """Parses `text`, the body of an instance's /metrics.
 
     Args:
         text: Prometheus text format.
@@ -92,7 +92,7 @@ def read(text: str, *, model: str, at_s: float) -> Reading:
         at_s: Monotonic time of the answer.
 
     Raises:
-        InstanceFailedError: A sample that is needed is missing.
+        InstanceFailedError: A required sample is missing.
     """
     samples = _Samples(text, model)
     return Reading(
@@ -112,7 +112,7 @@ def read(text: str, *, model: str, at_s: float) -> Reading:
 
 
 def load(now: Reading, before: Reading | None) -> InstanceLoad:
-    """Returns the load at `now`, with rates since `before`; they are 0 for a first reading without rates of its own."""
+    """Returns the load at `now`, with rates since `before`; they are 0 for a first reading that exports none."""
     before = before or now
     elapsed_s = now.at_s - before.at_s
     return InstanceLoad(
@@ -143,7 +143,7 @@ def rate(before: float, after: float, elapsed_s: float) -> float:
 
 
 def _prompt_token_s(now: Reading, before: Reading) -> float:
-    """Seconds for a token of a prompt; 0: the requests that ended in between do not tell."""
+    """Prefill seconds per prompt token; 0: unknown from the requests that ended in between."""
     requests, tokens = now.prefills - before.prefills, now.prefill_tokens - before.prefill_tokens
     seconds = now.prefill_s - before.prefill_s
     if requests <= 0 or seconds <= 0 or tokens < requests * _LEAST_PREFILL_TOKENS:
@@ -167,19 +167,19 @@ class _Samples:
         found = [sample for line in _LINES.findall(text) for sample in self._parsed(line)]
         models = {labels["model_name"] for _, labels, _ in found if "model_name" in labels}
         if len(models) > 1 and model not in models:
-            raise InstanceFailedError(f"/metrics tells of the models {', '.join(sorted(models))}, not of {model}")
+            raise InstanceFailedError(f"/metrics has the models {', '.join(sorted(models))}, but not {model}")
         self._by_name: dict[str, list[tuple[dict[str, str], float]]] = {}
         for name, labels, value in found:
             if len(models) > 1 and labels.get("model_name", model) != model:
                 continue
             if not 0 <= value <= _MOST.get(name, _MOST_OF_ANY):  # NaN is never between
-                self._faults[name] = f"/metrics: {name} is {value:g}, which cannot be"
+                self._faults[name] = f"/metrics: {name} has the invalid value {value:g}"
                 continue
             self._by_name.setdefault(name, []).append((labels, value))
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What cannot be, one line for a name."""
+        """Invalid samples, one line per name."""
         return tuple(self._faults.values())
 
     def _parsed(self, line: str) -> list[tuple[str, dict[str, str], float]]:
@@ -220,7 +220,7 @@ class _Samples:
         return sums
 
     def _values(self, names: Iterable[str]) -> list[float]:
-        """The values under the first of `names` that is there; none if that one tells only what cannot be."""
+        """The values of the first present name; none if all its values are invalid."""
         names = tuple(names)
         for name in names:
             if name in self._by_name:
@@ -231,4 +231,4 @@ class _Samples:
 
 
 def _missing(name: str) -> InstanceFailedError:
-    return InstanceFailedError(f"/metrics has no {name}: is this a vLLM server, with its statistics on?")
+    return InstanceFailedError(f"/metrics has no {name}: is this a vLLM server with statistics enabled?")
