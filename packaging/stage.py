@@ -77,8 +77,9 @@ def stage_code(destdir: Path, wheels: Path, without: frozenset[str]) -> None:
     no_caches = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "src/syshaxd", site / "syshaxd", ignore=no_caches)
     connector = destdir / LIB / "connector"
-    shutil.copytree(ROOT / "src/syshax_connector", connector / "syshax_connector", ignore=no_caches)
-    # The connector is compiled by whichever Python the engines have; the daemon by this one.
+    for package in ("syshax_connector", "syshax_quantize"):
+        shutil.copytree(ROOT / "src" / package, connector / package, ignore=no_caches)
+    # They are compiled by whichever Python the engines have; the daemon by this one.
     compileall.compile_dir(
         site, quiet=2, stripdir=destdir, prependdir="/", invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
     )

@@ -1,8 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""`python -m syshax_quantize PLAN FOLDER`: makes the folder. Says on its standard output, a JSON object a line, how far it is.
+"""`python -m syshax_quantize FOLDER` makes the folder by the plan on its standard input: one line of JSON.
 
-It ends with whoever started it: when its standard input is closed.
+It says on its standard output how far it is, a JSON object a line. When its standard input is closed, it ends: the
+process that started it has gone.
 """
 
 import json
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy would take memory for each CPU, for what is not used here
@@ -20,13 +22,18 @@ from syshax_quantize.maker import Maker, MakingError
 _INTERVAL_S = 0.5
 _NICE = 19
 _ORPHANED = 3
+_MOST_THREADS = 16
+"""Each takes memory, and a disk is not quicker than so many."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
+    plan = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(_NICE)
-    plan = json.loads(Path(argv[0]).read_bytes())
+    if plan["cores"]:
+        with suppress(OSError):  # they are not to be had any more: any others do
+            os.sched_setaffinity(0, plan["cores"])
     told_s = 0.0
 
     def report(done: int, total: int) -> None:
@@ -36,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
             told_s = now_s
             _say({"done_bytes": done, "total_bytes": total})
 
-    maker = Maker(plan, Path(argv[1]), threads=len(os.sched_getaffinity(0)), report=report)
+    threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    maker = Maker(plan, Path(argv[0]), threads=threads, report=report)
     try:
         maker.make(waiting=lambda: _say({"waiting": True}))
     except MakingError as error:
@@ -50,7 +58,7 @@ def _say(news: Mapping[str, object]) -> None:
 
 
 def _end_with_parent() -> None:
-    while os.read(0, 1):
+    while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(_ORPHANED)
 

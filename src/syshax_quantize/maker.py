@@ -9,7 +9,7 @@ what has a name is whole, and the next run goes on with the files that are missi
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,8 +79,7 @@ class Maker:
         for file in missing:
             self._make_file(file)
         for name in self._plan["copies"]:
-            with (self._source / name).open("rb") as source:
-                self._write(name, iter(lambda source=source: source.read(_COPY_BYTES), b""))
+            self._write(name, _parts(self._source / name))
         for name, text in self._plan["texts"].items():
             self._write(name, [text.encode()])
         _sync(self._staging)
@@ -106,7 +105,7 @@ class Maker:
                 "(`syshax weights` lists and removes older ones), or move the state folder"
             )
 
-    def _write(self, name: str, parts: "Iterator[bytes] | Sequence[bytes]") -> None:
+    def _write(self, name: str, parts: Iterable[bytes]) -> None:
         """Writes a small file. The folder has no name yet, so it may be seen half."""
         self._step()
         with (self._staging / name).open("wb") as file:
@@ -146,6 +145,12 @@ class Maker:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _parts(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while part := file.read(_COPY_BYTES):
+            yield part
 
 
 def _size(file: Mapping[str, Any]) -> int:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.int8]
 
-# The largest number of a group is this many steps. More than the integers have: it is cut off, and all others are finer.
+# So many steps of the scale make the largest number of a group. Where the integers have fewer, it is cut off, and all
+# other numbers are finer.
 _STEPS_8_BITS = (127.0, 132.0, 138.0, 145.0, 155.0)
 _STEPS_4_BITS = (7.0, 7.5, 8.0, 8.5, 9.0, 9.75, 10.5)
 

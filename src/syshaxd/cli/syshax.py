@@ -16,6 +16,7 @@ import click
 from syshaxd import __version__
 from syshaxd.cli import complete, default_config
 from syshaxd.cli.values import ValuesCommand, check_keys
+from syshaxd.cli.weights import quantize, weights
 from syshaxd.core.address import Address
 from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value
 from syshaxd.core.errors import ConfigError, SyshaxError
@@ -78,6 +79,10 @@ def main() -> None:
       syshax config models.default ds-32b
       syshax run
     """  # noqa: D301 - \b keeps click from joining the lines
+
+
+main.add_command(quantize)
+main.add_command(weights)
 
 
 @main.command()

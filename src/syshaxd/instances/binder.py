@@ -15,7 +15,7 @@ from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.numa import Weights
 from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
 from syshaxd.system import host
-from syshaxd.system.enginefiles import connector_package, read_launch_host
+from syshaxd.system.enginefiles import package_folder, read_launch_host
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def planned_specs(config: Config) -> tuple[InstanceSpec, ...]:
         SyshaxError: Part of the configuration can't be passed to vLLM.
     """
     specs = instance_specs(config, read_launch_host(config))
-    return tuple(with_connector(spec, os.fspath(connector_package())) if spec.container else spec for spec in specs)
+    return tuple(with_connector(spec, os.fspath(package_folder())) if spec.container else spec for spec in specs)
 
 
 def bind(config: Config) -> Bound:

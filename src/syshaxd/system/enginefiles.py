@@ -26,6 +26,12 @@ _SAMPLES = 9
 _OF_THE_MODEL = re.compile(
     r"model_type|architectures|hidden_size|intermediate_size|num_.*|head_dim|vocab_size|rope_.*|quantization_config"
 )
+QUANTISER = "syshax_quantize"
+"""The package that makes quantised weights."""
+_WITHOUT = {
+    PACKAGE: ", or set services.NAME.protocol to none",
+    QUANTISER: ", or set services.NAME.quantize to none",
+}
 _DIST_INFO = re.compile(r"vllm(?:_cpu)?-(\d[^-]*)\.dist-info")
 
 
@@ -76,29 +82,30 @@ def _shm_total_bytes() -> int:
     return shm.f_blocks * shm.f_frsize
 
 
-def connector_package() -> Path:
-    """The folder of the package `syshax_connector`, without importing it: it needs vLLM's environment.
+def package_folder(name: str = PACKAGE) -> Path:
+    """The folder of a package of ours that needs vLLM's environment, without importing it.
 
     Raises:
         SyshaxError: It is not installed beside syshaxd.
     """
-    found = importlib.util.find_spec(PACKAGE)
+    found = importlib.util.find_spec(name)
     if found is None or found.origin is None:
-        raise SyshaxError(f"{PACKAGE} is not installed: install sysHAX again, or set services.NAME.protocol to none")
+        raise SyshaxError(f"{name} is not installed: install sysHAX again{_WITHOUT[name]}")
     return Path(found.origin).parent
 
 
-def importable_folder(base: Path) -> Path:
-    """Returns a folder under `base` that has `syshax_connector` in it and nothing else, for an instance's PYTHONPATH.
+def importable_folder(base: Path, name: str = PACKAGE) -> Path:
+    """Returns a folder under `base` that has a package of ours for vLLM's environment in it, for a PYTHONPATH.
 
-    The package's own parent would not do: where sysHAX is installed, it holds packages of other versions than vLLM's.
+    Nothing but such packages is in there. The package's own parent would not do: where sysHAX is installed, it holds
+    packages of other versions than vLLM's.
 
     Raises:
         SyshaxError: The package is not installed, or the folder cannot be made.
     """
-    package = connector_package()
+    package = package_folder(name)
     folder = base / "python"
-    link = folder / PACKAGE
+    link = folder / name
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not link.is_symlink() or link.readlink() != package:
@@ -143,7 +150,7 @@ def _model_identity(folder: Path) -> str:
     """Equal configurations may have different weights: some of their bytes are looked at, spread over each file."""
     config = _model_config(folder)
     try:
-        weights = [_sample(file) for file in sorted(folder.glob("*.safetensors"))]
+        weights = weight_samples(folder)
     except OSError:
         return ""
     if config is None or not weights:
@@ -151,6 +158,11 @@ def _model_identity(folder: Path) -> str:
     fixed = {key: value for key, value in config.items() if _OF_THE_MODEL.fullmatch(key)}
     text = json.dumps([fixed, weights], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def weight_samples(folder: Path) -> list[str]:
+    """A digest of some bytes of each file of weights, in the order of their names. Raises OSError."""
+    return [_sample(file) for file in sorted(folder.glob("*.safetensors"))]
 
 
 def _sample(file: Path) -> str:

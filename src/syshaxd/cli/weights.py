@@ -1,0 +1,166 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""`syshax quantize` and `syshax weights`: makes, lists and removes quantised weights. Needs no daemon."""
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from syshaxd.cli import default_config
+from syshaxd.core.config import Config, enabled_services
+from syshaxd.core.errors import ConfigError, SyshaxError
+from syshaxd.core.types import Device, Role
+from syshaxd.core.weights import Quantize, WeightsPlan
+from syshaxd.runtime.quantiser import Progress, make_weights
+from syshaxd.system import configfile, rundir
+from syshaxd.system.weights import kept, left_texts, plan_for, remove, weights_dir
+
+_INTERRUPTED = 130
+_ERASE_LINE = "\r\x1b[2K"
+_PLAIN_INTERVAL_S = 10.0
+
+_into_option = click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where weights are kept. Unset: in the state folder; that of the service is /var/lib/syshax/weights.",
+)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, file_okay=False), required=False)
+@click.option(
+    "--to",
+    "quantize_",
+    type=click.Choice([str(each) for each in Quantize if each is not Quantize.NONE]),
+    default=str(Quantize.Q8_0),
+    show_default=True,
+    help="8 or 4 bits a weight.",
+)
+@click.option("--python", help="An interpreter with NumPy. Unset: that of the instance which computes on CPUs.")
+@click.option("--dry-run", is_flag=True, help="Only tell what would be made.")
+@_into_option
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, readable=False),
+    default=default_config,
+    show_default="$SYSHAX_CONFIG, else the system's or your own",
+    metavar="FILE",
+    help="Configuration file, for what is not given here.",
+)
+def quantize(
+    model: Path | None, quantize_: str, python: str | None, into: Path | None, config_path: Path, *, dry_run: bool
+) -> None:
+    """Makes weights of fewer bits for vLLM on CPUs.
+
+    MODEL is the folder of a model; the weights are kept. Without MODEL it is the model of the configuration. What was interrupted goes on where it was. An instance with
+    `services.NAME.quantize` uses what is kept, and makes it by itself where it is not.
+
+    \b
+    Examples:
+      syshax quantize
+      syshax quantize /models/ds-32b --to q4_0
+      syshax quantize /models/ds-32b --python /opt/vllm/bin/python --dry-run
+    """  # noqa: D301
+    try:
+        given = model is None or python is None
+        config = configfile.load(config_path) if given and not (model and dry_run) else Config()
+        model = model or _model(config)
+        plan = plan_for(model, Quantize(quantize_))
+        folder = into or weights_dir()
+        _tell(plan, folder)
+        if not dry_run:
+            made = asyncio.run(_make(plan, folder, python or _python(config)))
+            click.echo(made)
+    except ConfigError as error:
+        raise click.ClickException(configfile.fault_text(config_path, error)) from None
+    except SyshaxError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; the same command goes on from here", err=True)
+        raise click.exceptions.Exit(_INTERRUPTED) from None
+
+
+def _model(config: Config) -> Path:
+    services = enabled_services(config)
+    cpu = services.get(Role.CPU)
+    path = (cpu.model if cpu else None) or config.models.path
+    if path is None:
+        raise click.UsageError("which model? Give its folder, or set models.path")
+    return Path(path)
+
+
+def _python(config: Config) -> str:
+    for name, service in enabled_services(config).items():
+        if service.python and (name == Role.CPU or service.device is Device.CPU):
+            return service.python
+    raise click.UsageError("which interpreter? Give one with NumPy as --python, or set services.cpu.python")
+
+
+def _tell(plan: WeightsPlan, folder: Path) -> None:
+    click.echo(f"{plan.source}: {plan.stored_bytes >> 20} MiB as {plan.quantize}, {folder / plan.name}", err=True)
+    for text in left_texts(plan.left):
+        click.echo(f"left as it is: {text}", err=True)
+
+
+async def _make(plan: WeightsPlan, folder: Path, python: str) -> Path:
+    shown_s = -_PLAIN_INTERVAL_S
+
+    def show(progress: Progress) -> None:
+        nonlocal shown_s
+        if sys.stderr.isatty():
+            click.echo(f"{_ERASE_LINE}{progress}", nl=False, err=True)
+        elif (now_s := time.monotonic()) - shown_s >= _PLAIN_INTERVAL_S:
+            shown_s = now_s
+            click.echo(str(progress), err=True)
+
+    try:
+        return await make_weights(plan, folder, python=python, state=rundir.state_dir(), report=show)
+    finally:
+        if sys.stderr.isatty():
+            click.echo(_ERASE_LINE, nl=False, err=True)
+
+
+@click.command()
+@click.option("--remove", "names", multiple=True, metavar="NAME", help="Remove these.")
+@_into_option
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def weights(names: tuple[str, ...], into: Path | None, output: str) -> None:
+    """Lists or removes quantised weights that are kept.
+
+    Names with a dot in front are of weights that were begun and are not whole. An instance that runs with weights that
+    are removed runs on; its next start makes them anew.
+
+    \b
+    Examples:
+      syshax weights
+      syshax weights --remove ds-32b-q8_0-0123456789ab
+    """  # noqa: D301
+    try:
+        folder = into or weights_dir()
+        for name in names:
+            click.echo(f"{remove(folder, name)} is removed")
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from None
+    except SyshaxError as error:
+        raise click.ClickException(str(error)) from None
+    if names:
+        return
+    found = kept(folder)
+    if output == "json":
+        told = [
+            {"path": str(its.path), "stored_bytes": its.stored_bytes, "whole": its.is_whole, "made": dict(its.record)}
+            for its in found
+        ]
+        click.echo(json.dumps(told, indent=2))
+        return
+    for its in found:
+        source = its.record.get("source", "not whole" if not its.is_whole else "made of what is not known")
+        click.echo(f"{its.path.name}  {its.stored_bytes >> 20} MiB  {source}")
+    if not found:
+        click.echo(f"{folder} keeps none", err=True)
