@@ -58,8 +58,8 @@ def quantize(
 ) -> None:
     """Makes weights of fewer bits for vLLM on CPUs.
 
-    MODEL is the folder of a model; the weights are kept. Without MODEL it is the model of the configuration. What was interrupted goes on where it was. An instance with
-    `services.NAME.quantize` uses what is kept, and makes it by itself where it is not.
+    MODEL is the folder of a model; without it, it is that of the configuration. The weights are kept. What was
+    interrupted goes on where it was.
 
     \b
     Examples:
