@@ -49,6 +49,7 @@ from syshaxd.runtime import InstanceRuntime
 from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.runtime.process import ProcessRuntime
+from syshaxd.runtime.quantised import QuantisedRuntime
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover, HandoverPolicy
 from syshaxd.serving.leases import Leases
@@ -311,21 +312,25 @@ async def _build(
     session = await stack.enter_async_context(aiohttp.ClientSession())
     stopped = await asyncio.to_thread(StoppedInstances.load, rundir.state_dir() / "stopped.json")
     _close_with(stack, "stopped instances", stopped.close)
+
+    def note_launch(name: str, generation: int, text: str) -> None:
+        supervisor.note_launch(name, generation, text)
+
     processes = ProcessRuntime(rundir.state_dir())
     containers = DockerRuntime(
         rundir.state_dir() / "containers",
         host=config.docker.host,
         timeout_s=config.docker.timeout_s,
         tasks=side_tasks,
-        note=lambda *news: supervisor.note_launch(*news),  # noqa: PLW0108 - it comes after this
+        note=note_launch,
         reconnected=lambda: _start_again(supervisor),
     )
     runtimes: dict[RuntimeKind, InstanceRuntime] = {
-        RuntimeKind.PROCESS: processes,
-        RuntimeKind.DOCKER: containers,
+        RuntimeKind.PROCESS: QuantisedRuntime(processes, rundir.state_dir(), note_launch),
+        RuntimeKind.DOCKER: QuantisedRuntime(containers, rundir.state_dir(), note_launch),
         RuntimeKind.EXTERNAL: ExternalRuntime(),
     }
-    for runtime in runtimes.values():
+    for runtime in (processes, containers):
         _close_with(stack, type(runtime).__name__, runtime.close)
     registry = InstanceRegistry(bound.specs)
     discovery = _discovery(registry, session)

@@ -19,7 +19,6 @@ from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError, SyshaxError
 from syshaxd.core.launch.apply_plan import Wishes, planned_changes
 from syshaxd.core.launch.cpu_binding import Host
-from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.numa import (
     VARIABLES,
     Dialect,
@@ -140,7 +139,7 @@ def _print_plan(where: Host, wishes: Wishes, reserve: Mapping[str, int], output:
 
 def _apply(path: Path, wishes: Wishes, where: Host, output: str) -> None:
     content = configfile.read(path)
-    changes = planned_changes(content, wishes, where, binder.weights(instance_specs(parse(content))))
+    changes = planned_changes(content, wishes, where, binder.weights(binder.planned_specs(parse(content))))
     if changes:
         configfile.edit(path, changes)
     if output == "json":

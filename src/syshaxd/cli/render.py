@@ -51,6 +51,8 @@ def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> 
     spec = specs[name]
     if spec.runtime is RuntimeKind.EXTERNAL:
         raise click.ClickException(f"syshaxd does not start {name} (services.{name}.runtime is external)")
+    if spec.weights is not None and spec.weights.source and not Path(spec.model).exists():
+        click.echo(f"# {spec.model} is made at the first start, or by `syshax quantize`", err=True)
     words = _words(spec) if show_secrets else safe_words(_words(spec))
     if output == "json":
         told = asdict(spec) | {"env": dict(spec.env)}

@@ -88,6 +88,20 @@ class ContainerSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuantisedWeights:
+    """What an instance computes with instead of the model's full weights."""
+
+    quantize: str
+    """How many bits they have: `q8_0` or `q4_0`."""
+    source: str = ""
+    """The model's folder, from which syshaxd makes them before it launches the instance; empty: it does not."""
+    python: str = ""
+    """The interpreter that makes them."""
+    loaded_bytes: int = 0
+    """Their size in memory; 0: not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSpec:
     """The complete description of one inference server: equal specs start equal servers."""
 
@@ -119,6 +133,8 @@ class InstanceSpec:
     """Of an instance that runs in a container."""
     aliases: tuple[str, ...] = ()
     """Further names of the model in the API."""
+    weights: QuantisedWeights | None = None
+    """None: the model's own."""
 
     @property
     def address(self) -> Address:

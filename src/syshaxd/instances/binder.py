@@ -64,6 +64,9 @@ def weights(specs: Sequence[InstanceSpec]) -> dict[str, Weights]:
     found: dict[str, Weights] = {}
     for spec in specs:
         if spec.runtime is not RuntimeKind.EXTERNAL and spec.device is Device.CPU:
+            if spec.weights is not None and spec.weights.loaded_bytes:
+                found[spec.name] = Weights(stored_bytes=spec.weights.loaded_bytes)
+                continue
             try:
                 found[spec.name] = host.weights(Path(spec.model))
             except SyshaxError as error:

@@ -11,17 +11,17 @@ import stat
 import tempfile
 from pathlib import Path
 
-from syshaxd.core.config import Config, enabled_services
+from syshaxd.core.config import Config, ServiceConfig, enabled_services
 from syshaxd.core.errors import SyshaxError
-from syshaxd.core.handover.connector import PACKAGE, EngineFiles, LaunchHost
+from syshaxd.core.handover.connector import PACKAGE, EngineFiles, LaunchHost, PlannedWeights
+from syshaxd.core.launch.quantised import quantised_by_us
 from syshaxd.core.types import RuntimeKind
+from syshaxd.system.weights import plan_for, weight_samples, weights_dir
 
 _SHM = "/dev/shm"  # noqa: S108 - only its size is read
 _ARENA_DIR = f"{_SHM}/syshax"
 # A virtual environment's, and where Debian's own interpreter looks.
 _PACKAGES = ("lib*/python3*/site-packages", "lib*/python3*/dist-packages", "local/lib*/python3*/dist-packages")
-_SAMPLE_BYTES = 1 << 16
-_SAMPLES = 9
 # What decides about a model's KV cache beside its weights; the rest may differ between versions of transformers.
 _OF_THE_MODEL = re.compile(
     r"model_type|architectures|hidden_size|intermediate_size|num_.*|head_dim|vocab_size|rope_.*|quantization_config"
@@ -43,6 +43,7 @@ def read_launch_host(config: Config) -> LaunchHost:
             model=_model_config(folder := Path(service.model or config.models.path or "")),
             is_sentence_transformer=_exists(folder / "modules.json"),
             identity=_model_identity(folder),
+            weights=_planned_weights(name, folder, service),
         )
         for name, service in enabled_services(config).items()
         if service.runtime is not RuntimeKind.EXTERNAL
@@ -55,6 +56,16 @@ def read_launch_host(config: Config) -> LaunchHost:
         arena_fault=_arena_fault(Path(config.offload.arena_dir or arena_dir)),
         shm_total_bytes=_shm_total_bytes(),
     )
+
+
+def _planned_weights(name: str, folder: Path, service: ServiceConfig) -> PlannedWeights | str | None:
+    if not quantised_by_us(name, service):
+        return None
+    try:
+        plan = plan_for(folder, service.quantize)
+        return PlannedWeights(folder=os.fspath(weights_dir() / plan.name), loaded_bytes=plan.loaded_bytes)
+    except SyshaxError as error:
+        return str(error)
 
 
 def _arena_fault(folder: Path) -> str:
@@ -158,18 +169,3 @@ def _model_identity(folder: Path) -> str:
     fixed = {key: value for key, value in config.items() if _OF_THE_MODEL.fullmatch(key)}
     text = json.dumps([fixed, weights], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
-
-
-def weight_samples(folder: Path) -> list[str]:
-    """A digest of some bytes of each file of weights, in the order of their names. Raises OSError."""
-    return [_sample(file) for file in sorted(folder.glob("*.safetensors"))]
-
-
-def _sample(file: Path) -> str:
-    size = file.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with file.open("rb") as data:
-        for part in range(_SAMPLES):
-            data.seek(max(0, size - _SAMPLE_BYTES) * part // (_SAMPLES - 1))
-            digest.update(data.read(_SAMPLE_BYTES))
-    return digest.hexdigest()

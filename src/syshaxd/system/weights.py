@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Models' folders as a plan for quantised weights needs them, and the folder in which such weights are kept."""
 
+import hashlib
 import json
 import platform
 import shutil
@@ -25,7 +26,6 @@ from syshaxd.core.weights.plan import CONFIG, INDEX
 from syshaxd.core.weights.scheme import Cpu
 from syshaxd.core.weights.tensors import LENGTH_BYTES, MOST_HEADER_BYTES, parse_header
 from syshaxd.system import rundir
-from syshaxd.system.enginefiles import weight_samples
 
 _CPUINFO = Path("/proc/cpuinfo")
 _WEIGHTS = frozenset((".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ckpt"))
@@ -33,6 +33,8 @@ _NOT_COPIED = frozenset((CONFIG, INDEX, RECORD))
 # Tokenizers have some 20 MB at most.
 _MOST_COPIED_BYTES = 100 << 20
 _HIDDEN = "."
+_SAMPLE_BYTES = 1 << 16
+_SAMPLES = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,21 @@ def _is_copied(path: Path) -> bool:
         and path.is_file()
         and path.stat().st_size <= _MOST_COPIED_BYTES
     )
+
+
+def weight_samples(folder: Path) -> list[str]:
+    """A digest of some bytes of each file of weights, in the order of their names. Raises OSError."""
+    return [_sample(file) for file in sorted(folder.glob("*.safetensors"))]
+
+
+def _sample(file: Path) -> str:
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as data:
+        for part in range(_SAMPLES):
+            data.seek(max(0, size - _SAMPLE_BYTES) * part // (_SAMPLES - 1))
+            digest.update(data.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def kept(folder: Path) -> list[Kept]:

@@ -23,6 +23,7 @@ from pydantic import (
 from syshaxd.core.address import checked_host, published_port
 from syshaxd.core.numa.cpulist import parse_cpulist
 from syshaxd.core.types import Device, Protocol, RuntimeKind
+from syshaxd.core.weights import Quantize
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Host = Annotated[str, AfterValidator(checked_host)]
@@ -158,6 +159,11 @@ class ServiceConfig(Section):
     )
     python: str | None = Field(None, description="Python interpreter of the environment with vLLM (runtime `process`).")
     model: str | None = Field(None, description="Folder of the model's weights. Unset: models.path.")
+    quantize: Quantize = Field(
+        Quantize.NONE,
+        description="Weights of 8 bits (`q8_0`) or 4 bits (`q4_0`) instead of the model's own, on CPUs; syshaxd makes "
+        "them once, from the model.",
+    )
     cores: str | None = Field(
         None,
         description="CPUs to bind the instance to, such as `0-39,80-119`; `auto`: the best for this host. Unset: all.",

@@ -31,6 +31,14 @@ _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedWeights:
+    """Quantised weights that are there, or will be made."""
+
+    folder: str
+    loaded_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFiles:
     """What is known of an instance before it is started."""
 
@@ -42,6 +50,8 @@ class EngineFiles:
     """Whether the model's folder says how its states become one vector: vLLM then serves embeddings."""
     identity: str = ""
     """Digest of the model's files, equal for equal models in whatever folder; empty: not found."""
+    weights: PlannedWeights | str | None = None
+    """What the model is to be quantised to, or why it can't be; None: it is not asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,14 @@ from syshaxd.core.handover.connector import (
     SINCE,
     EngineFiles,
     LaunchHost,
+    PlannedWeights,
     connector_doubt,
     connector_flags,
     offloading_bytes,
     offloading_fault,
 )
 from syshaxd.core.launch.container import JOIN, container_spec, inner_host
+from syshaxd.core.launch.quantised import image_env, quantise_faults, weights_of
 from syshaxd.core.numa.cpulist import parse_cpulist
 from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind
 
@@ -105,7 +107,11 @@ def _spec(
     host: LaunchHost,
 ) -> InstanceSpec:
     role = Role(name)
-    model = service.model or config.models.path or ""
+    files = host.engines.get(name, EngineFiles())
+    source = service.model or config.models.path or ""
+    faults += quantise_faults(name, service, files.weights)
+    weights = weights_of(name, service, source, files.weights)
+    model = files.weights.folder if isinstance(files.weights, PlannedWeights) else source
     in_container = service.runtime is RuntimeKind.DOCKER
     own: dict[str, Value] = {
         "model": model,
@@ -120,7 +126,7 @@ def _spec(
             engine_id=f"{name}-{service.port}",
             arena_dir=config.offload.arena_dir or host.arena_dir,
             arena_bytes=config.offload.arena_bytes,
-            identity=host.engines.get(name, EngineFiles()).identity,
+            identity=files.identity,
             verify=config.offload.verify,
             offloading_bytes=offloading_bytes(_args(service)),
         )
@@ -147,7 +153,7 @@ def _spec(
         host=service.host,
         port=service.port,
         argv=argv if service.runtime is not RuntimeKind.EXTERNAL else (),
-        env=tuple((key, str(value)) for key, value in service.env.items()),
+        env=tuple((image_env(name, service) | {key: str(value) for key, value in service.env.items()}).items()),
         cores=parse_cpulist(service.cores) if service.cores and service.cores != AUTO else (),
         depends_on=donor,
         max_num_seqs=service.max_num_seqs,
@@ -156,6 +162,7 @@ def _spec(
         container=container_spec(role, service, model=model, joins=donor and _container(config, donor))
         if in_container
         else None,
+        weights=weights,
     )
 
 

@@ -1,0 +1,156 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Instances get their quantised weights before they are launched; what happens to a launch on the way."""
+
+import asyncio
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from syshaxd.core.config import parse
+from syshaxd.core.errors import ConfigError, LaunchFailedError
+from syshaxd.core.types import Device, InstanceSpec, QuantisedWeights
+from syshaxd.core.weights import Quantize
+from syshaxd.instances import binder
+from syshaxd.runtime import InstanceRuntime
+from syshaxd.runtime.quantised import QuantisedRuntime
+from syshaxd.system.weights import plan_for, weights_dir
+from tests.fakes import checkpoint
+from tests.fakes.runtime import FakeRuntime
+from tests.fakes.specs import make_spec
+from tests.shell.runtime_contract import RuntimeContract
+from tests.shell.test_fake_runtime import FakeHarness
+
+Q8 = {"services": {"cpu": {"runtime": "process", "python": sys.executable, "quantize": "q8_0"}}}
+
+
+class WithWeightsHarness(FakeHarness):
+    def new_runtime(self) -> InstanceRuntime:  # type: ignore[override]
+        return QuantisedRuntime(super().new_runtime(), Path("/nowhere"), lambda *news: None)
+
+
+class TestContract(RuntimeContract):
+    @pytest.fixture
+    def harness(self) -> FakeHarness:
+        return WithWeightsHarness()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def spec(home: Path) -> InstanceSpec:
+    """Of an instance whose weights are not there yet."""
+    model = checkpoint.write_model(home / "m", shards=4)
+    config = parse(Q8 | {"models": {"path": str(model)}})
+    return next(spec for spec in binder.planned_specs(config) if spec.name == "cpu")
+
+
+@pytest.fixture
+def inner() -> FakeRuntime:
+    return FakeRuntime()
+
+
+def test_the_instance_starts_on_the_weights_and_their_size_counts(home: Path, spec: InstanceSpec) -> None:
+    assert spec.weights is not None
+    plan = plan_for(home / "m", Quantize.Q8_0)
+    assert Path(spec.model) == weights_dir() / plan.name
+    assert spec.model in spec.argv
+    assert (spec.weights.source, spec.weights.quantize) == (str(home / "m"), "q8_0")
+    full = sum(path.stat().st_size for path in (home / "m").glob("*.safetensors"))
+    assert binder.weights([spec])["cpu"].loaded_bytes() == plan.loaded_bytes < full * 0.7
+
+
+async def test_weights_are_made_before_the_launch_and_once(home: Path, spec: InstanceSpec, inner: FakeRuntime) -> None:
+    news: list[tuple[str, int, str]] = []
+    runtime = QuantisedRuntime(inner, home / "state", lambda *told: news.append(told))
+    await runtime.check(spec, needs_port=True)
+    handle = await runtime.launch(spec, 3)
+    assert handle.generation == 3
+    made = await asyncio.to_thread(os.listdir, spec.model)
+    assert "config.json" in made
+    assert {(name, generation) for name, generation, _ in news} == {("cpu", 3)}
+    assert news[-1][2].startswith("making weights: ")
+    news.clear()
+    await runtime.terminate(handle, 0)
+    await runtime.launch(spec, 4)
+    assert not news
+
+
+async def test_a_launch_that_is_not_wanted_any_more_stops_the_making(
+    home: Path, spec: InstanceSpec, inner: FakeRuntime
+) -> None:
+    runtime: QuantisedRuntime = QuantisedRuntime(inner, home / "state", lambda *_: runtime.abandon("cpu"))
+    with pytest.raises(LaunchFailedError, match="not wanted any more"):
+        await runtime.launch(spec, 1)
+    assert not inner.launched
+
+
+async def test_a_model_that_changed_since_the_start_is_not_quantised(
+    home: Path, spec: InstanceSpec, inner: FakeRuntime
+) -> None:
+    await asyncio.to_thread(checkpoint.write_model, home / "m", shards=4, seed=1)
+    runtime = QuantisedRuntime(inner, home / "state", lambda *_: None)
+    for attempt in (runtime.launch(spec, 1), runtime.check(spec, needs_port=False)):
+        with pytest.raises(LaunchFailedError, match="has changed since the start") as caught:
+            await attempt
+        assert caught.value.permanent
+
+
+async def test_what_fails_in_the_making_fails_the_launch(home: Path, spec: InstanceSpec, inner: FakeRuntime) -> None:
+    weights = replace(spec.weights or QuantisedWeights(quantize="q8_0"), python="/bin/false")
+    runtime = QuantisedRuntime(inner, home / "state", lambda *_: None)
+    with pytest.raises(LaunchFailedError, match=r"no q8_0 weights of .*/m: its process ended with code 1"):
+        await runtime.launch(replace(spec, weights=weights), 1)
+
+
+async def test_instances_without_quantised_weights_are_left_alone(home: Path, inner: FakeRuntime) -> None:
+    runtime = QuantisedRuntime(inner, home / "state", lambda *_: pytest.fail("there is nothing to make"))
+    await runtime.launch(make_spec("gpu"), 1)
+    await runtime.launch(replace(make_spec("cpu"), weights=QuantisedWeights(quantize="q8_0")), 1)
+    assert inner.launched == [("gpu", 1), ("cpu", 1)]
+
+
+def test_a_model_that_cannot_be_quantised_is_a_fault_of_the_key(home: Path) -> None:
+    model = checkpoint.write_model(home / "m", config={"num_experts": 8})
+    config = parse(Q8 | {"models": {"path": str(model)}})
+    with pytest.raises(ConfigError, match=r"services.cpu.quantize: the model is a mixture of experts"):
+        binder.planned_specs(config)
+
+
+@pytest.mark.parametrize(
+    ("service", "says"),
+    [
+        ({"device": "cuda", "runtime": "process", "python": "p", "model": "/m"}, r"services.cpu.quantize: .*CPUs only"),
+        ({"runtime": "external"}, r"services.cpu.quantize: syshaxd does not start this instance"),
+        (
+            {"runtime": "docker", "container": {"image": "vllm"}, "model": "/m"},
+            r"services.cpu.python: needed with services.cpu.quantize",
+        ),
+        (
+            {"runtime": "docker", "container": {"image": "i"}, "model": "/m", "protocol": "syshax",
+             "env": {"SYSHAX_QUANTIZE": "q4_0"}},
+            r"services.cpu.env.SYSHAX_QUANTIZE: differs from services.cpu.quantize",
+        ),
+    ],
+)  # fmt: skip
+def test_where_it_has_no_effect_the_key_is_refused(home: Path, service: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        binder.planned_specs(parse({"services": {"cpu": service | {"quantize": "q8_0"}}}))
+
+
+def test_the_sysHAX_images_quantise_by_themselves(home: Path) -> None:  # noqa: N802 - the product's name
+    service = {"runtime": "docker", "container": {"image": "i"}, "model": "/m", "env": {"INFERENCE_OP_MODE": "fused"}}
+    for more in ({"quantize": "q4_0"}, {"env": {"INFERENCE_OP_MODE": "fused", "SYSHAX_QUANTIZE": "q4_0"}}):
+        specs = binder.planned_specs(parse({"services": {"cpu": service | more}}))
+        spec = next(spec for spec in specs if spec.name == "cpu")
+        assert dict(spec.env)["SYSHAX_QUANTIZE"] == "q4_0"
+        assert spec.weights == QuantisedWeights(quantize="q4_0")
+        assert (spec.model, spec.device) == ("/m", Device.CPU)
