@@ -99,7 +99,10 @@ async def follow(session: aiohttp.ClientSession, url: str, stream: Stream, begun
             assert line.endswith(b"\n")
             if line.startswith(b"data: "):
                 stream.events.append(line[6:].decode().strip())
-                begun.set()
+                if (
+                    len(stream.events) > 1
+                ):  # the first has no token: with no more, the request may be what ends its instance
+                    begun.set()
 
 
 async def whole(session: aiohttp.ClientSession, url: str, ident: str = "") -> str:

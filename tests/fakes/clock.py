@@ -1,9 +1,11 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A clock that stands still until the test moves it."""
+"""Clocks that tests move: one that stands still, and an event loop whose time can be moved on."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(eq=False)
@@ -42,3 +44,33 @@ class FakeClock:
         for call in due:
             if not call.is_cancelled:
                 call.callback()
+
+
+class MovableLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time the test moves on: all sleeps, timers and limits in it follow, sockets work as ever.
+
+    asyncio's own calls are the clock that every part gets, so no part needs another one for tests.
+    """
+
+    ahead_s = 0.0
+    """By how much it is ahead of the real time."""
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
+
+
+async def pass_time(seconds: float, *, step_s: float = 0.25) -> None:
+    """Moves the running MovableLoop on, in steps that let what is due at each moment happen then."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, MovableLoop)
+    end_s = loop.time() + seconds
+    while (left_s := end_s - loop.time()) > 0:
+        loop.ahead_s += min(step_s, left_s)
+        for _ in range(5):  # turns: a timer, the task that it wakes, what that sends, who reads it
+            await asyncio.sleep(0)
+
+
+def run_in_movable_time(test: Coroutine[Any, Any, None]) -> None:
+    """Runs a test to its end in a MovableLoop."""
+    with asyncio.Runner(loop_factory=MovableLoop) as runner:
+        runner.run(test)
