@@ -158,7 +158,7 @@ async def test_a_real_process_drifts_and_comes_back(
     monitor = BindingMonitor(stage.bound, stage.statuses.values, pid, interval_s=0.01)
     events: list[tuple[str, bool]] = []
     monitor.subscribe(lambda name, status: events.append((name, status.drifted)))
-    await asyncio.to_thread(host.bind_process, child.pid, [home])
+    os.sched_setaffinity(child.pid, [home])
     async with at_work(monitor):
         good = await until(monitor, set())
         assert (good.verification.cpus_bound, good.verification.threads) == (1, 1)

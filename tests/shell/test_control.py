@@ -124,9 +124,7 @@ NODES = (
 )
 GPU = Accelerator(kind=AcceleratorKind.GPU, address="0000:17:00.0", vendor="NVIDIA", node=None)
 NPU = Accelerator(kind=AcceleratorKind.NPU, address="0000:18:00.0", vendor="Huawei", node=0)
-SMALL = NumaTopology(
-    nodes=NODES, cores=((0, 1),), clusters=((0, 1),), sockets=((0, 1),), offline=(5,), accelerators=(GPU, NPU)
-)
+SMALL = NumaTopology(nodes=NODES, cores=((0, 1),), sockets=((0, 1),), offline=(5,), accelerators=(GPU, NPU))
 
 
 @pytest.mark.parametrize("topology", [SMALL, KUNPENG], ids=["odd", "ordinary"])

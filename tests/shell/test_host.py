@@ -49,9 +49,8 @@ def test_four_even_nodes(root: Path) -> None:
 
 
 @pytest.mark.parametrize("root", [ARM], indirect=True)
-def test_clusters_and_sockets(root: Path) -> None:
+def test_sockets(root: Path) -> None:
     topology = host.topology(root)
-    assert topology.clusters == ((0, 1), (2, 3), (4, 5), (6, 7))
     assert topology.sockets == ((0, 1, 2, 3), (4, 5, 6, 7))
 
 
@@ -307,13 +306,9 @@ def test_a_process_is_bound_verified_and_drifts() -> None:
     binding = plan_binding(topology, dialect=Dialect.PATCHED, threads=1)
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        host.bind_process(child.pid, binding.cpuset)
+        os.sched_setaffinity(child.pid, binding.cpuset)
         assert verify_binding(binding, host.placement(child.pid), topology).ok
         os.sched_setaffinity(child.pid, cpus)
         assert not verify_binding(binding, host.placement(child.pid), topology).ok
-        with pytest.raises(SyshaxError, match="can't bind thread"):
-            host.bind_process(child.pid, [1023])
     finally:
         child.communicate(b"\n")
-    with pytest.raises(ProcessGoneError):
-        host.bind_process(child.pid, cpus)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from syshaxd.core.errors import SyshaxError
 from syshaxd.runtime.logfile import LogFile
 
 
@@ -111,10 +110,15 @@ async def test_progress_bars_and_rubbish(log: LogFile, path: Path) -> None:
     assert await everything(log) == ["100%", "\ufffd\ufffd", ""]
 
 
-async def test_following_without_a_folder_says_what_is_missing(tmp_path: Path) -> None:
-    log = LogFile(tmp_path / "nowhere" / "gpu.log", max_bytes=100)
-    with pytest.raises(SyshaxError, match=f"cannot watch {tmp_path}/nowhere: No such file"):
-        await anext(log.lines(tail=None, follow=True))
+async def test_following_begins_before_anything_was_written(tmp_path: Path) -> None:
+    folder = tmp_path / "later"
+    log = LogFile(folder / "gpu.log", max_bytes=100)
+    async with aclosing(log.lines(tail=None, follow=True)) as lines:
+        first = asyncio.create_task(anext(lines))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(folder.mkdir)
+        await log.append("here")
+        assert await first == "here"
 
 
 async def test_logs_are_for_this_user_alone_whatever_the_umask(path: Path, log: LogFile) -> None:

@@ -20,8 +20,6 @@ class EventKind(StrEnum):
     """A hand-over of a KV cache has failed."""
     REQUEST = "request"
     """An operator cancelled a request."""
-    DAEMON = "daemon"
-    """The daemon itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,14 +11,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from syshaxd.core.errors import ProcessGoneError, SyshaxError, TopologyError
 from syshaxd.core.numa import Accelerator, AcceleratorKind, Memory, Node, NumaTopology, Placement, Thread, Weights
-from syshaxd.core.numa.cpulist import format_cpulist, parse_cpulist
+from syshaxd.core.numa.cpulist import parse_cpulist
 
 _ROOT = Path("/")
 _CPUS = "sys/devices/system/cpu"
@@ -55,12 +55,9 @@ def topology(root: Path = _ROOT) -> NumaTopology:
         nodes = tuple(_node(root / _NODES / f"node{node}", node) for node in _cpulist(root / _NODES / "online"))
     else:
         nodes = (Node(id=0, cpus=online, memory_bytes=_memory_bytes(root / "proc/meminfo"), distances=(10,)),)
-    cores = _groups(root, online, ("core_cpus_list", "thread_siblings_list"))
-    clusters = _groups(root, online, ("cluster_cpus_list",), optional=True)
     return NumaTopology(
         nodes=nodes,
-        cores=cores,
-        clusters=tuple(cluster for cluster in clusters if cluster not in cores),
+        cores=_groups(root, online, ("core_cpus_list", "thread_siblings_list")),
         sockets=_groups(root, online, ("package_cpus_list", "core_siblings_list")),
         offline=tuple(cpu for cpu in present if cpu not in set(online)),
         accelerators=tuple(_accelerators(root / _PCI)),
@@ -183,26 +180,6 @@ def placement(pid: int, root: Path = _ROOT) -> Placement:
     return Placement(threads=tuple(threads), memory=tuple(memory), unreadable=tuple(unreadable), walk_s=walk_s)
 
 
-def bind_process(pid: int, cpus: Iterable[int]) -> None:
-    """Confines all threads of a process to CPUs, and with them those that they start later. Memory stays where it is.
-
-    Raises:
-        ProcessGoneError: It has ended.
-        SyshaxError: The kernel refuses: none of the CPUs may be used, or the process is somebody else's.
-    """
-    wanted, done = set(cpus), set[int]()
-    while new := set(_thread_ids(Path("/proc", str(pid)))) - done:  # a thread not yet bound may have started another
-        for tid in new:
-            try:
-                os.sched_setaffinity(tid, wanted)
-            except ProcessLookupError:
-                pass
-            except OSError as error:
-                where = f"thread {tid} of process {pid} to CPUs {format_cpulist(wanted)}"
-                raise SyshaxError(f"can't bind {where}: {error.strerror}") from error
-        done |= new
-
-
 class _UnreadableError(SyshaxError):
     """The kernel does not show this to us."""
 
@@ -247,16 +224,12 @@ def _memory_bytes(path: Path) -> int:
     return int(match[1]) * _KIB
 
 
-def _groups(
-    root: Path, online: tuple[int, ...], names: tuple[str, ...], *, optional: bool = False
-) -> tuple[tuple[int, ...], ...]:
+def _groups(root: Path, online: tuple[int, ...], names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     """The groups of online CPUs that the first of these files under cpuN/topology that exists tells."""
     folders = {cpu: root / _CPUS / f"cpu{cpu}" / "topology" for cpu in online}
     first = folders[online[0]]
     name = next((name for name in names if (first / name).exists()), None)
     if name is None:
-        if optional:
-            return ()
         raise TopologyError(f"{first / names[0]} is missing")
     groups = (tuple(cpu for cpu in _cpulist(folder / name) if cpu in folders) for folder in folders.values())
     return tuple(sorted(set(groups)))

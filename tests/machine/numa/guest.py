@@ -176,9 +176,9 @@ def run() -> None:
         say("a CPU off", f"proposed instead: {', '.join(settings.changes_to(proposal))}")
         Path("/sys/devices/system/cpu/cpu2/online").write_text("1")
 
-    # The daemon's own way of binding a process that has no container.
+    # A process that has no container.
     worker = subprocess.Popen(["sleep", "1000"])
-    host.bind_process(worker.pid, (6, 7))
+    os.sched_setaffinity(worker.pid, (6, 7))
     plain = Binding(dialect=Dialect.PLAIN, groups=((6, 7),), cpuset=(6, 7))
     assert verify("a process bound", plain, worker.pid).ok
     os.sched_setaffinity(worker.pid, {0, 6})

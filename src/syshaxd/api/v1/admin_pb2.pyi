@@ -368,7 +368,7 @@ class GetTopologyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetTopologyResponse(_message.Message):
-    __slots__ = ("nodes", "cores", "clusters", "sockets", "offline", "accelerators", "owners")
+    __slots__ = ("nodes", "cores", "sockets", "offline", "accelerators", "owners")
     class OwnersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -378,19 +378,17 @@ class GetTopologyResponse(_message.Message):
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[CpuGroup, _Mapping]] = ...) -> None: ...
     NODES_FIELD_NUMBER: _ClassVar[int]
     CORES_FIELD_NUMBER: _ClassVar[int]
-    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
     SOCKETS_FIELD_NUMBER: _ClassVar[int]
     OFFLINE_FIELD_NUMBER: _ClassVar[int]
     ACCELERATORS_FIELD_NUMBER: _ClassVar[int]
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
     cores: _containers.RepeatedCompositeFieldContainer[CpuGroup]
-    clusters: _containers.RepeatedCompositeFieldContainer[CpuGroup]
     sockets: _containers.RepeatedCompositeFieldContainer[CpuGroup]
     offline: _containers.RepeatedScalarFieldContainer[int]
     accelerators: _containers.RepeatedCompositeFieldContainer[Accelerator]
     owners: _containers.MessageMap[str, CpuGroup]
-    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., cores: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., clusters: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., sockets: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., offline: _Optional[_Iterable[int]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., owners: _Optional[_Mapping[str, CpuGroup]] = ...) -> None: ...
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., cores: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., sockets: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., offline: _Optional[_Iterable[int]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., owners: _Optional[_Mapping[str, CpuGroup]] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("id", "cpus", "memory_bytes", "distances")

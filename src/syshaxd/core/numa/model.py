@@ -57,8 +57,6 @@ class NumaTopology:
     """Ascending by id; ids may have gaps."""
     cores: tuple[tuple[int, ...], ...]
     """Online CPUs grouped by core; each group ascending."""
-    clusters: tuple[tuple[int, ...], ...] = ()
-    """CPUs that share a cache tag or L2, if more than one core."""
     sockets: tuple[tuple[int, ...], ...] = ()
     offline: tuple[int, ...] = ()
     """CPUs that exist but are offline."""

@@ -25,7 +25,7 @@ Groups = tuple[tuple[int, ...], ...]
 def parse_topology(text: str) -> NumaTopology:
     """Parses the output of `lscpu`, of `numactl -H`, or of both, concatenated.
 
-    numactl tells distances and memory, lscpu tells cores and sockets; with both, only clusters and accelerators miss.
+    numactl tells distances and memory, lscpu tells cores and sockets; with both, only accelerators miss.
     `lscpu -J -e` also tells which CPUs share a core, which is a guess from `lscpu` alone.
 
     Raises:
