@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from tests.fakes.ports import free_port
-from tests.faults.report import Leaks, Row
+from tests.faults.report import Leaks, Row, sized
 
 NAMES = ("gpu", "cpu")
 READY_S = 60.0
@@ -83,7 +83,8 @@ class Bed:
 
     folder: Path
     slots: int = 512
-    step_s: float = 0.02
+    step_s: float = sized(0.01, 0.02)
+    """What a token takes."""
     files: int = 0
     """Files that the daemon may have open; 0: as many as this process."""
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
