@@ -8,6 +8,7 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 from syshaxd import __version__
+from tests.machine.package.commands import TRIALS, all_commands
 
 ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "packaging/rpm/requirements.lock").read_text("utf-8")
@@ -70,3 +71,8 @@ def test_the_service_may_write_its_configuration_and_not_its_environment() -> No
     assert "ReadOnlyPaths=-/etc/syshax/environment" in lines
     assert "d /etc/syshax 2755 syshax syshax -" in (ROOT / "systemd/tmpfiles.conf").read_text("utf-8")
     assert "%dir %attr(2755,syshax,syshax) %{_sysconfdir}/syshax" in (ROOT / "syshax.spec").read_text("utf-8")
+
+
+def test_every_command_is_tried_on_the_booted_package() -> None:
+    """A new command needs trials in tests/machine/package/commands.py."""
+    assert sorted(TRIALS) == sorted(all_commands())

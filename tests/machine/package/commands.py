@@ -18,12 +18,14 @@ TAKE_A_SLOT = "syshaxctl place --ttl 600"
 
 @dataclass(frozen=True)
 class Trial:
-    """One call of a command. It must succeed."""
+    """One call of a command."""
 
     words: str = ""
     """What follows the command; {found}: what `before` has told."""
     tells: str = ""
     """A regular expression that the output must contain."""
+    code: int = 0
+    """How it must end."""
     before: str = ""
     """A command line that goes before."""
     finds: str = ""
@@ -63,7 +65,7 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
     "syshaxctl config validate": (Trial(), Trial("/etc/syshax/config.yaml -o json", r"\{|\[")),
     "syshaxctl config apply": (Trial("/srv/same.yaml", before="cp /etc/syshax/config.yaml /srv/same.yaml"),),
     "syshaxctl reload": (Trial("", "nothing changes"), Trial("-o json", r"\{")),
-    "syshaxctl place": (Trial("--ttl 0.1", '"lease_id": "."'),),
+    "syshaxctl place": (Trial("--ttl 0.1", '"lease_id": "[0-9a-f]+"'),),
     "syshaxctl renew-lease": (
         Trial("{found} --ttl 0.1", "kept for 0.1 s", before=TAKE_A_SLOT, finds='"lease_id": "([^"]+)"'),
     ),
@@ -81,6 +83,8 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
     "syshax interfaces": (Trial("", "8010"),),
     "syshax model": (Trial("", "ds-32b"),),
     "syshax run": (Trial("--check-config", "good"),),
+    "syshax quantize": (Trial("/srv/no-model --dry-run", "/srv/no-model", code=1),),
+    "syshax weights": (Trial("", "keeps none"), Trial("-o json", r"\[\]")),
     "syshaxctl shutdown": (Trial("--leave-running", "stops", both_ready=False),),
 }
 
