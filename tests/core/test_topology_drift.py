@@ -21,7 +21,7 @@ def reading(kinds: frozenset[DriftKind], detail: str = "") -> Verification:
         cpus_planned=1,
         cpus_bound=1,
         memory_bytes={},
-        memory_far_bytes=0,
+        remote_memory_bytes=0,
     )
 
 

@@ -59,7 +59,7 @@ def test_an_instance_that_keeps_to_its_plan_has_no_drift(topology: NumaTopology,
     assert verification.drifts == ()
     assert verification.ok
     assert verification.cpus_bound == verification.cpus_planned == len(binding.cpus)
-    assert verification.memory_far_bytes == 0
+    assert verification.remote_memory_bytes == 0
 
 
 def test_a_thread_that_was_let_go_is_outside_and_leaves_its_cpu_bare() -> None:
@@ -108,10 +108,10 @@ def test_a_rank_whose_memory_is_on_another_ranks_node_has_drifted() -> None:
     verification = verify_binding(
         STOCK, replace(placement, memory=(*placement.memory[:2], moved, *placement.memory[3:])), KUNPENG
     )
-    assert kinds(verification) == [DriftKind.MEMORY_FAR]
+    assert kinds(verification) == [DriftKind.REMOTE_MEMORY]
     assert verification.drifts[0].nodes == (0,)
-    assert verification.memory_far_bytes == 4 * GIB
-    assert verification.memory_far_ratio == 4 / 17
+    assert verification.remote_memory_bytes == 4 * GIB
+    assert verification.remote_memory_ratio == 4 / 17
 
 
 def test_a_little_memory_elsewhere_and_pages_of_files_are_no_drift() -> None:
@@ -121,7 +121,7 @@ def test_a_little_memory_elsewhere_and_pages_of_files_are_no_drift() -> None:
     assert verify_binding(binding, replace(placement, memory=(*placement.memory, touched_before)), KUNPENG).ok
     a_lot = replace(touched_before, own_bytes={3: GIB})
     verification = verify_binding(binding, replace(placement, memory=(*placement.memory, a_lot)), KUNPENG)
-    assert kinds(verification) == [DriftKind.MEMORY_FAR]
+    assert kinds(verification) == [DriftKind.REMOTE_MEMORY]
     assert "1024 MiB on node 3, remote to the planned nodes (17% of all)" in verification.drifts[0].detail
 
 
@@ -135,4 +135,4 @@ def test_what_could_not_be_read_is_told() -> None:
     verification = verify_binding(PATCHED, placement, KUNPENG)
     assert verification.ok
     assert verification.unreadable == placement.unreadable
-    assert verification.memory_far_ratio == 0.0
+    assert verification.remote_memory_ratio == 0.0

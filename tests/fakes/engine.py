@@ -39,7 +39,7 @@ def seen(*drifts: Drift) -> Verification:
         cpus_planned=40,
         cpus_bound=40 - len(drifts),
         memory_bytes={0: 3 * GIB, 1: GIB},
-        memory_far_bytes=GIB,
+        remote_memory_bytes=GIB,
         unreadable=("process 8",),
         walk_s=0.25,
     )

@@ -16,10 +16,16 @@ from syshaxd.core.parity import Figures, unknown
 from syshaxd.core.placement.decision import Prediction
 from syshaxd.core.placement.records import Cause, HandoverRecord, Outcome, RequestRecord
 from syshaxd.core.types import Device, EngineStatus, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
+from syshaxd.observe.metric_aliases import RENAMED, REPLACED
 from syshaxd.observe.metrics import MetricsService
 from tests.fakes.engine import DRIFT, GIB, parity_report, seen
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
+COUNTERS = {alias.old for alias in RENAMED if alias.old in {"syshax_tokens", "syshax_offload_seconds"}}
+OLD_NAMES = {
+    f"{name}_total" if name in COUNTERS else name for name in {alias.old for alias in RENAMED} | REPLACED.keys()
+}
 SPEC = InstanceSpec(
     name="gpu",
     role=Role.GPU,
@@ -37,9 +43,19 @@ STATUSES = (
 SNAPSHOT = Snapshot(
     taken_at_s=100.0,
     instances={
-        "gpu": InstanceLoad(read_at_s=98.0, running=5, waiting=2, kv_usage_ratio=0.5, preemptions=7),
+        "gpu": InstanceLoad(
+            read_at_s=98.0,
+            running=5,
+            waiting=2,
+            kv_usage_ratio=0.5,
+            preemptions=7,
+            prompt_tokens=900,
+            generation_tokens=300,
+            generation_tokens_per_s=30.0,
+        ),
         "cpu": InstanceLoad(read_at_s=0.0, error="GET http://127.0.0.1:8002/metrics: Connection refused"),
     },
+    gpus_read_at_s=99.0,
     gpus=(
         GpuLoad(
             index=0,
@@ -183,7 +199,7 @@ def _escape(value: str) -> str:
 
 @pytest.fixture
 def service() -> MetricsService:
-    return MetricsService(task_failures={"monitor": 0}, now=lambda: 100.0)
+    return MetricsService(task_failures={"monitor": 0}, now=lambda: 100.0, clock=lambda: 1_700_000_100.0)
 
 
 def test_a_finished_stream_counts_everywhere(service: MetricsService) -> None:
@@ -204,17 +220,17 @@ def test_a_finished_stream_counts_everywhere(service: MetricsService) -> None:
 
 def test_a_comparison_shows_how_alike_two_instances_are(service: MetricsService) -> None:
     text = render(service)
-    assert text.value("syshax_parity_verdict", name="gpu", other="cpu", verdict="noise") == 1
-    assert text.value("syshax_parity_verdict", name="gpu", other="cpu", verdict="differs") == 0
-    assert text.value("syshax_parity_allowed", name="gpu", other="cpu") == 1
-    assert text.value("syshax_parity_prefill_distance", name="gpu", other="cpu") == 0.0175
-    assert text.value("syshax_parity_greedy_ratio", name="gpu", other="cpu") == 0.5
+    assert text.value("syshax_parity_verdict", name="gpu", peer="cpu", other="cpu", verdict="noise") == 1
+    assert text.value("syshax_parity_verdict", name="gpu", peer="cpu", other="cpu", verdict="differs") == 0
+    assert text.value("syshax_parity_allowed", name="gpu", peer="cpu", other="cpu") == 1
+    assert text.value("syshax_parity_prefill_distance", name="gpu", peer="cpu", other="cpu") == 0.0175
+    assert text.value("syshax_parity_greedy_ratio", name="gpu", peer="cpu", other="cpu") == 0.5
 
 
 def test_a_comparison_that_failed_has_no_figures(service: MetricsService) -> None:
     text = render(service)
-    assert text.value("syshax_parity_verdict", name="gpu", other="npu", verdict="unknown") == 1
-    assert text.value("syshax_parity_allowed", name="gpu", other="npu") == 0
+    assert text.value("syshax_parity_verdict", name="gpu", peer="npu", other="npu", verdict="unknown") == 1
+    assert text.value("syshax_parity_allowed", name="gpu", peer="npu", other="npu") == 0
     assert not [key for key in text.samples if key[0] == "syshax_parity_greedy_ratio" and ("other", "npu") in key[1]]
 
 
@@ -276,16 +292,16 @@ def test_readings_and_their_age(service: MetricsService) -> None:
     assert text.value("syshax_instance_running_requests", name="gpu") == 5
     assert text.value("syshax_instance_waiting_requests", name="gpu") == 2
     assert text.value("syshax_instance_kv_usage_ratio", name="gpu") == 0.5
-    assert text.value("syshax_instance_reading_age_seconds", name="gpu") == 2.0
+    assert text.value("syshax_instance_prompt_tokens_total", name="gpu") == 900
+    assert text.value("syshax_instance_generation_tokens_total", name="gpu") == 300
+    assert text.value("syshax_instance_last_success_timestamp_seconds", name="gpu") == 1_700_000_098.0
     assert text.value("syshax_instance_preemptions_total", name="gpu") == 7
-    assert text.value("syshax_instance_reading_ok", name="gpu") == 1
-    assert text.value("syshax_instance_reading_ok", name="cpu") == 0
 
 
 def test_what_was_never_read_is_absent_not_zero(service: MetricsService) -> None:
     text = render(service)
     assert ("syshax_instance_running_requests", frozenset({("name", "cpu")})) not in text.samples
-    assert "syshax_gpu_busy_ratio" not in text.names(), "the driver does not tell"
+    assert "syshax_gpu_utilization_ratio" not in text.names(), "the driver does not tell"
     assert "syshax_gpu_temperature_celsius" not in text.names()
     assert not any(name.startswith("syshax_host_") for name in render(service, Snapshot()).types)
 
@@ -294,9 +310,8 @@ def test_devices(service: MetricsService) -> None:
     text = render(service)
     assert text.value("syshax_gpu_info", gpu="0", model='NVIDIA \\"H200\\"\\\\x', uuid="GPU-1") == 1
     assert text.value("syshax_gpu_power_watts", gpu="0") == 300.5
-    assert text.value("syshax_gpu_reading_ok") == 1
-    assert text.value("syshax_host_cpu_busy_ratio") == 0.25
-    assert render(service, replace(SNAPSHOT, gpu_error="GPU 0: lost")).value("syshax_gpu_reading_ok") == 0
+    assert text.value("syshax_gpu_last_success_timestamp_seconds") == 1_700_000_099.0
+    assert text.value("syshax_host_cpu_utilization_ratio") == 0.25
 
 
 def test_handovers_are_counted_by_pair_cause_and_result(service: MetricsService) -> None:
@@ -323,8 +338,7 @@ def test_offloads_are_held_against_what_was_predicted(service: MetricsService) -
     service.record(replace(RECORD, prediction=expected, outcome=Outcome.CLIENT_GONE))
     text = render(service)
     seconds = {
-        kind: text.value("syshax_offload_seconds_total", kind=kind)
-        for kind in ("predicted", "measured", "predicted_wait")
+        kind: text.value(f"syshax_offload_{kind}_seconds_total") for kind in ("predicted", "measured", "predicted_wait")
     }
     assert seconds == {"predicted": 3.0, "measured": pytest.approx(2.48), "predicted_wait": 5.0}
 
@@ -332,17 +346,46 @@ def test_offloads_are_held_against_what_was_predicted(service: MetricsService) -
 def test_bindings(service: MetricsService) -> None:
     text = render(service)
     assert text.value("syshax_binding_drift", name="cpu", kind="thread-outside") == 1
-    assert text.value("syshax_binding_drift", name="cpu", kind="memory-far") == 0
+    assert text.value("syshax_binding_drift", name="cpu", kind="remote-memory") == 0
     assert text.value("syshax_binding_cpus_planned", name="cpu") == 40
     assert text.value("syshax_binding_cpus_bound", name="cpu") == 39
     assert text.value("syshax_binding_memory_bytes", name="cpu", node="1") == GIB
-    assert text.value("syshax_binding_read_timestamp_seconds", name="cpu") == 1700.5
+    assert text.value("syshax_binding_last_success_timestamp_seconds", name="cpu") == 1700.5
 
 
 def test_one_name_for_every_family(service: MetricsService) -> None:
     service.record(RECORD)
     for name in render(service).types:
         assert re.fullmatch(r"syshax_[a-z]+(_[a-z]+)*", name)
+
+
+def test_old_names_are_exported_until_the_next_release(service: MetricsService) -> None:
+    service.record(replace(RECORD, prediction=Prediction(offload_s=3.0, wait_s=5.0)))
+    gpu = replace(SNAPSHOT.gpus[0], busy_ratio=0.5)
+    text = render(service, replace(SNAPSHOT, gpus=(gpu,), gpu_error="GPU 1: lost"))
+    for alias in RENAMED:
+        new = {
+            (name.removeprefix(alias.new), labels | frozenset(alias.labels.items())): value
+            for (name, labels), value in text.samples.items()
+            if re.fullmatch(rf"{alias.new}(_total|_bucket|_count|_sum)?", name)
+        }
+        old = {(name.removeprefix(alias.old), labels): value for (name, labels), value in text.samples.items()}
+        assert new
+        assert new.items() <= old.items(), alias
+    assert text.value("syshax_instance_reading_ok", name="gpu") == 1
+    assert text.value("syshax_instance_reading_ok", name="cpu") == 0
+    assert text.value("syshax_instance_reading_age_seconds", name="gpu") == 2.0
+    assert text.value("syshax_instance_generation_tokens_per_second", name="gpu") == 30.0
+    assert text.value("syshax_instance_prompt_tokens_per_second", name="gpu") == 0.0
+    assert text.value("syshax_gpu_reading_ok") == 0
+    assert {name for name in OLD_NAMES if name not in text.types} == set()
+    assert text.value("syshax_parity_allowed", name="gpu", peer="cpu", other="cpu") == 1
+    assert text.value("syshax_binding_drift", name="cpu", kind="memory-far") == 0
+
+
+def test_the_changelog_lists_every_old_name() -> None:
+    renamed = CHANGELOG.read_text().partition("### Renamed")[2].partition("\n### ")[0]
+    assert [name for name in sorted(OLD_NAMES) if f"`{name}`" not in renamed] == []
 
 
 def test_the_documentation_lists_every_family(service: MetricsService) -> None:
@@ -358,4 +401,5 @@ def test_the_documentation_lists_every_family(service: MetricsService) -> None:
     documented = [
         (name.strip(" `"), kind.strip(), set(re.findall(r"\w+", labels))) for _, name, kind, labels, _, _ in rows
     ]
-    assert documented == [(name, kind, labels_of[name]) for name, kind in text.types.items()]
+    exported = [(name, kind, labels_of[name]) for name, kind in text.types.items()]
+    assert documented == [family for family in exported if family[0] not in OLD_NAMES]

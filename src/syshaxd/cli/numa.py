@@ -35,6 +35,7 @@ from syshaxd.core.numa import (
     reserve_cores,
 )
 from syshaxd.core.numa.cpulist import format_cpulist, parse_cpulist
+from syshaxd.core.report.status import verification_json
 from syshaxd.instances import binder
 from syshaxd.system import configfile, host
 from syshaxd.system.terminal import FileText
@@ -264,7 +265,7 @@ def verify(socket: Path | None, name: str | None, output: str) -> None:
 
     run(socket, work)
     if output == "json":
-        click.echo(json.dumps({each: asdict(its) for each, its in seen.items()}, indent=2))
+        click.echo(json.dumps({each: verification_json(its) for each, its in seen.items()}, indent=2))
     else:
         _print_verifications(seen)
     if any(not its.ok if isinstance(its, Verification) else name for its in seen.values()):
@@ -272,13 +273,13 @@ def verify(socket: Path | None, name: str | None, output: str) -> None:
 
 
 def _print_verifications(seen: Mapping[str, Verification | Unverified]) -> None:
-    table = Table("INSTANCE", "CPUS BOUND", "THREADS", "OUTSIDE", "MEMORY BY NODE", "FAR", box=None, pad_edge=False)
+    table = Table("INSTANCE", "CPUS BOUND", "THREADS", "OUTSIDE", "MEMORY BY NODE", "REMOTE", box=None, pad_edge=False)
     for name, its in seen.items():
         if isinstance(its, Verification):
             cpus = f"{its.cpus_bound} of {its.cpus_planned}" if its.cpus_planned else "-"
             memory = ", ".join(f"{node}: {size / _MIB:.0f} MiB" for node, size in its.memory_bytes.items())
-            far = f"{its.memory_far_bytes / _MIB:.0f} MiB ({its.memory_far_ratio:.0%})"
-            table.add_row(name, cpus, str(its.threads), str(its.threads_outside), memory or "unknown", far)
+            remote = f"{its.remote_memory_bytes / _MIB:.0f} MiB ({its.remote_memory_ratio:.0%})"
+            table.add_row(name, cpus, str(its.threads), str(its.threads_outside), memory or "unknown", remote)
     console = show.console()
     if table.rows:
         console.print(table)

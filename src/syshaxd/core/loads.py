@@ -23,6 +23,10 @@ class InstanceLoad:
     """Prefill seconds per prompt token, over requests that ended in the interval; 0: unknown."""
     preemptions: int = 0
     """Since the server started."""
+    prompt_tokens: int | None = None
+    """Since the server started; None: it exports only a rate."""
+    generation_tokens: int | None = None
+    """Since the server started; None: it exports only a rate."""
     preempted: int = 0
     """Over the interval."""
     error: str = ""
@@ -72,6 +76,8 @@ class Snapshot:
     """The readable GPUs."""
     gpu_error: str = ""
     """Why some or all GPUs could not be read; empty: no fault, or no GPU."""
+    gpus_read_at_s: float = 0.0
+    """Monotonic time of the last reading of all GPUs; 0: none."""
     host: HostLoad | None = None
     max_age_s: float = math.inf
     """Age from which an instance's reading no longer counts."""

@@ -1,23 +1,24 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What is known at a moment, as metric families: states, loads, parity, bindings, GPUs, the host."""
+"""Metric families of the state at a moment: instances, loads, parity, bindings, GPUs, the host."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad
+from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.numa import BindingStatus, DriftKind
 from syshaxd.core.parity import Agreement, Figures, ParityReport
 from syshaxd.core.types import InstanceStatus, State
+from syshaxd.observe.metric_aliases import OLD_DRIFT_KINDS
 
 
 def state_families(statuses: Sequence[InstanceStatus]) -> Iterator[Metric]:
-    """The state of each instance, and how often it was launched."""
+    """The state and the number of launches of each instance."""
     states = GaugeMetricFamily(
         "syshax_instance_state", "1 for the state that the instance is in.", labels=("name", "state")
     )
-    launches = CounterMetricFamily("syshax_instance_launches", "Times it was launched.", labels=("name",))
+    launches = CounterMetricFamily("syshax_instance_launches", "Launches of the instance.", labels=("name",))
     for status in statuses:
         for state in State:
             states.add_metric((status.spec.name, state), status.state is state)
@@ -26,60 +27,63 @@ def state_families(statuses: Sequence[InstanceStatus]) -> Iterator[Metric]:
     yield launches
 
 
-def load_families(loads: Mapping[str, InstanceLoad], now_s: float) -> Iterator[Metric]:
-    """What instances told of their load, and how old that is."""
-    yield gauges(
-        "syshax_instance_reading_ok",
-        "Whether the instance's metrics could be read the last time.",
-        "name",
-        {name: not load.error for name, load in loads.items()},
-    )
+def load_families(loads: Mapping[str, InstanceLoad], to_unix_s: float) -> Iterator[Metric]:
+    """Loads by the instances' own metrics. `to_unix_s` turns monotonic time into Unix time."""
     loads = {name: load for name, load in loads.items() if load.read_at_s}
     for metric, text, value_of in _LOAD_GAUGES:
         yield gauges(metric, text, "name", {name: value_of(load) for name, load in loads.items()})
-    ages = {name: now_s - load.read_at_s for name, load in loads.items()}
-    yield gauges("syshax_instance_reading_age_seconds", "Age of these readings.", "name", ages)
-    preemptions = CounterMetricFamily(
-        "syshax_instance_preemptions", "Requests preempted inside the instance.", labels=("name",)
+    for metric, text, count_of in _LOAD_COUNTERS:
+        counter = CounterMetricFamily(metric, text, labels=("name",))
+        for name, load in loads.items():
+            if (count := count_of(load)) is not None:
+                counter.add_metric((name,), count)
+        yield counter
+    read_at = {name: load.read_at_s + to_unix_s for name, load in loads.items()}
+    yield gauges(
+        "syshax_instance_last_success_timestamp_seconds",
+        "Time of the last successful reading of the instance's metrics.",
+        "name",
+        read_at,
     )
-    for name, load in loads.items():
-        preemptions.add_metric((name,), load.preemptions)
-    yield preemptions
 
 
 _LOAD_GAUGES: tuple[tuple[str, str, Callable[[InstanceLoad], float]], ...] = (
     ("syshax_instance_running_requests", "Requests running inside the instance.", lambda load: load.running),
     ("syshax_instance_waiting_requests", "Requests waiting inside the instance.", lambda load: load.waiting),
-    ("syshax_instance_kv_usage_ratio", "Used part of its KV cache, 0..1.", lambda load: load.kv_usage_ratio),
+    ("syshax_instance_kv_usage_ratio", "Used share of its KV cache, 0..1.", lambda load: load.kv_usage_ratio),
+)
+
+_LOAD_COUNTERS: tuple[tuple[str, str, Callable[[InstanceLoad], int | None]], ...] = (
+    ("syshax_instance_prompt_tokens", "Prompt tokens, since the instance started.", lambda load: load.prompt_tokens),
     (
-        "syshax_instance_generation_tokens_per_second",
-        "Generated over the last interval.",
-        lambda load: load.generation_tokens_per_s,
+        "syshax_instance_generation_tokens",
+        "Generated tokens, since the instance started.",
+        lambda load: load.generation_tokens,
     ),
-    (
-        "syshax_instance_prompt_tokens_per_second",
-        "Prefilled over the last interval.",
-        lambda load: load.prompt_tokens_per_s,
-    ),
+    ("syshax_instance_preemptions", "Preempted requests, since the instance started.", lambda load: load.preemptions),
 )
 
 
 def parity_families(reports: Sequence[ParityReport]) -> Iterator[Metric]:
-    """How alike instances are, by pair."""
-    labels = ("name", "other")
-    verdicts = GaugeMetricFamily("syshax_parity_verdict", "1 for how alike they are.", labels=(*labels, "verdict"))
+    """Comparisons of instances, by pair. The label `other` is the old name of `peer`."""
+    labels = ("name", "peer", "other")
+    verdicts = GaugeMetricFamily(
+        "syshax_parity_verdict", "1 for the verdict on two instances.", labels=(*labels, "verdict")
+    )
     allowed = GaugeMetricFamily("syshax_parity_allowed", "Whether requests may move between them.", labels=labels)
     for report in reports:
         for agreement in Agreement:
-            verdicts.add_metric((report.first, report.second, agreement), report.verdict.agreement is agreement)
-        allowed.add_metric((report.first, report.second), report.verdict.allowed)
+            verdicts.add_metric(
+                (report.first, report.second, report.second, agreement), report.verdict.agreement is agreement
+            )
+        allowed.add_metric((report.first, report.second, report.second), report.verdict.allowed)
     yield verdicts
     yield allowed
     for metric, text, value_of in _PARITY_GAUGES:
         family = GaugeMetricFamily(metric, text, labels=labels)
         for report in reports:
             if report.figures.positions:
-                family.add_metric((report.first, report.second), value_of(report.figures))
+                family.add_metric((report.first, report.second, report.second), value_of(report.figures))
         yield family
 
 
@@ -98,15 +102,17 @@ _PARITY_GAUGES: tuple[tuple[str, str, Callable[[Figures], float]], ...] = (
 
 
 def binding_families(bindings: Mapping[str, BindingStatus]) -> Iterator[Metric]:
-    """How instances keep to their bindings."""
+    """CPU bindings of the instances. `memory-far` is the old name of the drift `remote-memory`."""
     drift = GaugeMetricFamily(
-        "syshax_binding_drift", "1 while the instance does not keep to its binding to CPUs.", labels=("name", "kind")
+        "syshax_binding_drift", "1 while the instance has drifted from its CPU binding.", labels=("name", "kind")
     )
     memory = GaugeMetricFamily("syshax_binding_memory_bytes", "Its own memory, by node.", labels=("name", "node"))
     for name, status in bindings.items():
         kinds = {drift.kind for drift in status.drifts}
         for kind in DriftKind:
             drift.add_metric((name, kind), kind in kinds)
+        for old, new in OLD_DRIFT_KINDS.items():
+            drift.add_metric((name, old), new in kinds)
         for node, size in status.verification.memory_bytes.items():
             memory.add_metric((name, str(node)), size)
     yield drift
@@ -118,26 +124,37 @@ def binding_families(bindings: Mapping[str, BindingStatus]) -> Iterator[Metric]:
 _BINDING_GAUGES: tuple[tuple[str, str, Callable[[BindingStatus], float]], ...] = (
     (
         "syshax_binding_cpus_planned",
-        "CPUs on which a compute thread is to be bound.",
+        "CPUs that should each have a compute thread bound to them.",
         lambda status: status.verification.cpus_planned,
     ),
-    ("syshax_binding_cpus_bound", "CPUs of the plan on which one is.", lambda status: status.verification.cpus_bound),
+    ("syshax_binding_cpus_bound", "Planned CPUs that have one.", lambda status: status.verification.cpus_bound),
     (
         "syshax_binding_threads_outside",
-        "Threads that may run on other CPUs than the instance's.",
+        "Threads that may run outside the instance's CPUs.",
         lambda status: status.verification.threads_outside,
     ),
     (
-        "syshax_binding_memory_far_bytes",
+        "syshax_binding_remote_memory_bytes",
         "Memory on other nodes than planned.",
-        lambda status: status.verification.memory_far_bytes,
+        lambda status: status.verification.remote_memory_bytes,
     ),
-    ("syshax_binding_read_timestamp_seconds", "When these were read.", lambda status: status.read_at_s),
+    (
+        "syshax_binding_last_success_timestamp_seconds",
+        "Time of the last reading of the bindings.",
+        lambda status: status.read_at_s,
+    ),
 )
 
 
-def gpu_families(gpus: Sequence[GpuLoad]) -> Iterator[Metric]:
-    """The GPUs."""
+def gpu_families(snapshot: Snapshot, to_unix_s: float) -> Iterator[Metric]:
+    """The GPUs. `to_unix_s` turns monotonic time into Unix time."""
+    if snapshot.gpus_read_at_s:
+        yield gauge(
+            "syshax_gpu_last_success_timestamp_seconds",
+            "Time of the last successful reading of all GPUs.",
+            snapshot.gpus_read_at_s + to_unix_s,
+        )
+    gpus = snapshot.gpus
     info = GaugeMetricFamily("syshax_gpu_info", "A GPU of the host.", labels=("gpu", "model", "uuid"))
     for gpu in gpus:
         info.add_metric((str(gpu.index), gpu.name, gpu.uuid), 1)
@@ -148,7 +165,7 @@ def gpu_families(gpus: Sequence[GpuLoad]) -> Iterator[Metric]:
 
 
 _GPU_GAUGES: tuple[tuple[str, str, Callable[[GpuLoad], float | None]], ...] = (
-    ("syshax_gpu_busy_ratio", "Part of the time in which a kernel ran, 0..1.", lambda gpu: gpu.busy_ratio),
+    ("syshax_gpu_utilization_ratio", "Share of the time in which a kernel ran, 0..1.", lambda gpu: gpu.busy_ratio),
     ("syshax_gpu_memory_used_bytes", "Memory in use.", lambda gpu: gpu.memory_used_bytes),
     ("syshax_gpu_memory_total_bytes", "Memory of the GPU.", lambda gpu: gpu.memory_total_bytes),
     ("syshax_gpu_power_watts", "Power drawn.", lambda gpu: gpu.power_w),
@@ -159,7 +176,7 @@ _GPU_GAUGES: tuple[tuple[str, str, Callable[[GpuLoad], float | None]], ...] = (
 def host_families(host: HostLoad) -> Iterator[Metric]:
     """The host."""
     yield gauge("syshax_host_cpus", "CPUs of the host.", host.cpu_count)
-    yield gauge("syshax_host_cpu_busy_ratio", "Busy part of all CPUs, 0..1.", host.cpu_busy_ratio)
+    yield gauge("syshax_host_cpu_utilization_ratio", "Busy share of all CPUs, 0..1.", host.cpu_busy_ratio)
     yield gauge("syshax_host_memory_used_bytes", "Memory in use.", host.memory_used_bytes)
     yield gauge("syshax_host_memory_total_bytes", "Memory of the host.", host.memory_total_bytes)
     yield gauge("syshax_host_shm_used_bytes", "Shared memory (/dev/shm) in use.", host.shm_used_bytes)
@@ -167,12 +184,12 @@ def host_families(host: HostLoad) -> Iterator[Metric]:
 
 
 def gauge(name: str, text: str, value: float) -> Metric:
-    """A family of one value."""
+    """A gauge without labels."""
     return GaugeMetricFamily(name, text, value=value)
 
 
 def gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    """A family of one label."""
+    """A gauge with one label."""
     family = GaugeMetricFamily(name, text, labels=(label,))
     for key, value in values.items():
         family.add_metric((key,), value)
@@ -180,7 +197,7 @@ def gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Met
 
 
 def info(name: str, text: str, labels: Mapping[str, str]) -> Metric:
-    """A family whose labels tell everything."""
+    """A gauge whose value is always 1 and whose labels are the information."""
     family = GaugeMetricFamily(f"{name}_info", text, labels=tuple(labels))
     family.add_metric(tuple(labels.values()), 1)
     return family

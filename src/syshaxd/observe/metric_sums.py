@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What is counted of requests, by placement, and of hand-overs.
+"""Counts of requests, by placement, and of hand-overs.
 
-Counting stands on the path of every request, so it is done in plain counters here (a prometheus_client histogram with
+Counting is on the path of every request, so it uses plain counters here (a prometheus_client histogram with
 labels costs 2 us, one of these 0.1 us); prometheus_client's families do the rendering.
 """
 
@@ -16,12 +16,12 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from syshaxd.core.placement.decision import Prediction
 from syshaxd.core.placement.records import HandoverRecord
 
-# vLLM's own buckets (vllm/v1/metrics/loggers.py), so that its histograms and ours can be laid over each other.
+# vLLM's own buckets (vllm/v1/metrics/loggers.py), so that its histograms and ours are comparable.
 _TO_FIRST_TOKEN_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
     *(160.0, 640.0, 2560.0),
 )
-# Two more at the lower end: small models on fast GPUs stay under vLLM's first bucket, 10 ms.
+# Two more at the lower end: small models on fast GPUs stay below vLLM's first bucket, 10 ms.
 _PER_TOKEN_S = (
     *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0),
     *(40.0, 80.0),
@@ -30,11 +30,11 @@ _WHOLE_S = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0),
     *(1920.0, 7680.0),
 )
-# Most requests don't wait at all: that is the first bucket.
+# Most requests don't wait: the first bucket.
 _QUEUE_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 
 LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Of the event loop, which is looked at some times a second."""
+"""Lag of the event loop, sampled a few times a second."""
 
 
 class Histogram:
@@ -48,12 +48,12 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Counts one more."""
+        """Adds an observation."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Upper bounds and cumulative counts, as Prometheus wants them."""
+        """Upper bounds and cumulative counts, in the form that Prometheus uses."""
         bounds = [*map(str, self.bounds), "+Inf"]
         return list(zip(bounds, accumulate(self.counts), strict=True))
 
@@ -77,6 +77,13 @@ class PlacementSums:
 _GAP_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
+_OFFLOAD_SECONDS = {
+    "predicted": "Predicted duration",
+    "measured": "Measured duration",
+    "predicted_wait": "Predicted duration if the request had waited for the GPU",
+}
+
+
 class HandoverSums:
     """The sums over all hand-overs."""
 
@@ -85,16 +92,16 @@ class HandoverSums:
         self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.size_bytes: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.gaps: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_GAP_S))
-        self.seconds = dict.fromkeys(("predicted", "measured", "predicted_wait"), 0.0)
+        self.seconds = dict.fromkeys(_OFFLOAD_SECONDS, 0.0)
 
     def compare(self, prediction: Prediction, measured_s: float) -> None:
-        """An offload, of which this was expected, has taken so long."""
+        """Counts the predicted and the measured duration of an offload."""
         self.seconds["predicted"] += prediction.offload_s
         self.seconds["measured"] += measured_s
         self.seconds["predicted_wait"] += prediction.wait_s
 
     def add(self, handover: HandoverRecord) -> None:
-        """Counts one more."""
+        """Counts a hand-over."""
         pair = (handover.source, handover.target)
         self.counts[(*pair, handover.cause, handover.result)] += 1
         if handover.result == "loaded":
@@ -104,18 +111,18 @@ class HandoverSums:
             self.gaps[handover.cause].observe(handover.gap_s)
 
     def families(self) -> Iterator[Metric]:
-        """All of it as Prometheus wants it."""
+        """Returns the metric families."""
         total = CounterMetricFamily(
             "syshax_handovers",
-            "Answers that went on elsewhere.",
+            "Answers that continued on another instance.",
             labels=("source", "target", "cause", "result"),
         )
         for labels, count in self.counts.items():
             total.add_metric(labels, count)
         yield total
         for name, text, sums in (
-            ("syshax_handover_tokens", "Tokens whose KV was handed over and used.", self.tokens),
-            ("syshax_handover_bytes", "KV that was handed over and used, where the source told.", self.size_bytes),
+            ("syshax_handover_tokens", "Tokens whose KV cache was handed over and used.", self.tokens),
+            ("syshax_handover_bytes", "Bytes of KV cache that were handed over and used.", self.size_bytes),
         ):
             family = CounterMetricFamily(name, text, labels=("source", "target"))
             for pair, value in sums.items():
@@ -129,9 +136,6 @@ class HandoverSums:
         for cause, gap in self.gaps.items():
             gaps.add_metric((cause,), gap.buckets(), gap.total)
         yield gaps
-        seconds = CounterMetricFamily(
-            "syshax_offload_seconds", "Of offloads that were predicted and have ended well.", labels=("kind",)
-        )
         for kind, sum_s in self.seconds.items():
-            seconds.add_metric((kind,), sum_s)
-        yield seconds
+            text = f"{_OFFLOAD_SECONDS[kind]}, summed over offloads that had a prediction and succeeded."
+            yield CounterMetricFamily(f"syshax_offload_{kind}_seconds", text, value=sum_s)

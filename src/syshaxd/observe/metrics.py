@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from syshaxd import __version__
 from syshaxd.core.placement.records import Outcome, RequestRecord
 from syshaxd.core.types import EngineStatus
+from syshaxd.observe.metric_aliases import old_families
 from syshaxd.observe.metric_readings import (
     binding_families,
     gauge,
@@ -73,6 +74,7 @@ class MetricsService:
         task_failures: Mapping[str, int] = MappingProxyType({}),
         loop_lag: Histogram | None = None,
         now: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Has counted nothing yet.
 
@@ -80,10 +82,12 @@ class MetricsService:
             task_failures: How often each background task has failed; read at each rendering.
             loop_lag: How late the event loop was; as above.
             now: Monotonic clock, in seconds.
+            clock: Unix time.
         """
         self._task_failures = task_failures
         self._loop_lag = loop_lag or Histogram(LAG_S)
         self._now = now
+        self._clock = clock
         self._requests: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self._placements: defaultdict[str, PlacementSums] = defaultdict(PlacementSums)
         self._handovers = HandoverSums()
@@ -112,7 +116,9 @@ class MetricsService:
 
     def render(self, status: EngineStatus, clients: ClientCounts = ClientCounts()) -> bytes:
         """Returns everything in Prometheus text format."""
-        snapshot = status.snapshot
+        snapshot, now_s = status.snapshot, self._now()
+        # Readings carry monotonic times; Prometheus expects Unix time.
+        to_unix_s = self._clock() - now_s
         families = [
             info("syshax_build", "The daemon.", {"version": __version__, "python": platform.python_version()}),
             *self._request_families(),
@@ -122,21 +128,20 @@ class MetricsService:
             gauge("syshax_requests_queued", "Requests in the admission queue.", status.queued),
             gauges("syshax_requests_inflight", "Requests now running, by instance.", "name", status.inflight),
             *state_families(status.instances),
-            *load_families(snapshot.instances, self._now()),
+            *load_families(snapshot.instances, to_unix_s),
             *parity_families(status.parity),
             *binding_families(status.bindings),
-            gauge("syshax_gpu_reading_ok", "0 when a GPU could not be read the last time.", not snapshot.gpu_error),
-            *gpu_families(snapshot.gpus),
+            *gpu_families(snapshot, to_unix_s),
             *(host_families(snapshot.host) if snapshot.host else ()),
         ]
-        return generate_latest(_Families(families))
+        return generate_latest(_Families([*families, *old_families(families, snapshot, now_s)]))
 
     def _own_families(self) -> Iterator[Metric]:
-        failures = CounterMetricFamily("syshax_task_failures", "Times a background task failed.", labels=("task",))
+        failures = CounterMetricFamily("syshax_task_failures", "Failures of background tasks.", labels=("task",))
         for task, count in self._task_failures.items():
             failures.add_metric((task,), count)
         yield failures
-        lag = HistogramMetricFamily("syshax_event_loop_lag_seconds", "How late the daemon's event loop called back.")
+        lag = HistogramMetricFamily("syshax_event_loop_lag_seconds", "How late the daemon's event loop runs callbacks.")
         lag.add_metric((), self._loop_lag.buckets(), self._loop_lag.total)
         yield lag
 
@@ -148,16 +153,14 @@ class MetricsService:
             requests.add_metric((placement or NO_PLACEMENT, route, outcome), count)
         yield requests
 
-        tokens = CounterMetricFamily("syshax_tokens", "Tokens, prompt and generated.", labels=("placement", "kind"))
-        retries = CounterMetricFamily(
-            "syshax_request_retries", "Times a request was tried again elsewhere.", labels=("placement",)
-        )
+        prompt = CounterMetricFamily("syshax_prompt_tokens", "Prompt tokens.", labels=("placement",))
+        generation = CounterMetricFamily("syshax_generation_tokens", "Generated tokens.", labels=("placement",))
+        retries = CounterMetricFamily("syshax_request_retries", "Retries on another instance.", labels=("placement",))
         for placement, sums in self._placements.items():
-            tokens.add_metric((placement or NO_PLACEMENT, "prompt"), sums.prompt_tokens)
-            tokens.add_metric((placement or NO_PLACEMENT, "generation"), sums.generation_tokens)
+            prompt.add_metric((placement or NO_PLACEMENT,), sums.prompt_tokens)
+            generation.add_metric((placement or NO_PLACEMENT,), sums.generation_tokens)
             retries.add_metric((placement or NO_PLACEMENT,), sums.retries)
-        yield tokens
-        yield retries
+        yield from (prompt, generation, retries)
 
         for name, text, histogram_of in _HISTOGRAMS:
             family = HistogramMetricFamily(name, text, labels=("placement",))
@@ -168,7 +171,7 @@ class MetricsService:
 
 
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[PlacementSums], Histogram]], ...] = (
-    ("syshax_queue_seconds", "Time in the admission queue.", lambda sums: sums.queue),
+    ("syshax_request_queue_time_seconds", "Time in the admission queue.", lambda sums: sums.queue),
     (
         "syshax_time_to_first_token_seconds",
         "From a stream request's arrival to the first byte of its answer.",
@@ -194,8 +197,8 @@ class _Families:
 
 
 def _client_families(clients: ClientCounts) -> Iterator[Metric]:
-    yield gauge("syshax_client_connections", "Clients' connections that are open.", clients.connections)
+    yield gauge("syshax_client_connections", "Open client connections.", clients.connections)
     yield CounterMetricFamily(
-        "syshax_client_connections_refused", "Clients' connections that were too many.", value=clients.refused
+        "syshax_client_connections_refused", "Client connections over a limit, which got 503.", value=clients.refused
     )
-    yield gauge("syshax_request_body_bytes", "Bytes of requests' bodies that are held.", clients.body_bytes)
+    yield gauge("syshax_request_bodies_held_bytes", "Bytes of request bodies in memory.", clients.body_bytes)

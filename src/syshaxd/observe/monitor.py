@@ -157,7 +157,8 @@ class SystemMonitor:
             result = GpuReading((), f"{type(error).__name__}: {error}")
         finally:
             reading.cancel()
-        self._publish(gpus=result.gpus, gpu_error=result.error)
+        read_at_s = self._snapshot.gpus_read_at_s if result.error else self._now()
+        self._publish(gpus=result.gpus, gpu_error=result.error, gpus_read_at_s=read_at_s)
 
     def _publish(self, **changes: Any) -> None:
         self._snapshot = replace(self._snapshot, taken_at_s=self._now(), **changes)

@@ -160,7 +160,7 @@ def run() -> None:
         # The CPU set changes under the instance; the kernel moves threads and pages.
         CGROUP.joinpath("cpuset.mems").write_text("2")
         narrow = replace(binding, memory_nodes=(0, 1))
-        assert kinds(verify("memory moved", narrow, worker.pid)) == {DriftKind.MEMORY_FAR}
+        assert kinds(verify("memory moved", narrow, worker.pid)) == {DriftKind.REMOTE_MEMORY}
         CGROUP.joinpath("cpuset.mems").write_text(settings.cpuset_mems)
         CGROUP.joinpath("cpuset.cpus").write_text("0-7")
         assert DriftKind.THREAD_OUTSIDE in kinds(verify("CPU set widened", binding, worker.pid))

@@ -308,7 +308,7 @@ class Snapshot(_message.Message):
     def __init__(self, age_s: _Optional[float] = ..., instances: _Optional[_Mapping[str, InstanceLoad]] = ..., gpus: _Optional[_Iterable[_Union[GpuLoad, _Mapping]]] = ..., gpu_error: _Optional[str] = ..., host: _Optional[_Union[HostLoad, _Mapping]] = ...) -> None: ...
 
 class InstanceLoad(_message.Message):
-    __slots__ = ("age_s", "running", "waiting", "kv_usage_ratio", "generation_tokens_per_s", "prompt_tokens_per_s", "preemptions", "error")
+    __slots__ = ("age_s", "running", "waiting", "kv_usage_ratio", "generation_tokens_per_s", "prompt_tokens_per_s", "preemptions", "error", "prompt_tokens", "generation_tokens")
     AGE_S_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -317,6 +317,8 @@ class InstanceLoad(_message.Message):
     PROMPT_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     age_s: float
     running: int
     waiting: int
@@ -325,7 +327,9 @@ class InstanceLoad(_message.Message):
     prompt_tokens_per_s: float
     preemptions: int
     error: str
-    def __init__(self, age_s: _Optional[float] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_usage_ratio: _Optional[float] = ..., generation_tokens_per_s: _Optional[float] = ..., prompt_tokens_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+    prompt_tokens: int
+    generation_tokens: int
+    def __init__(self, age_s: _Optional[float] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_usage_ratio: _Optional[float] = ..., generation_tokens_per_s: _Optional[float] = ..., prompt_tokens_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., error: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., generation_tokens: _Optional[int] = ...) -> None: ...
 
 class GpuLoad(_message.Message):
     __slots__ = ("index", "name", "uuid", "busy_ratio", "memory_used_bytes", "memory_total_bytes", "power_w", "temperature_c")
@@ -508,7 +512,7 @@ class BindingStatus(_message.Message):
     def __init__(self, verification: _Optional[_Union[Verification, _Mapping]] = ..., read_at_s: _Optional[float] = ..., drifts: _Optional[_Iterable[_Union[Drift, _Mapping]]] = ..., drifted_at_s: _Optional[float] = ...) -> None: ...
 
 class Verification(_message.Message):
-    __slots__ = ("drifts", "threads", "threads_outside", "cpus_planned", "cpus_bound", "memory_bytes", "memory_far_bytes", "unreadable", "walk_s")
+    __slots__ = ("drifts", "threads", "threads_outside", "cpus_planned", "cpus_bound", "memory_bytes", "remote_memory_bytes", "unreadable", "walk_s")
     class MemoryBytesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -522,7 +526,7 @@ class Verification(_message.Message):
     CPUS_PLANNED_FIELD_NUMBER: _ClassVar[int]
     CPUS_BOUND_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
-    MEMORY_FAR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     UNREADABLE_FIELD_NUMBER: _ClassVar[int]
     WALK_S_FIELD_NUMBER: _ClassVar[int]
     drifts: _containers.RepeatedCompositeFieldContainer[Drift]
@@ -531,10 +535,10 @@ class Verification(_message.Message):
     cpus_planned: int
     cpus_bound: int
     memory_bytes: _containers.ScalarMap[int, int]
-    memory_far_bytes: int
+    remote_memory_bytes: int
     unreadable: _containers.RepeatedScalarFieldContainer[str]
     walk_s: float
-    def __init__(self, drifts: _Optional[_Iterable[_Union[Drift, _Mapping]]] = ..., threads: _Optional[int] = ..., threads_outside: _Optional[int] = ..., cpus_planned: _Optional[int] = ..., cpus_bound: _Optional[int] = ..., memory_bytes: _Optional[_Mapping[int, int]] = ..., memory_far_bytes: _Optional[int] = ..., unreadable: _Optional[_Iterable[str]] = ..., walk_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, drifts: _Optional[_Iterable[_Union[Drift, _Mapping]]] = ..., threads: _Optional[int] = ..., threads_outside: _Optional[int] = ..., cpus_planned: _Optional[int] = ..., cpus_bound: _Optional[int] = ..., memory_bytes: _Optional[_Mapping[int, int]] = ..., remote_memory_bytes: _Optional[int] = ..., unreadable: _Optional[_Iterable[str]] = ..., walk_s: _Optional[float] = ...) -> None: ...
 
 class Drift(_message.Message):
     __slots__ = ("kind", "detail", "tids", "cpus", "nodes")

@@ -11,8 +11,8 @@ from syshaxd.core.numa.cpulist import describe_cpus, format_cpulist
 from syshaxd.core.numa.model import NumaTopology
 
 _MIB = 2**20
-_FAR_MEMORY_RATIO = 0.05
-_FAR_MEMORY_BYTES = 64 * _MIB
+_REMOTE_MEMORY_RATIO = 0.05
+_REMOTE_MEMORY_BYTES = 64 * _MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class DriftKind(StrEnum):
     """A planned CPU has no compute thread bound to it."""
     CPU_OFFLINE = "cpu-offline"
     """A planned CPU is offline or gone."""
-    MEMORY_FAR = "memory-far"
+    REMOTE_MEMORY = "remote-memory"
     """Memory is on other nodes than planned."""
 
 
@@ -93,7 +93,7 @@ class Verification:
     """Planned CPUs to which at least one compute thread is bound."""
     memory_bytes: Mapping[int, int]
     """The instance's own memory, by node."""
-    memory_far_bytes: int
+    remote_memory_bytes: int
     """The part of it on other nodes than planned."""
     unreadable: tuple[str, ...] = ()
     walk_s: float = 0.0
@@ -105,10 +105,10 @@ class Verification:
         return not self.drifts
 
     @property
-    def memory_far_ratio(self) -> float:
+    def remote_memory_ratio(self) -> float:
         """0..1; 0 if unknown."""
         total = sum(self.memory_bytes.values())
-        return self.memory_far_bytes / total if total else 0.0
+        return self.remote_memory_bytes / total if total else 0.0
 
 
 def verify_binding(
@@ -116,8 +116,8 @@ def verify_binding(
     placement: Placement,
     topology: NumaTopology,
     *,
-    far_ratio: float = _FAR_MEMORY_RATIO,
-    far_bytes: int = _FAR_MEMORY_BYTES,
+    remote_ratio: float = _REMOTE_MEMORY_RATIO,
+    remote_bytes: int = _REMOTE_MEMORY_BYTES,
 ) -> Verification:
     """Compares a running instance with its binding.
 
@@ -129,21 +129,21 @@ def verify_binding(
         binding: The planned binding.
         placement: The actual use of CPUs and memory.
         topology: The host at the same moment.
-        far_ratio: Share of the memory, 0..1, that may be remote, for example touched before the binding.
-        far_bytes: Bytes that may be remote in any case.
+        remote_ratio: Share of the memory, 0..1, that may be remote, for example touched before the binding.
+        remote_bytes: Bytes that may be remote in any case.
     """
     confined = set(binding.cpuset)
     outside = tuple(thread for thread in placement.threads if confined and not confined.issuperset(thread.cpus))
     computing = [thread for group in binding.groups for thread in _computing(binding, placement.threads, group)]
     bound = {cpu for thread in computing for cpu in thread.cpus}
-    far = [_far(memory, _planned_nodes(binding, placement, memory.pid, topology)) for memory in placement.memory]
+    remote = [_remote(memory, _planned_nodes(binding, placement, memory.pid, topology)) for memory in placement.memory]
     total = _sum_by_node([memory.own_bytes for memory in placement.memory])
-    far_total = _sum_by_node(far)
+    remote_total = _sum_by_node(remote)
     drifts = [*_off_line(binding, topology), *_outside(binding, outside), *_unbound(binding, bound, topology)]
-    if (amount := sum(far_total.values())) > max(far_bytes, far_ratio * sum(total.values())):
-        where = ", ".join(f"{size / _MIB:.0f} MiB on node {node}" for node, size in far_total.items())
+    if (amount := sum(remote_total.values())) > max(remote_bytes, remote_ratio * sum(total.values())):
+        where = ", ".join(f"{size / _MIB:.0f} MiB on node {node}" for node, size in remote_total.items())
         detail = f"{where}, remote to the planned nodes ({amount / sum(total.values()):.0%} of all)"
-        drifts.append(Drift(kind=DriftKind.MEMORY_FAR, detail=detail, nodes=tuple(far_total)))
+        drifts.append(Drift(kind=DriftKind.REMOTE_MEMORY, detail=detail, nodes=tuple(remote_total)))
     return Verification(
         drifts=tuple(drifts),
         threads=len(placement.threads),
@@ -151,7 +151,7 @@ def verify_binding(
         cpus_planned=len(binding.cpus),
         cpus_bound=len(bound & set(binding.cpus)),
         memory_bytes=total,
-        memory_far_bytes=amount,
+        remote_memory_bytes=amount,
         unreadable=placement.unreadable,
         walk_s=placement.walk_s,
     )
@@ -198,7 +198,7 @@ def _planned_nodes(binding: Binding, placement: Placement, pid: int, topology: N
     return binding.memory_nodes
 
 
-def _far(memory: Memory, nodes: tuple[int, ...]) -> dict[int, int]:
+def _remote(memory: Memory, nodes: tuple[int, ...]) -> dict[int, int]:
     return {node: size for node, size in memory.own_bytes.items() if nodes and node not in nodes}
 
 

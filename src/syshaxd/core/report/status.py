@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from syshaxd.core.loads import InstanceLoad
+from syshaxd.core.numa import BindingStatus, Unverified, Verification
 from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.parity import report_json
 from syshaxd.core.report.describe import device_text
@@ -71,9 +72,19 @@ def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: 
         "launched_at_s": None if handle is None else handle.started_at_s,
         "inflight": status.inflight.get(spec.name, 0),
         "binding_faults": list(status.binding_faults.get(spec.name, ())),
-        "binding": None if binding is None else asdict(binding),
+        "binding": None if binding is None else _binding_json(binding),
         "load": None if load is None else _load_json(load, monotonic_s),
     }
+
+
+def verification_json(found: Verification | Unverified) -> dict[str, Any]:
+    """The result of verifying a binding as JSON. `memory_far_bytes` is the old name of `remote_memory_bytes`."""
+    values = asdict(found)
+    return values if isinstance(found, Unverified) else {**values, "memory_far_bytes": found.remote_memory_bytes}
+
+
+def _binding_json(binding: BindingStatus) -> dict[str, Any]:
+    return {**asdict(binding), "verification": verification_json(binding.verification)}
 
 
 def _load_json(load: InstanceLoad, monotonic_s: float) -> dict[str, Any]:

@@ -123,6 +123,8 @@ def load(now: Reading, before: Reading | None) -> InstanceLoad:
         generation_tokens_per_s=_per_s(now.generation_tokens, before.generation_tokens, elapsed_s),
         prompt_tokens_per_s=_per_s(now.prompt_tokens, before.prompt_tokens, elapsed_s),
         preemptions=now.preemptions,
+        prompt_tokens=_count(now.prompt_tokens),
+        generation_tokens=_count(now.generation_tokens),
         preempted=max(0, now.preemptions - before.preemptions),
         prompt_token_s=_prompt_token_s(now, before),
         error="; ".join(now.faults),
@@ -157,6 +159,10 @@ def _per_s(now: Flow, before: Flow, elapsed_s: float) -> float:
     if now.total is None or before.total is None or elapsed_s <= 0:
         return 0.0
     return rate(before.total, now.total, elapsed_s)
+
+
+def _count(flow: Flow) -> int | None:
+    return None if flow.total is None else int(flow.total)
 
 
 class _Samples:
