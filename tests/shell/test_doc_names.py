@@ -18,7 +18,7 @@ PAGES = sorted(
 )
 COMMANDS: dict[str, click.Command] = {"syshax": syshax.main, "syshaxctl": syshaxctl.main}
 KEYS = frozenset(key.name for key in describe())
-NO_METRICS = frozenset(("syshax_connector", "syshax_sim", "syshax_embedded", "syshax_ipc"))
+NO_METRICS = {*(path.name for path in (ROOT / "src").iterdir()), "syshax_ipc", "syshax_weights"}
 SECTIONS = sorted({key.partition(".")[0] for key in KEYS})
 
 
