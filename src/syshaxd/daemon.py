@@ -462,7 +462,11 @@ def _parity(config: Config, registry: InstanceRegistry, session: aiohttp.ClientS
     return ParityService(
         registry,
         partial(ask, session, timeout_s=its.timeout_s),
-        Bounds(noise_distance=its.noise_distance, max_distance=its.max_distance),
+        Bounds(
+            noise_distance=its.noise_distance,
+            max_distance=its.max_distance,
+            max_distance_quantised=its.max_distance_quantised,
+        ),
         enabled=its.enabled,
     )
 
@@ -508,7 +512,8 @@ def _tls_endpoint(tcp: TcpConfig) -> TlsEndpoint | None:
 
 
 def _handover_policy(config: Config) -> HandoverPolicy:
-    return HandoverPolicy(enabled=config.offload.enabled, migrate=config.offload.migrate)
+    its = config.offload
+    return HandoverPolicy(enabled=its.enabled, migrate=its.migrate, across_weights=its.across_weights)
 
 
 async def _show_start(engine: Engine, config: Config) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from syshaxd.core.handover.pairs import InstanceFacts, flag_value, refusal
-from syshaxd.core.types import Protocol
+from syshaxd.core.types import Protocol, QuantisedWeights
 from tests.fakes.specs import make_spec
 
 GPU = replace(make_spec("gpu", argv=("vllm", "--dtype", "bfloat16")), protocol=Protocol.CONNECTOR)
@@ -38,6 +38,16 @@ def test_equal_instances_can_hand_over_both_ways() -> None:
 )
 def test_why_not_by_what_is_configured(target: object, reason: str) -> None:
     assert why(target=target).startswith(reason)
+
+
+def test_instances_with_different_weights_are_paired_unless_the_operator_forbids_it() -> None:
+    quantised = replace(CPU, weights=QuantisedWeights(quantize="q8_0"))
+    facts = {"gpu": FACTS, "cpu": FACTS}
+    assert not refusal(GPU, quantised, facts)
+    told = refusal(quantised, GPU, facts, across_weights=False)
+    assert told.reason == "their weights differ (q8_0 and full), and offload.across_weights is false"
+    assert told.lasting
+    assert not refusal(quantised, replace(quantised, name="gpu"), facts, across_weights=False)
 
 
 def test_flags_of_an_instance_that_somebody_else_started_are_not_known() -> None:

@@ -195,6 +195,22 @@ def test_weights_in_8_bits_are_told_from_noise_and_within_the_usual_bound(pair: 
     assert report.verdict.allowed
 
 
+@pytest.mark.parametrize("coarse", ["int8", "int4"])
+def test_quantised_weights_have_a_verdict_and_a_limit_of_their_own(coarse: str) -> None:
+    prompts = [PROMPTS[at] for at in RECORDED["prompts"]]
+    answers = (recorded("bfloat16"), recorded(coarse))
+    far = compare(("gpu", "cpu"), prompts, *answers, Bounds(max_distance=0.0), weights=("full", "q8_0")).figures
+    farthest = max(far.prefill_distance, far.decode_distance)
+    for limit, allowed in ((farthest, True), (farthest - 0.001, False)):
+        bounds = Bounds(max_distance=0.0, max_distance_quantised=limit)
+        verdict = compare(("gpu", "cpu"), prompts, *answers, bounds, weights=("full", "q8_0")).verdict
+        assert (verdict.agreement, verdict.allowed) == (Agreement.QUANTISED, allowed)
+        assert verdict.reasons[0].startswith("full and q8_0 weights: ")
+        assert allowed or "parity.max_distance_quantised" in verdict.reasons[-1]
+    same = compare(("gpu", "cpu"), prompts, *answers, Bounds(), weights=("q8_0", "q8_0")).verdict
+    assert same.agreement is Agreement.DIFFERS
+
+
 def test_a_quantisation_that_ruins_the_model_is_not_allowed() -> None:
     report = judged("bfloat16", "int4")
     assert (report.verdict.agreement, report.verdict.cause) == (Agreement.DIFFERS, ParityCause.WEIGHTS)

@@ -14,7 +14,7 @@ from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.records import RequestRecord
 from syshaxd.core.placement.scheduler import Policy, Scheduler
-from syshaxd.core.types import InstanceSpec, Protocol, Role, State
+from syshaxd.core.types import InstanceSpec, Protocol, QuantisedWeights, Role, State
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.instances.catalog import Catalog, assumed
 from syshaxd.instances.discovery import Discovery
@@ -101,12 +101,16 @@ async def stands() -> AsyncIterator[MakeStand]:
             catalog: Callable[[InstanceSpec], Catalog] = assumed,
             limits: Limits = LIMITS,
             movable: bool = False,
+            cpu_weights: QuantisedWeights | None = None,
             **options: Any,
         ) -> Stand:
             gpu = await stack.enter_async_context(FakeInstance("gpu", Role.GPU, _ok))
             cpu = await stack.enter_async_context(FakeInstance("cpu", Role.CPU, _ok))
             protocol = Protocol.CONNECTOR if movable else Protocol.NONE
-            specs = tuple(replace(instance.spec(slots), protocol=protocol) for instance in (gpu, cpu))
+            specs = (
+                replace(gpu.spec(slots), protocol=protocol),
+                replace(cpu.spec(slots), protocol=protocol, weights=cpu_weights),
+            )
             supervisor = FakeSupervisor(specs)
             runner = Runner(silence_limit_s=silence_limit_s)
             sweeper = asyncio.create_task(runner.sweep())

@@ -15,10 +15,12 @@ import pytest
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.placement.decision import InferenceRequest, RunOn
 from syshaxd.core.placement.records import Outcome
-from syshaxd.core.types import InstanceSpec, State
+from syshaxd.core.types import InstanceSpec, QuantisedWeights, State
+from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.http1 import chunk
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.instances.catalog import Catalog, assumed
+from syshaxd.serving.runner.exchange import Outgoing
 from tests.fakes.gateway import ANSWER, CHAT, MakeStand, Stand
 from tests.fakes.instance import SSE_HEAD, Request, json_answer, sse, stream_answer
 
@@ -231,6 +233,46 @@ async def test_a_pinned_request_goes_where_it_asks(make_stand: MakeStand) -> Non
     async with stand.post(headers={"X-Syshax-Place": "cpu"}) as response:
         assert response.status == 503
         assert int(response.headers["retry-after"]) >= 1
+
+
+Q8 = QuantisedWeights(quantize="q8_0")
+FULL = {"X-Syshax-Weights": "full"}
+
+
+async def test_an_answer_tells_that_its_weights_are_quantised(make_stand: MakeStand) -> None:
+    stand = await make_stand(cpu_weights=Q8)
+    async with stand.post(headers={"X-Syshax-Place": "cpu"}) as response:
+        assert response.headers["x-syshax-weights"] == "q8_0"
+    async with stand.post(headers={"X-Syshax-Place": "gpu"}) as response:
+        assert "x-syshax-weights" not in response.headers
+
+
+async def test_a_client_can_insist_on_the_full_weights(make_stand: MakeStand) -> None:
+    stand = await make_stand(cpu_weights=Q8, movable=True)
+    for _ in range(3):
+        async with stand.post(headers=FULL) as response:
+            assert response.headers["x-syshax-placement"] == "gpu"
+    assert b"x-syshax-weights" not in stand.gpu.requests[0].head.lower()
+    async with stand.post(headers=FULL | {"X-Syshax-Place": "cpu"}) as response:
+        assert response.status == 404
+        assert (await _error(response))["message"] == "cpu has quantised weights, and the request asks for full ones"
+    stand.supervisor.become("gpu", State.BACKOFF)
+    async with stand.post(headers=FULL) as response:
+        assert response.status == 503
+    async with stand.post() as response:
+        assert response.headers["x-syshax-placement"] == "cpu"
+    async with stand.post(headers={"X-Syshax-Weights": "q8_0"}) as response:
+        assert response.status == 400
+        assert (await _error(response))["code"] == "invalid_weights"
+
+
+async def test_a_stream_of_full_weights_never_moves_to_others(make_stand: MakeStand) -> None:
+    stand = await make_stand(cpu_weights=Q8, movable=True)
+    request = InferenceRequest(request_id="1", model="m", stream=True, full_weights=True)
+    path = "/v1/chat/completions"
+    outgoing = Outgoing("POST", path, path, b"", "1", b"{}", keep_alive=True, fields=RequestBody({}))
+    examined, body = stand.engine._handover.examine(request, outgoing)
+    assert (examined.whole_because, examined.movable, body) == ("the client asks for the full weights", False, None)
 
 
 async def test_no_ready_instance_is_a_503_with_retry_after(make_stand: MakeStand) -> None:

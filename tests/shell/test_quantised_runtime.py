@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from syshax_quantize.maker import Maker
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError, LaunchFailedError
 from syshaxd.core.types import Device, InstanceSpec, QuantisedWeights
@@ -17,6 +18,7 @@ from syshaxd.core.weights import Quantize
 from syshaxd.instances import binder
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.runtime.quantised import QuantisedRuntime
+from syshaxd.system.enginefiles import read_launch_host
 from syshaxd.system.weights import plan_for, weights_dir
 from tests.fakes import checkpoint
 from tests.fakes.runtime import FakeRuntime
@@ -154,3 +156,18 @@ def test_the_sysHAX_images_quantise_by_themselves(home: Path) -> None:  # noqa: 
         assert dict(spec.env)["SYSHAX_QUANTIZE"] == "q4_0"
         assert spec.weights == QuantisedWeights(quantize="q4_0")
         assert (spec.model, spec.device) == ("/m", Device.CPU)
+
+
+def test_weights_are_of_the_model_that_they_were_made_of(home: Path, spec: InstanceSpec) -> None:
+    model = home / "m"
+    made = weights_dir() / plan_for(model, Quantize.Q8_0).name
+    Maker(plan_for(model, Quantize.Q8_0).as_json(), made, report=lambda *_: None).make()
+    other = checkpoint.write_model(home / "other", seed=1)
+    folders = {"gpu": {"model": str(model)}, "cpu": {"model": str(made)}}
+    by_hand = {name: {"runtime": "process", "python": sys.executable} | its for name, its in folders.items()}
+    host = read_launch_host(parse({"services": by_hand}))
+    assert host.engines["gpu"].identity == host.engines["cpu"].identity != ""
+    cpu = next(spec for spec in binder.planned_specs(parse({"services": by_hand})) if spec.name == "cpu")
+    assert cpu.weights == QuantisedWeights(quantize="q8_0")
+    by_hand["gpu"]["model"] = str(other)
+    assert read_launch_host(parse({"services": by_hand})).engines["gpu"].identity != host.engines["cpu"].identity

@@ -13,6 +13,7 @@ from syshaxd.core.parity import Agreement, ParityCause, ParityReport, PromptRepo
 _COLOURS = {
     Agreement.AGREES: "green",
     Agreement.NOISE: "green",
+    Agreement.QUANTISED: "yellow",
     Agreement.DIFFERS: "red",
     Agreement.UNKNOWN: "yellow",
 }

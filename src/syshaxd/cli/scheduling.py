@@ -15,6 +15,7 @@ from rich.text import Text
 from syshaxd.cli import show
 from syshaxd.cli.connection import output_option, run
 from syshaxd.client import ControlClient
+from syshaxd.core.types import FULL_WEIGHTS
 
 _LOADS = {"running": int, "waiting": int, "kv_usage_ratio": float, "generation_tokens_per_s": float}
 
@@ -114,6 +115,7 @@ def explain(socket: Path | None, request_id: str, output: str) -> None:
             click.echo(decision_line(entry))
             for its in entry["candidates"]:
                 loads = [f"{name}={its[name]:g}" for name in ("inflight", *_LOADS) if name in its]
+                loads += _weights(its)
                 click.echo(f"    {its['name']}: {', '.join(loads)}")
         for end in answer["ends"]:
             for move in end["handovers"]:
@@ -272,9 +274,15 @@ def _load(text: str) -> tuple[str, dict[str, float]]:
 
 
 def _handover_text(move: Mapping[str, Any]) -> str:
-    text = f"from {move['source']} to {move['target']} ({move['cause']}) with {move['tokens']} tokens"
+    target = ", ".join([move["target"], *_weights(move)])
+    text = f"from {move['source']} to {target} ({move['cause']}) with {move['tokens']} tokens"
     gap = f", {move['gap_s'] * 1000:.0f} ms between two tokens" if "gap_s" in move else ""
     return f"{text}, KV cache {move['result']}{gap}"
+
+
+def _weights(its: Mapping[str, Any]) -> list[str]:
+    """What an instance computes with, unless that is the model's own weights."""
+    return [f"{its['weights']} weights"] if its["weights"] not in {"", FULL_WEIGHTS} else []
 
 
 def decision_line(entry: Mapping[str, Any]) -> str:

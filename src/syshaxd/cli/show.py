@@ -17,7 +17,7 @@ from rich.text import Text
 from syshaxd.cli.parity import parity_line
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad
 from syshaxd.core.report.describe import device_text
-from syshaxd.core.types import EngineStatus, InstanceStatus, RuntimeKind, State
+from syshaxd.core.types import EngineStatus, InstanceSpec, InstanceStatus, RuntimeKind, State
 
 _GIB = 2**30
 _STALE_S = 10.0
@@ -128,6 +128,10 @@ def _bound(view: _View, instance: InstanceStatus) -> str | Text:
     return Text(counts, "red") if binding.drifted else counts
 
 
+def _model_text(spec: InstanceSpec) -> str:
+    return spec.served_model if spec.weights is None else f"{spec.served_model} ({spec.weights_text})"
+
+
 _WIDE = 120
 _COLUMNS = (
     _Column("INSTANCE", lambda view, instance: instance.spec.name),
@@ -135,7 +139,7 @@ _COLUMNS = (
     _Column("STATE", lambda view, instance: state_text(instance.state)),
     _Column("FOR", lambda view, instance: duration_text(view.now_s - instance.since_s), justify="right"),
     _Column("DEVICE", lambda view, instance: view.device(instance), wraps=True),
-    _Column("MODEL", lambda view, instance: instance.spec.served_model, wraps=True),
+    _Column("MODEL", lambda view, instance: _model_text(instance.spec), wraps=True),
     _Column("RUNNING", _of_load(lambda load: str(load.running)), short_name="RUN", justify="right"),
     _Column("WAITING", _of_load(lambda load: str(load.waiting)), short_name="WAIT", justify="right"),
     _Column(

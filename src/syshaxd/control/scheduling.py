@@ -93,7 +93,7 @@ class SchedulingServicer(SchedulingServiceServicer):
         return make(
             api.ExplainDecisionResponse,
             decisions=[_entry(decided, specs) for decided in decisions],
-            ends=[_end(record) for record in records],
+            ends=[_end(record, specs) for record in records],
         )
 
     async def WatchDecisions(self, request: api.WatchDecisionsRequest, context: Context) -> None:
@@ -196,21 +196,28 @@ def _entry(decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.DecisionE
         path=decided.request.path,
         model=decided.request.model,
         decision=_decision(decided.decision, specs),
-        candidates=[_candidate(name, decided) for name in decided.candidates],
+        candidates=[_candidate(name, decided, specs) for name in decided.candidates],
         queued=decided.queued,
     )
 
 
-def _candidate(name: str, decided: Decided) -> api.Candidate:
+def _candidate(name: str, decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.Candidate:
     load = decided.snapshot.instances.get(name)
     inflight = decided.inflight.get(name, 0)
     if load is None:
-        return make(api.Candidate, name=name, inflight=inflight)
-    return message_of(api.Candidate, load, name=name, inflight=inflight)
+        return make(api.Candidate, name=name, inflight=inflight, weights=_weights(name, specs))
+    return message_of(api.Candidate, load, name=name, inflight=inflight, weights=_weights(name, specs))
 
 
-def _end(record: RequestRecord) -> api.RequestEnd:
-    handovers = [message_of(api.RequestHandover, each, tokens=each.known_tokens) for each in record.handovers]
+def _weights(name: str, specs: Mapping[str, InstanceSpec]) -> str:
+    return specs[name].weights_text if name in specs else ""
+
+
+def _end(record: RequestRecord, specs: Mapping[str, InstanceSpec]) -> api.RequestEnd:
+    handovers = [
+        message_of(api.RequestHandover, each, tokens=each.known_tokens, weights=_weights(each.target, specs))
+        for each in record.handovers
+    ]
     return message_of(api.RequestEnd, record, handovers=handovers)
 
 

@@ -87,6 +87,10 @@ class ContainerSpec:
     """A minimal init process forwards signals and reaps orphans."""
 
 
+FULL_WEIGHTS = "full"
+"""The model's own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantisedWeights:
     """What an instance computes with instead of the model's full weights."""
@@ -135,6 +139,11 @@ class InstanceSpec:
     """Further names of the model in the API."""
     weights: QuantisedWeights | None = None
     """None: the model's own."""
+
+    @property
+    def weights_text(self) -> str:
+        """What it computes with: `full`, `q8_0` or `q4_0`."""
+        return FULL_WEIGHTS if self.weights is None else self.weights.quantize
 
     @property
     def address(self) -> Address:

@@ -26,6 +26,7 @@ from syshaxd.core.errors import (
 )
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.records import Outcome, RequestRecord
+from syshaxd.core.types import FULL_WEIGHTS
 from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.http1 import ProtocolError, end_to_end_headers
 from syshaxd.gateway import routes
@@ -325,6 +326,7 @@ class Gateway:
                 method=outgoing.method,
                 path=path,
                 pinned=place,
+                full_weights=_wants_full_weights(request),
                 offload=offload,
                 prompt_tokens=len(outgoing.body) // _BYTES_PER_TOKEN,
                 max_tokens=answer_limit(path, body),
@@ -384,6 +386,14 @@ def _place_of(request: web.BaseRequest) -> str | None:
     """The instance that the client insists on."""
     place = request.headers.get("X-Syshax-Place")
     return None if place is None else place[:_MAX_PLACE_CHARACTERS].encode("utf-8", "replace").decode()
+
+
+def _wants_full_weights(request: web.BaseRequest) -> bool:
+    """Whether the client refuses answers of quantised weights. Raises BadRequestError."""
+    asked = request.headers.get("X-Syshax-Weights")
+    if asked not in {None, FULL_WEIGHTS}:
+        raise BadRequestError(f"X-Syshax-Weights takes {FULL_WEIGHTS} only", code="invalid_weights")
+    return asked is not None
 
 
 def _check_host(request: web.BaseRequest) -> None:

@@ -64,7 +64,7 @@ class InstanceRegistry:
         """The settings of all instances, by name."""
         self.ready: tuple[InstanceSpec, ...] = tuple(its.spec for its in self.instances.values() if its.takes_requests)
         """Those that requests can go to now."""
-        self._kept: dict[tuple[str, str, str, str | None], tuple[InstanceSpec, ...]] = {}
+        self._kept: dict[tuple[str, str, str, str | None, bool], tuple[InstanceSpec, ...]] = {}
         self._changed = asyncio.Event()
 
     def subscribe(self, on_change: Callable[[], None]) -> None:
@@ -124,7 +124,7 @@ class InstanceRegistry:
         Raises:
             NotFoundError: No instance has such a model or route.
         """
-        key = (request.model, request.method, request.path, request.pinned)
+        key = (request.model, request.method, request.path, request.pinned, request.full_weights)
         found = self._kept.get(key)
         if found is None:
             self._check_known(request)
@@ -132,6 +132,7 @@ class InstanceRegistry:
                 spec
                 for spec in self.ready
                 if request.pinned in {None, spec.name}
+                and not (request.full_weights and spec.weights)
                 and self.instances[spec.name].catalog.serves_model(request.model)
                 and self.instances[spec.name].catalog.serves_route(request.method, request.path)
             )
@@ -162,7 +163,7 @@ class InstanceRegistry:
             raise NotFoundError(
                 f"no instance {request.pinned!r}; there are {', '.join(self.specs)}", code="instance_not_found"
             )
-        asked = self.instances.values() if request.pinned is None else [self.instances[request.pinned]]
+        asked = list(self.instances.values()) if request.pinned is None else [self.instances[request.pinned]]
         catalogs = [instance.catalog for instance in asked]
         if not any(catalog.serves_model(request.model) for catalog in catalogs):
             known = sorted({model for catalog in catalogs for model in catalog.models})
@@ -170,6 +171,11 @@ class InstanceRegistry:
             if request.pinned is not None:
                 what = f"{request.pinned} does not serve the model {request.model!r}; it serves"
             raise NotFoundError(f"{what} {', '.join(known)}", param="model", code="model_not_found")
+        if request.full_weights and all(its.spec.weights for its in asked):
+            who = f"{request.pinned} has" if request.pinned else "all instances have"
+            raise NotFoundError(
+                f"{who} quantised weights, and the request asks for full ones", code="weights_not_found"
+            )
         if not any(catalog.serves_route(request.method, request.path) for catalog in catalogs):
             who = request.pinned or "no instance"
             not_served = "does not serve" if request.pinned else "serves"

@@ -200,7 +200,10 @@ class ParityService:
             report = ParityReport(first=names[0], second=names[1], verdict=unknown("; ".join(faults)))
         elif first.answers and second.answers:
             # Some milliseconds of arithmetic: in a thread, the streams go on meanwhile.
-            report = await asyncio.to_thread(compare, names, PROMPTS, first.answers, second.answers, self._bounds)
+            weights = (first.spec.weights_text, second.spec.weights_text)
+            report = await asyncio.to_thread(
+                compare, names, PROMPTS, first.answers, second.answers, self._bounds, weights=weights
+            )
         else:
             return
         if first is self._known.get(names[0]) and second is self._known.get(names[1]):

@@ -323,6 +323,8 @@ class Engine:
         """Has a request answered where it was placed; returns whether the client's connection may stay open."""
         placement = grant.placement
         record.placement = "+".join(placement.places)
+        specs = [slot.spec for slot in grant.slots]
+        record.weights = "+".join(spec.weights_text for spec in specs) if any(spec.weights for spec in specs) else ""
         record.prediction = placement.prediction if isinstance(placement, Offload) else None
         placed_at_s = self._loop.time()
         record.queue_s = placed_at_s - record.started_at_s

@@ -34,6 +34,8 @@ class HandoverPolicy:
     enabled: bool = True
     migrate: bool = True
     """Streams that run may move, too."""
+    across_weights: bool = True
+    """Also between instances with different weights of the model."""
 
 
 class Handover:
@@ -110,7 +112,7 @@ class Handover:
     def _refusal(self, source: InstanceSpec, target: InstanceSpec) -> Refusal:
         if not self._policy.enabled:
             return Refusal("offload.enabled is false")
-        of_themselves = refusal(source, target, self._facts)
+        of_themselves = refusal(source, target, self._facts, across_weights=self._policy.across_weights)
         if of_themselves and of_themselves.lasting:
             return of_themselves
         of_both = self._pair_refusal(source.name, target.name)
@@ -124,6 +126,8 @@ class Handover:
         why = whole_because(body)
         if not why and request.pinned is not None:
             why = "the client asks for one instance"
+        if not why and request.full_weights and any(spec.weights for spec in self._registry.specs.values()):
+            why = "the client asks for the full weights"
         lengths = [facts.max_model_len for facts in self._facts.values() if facts.max_model_len]
         if not why and lengths and (request.max_tokens or 0) > min(lengths):
             why = f"max_tokens: over the {min(lengths)} tokens that an instance holds"

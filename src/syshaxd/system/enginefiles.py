@@ -16,7 +16,7 @@ from syshaxd.core.errors import SyshaxError
 from syshaxd.core.handover.connector import PACKAGE, EngineFiles, LaunchHost, PlannedWeights
 from syshaxd.core.launch.quantised import quantised_by_us
 from syshaxd.core.types import RuntimeKind
-from syshaxd.system.weights import plan_for, weight_samples, weights_dir
+from syshaxd.system.weights import plan_for, record_of, weight_samples, weights_dir
 
 _SHM = "/dev/shm"  # noqa: S108 - only its size is read
 _ARENA_DIR = f"{_SHM}/syshax"
@@ -60,10 +60,16 @@ def read_launch_host(config: Config) -> LaunchHost:
 
 def _planned_weights(name: str, folder: Path, service: ServiceConfig) -> PlannedWeights | str | None:
     if not quantised_by_us(name, service):
-        return None
+        made = record_of(folder).get("quantize")
+        return PlannedWeights(quantize=str(made), folder=os.fspath(folder)) if made else None
     try:
         plan = plan_for(folder, service.quantize)
-        return PlannedWeights(folder=os.fspath(weights_dir() / plan.name), loaded_bytes=plan.loaded_bytes)
+        return PlannedWeights(
+            quantize=plan.quantize,
+            folder=os.fspath(weights_dir() / plan.name),
+            source=os.fspath(folder),
+            loaded_bytes=plan.loaded_bytes,
+        )
     except SyshaxError as error:
         return str(error)
 
@@ -158,12 +164,17 @@ def _model_config(folder: Path) -> dict[str, object] | None:
 
 
 def _model_identity(folder: Path) -> str:
-    """Equal configurations may have different weights: some of their bytes are looked at, spread over each file."""
+    """Equal configurations may have different weights: some of their bytes are looked at, spread over each file.
+
+    Weights that were quantised by sysHAX count as those that they were made of: their KV cache is of the same kind.
+    """
     config = _model_config(folder)
     try:
-        weights = weight_samples(folder)
+        weights = record_of(folder).get("made_from") or weight_samples(folder)
     except OSError:
         return ""
+    if config is not None and record_of(folder):
+        config = {key: value for key, value in config.items() if key != "quantization_config"}
     if config is None or not weights:
         return ""
     fixed = {key: value for key, value in config.items() if _OF_THE_MODEL.fullmatch(key)}

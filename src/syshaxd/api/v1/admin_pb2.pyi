@@ -45,6 +45,7 @@ class Agreement(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AGREEMENT_NOISE: _ClassVar[Agreement]
     AGREEMENT_DIFFERS: _ClassVar[Agreement]
     AGREEMENT_UNKNOWN: _ClassVar[Agreement]
+    AGREEMENT_QUANTISED: _ClassVar[Agreement]
 
 class ParityCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -79,6 +80,7 @@ AGREEMENT_AGREES: Agreement
 AGREEMENT_NOISE: Agreement
 AGREEMENT_DIFFERS: Agreement
 AGREEMENT_UNKNOWN: Agreement
+AGREEMENT_QUANTISED: Agreement
 PARITY_CAUSE_UNSPECIFIED: ParityCause
 PARITY_CAUSE_NONE: ParityCause
 PARITY_CAUSE_ROUNDING: ParityCause
@@ -231,7 +233,7 @@ class StreamLogsResponse(_message.Message):
     def __init__(self, line: _Optional[str] = ...) -> None: ...
 
 class InstanceSpec(_message.Message):
-    __slots__ = ("name", "role", "device", "runtime", "model", "served_model", "host", "port", "cores", "depends_on", "max_num_seqs")
+    __slots__ = ("name", "role", "device", "runtime", "model", "served_model", "host", "port", "cores", "depends_on", "max_num_seqs", "weights")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -243,6 +245,7 @@ class InstanceSpec(_message.Message):
     CORES_FIELD_NUMBER: _ClassVar[int]
     DEPENDS_ON_FIELD_NUMBER: _ClassVar[int]
     MAX_NUM_SEQS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     role: Role
     device: Device
@@ -254,7 +257,18 @@ class InstanceSpec(_message.Message):
     cores: _containers.RepeatedScalarFieldContainer[int]
     depends_on: str
     max_num_seqs: int
-    def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., device: _Optional[_Union[Device, str]] = ..., runtime: _Optional[_Union[RuntimeKind, str]] = ..., model: _Optional[str] = ..., served_model: _Optional[str] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., cores: _Optional[_Iterable[int]] = ..., depends_on: _Optional[str] = ..., max_num_seqs: _Optional[int] = ...) -> None: ...
+    weights: QuantisedWeights
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., device: _Optional[_Union[Device, str]] = ..., runtime: _Optional[_Union[RuntimeKind, str]] = ..., model: _Optional[str] = ..., served_model: _Optional[str] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., cores: _Optional[_Iterable[int]] = ..., depends_on: _Optional[str] = ..., max_num_seqs: _Optional[int] = ..., weights: _Optional[_Union[QuantisedWeights, _Mapping]] = ...) -> None: ...
+
+class QuantisedWeights(_message.Message):
+    __slots__ = ("quantize", "source", "loaded_bytes")
+    QUANTIZE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LOADED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    quantize: str
+    source: str
+    loaded_bytes: int
+    def __init__(self, quantize: _Optional[str] = ..., source: _Optional[str] = ..., loaded_bytes: _Optional[int] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
     __slots__ = ("spec", "state", "wanted", "reason", "generation", "attempts", "since_s", "handle")

@@ -167,20 +167,22 @@ class DecisionEntry(_message.Message):
     def __init__(self, at_s: _Optional[float] = ..., request_id: _Optional[str] = ..., path: _Optional[str] = ..., model: _Optional[str] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., queued: _Optional[int] = ...) -> None: ...
 
 class Candidate(_message.Message):
-    __slots__ = ("name", "inflight", "running", "waiting", "kv_usage_ratio", "generation_tokens_per_s")
+    __slots__ = ("name", "inflight", "running", "waiting", "kv_usage_ratio", "generation_tokens_per_s", "weights")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INFLIGHT_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     KV_USAGE_RATIO_FIELD_NUMBER: _ClassVar[int]
     GENERATION_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     inflight: int
     running: int
     waiting: int
     kv_usage_ratio: float
     generation_tokens_per_s: float
-    def __init__(self, name: _Optional[str] = ..., inflight: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_usage_ratio: _Optional[float] = ..., generation_tokens_per_s: _Optional[float] = ...) -> None: ...
+    weights: str
+    def __init__(self, name: _Optional[str] = ..., inflight: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_usage_ratio: _Optional[float] = ..., generation_tokens_per_s: _Optional[float] = ..., weights: _Optional[str] = ...) -> None: ...
 
 class ExplainDecisionRequest(_message.Message):
     __slots__ = ("request_id",)
@@ -221,20 +223,22 @@ class RequestEnd(_message.Message):
     def __init__(self, outcome: _Optional[str] = ..., status: _Optional[int] = ..., placement: _Optional[str] = ..., queue_s: _Optional[float] = ..., ttft_s: _Optional[float] = ..., duration_s: _Optional[float] = ..., tokens_in: _Optional[int] = ..., tokens_out: _Optional[int] = ..., retries: _Optional[int] = ..., handovers: _Optional[_Iterable[_Union[RequestHandover, _Mapping]]] = ...) -> None: ...
 
 class RequestHandover(_message.Message):
-    __slots__ = ("source", "target", "cause", "tokens", "result", "gap_s")
+    __slots__ = ("source", "target", "cause", "tokens", "result", "gap_s", "weights")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     GAP_S_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     source: str
     target: str
     cause: str
     tokens: int
     result: str
     gap_s: float
-    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., cause: _Optional[str] = ..., tokens: _Optional[int] = ..., result: _Optional[str] = ..., gap_s: _Optional[float] = ...) -> None: ...
+    weights: str
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., cause: _Optional[str] = ..., tokens: _Optional[int] = ..., result: _Optional[str] = ..., gap_s: _Optional[float] = ..., weights: _Optional[str] = ...) -> None: ...
 
 class WatchDecisionsRequest(_message.Message):
     __slots__ = ("last", "follow")

@@ -275,6 +275,10 @@ class OffloadConfig(Section):
         64, ge=0, strict=True, description="Tokens below which a prompt is prefilled where it is decoded."
     )
     migrate: bool = Field(True, description="Migrate running streams when their instance stops, fails or is full.")
+    across_weights: bool = Field(
+        True,
+        description="Whether answers may continue on an instance with other weights, such as quantised ones.",
+    )
     arena_dir: str | None = Field(
         None,
         description="Folder in shared memory for KV caches in transfer; visible to all instances, owned by one user. "
@@ -313,6 +317,9 @@ class ParityConfig(Section):
         0.03, description="Distance (0..1) of token probabilities up to which a difference counts as noise."
     )
     max_distance: Ratio = Field(0.1, description="Distance (0..1) above which no request moves between two instances.")
+    max_distance_quantised: Ratio = Field(
+        0.1, description="The same (0..1) for two instances of which one has quantised weights."
+    )
     timeout_s: Seconds = Field(
         300.0, description="Seconds that an instance may take to answer the prompts of a comparison."
     )

@@ -34,8 +34,13 @@ _VERSION = re.compile(r"(\d+)\.(\d+)")
 class PlannedWeights:
     """Quantised weights that are there, or will be made."""
 
+    quantize: str
+    """`q8_0` or `q4_0`."""
     folder: str
-    loaded_bytes: int
+    source: str = ""
+    """The model that they are made of; empty: they are what the configuration names as its model."""
+    loaded_bytes: int = 0
+    """In memory; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,14 +60,20 @@ class Refusal:
         return bool(self.reason)
 
 
-def refusal(source: InstanceSpec, target: InstanceSpec, facts: Mapping[str, InstanceFacts]) -> Refusal:
+def refusal(
+    source: InstanceSpec, target: InstanceSpec, facts: Mapping[str, InstanceFacts], *, across_weights: bool = True
+) -> Refusal:
     """Why `source` cannot hand over to `target`.
 
     Args:
         source: Who computes the first part.
         target: Who computes the rest.
         facts: Of each instance that has been ready, by name.
+        across_weights: They may have different weights of the model.
     """
+    mine, other = source.weights_text, target.weights_text
+    if mine != other and not across_weights:
+        return Refusal(f"their weights differ ({mine} and {other}), and offload.across_weights is false")
     if lasting := _spec_refusal(source, target):
         return Refusal(lasting)
     for spec in (source, target):
@@ -117,7 +123,7 @@ def _model_refusal(source: InstanceSpec, target: InstanceSpec) -> str:
         return ""
     mine, other = identity(source.argv), identity(target.argv)
     if mine != other or (not mine and source.model != target.model):
-        return f"their models' files differ (weights, quantisation, configuration): {source.model} and {target.model}"
+        return f"their models' files differ (weights, configuration): {source.model} and {target.model}"
     return ""
 
 

@@ -60,22 +60,19 @@ def image_env(name: str, service: ServiceConfig) -> dict[str, str]:
     return {QUANTIZE: str(service.quantize)}
 
 
-def weights_of(
-    name: str, service: ServiceConfig, model: str, planned: PlannedWeights | str | None
-) -> QuantisedWeights | None:
+def weights_of(name: str, service: ServiceConfig, planned: PlannedWeights | str | None) -> QuantisedWeights | None:
     """What an instance computes with; None: the model's own weights.
 
     Args:
         name: Of the service.
         service: Its configuration.
-        model: The folder of the model.
-        planned: The weights that syshaxd makes; None: it makes none.
+        planned: The weights that syshaxd makes, or made; None: they are the model's own.
     """
     if isinstance(planned, PlannedWeights):
         return QuantisedWeights(
-            quantize=service.quantize,
-            source=model,
-            python=service.python or "",
+            quantize=planned.quantize,
+            source=planned.source,
+            python=(service.python or "") if planned.source else "",
             loaded_bytes=planned.loaded_bytes,
         )
     asked = str(service.env.get(QUANTIZE, "")) or str(service.quantize)

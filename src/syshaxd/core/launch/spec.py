@@ -110,7 +110,7 @@ def _spec(
     files = host.engines.get(name, EngineFiles())
     source = service.model or config.models.path or ""
     faults += quantise_faults(name, service, files.weights)
-    weights = weights_of(name, service, source, files.weights)
+    weights = weights_of(name, service, files.weights)
     model = files.weights.folder if isinstance(files.weights, PlannedWeights) else source
     in_container = service.runtime is RuntimeKind.DOCKER
     own: dict[str, Value] = {

@@ -16,7 +16,13 @@ NEAR_TIE_NATS = math.log(2)
 
 
 def compare(
-    pair: tuple[str, str], prompts: Sequence[str], ours: Sequence[Answer], theirs: Sequence[Answer], bounds: Bounds
+    pair: tuple[str, str],
+    prompts: Sequence[str],
+    ours: Sequence[Answer],
+    theirs: Sequence[Answer],
+    bounds: Bounds,
+    *,
+    weights: tuple[str, str] = ("", ""),
 ) -> ParityReport:
     """Compares two instances.
 
@@ -26,10 +32,11 @@ def compare(
         ours: The first's answer to each prompt.
         theirs: The second's answers.
         bounds: Limits of noise and of allowed differences.
+        weights: What each of the two computes with, such as `full` or `q8_0`.
     """
     reports = tuple(map(compare_prompt, prompts, ours, theirs))
     figures = _summed([report for report in reports if report.same_tokens])
-    verdict = judge(reports, figures, bounds)
+    verdict = judge(reports, figures, bounds, weights)
     return ParityReport(first=pair[0], second=pair[1], verdict=verdict, figures=figures, prompts=reports)
 
 

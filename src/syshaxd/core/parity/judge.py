@@ -32,10 +32,21 @@ class Bounds:
     """A difference up to this is noise."""
     max_distance: float = 0.1
     """Requests may move up to this."""
+    max_distance_quantised: float = 0.1
+    """Requests may move up to this if the weights differ."""
 
 
-def judge(prompts: Sequence[PromptReport], figures: Figures, bounds: Bounds) -> Verdict:
-    """Returns the verdict on a pair."""
+def judge(
+    prompts: Sequence[PromptReport], figures: Figures, bounds: Bounds, weights: tuple[str, str] = ("", "")
+) -> Verdict:
+    """Returns the verdict on a pair.
+
+    Args:
+        prompts: What was compared.
+        figures: Of all of them.
+        bounds: Where noise ends, and what is allowed.
+        weights: What each of the two computes with.
+    """
     strangers = sum(not report.same_tokens for report in prompts)
     if strangers:
         reason = (
@@ -45,9 +56,14 @@ def judge(prompts: Sequence[PromptReport], figures: Figures, bounds: Bounds) -> 
         return Verdict(Agreement.DIFFERS, ParityCause.TOKENIZER, (reason,), allowed=False)
     farthest = max(figures.prefill_distance, figures.decode_distance)
     agreement, cause, reason = _named(prompts, figures, farthest, bounds)
-    if farthest <= bounds.max_distance:
+    key, limit = "max_distance", bounds.max_distance
+    if weights[0] != weights[1]:
+        key, limit = "max_distance_quantised", bounds.max_distance_quantised
+        if cause is not ParityCause.KERNEL:
+            agreement, cause, reason = _quantised(figures, farthest, bounds, weights)
+    if farthest <= limit:
         return Verdict(agreement, cause, (reason,), allowed=True)
-    refusal = f"the distance {farthest:.3f} exceeds parity.max_distance, {bounds.max_distance:g}: no request may move"
+    refusal = f"the distance {farthest:.3f} exceeds parity.{key}, {limit:g}: no request may move"
     return Verdict(agreement, cause, (reason, refusal), allowed=False)
 
 
@@ -86,6 +102,17 @@ def _named(
         ParityCause.PRECISION,
         f"{same}, {figures.clear_flip_ratio:.1%} clearly differ: quantised weights on one side, or a different dtype",
     )
+
+
+def _quantised(
+    figures: Figures, farthest: float, bounds: Bounds, weights: tuple[str, str]
+) -> tuple[Agreement, ParityCause, str]:
+    reason = (
+        f"{weights[0]} and {weights[1]} weights: {figures.same_top_ratio:.1%} of {figures.positions} positions have "
+        f"the same likeliest token, {figures.clear_flip_ratio:.1%} clearly differ; the distance is {farthest:.3f}, and "
+        f"rounding alone explains {bounds.noise_distance:g}"
+    )
+    return Agreement.QUANTISED, ParityCause.PRECISION, reason
 
 
 def _outlier(prompts: Sequence[PromptReport], figures: Figures) -> str:

@@ -14,6 +14,8 @@ class Agreement(StrEnum):
     """Every token of every answer is the same, and the probabilities are too but for their last digits."""
     NOISE = "noise"
     """Rounding: probabilities differ a little, and where the choices differ, both were nearly as likely."""
+    QUANTISED = "quantised"
+    """One model with different weights: not the same, by the operator's choice."""
     DIFFERS = "differs"
     """More than rounding explains."""
     UNKNOWN = "unknown"

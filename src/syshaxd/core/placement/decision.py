@@ -18,6 +18,8 @@ class InferenceRequest:
     """The route that an instance must serve."""
     pinned: str | None = None
     """The instance that the client insists on."""
+    full_weights: bool = False
+    """The client insists on the model's own weights, not quantised ones."""
     offload: bool = False
     """The client insists on prefill and decode in different places."""
     prompt_tokens: int = 0

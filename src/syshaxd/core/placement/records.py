@@ -87,6 +87,8 @@ class RequestRecord:
     stream: bool = False
     placement: str = ""
     """Instance name; empty if it was never placed."""
+    weights: str = ""
+    """What the instances compute with, in the order of the placement; empty: the model's own weights."""
     status: int = 0
     """HTTP status sent to the client; 0 if none was."""
     outcome: Outcome = Outcome.OK

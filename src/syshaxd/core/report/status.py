@@ -62,6 +62,7 @@ def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: 
         "cores": format_cpulist(spec.cores),
         "depends_on": spec.depends_on,
         "max_num_seqs": spec.max_num_seqs,
+        "weights": spec.weights_text,
         "state": instance.state,
         "wanted": instance.wanted,
         "reason": instance.reason,

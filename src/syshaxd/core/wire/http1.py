@@ -33,8 +33,15 @@ _NOT_TO_INSTANCE = _HOP_BY_HOP | {
     b"origin",  # the gateway answers it for the endpoint
     b"x-request-id",
     b"x-syshax-place",
+    b"x-syshax-weights",
 }
-_NOT_TO_CLIENT = _HOP_BY_HOP | {b"content-length", b"server", b"x-request-id", b"x-syshax-placement"}
+_NOT_TO_CLIENT = _HOP_BY_HOP | {
+    b"content-length",
+    b"server",
+    b"x-request-id",
+    b"x-syshax-placement",
+    b"x-syshax-weights",
+}
 
 
 class ProtocolError(ValueError):

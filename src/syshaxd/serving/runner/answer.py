@@ -129,6 +129,10 @@ class ClientAnswer:
             placement=record.placement,
             dechunked=self._client.http10,
             close=not self.keep_alive,
-            extra=self._client.answer_lines,
+            extra=self._client.answer_lines + _weights_line(record),
         )
         self._write(text + body)
+
+
+def _weights_line(record: RequestRecord) -> bytes:
+    return f"x-syshax-weights: {record.weights}\r\n".encode("ascii") if record.weights else b""
