@@ -150,7 +150,7 @@ def simulated(options):
             "services": services | {"conductor": {"port": port}},
             "models": {"default": "m"},
             "control": {"socket": str(folder / "admin.sock")},
-            "monitor": {"interval": 1 / options.speed},
+            "monitor": {"interval_s": 1 / options.speed},
             "system": {"max_queue_size": 100_000, "max_queue_wait_s": 3600},
         }
         (folder / "config.yaml").write_text(json.dumps(config))

@@ -351,13 +351,13 @@ async def _build(
     _close_with(stack, "arenas", ArenaSweeper(supervisor.statuses, supervisor.subscribe).close)
     monitor = SystemMonitor(
         lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
-        interval_s=config.monitor.interval,
+        interval_s=config.monitor.interval_s,
         timeout_s=lifecycle.probe_timeout_s,
     )
     bindings = BindingMonitor(
         bound, supervisor.statuses, partial(_pid, runtimes), interval_s=config.numa.verify_interval_s
     )
-    runner = Runner(silence_limit_s=config.system.request_timeout)
+    runner = Runner(silence_limit_s=config.system.request_timeout_s)
     stack.callback(runner.close)
     parity = _parity(config, registry, session)
     handover = Handover(registry, runner, pair_refusal=parity.refusal, policy=_handover_policy(config))
@@ -482,7 +482,7 @@ def settle(
         probe_timeout_s=times.probe_timeout_s,
         stop_grace_s=times.stop_grace_s,
     )
-    runner.silence_limit_s = system.request_timeout
+    runner.silence_limit_s = system.request_timeout_s
     handover.set_policy(_handover_policy(config))
     engine.set_limits(max_queue_size=system.max_queue_size, max_queue_wait_s=system.max_queue_wait_s)
     engine.set_bindings(bound)

@@ -31,7 +31,7 @@ def test_keys_are_named_in_the_order_of_the_file() -> None:
 
 def test_what_only_the_start_looks_at_is_named_and_does_not_take_effect() -> None:
     done = differs(services={"conductor": {"port": 9}}, monitor={"interval": 2.0}, control={"socket": "/x"})
-    assert done.needs_restart == ("services.conductor.port", "monitor.interval", "control.socket")
+    assert done.needs_restart == ("services.conductor.port", "monitor.interval_s", "control.socket")
     assert not done.keys
 
 

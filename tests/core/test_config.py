@@ -58,14 +58,14 @@ def test_values_arrive() -> None:
                 "gpu": {"runtime": "external", "device": "cpu", "cores": "0-3"},
                 "cpu": {"args": {"max-model-len": 8192, "trust-remote-code": True, "x": [1, "a"]}, "env": {"A": 4}},
             },
-            "monitor": {"interval": 2},
+            "monitor": {"interval_s": 2},
         }
     )
     gpu, cpu = config.services.gpu, config.services.cpu
     assert (gpu.runtime, gpu.device, gpu.cores) == (RuntimeKind.EXTERNAL, Device.CPU, "0-3")
     assert cpu.args == {"max-model-len": 8192, "trust-remote-code": True, "x": [1, "a"]}
     assert cpu.env == {"A": 4}
-    assert config.monitor.interval == 2.0
+    assert config.monitor.interval_s == 2.0
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_values_arrive() -> None:
         ("services.cpu.env.A", True, "must be text or a number"),
         ("services.cpu.env.A", [1], "must be text or a number"),
         ("system.max_queue_size", -1, "must be a whole number of at least 0, not -1"),
-        ("system.request_timeout", 0, "must be a number over 0, not 0"),
-        ("system.request_timeout", float("nan"), "must be a number over 0, not NaN"),
-        ("system.request_timeout", float("inf"), "must be a number over 0, not Infinity"),
+        ("system.request_timeout_s", 0, "must be a number over 0, not 0"),
+        ("system.request_timeout_s", float("nan"), "must be a number over 0, not NaN"),
+        ("system.request_timeout_s", float("inf"), "must be a number over 0, not Infinity"),
         ("decider.gpu_cache_threshold", 1.1, "must be a number from 0 to 1, not 1.1"),
         ("decider.gpu_cache_threshold", True, "must be a number from 0 to 1, not true"),
         ("models.default", "", 'must be text, not ""'),
@@ -120,7 +120,7 @@ PORTS = ("services.gpu.port", "services.cpu.port", "services.conductor.port", "c
         ("services.gpu.prot", "no such key; did you mean services.gpu.port?"),
         ("services.gpuu", "no such key; did you mean services.gpu?"),
         ("service", "no such key; did you mean services?"),
-        ("monitor.intervall", "no such key; did you mean monitor.interval?"),
+        ("monitor.intervall", "no such key; did you mean monitor.interval_s?"),
         ("quux", "no such key; `syshax config --help` lists all"),
     ],
 )
@@ -139,7 +139,7 @@ def test_names_that_are_not_text() -> None:
 def test_all_faults_come_at_once() -> None:
     mapping = {
         "services": {"gpu": {"port": 0, "runtime": "x"}, "cpu": {"args": {"a": {}, "b": None, "c": [[1]]}}},
-        "monitor": {"interval": "1"},
+        "monitor": {"interval_s": "1"},
         "nonsense": 1,
     }
     assert set(faults_of(mapping)) == {
@@ -147,7 +147,7 @@ def test_all_faults_come_at_once() -> None:
         "services.gpu.runtime",
         "services.cpu.args.a",
         "services.cpu.args.c",
-        "monitor.interval",
+        "monitor.interval_s",
         "nonsense",
     }
 
@@ -298,7 +298,7 @@ def test_the_text_of_a_command_line(key: str, text: str, value: Any) -> None:
         ("services.gpu.port", "80.5", 'must be a whole number from 1 to 65535, not "80.5"'),
         ("services.gpu.enabled", "maybe", 'must be true or false, not "maybe"'),
         ("services.gpu.runtime", "podman", 'must be process or docker or external, not "podman"'),
-        ("monitor.interval", "nan", 'must be a number over 0, not "nan"'),
+        ("monitor.interval_s", "nan", 'must be a number over 0, not "nan"'),
     ],
 )
 def test_text_that_a_key_does_not_take(key: str, text: str, problem: str) -> None:
@@ -340,7 +340,7 @@ def test_a_default_where_nothing_is_set() -> None:
 
 
 def test_a_section_that_becomes_empty_stays_usable() -> None:
-    mapping = unset_value({"monitor": {"interval": 1.0}}, "monitor.interval")
+    mapping = unset_value({"monitor": {"interval_s": 1.0}}, "monitor.interval_s")
     assert mapping == {"monitor": None}
     assert parse(mapping) == Config()
 

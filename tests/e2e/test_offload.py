@@ -155,7 +155,7 @@ def test_an_offloaded_text_is_that_of_one_instance(daemon: Daemon, tmp_path: Pat
         },
         "models": {"default": MODEL},
         "parity": {"enabled": False},
-        "monitor": {"interval": 3600},
+        "monitor": {"interval_s": 3600},
     }
 
     async def run(second: Daemon) -> None:

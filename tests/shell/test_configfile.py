@@ -165,7 +165,7 @@ models:
         ({"services.cpu.env.A": "two"}, "'one'", "'two'"),
         ({"services.cpu.env.B": "007"}, "'one'\n", "'one'\n      B: '007'\n"),
         ({"services.cpu.args.x": '[1, "a"]'}, "'one'\n", "'one'\n    args:\n      x: [1, a]\n"),
-        ({"monitor.interval": "2"}, "# end\n", "monitor:\n  interval: 2.0\n# end\n"),
+        ({"monitor.interval_s": "2"}, "# end\n", "monitor:\n  interval_s: 2.0\n# end\n"),
         ({"services.gpu.port": None}, "    port: 8001  # where\n", ""),
         ({"services.cpu.env.A": None}, "    env:\n      \"A\": 'one'\n", "    env:\n"),
         ({"services.gpu.runtime": None}, "    runtime: external   # who starts it\n", ""),

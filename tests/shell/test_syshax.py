@@ -101,9 +101,9 @@ def test_secrets_are_shown_only_when_asked_for(path: Path) -> None:
 
 def test_a_key_goes_back_to_its_default(path: Path) -> None:
     done("init")
-    assert done("config", "monitor.interval", "3") == "monitor.interval is set\n"
-    assert done("config", "--unset", "monitor.interval") == "monitor.interval has its default\n"
-    assert configfile.load(path).monitor.interval == 1.0
+    assert done("config", "monitor.interval_s", "3") == "monitor.interval_s is set\n"
+    assert done("config", "--unset", "monitor.interval_s") == "monitor.interval_s has its default\n"
+    assert configfile.load(path).monitor.interval_s == 1.0
 
 
 def test_all_that_is_wrong_is_said_and_nothing_done(path: Path) -> None:

@@ -21,7 +21,20 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark, MarkedYAMLError, YAMLError
 from ruamel.yaml.tokens import CommentToken
 
-from syshaxd.core.config import Config, exposures, parse, parse_text, path_of, secret_keys, set_value, unset_value
+from syshaxd.core.config import (
+    RENAMED_KEYS,
+    Config,
+    exposures,
+    new_name,
+    old_names,
+    old_names_in,
+    parse,
+    parse_text,
+    path_of,
+    secret_keys,
+    set_value,
+    unset_value,
+)
 from syshaxd.core.errors import ConfigError, ConfigFault, ConflictError, SyshaxError
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.system import rundir, yamltree
@@ -91,8 +104,10 @@ def load(path: Path) -> Config:
 
 
 def warnings(path: Path, config: Config) -> tuple[str, ...]:
-    """Warnings about a valid but unsafe configuration: file modes, and who can reach the endpoint."""
+    """Warnings about a valid configuration: old names of keys, unsafe file modes, and who can reach the endpoint."""
     found = [f"{path}: {text}" for text in exposures(config)]
+    old_name = f"{path}: {{}} is now {{}}; the old name works until the next release"
+    found += [old_name.format(old, RENAMED_KEYS[old]) for old in _old(path)]
     if (mode := _mode(path)) is not None:
         if mode & stat.S_IWOTH:
             found.append(f"every user of this host can write {path}, and so run programs as syshaxd: chmod o-w")
@@ -104,6 +119,13 @@ def warnings(path: Path, config: Config) -> tuple[str, ...]:
             f"control.tcp.key: {key} is accessible to others than its owner (mode {mode:04o}): chmod 0600, or 0640"
         )
     return tuple(found)
+
+
+def _old(path: Path) -> tuple[str, ...]:
+    try:
+        return old_names_in(read(path))
+    except ConfigError:  # the code that needs the file reports it
+        return ()
 
 
 def _mode(path: Path) -> int | None:
@@ -164,7 +186,7 @@ def edited(text: str, changes: Mapping[str, str | None]) -> str:
     content = _with_comments().load(text) or CommentedMap()
     yamltree.release(content)
     faults: dict[str, ConfigFault] = {}
-    for key, value in changes.items():
+    for key, value in _by_new_name(content, changes).items():
         try:
             meant = None if value is None else parse_text(key, value)
             expected = unset_value(expected, key) if value is None else set_value(expected, key, meant)
@@ -181,6 +203,13 @@ def edited(text: str, changes: Mapping[str, str | None]) -> str:
     if _plain(new_text) != expected:
         raise _fault("anchors, aliases or merge keys tie these keys to others; edit the file by hand")
     return new_text
+
+
+def _by_new_name(content: Mapping[str, Any], changes: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The changes by present names. An old name of a changed key is removed from the file."""
+    there = old_names_in(content)
+    old = {name: None for key in changes for name in old_names(new_name(key)) if name in there}
+    return old | {new_name(key): value for key, value in changes.items()}
 
 
 def parse_file(text: str) -> Config:

@@ -5,7 +5,7 @@
 `schema` defines the keys, `parse` the rules between them, `keys` access by dotted key, `aliases` other names of keys.
 """
 
-from syshaxd.core.config.aliases import SHORT_KEYS, full_keys
+from syshaxd.core.config.aliases import RENAMED_KEYS, SHORT_KEYS, full_keys, new_name, old_names, old_names_in
 from syshaxd.core.config.exposures import exposures, secret_keys
 from syshaxd.core.config.keys import (
     ENTRY,
@@ -39,6 +39,7 @@ from syshaxd.core.config.schema import (
 __all__ = [
     "AUTO",
     "ENTRY",
+    "RENAMED_KEYS",
     "SHORT_KEYS",
     "ArgValue",
     "Config",
@@ -59,6 +60,9 @@ __all__ = [
     "full_keys",
     "get_value",
     "known_keys",
+    "new_name",
+    "old_names",
+    "old_names_in",
     "parse",
     "parse_text",
     "path_of",

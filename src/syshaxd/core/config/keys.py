@@ -15,6 +15,7 @@ from typing import Annotated, Any, Never, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from syshaxd.core.config.aliases import new_name, old_names
 from syshaxd.core.config.schema import Config
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.secrets import is_private, safe_text
@@ -74,13 +75,13 @@ def known_keys() -> tuple[str, ...]:
 
 
 def find_key(key: str) -> Key:
-    """Returns the definition of a key.
+    """Returns the definition of a key, which may have its old name.
 
     Raises:
         ConfigError: There is no such key; the message suggests the nearest one.
     """
     for known in describe():
-        if known.holds(key):
+        if known.holds(new_name(key)):
             return known
     raise ConfigError((ConfigFault(key, no_such_key(key)),))
 
@@ -141,12 +142,15 @@ def shown(value: object) -> str:
 
 def get_value(mapping: Mapping[str, Any], key: str, default: Any = None) -> Any:
     """The value of a known key in a file's content; `default` if not set."""
-    value: Any = mapping
-    for part in path_of(key):
-        if not isinstance(value, Mapping) or part not in value:
-            return default
-        value = value[part]
-    return value
+    for name in (key, new_name(key), *old_names(key)):
+        value: Any = mapping
+        for part in path_of(name):
+            if not isinstance(value, Mapping) or part not in value:
+                break
+            value = value[part]
+        else:
+            return value
+    return default
 
 
 def set_value(mapping: M, key: str, value: Any) -> M:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from syshaxd.core.address import PUBLISHED_AT, is_ip
+from syshaxd.core.config.aliases import new_name, with_new_names
 from syshaxd.core.config.keys import find_key, must_be, no_such_key, shown
 from syshaxd.core.config.schema import Config, container_name, enabled_services
 from syshaxd.core.errors import ConfigError, ConfigFault
@@ -28,7 +29,7 @@ def parse(mapping: Mapping[str, Any]) -> Config:
     if unusable := tuple(_unusable_texts(mapping)):
         raise ConfigError(unusable)
     try:
-        config = Config.model_validate(mapping)
+        config = Config.model_validate(with_new_names(mapping))
     except ValidationError as error:
         # A key of several types has one error for each of them.
         faults = {fault.key: fault for fault in map(_fault, error.errors(include_url=False))}
@@ -63,7 +64,8 @@ def _text_problem(text: str) -> str:
 def _fault(error: Mapping[str, Any]) -> ConfigFault:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return ConfigFault(key, no_such_key(key))
+        new = new_name(key)
+        return ConfigFault(key, no_such_key(key) if new == key else f"is the old name of {new}, which is set, too")
     if error["type"] == "invalid_key" or error["loc"][-1:] == ("[key]",):
         return ConfigFault(key.removesuffix(".[key]"), "the name must be a string; quote it")
     try:

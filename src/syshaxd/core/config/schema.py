@@ -250,7 +250,7 @@ class SystemConfig(Section):
     max_queue_wait_s: Seconds = Field(
         60.0, description="Seconds that a request may wait in the admission queue before it gets 503."
     )
-    request_timeout: Seconds = Field(
+    request_timeout_s: Seconds = Field(
         600.0, description="Seconds without any data from an instance after which a request fails (504)."
     )
 
@@ -338,7 +338,7 @@ class NumaConfig(Section):
 class MonitorConfig(Section):
     """How often loads are read."""
 
-    interval: Seconds = Field(1.0, description="Seconds between two readings of devices and instances.")
+    interval_s: Seconds = Field(1.0, description="Seconds between two readings of devices and instances.")
 
 
 class LifecycleConfig(Section):
