@@ -4,7 +4,7 @@
 
 Without --url it starts syshaxd over two simulated instances (src/syshax_sim); with --url it asks a running syshaxd.
 Requests arrive at random (a Poisson process), with the lengths of a trace or of one drawn at random. For each rate of
-arrival the same requests are sent twice: free to go where syshaxd sends them, and with `X-Syshax-Place: gpu`.
+arrival the same requests are sent twice: free to go where syshaxd sends them, and with `X-Syshax-Instance: gpu`.
 """
 
 import argparse

@@ -113,7 +113,7 @@ async def _chat(
     started_s = time.monotonic()
     try:
         async with session.post(
-            f"{endpoint}/v1/chat/completions", json=body, headers={"X-Syshax-Place": name, **own_headers(spec)}
+            f"{endpoint}/v1/chat/completions", json=body, headers={"X-Syshax-Instance": name, **own_headers(spec)}
         ) as answer:
             said = json.loads(await answer.text())
         if not answer.ok:

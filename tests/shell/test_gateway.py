@@ -222,11 +222,12 @@ async def test_a_pinned_request_for_a_model_of_the_other_instance_is_a_404(make_
     assert told == "gpu does not serve the model 'of-cpu'; it serves of-gpu"
 
 
-async def test_a_pinned_request_goes_where_it_asks(make_stand: MakeStand) -> None:
+@pytest.mark.parametrize("name", ["X-Syshax-Instance", "X-Syshax-Place"])
+async def test_a_pinned_request_goes_where_it_asks(make_stand: MakeStand, name: str) -> None:
     stand = await make_stand()
-    async with stand.post(headers={"X-Syshax-Place": "cpu"}) as response:
+    async with stand.post(headers={name: "cpu"}) as response:
         assert response.headers["x-syshax-placement"] == "cpu"
-    assert b"x-syshax-place" not in stand.cpu.requests[0].head.lower()
+    assert name.lower().encode() not in stand.cpu.requests[0].head.lower()
     async with stand.post(headers={"X-Syshax-Place": "npu"}) as response:
         assert response.status == 404
     stand.supervisor.become("cpu", State.BACKOFF)

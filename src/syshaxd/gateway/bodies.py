@@ -196,7 +196,7 @@ def refuse_stored(body: RequestBody) -> None:
         if body.short(name):
             raise BadRequestError(
                 f"{name}: stored responses are off, as each of several instances has its own; send the whole "
-                "conversation in `input`, or insist on one instance with the header X-Syshax-Place",
+                "conversation in `input`, or insist on one instance with the header X-Syshax-Instance",
                 param=name,
                 code="stored_responses_off",
             )

@@ -383,8 +383,8 @@ class Gateway:
 
 
 def _place_of(request: web.BaseRequest) -> str | None:
-    """The instance that the client insists on."""
-    place = request.headers.get("X-Syshax-Place")
+    """The instance that the client requires. `X-Syshax-Place` is the old name of the field."""
+    place = request.headers.get("X-Syshax-Instance", request.headers.get("X-Syshax-Place"))
     return None if place is None else place[:_MAX_PLACE_CHARACTERS].encode("utf-8", "replace").decode()
 
 

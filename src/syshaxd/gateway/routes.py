@@ -102,7 +102,7 @@ def check_stored(path: str) -> None:
     if path.startswith(f"{RESPONSES}/") and path != f"{RESPONSES}/render":
         raise NotFoundError(
             "stored responses are off, as each of several instances has its own; insist on the one that made it with "
-            "the header X-Syshax-Place (the answer's X-Syshax-Placement)",
+            "the header X-Syshax-Instance (the answer's X-Syshax-Placement)",
             code="stored_responses_off",
         )
 
