@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from syshax_sim import KvStore, Profile, SimInstance
 
 TIMES = ("step_base_s", "step_per_request_s")
+RATES = ("prefill_tokens_per_s", "handover_bytes_per_s")
 
 
 async def main(ports, profiles, speed):
@@ -20,7 +21,9 @@ async def main(ports, profiles, speed):
     async with AsyncExitStack() as stack:
         for port, values in zip(ports, profiles, strict=True):
             faster = {name: values[name] / speed for name in TIMES}
-            faster["prefill_tokens_per_s"] = values["prefill_tokens_per_s"] * speed
+            for name in RATES:
+                if name in values:
+                    faster[name] = values[name] * speed
             await stack.enter_async_context(SimInstance(Profile(**values | faster), port=port, kv_store=store))
         await asyncio.Event().wait()
 

@@ -22,14 +22,13 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import aiohttp
 
-# A model that is large for its GPU, and a CPU that makes tokens a third as fast.
-GPU = {"prefill_tokens_per_s": 8000, "step_base_s": 0.03, "step_per_request_s": 0.0002, "max_num_seqs": 8}
-CPU = {"prefill_tokens_per_s": 400, "step_base_s": 0.09, "step_per_request_s": 0.001, "max_num_seqs": 8}
+from syshaxd.core.placement.replay.profiles import PROFILES
+
 WORDS = "the quick brown fox jumps over a lazy dog and sails far beyond every quiet northern isle".split()
 
 
@@ -134,7 +133,13 @@ def simulated(options):
         services, port = {}, free_port()
 
         environment = os.environ | {"XDG_STATE_HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
-        profiles = {"gpu": GPU | options.gpu, "cpu": CPU | options.cpu}
+        profile = PROFILES[options.profile]
+        handover = {"kv_token_bytes": profile.handover.token_bytes, "arena_bytes": profile.handover.arena_bytes}
+        handover["handover_bytes_per_s"] = profile.handover.bytes_per_s
+        profiles = {
+            "gpu": asdict(profile.gpu) | handover | options.gpu,
+            "cpu": asdict(profile.cpu) | handover | options.cpu,
+        }
 
         def start(*argv):
             log = stack.enter_context((folder / "log").open("ab"))
@@ -149,6 +154,7 @@ def simulated(options):
         config = {
             "services": services | {"conductor": {"port": port}},
             "models": {"default": "m"},
+            "scheduler": {"policy": options.policy},
             "control": {"socket": str(folder / "admin.sock")},
             "monitor": {"interval_s": 1 / options.speed},
             "system": {"max_queue_size": 100_000, "max_queue_wait_s": 3600},
@@ -186,6 +192,8 @@ def main():
     parser.add_argument("--max-answer", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speed", type=float, default=4, help="times as fast as the profiles say, arrivals too")
+    parser.add_argument("--profile", choices=sorted(PROFILES), default="cpu-3x", help="of the simulated instances")
+    parser.add_argument("--policy", default="cost", help="of placement (scheduler.policy)")
     parser.add_argument("--gpu", type=json.loads, default={}, help="JSON: other values in the GPU's profile")
     parser.add_argument("--cpu", type=json.loads, default={}, help="JSON: other values in the CPU's profile")
     options = parser.parse_args()

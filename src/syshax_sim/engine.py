@@ -32,6 +32,8 @@ class Generation:
     """Those of them that the present step computes."""
     begun_s: float = 0.0
     """The engine's busy seconds when it was let in."""
+    spoke_s: float = 0.0
+    """The same at its last token."""
 
     @property
     def kv_tokens(self) -> int:
@@ -51,6 +53,9 @@ class Counters:
     prefill_s: float = 0.0
     prefill_tokens: int = 0
     """Computed in these."""
+    token_s: float = 0.0
+    """Sum of the times between two tokens of one answer."""
+    token_gaps: int = 0
     preemptions: int = 0
     finished: int = 0
     aborted: int = 0
@@ -72,6 +77,7 @@ class Engine:
     kv_used_tokens: int = 0
     stalled: bool = False
     """A fault: requests are let in, but no step ends."""
+    _step_ends_s: float = 0.0
     _work: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -100,6 +106,11 @@ class Engine:
         self.stalled = stalled
         self._work.set()
 
+    @property
+    def step_left_s(self) -> float:
+        """Until the present step ends."""
+        return max(0.0, self._step_ends_s - asyncio.get_running_loop().time())
+
     async def until(self, state: Callable[[], bool]) -> None:
         """Returns once `state()` holds. It is looked at after every step, addition and abortion: for tests."""
         while not state():
@@ -121,6 +132,7 @@ class Engine:
                 continue
             duration_s = self.begin_step()
             due = max(due + duration_s, loop.time() - _MAX_LAG_S)
+            self._step_ends_s = due
             await asyncio.sleep(max(0.0, due - loop.time()))
             self.counters.busy_s += duration_s
             self.end_step()
@@ -170,6 +182,10 @@ class Engine:
                     self.counters.prefills += 1
                     self.counters.prefill_s += self.counters.busy_s - generation.begun_s
                     self.counters.prefill_tokens += generation.prompt_tokens - generation.loaded_tokens
+            if generation.tokens:
+                self.counters.token_s += self.counters.busy_s - generation.spoke_s
+                self.counters.token_gaps += 1
+            generation.spoke_s = self.counters.busy_s
             generation.tokens += 1
             self.kv_used_tokens += 1
             self.counters.generation_tokens += 1

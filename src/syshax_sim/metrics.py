@@ -33,6 +33,8 @@ def render(engine: Engine, *, model: str, old_names: bool) -> str:
             ("counter", "request_prefill_time_seconds_sum", "", counters.prefill_s),
             ("counter", "request_prefill_kv_computed_tokens_sum", "", counters.prefill_tokens),
             ("counter", "request_prefill_kv_computed_tokens_count", "", counters.prefills),
+            ("counter", "inter_token_latency_seconds_sum", "", counters.token_s),
+            ("counter", "inter_token_latency_seconds_count", "", counters.token_gaps),
             ("counter", "request_success_total", ',finished_reason="length"', counters.finished),
             ("counter", "request_success_total", ',finished_reason="abort"', counters.aborted),
         ]

@@ -25,6 +25,12 @@ class Profile:
     """Tokens that the KV cache holds. When it is full, the youngest request is thrown out and computed again later."""
     max_model_len: int = 32_768
     """Tokens of prompt and answer together."""
+    kv_token_bytes: int = 1024
+    """KV cache of one token: what is handed over."""
+    arena_bytes: int = 0
+    """KV caches on their way that it has room for: it refuses to save more. 0: no limit."""
+    handover_bytes_per_s: float = 0.0
+    """Of saving and loading a KV cache, one after the other; 0: no time."""
     answer_tokens: int = 256
     """Tokens after which an answer ends by itself, unless the request says `ignore_eos`."""
     tokens_per_event: int = 1

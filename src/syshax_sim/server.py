@@ -16,7 +16,7 @@ from aiohttp import web
 from syshax_sim import metrics
 from syshax_sim.engine import Engine, Generation
 from syshax_sim.faults import Faults
-from syshax_sim.handover import KvStore
+from syshax_sim.handover import Arena, KvStore
 from syshax_sim.images import Images
 from syshax_sim.profile import Profile
 from syshax_sim.stream import Stream
@@ -77,6 +77,11 @@ class SimInstance:
         self.host = host
         self.port = port
         self.kv_store = kv_store or KvStore()
+        self._arena = Arena(
+            token_bytes=profile.kv_token_bytes,
+            size_bytes=profile.arena_bytes,
+            bytes_per_s=profile.handover_bytes_per_s,
+        )
         self._version = version
         self._takes_prompt_ids = tuple(map(int, version.split(".")[:2])) >= _PROMPT_IDS_SINCE
         self._images = images
@@ -186,6 +191,8 @@ class SimInstance:
         ident = f"chatcmpl-{ident}" if chat else f"cmpl-{ident}"
         if self._images is not None and chat:
             ask, ident = self._images.part(ask, parse_object(data), ident)
+        if ask.orders.load is not None:
+            await self.kv_store.published(ask.orders.load)
         faults = self.faults
         if ask.stream and faults.error_first:
             error = {"message": "simulated fault", "type": "InternalServerError", "param": None}
@@ -239,9 +246,10 @@ class SimInstance:
     def _end(self, ask: Ask, generations: list[Generation]) -> None:
         """The request is over, by itself or because its client has gone."""
         if all(generation.finished for generation in generations):
-            ask.orders.finish(self.kv_store, _known_ids(ask, generations[0].tokens))
+            ask.orders.finish(self.kv_store, self._arena, _known_ids(ask, generations[0].tokens))
         else:
-            ask.orders.abort(self.kv_store, _known_ids(ask, generations[0].tokens))
+            ids = _known_ids(ask, generations[0].tokens)
+            ask.orders.abort(self.kv_store, self._arena, ids, step_left_s=self.engine.step_left_s)
         for generation in generations:
             self.engine.abort(generation)
 

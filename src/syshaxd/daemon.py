@@ -28,7 +28,8 @@ from syshaxd.core.errors import SyshaxError
 from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
-from syshaxd.core.placement.scheduler import Policy, Scheduler
+from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import InstanceStatus, RuntimeKind, State
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.dashboard import Dashboard

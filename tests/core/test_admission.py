@@ -15,7 +15,8 @@ from syshaxd.core.placement.admission import Admission
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
 from syshaxd.core.placement.decision import InferenceRequest, Offload, Placement
 from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.scheduler import Policy, Scheduler
+from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.types import InstanceSpec
 from tests.fakes.specs import make_spec
@@ -77,7 +78,7 @@ class Bench:
         self.clients: list[Client] = []
         self.overtaken: list[int] = []
         self.ready: tuple[InstanceSpec, ...] = (GPU, CPU)
-        self.admission = Admission(Scheduler(Policy()), max_queue_size=max_queue_size)
+        self.admission = Admission(Scheduler(Policy(name="turn")), max_queue_size=max_queue_size)
         self.admission.on_release(lambda _: self.admit())
         self._numbers = itertools.count()
 

@@ -52,6 +52,8 @@ def test_v1_text() -> None:
         prefill_s=pytest.approx(0.33620007400008944),
         prefill_tokens=37.0,
         prefills=1.0,
+        token_s=pytest.approx(0.30800033900004564),
+        token_gaps=7.0,
     )
 
 
@@ -164,17 +166,23 @@ def test_load_without_an_earlier_reading_has_no_rates(before: Reading | None) ->
 
 
 @pytest.mark.parametrize(
-    ("prefills", "tokens", "seconds", "per_token_s"),
+    ("prefills", "tokens", "seconds", "mean_tokens", "mean_s"),
     [
-        (2, 1000, 4.0, 0.004),
-        (2, 127, 4.0, 0.0),  # too short to tell
-        (0, 0, 0.0, 0.0),
-        (-5, -1000, -4.0, 0.0),  # it restarted
+        (2, 1000, 4.0, 500, 2.0),
+        (0, 0, 0.0, 0.0, 0.0),
+        (-5, -1000, -4.0, 0.0, 0.0),  # it restarted
     ],
 )
-def test_load_has_the_time_of_a_prompts_token_since_the_reading_before(
-    prefills: float, tokens: float, seconds: float, per_token_s: float
+def test_load_has_the_mean_prompt_since_the_reading_before(
+    prefills: float, tokens: float, seconds: float, mean_tokens: float, mean_s: float
 ) -> None:
     before = replace(READING, prefills=10.0, prefill_tokens=3000.0, prefill_s=9.0)
     now = replace(READING, at_s=11.0, prefills=10.0 + prefills, prefill_tokens=3000.0 + tokens, prefill_s=9.0 + seconds)
-    assert load(now, before).prompt_token_s == pytest.approx(per_token_s)
+    assert (load(now, before).prefill_tokens, load(now, before).prefill_s) == (mean_tokens, mean_s)
+
+
+@pytest.mark.parametrize(("gaps", "seconds", "mean_s"), [(4, 0.2, 0.05), (0, 0.0, 0.0), (-4, -0.2, 0.0)])
+def test_load_has_the_mean_time_between_two_tokens(gaps: float, seconds: float, mean_s: float) -> None:
+    before = replace(READING, token_gaps=10.0, token_s=1.0)
+    now = replace(READING, at_s=11.0, token_gaps=10.0 + gaps, token_s=1.0 + seconds)
+    assert load(now, before).token_s == pytest.approx(mean_s)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement.decision import InferenceRequest, Reject, RunOn, Wait
-from syshaxd.core.placement.scheduler import Policy, Scheduler
+from syshaxd.core.placement.rules import RULES, Policy
+from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
 
 
@@ -54,7 +55,9 @@ def test_each_rule(
     gpu: dict[str, float], cpu: dict[str, float], inflight: dict[str, int], instance: str, reason: str
 ) -> None:
     snapshot = Snapshot(instances={"gpu": _load(**gpu), "cpu": _load(**cpu)})
-    decision = Scheduler(Policy(cpu_throughput_threshold=10.0)).decide(REQUEST, snapshot, inflight, (GPU, CPU))
+    decision = Scheduler(Policy(name="turn", cpu_throughput_threshold=10.0)).decide(
+        REQUEST, snapshot, inflight, (GPU, CPU)
+    )
     assert isinstance(decision, RunOn)
     assert decision.instance == instance
     assert reason in "; ".join(decision.reasons)
@@ -95,14 +98,15 @@ loads = st.builds(
 
 
 @given(
+    st.sampled_from(sorted(set(RULES) - {"cpu-only"})),
     st.dictionaries(st.sampled_from(["gpu", "cpu", "gpu2"]), loads),
     st.dictionaries(st.sampled_from(["gpu", "cpu", "gpu2"]), st.integers(0, 12)),
     st.lists(st.sampled_from([GPU, CPU, _spec("gpu2", Role.GPU, 3)]), unique=True),
 )
 def test_a_place_is_never_given_beyond_the_limit_and_never_withheld_below_it(
-    instances: dict[str, InstanceLoad], inflight: dict[str, int], candidates: list[InstanceSpec]
+    policy: str, instances: dict[str, InstanceLoad], inflight: dict[str, int], candidates: list[InstanceSpec]
 ) -> None:
-    scheduler = Scheduler(Policy())
+    scheduler = Scheduler(Policy(name=policy))
     decision = scheduler.decide(REQUEST, Snapshot(instances=instances), inflight, candidates)
     rooms = {spec.name: scheduler.room(spec, Snapshot(instances=instances), inflight) for spec in candidates}
     if isinstance(decision, RunOn):

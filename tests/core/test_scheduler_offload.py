@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Placement on two instances that can hand over to each other: each rule by example, and what holds for all loads."""
+"""The policy `turn` on two instances that can hand over to each other: each rule by example, and for all loads."""
 
 from dataclasses import replace
 
@@ -11,16 +11,18 @@ from hypothesis import strategies as st
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates
+from syshaxd.core.placement.measured import Lengths, Line
 from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.scheduler import Move, Policy, Scheduler
+from syshaxd.core.placement.rules import Move, Policy
+from syshaxd.core.placement.scheduler import Scheduler
 from tests.fakes.specs import make_spec
 
 GPU, CPU = replace(make_spec("gpu"), max_num_seqs=8), replace(make_spec("cpu"), max_num_seqs=8)
 BOTH = frozenset({("gpu", "cpu"), ("cpu", "gpu")})
-SCHEDULER = Scheduler(Policy())
+SCHEDULER = Scheduler(Policy(name="turn"))
 SPLIT = InferenceRequest(request_id="r", model="m", stream=True, whole_because="", prompt_tokens=500, max_tokens=100)
 FULL = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=8, waiting=2)})
-FAST_GPU = Estimates(per_token_s={"gpu": 0.0065, "cpu": 0.35})
+FAST_GPU = Estimates(token_s={"gpu": Line.first(8, 0.0065), "cpu": Line.first(8, 0.35)})
 
 
 def decide(request: InferenceRequest = SPLIT, snapshot: Snapshot = FULL, **more: object) -> Decision:
@@ -68,7 +70,10 @@ def test_a_slow_cpu_gets_no_request_that_is_quicker_if_it_waits() -> None:
 
 
 def test_a_long_prompt_stays_off_a_cpu_that_computes_prompts_slowly() -> None:
-    alike = Estimates(per_token_s={"gpu": 0.01, "cpu": 0.01}, per_prompt_token_s={"gpu": 0.0001, "cpu": 0.005})
+    alike = Estimates(
+        token_s={"gpu": Line.first(1, 0.01), "cpu": Line.first(1, 0.01)},
+        prefill_s={"gpu": Line.first(1000, 0.1), "cpu": Line.first(1000, 5.0)},
+    )
     whole = replace(SPLIT, whole_because="seed")
     assert decide(whole, estimates=alike).places == ("gpu",)
     assert decide(replace(whole, prompt_tokens=50), estimates=alike).places == ("cpu",)
@@ -143,9 +148,11 @@ requests = st.builds(
 )
 estimates = st.builds(
     Estimates,
-    per_token_s=st.dictionaries(st.sampled_from(["gpu", "cpu"]), st.floats(0.001, 1.0)),
-    per_prompt_token_s=st.dictionaries(st.sampled_from(["gpu", "cpu"]), st.floats(0.00001, 0.1)),
-    answer_tokens=st.floats(1, 1000),
+    token_s=st.dictionaries(st.sampled_from(["gpu", "cpu"]), st.builds(Line.first, st.just(1), st.floats(0.001, 1.0))),
+    prefill_s=st.dictionaries(
+        st.sampled_from(["gpu", "cpu"]), st.builds(Line.first, st.just(1000), st.floats(0.01, 100.0))
+    ),
+    lengths=st.builds(Lengths, mean=st.floats(1, 1000)),
 )
 
 
@@ -191,19 +198,19 @@ def test_the_cpu_helps_only_with_what_does_not_end_sooner_on_the_gpu(
     snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
     pairs = BOTH if paired else frozenset[tuple[str, str]]()
     decision = SCHEDULER.decide(request_, snapshot, inflight, (GPU, CPU), pairs, queued=queued, estimates=known)
-    if not isinstance(decision, RunOn | Offload) or decision.places[-1] != "cpu" or len(known.per_token_s) < 2:
+    if not isinstance(decision, RunOn | Offload) or decision.places[-1] != "cpu" or len(known.token_s) < 2:
         return
     if isinstance(decision, Offload) and request_.offload:
         return
-    tokens = min(known.answer_tokens, request_.max_tokens or known.answer_tokens)
+    tokens = min(known.lengths.mean, request_.max_tokens or known.lengths.mean)
     room = SCHEDULER.room(GPU, snapshot, inflight)
     ahead = 1 + queued + max(gpu.waiting, inflight["gpu"] - room.slots)
-    on_gpu_s = ahead * known.answer_tokens * known.per_token_s["gpu"] / room.slots
-    on_gpu_s += tokens * known.per_token_s["gpu"]
-    on_cpu_s = tokens * known.per_token_s["cpu"]
-    if isinstance(decision, RunOn) and len(known.per_prompt_token_s) == 2:
-        on_gpu_s += request_.prompt_tokens * known.per_prompt_token_s["gpu"]
-        on_cpu_s += request_.prompt_tokens * known.per_prompt_token_s["cpu"]
+    on_gpu_s = ahead * known.lengths.mean * known.token_s["gpu"].y / room.slots
+    on_gpu_s += tokens * known.token_s["gpu"].y
+    on_cpu_s = tokens * known.token_s["cpu"].y
+    if isinstance(decision, RunOn) and len(known.prefill_s) == 2:
+        on_gpu_s += request_.prompt_tokens * known.prefill_s["gpu"].y / 1000
+        on_cpu_s += request_.prompt_tokens * known.prefill_s["cpu"].y / 1000
     assert on_cpu_s <= on_gpu_s * (1 + 1e-9)
 
 

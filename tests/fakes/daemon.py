@@ -17,7 +17,8 @@ from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.parity import PROMPTS, Answer, Bounds, Step
-from syshaxd.core.placement.scheduler import Policy, Scheduler
+from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import InstanceSpec, RuntimeKind, State
 from syshaxd.daemon import settle
 from syshaxd.instances.catalog import Catalog, assumed
@@ -162,7 +163,7 @@ async def fake_daemon(
     engine = Engine(
         registry,
         supervisor=supervisor,
-        scheduler=Scheduler(Policy()),
+        scheduler=Scheduler(Policy(name="turn")),
         runner=runner,
         handover=handover,
         snapshot=Snapshot,

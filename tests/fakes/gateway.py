@@ -13,7 +13,8 @@ import aiohttp
 from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.records import RequestRecord
-from syshaxd.core.placement.scheduler import Policy, Scheduler
+from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import InstanceSpec, Protocol, QuantisedWeights, Role, State
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.instances.catalog import Catalog, assumed
@@ -129,7 +130,7 @@ async def stands() -> AsyncIterator[MakeStand]:
             engine = Engine(
                 registry,
                 supervisor=supervisor,
-                scheduler=Scheduler(Policy()),
+                scheduler=Scheduler(Policy(name="turn")),
                 runner=runner,
                 handover=Handover(registry, runner, policy=HandoverPolicy(enabled=movable)),
                 snapshot=Snapshot,

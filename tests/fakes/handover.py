@@ -16,7 +16,8 @@ from syshax_sim import Images, KvStore, Profile, SimInstance
 from syshaxd.core.handover.pairs import InstanceFacts, Refusal
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.records import RequestRecord
-from syshaxd.core.placement.scheduler import Policy, Scheduler
+from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind, State
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.instances.capabilities import read_facts
@@ -165,7 +166,7 @@ async def duo(
             registry,
             bindings=unbound(supervisor),
             supervisor=supervisor,
-            scheduler=Scheduler(policy or Policy()),
+            scheduler=Scheduler(policy or Policy(name="turn")),
             runner=runner,
             handover=hands,
             snapshot=snapshot,

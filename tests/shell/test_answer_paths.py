@@ -12,7 +12,7 @@ import pytest
 from syshax_sim import Faults, Profile
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement.records import Outcome
-from syshaxd.core.placement.scheduler import Policy
+from syshaxd.core.placement.rules import Policy
 from syshaxd.core.types import State
 from tests.fakes.handover import FAST, Duo, duo
 from tests.fakes.rawclient import Got, ask
@@ -127,7 +127,7 @@ def joined(events: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_a_stream(case: Case, way: str, path: str) -> None:
     version = "1.0" if case.name in {"plain", "headers"} else "1.1"
-    policy = Policy(offload_min_prompt_tokens=0)
+    policy = Policy(name="turn", offload_min_prompt_tokens=0)
     snapshot = full_gpu if way == "offloaded" else Snapshot
     argv = ("--enable-force-include-usage",) if case.profile.usage_unasked else ()
     async with duo(case.profile, policy=policy, snapshot=snapshot, argv=argv) as both:
@@ -169,7 +169,7 @@ async def test_a_stream(case: Case, way: str, path: str) -> None:
 )
 async def test_a_json_answer(case: Case, way: str, path: str) -> None:
     version = "1.0" if case.name == "headers" else "1.1"
-    policy = Policy(offload_min_prompt_tokens=0)
+    policy = Policy(name="turn", offload_min_prompt_tokens=0)
     async with duo(case.profile, policy=policy, snapshot=full_gpu if way == "offloaded" else Snapshot) as both:
         set_faults(both, case.faults)
         body = BODIES[path] | case.body

@@ -16,7 +16,7 @@ from syshaxd.core.events import EventKind
 from syshaxd.core.handover.pairs import Refusal
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement.records import Outcome
-from syshaxd.core.placement.scheduler import Policy
+from syshaxd.core.placement.rules import Policy
 from tests.fakes.handover import FAST, Duo, duo
 
 MESSAGES = [{"role": "user", "content": "Introduce openEuler. " * 20}]
@@ -138,7 +138,7 @@ class TestHandover:
     async def test_a_first_token_that_is_part_of_a_character_is_made_again(self, content: str) -> None:
         """Here the answer begins so: the prompt ends in three tokens of an answer."""
         now = [Snapshot()]
-        profile, policy = replace(FAST, wide_characters=True), Policy(offload_min_prompt_tokens=0)
+        profile, policy = replace(FAST, wide_characters=True), Policy(name="turn", offload_min_prompt_tokens=0)
         async with duo(profile, policy=policy, snapshot=lambda: now[-1]) as both:
             ids, _ = await both.whole("/v1/completions", {"model": "m", "prompt": content, "max_tokens": 3,
                                                           "return_token_ids": True}, headers=ON_GPU)  # fmt: skip
@@ -193,6 +193,28 @@ class TestFailures:
             body, placement = await both.whole(OFFLOAD, CHAT)
             assert placement == "cpu"
             assert body["choices"][0]["message"]["content"] == answer(PROMPT, 20)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_an_answer_whose_kv_cache_could_not_be_saved_stays_where_its_prompt_was_computed(
+        self, stream: bool
+    ) -> None:
+        async with duo(replace(FAST, arena_bytes=1), snapshot=full_gpu) as both:
+            if stream:
+                events, placement = await both.events("/v1/chat/completions", CHAT)
+                text = text_of(events)
+            else:
+                body, placement = await both.whole("/v1/chat/completions", CHAT)
+                text = body["choices"][0]["message"]["content"]
+            assert text == answer(PROMPT, 20)
+            assert placement == "gpu"
+            assert both.cpu.requests == 0
+            assert not both.metrics.records[0].handovers
+
+    async def test_an_offload_that_the_client_insists_on_happens_without_a_kv_cache_too(self) -> None:
+        async with duo(replace(FAST, arena_bytes=1)) as both:
+            events, placement = await both.events(OFFLOAD, CHAT)
+            assert (text_of(events), placement) == (answer(PROMPT, 20), "gpu+cpu")
+            assert both.cpu.engine.counters.loaded_tokens == 0
 
     async def test_a_refused_decode_goes_on_where_the_prefill_was(self) -> None:
         async with duo() as both:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from syshax_sim import BUILT_IN, Faults, Profile, SimInstance
 from syshax_sim.engine import Engine, Generation
+from syshax_sim.handover import Arena, KvStore
 from syshax_sim.profile import load
 from syshax_sim.text import answer, count_tokens, render_chat, tokenize
 
@@ -409,3 +410,19 @@ class TestProcess:
             line = (await process.stdout.readline()).decode()
         assert line.startswith("listening on http://127.0.0.1:")
         return process, line.split()[-1]
+
+
+async def test_a_kv_cache_takes_its_room_and_its_time_on_the_way() -> None:
+    loop = asyncio.get_running_loop()
+    store, arena = KvStore(), Arena(token_bytes=100, size_bytes=1000, bytes_per_s=10_000)
+    told = store.save_in(arena, "first", range(8))
+    assert (told["state"], told["bytes"]) == ("saving", 700)
+    refused = store.save_in(arena, "second", range(8))
+    assert (refused["state"], refused["reason"]) == ("refused", "700 bytes are wanted, 700 of 1000 are taken")
+    began_s = loop.time()
+    await store.published("first")
+    assert loop.time() - began_s >= 0.06
+    assert store.load("first", range(9)) == 7
+    assert not arena.kept
+    assert store.save_in(arena, "second", range(8))["state"] == "saving"
+    await store.published("never saved")

@@ -21,7 +21,7 @@ from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn
 from syshaxd.core.placement.records import Outcome, RequestRecord
-from syshaxd.core.placement.scheduler import Policy
+from syshaxd.core.placement.rules import Policy
 from syshaxd.core.types import InstanceSpec
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.in_flight import RunningRequest
@@ -31,6 +31,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _MAX_ID_CHARACTERS = 128
 _CHAT = "/v1/chat/completions"
 _SECTIONS = {
+    "name": ("scheduler", "policy"),
     "gpu_cache_threshold": ("decider", "gpu_cache_threshold"),
     "cpu_throughput_threshold": ("decider", "cpu_throughput_threshold"),
     "offload_min_prompt_tokens": ("offload", "min_prompt_tokens"),

@@ -19,8 +19,12 @@ class InstanceLoad:
     """0..1."""
     generation_tokens_per_s: float = 0.0
     prompt_tokens_per_s: float = 0.0
-    prompt_token_s: float = 0.0
-    """Prefill seconds per prompt token, over requests that ended in the interval; 0: unknown."""
+    token_s: float = 0.0
+    """Mean seconds between two tokens of one stream over the interval; 0: none were made, or it does not tell."""
+    prefill_tokens: float = 0.0
+    """Mean tokens computed of a prompt, of the requests that ended over the interval; 0: none did that could tell."""
+    prefill_s: float = 0.0
+    """Mean seconds that these prompts took."""
     preemptions: int = 0
     """Since the server started."""
     prompt_tokens: int | None = None

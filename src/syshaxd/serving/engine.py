@@ -29,7 +29,8 @@ from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload
 from syshaxd.core.placement.records import Outcome, RequestRecord
 from syshaxd.core.placement.retries import Retries, Suspects
-from syshaxd.core.placement.scheduler import Policy, Scheduler
+from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.types import EngineStatus, HostTopology, InstanceStatus, State
 from syshaxd.instances.registry import InstanceRegistry
@@ -345,7 +346,9 @@ class Engine:
             if record.outcome is Outcome.FAILED:
                 self._supervisor.suspect(spec.name)
         if record.outcome is Outcome.OK:
-            self._admission.observe_answer(self._loop.time() - placed_at_s, record.tokens_out)
+            self._admission.observe_answer(
+                claim.request, self._loop.time() - placed_at_s, record.tokens_out, record.handovers
+            )
         return stays_open
 
     def ready_instances(self) -> tuple[str, ...]:

@@ -267,6 +267,16 @@ class DeciderConfig(Section):
     )
 
 
+class SchedulerConfig(Section):
+    """By which rules requests are placed."""
+
+    policy: Literal["cost", "turn", "gpu-only", "cpu-only", "upstream-threshold"] = Field(
+        "cost",
+        description="`cost`: the CPU helps only with what surely ends sooner so; `turn`: the rules of 0.3.0; "
+        "`gpu-only` and `cpu-only`: no help from the other; `upstream-threshold`: by the GPU's KV usage alone.",
+    )
+
+
 class OffloadConfig(Section):
     """When the GPU prefills and the CPU decodes (prefill-decode offload), and when running streams migrate."""
 
@@ -436,6 +446,9 @@ class Config(Section):
     services: ServicesConfig = Field(default_factory=ServicesConfig, description="Addresses and instances.")
     models: ModelsConfig = Field(default_factory=ModelsConfig, description="The model that is served.")
     system: SystemConfig = Field(default_factory=SystemConfig, description="Limits of the whole system.")
+    scheduler: SchedulerConfig = Field(
+        default_factory=SchedulerConfig, description="By which rules requests are placed."
+    )
     decider: DeciderConfig = Field(default_factory=DeciderConfig, description="When requests go to the CPU.")
     offload: OffloadConfig = Field(default_factory=OffloadConfig, description="Prefill-decode offload and migration.")
     docker: DockerConfig = Field(default_factory=DockerConfig, description="The container engine.")

@@ -20,10 +20,11 @@ from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
 from syshaxd.core.placement.capacity import Room
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, RunOn, Wait
-from syshaxd.core.placement.estimate import Estimates, observe_answer, observe_loads
+from syshaxd.core.placement.estimate import Estimates, observe_answer, observe_handover, observe_loads
 from syshaxd.core.placement.migration import movable
-from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.scheduler import Move, Scheduler
+from syshaxd.core.placement.records import Cause, HandoverRecord
+from syshaxd.core.placement.rules import Move
+from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant, Slot, Slots
 from syshaxd.core.types import InstanceSpec, Role
 
@@ -166,11 +167,15 @@ class Admission:
             return None
         return self._slots.take(fleet.specs[decision.instance])
 
-    def observe_answer(self, duration_s: float, tokens: int) -> None:
+    def observe_answer(
+        self, request: InferenceRequest, duration_s: float, tokens: int, handovers: Sequence[HandoverRecord] = ()
+    ) -> None:
         """An answer has ended well, so long after it had got its slots."""
         self._mean_duration_s += _MEAN_WEIGHT * (duration_s - self._mean_duration_s)
         if tokens:
-            self._estimates = observe_answer(self._estimates, tokens)
+            self._estimates = observe_answer(self._estimates, tokens, request.kind)
+        for handover in handovers:
+            self._estimates = observe_handover(self._estimates, handover)
 
     # Instances change.
 
@@ -197,7 +202,7 @@ class Admission:
             for target in sorted(target for other, target in fleet.pairs if other == source):
                 self._move(Move(source, target, Cause.DRAIN, self.inflight.get(source, 0)), fleet, effects)
         if not self.queued:
-            for move in self._scheduler.moves(fleet.snapshot, self.inflight, fleet.ready, fleet.pairs):
+            for move in self._scheduler.moves(fleet.snapshot, self.inflight, fleet.ready, fleet.pairs, self._estimates):
                 self._move(move, fleet, effects)
         return effects
 
@@ -335,7 +340,7 @@ class Admission:
         return self._slots.take(spec) if self._room(spec, fleet).has_place else None
 
     def _room(self, spec: InstanceSpec, fleet: Fleet) -> Room:
-        return self._scheduler.room(spec, fleet.snapshot, self.inflight, self._slots.ended)
+        return self._scheduler.room(spec, fleet.snapshot, self.inflight, self._slots.ended, self._estimates)
 
     def _retry_after_s(self, fleet: Fleet) -> float:
         """When the present queue will have been served, at the present mean duration."""

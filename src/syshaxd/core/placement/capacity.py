@@ -5,6 +5,7 @@
 from typing import NamedTuple
 
 from syshaxd.core.loads import InstanceLoad
+from syshaxd.core.placement.measured import Measured
 from syshaxd.core.types import InstanceSpec
 
 HYSTERESIS = 0.2
@@ -21,10 +22,14 @@ class Room(NamedTuple):
     """Requests that the daemon itself has there now."""
     ended: int
     """Of them, since the reading."""
-    kv_threshold: float
-    """KV-cache usage, 0..1, from which the instance counts as full."""
     backlog_ratio: float
     """Requests kept waiting inside a full instance, as a share of its slots, so that it never runs dry."""
+    slots: int
+    """Requests that run there at the same time."""
+    kv_threshold: float = 1.0
+    """KV-cache usage, 0..1, from which it counts as full."""
+    turns_wait: bool = False
+    """No stream goes on there at once, whatever the slots."""
 
     @property
     def running(self) -> int:
@@ -35,15 +40,6 @@ class Room(NamedTuple):
     def waiting(self) -> int:
         """Requests that wait inside; what has ended made room for them."""
         return max(0, self.load.waiting - self.ended)
-
-    @property
-    def slots(self) -> int:
-        """Requests that run at the same time: with no KV left, those that run now."""
-        kv_ratio = self.load.kv_usage_ratio
-        no_kv = kv_ratio > self.kv_threshold or (self.load.waiting and kv_ratio > self.kv_threshold - HYSTERESIS)
-        if no_kv and self.load.running:
-            return min(self.load.running, self.spec.max_num_seqs)
-        return self.spec.max_num_seqs
 
     @property
     def has_place(self) -> bool:
@@ -62,9 +58,7 @@ class Room(NamedTuple):
     @property
     def has_slot(self) -> bool:
         """Whether a stream can go on there at once; of many slots, some come free while its KV cache is on its way."""
-        if self.load.preempted and self.inflight:
-            return False
-        return self.inflight < self.slots + self.slots // 16
+        return not self.turns_wait and self.inflight < self.slots + self.slots // 16
 
     @property
     def queue(self) -> int:
@@ -72,29 +66,29 @@ class Room(NamedTuple):
         return max(self.waiting, self.inflight - self.slots)
 
     @property
-    def gpu_full(self) -> str:
-        """Why a GPU can take no more, or an empty text."""
-        if self.running >= self.spec.max_num_seqs:
-            return f"{self.running} of {self.spec.max_num_seqs} slots taken"
+    def full(self) -> str:
+        """Why it can begin no more at once, or an empty text."""
+        if self.running >= self.slots:
+            what = "slots taken" if self.slots == self.spec.max_num_seqs else "requests for which its KV cache has room"
+            return f"{self.running} of {self.slots} {what}"
         if self.waiting > 0 and self.load.running > 0:
             return f"{self.waiting} wait behind {self.load.running} running"
         if self.load.kv_usage_ratio > self.kv_threshold:
             return f"KV cache {self.load.kv_usage_ratio:.0%} used"
         return ""
 
-    def cpu_full(self, throughput_threshold: float) -> str:
-        """Why a CPU can take no more, or an empty text.
 
-        Args:
-            throughput_threshold: Tokens per second under which a working CPU gets no more.
-        """
-        if self.running >= self.spec.max_num_seqs:
-            return f"{self.running} of {self.spec.max_num_seqs} slots taken"
-        if self.running >= self.slots:
-            return f"KV cache {self.load.kv_usage_ratio:.0%} used"
-        if self.waiting > 0:
-            return f"{self.waiting} wait"
-        tokens_per_s = self.load.generation_tokens_per_s
-        if self.load.running > 0 and tokens_per_s < throughput_threshold:
-            return f"{tokens_per_s:.1f} tokens/s, under {throughput_threshold:g}"
-        return ""
+def slots_by_kv(spec: InstanceSpec, kv_per_request: Measured | None, kv_target: float) -> int:
+    """Requests that an instance runs at the same time: its slots, or fewer if its KV cache has no room for so many.
+
+    A reading tells what the KV cache holds now: little, where many have just ended, and yet it has room for no more
+    than before. So what a running request takes on average decides, not what is free at the moment.
+
+    Args:
+        spec: The instance.
+        kv_per_request: Share of its KV cache that a running request was seen to have; None: not seen yet.
+        kv_target: Share of the KV cache that may be used.
+    """
+    if kv_per_request is None or kv_per_request.value * spec.max_num_seqs <= kv_target:
+        return spec.max_num_seqs
+    return max(1, int(kv_target / kv_per_request.value))

@@ -31,6 +31,11 @@ class InferenceRequest:
     movable: bool = False
     """Its answer may move while it is made."""
 
+    @property
+    def kind(self) -> str:
+        """Requests of one kind have answers of similar lengths."""
+        return f"{self.model} {self.path}"
+
 
 @dataclass(frozen=True, slots=True)
 class RunOn:
@@ -55,6 +60,8 @@ class Prediction:
     """Seconds to the end of the answer."""
     wait_s: float
     """The same had the request waited for the GPU."""
+    least_s: float = 0.0
+    """What it gains, less what it takes from others, if everything measured is off by as much as it hardly is."""
 
     @property
     def benefit_s(self) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from syshaxd.core.placement.claims import Claim
 from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.scheduler import Move
+from syshaxd.core.placement.rules import Move
 
 
 def movable(claims: Iterable[Claim], move: Move) -> list[Claim]:

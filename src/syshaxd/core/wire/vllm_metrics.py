@@ -30,14 +30,14 @@ _GENERATION_TOKENS_PER_S = "vllm:avg_generation_throughput_toks_per_s"
 _PREFILL_S = "vllm:request_prefill_time_seconds_sum"
 _PREFILL_TOKENS = "vllm:request_prefill_kv_computed_tokens_sum"
 _PREFILLS = "vllm:request_prefill_kv_computed_tokens_count"
-_LEAST_PREFILL_TOKENS = 64
-"""Mean per request: with fewer, the fixed cost of a step hides the cost of a token."""
+_GAPS_S = "vllm:inter_token_latency_seconds_sum"
+_GAPS = "vllm:inter_token_latency_seconds_count"
 
 _NAMES = (
     *(_RUNNING, _WAITING, _SWAPPED, *_KV_USAGE, _PREEMPTIONS),
     *(_PROMPT_TOKENS, _PROMPT_TOKENS_BY_SOURCE, _PROMPT_TOKENS_PER_S),
     *(_GENERATION_TOKENS, _GENERATION_TOKENS_PER_S),
-    *(_PREFILL_S, _PREFILL_TOKENS, _PREFILLS),
+    *(_PREFILL_S, _PREFILL_TOKENS, _PREFILLS, _GAPS_S, _GAPS),
 )
 _MOST_OF_ANY = 1e15
 _MOST = {_RUNNING: 1e6, _WAITING: 1e6, _SWAPPED: 1e6, **dict.fromkeys(_KV_USAGE, 1.0 + 1e-6)}
@@ -78,7 +78,11 @@ class Reading:
     prefill_tokens: float = 0.0
     """Prompt tokens of these requests, without cached or loaded ones."""
     prefills: float = 0.0
-    """The number of these requests."""
+    """How many requests these were."""
+    token_s: float = 0.0
+    """Sum of the times between two tokens of one stream; this and the next 0 where it does not tell."""
+    token_gaps: float = 0.0
+    """How many these were."""
     faults: tuple[str, ...] = ()
     """Invalid samples: they count as 0, and the rest of the reading is valid."""
 
@@ -107,6 +111,8 @@ def read(text: str, *, model: str, at_s: float) -> Reading:
         prefill_s=samples.total(_PREFILL_S, missing=0.0),
         prefill_tokens=samples.total(_PREFILL_TOKENS, missing=0.0),
         prefills=samples.total(_PREFILLS, missing=0.0),
+        token_s=samples.total(_GAPS_S, missing=0.0),
+        token_gaps=samples.total(_GAPS, missing=0.0),
         faults=samples.faults,
     )
 
@@ -115,6 +121,7 @@ def load(now: Reading, before: Reading | None) -> InstanceLoad:
     """Returns the load at `now`, with rates since `before`; they are 0 for a first reading that exports none."""
     before = before or now
     elapsed_s = now.at_s - before.at_s
+    prefills = now.prefills - before.prefills
     return InstanceLoad(
         read_at_s=now.at_s,
         running=now.running,
@@ -126,7 +133,9 @@ def load(now: Reading, before: Reading | None) -> InstanceLoad:
         prompt_tokens=_count(now.prompt_tokens),
         generation_tokens=_count(now.generation_tokens),
         preempted=max(0, now.preemptions - before.preemptions),
-        prompt_token_s=_prompt_token_s(now, before),
+        token_s=_mean(now.token_s - before.token_s, now.token_gaps - before.token_gaps),
+        prefill_tokens=_mean(now.prefill_tokens - before.prefill_tokens, prefills),
+        prefill_s=_mean(now.prefill_s - before.prefill_s, prefills),
         error="; ".join(now.faults),
     )
 
@@ -144,13 +153,9 @@ def rate(before: float, after: float, elapsed_s: float) -> float:
     return (after - before if after >= before else after) / elapsed_s
 
 
-def _prompt_token_s(now: Reading, before: Reading) -> float:
-    """Prefill seconds per prompt token; 0: unknown from the requests that ended in between."""
-    requests, tokens = now.prefills - before.prefills, now.prefill_tokens - before.prefill_tokens
-    seconds = now.prefill_s - before.prefill_s
-    if requests <= 0 or seconds <= 0 or tokens < requests * _LEAST_PREFILL_TOKENS:
-        return 0.0
-    return seconds / tokens
+def _mean(total: float, count: float) -> float:
+    """0: the counters were reset in between, or nothing has happened."""
+    return total / count if total > 0 and count > 0 else 0.0
 
 
 def _per_s(now: Flow, before: Flow, elapsed_s: float) -> float:

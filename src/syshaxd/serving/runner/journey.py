@@ -199,6 +199,7 @@ class Journey:
         """Has the first token made; returns whether that is all that there is to answer."""
         spec = slot.spec
         key = _new_key()
+        stays = False
         try:
             body = self._dialect.prefill(self._body, key)
             leg = await self._read(spec, self._outgoing.path, body, _ignore, last_try=self._last_try)
@@ -216,15 +217,23 @@ class Journey:
                 self._record.placement = spec.name
                 await self._runner.run(spec, self._outgoing, self._client, self._record, last_try=True)
                 return True
+            self._load = self._dialect.load_key(answer, key)
+            # Where the KV cache could not be saved, the target would compute all of the prompt, and its other streams
+            # would wait for that; the source most likely still has it.
+            stays = self._load is None and self.may_return
         finally:
-            slot.release()
+            if not stays:
+                slot.release()
         self._prefilled = True
-        self._load = self._dialect.load_key(answer, key)
         self._last_at_s = self._clock()
+        assert self._slot is not None
+        if stays:
+            self._slot.release()
+            self._slot = slot
+            self._record.placement = spec.name
         if out:
             self._stream(out)
-        if not self._answer.finished:
-            assert self._slot is not None
+        if not stays and not self._answer.finished:
             self._handover = self._new_handover(spec.name, self._slot.spec.name)
             self._handover.size_bytes = self._dialect.size_bytes(answer)
         return False

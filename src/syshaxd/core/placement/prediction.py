@@ -1,0 +1,175 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What a CPU's help gives and takes, in seconds: as expected, and by a bound that it hardly falls short of."""
+
+import math
+from dataclasses import dataclass
+
+from syshaxd.core.placement.decision import Prediction
+from syshaxd.core.placement.estimate import Estimates
+from syshaxd.core.placement.measured import Line, Measured
+
+_HANDOVER_S = 0.1
+_HANDOVER_STEPS = 2
+"""A hand-over that was never measured takes `_HANDOVER_S` and so many steps of the slower side."""
+_MEDIAN, _LONG = 0.5, 0.9
+"""Shares of answers: help must pay for those of these lengths."""
+_MARGIN_S = 0.25
+_MARGIN_RATIO = 0.1
+"""Help must gain so much, and such a share of the wait: less is lost in what nobody has measured."""
+_MAX_ERROR_RATIO = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Help:
+    """A CPU's help for one request that would wait for a GPU."""
+
+    gpu: str
+    cpu: str
+    kind: str
+    """InferenceRequest.kind."""
+    prompt_tokens: int
+    max_tokens: int | None
+    slots: int
+    """Requests that the GPU runs at the same time."""
+    inside: int
+    """Requests that wait inside the GPU."""
+    queued: int
+    """Requests that get the GPU before this one, beside those inside."""
+    cpu_running: int
+    splits: bool
+    """The GPU computes the prompt and hands it over."""
+    returns: bool
+    """The answer goes on at the GPU when it is its turn there."""
+
+
+def predict_help(estimates: Estimates, help_: Help) -> Prediction | None:
+    """Compares help now with the wait for the GPU; None: an instance was not seen yet at what it would do."""
+    gpu, cpu = estimates.token_s.get(help_.gpu), estimates.token_s.get(help_.cpu)
+    if gpu is None or cpu is None or not (help_.splits or help_.cpu in estimates.prefill_s):
+        return None
+    lengths = estimates.lengths_of(help_.kind)
+    expected = _Case(estimates, help_, gpu, cpu, tokens=lengths.mean, doubt=0.0)
+    worst = [_Case(estimates, help_, gpu, cpu, tokens=lengths.quantile(at), doubt=1.0) for at in (_MEDIAN, _LONG)]
+    return Prediction(
+        offload_s=expected.help_s,
+        wait_s=expected.wait_s,
+        least_s=min(case.wait_s - case.help_s - case.others_s for case in worst),
+    )
+
+
+def pays(prediction: Prediction) -> bool:
+    """Whether help gains more than a trifle, even if everything measured is off."""
+    return prediction.least_s > max(_MARGIN_S, _MARGIN_RATIO * prediction.wait_s)
+
+
+def relief_pays(estimates: Estimates, gpu: str, cpu: str, *, waiting: int, slots: int) -> bool:
+    """Whether a stream should leave a GPU that preempts for want of KV, and come back when its turn comes.
+
+    If it stays, a request is thrown out, waits for those inside that end, and is computed again.
+
+    Args:
+        estimates: What was measured.
+        gpu: The instance that preempts.
+        cpu: Where the stream would go.
+        waiting: Requests that wait inside the GPU.
+        slots: Requests that it runs at the same time.
+    """
+    its, other, prompt = estimates.token_s.get(gpu), estimates.token_s.get(cpu), estimates.prefill_s.get(gpu)
+    if its is None or other is None or prompt is None:
+        return False
+    gpu_s = its.at(slots) * (1 - min(_MAX_ERROR_RATIO, its.error_ratio))
+    cpu_s = other.y * (1 + other.error_ratio)
+    away_s = (waiting + 1) * estimates.lengths.mean * gpu_s / slots
+    gain_s = away_s * min(1.0, gpu_s / cpu_s) + prompt.at(prompt.x + estimates.lengths.mean / 2)
+    moves_s = handover_s(estimates, gpu, cpu).high + handover_s(estimates, cpu, gpu).high
+    refused, computes = estimates.refused.get(gpu), estimates.prefill_s.get(cpu)
+    if refused is not None and computes is not None:
+        moves_s += min(1.0, refused.high) * computes.at(prompt.x)
+    return gain_s - moves_s > _MARGIN_S
+
+
+def return_pays(estimates: Estimates, gpu: str, cpu: str) -> bool:
+    """Whether a stream of ordinary length that a CPU answers is better off at a GPU with room."""
+    its, other = estimates.token_s.get(gpu), estimates.token_s.get(cpu)
+    if its is None or other is None:
+        return True
+    return estimates.lengths.mean / 2 * (other.y - its.y) - handover_s(estimates, cpu, gpu).high > _MARGIN_S
+
+
+def handover_s(estimates: Estimates, source: str, target: str) -> Measured:
+    """Seconds between the tokens of two instances."""
+    known = estimates.handover_s.get((source, target))
+    if known is not None:
+        return known
+    steps_s = [estimates.token_s[name].y for name in (source, target) if name in estimates.token_s]
+    return Measured.first(_HANDOVER_S + _HANDOVER_STEPS * max(steps_s, default=0.0))
+
+
+class _Case:
+    """An answer of one length; with `doubt` 1 everything measured is as it hardly is, and speaks against help."""
+
+    def __init__(self, estimates: Estimates, help_: Help, gpu: Line, cpu: Line, *, tokens: float, doubt: float) -> None:
+        self._estimates, self._help, self._doubt = estimates, help_, doubt
+        self._tokens = tokens if help_.max_tokens is None else min(tokens, help_.max_tokens)
+        self._gpu_s = gpu.at(help_.slots) * (1 - doubt * min(_MAX_ERROR_RATIO, gpu.error_ratio))
+        self._cpu_s = cpu.at(help_.cpu_running + 1) * (1 + doubt * cpu.error_ratio)
+        self._cpu_more_s = cpu.slope
+        ahead = help_.queued + help_.inside + 1
+        # The GPU ends an answer every so many seconds. Lengths scatter by as much as they are long, sums of many less.
+        self._end_s = estimates.lengths.mean * self._gpu_s / help_.slots * (1 - doubt * min(0.7, 1 / math.sqrt(ahead)))
+        gpu_prompt, cpu_prompt = (estimates.prefill_s.get(name) for name in (help_.gpu, help_.cpu))
+        self._gpu_prompt_s = gpu_prompt.at(help_.prompt_tokens) if gpu_prompt else 0.0
+        self._gpu_prompt_work_s = gpu_prompt.slope * help_.prompt_tokens if gpu_prompt else 0.0
+        self._cpu_prompt_s = 0.0
+        if cpu_prompt:
+            self._cpu_prompt_s = cpu_prompt.at(help_.prompt_tokens) * (1 + doubt * cpu_prompt.error_ratio)
+        self._turn_s = ahead * self._end_s
+        self.wait_s = self._turn_s + self._gpu_prompt_s + self._tokens * self._gpu_s
+        self._refused = self._share_refused()
+        self._begins_s = self._seconds_to_begin()
+        self.help_s, made = self._seconds_of_help()
+        self.others_s = self._seconds_of_others(made)
+
+    def _share_refused(self) -> float:
+        """Of such hand-overs: the CPU computes those prompts."""
+        if not self._help.splits:
+            return 1.0
+        known = self._estimates.refused.get(self._help.gpu)
+        return min(1.0, self._doubted(known)) if known else 0.0
+
+    def _seconds_to_begin(self) -> float:
+        """Until the CPU makes its first token."""
+        help_ = self._help
+        if not help_.splits:
+            return self._cpu_prompt_s
+        # The prompt waits for a slot of the GPU behind all that wait inside.
+        first_s = (help_.inside + 1) * self._end_s + self._gpu_prompt_s
+        gap_s = self._doubted(handover_s(self._estimates, help_.gpu, help_.cpu))
+        return first_s + gap_s + self._refused * self._cpu_prompt_s
+
+    def _seconds_of_help(self) -> tuple[float, float]:
+        """To the end of the answer; and the tokens of it that the CPU makes."""
+        whole_s = self._begins_s + self._tokens * self._cpu_s
+        if not self._help.returns:
+            return whole_s, self._tokens
+        # It leaves the CPU with a token, for which its slot at the GPU waits.
+        made = max(0.0, self._turn_s - self._begins_s) / self._cpu_s + 1
+        gap_s = self._doubted(handover_s(self._estimates, self._help.cpu, self._help.gpu))
+        leaves_s = max(self._turn_s, self._begins_s) + self._cpu_s
+        returned_s = leaves_s + gap_s + max(0.0, self._tokens - made) * self._gpu_s
+        return min((whole_s, self._tokens), (returned_s, min(made, self._tokens)))
+
+    def _seconds_of_others(self, made: float) -> float:
+        """That it takes from others, summed over them."""
+        help_ = self._help
+        # Each of its steps is longer for all others on the CPU, and its prompt makes them wait.
+        at_cpu_s = help_.cpu_running * (made * self._cpu_more_s + self._refused * self._cpu_prompt_s)
+        # Its prompt goes before those of all that are ahead of it. The GPU need not make what the CPU makes, from which
+        # all gain that come after it: as long as a queue lasts, as many are to come as have come.
+        earlier_s = self._gpu_prompt_work_s if help_.splits else -self._gpu_prompt_work_s
+        at_gpu_s = help_.queued * (earlier_s - made * self._gpu_s / help_.slots)
+        return at_cpu_s + max(0.0, at_gpu_s)
+
+    def _doubted(self, value: Measured) -> float:
+        return value.value + self._doubt * (value.high - value.value)

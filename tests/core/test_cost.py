@@ -1,0 +1,233 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The policy `cost`: each rule by example, and what holds for all loads."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn, Wait
+from syshaxd.core.placement.estimate import Estimates
+from syshaxd.core.placement.measured import Lengths, Line, Measured
+from syshaxd.core.placement.prediction import pays
+from syshaxd.core.placement.records import Cause
+from syshaxd.core.placement.rules import Move, Policy
+from syshaxd.core.placement.scheduler import Scheduler
+from tests.fakes.specs import make_spec
+
+GPU, CPU = replace(make_spec("gpu"), max_num_seqs=8), replace(make_spec("cpu"), max_num_seqs=8)
+BOTH = frozenset({("gpu", "cpu"), ("cpu", "gpu")})
+SCHEDULER = Scheduler(Policy(name="cost"))
+SPLIT = InferenceRequest(
+    request_id="r", model="m", stream=True, whole_because="", prompt_tokens=500, max_tokens=100, movable=True
+)
+FULL = {"gpu": 8}
+
+
+def line(x: float, y: float) -> Line:
+    """What was measured often, so that it is sure."""
+    return Line(x, y, variance=4.0, spread=y / 50, count=50)
+
+
+def known(gpu_s: float, cpu_s: float) -> Estimates:
+    return Estimates(
+        token_s={"gpu": line(8, gpu_s), "cpu": line(4, cpu_s)},
+        prefill_s={"gpu": line(1000, 0.1), "cpu": line(1000, 3.0)},
+        lengths=Lengths((), tuple(range(20, 220, 2)), 120.0),
+    )
+
+
+LIKE, SLOW = known(0.03, 0.09), known(0.0075, 0.4)
+
+
+def decide(
+    estimates: Estimates, queued: int = 0, request: InferenceRequest = SPLIT, inflight: dict[str, int] | None = None
+) -> Decision:
+    return SCHEDULER.decide(request, Snapshot(), inflight or FULL, (GPU, CPU), BOTH, queued=queued, estimates=estimates)
+
+
+def test_a_gpu_with_room_takes_everything() -> None:
+    assert decide(LIKE, inflight={"gpu": 7}) == RunOn("gpu", ("the GPU has room",))
+
+
+def test_a_cpu_that_is_nearly_as_quick_helps_as_soon_as_the_wait_is_long() -> None:
+    assert decide(LIKE) == RunOn("gpu", decide(LIKE).reasons), "its backlog"
+    helped = decide(LIKE, queued=40)
+    assert isinstance(helped, Offload)
+    assert helped.turn_at == "gpu"
+    assert helped.prediction is not None
+    assert helped.prediction.least_s > 0.1 * helped.prediction.wait_s
+    assert helped.prediction.benefit_s > helped.prediction.least_s
+
+
+def test_a_cpu_fifty_times_slower_helps_with_nothing_that_can_wait() -> None:
+    for queued in (0, 10, 100, 300):
+        assert decide(SLOW, queued).places == ("gpu",)  # type: ignore[union-attr]
+    full = decide(SLOW, 10, inflight={"gpu": 10})
+    assert isinstance(full, Wait)
+    assert full.cpu_has_room
+    assert "surely gained: -" in full.reasons[1]
+
+
+def test_others_on_the_cpu_count() -> None:
+    crowded = replace(LIKE, token_s=LIKE.token_s | {"cpu": replace(line(1, 0.09), covariance=0.1)})
+    assert decide(LIKE, 40, inflight=FULL | {"cpu": 7}).places[-1] == "cpu"  # type: ignore[union-attr]
+    assert decide(crowded, 40, inflight=FULL | {"cpu": 7}).places == ("gpu",)  # type: ignore[union-attr]
+
+
+def test_what_is_unsure_is_not_done() -> None:
+    unsure = replace(LIKE, token_s={name: replace(its, spread=its.y) for name, its in LIKE.token_s.items()})
+    assert isinstance(decide(LIKE, 25), Offload)
+    assert decide(unsure, 25).places == ("gpu",)  # type: ignore[union-attr]
+
+
+def test_refused_saves_speak_against_an_offload() -> None:
+    refusing = replace(LIKE, refused={"gpu": Measured(0.5, 0.5)})
+    assert isinstance(decide(LIKE, 30, inflight=FULL | {"cpu": 4}), Offload)
+    assert decide(refusing, 30, inflight=FULL | {"cpu": 4}).places == ("gpu",)  # type: ignore[union-attr]
+
+
+def test_how_quick_a_cpu_is_gets_known_by_one_request() -> None:
+    new = Estimates(token_s={"gpu": line(8, 0.03)})
+    assert isinstance(decide(new), Offload)
+    assert decide(new, inflight=FULL | {"cpu": 1}).places == ("gpu",)  # type: ignore[union-attr]
+    whole = replace(SPLIT, whole_because="seed")
+    no_prefill = replace(LIKE, prefill_s={"gpu": line(1000, 0.1)})
+    assert decide(no_prefill, 40, whole, FULL | {"cpu": 1}).places == ("gpu",)  # type: ignore[union-attr]
+
+
+def test_a_gpu_that_was_drained_is_not_filled_with_more_than_its_kv_cache_has_room_for() -> None:
+    spec, seen = replace(GPU, max_num_seqs=64), replace(LIKE, kv_per_request={"gpu": Measured(0.04, 0.002, 20)})
+    drained = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=4, kv_usage_ratio=0.19)})
+    places = {
+        count: SCHEDULER.decide(SPLIT, drained, {"gpu": count}, (spec,), BOTH, estimates=seen) for count in range(40)
+    }
+    taken = [count for count, decision in places.items() if isinstance(decision, RunOn)]
+    assert max(taken) + 1 == 22 + 5, "slots by KV, and a quarter for the backlog inside"
+
+
+def test_a_preemption_in_the_last_reading_keeps_no_stream_from_its_slot() -> None:
+    preempted = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=5, preempted=11)})
+    assert SCHEDULER.room(GPU, preempted, {"gpu": 6}, {}, LIKE).has_slot
+    assert not Scheduler(Policy(name="turn")).room(GPU, preempted, {"gpu": 6}, {}, LIKE).has_slot
+
+
+def moves(estimates: Estimates, gpu: InstanceLoad, inflight: dict[str, int] | None = None) -> tuple[Move, ...]:
+    return SCHEDULER.moves(Snapshot(instances={"gpu": gpu}), inflight or {}, (GPU, CPU), BOTH, estimates)
+
+
+def test_a_stream_leaves_a_gpu_that_preempts_only_where_that_is_quicker_than_computing_it_again() -> None:
+    pressed = InstanceLoad(read_at_s=1.0, running=8, waiting=12, kv_usage_ratio=0.95, preempted=2)
+    quick = {("gpu", "cpu"): Measured(0.2, 0.02), ("cpu", "gpu"): Measured(0.2, 0.02)}
+    slow = {("gpu", "cpu"): Measured(0.5, 0.02), ("cpu", "gpu"): Measured(0.8, 0.1)}
+    assert moves(replace(LIKE, handover_s=quick), pressed) == (Move("gpu", "cpu", Cause.PRESSURE, 1),)
+    assert moves(replace(SLOW, handover_s=slow), pressed) == ()
+    assert moves(Estimates(), pressed) == ()
+    assert moves(replace(LIKE, handover_s=quick), replace(pressed, preempted=0)) == ()
+    assert moves(replace(LIKE, handover_s=quick), pressed, {"cpu": 8}) == ()
+
+
+def test_streams_go_back_to_a_gpu_with_room_to_spare() -> None:
+    assert moves(LIKE, InstanceLoad(read_at_s=1.0, running=2)) == (Move("cpu", "gpu", Cause.ROOM, 2),)
+    assert moves(LIKE, InstanceLoad(read_at_s=1.0, running=2), {"gpu": 6}) == ()
+    assert moves(LIKE, InstanceLoad(read_at_s=1.0, running=2, waiting=1)) == ()
+    assert moves(LIKE, InstanceLoad(read_at_s=1.0, running=2, kv_usage_ratio=0.75)) == ()
+    assert moves(known(0.03, 0.03), InstanceLoad(read_at_s=1.0, running=2)) == (), "it is as quick where it is"
+
+
+names = st.sampled_from(["gpu", "cpu"])
+lines = st.builds(
+    Line,
+    st.floats(1, 64),
+    st.floats(0.001, 1.0),
+    variance=st.floats(0, 100),
+    covariance=st.floats(-1, 1),
+    spread=st.floats(0, 1),
+    count=st.integers(1, 50),
+)
+prompts = st.builds(Line, st.floats(1, 4000), st.floats(0.001, 30.0), spread=st.floats(0, 10), count=st.integers(1, 50))
+values = st.builds(Measured, st.floats(0, 1), st.floats(0, 1))
+estimates_ = st.builds(
+    Estimates,
+    token_s=st.dictionaries(names, lines),
+    prefill_s=st.dictionaries(names, prompts),
+    kv_per_request=st.dictionaries(names, values),
+    handover_s=st.dictionaries(st.sampled_from(sorted(BOTH)), values),
+    refused=st.dictionaries(names, values),
+)
+loads = st.builds(
+    InstanceLoad,
+    read_at_s=st.just(1.0),
+    running=st.integers(0, 12),
+    waiting=st.integers(0, 4),
+    kv_usage_ratio=st.floats(0, 1),
+    preempted=st.integers(0, 3),
+)
+counts = st.fixed_dictionaries({"gpu": st.integers(0, 14), "cpu": st.integers(0, 14)})
+requests = st.builds(
+    InferenceRequest,
+    request_id=st.just("r"),
+    model=st.just("m"),
+    stream=st.booleans(),
+    prompt_tokens=st.integers(0, 200) | st.integers(0, 100_000),
+    max_tokens=st.none() | st.integers(1, 4000),
+    whole_because=st.sampled_from(["", "seed"]),
+    movable=st.booleans(),
+)
+
+
+@given(requests, loads, loads, counts, st.integers(0, 100), estimates_, st.sampled_from([BOTH, frozenset()]))
+def test_for_all_loads(
+    request_: InferenceRequest,
+    gpu: InstanceLoad,
+    cpu: InstanceLoad,
+    inflight: dict[str, int],
+    queued: int,
+    estimates: Estimates,
+    pairs: frozenset[tuple[str, str]],
+) -> None:
+    snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
+    decision = SCHEDULER.decide(request_, snapshot, inflight, (GPU, CPU), pairs, queued=queued, estimates=estimates)
+    rooms = {spec.name: SCHEDULER.room(spec, snapshot, inflight, {}, estimates) for spec in (GPU, CPU)}
+    assert not isinstance(decision, Reject), "a full fleet makes a request wait"
+    if isinstance(decision, Wait):
+        assert not rooms["gpu"].has_place, "nothing waits for a GPU that has a place"
+        return
+    assert rooms[decision.places[-1]].has_place
+    for name in decision.places:
+        kv = estimates.kv_per_request.get(name)
+        if kv is not None and rooms[name].slots > 1:
+            assert rooms[name].slots * kv.value <= 0.9 + 1e-9, "no more runs than its KV cache has room for"
+    if decision.places[-1] == "cpu":
+        assert rooms["gpu"].full
+        assert not rooms["cpu"].full
+        prediction = decision.prediction if isinstance(decision, Offload) else None
+        assert prediction is None or pays(prediction)
+        if isinstance(decision, Offload):
+            assert prediction is not None or not rooms["cpu"].running
+            assert rooms["gpu"].has_prefill_place
+            assert not request_.whole_because
+
+
+@given(loads, counts, estimates_)
+def test_no_stream_moves_in_a_circle(gpu: InstanceLoad, inflight: dict[str, int], estimates: Estimates) -> None:
+    found = moves(estimates, gpu, inflight)
+    assert len(found) <= 1
+    if found and found[0].cause is Cause.ROOM:
+        assert decide(estimates, inflight=inflight | {"gpu": inflight["gpu"]}).places == ("gpu",)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("policy", ["gpu-only", "cpu-only", "upstream-threshold"])
+def test_policies_that_predict_nothing(policy: str) -> None:
+    scheduler = Scheduler(Policy(name=policy))
+    pressed = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=8, kv_usage_ratio=0.95, preempted=2)})
+    expected = {"gpu-only": ("gpu",), "cpu-only": ("cpu",), "upstream-threshold": ("gpu", "cpu")}
+    decision = scheduler.decide(SPLIT, pressed, FULL, (GPU, CPU), BOTH)
+    assert isinstance(decision, RunOn | Offload)
+    assert decision.places == expected[policy]
+    assert scheduler.moves(pressed, FULL, (GPU, CPU), BOTH) == ()
+    alone = scheduler.decide(SPLIT, Snapshot(), {}, (CPU if policy != "cpu-only" else GPU,), BOTH)
+    assert isinstance(alone, RunOn), "until the other is ready"

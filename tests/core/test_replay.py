@@ -1,0 +1,168 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Replay: the device against the simulated engine's steps, and that `cost` loses nothing where `turn` did."""
+
+import random
+from dataclasses import asdict, replace
+from statistics import fmean
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syshax_sim.engine import Engine, Generation
+from syshax_sim.profile import Profile as SimProfile
+from syshaxd.core.placement.replay.device import Device, Job
+from syshaxd.core.placement.replay.profiles import PROFILES, DeviceProfile
+from syshaxd.core.placement.replay.run import Replayed, replay
+from syshaxd.core.placement.replay.trace import TracedRequest, at_rate, fit, parse, section
+from syshaxd.core.placement.rules import RULES, Policy
+
+SMALL = DeviceProfile(
+    prefill_tokens_per_s=1000,
+    step_base_s=0.01,
+    step_per_request_s=0.001,
+    max_num_seqs=3,
+    max_batched_tokens=64,
+    kv_tokens=300,
+)
+
+
+def by_steps(jobs: list[tuple[int, int]]) -> tuple[list[float], int]:
+    """When the simulated engine, which makes every step, completes each answer."""
+    engine = Engine(SimProfile(**{**asdict(SMALL), "max_model_len": 300}))
+    ends = [0.0] * len(jobs)
+    now_s = 0.0
+
+    def on_token(generation: Generation) -> None:
+        if generation.finished:
+            ends[generations.index(generation)] = now_s
+
+    generations = [Generation(prompt, answer, on_token) for prompt, answer in jobs]
+    for generation in generations:
+        engine.add(generation)
+    while engine.running or engine.waiting:
+        now_s += engine.begin_step()
+        engine.counters.busy_s = now_s
+        engine.end_step()
+    return ends, engine.counters.preemptions
+
+
+def by_events(jobs: list[tuple[int, int]]) -> tuple[list[float], int]:
+    device = Device(SMALL)
+    ends = [0.0] * len(jobs)
+    for number, (prompt, answer) in enumerate(jobs):
+        device.waiting.append(Job(number, prompt, prompt, answer))
+    device.progress(0.0)
+    while device.running:
+        now_s = device.next_s
+        for job in device.progress(now_s).finished:
+            assert isinstance(job.owner, int)
+            ends[job.owner] = now_s
+    assert device.kv_used == 0
+    return ends, device.preemptions
+
+
+@given(st.lists(st.tuples(st.integers(1, 120), st.integers(1, 60)), min_size=1, max_size=8))
+def test_a_device_takes_the_time_of_an_engine_that_makes_each_step(jobs: list[tuple[int, int]]) -> None:
+    (expected, preempted), (got, also_preempted) = by_steps(jobs), by_events(jobs)
+    if not preempted and not also_preempted:
+        assert got == pytest.approx(expected)
+    else:  # the one preempts at the end of a step, the other before the next
+        assert max(got) == pytest.approx(max(expected), rel=0.15, abs=0.15)
+
+
+def poisson(rate: float, seconds: float, seed: int) -> list[TracedRequest]:
+    """Lengths as in conversations: half of the prompts under 1,000 tokens, half of the answers under 130."""
+    chance = random.Random(seed)
+    times, now_s = [], 0.0
+    while (now_s := now_s + chance.expovariate(rate)) < seconds:
+        times.append(now_s)
+    sizes = [(int(chance.lognormvariate(6.9, 0.6)), int(chance.lognormvariate(4.85, 0.9))) for _ in times]
+    return [
+        TracedRequest(at_s, max(8, min(prompt, 2000)), max(2, min(answer, 600)))
+        for at_s, (prompt, answer) in zip(times, sizes, strict=True)
+    ]
+
+
+def whole_s(replayed: Replayed) -> float:
+    return fmean(outcome.whole_s for outcome in replayed.outcomes)
+
+
+def run(profile: str, policy: str, requests: list[TracedRequest]) -> Replayed:
+    return replay(PROFILES[profile], Policy(name=policy), requests)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("rate", [9, 10, 14])
+def test_the_loss_of_the_former_rules_is_gone(rate: float, seed: int) -> None:
+    """An 8B model on a GPU with scarce KV cache and a CPU that is fifty times slower a token."""
+    requests = poisson(rate, 40, seed)
+    alone, cost = (run("h200-scarce-kv", policy, requests) for policy in ("gpu-only", "cost"))
+    assert whole_s(cost) < 1.015 * whole_s(alone)
+    helped = sum(len(outcome.places) > 1 for outcome in cost.outcomes)
+    assert helped <= 0.01 * len(requests), "the right thing is nearly nothing"
+    if rate > 9:
+        assert whole_s(run("h200-scarce-kv", "turn", requests)) > 1.05 * whole_s(alone)
+
+
+def test_a_cpu_that_is_nearly_as_quick_helps_in_overload() -> None:
+    requests = poisson(2.5, 200, 1)
+    alone, cost, turn = (run("cpu-3x", policy, requests) for policy in ("gpu-only", "cost", "turn"))
+    assert cost.tokens > 1.2 * alone.tokens
+    assert whole_s(cost) < 0.75 * whole_s(alone)
+    assert cost.tokens > 0.97 * turn.tokens
+
+
+@given(
+    st.sampled_from(sorted(RULES)),
+    st.lists(st.tuples(st.floats(0, 5), st.integers(1, 250), st.integers(1, 40)), min_size=1, max_size=25),
+)
+def test_every_answer_is_made_whole_whatever_the_policy(policy: str, sizes: list[tuple[float, int, int]]) -> None:
+    """None is starved, and each has its slots to the end."""
+    profile = replace(PROFILES["cpu-3x"], gpu=SMALL, cpu=replace(SMALL, step_base_s=0.02))
+    small = replace(profile, handover=replace(profile.handover, token_bytes=1000, arena_bytes=250_000))
+    requests = [TracedRequest(*sizes) for sizes in sorted(sizes)]
+    for outcome in replay(small, Policy(name=policy), requests).outcomes:
+        assert outcome.traced.at_s <= outcome.first_s <= outcome.end_s
+        assert outcome.places
+
+
+def test_traces_of_three_kinds() -> None:
+    azure = (
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0319600,3180,8\n"
+    )
+    mooncake = (
+        '{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47]}\n'
+        '{"timestamp": 30535, "input_length": 0, "output_length": 0}\n'
+    )
+    assert parse(azure) == [TracedRequest(0.0, 4808, 10), TracedRequest(pytest.approx(0.052), 3180, 8)]
+    assert parse(mooncake) == [TracedRequest(0.0, 6955, 52), TracedRequest(pytest.approx(3.053), 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "empty"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "no requests"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\nyesterday,1,2\n", "line 2"),
+        ("TIMESTAMP,ContextTokens\n2023-11-16 18:17:03,1\n", "line 2.*GeneratedTokens"),
+        ('{"timestamp": 1, "input_length": 2, "output_length": 3}\n{"timestamp": 1}\n', "line 2.*input_length"),
+        ('{"timestamp": 1, "input_length": -2, "output_length": 3}\n', "line 1.*negative"),
+        ("{nonsense\n", "line 1"),
+    ],
+)
+def test_a_trace_that_cannot_be_read_says_where(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse(text)
+
+
+def test_a_trace_is_cut_and_sped_up() -> None:
+    requests = [TracedRequest(float(number), 1000, 500) for number in range(100)]
+    part = section(requests, 10, seed=4)
+    assert [request.at_s for request in part] == list(range(10))
+    assert section(requests, 1000, seed=4) == requests
+    assert fit(part, 600)[0] == TracedRequest(0.0, 300, 300)
+    assert at_rate(part, 5.0)[-1].at_s == pytest.approx(2.0)
+    assert at_rate([TracedRequest(0.0, 1, 1)] * 2, 5.0)[-1].at_s == 0.2
