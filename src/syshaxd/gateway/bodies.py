@@ -5,9 +5,7 @@
 import asyncio
 import ctypes
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
@@ -16,7 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from syshaxd.core.errors import BadRequestError, RequestTimeoutError, TooLargeError
 from syshaxd.core.handover.rules import KNOWN_FIELDS, whole_because
 from syshaxd.core.wire.body import SMALL_BYTES, UNREADABLE, BodyReader, RequestBody, as_bool, as_int
-from syshaxd.gateway.connection import ClientConnection
+from syshaxd.gateway.connection import ClientConnection, ClientRequest
 from syshaxd.gateway.limits import BodyBudget, Limits
 from syshaxd.gateway.routes import CHAT, COMPLETIONS, OFFLOADED_CHAT
 
@@ -50,17 +48,7 @@ class BodyIntake:
         """Bytes of the bodies that are held at this moment."""
         return self._budget.held_bytes
 
-    @contextmanager
-    def holding(self) -> Iterator["HeldBody"]:
-        """A body that counts until the context ends."""
-        held = HeldBody(self._budget)
-        try:
-            yield held
-        finally:
-            self._budget.give_back(held.size_bytes)
-            self._untrimmed_bytes += held.size_bytes if held.size_bytes > SMALL_BYTES else 0
-
-    async def receive(self, request: web.BaseRequest, client: ClientConnection, held: "HeldBody") -> bytes:
+    async def receive(self, request: ClientRequest, client: ClientConnection, held: "HeldBody") -> bytes:
         """Returns the whole body.
 
         Raises:
@@ -69,22 +57,12 @@ class BodyIntake:
             RequestTimeoutError: It came too slowly.
             BadRequestError: It is not coded as its head says.
         """
-        limit = self._limits.max_body_bytes
-        too_large = f"bytes; at most {limit} are taken (gateway.max_body_bytes)"
-        if request.content_length is not None and request.content_length > limit:
-            raise TooLargeError(f"the body has {request.content_length} {too_large}")
-        if not request.body_exists:
-            return b""
-        if request.headers.get("Expect", "").lower() == "100-continue" and not client.http10:
-            client.proceed()
-        pieces: list[bytes] = []
-        client.begin_body(request.content)
         try:
-            while piece := await request.content.readany():
-                held.take(len(piece))
-                if held.size_bytes > limit:
-                    raise TooLargeError(f"the body has more {too_large}")
-                pieces.append(piece)
+            if request.body.is_eof():  # it has come with its head, as most do
+                data = request.body.read_nowait()
+                held.take(len(data))
+                return data
+            return await self._receive_pieces(request, client, held)
         except TimeoutError:
             raise RequestTimeoutError(
                 f"the body came too slowly: {held.size_bytes} bytes so far "
@@ -92,17 +70,33 @@ class BodyIntake:
             ) from None
         except (web.RequestPayloadError, HttpProcessingError):
             raise BadRequestError("the body is not coded as the request's head says", code="invalid_body") from None
+
+    async def _receive_pieces(self, request: ClientRequest, client: ClientConnection, held: "HeldBody") -> bytes:
+        announced = request.headers.get("Content-Length", "")
+        if announced and int(announced) > self._limits.max_body_bytes:
+            raise self._too_large(announced)
+        if request.headers.get("Expect", "").lower() == "100-continue" and not client.http10:
+            client.proceed()
+        pieces: list[bytes] = []
+        client.begin_body(request.body)
+        try:
+            while piece := await request.body.readany():
+                held.take(len(piece))
+                pieces.append(piece)
         finally:
             client.end_body()
         return b"".join(pieces)
 
     async def read(self, data: bytes, content_type: str) -> RequestBody | None:
-        """Reads a body's fields; None: it is something else than JSON, by the client's own account.
+        """Reads a body's fields; None: it is something else than JSON, by the client's own account (its Content-Type).
 
         Raises:
             BadRequestError: It is said to be JSON, and is not.
         """
-        if not data or content_type.startswith("multipart/"):
+        if not data:
+            return None
+        content_type = content_type.partition(";")[0].strip().lower()
+        if content_type.startswith("multipart/"):
             return None
         try:
             if len(data) <= SMALL_BYTES:
@@ -123,6 +117,22 @@ class BodyIntake:
             # The event loop needs the interpreter's lock several times for each request: it gets it as long as we had.
             self._thread.submit(time.sleep, min(time.perf_counter() - began_s, _MAX_PAUSE_S))
 
+    def take(self, held_bytes: int, size_bytes: int) -> None:
+        """A body that has so many bytes takes more. Raises TooLargeError or UnavailableError."""
+        if held_bytes + size_bytes > self._limits.max_body_bytes:
+            raise self._too_large("more")
+        self._budget.take(size_bytes)
+
+    def give_back(self, size_bytes: int) -> None:
+        """A body of so many bytes is held no more."""
+        self._budget.give_back(size_bytes)
+        if size_bytes > SMALL_BYTES:
+            self._untrimmed_bytes += size_bytes
+
+    def _too_large(self, size: str) -> TooLargeError:
+        limit = self._limits.max_body_bytes
+        return TooLargeError(f"the body has {size} bytes; at most {limit} are taken (gateway.max_body_bytes)")
+
     def trim(self) -> None:
         """Returns memory that bodies have taken, if they were large."""
         if self._untrimmed_bytes >= _TRIM_AFTER_BYTES and _malloc_trim is not None:
@@ -135,16 +145,22 @@ class BodyIntake:
 
 
 class HeldBody:
-    """What a body takes of the budget."""
+    """What a body takes of what all of them may have together, until it is given back."""
 
-    def __init__(self, budget: BodyBudget) -> None:
-        self._budget = budget
+    __slots__ = ("_intake", "size_bytes")
+
+    def __init__(self, intake: BodyIntake) -> None:
+        self._intake = intake
         self.size_bytes = 0
 
     def take(self, size_bytes: int) -> None:
-        """Takes more. Raises UnavailableError."""
-        self._budget.take(size_bytes)
+        """Takes more. Raises TooLargeError or UnavailableError."""
+        self._intake.take(self.size_bytes, size_bytes)
         self.size_bytes += size_bytes
+
+    def give_back(self) -> None:
+        """The request is over."""
+        self._intake.give_back(self.size_bytes)
 
 
 def model_of(body: RequestBody) -> str:

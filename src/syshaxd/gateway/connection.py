@@ -1,32 +1,41 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""One client's connection: aiohttp's, to which a relay can write directly, and which knows what it is waiting for."""
+"""One client's connection: aiohttp's parser reads it, a relay writes to it, and it knows what it waits for."""
 
 import asyncio
+import logging
 import socket
 import struct
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser, HttpVersion11, RawRequestMessage
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.tcp_helpers import tcp_keepalive
 
 from syshaxd.core.wire.openai import error_body
 from syshaxd.gateway.errors import Answer
 from syshaxd.gateway.limits import Limits
 from syshaxd.serving.runner import Flow
 
-# A client that was told to go has so long to take its last answer.
-_CLOSING_LIMIT_S = 5.0
-# aiohttp's own timer would cut requests that are arriving; connections are swept instead.
-_NEVER_S = 1e8
+_log = logging.getLogger(__name__)
 
+# A client that was told to go has so long to take its last answer, and to send what is left of its request.
+_CLOSING_LIMIT_S = 5.0
+# A client with so many requests that wait for the answers before them is not read from meanwhile.
+_MAX_AHEAD = 16
+_READ_AHEAD_BYTES = 256 * 1024
+_MAX_HEADER_LINES = 128
 # SO_LINGER: on, for no time.
 _RESET = struct.pack("ii", 1, 0)
+_TUNNELS = frozenset(("websocket", "tcp"))
 
 
 class Phase(Enum):
@@ -46,8 +55,24 @@ class Phase(Enum):
     """The client, to take what is left before the connection is closed."""
 
 
+@dataclass(slots=True, eq=False)
+class ClientRequest:
+    """A request of a client, whose head has come."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    """By name, whatever its case; of several fields of one name, the first."""
+    header_lines: Sequence[tuple[bytes, bytes]]
+    """Names and values, as they came."""
+    body: StreamReader
+    keep_alive: bool
+    """The connection may stay open afterwards, as far as the client is concerned."""
+    http10: bool
+
+
 class ConnectionOwner(Protocol):
-    """Who counts the connections, and decides which to refuse."""
+    """Who counts the connections, decides which to refuse, and answers their requests."""
 
     limits: Limits
     clock: Callable[[], float]
@@ -58,14 +83,20 @@ class ConnectionOwner(Protocol):
     def closed(self, connection: "ClientConnection") -> None:
         """It is gone."""
 
+    def answer(self, connection: "ClientConnection", request: ClientRequest) -> Coroutine[Any, Any, bool]:
+        """Answers a request; returns whether the connection may stay open. Cancelled when the client is gone."""
 
-class ClientConnection(RequestHandler):
-    """A client's connection (a `Downstream`)."""
+
+class ClientConnection(BaseProtocol):
+    """A client's connection (a `Downstream`). Its requests are answered one after the other, each by a task."""
 
     __slots__ = (
+        "_ahead",
         "_body",
         "_body_began_bytes",
+        "_ends",
         "_flow",
+        "_is_too_far_ahead",
         "_owner",
         "_received_bytes",
         "_seen_at_s",
@@ -78,17 +109,33 @@ class ClientConnection(RequestHandler):
         "http10",
         "phase",
         "refused",
+        "task",
     )
 
-    def __init__(self, manager: web.Server, owner: ConnectionOwner, **kwargs: Any) -> None:
-        super().__init__(manager, keepalive_timeout=_NEVER_S, **kwargs)
+    def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
+        limits = owner.limits
+        parser = HttpRequestParser(
+            self,
+            loop,
+            _READ_AHEAD_BYTES,
+            max_line_size=limits.max_header_bytes,
+            max_field_size=limits.max_header_bytes,
+            max_headers=_MAX_HEADER_LINES,
+            payload_exception=web.RequestPayloadError,
+        )
+        super().__init__(loop, parser)
         self._owner = owner
         self._socket_transport: asyncio.Transport
+        self._ahead: deque[ClientRequest | HttpProcessingError] = deque()
+        self._is_too_far_ahead = False
+        self._ends = False  # no further request is read
         self._flow: Flow | None = None
         self._body: StreamReader | None = None
         self._received_bytes = self._body_began_bytes = self._seen_bytes = 0
         self._since_s = self._seen_at_s = owner.clock()
         self.phase = Phase.IDLE
+        self.task: asyncio.Task[None] | None = None
+        """Answers the present request."""
         self.http10 = False
         self.answer_lines = b""
         self.answer_begun = False
@@ -98,12 +145,17 @@ class ClientConnection(RequestHandler):
         self.refused = False
         """There are too many connections: its only answer will say so."""
 
+    @property
+    def peer(self) -> object:
+        """The client's address."""
+        return self._socket_transport.get_extra_info("peername")
+
     # Downstream.
 
     def attach(self, flow: Flow) -> None:
         """Downstream: the relay is told when to pause and resume."""
         self._flow = flow
-        if self.writing_paused:
+        if self._paused:
             flow.pause()
 
     def detach(self) -> None:
@@ -125,12 +177,6 @@ class ClientConnection(RequestHandler):
 
     # The request that is on it.
 
-    def begin(self, request: web.BaseRequest) -> None:
-        """A request's head has come."""
-        self.http10 = request.version < (1, 1)
-        self.answer_begun = False
-        self._enter(Phase.ANSWER)
-
     def proceed(self) -> None:
         """Tells the client to send its body."""
         self._socket_transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -147,16 +193,48 @@ class ClientConnection(RequestHandler):
         self._body = None
         self._enter(Phase.ANSWER)
 
-    async def flush(self) -> None:
-        """The answer has been written: returns when the client has taken so much of it that the next may follow."""
-        if self.writing_paused:
-            self._enter(Phase.FLUSH)
-            await self._drain_helper()
+    async def _answer(self, request: ClientRequest) -> None:
+        """Has a request answered; begins the next one, or closes the connection."""
+        stays_open = False
+        try:
+            stays_open = await self._owner.answer(self, request)
+            if self._paused:  # the next answer may follow when the client has taken most of this one
+                self._enter(Phase.FLUSH)
+                await self._drain_helper()
+        except ConnectionError:
+            stays_open = False  # the client is gone
+        finally:
+            self.task = None
+            if not request.body.is_eof():
+                self._linger()
+            elif not stays_open:
+                self.hang_up()
+            else:
+                self._enter(Phase.IDLE)
+                if self._ahead:
+                    self._begin_next()
 
-    def end(self) -> None:
-        """The request is over."""
-        self._body = None
-        self._enter(Phase.IDLE)
+    def _begin_next(self) -> None:
+        request = self._ahead.popleft()
+        self.answer_begun = False
+        self._enter(Phase.ANSWER)
+        if isinstance(request, HttpProcessingError):
+            self.writer()(self._explain(request).to_bytes(close=True))
+            self._linger()
+            return
+        self.http10 = request.http10
+        self.task = self._loop.create_task(self._answer(request))
+        if self._is_too_far_ahead and not self._ahead:
+            self._is_too_far_ahead = False
+            self._socket_transport.resume_reading()
+
+    def _linger(self) -> None:
+        """Closes the connection when the client has closed it: while it sends, it would lose the answer."""
+        self._ends = True
+        self._enter(Phase.CLOSING)
+        if not self._socket_transport.is_closing():
+            self._socket_transport.write_eof()
+            self._socket_transport.resume_reading()
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
@@ -171,6 +249,7 @@ class ClientConnection(RequestHandler):
 
     def hang_up(self) -> None:
         """Closes the connection, after what has been written; what is being answered on it is cancelled."""
+        self._ends = True
         self._enter(Phase.CLOSING)
         self._socket_transport.close()
 
@@ -178,19 +257,18 @@ class ClientConnection(RequestHandler):
         """Ends the connection if the client has used up its time."""
         limits = self._owner.limits
         waited_s = now_s - self._since_s
-        if self._socket_transport.is_closing():
-            if self.phase is not Phase.CLOSING:
-                self._enter(Phase.CLOSING)
-            elif waited_s > _CLOSING_LIMIT_S:
-                self.abort()
+        if self._socket_transport.is_closing() and self.phase is not Phase.CLOSING:
+            self._enter(Phase.CLOSING)
             return
         match self.phase:
+            case Phase.CLOSING if waited_s > _CLOSING_LIMIT_S:
+                self.abort()
             case Phase.IDLE if waited_s > limits.idle_timeout_s:
                 self.hang_up()
             case Phase.HEAD if waited_s > limits.head_timeout_s:
                 message = f"the request's head did not come within {limits.head_timeout_s:g} s (gateway.head_timeout_s)"
                 self.writer()(_bad_request(408, message).to_bytes(close=True))
-                self.hang_up()
+                self._linger()
             case Phase.BODY if self._body_is_late(now_s):
                 assert self._body is not None
                 self._body.set_exception(TimeoutError())
@@ -217,24 +295,46 @@ class ClientConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: a client has connected."""
-        self._socket_transport = cast("asyncio.Transport", transport)
         super().connection_made(transport)
+        self._socket_transport = cast("asyncio.Transport", transport)
+        tcp_keepalive(self._socket_transport)
         self._owner.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """asyncio: the client is gone. The handler is cancelled soon; nothing may be written meanwhile."""
+        """asyncio: the client is gone. The task is cancelled soon; nothing may be written meanwhile."""
         self._owner.closed(self)
+        self._ends = True
+        self._ahead.clear()
         if self._flow is not None:
             self._flow.cancel()
         super().connection_lost(exc)
+        if self.task is not None:
+            self.task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: bytes of requests."""
+        """asyncio: bytes of requests. aiohttp: b"" for the parser to go on with what it has kept."""
+        if self._ends:
+            return
         self._received_bytes += len(data)
         if data and self.phase is Phase.IDLE:
             self.fresh = False
             self._enter(Phase.HEAD)
-        super().data_received(data)
+        assert self._parser is not None
+        try:
+            found, is_tunnel, _ = self._parser.feed_data(data)
+        except HttpProcessingError as error:
+            self._ahead.append(error)
+            self._ends = True
+        else:
+            if not found and not is_tunnel:
+                return
+            self._ahead.extend(_request(message, body) for message, body in found)
+            self._ends = self._ends or is_tunnel
+        if self.task is None and self._ahead and not self._socket_transport.is_closing():
+            self._begin_next()
+        if len(self._ahead) >= _MAX_AHEAD:
+            self._is_too_far_ahead = True
+            self._socket_transport.pause_reading()
 
     def pause_writing(self) -> None:
         """asyncio: the client's socket is full."""
@@ -248,28 +348,33 @@ class ClientConnection(RequestHandler):
         if self._flow is not None:
             self._flow.resume()
 
-    # aiohttp.
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp: a body is not too far ahead of its reader. It is told so for every body."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+            if self._is_too_far_ahead:
+                self._socket_transport.pause_reading()
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """aiohttp: what it can't parse, in OpenAI's form."""
-        if isinstance(exc, LineTooLong):
+    # What aiohttp can't parse.
+
+    def _explain(self, error: HttpProcessingError) -> Answer:
+        """The answer, in OpenAI's form."""
+        if isinstance(error, LineTooLong):
             limit = f"(gateway.max_header_bytes is {self._owner.limits.max_header_bytes})"
-            answer = _bad_request(431, f"the request's target or one of its header fields is too long {limit}")
-        else:
-            answer = _bad_request(400, _first_line(message) or "not an HTTP request")
-        if not self.answer_begun:
-            self.writer()(answer.to_bytes(close=True))
-        return SENT_CLOSE
+            return _bad_request(431, f"the request's target or one of its header fields is too long {limit}")
+        return _bad_request(400, _first_line(error.message) or "not an HTTP request")
 
-    def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """aiohttp: a client's fault, such as a body that ends too early; ours are caught before."""
-        self.logger.debug(*args, **kwargs)
+
+def _request(message: RawRequestMessage, body: StreamReader) -> ClientRequest:
+    http10 = message.version < HttpVersion11
+    # What follows a CONNECT, or a change of the protocol, is no request to its sender, but the tunnel's.
+    is_last = (
+        http10
+        or message.should_close
+        or message.method == "CONNECT"
+        or (message.upgrade and message.headers.get("Upgrade", "").lower() in _TUNNELS)
+    )
+    return ClientRequest(message.method, message.path, message.headers, message.raw_headers, body, not is_last, http10)
 
 
 def _bad_request(status: int, message: str) -> Answer:
@@ -279,20 +384,3 @@ def _bad_request(status: int, message: str) -> Answer:
 def _first_line(message: str | None) -> str:
     """What a parser says, without the bytes that it shows after that."""
     return (message or "").strip().partition("\n")[0].rstrip(":")
-
-
-class _Sent:
-    """Tells aiohttp that the response has been written already."""
-
-    def __init__(self, *, keep_alive: bool) -> None:
-        self.keep_alive = keep_alive
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing is left to prepare."""
-
-    async def write_eof(self) -> None:
-        """Nothing is left to write."""
-
-
-SENT_KEEP_ALIVE = cast("web.StreamResponse", _Sent(keep_alive=True))
-SENT_CLOSE = cast("web.StreamResponse", _Sent(keep_alive=False))

@@ -4,8 +4,7 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from aiohttp.helpers import rfc822_formatted_time
@@ -53,20 +52,22 @@ class Answer:
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
 
-    def with_headers(self, headers: Mapping[str, str]) -> "Answer":
-        """The same with further header fields."""
-        return replace(self, headers={**headers, **self.headers}) if headers else self
+    def to_bytes(self, *, close: bool = False, head_only: bool = False, extra: bytes = b"") -> bytes:
+        """The response as HTTP/1.1.
 
-    def to_bytes(self, *, close: bool = False, head_only: bool = False) -> bytes:
-        """The response as HTTP/1.1; `head_only`: as HEAD gets it."""
+        Args:
+            close: The connection is closed afterwards.
+            head_only: Without the body, as HEAD gets it.
+            extra: Further header lines, each with its end.
+        """
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", f"date: {rfc822_formatted_time()}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         if self.body:
             lines.append(f"content-type: {self.content_type}")
         lines += [f"content-length: {len(self.body)}"]
-        lines += ["connection: close", "", ""] if close else ["", ""]
+        lines += ["connection: close", ""] if close else [""]
         head = "\r\n".join(lines).encode("utf-8", "surrogateescape")  # as aiohttp decodes what a client sent
-        return head if head_only else head + self.body
+        return b"%b%b\r\n%b" % (head, extra, b"" if head_only else self.body)
 
 
 _ANTHROPIC_PATH = "/v1/messages"

@@ -1,17 +1,16 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The HTTP server: aiohttp's low-level one, with one set of limits for all that clients may do to it."""
+"""The HTTP server: clients' connections, with one set of limits for all that clients may do to it."""
 
 import asyncio
 import ipaddress
 import logging
 import select
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from aiohttp import web
-
-from syshaxd.gateway.connection import ClientConnection
+from syshaxd.gateway.connection import ClientConnection, ClientRequest
 from syshaxd.gateway.limits import Limits
 from syshaxd.system import descriptors
 
@@ -21,37 +20,47 @@ SWEEP_INTERVAL_S = 2.0
 _MAX_REFUSED = 48
 _LOG_INTERVAL_S = 60.0
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[ClientConnection, ClientRequest], Coroutine[Any, Any, bool]]
 
 
-class Front(web.Server):
-    """Calls the handler for each request, and cancels it when its client disconnects (a `ConnectionOwner`)."""
+class Front:
+    """Counts connections, refuses those that are too many, ends those that take too long (a `ConnectionOwner`)."""
 
     def __init__(self, handler: Handler, limits: Limits, clock: Callable[[], float]) -> None:
-        super().__init__(
-            handler,
-            handler_cancellation=True,
-            access_log=None,
-            max_line_size=limits.max_header_bytes,
-            max_field_size=limits.max_header_bytes,
-        )
+        """Prepares to serve.
+
+        Args:
+            handler: Answers a request, and says whether its connection may stay open.
+            limits: What clients may take.
+            clock: Seconds that never go back.
+        """
+        self.answer = handler
         self.limits = limits
         self.clock = clock
         self.open: dict[ClientConnection, str] = {}
         """The connections, with their clients' addresses."""
         self.refused = 0
         """Connections that were too many, so far."""
+        self._loop = asyncio.get_running_loop()
         self._per_address: Counter[str] = Counter()
         self._refusing = 0
         self._logged_at_s = -_LOG_INTERVAL_S
 
     def __call__(self) -> ClientConnection:
         """A protocol for a connection."""
-        return ClientConnection(self, self, loop=self._loop, **self._kwargs)
+        return ClientConnection(self, self._loop)
+
+    async def close(self, timeout_s: float) -> None:
+        """Closes every connection; what is being answered is cancelled."""
+        tasks = [connection.task for connection in self.open if connection.task is not None]
+        for connection in list(self.open):
+            connection.hang_up()
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout_s)
 
     def opened(self, connection: ClientConnection) -> None:
         """ConnectionOwner: counts it; one too many is refused."""
-        address = _limited_address(connection.peername)
+        address = _limited_address(connection.peer)
         most = self.limits.max_connections_per_address
         is_too_many = len(self.open) - self._refusing >= self.limits.max_connections or descriptors.is_short()
         is_too_many_of_one = most is not None and address != "" and self._per_address[address] >= most

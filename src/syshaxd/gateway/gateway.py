@@ -5,20 +5,15 @@
 import asyncio
 import errno
 import itertools
-import json
 import logging
 import re
 import secrets
 import socket
-from collections.abc import Callable, Sequence
-
-from aiohttp import web
+from collections.abc import Callable, Mapping, Sequence
 
 from syshaxd.core.address import Address
 from syshaxd.core.errors import (
     BadRequestError,
-    MethodNotAllowedError,
-    NotFoundError,
     OverloadedError,
     RequestCancelledError,
     SyshaxError,
@@ -39,13 +34,13 @@ from syshaxd.gateway.bodies import (
     refuse_stored,
     streams,
 )
-from syshaxd.gateway.connection import SENT_CLOSE, SENT_KEEP_ALIVE, ClientConnection
+from syshaxd.gateway.connection import ClientConnection, ClientRequest
 from syshaxd.gateway.cors import Cors
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.gateway.errors import Answer, error_answer, internal_error
 from syshaxd.gateway.front import Front
 from syshaxd.gateway.limits import Limits
-from syshaxd.gateway.routes import MODEL_PREFIX, split_target
+from syshaxd.gateway.own import OwnRoutes
 from syshaxd.observe.metrics import ClientCounts, MetricsService
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.runner import Outgoing
@@ -58,7 +53,7 @@ _log = logging.getLogger(__name__)
 _BACKLOG = 4096
 _FIRST_REQUEST_LIMIT_S = 0.2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_MAX_PLACE_CHARACTERS = 128
+_MAX_NAME_CHARACTERS = 128
 # Prompts are measured before they are tokenised.
 _BYTES_PER_TOKEN = 4
 
@@ -101,17 +96,7 @@ class Gateway:
         self._sweeper: asyncio.Task[None] | None = None
         self._id_prefix = secrets.token_hex(4)
         self._ids = itertools.count(1)
-        self._own: dict[str, Callable[[web.BaseRequest], Answer]] = {
-            "/v1/models": self._models,
-            "/live": self._live,
-            "/health": self._health,
-            "/ping": self._health,
-            "/ready": self._ready,
-            "/metrics": self._render_metrics,
-        }
-        if dashboard is not None:
-            self._own["/dashboard"] = lambda _: dashboard.page()
-            self._own["/dashboard/status.json"] = lambda _: dashboard.status()
+        self._own = OwnRoutes(engine, self._render_metrics, dashboard)
 
     @property
     def connections(self) -> int:
@@ -179,9 +164,7 @@ class Gateway:
             await asyncio.sleep(_FIRST_REQUEST_LIMIT_S)
         self._close_idle(lambda _: True)
         await self._engine.drain(drain_timeout_s)
-        for connection in list(self._front.open):
-            connection.hang_up()
-        await self._front.shutdown(1.0)
+        await self._front.close(timeout_s=1.0)
         self._intake.close()
 
     def _close_idle(self, which: Callable[[ClientConnection], bool]) -> None:
@@ -191,20 +174,12 @@ class Gateway:
 
     # Requests.
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answers a request, whatever happens."""
-        client = request.protocol
-        assert isinstance(client, ClientConnection)
-        client.begin(request)
-        # Pages of other origins may use the API, not look at the dashboard of whoever visits them.
-        is_api = not request.path.startswith("/dashboard")
-        cors = self._cors.headers(request.headers.get("Origin")) if is_api else {}
-        client.answer_lines = "".join(f"{name}: {value}\r\n" for name, value in cors.items()).encode(
-            "utf-8", "surrogateescape"
-        )
+    async def _handle(self, client: ClientConnection, request: ClientRequest) -> bool:
+        """Answers a request, whatever happens; returns whether the connection may stay open."""
         request_id = self._request_id(request.headers.get("X-Request-Id"))
         try:
-            result = await self._respond(request, client, request_id)
+            found = self._examine(client, request, request_id)
+            result = found if isinstance(found, Answer) else await self._serve_recorded(client, request, found)
         except asyncio.CancelledError:
             if client.answer_begun:
                 client.abort()
@@ -212,103 +187,92 @@ class Gateway:
         except Exception:  # noqa: BLE001 - a bug of ours: the client gets an answer, the log the trace
             _log.exception("request %s", request_id, extra={"request_id": request_id})
             result = internal_error(request_id)
-        if isinstance(result, Answer):
-            if client.answer_begun:
-                client.abort()
-                return SENT_CLOSE
-            keep_alive = self._keeps_open(request, client) and request.content.is_eof()
-            answer = result.with_headers(cors)
-            client.writer()(answer.to_bytes(close=not keep_alive, head_only=request.method == "HEAD"))
-            result = keep_alive
-        await client.flush()
-        client.end()
-        return SENT_KEEP_ALIVE if result and not self._stopping else SENT_CLOSE
+        if not isinstance(result, Answer):
+            return result and not self._stopping
+        if client.answer_begun:
+            client.abort()
+            return False
+        stays_open = self._keeps_open(client, request) and request.body.is_eof()
+        head_only = request.method == "HEAD"
+        client.writer()(result.to_bytes(close=not stays_open, head_only=head_only, extra=client.answer_lines))
+        return stays_open
 
-    def _keeps_open(self, request: web.BaseRequest, client: ClientConnection) -> bool:
-        # What follows a CONNECT is no request to its sender, but the tunnel's.
-        tunnel = request.method == "CONNECT"
-        return request.keep_alive and not (tunnel or client.http10 or client.refused or self._stopping)
+    def _keeps_open(self, client: ClientConnection, request: ClientRequest) -> bool:
+        return request.keep_alive and not (client.refused or self._stopping)
 
-    async def _respond(self, request: web.BaseRequest, client: ClientConnection, request_id: str) -> bool | Answer:
-        """Whether the connection may stay open, when the answer has been sent; else the answer."""
-        preflight = self._cors.preflight(request.method, request.headers)
-        if preflight is not None:
-            return preflight
+    def _examine(self, client: ClientConnection, request: ClientRequest, request_id: str) -> Outgoing | Answer:
+        """What is to go to an instance, or the answer."""
+        client.answer_lines = b""
+        origin = request.headers.get("Origin")
+        if origin is not None:
+            preflight = self._cors.preflight(request.method, origin, request.headers)
+            if preflight is not None:
+                return preflight
+            client.answer_lines = self._cors.lines(origin)
         try:
             if client.refused:
                 raise UnavailableError("too many connections are open; try again later", retry_after_s=1.0)
-            target, path = split_target(request.raw_path)
-            _check_host(request)
-            headers = end_to_end_headers(request.raw_headers)
+            target, path = routes.split_target(request.target)
+            if path not in routes.ALWAYS:
+                if path.startswith("/dashboard"):
+                    client.answer_lines = b""  # pages of other origins may use the API, not look at whose page it is
+                if self._own.knows(path):
+                    return self._own.answer(request.method, path, target.partition("?")[2])
+                elsewhere = routes.redirected(target, path, self._is_known)
+                if elsewhere is not None:
+                    return Answer(307, b"", headers={"location": elsewhere})
+            headers = end_to_end_headers(request.header_lines)
         except ProtocolError as error:
             return error_answer(BadRequestError(str(error)), request_id)
         except SyshaxError as error:
             return error_answer(error, request_id)
-        own = self._model if path.startswith(MODEL_PREFIX) and path != MODEL_PREFIX else self._own.get(path)
-        if own is not None and (request.method in {"GET", "HEAD"} or path == "/ping"):
-            return own(request)
-        elsewhere = routes.redirected(target, path, self._is_known)
-        if elsewhere is not None:
-            return Answer(307, b"", headers={"location": elsewhere})
-        outgoing = Outgoing(
+        return Outgoing(
             method=request.method,
             path=path,
             target=target,
             headers=headers,
             request_id=request_id,
             body=b"",
-            keep_alive=self._keeps_open(request, client),
+            keep_alive=self._keeps_open(client, request),
         )
-        with self._intake.holding() as held:
-            return await self._answer(outgoing, request, client, held)
 
     def _is_known(self, path: str) -> bool:
-        return path in self._own or routes.methods(path, self._engine.methods) != frozenset()
+        return self._own.knows(path) or routes.methods(path, self._engine.methods) != frozenset()
 
-    async def _answer(
-        self, outgoing: Outgoing, request: web.BaseRequest, client: ClientConnection, held: HeldBody
+    async def _serve_recorded(
+        self, client: ClientConnection, request: ClientRequest, outgoing: Outgoing
     ) -> bool | Answer:
-        """Serves a request and records it; returns as `_respond`."""
+        """Whether the connection may stay open, when an instance's answer has been sent; else the answer."""
         record = RequestRecord(outgoing.request_id, outgoing.path, started_at_s=self._loop.time())
+        held = HeldBody(self._intake)
         try:
-            return await self._serve(outgoing, request, client, held, record)
+            return await self._serve(client, request, outgoing, held, record)
         except SyshaxError as error:
-            answer = error_answer(error, record.request_id, record.route)
-            record.status = answer.status
-            if isinstance(error, BadRequestError):
-                record.outcome = Outcome.CLIENT_ERROR
-            elif isinstance(error, RequestCancelledError):
-                record.outcome = Outcome.CANCELLED
-            elif isinstance(error, OverloadedError | UnavailableError):
-                record.outcome = Outcome.REJECTED
-            else:
-                record.outcome = Outcome.FAILED
-                _log.warning("request %s: %s", record.request_id, error, extra={"request_id": record.request_id})
-            return answer
+            return _failed(record, error)
         except asyncio.CancelledError:
             if record.outcome is not Outcome.CANCELLED:
                 record.outcome = Outcome.CLIENT_GONE
             raise
         finally:
+            held.give_back()
             record.duration_s = self._loop.time() - record.started_at_s
             self._metrics.record(record)
 
     async def _serve(
         self,
-        outgoing: Outgoing,
-        request: web.BaseRequest,
         client: ClientConnection,
+        request: ClientRequest,
+        outgoing: Outgoing,
         held: HeldBody,
         record: RequestRecord,
     ) -> bool:
         path = outgoing.path
-        if path in self._own or path.startswith(MODEL_PREFIX):
-            raise MethodNotAllowedError(f"{path} takes GET, not {outgoing.method}", allowed=("GET", "HEAD"))
         routes.check(outgoing.method, path, self._engine.methods)
         outgoing.body = await self._intake.receive(request, client, held)
-        outgoing.fields = await self._intake.read(outgoing.body, request.content_type)
-        body = RequestBody({}) if outgoing.fields is None else outgoing.fields
-        place = _place_of(request)
+        body = outgoing.fields = await self._intake.read(outgoing.body, request.headers.get("Content-Type", ""))
+        place = _instance_of(request.headers)
+        if body is None:
+            body = RequestBody({})
         if not self._allow_router_fields:
             refuse_router_fields(body)
         if path.startswith(routes.RESPONSES) and place is None and self._engine.is_several:
@@ -326,7 +290,7 @@ class Gateway:
                 method=outgoing.method,
                 path=path,
                 pinned=place,
-                full_weights=_wants_full_weights(request),
+                full_weights=_wants_full_weights(request.headers),
                 offload=offload,
                 prompt_tokens=len(outgoing.body) // _BYTES_PER_TOKEN,
                 max_tokens=answer_limit(path, body),
@@ -342,65 +306,39 @@ class Gateway:
             return given
         return f"{self._id_prefix}-{next(self._ids):x}"
 
-    # The daemon's own routes.
-
-    def _models(self, request: web.BaseRequest) -> Answer:
-        return _json({"object": "list", "data": [dict(model) for model in self._engine.models()]})
-
-    def _model(self, request: web.BaseRequest) -> Answer:
-        name = split_target(request.raw_path)[1].removeprefix(MODEL_PREFIX)
-        known = {model["id"]: model for model in self._engine.models()}
-        if name in known:
-            return _json(dict(known[name]))
-        text = f"the model {name!r} does not exist; there is {', '.join(map(str, known))}"
-        error = NotFoundError(text, param="model", code="model_not_found")
-        return error_answer(error, self._request_id(request.headers.get("X-Request-Id")))
-
-    def _live(self, request: web.BaseRequest) -> Answer:
-        """200 while the daemon lives."""
-        return _json({"status": "ok"})
-
-    def _health(self, request: web.BaseRequest) -> Answer:
-        """200 while a request could be served, as an inference server's: routers before the host go by it."""
-        if self._engine.ready_instances():
-            return _json({"status": "ok"})
-        return _json({"status": "no instance is ready"}, status=503)
-
-    def _ready(self, request: web.BaseRequest) -> Answer:
-        """200 when a request could be served; with `?all=1` only when every instance that is wanted is ready."""
-        ready = self._engine.ready_instances()
-        instances = self._engine.status().instances
-        wanted = {status.spec.name for status in instances if status.wanted}
-        good = bool(ready) and (wanted <= set(ready) or not request.query.get("all"))
-        states = {status.spec.name: str(status.state) for status in instances}
-        return _json({"ready": good, "instances": states}, status=200 if good else 503)
-
-    def _render_metrics(self, request: web.BaseRequest) -> Answer:
-        status = self._engine.status()
+    def _render_metrics(self) -> bytes:
         counts = ClientCounts(self.connections, self._front.refused, self.held_bytes)
-        text = self._metrics.render(status, counts)
-        return Answer(200, text, "text/plain; version=0.0.4; charset=utf-8")
+        return self._metrics.render(self._engine.status(), counts)
 
 
-def _place_of(request: web.BaseRequest) -> str | None:
+def _instance_of(headers: Mapping[str, str]) -> str | None:
     """The instance that the client requires. `X-Syshax-Place` is the old name of the field."""
-    place = request.headers.get("X-Syshax-Instance", request.headers.get("X-Syshax-Place"))
-    return None if place is None else place[:_MAX_PLACE_CHARACTERS].encode("utf-8", "replace").decode()
+    name = headers.get("X-Syshax-Instance", headers.get("X-Syshax-Place"))
+    return None if name is None else name[:_MAX_NAME_CHARACTERS].encode("utf-8", "replace").decode()
 
 
-def _wants_full_weights(request: web.BaseRequest) -> bool:
+def _wants_full_weights(headers: Mapping[str, str]) -> bool:
     """Whether the client refuses answers of quantised weights. Raises BadRequestError."""
-    asked = request.headers.get("X-Syshax-Weights")
+    asked = headers.get("X-Syshax-Weights")
     if asked not in {None, FULL_WEIGHTS}:
         raise BadRequestError(f"X-Syshax-Weights takes {FULL_WEIGHTS} only", code="invalid_weights")
     return asked is not None
 
 
-def _check_host(request: web.BaseRequest) -> None:
-    """Refuses requests that servers may take for different hosts. Raises BadRequestError."""
-    hosts = len(request.headers.getall("Host", ()))
-    if hosts > 1 or (not hosts and request.version >= (1, 1)):
-        raise BadRequestError(f"a request has one Host header field, not {hosts}", code="invalid_host")
+def _failed(record: RequestRecord, error: SyshaxError) -> Answer:
+    """The answer to a request that failed before an instance's was sent; the record tells how."""
+    answer = error_answer(error, record.request_id, record.route)
+    record.status = answer.status
+    if isinstance(error, BadRequestError):
+        record.outcome = Outcome.CLIENT_ERROR
+    elif isinstance(error, RequestCancelledError):
+        record.outcome = Outcome.CANCELLED
+    elif isinstance(error, OverloadedError | UnavailableError):
+        record.outcome = Outcome.REJECTED
+    else:
+        record.outcome = Outcome.FAILED
+        _log.warning("request %s: %s", record.request_id, error, extra={"request_id": record.request_id})
+    return answer
 
 
 def _why_not(error: OSError | UnicodeError, host: str) -> str:
@@ -415,7 +353,3 @@ def _why_not(error: OSError | UnicodeError, host: str) -> str:
                 f"{why_no_connection(error, host)}; "
                 "set services.conductor.host to an address of this host, or 0.0.0.0 for all"
             )
-
-
-def _json(body: object, status: int = 200) -> Answer:
-    return Answer(status, json.dumps(body).encode())

@@ -12,7 +12,6 @@ COMPLETIONS = "/v1/completions"
 OFFLOADED_CHAT = "/v1/chat/pd_disagg"
 """A chat whose prefill and decode are to be in different places; instances know it as a chat."""
 RESPONSES = "/v1/responses"
-MODEL_PREFIX = "/v1/models/"
 _API_PREFIX = "/v1/"
 
 # Everything under /v1 but these is passed on.
@@ -25,9 +24,9 @@ _OPEN = frozenset(
         "/invocations",
     )
 )
-# Known even where an instance does not tell its routes.
 _POST = frozenset(("POST",))
-_ALWAYS = {CHAT: _POST, COMPLETIONS: _POST, OFFLOADED_CHAT: _POST}
+ALWAYS = {CHAT: _POST, COMPLETIONS: _POST, OFFLOADED_CHAT: _POST}
+"""Routes, and their methods, that are known even where an instance does not tell what it has."""
 
 
 def split_target(raw: str) -> tuple[str, str]:
@@ -109,8 +108,8 @@ def check_stored(path: str) -> None:
 
 def methods(path: str, instances: Callable[[str], frozenset[str] | None]) -> frozenset[str] | None:
     """The methods for which clients may use a path; None: any."""
-    if path in _ALWAYS:
-        return _ALWAYS[path]
+    if path in ALWAYS:
+        return ALWAYS[path]
     if path in _OPEN or (path.startswith(_API_PREFIX) and not is_closed(path)):
         return instances(path)
     return frozenset()

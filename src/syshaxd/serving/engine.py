@@ -282,6 +282,7 @@ class Engine:
             raise
         finally:
             del self._waiting[claim]
+            del granted  # what it raises refers to this frame: a cycle, which would keep the request's body
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
         for effect in effects:

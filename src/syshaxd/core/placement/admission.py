@@ -275,7 +275,8 @@ class Admission:
         try:
             candidates = fleet.candidates(request, claim.tried)
         except NotFoundError as error:
-            effects.append(Refused(claim, error))
+            # Its traceback refers to `effects`: a cycle, which would keep the request.
+            effects.append(Refused(claim, error.with_traceback(None)))
             return None
         decision = self._decide(request, candidates, fleet, queued=queued)
         if isinstance(decision, RunOn | Offload):

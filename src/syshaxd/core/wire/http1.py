@@ -154,17 +154,22 @@ def end_to_end_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     Raises:
         ProtocolError: A line that another server could parse as several.
     """
-    lines: list[tuple[bytes, bytes]] = []
-    dropped: set[bytes] = set()
+    raw_headers = tuple(raw_headers)
+    if _FIELD_VALUE.fullmatch(b"".join([value for _, value in raw_headers])) is None:
+        name = next(name for name, value in raw_headers if _FIELD_VALUE.fullmatch(value) is None)
+        raise ProtocolError(f"a control character in the header field {name[:80].decode('latin-1')}")
+    lines: list[bytes] = []
+    dropped: list[bytes] = []
     for name, value in raw_headers:
         lowered = name.lower()
-        if _FIELD_VALUE.fullmatch(value) is None:
-            raise ProtocolError(f"a control character in the header field {name[:80].decode('latin-1')}")
         if lowered == b"connection":
-            dropped.update(option.strip() for option in value.lower().split(b","))
+            dropped += [option.strip() for option in value.lower().split(b",")]
         elif lowered not in _NOT_TO_INSTANCE:
-            lines.append((name, value))
-    return b"".join(b"%b: %b\r\n" % (name, value) for name, value in lines if name.lower() not in dropped)
+            lines.append(b"%b: %b\r\n" % (name, value))
+    if dropped:
+        # A field that is named there is meant for this hop alone.
+        lines = [line for line in lines if line.partition(b":")[0].lower() not in dropped]
+    return b"".join(lines)
 
 
 def request_head(method: str, target: str, host: str, headers: bytes, *, request_id: str, length: int) -> bytes:

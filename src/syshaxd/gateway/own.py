@@ -1,0 +1,97 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The routes that the daemon answers itself. Those that vLLM has, too, take the same methods as there."""
+
+import json
+from collections.abc import Callable
+from urllib.parse import parse_qs
+
+from syshaxd.core.errors import MethodNotAllowedError, NotFoundError
+from syshaxd.gateway.dashboard import Dashboard
+from syshaxd.gateway.errors import Answer
+from syshaxd.serving.engine import Engine
+
+MODELS = "/v1/models"
+_MODEL_PREFIX = f"{MODELS}/"
+_GET = frozenset(("GET",))
+_GET_HEAD = frozenset(("GET", "HEAD"))
+_GET_POST = frozenset(("GET", "POST"))
+
+Respond = Callable[[str], Answer]
+
+
+class OwnRoutes:
+    """Answers them."""
+
+    def __init__(self, engine: Engine, metrics: Callable[[], bytes], dashboard: Dashboard | None) -> None:
+        """Knows the routes.
+
+        Args:
+            engine: Whose state they tell.
+            metrics: Returns all metrics as text.
+            dashboard: The page of states and loads; None: there is none.
+        """
+        self._engine = engine
+        self._metrics = metrics
+        # vLLM has /metrics for any method; /live, /ready and the dashboard it does not have.
+        self._routes: dict[str, tuple[frozenset[str] | None, Respond]] = {
+            MODELS: (_GET, self._models),
+            "/health": (_GET, self._health),
+            "/ping": (_GET_POST, self._health),
+            "/metrics": (None, self._render_metrics),
+            "/live": (_GET_HEAD, lambda _: _json({"status": "ok"})),
+            "/ready": (_GET_HEAD, self._ready),
+        }
+        if dashboard is not None:
+            self._routes["/dashboard"] = (_GET_HEAD, lambda _: dashboard.page())
+            self._routes["/dashboard/status.json"] = (_GET_HEAD, lambda _: dashboard.status())
+
+    def knows(self, path: str) -> bool:
+        """Whether it is one of these routes."""
+        return path in self._routes or (path.startswith(_MODEL_PREFIX) and path != _MODEL_PREFIX)
+
+    def answer(self, method: str, path: str, query: str) -> Answer:
+        """Answers a request for a route that it knows.
+
+        Raises:
+            MethodNotAllowedError: The route does not take the method.
+            NotFoundError: There is no such model.
+        """
+        methods, respond = self._routes.get(path) or (_GET, lambda _: self._model(path))
+        if methods is not None and method not in methods:
+            told = tuple(sorted(methods))
+            raise MethodNotAllowedError(f"{path} takes {' or '.join(told)}, not {method}", allowed=told)
+        return respond(query)
+
+    def _models(self, query: str) -> Answer:
+        return _json({"object": "list", "data": [dict(model) for model in self._engine.models()]})
+
+    def _model(self, path: str) -> Answer:
+        name = path.removeprefix(_MODEL_PREFIX)
+        known = {model["id"]: model for model in self._engine.models()}
+        if name not in known:
+            text = f"the model {name!r} does not exist; there is {', '.join(map(str, known))}"
+            raise NotFoundError(text, param="model", code="model_not_found")
+        return _json(dict(known[name]))
+
+    def _health(self, query: str) -> Answer:
+        """200 while a request could be served, as an inference server's: routers before the host go by it."""
+        if self._engine.ready_instances():
+            return _json({"status": "ok"})
+        return _json({"status": "no instance is ready"}, status=503)
+
+    def _ready(self, query: str) -> Answer:
+        """200 when a request could be served; with `?all=1` only when every instance that is wanted is ready."""
+        ready = self._engine.ready_instances()
+        instances = self._engine.status().instances
+        wanted = {status.spec.name for status in instances if status.wanted}
+        good = bool(ready) and (wanted <= set(ready) or not any(parse_qs(query).get("all", ())))
+        states = {status.spec.name: str(status.state) for status in instances}
+        return _json({"ready": good, "instances": states}, status=200 if good else 503)
+
+    def _render_metrics(self, query: str) -> Answer:
+        return Answer(200, self._metrics(), "text/plain; version=0.0.4; charset=utf-8")
+
+
+def _json(body: object, status: int = 200) -> Answer:
+    return Answer(status, json.dumps(body).encode())
