@@ -308,6 +308,7 @@ class ClientConnection(BaseProtocol):
         if self._flow is not None:
             self._flow.cancel()
         super().connection_lost(exc)
+        self._parser = self._body = None  # the parser refers to the connection, and to its last body
         if self.task is not None:
             self.task.cancel()
 
