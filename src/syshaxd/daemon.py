@@ -66,8 +66,6 @@ _SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))
 _ADOPTION_LIMIT_S = 3.0
 # For what the end takes beside draining and grace.
 _STOP_MARGIN_S = 30.0
-_ADMIN_SOCKET = "admin"
-"""Its name where systemd holds it."""
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -395,8 +393,6 @@ async def _build(
             stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
         ),
         tls=_tls_endpoint(config.control.tcp),
-        kept=next(iter(handed.get(_ADMIN_SOCKET, ())), None),
-        keep=partial(activation.keep, _ADMIN_SOCKET) if sdnotify.is_there() else None,
     )
     _close_with(stack, "control plane", lambda: control.stop(leave_socket=orders.restart))
     metrics = MetricsService(task_failures=side_tasks.failures, loop_lag=lags)

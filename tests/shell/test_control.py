@@ -388,7 +388,7 @@ async def test_nobody_answers(path: Path) -> None:
 
 async def test_a_daemon_that_hangs_is_not_told_as_gone(path: Path, bound: socket.socket) -> None:
     bound.listen()
-    async with ControlClient(path) as client, asyncio.timeout(IN_TIME_S):
+    async with ControlClient(path, restart_timeout_s=0.1) as client, asyncio.timeout(IN_TIME_S):
         with pytest.raises(SlowError, match=r"did not answer in time; its host may be overloaded"):
             await client.ask("GetVersion", timeout_s=0.05)
 
@@ -478,16 +478,24 @@ async def test_a_socket_that_cannot_be_made_again_is_told_once(
     await server.stop()
 
 
-async def test_nobody_can_connect_before_the_rights_are_right(path: Path, engine: FakeEngine) -> None:
+async def test_nobody_can_connect_before_the_rights_are_right(
+    engine: FakeEngine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[int, bool]] = []
+    replace = Path.replace
 
-    def keep(listening: socket.socket) -> None:  # the first moment at which somebody can connect
-        seen.append((stat.S_IMODE(path.stat().st_mode), rundir.answers(path)))
+    def replaced(self: Path, target: Path) -> Path:
+        seen.append((stat.S_IMODE(self.stat().st_mode), rundir.answers(path)))
+        return replace(self, target)
 
-    server = ControlServer(engine, path, keep=keep)
+    monkeypatch.setattr(Path, "replace", replaced)  # from then on others can connect
+    server = ControlServer(engine, path)
     await server.start()
+    folder = await asyncio.to_thread(path.with_name("admin.sock.d").stat)
+    assert stat.S_IMODE(folder.st_mode) == 0o700
+    assert stat.S_IMODE((await asyncio.to_thread(path.stat)).st_mode) == 0o660
     await server.stop()
-    assert seen == [(0o660, True)]
+    assert seen == [(0o660, False)]
 
 
 async def test_the_socket_goes_when_the_server_stops(engine: FakeEngine, path: Path) -> None:
@@ -498,79 +506,57 @@ async def test_the_socket_goes_when_the_server_stops(engine: FakeEngine, path: P
     assert [each.name for each in await asyncio.to_thread(lambda: list(path.parent.iterdir()))] == ["admin.sock.lock"]
 
 
-class Keeper:
-    """Holds the listening socket as systemd does."""
-
-    def __init__(self) -> None:
-        self.sockets: list[socket.socket] = []
-
-    def __call__(self, listening: socket.socket) -> None:
-        self.sockets.append(listening.dup())
-
-
-@pytest.fixture
-def keeper() -> Iterator[Keeper]:
-    keeper = Keeper()
-    yield keeper
-    for kept in keeper.sockets:
-        kept.close()
-
-
-async def test_no_call_is_refused_while_another_daemon_takes_the_socket_over(
-    engine: FakeEngine, path: Path, keeper: Keeper
-) -> None:
-    server = ControlServer(engine, path, keep=keeper)
+async def test_calls_wait_while_another_daemon_takes_the_socket_over(engine: FakeEngine, path: Path) -> None:
+    server = ControlServer(engine, path)
     await server.start()
-    info = await asyncio.to_thread(path.stat)
-    assert stat.S_IMODE(info.st_mode) == 0o660
-    behind = await asyncio.to_thread(path.with_name("admin.sock.d").stat)
-    assert stat.S_IMODE(behind.st_mode) == 0o700
     async with ControlClient(path) as client:
         await client.version()
-    await server.stop(leave_socket=True)
-    async with ControlClient(path) as client:
-        waiting = asyncio.create_task(client.version())
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(waiting), 0.05)
-        (kept,) = keeper.sockets
-        server = ControlServer(engine, path, kept=kept.dup(), keep=keeper)
+        await server.stop(leave_socket=True)
+        waiting = [asyncio.create_task(client.version()), asyncio.create_task(client.status())]
+        done, _ = await asyncio.wait(waiting, timeout=0.05)
+        assert not done
+        server = ControlServer(engine, path)
         await server.start()
-        await waiting
-    assert keeper.sockets == [kept], "it is held already"
+        await asyncio.gather(*waiting)
     await server.stop()
     assert sorted(await asyncio.to_thread(os.listdir, path.parent)) == ["admin.sock.lock"]
 
 
-async def test_a_kept_socket_without_its_path_is_replaced(engine: FakeEngine, path: Path, keeper: Keeper) -> None:
-    server = ControlServer(engine, path, keep=keeper)
+async def test_no_call_fails_over_many_restarts(engine: FakeEngine, path: Path) -> None:
+    """Each on a connection of its own, as those of syshaxctl are."""
+    server, is_over, answered = ControlServer(engine, path), asyncio.Event(), 0
     await server.start()
+
+    async def ask_again_and_again() -> None:
+        nonlocal answered
+        while not is_over.is_set():
+            async with ControlClient(path) as client:
+                await client.version()
+                answered += 1
+
+    async with asyncio.timeout(IN_TIME_S), asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(ask_again_and_again())
+        for _ in range(5):
+            before = answered
+            while answered < before + 8:
+                await asyncio.sleep(0.005)
+            await server.stop(leave_socket=True)
+            server = ControlServer(engine, path)
+            await server.start()
+        is_over.set()
     await server.stop()
-    server = ControlServer(engine, path, kept=keeper.sockets[0].dup(), keep=keeper)
+
+
+async def test_a_daemon_that_does_not_come_back_is_not_waited_for_for_ever(engine: FakeEngine, path: Path) -> None:
+    server = ControlServer(engine, path)
     await server.start()
-    assert len(keeper.sockets) == 2
-    async with ControlClient(path) as client:
-        await client.version()
-    await server.stop()
-
-
-async def test_calls_that_run_end_well_when_another_daemon_is_to_follow(
-    engine: FakeEngine, path: Path, keeper: Keeper
-) -> None:
-    """So do many at once, on connections of their own."""
-    server = ControlServer(engine, path, keep=keeper)
-    await server.start()
-
-    async def call() -> None:
-        async with ControlClient(path) as client:
-            await client.version()
-
-    calls = [asyncio.create_task(call()) for _ in range(20)]
-    await asyncio.sleep(0)
     await server.stop(leave_socket=True)
-    server = ControlServer(engine, path, kept=keeper.sockets[0].dup(), keep=keeper)
-    await server.start()
-    await asyncio.gather(*calls)
-    await server.stop()
+    async with ControlClient(path, restart_timeout_s=0.1) as client:
+        with pytest.raises(UnreachableError, match="no syshaxd answers"):
+            await client.version()
+        with pytest.raises(UnreachableError, match="no syshaxd answers"):
+            await anext(client.start("gpu", wait=False))
 
 
 async def test_a_socket_of_a_dead_daemon_is_replaced(engine: FakeEngine, path: Path, bound: socket.socket) -> None:

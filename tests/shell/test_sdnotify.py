@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from syshaxd.system.activation import keep
 from syshaxd.system.sdnotify import check, extend_timeout, feed_watchdog, is_there, notify, reloading
 
 
@@ -23,23 +22,6 @@ def test_lines_reach_the_service_manager(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         notify("READY=1", "STATUS=serving")
         assert manager.recv(1000) == b"READY=1\nSTATUS=serving"
-
-
-def test_the_service_manager_gets_a_socket_to_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
-        socket.create_server(("127.0.0.1", 0)) as listening,
-    ):
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(50)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        keep("admin", listening)
-        assert manager.recv(1000) == b"FDSTOREREMOVE=1\nFDNAME=admin"
-        text, fds, _, _ = socket.recv_fds(manager, 1000, 2)
-        assert text == b"FDSTORE=1\nFDNAME=admin"
-        (fd,) = fds
-        with socket.socket(fileno=fd) as kept:
-            assert kept.getsockname() == listening.getsockname()
 
 
 def test_without_a_service_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:

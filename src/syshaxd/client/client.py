@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """ControlClient: calls the daemon over its admin socket and returns core types."""
 
+import asyncio
 import inspect
+import json
 import os
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,8 +33,11 @@ from syshaxd.core.parity import ParityReport, Verdict
 from syshaxd.core.report import error_detail
 from syshaxd.core.report.error_detail import METADATA_KEY
 from syshaxd.core.types import EngineStatus, Handle, HostTopology, InstanceStatus
+from syshaxd.system import rundir
 
 _ANSWER_TIMEOUT_S = 10.0
+# For a daemon that is restarted: its socket stays where it is, and nobody listens at it for a moment.
+_RESTART_TIMEOUT_S = 15.0
 # The kernel walks all page tables of an instance.
 _READING_TIMEOUT_S = 60.0
 _ADMIN = api.DESCRIPTOR.services_by_name["AdminService"]
@@ -50,7 +55,27 @@ _ERRORS: dict[grpc.StatusCode, type[errors.SyshaxError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: errors.ConflictError,
 }
 # The daemon runs as the same user or root, and log lines have no size limit.
-_OPTIONS = (("grpc.max_receive_message_length", -1),)
+# A daemon that ends may drop a call that has just come. What only reads is asked again.
+_READING = tuple(
+    {"service": service.full_name, "method": method.name}
+    for service in (_ADMIN, _SCHEDULING)
+    for method in service.methods
+    if method.name.startswith(("Get", "List", "Check", "Verify", "Validate", "Explain", "DryRun"))
+)
+_AGAIN = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+}
+_OPTIONS = (
+    ("grpc.service_config", json.dumps({"methodConfig": [{"name": _READING, "retryPolicy": _AGAIN}]})),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
 
 
 class UnreachableError(errors.SyshaxError):
@@ -67,9 +92,15 @@ class ControlClient:
     Every method raises UnreachableError if the daemon does not answer, else the error that the daemon reports.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Does not connect yet."""
+    def __init__(self, path: Path, *, restart_timeout_s: float = _RESTART_TIMEOUT_S) -> None:
+        """Does not connect yet.
+
+        Args:
+            path: The socket.
+            restart_timeout_s: How long to wait for a daemon whose socket is there while nobody listens at it.
+        """
         self.path = path
+        self._restart_timeout_s = restart_timeout_s
 
     async def __aenter__(self) -> Self:
         self._channel = grpc.aio.insecure_channel(f"unix:{quote(os.fspath(self.path.absolute()))}", options=_OPTIONS)
@@ -84,14 +115,12 @@ class ControlClient:
 
     async def version(self) -> tuple[str, int]:
         """The daemon's version and process id."""
-        with self._errors_mapped():
-            answer = await self._stub.GetVersion(api.GetVersionRequest(), timeout=_ANSWER_TIMEOUT_S)
+        answer = await self._call(self._stub.GetVersion, api.GetVersionRequest())
         return answer.version, answer.pid
 
     async def status(self) -> EngineStatus:
         """The whole status at this moment."""
-        with self._errors_mapped():
-            answer = await self._stub.GetStatus(api.GetStatusRequest(), timeout=_ANSWER_TIMEOUT_S)
+        answer = await self._call(self._stub.GetStatus, api.GetStatusRequest())
         return _engine_status(answer, time.monotonic())
 
     def start(self, name: str, *, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
@@ -100,20 +129,20 @@ class ControlClient:
         Yields:
             The status when the command is accepted; with `wait`, every later one until the instance is READY.
         """
-        return self._command(self._stub.StartInstance(api.StartInstanceRequest(name=name, wait=wait)))
+        return self._command(self._stub.StartInstance, api.StartInstanceRequest(name=name, wait=wait))
 
     def stop(self, name: str, *, drain: bool, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
         """Stops the instance, after its running requests if `drain`. Yields as `start`, until it is STOPPED."""
-        return self._command(self._stub.StopInstance(api.StopInstanceRequest(name=name, drain=drain, wait=wait)))
+        return self._command(self._stub.StopInstance, api.StopInstanceRequest(name=name, drain=drain, wait=wait))
 
     def restart(self, name: str, *, drain: bool, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
         """Restarts the instance. Yields as `start`, until the new generation is READY."""
-        return self._command(self._stub.RestartInstance(api.RestartInstanceRequest(name=name, drain=drain, wait=wait)))
+        return self._command(self._stub.RestartInstance, api.RestartInstanceRequest(name=name, drain=drain, wait=wait))
 
     async def compare(self, first: str, second: str) -> ParityReport:
         """Compares two instances' answers to the same prompts; takes seconds to minutes."""
-        with self._errors_mapped():
-            answer = await self._stub.CompareInstances(api.CompareInstancesRequest(first=first, second=second))
+        request = api.CompareInstancesRequest(first=first, second=second)
+        answer = await self._call(self._stub.CompareInstances, request, timeout_s=None)
         return _parity(answer.report)
 
     async def ask(self, method: str, *, timeout_s: float | None = _ANSWER_TIMEOUT_S, **fields: Any) -> dict[str, Any]:
@@ -122,15 +151,12 @@ class ControlClient:
         Returns:
             The response as plain values, with the field and enum names of the .proto files.
         """
-        with self._errors_mapped():
-            answer = await self._method(method)(_request(method, fields), timeout=timeout_s)
-        return _plain(answer)
+        return _plain(await self._call(self._method(method), _request(method, fields), timeout_s=timeout_s))
 
     async def stream(self, method: str, **fields: Any) -> AsyncGenerator[dict[str, Any], None]:
         """As `ask`, for a streaming method such as `WatchEvents`."""
-        call = self._method(method)(_request(method, fields))
-        with self._errors_mapped(), self._ended(call):
-            async for answer in call:
+        async with aclosing(self._answers(self._method(method), _request(method, fields))) as answers:
+            async for answer in answers:
                 yield _plain(answer)
 
     def _method(self, name: str) -> Any:
@@ -138,15 +164,14 @@ class ControlClient:
 
     async def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncGenerator[str, None]:
         """The instance's log by lines; `tail` None: all that is kept. With `follow` it continues until closed."""
-        call = self._stub.StreamLogs(api.StreamLogsRequest(name=name, tail=tail, follow=follow))
-        with self._errors_mapped(), self._ended(call):
-            async for answer in call:
+        request = api.StreamLogsRequest(name=name, tail=tail, follow=follow)
+        async with aclosing(self._answers(self._stub.StreamLogs, request)) as answers:
+            async for answer in answers:
                 yield answer.line
 
     async def topology(self) -> HostTopology:
         """The daemon's host at this moment, and the owners of its CPUs."""
-        with self._errors_mapped():
-            answer = await self._stub.GetTopology(api.GetTopologyRequest(), timeout=_ANSWER_TIMEOUT_S)
+        answer = await self._call(self._stub.GetTopology, api.GetTopologyRequest())
         return value_of(HostTopology, answer, topology=value_of(NumaTopology, answer))
 
     async def check_binding(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
@@ -159,29 +184,49 @@ class ControlClient:
                 cpuset_mems=settings.cpuset_mems,
                 ranks=settings.ranks,
             )
-        request = api.CheckBindingRequest(name=name, settings=given)
-        with self._errors_mapped():
-            answer = await self._stub.CheckBinding(request, timeout=_ANSWER_TIMEOUT_S)
-        return _faults(answer)
+        return _faults(await self._call(self._stub.CheckBinding, api.CheckBindingRequest(name=name, settings=given)))
 
     async def verify_bindings(self, name: str = "") -> dict[str, Verification | Unverified]:
         """Where instances run now, against their bindings; empty: all of them."""
-        with self._errors_mapped():
-            answer = await self._stub.VerifyBinding(api.VerifyBindingRequest(name=name), timeout=_READING_TIMEOUT_S)
-        return _verifications(answer)
+        request = api.VerifyBindingRequest(name=name)
+        return _verifications(await self._call(self._stub.VerifyBinding, request, timeout_s=_READING_TIMEOUT_S))
 
-    async def _command(self, call: Any) -> AsyncGenerator[InstanceStatus, None]:
-        with self._errors_mapped(), self._ended(call):
-            async for answer in call:
+    async def _command(self, method: Any, request: Any) -> AsyncGenerator[InstanceStatus, None]:
+        async with aclosing(self._answers(method, request)) as answers:
+            async for answer in answers:
                 yield _instance_status(answer.status)
 
-    @contextmanager
-    def _ended(self, call: Any) -> Iterator[None]:
-        """The call ends with the block, even if the caller stops early."""
+    async def _call(self, method: Any, request: Any, *, timeout_s: float | None = _ANSWER_TIMEOUT_S) -> Any:
+        await self._reach()
+        with self._errors_mapped():
+            return await method(request, timeout=timeout_s, wait_for_ready=True)
+
+    async def _answers(self, method: Any, request: Any) -> AsyncGenerator[Any, None]:
+        """A streaming call's; it ends with the generator."""
+        await self._reach()
+        call = method(request, wait_for_ready=True)
         try:
-            yield
+            with self._errors_mapped():
+                async for answer in call:
+                    yield answer
         finally:
             call.cancel()
+
+    async def _reach(self) -> None:
+        """Waits while a daemon is restarted. One that is stopped removes its socket; then nothing is waited for."""
+        if not await asyncio.to_thread(rundir.is_awaited, self.path):
+            raise self._gone()
+        try:
+            async with asyncio.timeout(self._restart_timeout_s):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            raise (self._slow() if await asyncio.to_thread(rundir.answers, self.path) else self._gone()) from None
+
+    def _gone(self) -> UnreachableError:
+        return UnreachableError(f"no syshaxd answers on {self.path}")
+
+    def _slow(self) -> SlowError:
+        return SlowError(f"syshaxd on {self.path} did not answer in time; its host may be overloaded")
 
     @contextmanager
     def _errors_mapped(self) -> Iterator[None]:
@@ -193,11 +238,11 @@ class ControlClient:
             if detail is not None and (restored := error_detail.restored(str(detail), told)) is not None:
                 raise restored from None
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise SlowError(f"syshaxd on {self.path} did not answer in time; its host may be overloaded") from None
+                raise self._slow() from None
             if code is grpc.StatusCode.UNIMPLEMENTED:
                 raise errors.SyshaxError(f"syshaxd on {self.path} can't do that: it is of another version") from None
             if code in _GONE:
-                raise UnreachableError(f"no syshaxd answers on {self.path}") from None
+                raise self._gone() from None
             raise _ERRORS.get(code, errors.SyshaxError)(told) from None
 
 

@@ -6,8 +6,6 @@ import asyncio
 import logging
 import os
 import shutil
-import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -21,7 +19,6 @@ from syshaxd.api.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from syshaxd.api.v1.scheduling_pb2_grpc import add_SchedulingServiceServicer_to_server
 from syshaxd.control.config import Operations
 from syshaxd.control.errors import ErrorInterceptor
-from syshaxd.control.relay import Relay
 from syshaxd.control.scheduling import SchedulingServicer
 from syshaxd.control.servicer import AdminEngine, AdminServicer
 from syshaxd.core.address import Address
@@ -30,7 +27,6 @@ from syshaxd.system import rundir
 
 _log = logging.getLogger(__name__)
 _SOCKET_MODE = 0o660
-_BACKLOG = 128
 _CHECK_INTERVAL_S = 5.0
 _GRACE_S = 1.0
 """For calls that run when another daemon is to take the socket over."""
@@ -66,8 +62,6 @@ class ControlServer:
         operations: Operations | None = None,
         tls: TlsEndpoint | None = None,
         group: str = GROUP,
-        kept: socket.socket | None = None,
-        keep: Callable[[socket.socket], None] | None = None,
         check_interval_s: float = _CHECK_INTERVAL_S,
     ) -> None:
         """Touches nothing yet.
@@ -78,8 +72,6 @@ class ControlServer:
             operations: Carries out all other commands; None: they are unimplemented.
             tls: Where to listen besides the socket; None: nowhere.
             group: Whose members may use the socket.
-            kept: The socket as the daemon before this one left it, listening; connections may wait in it.
-            keep: Has somebody else hold the listening socket, so that it stays open when this daemon ends.
             check_interval_s: How often it looks whether the socket is still there.
         """
         self._engine = engine
@@ -87,12 +79,8 @@ class ControlServer:
         self._operations = operations
         self._tls = tls
         self._group = group
-        self._kept = kept
-        self._keep = keep
         self._check_interval_s = check_interval_s
         self._guard: asyncio.Task[None] | None = None
-        self._made: tuple[int, int] | None = None
-        self._relay: Relay | None = None
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._claim: int | None = None
@@ -105,18 +93,9 @@ class ControlServer:
         Raises:
             SyshaxError: Another daemon has the socket, it can't be created, or the TCP port or its files can't be used.
         """
-        kept, self._kept = self._kept, None
-        if kept is not None and not await asyncio.to_thread(_is_at, kept, self._path):
-            kept.close()
-            kept = None
-        self._claim = await asyncio.to_thread(rundir.claim_socket, self._path, in_use=kept is not None)
+        self._claim = await asyncio.to_thread(rundir.claim_socket, self._path)
         try:
             await self._start_grpc()
-            if kept is None:
-                kept = await asyncio.to_thread(self._listen)
-            self._relay = Relay(kept, self._behind)
-            self._made = await asyncio.to_thread(_identity, self._path)
-            self._relay.start()
             self._guard = asyncio.create_task(self._guard_socket(), name="admin socket")
         except (RuntimeError, OSError, SyshaxError) as error:
             try:
@@ -131,25 +110,18 @@ class ControlServer:
         """Ends all calls and removes the socket. May be called at any time.
 
         Args:
-            leave_socket: Whether another daemon takes it over, if somebody keeps it. Short calls then end well.
+            leave_socket: Another daemon follows at once: clients that find the socket wait for it, and short calls end
+                well.
         """
-        leave_socket = leave_socket and self._relay is not None and self._keep is not None
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.cancel()
-        if self._relay is not None:
-            await self._relay.pause()
-        if guard is not None:
             await asyncio.gather(guard, return_exceptions=True)
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
-            # Kept referenced: gRPC blocks the event loop while its last object is freed.
+            # And kept: while its last object goes, gRPC blocks the event loop.
             await self._server.stop(_GRACE_S if leave_socket else None)
-        if self._relay is not None:
-            await self._relay.close()
-            self._relay = None
-        if self._server is not None:
-            await asyncio.to_thread(shutil.rmtree, self._behind.parent, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, self._bound.parent, ignore_errors=True)
         if self._claim is not None:
             if not leave_socket:
                 await asyncio.to_thread(self._path.unlink, missing_ok=True)
@@ -157,31 +129,31 @@ class ControlServer:
             self._claim = None
 
     @property
-    def _behind(self) -> Path:
-        """Where gRPC listens behind the relay, in a folder for this user only."""
-        return Path(f"{self._path}{rundir.BEHIND}")
+    def _bound(self) -> Path:
+        """The path that gRPC binds, in a folder for this user only; the socket is a second name of it.
+
+        So it has its rights before anybody else can connect, replaces a dead daemon's in one step, and comes back by a
+        new link where its name was removed: gRPC can do none of that.
+        """
+        return Path(f"{self._path}{rundir.BOUND}")
 
     async def _start_grpc(self) -> None:
         self._server = grpc.aio.server(interceptors=(ErrorInterceptor(),))
         await self._add_services(self._server)
-        await asyncio.to_thread(_make_private, self._behind.parent)
-        self._server.add_insecure_port(f"unix:{quote(os.fspath(self._behind))}")
+        await asyncio.to_thread(_make_private, self._bound.parent)
+        self._server.add_insecure_port(f"unix:{quote(os.fspath(self._bound))}")
         if self._tls is not None:
             self.tls_port = await self._listen_with_tls(self._server, self._tls)
         await self._server.start()
+        await asyncio.to_thread(self._publish)
 
-    def _listen(self) -> socket.socket:
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            listening.bind(os.fspath(self._path))
-            _open_to_group(self._path, self._group)  # nobody can connect before it listens
-            listening.listen(_BACKLOG)
-        except BaseException:
-            listening.close()
-            raise
-        if self._keep is not None:
-            self._keep(listening)
-        return listening
+    def _publish(self) -> None:
+        """Gives the socket its name."""
+        _open_to_group(self._bound, self._group)
+        link = self._path.with_name(f"{self._path.name}.new")
+        link.unlink(missing_ok=True)
+        link.hardlink_to(self._bound)
+        link.replace(self._path)
 
     async def _guard_socket(self) -> None:
         """Recreates the socket whenever it was removed, for example by a clean-up of /tmp or /run. Never returns."""
@@ -201,19 +173,19 @@ class ControlServer:
                 _log.warning("the admin socket %s was removed; recreated it", self._path)
 
     def _is_in_place(self) -> bool:
-        return _identity(self._path) == self._made and self._behind.is_socket()
+        return self._bound.is_socket() and _identity(self._path) == _identity(self._bound)
 
     async def _restore(self) -> None:
-        assert self._relay is not None
-        if await asyncio.to_thread(_identity, self._path) != self._made:
-            if self._claim is not None:
-                os.close(self._claim)  # the lock file may be gone too
-                self._claim = None
-            self._claim = await asyncio.to_thread(rundir.claim_socket, self._path)
-            await self._relay.listen_at(await asyncio.to_thread(self._listen))
-            self._made = await asyncio.to_thread(_identity, self._path)
-        if self._server is not None and not await asyncio.to_thread(self._behind.is_socket):
+        is_bound = await asyncio.to_thread(self._bound.is_socket)
+        if not is_bound and self._server is not None:
             await self._server.stop(None)
+        if self._claim is not None:
+            os.close(self._claim)  # the lock's file may be gone as well
+            self._claim = None
+        self._claim = await asyncio.to_thread(rundir.claim_socket, self._path)
+        if is_bound:
+            await asyncio.to_thread(self._publish)
+        else:
             await self._start_grpc()
 
     async def _add_services(self, server: grpc.aio.Server) -> None:
@@ -270,10 +242,6 @@ def _make_private(folder: Path) -> None:
     """Recreates a folder that only this user can enter."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
-
-
-def _is_at(kept: socket.socket, path: Path) -> bool:
-    return kept.getsockname() == os.fspath(path) and path.is_socket()
 
 
 def _open_to_group(path: Path, group: str) -> None:

@@ -7,8 +7,6 @@ import os
 import socket
 from itertools import zip_longest
 
-from syshaxd.system import sdnotify
-
 _log = logging.getLogger(__name__)
 _FIRST_FD = 3
 _MAX_COUNT_DIGITS = 4
@@ -53,15 +51,6 @@ def _listening(fd: int) -> socket.socket | None:
         pass
     ready.detach()
     return None
-
-
-def keep(name: str, listening: socket.socket) -> None:
-    """Stores a socket with systemd until the service stops; the next start finds it under `name`.
-
-    It replaces a socket of that name. See `FileDescriptorStoreMax=` in systemd.service(5).
-    """
-    sdnotify.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
-    sdnotify.notify("FDSTORE=1", f"FDNAME={name}", fds=[listening.fileno()])
 
 
 def listens_at(ready: socket.socket, host: str, port: int) -> bool:

@@ -12,10 +12,10 @@ from syshaxd.core.errors import ConflictError, SyshaxError
 
 SERVICE_SOCKET = Path("/run/syshax/admin.sock")
 _SOCKET = "admin.sock"
-# gRPC listens in a folder beside the socket, for nobody but the daemon.
-BEHIND = ".d/grpc"
+# The name that gRPC binds, in a folder beside the socket.
+BOUND = ".d/grpc"
 # `sun_path` holds 108 bytes, the last of which is a NUL.
-_MAX_PATH_BYTES = 107 - len(BEHIND)
+_MAX_PATH_BYTES = 107 - len(BOUND)
 
 
 def socket_path(configured: str | None) -> Path:
@@ -70,6 +70,12 @@ def answers(path: Path) -> bool:
     return _connect_error(path) is None
 
 
+def is_awaited(path: Path) -> bool:
+    """Whether a daemon listens at a socket, or is to be expected there: it died, or is restarted."""
+    error = _connect_error(path)
+    return error is None or isinstance(error, ConnectionRefusedError)
+
+
 def forbidden(path: Path) -> bool:
     """Whether a socket is there that this user may not use."""
     return isinstance(_connect_error(path), PermissionError)
@@ -112,12 +118,11 @@ def folder_fault(folder: Path) -> str | None:
     return None
 
 
-def claim_socket(path: Path, *, in_use: bool = False) -> int:
-    """Makes a socket's path free for this process, and keeps other daemons from it until the process ends.
+def claim_socket(path: Path) -> int:
+    """Claims a socket's path for this process until it ends. The socket of a dead daemon may still be there.
 
     Args:
         path: The socket.
-        in_use: This process has the socket already, from the daemon before: it stays.
 
     Returns:
         The descriptor that holds the claim; closing it gives the claim back.
@@ -133,8 +138,7 @@ def claim_socket(path: Path, *, in_use: bool = False) -> int:
         raise SyshaxError(f"cannot lock the admin socket with {lock_path}: {error.strerror}") from error
     try:
         had_it_before = _lock(lock, path)
-        if not in_use:
-            _remove_stale(path, is_ours=had_it_before)
+        _check_stale(path, is_ours=had_it_before)
     except BaseException:
         os.close(lock)
         raise
@@ -156,8 +160,8 @@ def _lock(lock: int, path: Path) -> bool:
     return had_it_before
 
 
-def _remove_stale(path: Path, *, is_ours: bool) -> None:
-    """Removes the socket that a dead daemon left."""
+def _check_stale(path: Path, *, is_ours: bool) -> None:
+    """Refuses what is at the path, unless a dead daemon left it."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -168,7 +172,6 @@ def _remove_stale(path: Path, *, is_ours: bool) -> None:
         raise ConflictError(f"another program listens on {path}; stop it first, or set control.socket")
     if not is_ours:
         raise SyshaxError(f"{path} is there already, and no syshaxd made it; remove it, or set control.socket")
-    path.unlink()
 
 
 def state_dir() -> Path:

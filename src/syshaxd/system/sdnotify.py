@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
 
 _log = logging.getLogger(__name__)
 _MAX_USEC_DIGITS = 15
@@ -30,12 +29,11 @@ def check() -> None:
         _log.warning("no service manager listens at NOTIFY_SOCKET=%s (%s): running without one", name, error)
 
 
-def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
+def notify(*assignments: str) -> bool:
     """Sends lines such as `READY=1` or `STATUS=...`; does nothing where no service manager listens.
 
     Args:
         assignments: The lines.
-        fds: Descriptors that go with them.
 
     Returns:
         Whether they were sent. What goes wrong is logged: it is no reason for the daemon to do anything else.
@@ -44,11 +42,7 @@ def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
         return False
     try:
         with _connected() as sender:
-            data = "\n".join(assignments).encode(errors="replace")
-            if fds:
-                socket.send_fds(sender, [data], fds)
-            else:
-                sender.send(data)
+            sender.send("\n".join(assignments).encode(errors="replace"))
     except (OSError, ValueError) as error:
         _log.warning("the service manager could not be told %s: %s", assignments[0], error)
         return False
