@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tests.fakes.ports import free_port
 STREAMS = 1000
 TOKENS = 60
 ROUNDS = 3
+MOST_ROUNDS = 6
 LIMIT_S = 150.0
 MEMORY_TOLERANCE_BYTES = 2 * 1024 * 1024
 PROFILE = {
@@ -250,7 +251,9 @@ def count_ended(metrics: str) -> Counter[str]:
 async def test_a_thousand_streams_three_times(tmp_path: Path) -> None:
     used_bytes = []
     async with bed(tmp_path) as test_bed:
-        for _ in range(ROUNDS):
+        # The daemon remembers its latest 2,000 requests: there are so many only after the second round.
+        # A leak shows in every round, what the allocator keeps in some.
+        while len(used_bytes) < ROUNDS or (len(used_bytes) < MOST_ROUNDS and grows(used_bytes)):
             await one_round(test_bed)
             used_bytes.append(test_bed.daemon.memory_full_info().uss)
         gpu, cpu = await test_bed.stats()
@@ -258,7 +261,10 @@ async def test_a_thousand_streams_three_times(tmp_path: Path) -> None:
         assert gpu["aborted"] + cpu["aborted"] == 0
         ended = count_ended(await test_bed.metrics())
         assert ended.keys() == {"ok"}
-        assert ended["ok"] >= ROUNDS * STREAMS
+        assert ended["ok"] >= len(used_bytes) * STREAMS
     print(f"memory of the daemon after each round: {[f'{used >> 10} KiB' for used in used_bytes]}")
-    # The daemon remembers its latest 2,000 requests: there are so many only after the second round.
-    assert used_bytes[-1] <= used_bytes[1] + MEMORY_TOLERANCE_BYTES, used_bytes
+    assert not grows(used_bytes), used_bytes
+
+
+def grows(used_bytes: Sequence[int]) -> bool:
+    return used_bytes[-1] > used_bytes[-2] + MEMORY_TOLERANCE_BYTES
