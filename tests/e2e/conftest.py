@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -112,7 +113,13 @@ class Daemon:
         if get(f"{self.url}/ready?all=1")[0] != 200:
             return False
         # Nothing is handed over before the instances have been compared, and that computes prompts of its own.
-        return b'syshax_parity_allowed{name="gpu",other="cpu"} 1.0' in get(f"{self.url}/metrics")[1]
+        return self.parity_allowed() == 1
+
+    def parity_allowed(self) -> float | None:
+        """Whether requests may move between the instances, by the daemon's metrics; None: not known yet."""
+        text = get(f"{self.url}/metrics")[1].decode()
+        found = re.search(r'^syshax_parity_allowed\{[^}]*peer="cpu"[^}]*\} (\S+)', text, re.MULTILINE)
+        return float(found[1]) if found else None
 
     def metric(self, name: str, sample: str) -> float:
         """A sample of an instance's own metrics, summed over its labels."""

@@ -17,7 +17,7 @@ import pytest
 
 from syshax_embedded.engine import engine_python
 from syshax_embedded.model import prepare_tiny
-from tests.e2e.conftest import MODEL, START_TIMEOUT_S, Daemon, beside, get, service, until, wait_up
+from tests.e2e.conftest import MODEL, START_TIMEOUT_S, Daemon, beside, service, until, wait_up
 from tests.fakes.ports import free_port
 
 pytestmark = pytest.mark.timeout(300)
@@ -84,8 +84,7 @@ def test_another_dtype_is_noise(others: Others) -> None:
 
 def test_other_weights_differ_and_are_told_so_unasked(others: Others) -> None:
     daemon = others.other_weights
-    refused = b'syshax_parity_allowed{name="gpu",other="cpu"} 0.0'
-    until(lambda: refused in get(f"{daemon.url}/metrics")[1], START_TIMEOUT_S, "they are compared")
+    until(lambda: daemon.parity_allowed() == 0, START_TIMEOUT_S, "they are compared")
     report = compared(daemon, code=1)
     assert "no request may move" in daemon.syshaxctl("status").stdout
     assert (report["agreement"], report["cause"], report["allowed"]) == ("differs", "weights", False)

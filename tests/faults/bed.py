@@ -189,10 +189,7 @@ class Bed:
         assert self.process is not None
         assert self.process.poll() is None, f"syshaxd has ended with {self.process.returncode}"
         # Nothing moves before the instances have been compared.
-        return (
-            get(f"{self.url}/ready?all=1")[0] == 200
-            and 'syshax_parity_allowed{name="gpu",other="cpu"} 1' in self.metrics()
-        )
+        return get(f"{self.url}/ready?all=1")[0] == 200 and self.metric("syshax_parity_allowed{", 'peer="cpu"') == 1
 
     def wait_ready(self) -> None:
         until(self.is_ready, READY_S, "both instances are ready and compared")
