@@ -13,9 +13,8 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
 
 from .header import Model
 from .layout import Shape
+from .samples import samples_of
 
-_RECORD = "syshax_weights.json"
-_SAMPLE_BYTES = 1 << 16
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -98,33 +97,10 @@ def _derived(model_config: Any, hf: Any) -> str:
     folder = Path(model_config.model)
     if folder.is_dir():
         # Equal configurations may have different weights: a fine-tuned model's KV cache is another one.
-        fixed["weights"] = _made_from(folder) or [_sample(file) for file in sorted(folder.glob("*.safetensors"))]
+        fixed["weights"] = samples_of(folder)
     else:
         fixed["weights"] = [model_config.model, model_config.revision]
     return _digest(fixed)
-
-
-def _made_from(folder: Path) -> list[str]:
-    """Samples of the weights of which sysHAX quantised those in a folder; empty: it did not.
-
-    Their KV caches are of one kind. Whether requests may move between them is decided where they are sent.
-    """
-    try:
-        record = json.loads((folder / _RECORD).read_bytes())
-        return [str(sample) for sample in record["made_from"]]
-    except (OSError, ValueError, LookupError, TypeError):
-        return []
-
-
-def _sample(file: Path) -> str:
-    """Some of a file's bytes, spread over it."""
-    size = file.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with file.open("rb") as data:
-        for part in range(9):
-            data.seek(max(0, size - _SAMPLE_BYTES) * part // 8)
-            digest.update(data.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
 
 
 def _digest(value: object) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from syshax_connector.samples import samples_of
 from syshax_quantize.maker import Maker
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError, LaunchFailedError
@@ -19,7 +20,7 @@ from syshaxd.instances import binder
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.runtime.quantised import QuantisedRuntime
 from syshaxd.system.enginefiles import read_launch_host
-from syshaxd.system.weights import plan_for, weights_dir
+from syshaxd.system.weights import plan_for, weight_samples, weights_dir
 from tests.fakes import checkpoint
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.specs import make_spec
@@ -169,5 +170,7 @@ def test_weights_are_of_the_model_that_they_were_made_of(home: Path, spec: Insta
     assert host.engines["gpu"].identity == host.engines["cpu"].identity != ""
     cpu = next(spec for spec in binder.planned_specs(parse({"services": by_hand})) if spec.name == "cpu")
     assert cpu.weights == QuantisedWeights(quantize="q8_0")
+    # The connector of an instance that was started by hand finds it out by itself.
+    assert samples_of(made) == samples_of(model) == weight_samples(model) != samples_of(other)
     by_hand["gpu"]["model"] = str(other)
     assert read_launch_host(parse({"services": by_hand})).engines["gpu"].identity != host.engines["cpu"].identity
