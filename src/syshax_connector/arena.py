@@ -35,7 +35,7 @@ class Arena:
 
     path: Path
     id: str
-    """Made anew with each arena: another file under the same name has another one."""
+    """Unique for each arena, even under the same file name."""
     memory: mmap.mmap
     fd: int
     is_ready: bool = False

@@ -155,6 +155,6 @@ class Arenas:
         try:
             own.check()
         except ArenaError as error:
-            _logger.warning("%s by somebody; making it anew", error)
+            _logger.warning("%s from outside; creating it again", error)
             return True
         return False

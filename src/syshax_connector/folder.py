@@ -136,7 +136,7 @@ class Folder:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found = os.fstat(fd)
-            if found.st_nlink == 0:  # it was taken back between the two calls
+            if found.st_nlink == 0:  # it was removed between the two calls
                 os.close(fd)
                 return None
             if found.st_size > MOST_BYTES:

@@ -31,7 +31,7 @@ def main() -> None:
     except (StepFailedError, OSError) as error:
         sys.exit(f"\n{error}")
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted; what was begun is made anew the next time")
+        sys.exit("\ninterrupted; what was begun is made again the next time")
     if options.command == "run":
         syshaxd = Path(sys.executable).with_name("syshaxd")
         os.execv(syshaxd, [str(syshaxd), "--config", str(_config_path())])  # noqa: S606 - no shell is wanted

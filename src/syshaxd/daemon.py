@@ -62,9 +62,9 @@ from syshaxd.system.terminal import Program
 
 _log = logging.getLogger(__name__)
 _SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))
-# Connections to the sockets that systemd keeps open wait for so long for instances of the daemon before.
+# How long connections to sockets kept by systemd wait for instances of the previous daemon.
 _ADOPTION_LIMIT_S = 3.0
-# For what the end takes beside draining and grace.
+# For the parts of a shutdown besides draining and grace.
 _STOP_MARGIN_S = 30.0
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -77,9 +77,9 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
     metavar="FILE",
     help="Configuration file. Unset: $SYSHAX_CONFIG, else the system's or your own.",
 )
-@click.option("--check-config", is_flag=True, help="Only check the configuration: exit 0 if it is usable.")
+@click.option("--check-config", is_flag=True, help="Check the configuration and exit; exit code 0 if it is valid.")
 @click.option(
-    "--log-level", type=click.Choice(_LOG_LEVELS), default="info", show_default=True, help="Least level that is logged."
+    "--log-level", type=click.Choice(_LOG_LEVELS), default="info", show_default=True, help="Lowest level to log."
 )
 @click.version_option(__version__, prog_name="syshaxd")
 def main(config_path: Path | None, log_level: str, *, check_config: bool) -> None:
@@ -94,7 +94,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
       syshaxd --config ./syshax.yaml --log-level debug
     """  # noqa: D301 - \b keeps click from joining the lines
     logs.open_standard_streams()
-    faulthandler.enable()  # a watchdog's SIGABRT shows where the daemon hung
+    faulthandler.enable()  # on the watchdog's SIGABRT, shows where the daemon hung
     logs.setup(log_level)
     try:
         path = config_path or configfile.default_path()
@@ -114,7 +114,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     _log.info("syshaxd %s starts with %s", __version__, path)
     sdnotify.check()
     descriptors.raise_limit()
-    # Requests leave no cycles behind: collecting often only costs time on the hot path.
+    # Requests leave no reference cycles, so frequent collections only cost time on the hot path.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
@@ -126,7 +126,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Takes uvloop where it is installed: about a fifth less CPU time for each streamed chunk."""
+    """Uses uvloop if it is installed: about a fifth less CPU time per streamed chunk."""
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:
@@ -136,25 +136,27 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class _Orders:
-    """What signals and operators have asked of this process."""
+    """What signals and operators have requested of this process."""
 
     def __init__(self) -> None:
-        """Listens to signals from now on."""
+        """Installs the signal handlers."""
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
         self.leave_running: bool | None = None
-        """Whether instances run on; None: as the configuration says."""
+        """Whether to leave instances running; None: as configured."""
         self.restart = False
-        """Whether another daemon follows at once."""
+        """Whether another daemon starts at once."""
         self._reloads: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self.on_stop, number.name)
         self._loop.add_signal_handler(signal.SIGUSR1, self._on_restart)
-        self._loop.add_signal_handler(signal.SIGHUP, _log.info, "SIGHUP: still starting, with what the file said then")
+        self._loop.add_signal_handler(
+            signal.SIGHUP, _log.info, "SIGHUP ignored: still starting, with the file as it was"
+        )
 
     def on_stop(self, who: str, *, leave_running: bool | None = None) -> None:
-        """Somebody wants the daemon to stop; asked again, at once."""
+        """A request to stop the daemon; a second one stops it at once."""
         if self.stop.is_set():
             _log.info("%s again: stopping at once", who)
             self.hurry.set()
@@ -165,12 +167,12 @@ class _Orders:
         self.stop.set()
 
     def _on_restart(self) -> None:
-        """Systemd restarts the service (RestartKillSignal=)."""
+        """The service is being restarted (RestartKillSignal=)."""
         self.restart = True
         self.on_stop("SIGUSR1", leave_running=True)
 
     def reload_with(self, reconfigurer: Reconfigurer) -> None:
-        """Has SIGHUP apply the configuration file from now on."""
+        """Makes SIGHUP apply the configuration file."""
         self._loop.add_signal_handler(signal.SIGHUP, self._on_reload, reconfigurer)
 
     def _on_reload(self, reconfigurer: Reconfigurer) -> None:
@@ -180,7 +182,7 @@ class _Orders:
 
 
 async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
-    """Runs the daemon with the text of a configuration file until it is told to stop.
+    """Runs the daemon with the text of a configuration file until it is asked to stop.
 
     Raises:
         SyshaxError: What the service can't be without could not be had, or failed: instances run on then.
@@ -194,19 +196,19 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
     if fault is not None:
         raise SyshaxError(f"syshaxd has ended by a fault of its own; instances run on: {fault}") from fault
     if disorder is not None:
-        raise SyshaxError(f"syshaxd has not ended in order, see its log: {disorder}") from disorder
+        raise SyshaxError(f"syshaxd did not stop cleanly, see its log: {disorder}") from disorder
     _log.info("stopped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Daemon:
-    """The parts that are started and stopped."""
+    """The parts to start and stop."""
 
     orders: _Orders
     config: Config
     bound: Bound
     handed: Mapping[str, Sequence[socket.socket]]
-    """Sockets that systemd keeps open."""
+    """Sockets kept open by systemd."""
     processes: ProcessRuntime
     containers: DockerRuntime
     supervisor: Supervisor
@@ -217,10 +219,10 @@ class _Daemon:
     reconfigurer: Reconfigurer
     side_tasks: SideTasks
     works: Mapping[str, Work]
-    """What runs beside the service."""
+    """Tasks besides the service."""
 
     async def start(self) -> None:
-        """Listens, and tells systemd so; nothing that runs beside the service can keep it from that."""
+        """Listens and notifies systemd; no side task can prevent that."""
         self.side_tasks.start("watchdog", sdnotify.feed_watchdog)
         await self.control.start()
         conductor = self.config.services.conductor
@@ -229,7 +231,7 @@ class _Daemon:
         sdnotify.notify("READY=1", "STATUS=listening; instances are starting")
 
     async def run(self) -> Exception | None:
-        """Serves until told to stop. Returns why, if that was not the reason: the supervision has failed."""
+        """Serves until asked to stop. Returns the error if the supervision failed instead."""
         await self._end_others()
         supervision = asyncio.create_task(self.supervisor.run(), name="supervisor")
         for name, work in self.works.items():
@@ -250,17 +252,17 @@ class _Daemon:
         return fault
 
     async def _end_others(self) -> None:
-        """Ends what an earlier daemon left running of instances that the configuration no longer has."""
+        """Stops instances that an earlier daemon left running and that are no longer configured."""
         for runtime, kind in ((self.processes, RuntimeKind.PROCESS), (self.containers, RuntimeKind.DOCKER)):
             try:
                 await runtime.end_others([spec.name for spec in self.bound.specs if spec.runtime is kind])
             except Exception:  # noqa: BLE001 - the instances that are there are worth more
-                _log.exception("instances (runtime: %s) that are not configured any more may still run", kind)
+                _log.exception("instances (runtime: %s) that are no longer configured may still run", kind)
 
     async def stop(self, fault: Exception | None) -> Exception | None:
-        """Ends the endpoint after its running requests, then the instances unless they are to run on.
+        """Stops the endpoint after its running requests, then the instances unless they stay running.
 
-        Returns the first error: what comes after it is done all the same.
+        Returns the first error; later steps are carried out anyway.
         """
         times, hurry = self.reconfigurer.config.lifecycle, self.orders.hurry
         sdnotify.notify("STOPPING=1")
@@ -280,17 +282,17 @@ class _Daemon:
 
 
 async def _closed(what: str, closing: Awaitable[None]) -> Exception | None:
-    """Waits for the end of a part. An error is logged and returned: it must hide no other, and not keep the rest."""
+    """Waits for a part to stop. An error is logged and returned, so that it neither hides others nor skips the rest."""
     try:
         await closing
     except Exception as error:  # noqa: BLE001 - see above
-        _log.exception("%s: an error while it was ended", what)
+        _log.exception("%s: error while stopping", what)
         return error
     return None
 
 
 def _close_with(stack: AsyncExitStack, what: str, close: Callable[[], Awaitable[None]]) -> None:
-    """Has the stack close a part, without any error that would hide why it is closed."""
+    """Makes the stack close a part without raising errors that would hide the reason for closing."""
 
     async def closed() -> None:
         await _closed(what, close())
@@ -301,7 +303,7 @@ def _close_with(stack: AsyncExitStack, what: str, close: Callable[[], Awaitable[
 async def _build(
     stack: AsyncExitStack, orders: _Orders, config: Config, bound: Bound, *, path: Path, text: str
 ) -> _Daemon:
-    """Makes all parts, and puts what they need to be closed on the stack. Nothing runs yet."""
+    """Builds all parts and registers what must be closed. Nothing runs yet."""
     lifecycle = config.lifecycle
     lags = Histogram(LAG_S)
     loop_lag = LoopLag(lags.observe)
@@ -435,7 +437,7 @@ def _gateway(config: Config, bound: Bound, engine: Engine, metrics: MetricsServi
 
 
 def _start_again(supervisor: Supervisor) -> None:
-    """The container engine answers again: what could not be launched without it is tried anew, from the beginning."""
+    """The container engine answers again: failed launches are retried at once."""
     for status in supervisor.statuses():
         if status.spec.runtime is RuntimeKind.DOCKER and status.state in {State.BACKOFF, State.FAILED}:
             supervisor.start(status.spec.name)
@@ -471,7 +473,7 @@ def _parity(config: Config, registry: InstanceRegistry, session: aiohttp.ClientS
 def settle(
     config: Config, bound: Bound, *, supervisor: Supervisor, runner: Runner, handover: Handover, engine: Engine
 ) -> None:
-    """Makes a configuration hold, apart from the instances' lives and what needs a restart."""
+    """Puts a configuration into effect, except for starting and stopping instances and keys that need a restart."""
     times, system = config.lifecycle, config.system
     supervisor.retune(
         RestartPolicy.from_config(times),
@@ -487,7 +489,7 @@ def settle(
 
 
 async def _reload(reconfigurer: Reconfigurer) -> None:
-    """Applies the file, and tells systemd; what goes wrong is in the log, and everything runs on as before."""
+    """Applies the file and notifies systemd; on an error, logs it and keeps the running configuration."""
     sdnotify.reloading()
     try:
         await reconfigurer.apply()
@@ -523,7 +525,7 @@ async def _show_start(engine: Engine, config: Config) -> None:
 
 
 async def _first(*works: object) -> None:
-    """Runs several awaitables until the first is done; the others are cancelled."""
+    """Runs several awaitables until the first completes, then cancels the others."""
     tasks = [asyncio.ensure_future(work) for work in works]  # type: ignore[call-overload]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

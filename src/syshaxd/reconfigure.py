@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The configuration while the daemon runs: applied as a whole, and taken back where an instance does not get READY."""
+"""Changes the configuration of the running daemon: as a whole, and rolled back if an instance does not become READY."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from syshaxd.serving.engine import Engine
 from syshaxd.system import configfile
 
 _log = logging.getLogger(__name__)
-# Beyond draining and grace, and beyond an instance's own time to start: for what happens in between.
+# Margin on top of draining, grace and an instance's time to start.
 _MARGIN_S = 10.0
 
 Bind = Callable[[Config], Bound]
@@ -27,7 +27,7 @@ Settle = Callable[[Config, Bound], None]
 
 
 class Reconfigurer:
-    """Holds the configuration that runs, and exchanges it. Lives in one event loop; one change at a time."""
+    """Holds the running configuration and changes it. Lives in one event loop; one change at a time."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class Reconfigurer:
         """
         self.path = path
         self.config = config
-        """What was applied last. It holds, but for what needs a restart."""
+        """The configuration applied last; in effect except for keys that need a restart."""
         self._text = text
         self.started_with = self.config
-        """Holds for what needs a restart."""
+        """In effect for keys that need a restart."""
         self._bound = bound
         self._bind = bind
         self._settle = settle
@@ -69,7 +69,7 @@ class Reconfigurer:
         self._closed = False
 
     async def check(self, text: str | None = None) -> tuple[ConfigError | None, Changes]:
-        """What is wrong with a text (None: the file's), and if nothing is, what applying it would change."""
+        """The faults of a text (None: the file's), or if there are none, what applying it would change."""
         try:
             text, config, bound = await self._read(text)
         except ConfigError as error:
@@ -77,7 +77,7 @@ class Reconfigurer:
         return None, self._changes(config, bound)
 
     async def file_differs(self) -> bool:
-        """Whether the file has another text than what was applied last, or can't be read."""
+        """Whether the file differs from what was applied last, or can't be read."""
         try:
             return await asyncio.to_thread(configfile.read_text, self.path) != self._text
         except ConfigError:
@@ -100,7 +100,7 @@ class Reconfigurer:
         return config, bound
 
     async def apply(self, text: str | None = None) -> Changes:
-        """Makes a text (None: the file's) the configuration; returns once every instance that it changes is READY.
+        """Applies a text (None: the file's); returns once every changed instance is READY.
 
         Only those are ended, after their running requests, and launched again. The file gets the text when all is done.
         Giving up waiting does not end it.
@@ -112,14 +112,14 @@ class Reconfigurer:
                 again, also in the file, and a text that came from there is beside it in a file `*.rejected`.
         """
         if self._closed:
-            raise ConflictError("syshaxd is stopping; the configuration in the file counts from its next start")
+            raise ConflictError("syshaxd is stopping; it applies the file at its next start")
         task = asyncio.create_task(self._apply(text), name="apply")
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
 
     def close(self) -> None:
-        """Nothing is applied any more, and a change that is under way goes no further: the daemon is stopping."""
+        """Refuses further changes and aborts the current one: the daemon is stopping."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -127,7 +127,7 @@ class Reconfigurer:
     def _forget(self, task: "asyncio.Task[Changes]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, SyshaxError):
-            _log.error("a configuration could not be applied", exc_info=error)
+            _log.error("could not apply a configuration", exc_info=error)
 
     async def _apply(self, given: str | None) -> Changes:
         async with self._lock:
@@ -152,11 +152,13 @@ class Reconfigurer:
             except Exception as error:
                 faults = await self._restore(wanted, rejected=text if given is None else None)
                 why = _text(error)
-                message = f"taken back, since {why}; the former configuration holds, and its instances start again"
+                message = (
+                    f"rolled back: {why}; the former configuration is in effect again, and its instances are restarting"
+                )
                 message = "; but ".join((message, *faults))
                 self._say(logging.ERROR, message)
                 if not isinstance(error, SyshaxError):
-                    _log.error("a configuration could not be applied", exc_info=error)
+                    _log.error("could not apply a configuration", exc_info=error)
                 raise ConflictError(f"the configuration was {message}") from error
             finally:
                 if file is not None:
@@ -181,7 +183,7 @@ class Reconfigurer:
         return changes(self.config, config, self._bound.specs, bound.specs, started_with=self.started_with)
 
     async def _exchange(self, todo: Changes, config: Config, bound: Bound, wanted: Set[str]) -> None:
-        """From the configuration that holds to another one. Instances that somebody has stopped stay so."""
+        """Changes to another configuration. Instances stopped by an operator stay stopped."""
         for spec in bound.specs:
             if spec.name in todo.replaced:
                 await self._supervisor.check_launch(spec)
@@ -191,7 +193,7 @@ class Reconfigurer:
         await self._prove([name for name in (*todo.replaced, *todo.added) if name in wanted or name in todo.added])
 
     async def _restore(self, wanted: Iterable[str], *, rejected: str | None) -> list[str]:
-        """Back to the configuration that held, as far as the exchange got.
+        """Rolls back to the previous configuration, as far as the change got.
 
         Args:
             wanted: Instances that it has stopped, and that are to run again.
@@ -206,7 +208,7 @@ class Reconfigurer:
                 await step
             except Exception as error:  # noqa: BLE001 - the other steps are needed all the same
                 faults.append(_text(error))
-                _log.warning("configuration %s: not put back: %s", self.path, error, exc_info=error)
+                _log.warning("configuration %s: not rolled back: %s", self.path, error, exc_info=error)
         return faults
 
     async def _restore_instances(self) -> None:
@@ -227,11 +229,11 @@ class Reconfigurer:
         try:
             await asyncio.to_thread(self._put_back, rejected)
         except ConfigError as error:
-            raise ConflictError(f"the file still has the text that was rejected: it {error}") from error
+            raise ConflictError(f"the file still has the rejected text: it {error}") from error
 
     def _put_back(self, rejected: str) -> None:
         with configfile.locked(self.path):
-            if configfile.read_text(self.path) != rejected:  # somebody has changed it meanwhile
+            if configfile.read_text(self.path) != rejected:  # it was changed meanwhile
                 return
             configfile.write(_beside(self.path), rejected)
             configfile.write(self.path, self._text)
@@ -259,7 +261,7 @@ class Reconfigurer:
             raise fault
 
     async def _ready(self, name: str) -> SyshaxError | None:
-        """Returns why an instance that is being started does not get READY; None: it does."""
+        """Returns why a starting instance does not become READY; None: it does."""
         # The supervisor gives up those that it launches; for others nobody else counts the time.
         external = self._supervisor.status(name).spec.runtime is RuntimeKind.EXTERNAL
         limit_s = self.config.lifecycle.start_timeout_s if external else None
@@ -281,7 +283,7 @@ class Reconfigurer:
 
 
 class _FileChange:
-    """The file's new text, which is on the disk before any instance is touched, and in its place when all is done."""
+    """The file's new text: written to disk before any instance is touched, moved into place at the end."""
 
     def __init__(self, path: Path, text: str) -> None:
         self._path = path
@@ -303,7 +305,7 @@ class _FileChange:
             if meanwhile not in (None, self._before):
                 beside = _beside(self._path)
                 configfile.write(beside, meanwhile or "")
-                note = f"the file was changed while another text was applied; that change is in {beside}"
+                note = f"the file was changed while another text was applied; that change was saved to {beside}"
             self._draft.commit()
         return note
 
@@ -331,7 +333,7 @@ def _told(done: Changes) -> str:
         f"{label} {', '.join(names)}"
         for label, names in (
             ("changed", done.keys),
-            ("started again:", done.replaced),
+            ("restarted:", done.replaced),
             ("added:", done.added),
             ("removed:", done.removed),
             ("needs a restart of syshaxd:", done.needs_restart),

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What somebody who starts the daemon sees: progress, the connectivity test, and where the API is."""
+"""What the terminal shows at start: progress, the connectivity test, and the API's URL."""
 
 import asyncio
 import json

@@ -117,14 +117,14 @@ def test_a_change_after_which_an_instance_does_not_start_is_taken_back(daemon: D
     done = daemon.ctl("config", "set", "services.cpu.args.no-such-flag", "1", "--apply")
     assert done.returncode == 1
     assert (
-        "taken back, since cpu failed: exited with code 2 (its vLLM does not know the arguments --no-such-flag"
+        "rolled back: cpu failed: exited with code 2 (its vLLM does not know the arguments --no-such-flag"
         in done.stderr
     )
     until(lambda: get(f"{daemon.url}/ready?all=1")[0] == 200, IN_TIME_S, "both instances are ready again")
     assert daemon.instances()["gpu"]["ident"] == before["gpu"]["ident"]
     assert daemon.config.read_text() == text
     assert "no-such-flag" in (daemon.folder / "config.yaml.rejected").read_text()
-    assert "taken back" in daemon.ctl("events").stdout
+    assert "rolled back" in daemon.ctl("events").stdout
 
 
 def test_sighup_applies_the_file_and_a_faulty_one_changes_nothing(daemon: Daemon) -> None:

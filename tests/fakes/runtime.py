@@ -69,7 +69,7 @@ class FakeRuntime:
         """Launches wait for it."""
         self.gate.set()
         self.fetching: asyncio.Event | None = None
-        """Launches fetch an image without an end, until this is set: they are not wanted any more."""
+        """Launches fetch an image without an end, until this is set: they are no longer wanted."""
         self.after_terminate: dict[str, asyncio.Event] = {}
         """Ending an instance takes until then, also where the server itself is gone before."""
         self.ports_checked: dict[str, bool] = {}
@@ -81,7 +81,7 @@ class FakeRuntime:
         await self.gate.wait()
         if self.fetching is not None:
             await self.fetching.wait()
-            raise LaunchFailedError(f"{spec.name}: not wanted any more", permanent=False)
+            raise LaunchFailedError(f"{spec.name}: no longer wanted", permanent=False)
         if errors := self.launch_errors.get(spec.name):
             raise errors.pop(0)
         if spec.argv == ("broken",):

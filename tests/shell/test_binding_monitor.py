@@ -169,8 +169,8 @@ async def test_a_real_process_drifts_and_comes_back(
         os.sched_setaffinity(child.pid, [home])
         await until(monitor, set())
     assert events == [("cpu", True), ("cpu", False)]
-    assert "cpu: does not keep to its binding to CPUs: [thread-outside]" in caplog.text
-    assert "cpu: keeps to its binding to CPUs again" in caplog.text
+    assert "cpu: drifted from its CPU binding: [thread-outside]" in caplog.text
+    assert "cpu: back on its CPU binding" in caplog.text
 
 
 async def test_one_odd_reading_is_no_drift(caplog: pytest.LogCaptureFixture) -> None:
@@ -178,7 +178,7 @@ async def test_one_odd_reading_is_no_drift(caplog: pytest.LogCaptureFixture) -> 
     stage = Stage(placement=lambda pid: next(placements))
     async with at_work(stage.monitor()):
         await stage.looked(7)
-    assert "does not keep" not in caplog.text
+    assert "drifted from" not in caplog.text
 
 
 async def test_only_ready_instances_are_looked_at() -> None:
@@ -253,16 +253,16 @@ async def test_verifying_tells_of_every_instance_why_or_what() -> None:
     stage = Stage(bound_instances(gpu={"runtime": "external"}), placement=LOST)
     monitor = stage.monitor()
     gpu, cpu = (await monitor.verify()).values()
-    assert gpu == Unverified("somebody else starts it (runtime: external)")
+    assert gpu == Unverified("syshaxd does not start it (runtime: external)")
     assert isinstance(cpu, Verification)
     assert {drift.kind for drift in cpu.drifts} == OUTSIDE | {DriftKind.CPU_WITHOUT_THREAD}
     stage.placement = ProcessGoneError("gone")
-    assert await monitor.verify("cpu") == {"cpu": Unverified("it has ended just now")}
+    assert await monitor.verify("cpu") == {"cpu": Unverified("it has just ended")}
     stage.become("cpu", State.STOPPED)
     assert await monitor.verify("cpu") == {"cpu": Unverified("not running: STOPPED")}
     with pytest.raises(NotFoundError, match="no instance 'npu'; there are gpu, cpu"):
         await monitor.verify("npu")
-    assert await Stage().monitor().verify("gpu") == {"gpu": Unverified("bound to nothing: it names no CPUs")}
+    assert await Stage().monitor().verify("gpu") == {"gpu": Unverified("not bound: it names no CPUs")}
 
 
 async def test_checking_counts_the_others_and_hides_secrets() -> None:
@@ -282,7 +282,7 @@ async def test_checking_counts_the_others_and_hides_secrets() -> None:
 
 async def test_checking_what_is_somebody_elses() -> None:
     monitor = Stage(bound_instances(gpu={"runtime": "external"})).monitor()
-    with pytest.raises(ConflictError, match="somebody else starts it"):
+    with pytest.raises(ConflictError, match="syshaxd does not start it"):
         await monitor.check("gpu", None)
     with pytest.raises(NotFoundError):
         await monitor.check("npu", None)

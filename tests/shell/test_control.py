@@ -203,8 +203,8 @@ async def test_a_command_without_wait_answers_once(client: ControlClient, engine
 
 
 async def test_a_restart_that_would_surely_fail_ends_nothing(client: ControlClient, engine: FakeEngine) -> None:
-    engine.check_errors["gpu"] = errors.ConflictError("gpu runs on: it could not be started again: no room")
-    with pytest.raises(errors.ConflictError, match="gpu runs on"):
+    engine.check_errors["gpu"] = errors.ConflictError("gpu keeps running: it could not be started again: no room")
+    with pytest.raises(errors.ConflictError, match="gpu keeps running"):
         _ = [status async for status in client.restart("gpu", drain=False, wait=False)]
     assert engine.commands == []
 
@@ -469,7 +469,7 @@ async def test_a_socket_that_cannot_be_made_again_is_told_once(
         await asyncio.sleep(0.05)
         (record,) = caplog.records
         assert "was removed and cannot be recreated" in record.message
-        assert "it is not a socket; remove it" in record.message
+        assert "is not a socket; remove it" in record.message
         await asyncio.to_thread(path.unlink)
         while len(caplog.records) == 1:
             await asyncio.sleep(0.005)
@@ -572,7 +572,7 @@ async def test_a_socket_of_a_dead_daemon_is_replaced(engine: FakeEngine, path: P
 async def test_a_socket_that_no_daemon_made_stays(engine: FakeEngine, path: Path, bound: socket.socket) -> None:
     bound.close()
     server = ControlServer(engine, path)
-    with pytest.raises(errors.SyshaxError, match="no syshaxd made it"):
+    with pytest.raises(errors.SyshaxError, match="was not created by syshaxd"):
         await server.start()
     await server.stop()
     assert await asyncio.to_thread(path.is_socket)

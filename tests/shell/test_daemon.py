@@ -134,11 +134,11 @@ async def test_errors_at_the_end_hide_neither_each_other_nor_why_it_ends(
     monkeypatch.setattr(daemon.ProcessRuntime, "close", failing(daemon.ProcessRuntime.close))
     async with serving(tmp_path, monkeypatch) as (url, task):
         await metrics_with(url, "syshax")
-    with pytest.raises(SyshaxError, match="not ended in order, see its log: odd"):
+    with pytest.raises(SyshaxError, match="not stop cleanly, see its log: odd"):
         await task
     assert ended == [False]
     for what in ("endpoint", "ProcessRuntime"):
-        assert f"{what}: an error while it was ended" in caplog.text
+        assert f"{what}: error while stopping" in caplog.text
 
 
 async def test_an_error_while_closing_does_not_hide_why_it_could_not_start(

@@ -753,7 +753,9 @@ async def test_an_address_that_cannot_be_had_is_told_with_what_helps(make_stand:
     gateway = Gateway(stand.engine, stand.metrics, limits=Limits(max_body_bytes=1000))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SyshaxError, match=rf"127\.0\.0\.1:{port}: the port is taken; see by whom \(ss -ltnp\)"):
+        with pytest.raises(
+            SyshaxError, match=rf"127\.0\.0\.1:{port}: the port is taken; find the program \(ss -ltnp\)"
+        ):
             await gateway.start("127.0.0.1", port)
     with pytest.raises(SyshaxError, match=r"203\.0\.113\.1:8010: .*; set services\.conductor\.host to an address"):
         await gateway.start("203.0.113.1", 8010)

@@ -158,8 +158,8 @@ async def test_a_dead_instance_is_logged_once(unused_spec: InstanceSpec, caplog:
     async with Watched(unused_spec).running() as watched:
         seen: list[float] = []
         await watched.until(lambda snapshot: seen.append(snapshot.taken_at_s) or len(set(seen)) > 10)
-    assert [record.message for record in caplog.records if "cpu cannot be read" in record.message] == [
-        f"the load of cpu cannot be read for now: GET http://{unused_spec.address}/metrics: Connection refused"
+    assert [record.message for record in caplog.records if "load of cpu" in record.message] == [
+        f"cannot read the load of cpu: GET http://{unused_spec.address}/metrics: Connection refused"
     ]
 
 
@@ -245,7 +245,7 @@ async def test_a_host_that_cannot_be_read_is_logged_once_and_tried_again(caplog:
 
     async with Watched(read_host=read).running() as watched:
         await watched.until(lambda snapshot: snapshot.host is not None)
-    assert [record.message for record in caplog.records] == ["the host's load cannot be read for now: no /proc"]
+    assert [record.message for record in caplog.records] == ["cannot read the host's load: no /proc"]
 
 
 async def test_health_probe(sim: SimInstance, session: aiohttp.ClientSession) -> None:
@@ -351,7 +351,7 @@ def test_a_host_without_a_driver_is_fine_and_said_once(code: int, gpu_log: Calla
     reader = GpuReader(nvml)
     assert [reader.read() for _ in range(3)] == [GpuReading()] * 3
     assert len(gpu_log()) == 1
-    assert gpu_log()[0].startswith("no GPU is watched")
+    assert gpu_log()[0].startswith("not monitoring GPUs")
 
 
 def test_a_driver_that_is_loaded_later_is_found(gpu_log: Callable[[], list[str]]) -> None:
@@ -361,7 +361,7 @@ def test_a_driver_that_is_loaded_later_is_found(gpu_log: Callable[[], list[str]]
     reader.read()
     nvml.init_error = None
     assert len(reader.read().gpus) == 1
-    assert gpu_log()[-1] == "GPUs watched: 0 (H200)"
+    assert gpu_log()[-1] == "monitoring GPUs: 0 (H200)"
 
 
 def test_a_lost_gpu_is_told_once_and_the_others_are_read_on(gpu_log: Callable[[], list[str]]) -> None:
@@ -376,7 +376,7 @@ def test_a_lost_gpu_is_told_once_and_the_others_are_read_on(gpu_log: Callable[[]
     assert len(gpu_log()) == 2
     nvml.errors = {}
     assert reader.read().error == ""
-    assert gpu_log()[2:] == ["GPUs watched: 0 (H200), 1 (H200)"]
+    assert gpu_log()[2:] == ["monitoring GPUs: 0 (H200), 1 (H200)"]
     assert nvml.opened == 1, "opened as often as closed, and once more"
 
 
@@ -385,7 +385,7 @@ def test_a_gpu_that_fell_off_the_bus_is_missed() -> None:
     reader = GpuReader(nvml)
     reader.read()
     nvml.gpus = 1
-    assert reader.read().error == "1 of 2 GPUs are left"
+    assert reader.read().error == "only 1 of 2 GPUs are visible"
 
 
 def test_a_driver_that_goes_away_is_an_error_once_there_were_gpus() -> None:

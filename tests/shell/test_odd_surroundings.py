@@ -131,7 +131,7 @@ LEFT_OVER: dict[str, tuple[str, Mapping[str, str | None], tuple[str, ...]]] = {
     "a service manager that has gone, and a strange watchdog": (
         "",
         {"NOTIFY_SOCKET": "/run/gone", "WATCHDOG_USEC": "soon", "WATCHDOG_PID": None},
-        (NO_MANAGER, "WATCHDOG_USEC=soon is no time"),
+        (NO_MANAGER, "WATCHDOG_USEC=soon is not a time"),
     ),
     "an abstract one, and sockets of somebody else": (
         "export LISTEN_PID=$$",

@@ -79,7 +79,7 @@ async def test_a_change_that_does_not_get_ready_is_taken_back(daemon: FakeDaemon
     daemon.runtime.launch_errors["cpu"] = [LaunchFailedError("no such file: /engine/python", permanent=True)]
     if from_file:
         daemon.path.write_text(text)
-    with pytest.raises(ConflictError, match=r"taken back, since cpu failed: no such file: /engine/python"):
+    with pytest.raises(ConflictError, match=r"rolled back: cpu failed: no such file: /engine/python"):
         await daemon.reconfigurer.apply(None if from_file else text)
     await daemon.offered("gpu", "cpu")
     assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
@@ -92,7 +92,7 @@ async def test_a_change_that_does_not_get_ready_is_taken_back(daemon: FakeDaemon
 
 async def test_a_server_that_never_gets_well_is_taken_back_too(daemon: FakeDaemon) -> None:
     text = await daemon.changed(services__cpu__port=str(BROKEN_PORT), lifecycle__start_timeout_s="0.2")
-    with pytest.raises(ConflictError, match="taken back"):
+    with pytest.raises(ConflictError, match="rolled back"):
         await daemon.reconfigurer.apply(text)
     await daemon.offered("gpu", "cpu")
     assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
@@ -210,7 +210,7 @@ async def test_a_file_that_cannot_be_replaced_at_the_end_takes_all_back(
 ) -> None:
     text = await daemon.changed(services__cpu__port="8003")
     _unwritable(monkeypatch, "replace", OSError(errno.EBUSY, os.strerror(errno.EBUSY)))
-    with pytest.raises(ConflictError, match=r"taken back, since cannot be written .* Device or resource busy"):
+    with pytest.raises(ConflictError, match=r"rolled back: cannot be written .* Device or resource busy"):
         await daemon.reconfigurer.apply(text)
     await daemon.offered("gpu", "cpu")
     assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
@@ -227,10 +227,10 @@ async def test_a_rejected_text_that_cannot_be_put_aside_does_not_hide_why_it_was
     _unwritable(monkeypatch, "mkstemp", OSError(errno.EROFS, os.strerror(errno.EROFS)))
     with pytest.raises(ConflictError) as caught:
         await daemon.reconfigurer.apply()
-    assert "taken back, since cpu failed: no such file: /engine/python; the former configuration holds" in str(
+    assert "rolled back: cpu failed: no such file: /engine/python; the former configuration is in effect" in str(
         caught.value
     )
-    assert "; but the file still has the text that was rejected: it cannot be written" in str(caught.value)
+    assert "; but the file still has the rejected text: it cannot be written" in str(caught.value)
     await daemon.offered("gpu", "cpu")
     assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
 
@@ -247,7 +247,7 @@ async def test_an_unexpected_error_takes_all_back_too(
             raise failures.pop()
 
     monkeypatch.setattr(daemon.reconfigurer, "_settle", fails_once)
-    with pytest.raises(ConflictError, match=f"taken back, since {type(error).__name__}: odd; the former"):
+    with pytest.raises(ConflictError, match=f"rolled back: {type(error).__name__}: odd; the former"):
         await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
     await daemon.offered("gpu", "cpu")
     assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
@@ -260,7 +260,7 @@ async def test_a_failure_while_taking_back_is_added_to_the_first_and_the_rest_is
         raise ValueError("odd")
 
     monkeypatch.setattr(daemon.reconfigurer, "_settle", fails)
-    with pytest.raises(ConflictError, match=r"taken back, since ValueError: odd; .*; but ValueError: odd"):
+    with pytest.raises(ConflictError, match=r"rolled back: ValueError: odd; .*; but ValueError: odd"):
         await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
     assert daemon.supervisor.status("cpu").spec.port == 8002
     await daemon.offered("gpu", "cpu")
@@ -271,7 +271,7 @@ async def test_what_was_stopped_before_stays_stopped_when_a_change_is_taken_back
     await daemon.offered("gpu")
     daemon.runtime.launch_errors["gpu"] = [LaunchFailedError("no", permanent=True)]
     text = await daemon.changed(services__cpu__port="8003", services__gpu__port="8004")
-    with pytest.raises(ConflictError, match="taken back"):
+    with pytest.raises(ConflictError, match="rolled back"):
         await daemon.reconfigurer.apply(text)
     await daemon.offered("gpu")
     assert daemon.states() == {"gpu": State.READY, "cpu": State.STOPPED}
@@ -348,9 +348,9 @@ async def test_an_instance_that_is_ready_takes_requests(daemon: FakeDaemon) -> N
 async def test_a_healthy_instance_is_not_ended_for_one_that_surely_cannot_start(daemon: FakeDaemon) -> None:
     daemon.runtime.check_errors["cpu"] = LaunchFailedError("cpu: the disk is full; make room", permanent=False)
     before = await asyncio.to_thread(daemon.path.read_text)
-    with pytest.raises(ConflictError, match=r"cpu runs on: it could not be started again: .* make room"):
+    with pytest.raises(ConflictError, match=r"cpu keeps running: it could not be started again: .* make room"):
         await daemon.engine.check_restart("cpu")
-    with pytest.raises(ConflictError, match="cpu runs on"):
+    with pytest.raises(ConflictError, match="cpu keeps running"):
         await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
     assert not daemon.runtime.terminated
     assert daemon.ports() == {"gpu": 8001, "cpu": 8002}

@@ -117,7 +117,7 @@ def test_a_link_of_ones_own_is_followed(tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("")
-    with pytest.raises(SyshaxError, match=r"cannot make the folder .* File exists"):
+    with pytest.raises(SyshaxError, match=r"cannot create the folder .* File exists"):
         rundir.make_folder(path)
 
 

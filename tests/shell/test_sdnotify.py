@@ -82,6 +82,6 @@ def test_a_service_manager_that_has_gone_is_told_of_and_costs_nothing(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     assert not notify("READY=1")
-    assert "could not be told READY=1" in caplog.text
+    assert "cannot notify the service manager of READY=1" in caplog.text
     check()
     assert not is_there()

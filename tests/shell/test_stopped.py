@@ -39,7 +39,7 @@ def test_a_file_that_makes_no_sense_is_told_and_all_start(
     path.parent.mkdir()
     path.write_text(text, encoding="latin-1")
     assert "gpu" not in StoppedInstances.load(path)
-    assert "all start" in caplog.text
+    assert "starting all" in caplog.text
 
 
 async def test_a_folder_that_cannot_be_written_costs_only_the_note(

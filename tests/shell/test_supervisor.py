@@ -206,7 +206,7 @@ class TestHealth:
         runtime.wait_errors["gpu"] = [SyshaxError("no answer")]
         async with bench(runtime=runtime, ready=False) as b:
             assert b.state() is State.BACKOFF
-            assert "could not be watched any more: no answer" in b.status().reason
+            assert "can no longer be watched: no answer" in b.status().reason
             b.host.exit("gpu", ExitStatus())
             await b.advance(3.0)
             assert (b.state(), b.status().generation) == (State.READY, 2)
@@ -434,7 +434,7 @@ class TestExternal:
             await b.advance(1.0)
             assert b.state() is State.READY
             assert [line async for line in b.supervisor.logs("gpu", tail=None, follow=True)] == [
-                "gpu was not started by syshaxd (runtime: external): its output is with whoever started it"
+                "gpu was not started by syshaxd (runtime: external): see the program that started it"
             ]
 
 

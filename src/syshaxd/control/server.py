@@ -64,7 +64,7 @@ class ControlServer:
         group: str = GROUP,
         check_interval_s: float = _CHECK_INTERVAL_S,
     ) -> None:
-        """Touches nothing yet.
+        """Does no I/O yet.
 
         Args:
             engine: Carries out commands on instances.
@@ -119,7 +119,7 @@ class ControlServer:
             await asyncio.gather(guard, return_exceptions=True)
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
-            # And kept: while its last object goes, gRPC blocks the event loop.
+            # Kept referenced: gRPC blocks the event loop while its last object is freed.
             await self._server.stop(_GRACE_S if leave_socket else None)
             await asyncio.to_thread(shutil.rmtree, self._bound.parent, ignore_errors=True)
         if self._claim is not None:
@@ -180,7 +180,7 @@ class ControlServer:
         if not is_bound and self._server is not None:
             await self._server.stop(None)
         if self._claim is not None:
-            os.close(self._claim)  # the lock's file may be gone as well
+            os.close(self._claim)  # the lock file may be gone too
             self._claim = None
         self._claim = await asyncio.to_thread(rundir.claim_socket, self._path)
         if is_bound:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The OpenAI endpoint: reads each request once, lets the Engine place it, answers what concerns the daemon itself."""
+"""The OpenAI endpoint: reads each request once, passes it to the Engine, and answers the daemon's own routes."""
 
 from syshaxd.gateway.gateway import Gateway, Limits
 

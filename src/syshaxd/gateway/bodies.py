@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Receives requests' bodies within limits, and reads of them what placement needs."""
+"""Receives request bodies within limits and reads the fields that placement needs."""
 
 import asyncio
 import ctypes
@@ -22,10 +22,10 @@ _MAX_TOKENS = 2**31 - 1
 _MAX_NAME_CHARACTERS = 1024
 # OpenAI's default, and vLLM's.
 _COMPLETION_TOKENS = 16
-# After so many bytes of bodies, the C library is asked to return what it keeps for the next ones.
+# After this many bytes of bodies, the C library is asked to return freed memory.
 _TRIM_AFTER_BYTES = 32 * 1024 * 1024
 _MAX_PAUSE_S = 0.5
-# What one engine tells another through its gateway, wherever in a body that may stand.
+# Fields that engines exchange through gateways, wherever they are in a body.
 _ROUTER_FIELDS = ("kv_transfer_params", "ec_transfer_params")
 _EXTRA_FIELDS = "vllm_xargs"
 _STORED_FIELDS = ("previous_response_id", "background")
@@ -33,29 +33,29 @@ _NEEDED = ("model", "stream", "max_tokens", "max_completion_tokens", *_ROUTER_FI
 
 
 class BodyIntake:
-    """Receives all requests' bodies. Lives in one event loop."""
+    """Receives all request bodies. Lives in one event loop."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._budget = BodyBudget(limits.max_bodies_bytes)
         self._reader = BodyReader((*KNOWN_FIELDS, *_NEEDED), _NEEDED)
-        # One at a time: reading holds the interpreter's lock, which the event loop gets in between.
+        # One at a time: parsing holds the GIL, which the event loop needs in between.
         self._thread = ThreadPoolExecutor(1, "bodies")
         self._untrimmed_bytes = 0
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the bodies that are held at this moment."""
+        """Bytes of request bodies in memory."""
         return self._budget.held_bytes
 
     async def receive(self, request: ClientRequest, client: ClientConnection, held: "HeldBody") -> bytes:
         """Returns the whole body.
 
         Raises:
-            TooLargeError: It is over the limit.
-            UnavailableError: All bodies together are.
-            RequestTimeoutError: It came too slowly.
-            BadRequestError: It is not coded as its head says.
+            TooLargeError: It exceeds the limit.
+            UnavailableError: All bodies together exceed theirs.
+            RequestTimeoutError: It arrived too slowly.
+            BadRequestError: It is not encoded as its head says.
         """
         try:
             if request.body.is_eof():  # it has come with its head, as most do
@@ -65,11 +65,11 @@ class BodyIntake:
             return await self._receive_pieces(request, client, held)
         except TimeoutError:
             raise RequestTimeoutError(
-                f"the body came too slowly: {held.size_bytes} bytes so far "
+                f"the body arrived too slowly: {held.size_bytes} bytes so far "
                 "(gateway.body_timeout_s, gateway.min_body_bytes_per_s)"
             ) from None
         except (web.RequestPayloadError, HttpProcessingError):
-            raise BadRequestError("the body is not coded as the request's head says", code="invalid_body") from None
+            raise BadRequestError("the body is not encoded as the request's head says", code="invalid_body") from None
 
     async def _receive_pieces(self, request: ClientRequest, client: ClientConnection, held: "HeldBody") -> bytes:
         announced = request.headers.get("Content-Length", "")
@@ -91,7 +91,7 @@ class BodyIntake:
         """Reads a body's fields; None: it is something else than JSON, by the client's own account (its Content-Type).
 
         Raises:
-            BadRequestError: It is said to be JSON, and is not.
+            BadRequestError: It is declared as JSON and is not.
         """
         if not data:
             return None
@@ -114,7 +114,7 @@ class BodyIntake:
             whole_because(body)
             return body
         finally:
-            # The event loop needs the interpreter's lock several times for each request: it gets it as long as we had.
+            # The event loop needs the GIL several times per request: give it as much time as this took.
             self._thread.submit(time.sleep, min(time.perf_counter() - began_s, _MAX_PAUSE_S))
 
     def take(self, held_bytes: int, size_bytes: int) -> None:
@@ -134,13 +134,13 @@ class BodyIntake:
         return TooLargeError(f"the body has {size} bytes; at most {limit} are taken (gateway.max_body_bytes)")
 
     def trim(self) -> None:
-        """Returns memory that bodies have taken, if they were large."""
+        """Returns freed memory to the system after large bodies."""
         if self._untrimmed_bytes >= _TRIM_AFTER_BYTES and _malloc_trim is not None:
             self._untrimmed_bytes = 0
             self._thread.submit(_malloc_trim, 0)
 
     def close(self) -> None:
-        """Reads nothing more."""
+        """Stops reading."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
@@ -164,7 +164,7 @@ class HeldBody:
 
 
 def model_of(body: RequestBody) -> str:
-    """The model that is asked for; empty: any."""
+    """The requested model; empty: any."""
     model = body.short("model")
     if not isinstance(model, str):
         return ""
@@ -172,12 +172,12 @@ def model_of(body: RequestBody) -> str:
 
 
 def streams(body: RequestBody) -> bool:
-    """Whether the answer is to come as a stream."""
+    """Whether the request asks for a stream."""
     return as_bool(body.short("stream"))
 
 
 def answer_limit(path: str, body: RequestBody) -> int | None:
-    """Tokens that the answer may have, by the request itself; None: as many as fit."""
+    """The request's own limit of generated tokens; None: as many as fit."""
     limit = as_int(body.short("max_tokens"))
     if path in {CHAT, OFFLOADED_CHAT}:
         newer = as_int(body.short("max_completion_tokens"))
@@ -188,7 +188,7 @@ def answer_limit(path: str, body: RequestBody) -> int | None:
 
 
 def refuse_router_fields(body: RequestBody) -> None:
-    """Refuses what only routers may set.
+    """Refuses fields that only routers may set.
 
     Raises:
         BadRequestError: The body has it.
@@ -203,7 +203,7 @@ def refuse_router_fields(body: RequestBody) -> None:
 
 
 def refuse_stored(body: RequestBody) -> None:
-    """Refuses a response that goes on from a stored one, or is to be fetched later.
+    """Refuses requests that continue a stored response or ask to store one.
 
     Raises:
         BadRequestError: The body asks for it.
@@ -211,8 +211,8 @@ def refuse_stored(body: RequestBody) -> None:
     for name in _STORED_FIELDS:
         if body.short(name):
             raise BadRequestError(
-                f"{name}: stored responses are off, as each of several instances has its own; send the whole "
-                "conversation in `input`, or insist on one instance with the header X-Syshax-Instance",
+                f"{name}: stored responses are not available, as each of several instances stores its own; send the "
+                "whole conversation in `input`, or choose one instance with the header X-Syshax-Instance",
                 param=name,
                 code="stored_responses_off",
             )
@@ -220,7 +220,7 @@ def refuse_stored(body: RequestBody) -> None:
 
 def _refuse(name: str) -> None:
     raise BadRequestError(
-        f"{name}: only routers may set it; gateway.allow_kv_transfer_params lets clients do so",
+        f"{name}: only routers may set it; gateway.allow_kv_transfer_params permits clients to",
         param=name,
         code="unsupported_parameter",
     )

@@ -33,7 +33,7 @@ _CLOSING_LIMIT_S = 5.0
 _MAX_AHEAD = 16
 _READ_AHEAD_BYTES = 256 * 1024
 _MAX_HEADER_LINES = 128
-# SO_LINGER: on, for no time.
+# SO_LINGER: on, zero seconds.
 _RESET = struct.pack("ii", 1, 0)
 _TUNNELS = frozenset(("websocket", "tcp"))
 
@@ -50,9 +50,9 @@ class Phase(Enum):
     ANSWER = auto()
     """An instance, or the daemon."""
     FLUSH = auto()
-    """The client, to take the end of its answer."""
+    """The client, to read the end of its answer."""
     CLOSING = auto()
-    """The client, to take what is left before the connection is closed."""
+    """The client, to read the rest before the connection is closed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,10 +78,10 @@ class ConnectionOwner(Protocol):
     clock: Callable[[], float]
 
     def opened(self, connection: "ClientConnection") -> None:
-        """A client has connected."""
+        """A client connected."""
 
     def closed(self, connection: "ClientConnection") -> None:
-        """It is gone."""
+        """The connection is closed."""
 
     def answer(self, connection: "ClientConnection", request: ClientRequest) -> Coroutine[Any, Any, bool]:
         """Answers a request; returns whether the connection may stay open. Cancelled when the client is gone."""
@@ -141,9 +141,9 @@ class ClientConnection(BaseProtocol):
         self.answer_begun = False
         """Bytes of the present request's answer may have gone out."""
         self.fresh = True
-        """Nothing has come from the client yet."""
+        """The client has not sent anything yet."""
         self.refused = False
-        """There are too many connections: its only answer will say so."""
+        """There are too many connections: it only gets an error."""
 
     @property
     def peer(self) -> object:
@@ -153,7 +153,7 @@ class ClientConnection(BaseProtocol):
     # Downstream.
 
     def attach(self, flow: Flow) -> None:
-        """Downstream: the relay is told when to pause and resume."""
+        """Downstream: tells the relay when to pause and resume."""
         self._flow = flow
         if self._paused:
             flow.pause()
@@ -163,19 +163,19 @@ class ClientConnection(BaseProtocol):
         self._flow = None
 
     def writer(self) -> Callable[[bytes], None]:
-        """Downstream: the function that sends bytes. From now on no other answer may be sent."""
+        """Downstream: the function that sends bytes. From then on no other answer may be sent."""
         self.answer_begun = True
         return self._socket_transport.write
 
     def abort(self) -> None:
-        """Downstream: resets the connection. A mere end would be that of a whole answer to an HTTP/1.0 client."""
+        """Downstream: resets the connection. To an HTTP/1.0 client, a clean close would mean a complete answer."""
         sock = self._socket_transport.get_extra_info("socket")
         if sock is not None and not self._socket_transport.is_closing():
             with suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._socket_transport.abort()
 
-    # The request that is on it.
+    # The current request.
 
     def proceed(self) -> None:
         """Tells the client to send its body."""
@@ -189,7 +189,7 @@ class ClientConnection(BaseProtocol):
         self._seen_at_s = self._since_s
 
     def end_body(self) -> None:
-        """Its body has come."""
+        """Its body has arrived."""
         self._body = None
         self._enter(Phase.ANSWER)
 
@@ -248,13 +248,13 @@ class ClientConnection(BaseProtocol):
         return self.phase is not Phase.IDLE
 
     def hang_up(self) -> None:
-        """Closes the connection, after what has been written; what is being answered on it is cancelled."""
+        """Closes the connection after flushing; cancels the request being answered."""
         self._ends = True
         self._enter(Phase.CLOSING)
         self._socket_transport.close()
 
     def check(self, now_s: float) -> None:
-        """Ends the connection if the client has used up its time."""
+        """Closes the connection if the client is too slow."""
         limits = self._owner.limits
         waited_s = now_s - self._since_s
         if self._socket_transport.is_closing() and self.phase is not Phase.CLOSING:
@@ -266,7 +266,9 @@ class ClientConnection(BaseProtocol):
             case Phase.IDLE if waited_s > limits.idle_timeout_s:
                 self.hang_up()
             case Phase.HEAD if waited_s > limits.head_timeout_s:
-                message = f"the request's head did not come within {limits.head_timeout_s:g} s (gateway.head_timeout_s)"
+                message = (
+                    f"the request's head did not arrive within {limits.head_timeout_s:g} s (gateway.head_timeout_s)"
+                )
                 self.writer()(_bad_request(408, message).to_bytes(close=True))
                 self._linger()
             case Phase.BODY if self._body_is_late(now_s):
@@ -286,7 +288,7 @@ class ClientConnection(BaseProtocol):
         return now_s - self._seen_at_s > limits.body_timeout_s or now_s - self._since_s > allowed_s
 
     def unread_fd(self) -> int | None:
-        """The socket's number, if nothing is read from it at present, so that its end would go unnoticed."""
+        """The socket's descriptor if reading is paused, so that its end would go unnoticed."""
         if self._socket_transport.is_closing() or self._socket_transport.is_reading():
             return None
         return cast("int", self._socket_transport.get_extra_info("socket").fileno())
@@ -294,7 +296,7 @@ class ClientConnection(BaseProtocol):
     # asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: a client has connected."""
+        """asyncio: a client connected."""
         super().connection_made(transport)
         self._socket_transport = cast("asyncio.Transport", transport)
         tcp_keepalive(self._socket_transport)
@@ -344,7 +346,7 @@ class ClientConnection(BaseProtocol):
             self._flow.pause()
 
     def resume_writing(self) -> None:
-        """asyncio: the client's socket has room again."""
+        """asyncio: the client's socket is writable again."""
         super().resume_writing()
         if self._flow is not None:
             self._flow.resume()
@@ -383,5 +385,5 @@ def _bad_request(status: int, message: str) -> Answer:
 
 
 def _first_line(message: str | None) -> str:
-    """What a parser says, without the bytes that it shows after that."""
+    """The parser's message without the bytes that it quotes."""
     return (message or "").strip().partition("\n")[0].rstrip(":")

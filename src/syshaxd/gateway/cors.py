@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What browsers ask before they let a page use the endpoint, answered as vLLM answers it (CORS)."""
+"""CORS: answers browsers as vLLM does."""
 
 from collections.abc import Collection, Mapping
 
@@ -12,7 +12,7 @@ _MAX_AGE_S = 600
 
 
 class Cors:
-    """The rule for one set of origins."""
+    """The policy for one set of origins."""
 
     def __init__(self, origins: Collection[str]) -> None:
         self._origins = frozenset(origins)
@@ -28,7 +28,7 @@ class Cors:
         return b"vary: Origin\r\n" if self._origins else b""
 
     def preflight(self, method: str, origin: str, headers: Mapping[str, str]) -> Answer | None:
-        """The answer to a preflight request; None: it is not one."""
+        """The answer to a preflight request; None: not a preflight request."""
         if method != "OPTIONS" or "Access-Control-Request-Method" not in headers:
             return None
         if not self._all and origin not in self._origins:

@@ -26,7 +26,7 @@ from syshaxd.core.errors import (
 )
 from syshaxd.core.wire.openai import error_body
 
-# The first class that fits gives status, OpenAI's error type, and the code of errors that bring none.
+# The first matching class gives status, OpenAI's error type, and the default code.
 _KINDS: tuple[tuple[type[SyshaxError], int, str, str | None], ...] = (
     (NotFoundError, 404, "invalid_request_error", None),
     (MethodNotAllowedError, 405, "invalid_request_error", "method_not_allowed"),
@@ -84,7 +84,7 @@ _ANTHROPIC_KINDS = {
 
 
 def error_answer(error: SyshaxError, request_id: str, path: str = "") -> Answer:
-    """The answer to a request of a path that failed with `error`, in the form that the path's clients read."""
+    """The answer to a request that failed with `error`, in the format that clients of its path expect."""
     status, kind, code = next(row[1:] for row in _KINDS if isinstance(error, row[0]))
     headers = {"x-request-id": request_id}
     if isinstance(error, RetryableError):
@@ -102,6 +102,6 @@ def error_answer(error: SyshaxError, request_id: str, path: str = "") -> Answer:
 
 
 def internal_error(request_id: str) -> Answer:
-    """The answer when the daemon itself is at fault."""
+    """The answer to an internal error."""
     body = error_body("internal error; syshaxd's log has the details", kind="internal_error")
     return Answer(500, body, headers={"x-request-id": request_id})

@@ -16,7 +16,7 @@ from syshaxd.system import descriptors
 
 _log = logging.getLogger(__name__)
 SWEEP_INTERVAL_S = 2.0
-# So many connections over the limit are told why they are refused; further ones are dropped.
+# This many connections over the limit get an error; further ones are dropped.
 _MAX_REFUSED = 48
 _LOG_INTERVAL_S = 60.0
 
@@ -38,9 +38,9 @@ class Front:
         self.limits = limits
         self.clock = clock
         self.open: dict[ClientConnection, str] = {}
-        """The connections, with their clients' addresses."""
+        """Connections by client address."""
         self.refused = 0
-        """Connections that were too many, so far."""
+        """Connections refused so far."""
         self._loop = asyncio.get_running_loop()
         self._per_address: Counter[str] = Counter()
         self._refusing = 0
@@ -85,7 +85,7 @@ class Front:
             self._refusing -= 1
 
     def sweep(self) -> None:
-        """Ends connections whose clients have used up their time, or are gone: one timer for all."""
+        """Closes connections whose clients are too slow or gone: one timer for all."""
         now_s = self.clock()
         poll = select.poll()
         unread: dict[int, ClientConnection] = {}
@@ -99,7 +99,7 @@ class Front:
             unread[fd].abort()
 
     async def sweep_for_ever(self, sweep: Callable[[], None]) -> None:
-        """Calls `sweep` from time to time. Where the daemon itself was late, clients get another interval."""
+        """Calls `sweep` periodically. If the daemon itself was late, clients get another interval."""
         while True:
             due_s = self._loop.time() + SWEEP_INTERVAL_S
             await asyncio.sleep(SWEEP_INTERVAL_S)
@@ -107,7 +107,7 @@ class Front:
                 try:
                     sweep()
                 except Exception:  # noqa: BLE001 - the next time may go better; without it nothing silent ever ends
-                    _log.exception("looking for silent connections failed")
+                    _log.exception("checking for idle connections failed")
 
     def _tell(self, limit: str) -> None:
         now_s = self.clock()
@@ -125,7 +125,7 @@ class Front:
 
 
 def _limited_address(peer: object) -> str:
-    """A client's address, or its network where one host has a whole one (IPv6); empty for one on this host."""
+    """A client's address, or its /64 network for IPv6; empty for this host."""
     try:
         address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(
             peer[0] if isinstance(peer, tuple) else ""

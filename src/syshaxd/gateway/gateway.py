@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The OpenAI endpoint: reads each request once, lets the Engine place it, answers what concerns the daemon itself."""
+"""The OpenAI endpoint: reads each request once, passes it to the Engine, and answers the daemon's own routes."""
 
 import asyncio
 import errno
@@ -54,7 +54,7 @@ _BACKLOG = 4096
 _FIRST_REQUEST_LIMIT_S = 0.2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _MAX_NAME_CHARACTERS = 128
-# Prompts are measured before they are tokenised.
+# Prompts are estimated before they are tokenized.
 _BYTES_PER_TOKEN = 4
 
 
@@ -100,16 +100,16 @@ class Gateway:
 
     @property
     def connections(self) -> int:
-        """Clients' connections that are open."""
+        """Open client connections."""
         return len(self._front.open)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of requests' bodies that are held."""
+        """Bytes of request bodies in memory."""
         return self._intake.held_bytes
 
     def sweep(self) -> None:
-        """Ends connections whose clients have used up their time, and returns memory. Done from time to time."""
+        """Closes connections whose clients are too slow, and returns memory. Called periodically."""
         self._front.sweep()
         self._intake.trim()
 
@@ -123,7 +123,7 @@ class Gateway:
                 `serve_handed`.
 
         Raises:
-            SyshaxError: The address can't be had.
+            SyshaxError: The address can't be bound.
         """
         try:
             if not any(listens_at(ready, host, port) for ready in handed):
@@ -145,13 +145,13 @@ class Gateway:
         return Address(host, port).url()
 
     async def serve_handed(self) -> None:
-        """Takes the connections of the sockets that were handed over, from now on: also those that have waited."""
+        """Accepts connections of the inherited sockets, including those that are waiting."""
         for ready in self._handed:
             server = await self._loop.create_server(self._front, sock=ready, backlog=_BACKLOG)
             self._servers.append(server)
 
     async def stop(self, drain_timeout_s: float) -> None:
-        """Accepts nothing more, lets running requests end, then closes every connection. May be called again."""
+        """Stops accepting, waits for running requests, then closes every connection. May be called again."""
         if self._sweeper is None:
             return
         self._stopping = True
@@ -160,7 +160,7 @@ class Gateway:
         self._sweeper.cancel()
         self._close_idle(lambda connection: not connection.fresh)
         if drain_timeout_s and any(connection.fresh for connection in self._front.open):
-            # Their clients have nobody else to send a first request to: the socket may be systemd's, and stay open.
+            # systemd may keep the socket open, so new clients wait there for the next daemon.
             await asyncio.sleep(_FIRST_REQUEST_LIMIT_S)
         self._close_idle(lambda _: True)
         await self._engine.drain(drain_timeout_s)
@@ -301,7 +301,7 @@ class Gateway:
         )
 
     def _request_id(self, given: str | None) -> str:
-        """The client's own id if it is a decent one, else a new one."""
+        """The client's own ID if it is valid, else a new one."""
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given
         return f"{self._id_prefix}-{next(self._ids):x}"
@@ -342,10 +342,10 @@ def _failed(record: RequestRecord, error: SyshaxError) -> Answer:
 
 
 def _why_not(error: OSError | UnicodeError, host: str) -> str:
-    """Why an address can't be listened on, and what helps."""
+    """Why an address can't be bound, and the remedy."""
     match getattr(error, "errno", None):
         case errno.EADDRINUSE:
-            return "the port is taken; see by whom (ss -ltnp), or set services.conductor.port to another"
+            return "the port is taken; find the program (ss -ltnp), or set services.conductor.port to another"
         case errno.EACCES:
             return "this user may not listen there; set services.conductor.port to 1024 or more"
         case _:

@@ -1,15 +1,15 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What one client, and all of them together, may take of the endpoint."""
+"""Limits for one client and for all of them together."""
 
 from dataclasses import dataclass
 
 from syshaxd.core.config import GatewayConfig
 from syshaxd.core.errors import UnavailableError
 
-# A client's connection needs another one, to an instance.
+# A client's connection needs a second one, to an instance.
 _FILES_PER_CONNECTION = 2
-# For what the daemon has open anyway, and for connections that are being refused.
+# For the daemon's own files, and for connections being refused.
 _OTHER_FILES = 96
 _LEAST_CONNECTIONS = 16
 _RETRY_AFTER_S = 1.0
@@ -31,7 +31,7 @@ class Limits:
 
     @classmethod
     def from_config(cls, its: GatewayConfig, max_files: int) -> "Limits":
-        """The limits of a process that may have so many files open for clients."""
+        """The limits for a number of open files for clients."""
         fitting = max(_LEAST_CONNECTIONS, (max_files - _OTHER_FILES) // _FILES_PER_CONNECTION)
         return cls(
             max_body_bytes=its.max_body_bytes,
@@ -47,17 +47,17 @@ class Limits:
 
 
 class BodyBudget:
-    """Counts the bytes of all request bodies that are held at this moment."""
+    """Counts the bytes of all request bodies in memory."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self.held_bytes = 0
 
     def take(self, size_bytes: int) -> None:
-        """Holds so many bytes more.
+        """Adds bytes.
 
         Raises:
-            UnavailableError: They are too many.
+            UnavailableError: The limit is exceeded.
         """
         if self.held_bytes + size_bytes > self._max_bytes:
             raise UnavailableError(
@@ -68,5 +68,5 @@ class BodyBudget:
         self.held_bytes += size_bytes
 
     def give_back(self, size_bytes: int) -> None:
-        """Holds so many bytes less."""
+        """Removes bytes."""
         self.held_bytes -= size_bytes

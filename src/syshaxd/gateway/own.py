@@ -75,13 +75,13 @@ class OwnRoutes:
         return _json(dict(known[name]))
 
     def _health(self, query: str) -> Answer:
-        """200 while a request could be served, as an inference server's: routers before the host go by it."""
+        """200 while a request could be served, as vLLM answers: routers in front of the host rely on it."""
         if self._engine.ready_instances():
             return _json({"status": "ok"})
         return _json({"status": "no instance is ready"}, status=503)
 
     def _ready(self, query: str) -> Answer:
-        """200 when a request could be served; with `?all=1` only when every instance that is wanted is ready."""
+        """200 when a request could be served; with `?all=1` only when every wanted instance is ready."""
         ready = self._engine.ready_instances()
         instances = self._engine.status().instances
         wanted = {status.spec.name for status in instances if status.wanted}

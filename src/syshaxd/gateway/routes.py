@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Which routes of the instances clients may use. What changes an engine, or tells of its insides, stays closed."""
+"""Which routes of the instances clients may use. Routes that change an engine or expose its internals are closed."""
 
 from collections.abc import Callable
 from urllib.parse import unquote
@@ -10,13 +10,13 @@ from syshaxd.core.errors import BadRequestError, ClosedError, MethodNotAllowedEr
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 OFFLOADED_CHAT = "/v1/chat/pd_disagg"
-"""A chat whose prefill and decode are to be in different places; instances know it as a chat."""
+"""A chat completion with a requested prefill-decode offload; instances get it as a chat completion."""
 RESPONSES = "/v1/responses"
 _API_PREFIX = "/v1/"
 
-# Everything under /v1 but these is passed on.
+# Routes under /v1 that are not passed on.
 _CLOSED = frozenset(("/v1/load_lora_adapter", "/v1/unload_lora_adapter"))
-# Nothing else is, but for these.
+# Other routes that are passed on.
 _OPEN = frozenset(
     (
         *("/tokenize", "/detokenize", "/version", "/load", "/openapi.json", "/docs", "/redoc"),
@@ -47,7 +47,7 @@ def split_target(raw: str) -> tuple[str, str]:
 
 
 def redirected(target: str, path: str, is_known: Callable[[str], bool]) -> str | None:
-    """Where a path goes that is only known with a slash more or less at its end, as FastAPI redirects; else None."""
+    """The redirect target of a path that exists only with or without a trailing slash, as in FastAPI; else None."""
     if path == "/" or is_closed(path) or is_known(path):
         return None
     raw, separator, query = target.partition("?")
@@ -59,7 +59,7 @@ def redirected(target: str, path: str, is_known: Callable[[str], bool]) -> str |
 
 
 def is_closed(path: str) -> bool:
-    """Whether a route would change one instance of several. A slash at its end leads to the same."""
+    """Whether a route would change only one of several instances. A trailing slash makes no difference."""
     return path.rstrip("/") in _CLOSED
 
 
@@ -72,7 +72,7 @@ def check(method: str, path: str, instances: Callable[[str], frozenset[str] | No
         instances: Says which methods some instance has for a path; None: any.
 
     Raises:
-        ClosedError: They may not use it.
+        ClosedError: Clients may not use it.
         NotFoundError: There is no such route.
         MethodNotAllowedError: There is, but not for this method.
     """
@@ -93,15 +93,15 @@ def check(method: str, path: str, instances: Callable[[str], frozenset[str] | No
 
 
 def check_stored(path: str) -> None:
-    """Checks that a path does not ask for a stored response, where there are several instances.
+    """Checks that a path does not refer to a stored response if there are several instances.
 
     Raises:
         NotFoundError: It does.
     """
     if path.startswith(f"{RESPONSES}/") and path != f"{RESPONSES}/render":
         raise NotFoundError(
-            "stored responses are off, as each of several instances has its own; insist on the one that made it with "
-            "the header X-Syshax-Instance (the answer's X-Syshax-Placement)",
+            "stored responses are not available, as each of several instances stores its own; name the one that "
+            "made it with the header X-Syshax-Instance (the answer's X-Syshax-Placement)",
             code="stored_responses_off",
         )
 

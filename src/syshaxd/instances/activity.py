@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Whether an instance that does not answer is at work: by the CPU time that its processes use."""
+"""Whether an instance that does not answer is computing, by the CPU time of its processes."""
 
 import asyncio
 from functools import partial
@@ -10,7 +10,7 @@ from syshaxd.system import host
 from syshaxd.system.threads import in_thread
 
 _LOOK_S = 1.0
-# Of one CPU. A server that waits for ever uses a few hundredths for its timers.
+# Of one CPU. An idle server uses a few hundredths for its timers.
 _LEAST_RATIO = 0.2
 
 

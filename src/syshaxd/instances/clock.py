@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Time, as the supervisor sees it: tests bring their own."""
+"""The supervisor's clock; tests provide their own."""
 
 import asyncio
 import time

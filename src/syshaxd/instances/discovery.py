@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Discovery: asks instances what they serve, before they count as READY and again while they run."""
+"""Discovery: asks instances what they serve, before they become READY and while they run."""
 
 import asyncio
 import logging
@@ -14,19 +14,19 @@ from syshaxd.instances.catalog import Catalog
 from syshaxd.instances.registry import InstanceRegistry
 
 _log = logging.getLogger(__name__)
-# A probe waits for so long for a first answer; the question goes on meanwhile.
+# How long a probe waits for the first answer; the question continues meanwhile.
 _PATIENCE_S = 2.0
 INTERVAL_S = 10.0
 """Between two questions to an instance that runs: adapters are loaded, and other servers start behind a port."""
-# A client that asks for a model that nobody is known to serve may have it looked up, at most so often.
+# Least time between two lookups that requests for unknown models cause.
 _LOOK_UP_INTERVAL_S = 1.0
 
 Health = Callable[[InstanceSpec], Awaitable[None]]
-"""Returns when the instance is well; raises SyshaxError, OSError or TimeoutError with the reason otherwise."""
+"""Returns if the instance is healthy; raises SyshaxError, OSError or TimeoutError with the reason otherwise."""
 
 
 class Discovery:
-    """Fills the registry with what instances tell of themselves. Lives in one event loop."""
+    """Fills the registry with what instances serve. Lives in one event loop."""
 
     def __init__(
         self,
@@ -37,14 +37,14 @@ class Discovery:
         read_facts: Callable[[InstanceSpec], Awaitable[InstanceFacts]],
         interval_s: float = INTERVAL_S,
     ) -> None:
-        """Asks nobody yet.
+        """Asks no instance yet.
 
         Args:
             registry: Gets the answers.
-            health: Asks an instance whether it is well.
+            health: Probes an instance's health.
             read_catalog: Asks an instance for its models and routes.
-            read_facts: Asks an instance for what decides about hand-overs.
-            interval_s: Between two questions to an instance that runs.
+            read_facts: Reads an instance's capabilities.
+            interval_s: Between two questions to a running instance.
         """
         self._registry = registry
         self._health = health
@@ -57,10 +57,10 @@ class Discovery:
         registry.subscribe(self._on_change)
 
     async def probe(self, spec: InstanceSpec) -> None:
-        """Returns if the instance is well, and it is known what it serves: it takes requests.
+        """Returns if the instance is healthy and has reported what it serves: it takes requests.
 
         Raises:
-            SyshaxError: It is not well, or has not told yet.
+            SyshaxError: It is not healthy, or has not answered yet.
         """
         await self._health(spec)
         known = self._registry.instances.get(spec.name)
@@ -69,16 +69,16 @@ class Discovery:
         task = self._ask(spec)
         await asyncio.wait((task,), timeout=_PATIENCE_S)
         if not task.done():
-            raise InstanceFailedError("it is well, but has not told yet what it serves")
+            raise InstanceFailedError("it is healthy but has not reported yet what it serves")
 
     async def run(self) -> None:
-        """Asks instances again and again, until cancelled."""
+        """Asks instances periodically, until cancelled."""
         while True:
             await asyncio.sleep(self._interval_s)
             await self.refresh()
 
     async def look_up(self) -> bool:
-        """Asks all instances again, unless that was done just now; returns whether it was done."""
+        """Asks all instances again unless just done; returns whether it did."""
         now_s = self._loop.time()
         if now_s - self._looked_up_at_s < _LOOK_UP_INTERVAL_S:
             return False
@@ -89,14 +89,14 @@ class Discovery:
         return True
 
     async def refresh(self) -> None:
-        """Asks every instance that takes requests, and takes over what has changed."""
+        """Asks every instance that takes requests, and records changes."""
         await asyncio.gather(*(self._refresh(spec) for spec in self._registry.ready))
 
     async def _refresh(self, spec: InstanceSpec) -> None:
         try:
             catalog = await self._read_catalog(spec)
         except SyshaxError as error:
-            _log.debug("%s", error)  # its health is the supervisor's business; what it told before holds
+            _log.debug("%s", error)  # its health is the supervisor's business; its earlier answer stays valid
             return
         known = self._registry.instances.get(spec.name)
         if known is None or known.spec != spec or not known.takes_requests:
@@ -104,13 +104,13 @@ class Discovery:
         if catalog.listed == known.catalog.listed and catalog.plain == known.catalog.plain:
             return
         if set(catalog.models) != set(known.catalog.models):
-            _log.info("%s serves %s now", spec.name, ", ".join(catalog.models), extra={"instance": spec.name})
+            _log.info("%s now serves %s", spec.name, ", ".join(catalog.models), extra={"instance": spec.name})
         same_base = catalog.base_models == known.catalog.base_models
         facts = known.facts if same_base else await self._facts(spec)
         self._registry.learn(spec, catalog, facts)
 
     def _on_change(self) -> None:
-        """An instance that is READY, but was never asked, is asked: nobody probed it through here."""
+        """Asks an instance that is READY but was never asked, because no probe went through here."""
         for instance in self._registry.instances.values():
             if instance.status.state is State.READY and not instance.discovered:
                 self._ask(instance.spec)
@@ -128,7 +128,7 @@ class Discovery:
         try:
             catalog = await self._read_catalog(spec)
         except SyshaxError as error:
-            _log.warning("%s; taking it for what the configuration says", error, extra={"instance": spec.name})
+            _log.warning("%s; assuming what the configuration says", error, extra={"instance": spec.name})
         try:
             facts = await self._facts(spec)
         finally:
@@ -144,7 +144,7 @@ class Discovery:
             return None
 
     async def close(self) -> None:
-        """Asks nobody any more."""
+        """Stops asking."""
         tasks = [task for _, task in self._asking.values()]
         for task in tasks:
             task.cancel()

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Prober: asks one instance for its health, again and again."""
+"""Prober: probes one instance periodically."""
 
 import asyncio
 import logging
@@ -13,13 +13,13 @@ from syshaxd.instances.clock import Cancellable, Clock
 from syshaxd.system.descriptors import is_own_shortage
 
 _log = logging.getLogger(__name__)
-# After a question that could not be asked properly.
+# After a probe that could not be carried out.
 _AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Why an instance does not seem to be well."""
+    """Why a probe failed."""
 
     reason: str
     silent: bool = False
@@ -27,20 +27,20 @@ class Fault:
     counts: bool = True
     """It may be ended for it."""
     inconclusive: bool = False
-    """This process was short of something, or late itself: that says nothing of the instance."""
+    """This process lacked a resource or was late, which says nothing about the instance."""
     busy: bool = False
-    """It was silent, but is at work."""
+    """It did not answer but is computing."""
 
 
 Probe = Callable[[InstanceSpec], Awaitable[None]]
-"""Returns when the instance is well; raises SyshaxError, OSError or TimeoutError with the reason otherwise."""
+"""Returns if the instance is healthy; raises SyshaxError, OSError or TimeoutError with the reason otherwise."""
 Report = Callable[[int, Fault | None], None]
 """Gets the generation that was asked, and what is wrong with it (None: nothing)."""
 Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 
 
 class Prober:
-    """One question at a time, and the next one only planned once the last was answered."""
+    """One probe at a time; the next one is scheduled after the last was answered."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Prober:
             spawn: Runs a task.
             report: Called with each answer that tells something.
             is_at_work: Tells whether the instance, which is silent, computes.
-            was_late_since: Tells whether the event loop stood still since a moment of its own clock.
+            was_late_since: Whether the event loop was blocked since a moment of its own clock.
         """
         self._spec = spec
         self._probe = probe
@@ -126,7 +126,7 @@ class Prober:
             fault = replace(fault, busy=await self._is_at_work())
         self._asking = None
         if fault is not None and fault.inconclusive:
-            self._say(f"this probe of it does not count, and is repeated: {fault.reason}")
+            self._say(f"this probe does not count and is repeated: {fault.reason}")
             self.plan(generation, _AGAIN_S)
         else:
             self._report(generation, fault)

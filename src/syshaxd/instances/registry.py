@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""InstanceRegistry: which instances there are, where each stands, what each serves, and which take requests."""
+"""InstanceRegistry: all instances, their states, what they serve, and which take requests."""
 
 import asyncio
 import logging
@@ -15,23 +15,23 @@ from syshaxd.core.types import InstanceSpec, InstanceStatus, State
 from syshaxd.instances.catalog import Catalog, assumed
 
 _log = logging.getLogger(__name__)
-# Kept answers to "who serves this model and route?"; paths with ids in them must not fill memory.
+# Cached answers to "which instances serve this model and route?"; paths with IDs must not fill memory.
 _MAX_KEPT = 1000
-# What is known of a process ends with it.
+# Facts about a process end with it.
 _GONE = frozenset((State.STOPPED, State.STOPPING, State.BACKOFF, State.FAILED))
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredInstance:
-    """Everything that is known of one instance."""
+    """All facts about one instance."""
 
     status: InstanceStatus
     catalog: Catalog
-    """What it serves: by its own account once it was discovered, until then by the configuration."""
+    """What it serves: as discovered, or until then as configured."""
     facts: InstanceFacts | None = None
-    """What decides about hand-overs; None: not known, or it hands nothing over."""
+    """Its hand-over capabilities; None: unknown or none."""
     discovered: bool = False
-    """It was asked what it serves, whether or not it told."""
+    """It was asked what it serves, whether or not it answered."""
 
     @property
     def spec(self) -> InstanceSpec:
@@ -47,11 +47,11 @@ class RegisteredInstance:
 class InstanceRegistry:
     """The one list of instances. Publishes a new immutable value at each change. Lives in one event loop.
 
-    The supervisor tells it states, discovery what instances serve; everybody else reads it or subscribes.
+    The supervisor writes states, discovery what instances serve; all other parts read it or subscribe.
     """
 
     def __init__(self, specs: Sequence[InstanceSpec]) -> None:
-        """Begins with instances of which nothing is known yet."""
+        """Starts with instances without any known facts."""
         self.instances: Mapping[str, RegisteredInstance] = {
             spec.name: RegisteredInstance(InstanceStatus(spec=spec), assumed(spec)) for spec in specs
         }
@@ -68,7 +68,7 @@ class InstanceRegistry:
         self._changed = asyncio.Event()
 
     def subscribe(self, on_change: Callable[[], None]) -> None:
-        """Has `on_change` called after each change."""
+        """Calls `on_change` after each change."""
         self._subscribers.append(on_change)
 
     async def changed(self) -> None:
@@ -78,11 +78,11 @@ class InstanceRegistry:
     # Writers.
 
     def on_instances(self, statuses: Sequence[InstanceStatus]) -> None:
-        """These are the instances from now on (the supervisor)."""
+        """Replaces the list of instances (called by the supervisor)."""
         self._publish({status.spec.name: self._with_status(status) for status in statuses})
 
     def on_status(self, status: InstanceStatus) -> None:
-        """An instance has changed (the supervisor)."""
+        """Updates an instance's status (called by the supervisor)."""
         if status.spec.name in self.instances:
             self._publish({**self.instances, status.spec.name: self._with_status(status)})
 

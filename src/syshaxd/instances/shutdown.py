@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The end of the supervision: all instances end in time, those that depend on others first, or run on."""
+"""Ends the supervision: stops all instances in time, dependants first, or leaves them running."""
 
 import asyncio
 import logging
@@ -50,7 +50,7 @@ async def end_all(
         if not await _settled(supervisor, level, {State.STOPPED}, deadline):
             left = [status for status in map(supervisor.status, level) if status.state is not State.STOPPED]
             for status in left:
-                _log.error("%s: has not ended in time: %s: %s", status.spec.name, status.state, status.reason)
+                _log.error("%s: did not stop in time: %s: %s", status.spec.name, status.state, status.reason)
 
 
 async def settle(supervisor: Commands, names: Iterable[str], *, stop_grace_s: float) -> None:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""In which order instances are started and, reversed, ended."""
+"""The order in which instances are started and, reversed, stopped."""
 
 from collections.abc import Sequence
 

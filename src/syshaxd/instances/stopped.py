@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Which instances an operator has stopped: they stay so when the daemon is restarted, until somebody starts them."""
+"""Remembers which instances an operator stopped: they stay stopped across restarts of the daemon."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ class StoppedInstances:
         except FileNotFoundError:
             names = []
         except (OSError, ValueError) as error:
-            _log.warning("which instances were stopped can't be read from %s: %s; all start", path, error)
+            _log.warning("cannot read from %s which instances were stopped: %s; starting all", path, error)
             names = []
         return cls(path, frozenset(names))
 
@@ -46,12 +46,12 @@ class StoppedInstances:
         return name in self._names
 
     def add(self, name: str) -> None:
-        """Notes that an operator has stopped it."""
+        """Records that an operator stopped it."""
         self._names.add(name)
         self._write_soon()
 
     def discard(self, name: str) -> None:
-        """Forgets it: somebody has started it."""
+        """Forgets it, as it was started."""
         self._names.discard(name)
         self._write_soon()
 

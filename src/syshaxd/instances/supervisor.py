@@ -47,7 +47,7 @@ from syshaxd.runtime import InstanceRuntime
 __all__ = ["Probe", "Supervisor"]
 
 _log = logging.getLogger(__name__)
-# While it starts, an instance is asked this often: a quick start should be seen quickly.
+# While it starts, an instance is probed this often, to notice a quick start quickly.
 _STARTING_PROBE_INTERVAL_S = 0.5
 # For a server that was never ready: vLLM doesn't hear SIGTERM while its engine starts (seen for 40 s with 0.32).
 _UNSERVED_GRACE_S = 1.0
@@ -57,13 +57,13 @@ Callback = Callable[[InstanceStatus], None]
 
 
 class _ShutDown(Exception):  # noqa: N818 - not an error: the way out of the task group
-    """Ends `run` with all its tasks."""
+    """Ends `run` and all its tasks."""
 
 
 class Supervisor:
-    """Keeps the wanted instances up. Lives in one event loop; every method is called from there.
+    """Keeps the wanted instances running. Lives in one event loop; every method is called from there.
 
-    Commands only post events: what they ask for begins once `run` gets to them, and `status` shows it then.
+    Commands only post events, which take effect, and appear in `status`, once `run` processes them.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Supervisor:
         was_late_since: Callable[[float], bool] = lambda _: False,
         stays_stopped: Container[str] = (),
     ) -> None:
-        """Begins nothing.
+        """Starts nothing yet.
 
         Args:
             specs: The instances.
@@ -92,9 +92,9 @@ class Supervisor:
             probe_timeout_s: Seconds after which a probe has failed.
             stop_grace_s: Seconds between asking an instance to exit and killing it.
             clock: Time; default: the real one.
-            computes: Tells whether a process, by its id, is at work.
-            was_late_since: Tells whether the event loop stood still since a moment of its own clock.
-            stays_stopped: Instances that are not started: an operator had stopped them.
+            computes: Whether a process, by its PID, is computing.
+            was_late_since: Whether the event loop was blocked since a moment of its own clock.
+            stays_stopped: Instances that an operator stopped, and that are not started.
         """
         self._runtimes = runtimes
         self._probe = probe
@@ -180,7 +180,7 @@ class Supervisor:
         try:
             await self._runtimes[spec.runtime].check(spec, needs_port=spec.port not in has_port)
         except (SyshaxError, OSError) as error:
-            raise ConflictError(f"{spec.name} runs on: it could not be started again: {_text(error)}") from error
+            raise ConflictError(f"{spec.name} keeps running: it could not be started again: {_text(error)}") from error
 
     def drained(self, name: str) -> None:
         """No request runs on the instance any more. Raises NotFoundError for an unknown name."""
@@ -188,22 +188,22 @@ class Supervisor:
         self._post(instance, Drained(instance.lifecycle.generation))
 
     def suspect(self, name: str) -> None:
-        """Something failed with the instance: it is probed at once. Raises NotFoundError for an unknown name.
+        """Reports a failed request: the instance is probed at once. Raises NotFoundError for an unknown name.
 
-        Only while it is READY: an instance already known to be sick is not given up sooner for being suspected often.
+        Only while it is READY: reports do not shorten the life of an instance already known to be unhealthy.
         """
         instance = self._get(name)
         if instance.lifecycle.state is State.READY:
             instance.prober.ask_now()
 
     def note_launch(self, name: str, generation: int, text: str) -> None:
-        """What a launch that takes long is doing: shown as the reason, and the time to start begins anew."""
+        """Reports progress of a slow launch: shown as the reason, and restarts the start time-out."""
         self._post(self._get(name), LaunchNoted(generation, text))
 
     def retune(
         self, policy: RestartPolicy, *, probe_interval_s: float, probe_timeout_s: float, stop_grace_s: float
     ) -> None:
-        """Sets the times and limits that hold from now on; timers that run keep theirs."""
+        """Sets new times and limits; running timers keep theirs."""
         self._policy = policy
         self._probe_interval_s = probe_interval_s
         self._probe_timeout_s = probe_timeout_s
@@ -213,9 +213,9 @@ class Supervisor:
             instance.prober.timeout_s = probe_timeout_s
 
     async def reconfigure(self, specs: Sequence[InstanceSpec]) -> None:
-        """Supervises these instances from now on, once all commands so far have been taken up.
+        """Replaces the supervised instances, once all earlier commands have been processed.
 
-        Those whose spec stays live on untouched. What is new, or has another spec, is STOPPED and not wanted.
+        Instances with an unchanged spec are not touched. New and changed ones are STOPPED and not wanted.
 
         Raises:
             ConflictError: An instance that is to change or to go is not STOPPED, or wanted. Nothing has changed.
@@ -235,7 +235,7 @@ class Supervisor:
             if old is not None and old.spec == spec:
                 self._instances[spec.name] = old
                 continue
-            # Generations go on: what is left of an earlier one, in a record or a log, is never taken for this one.
+            # Generations keep counting, so that remains of an earlier one are never taken for this one.
             its = Lifecycle(blocked_by=self._missing(spec), generation=self._retired.get(spec.name, 0))
             self._instances[spec.name] = new = self._make(spec, its)
             new.terminating = None if old is None else old.terminating
@@ -262,7 +262,7 @@ class Supervisor:
         return tuple(instance.status for instance in self._instances.values())
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
-        """Calls back at every change of any instance's status, until the returned function is called."""
+        """Calls back at every status change of any instance, until the returned function is called."""
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
 
@@ -373,7 +373,7 @@ class Supervisor:
         self._events.put_nowait((instance, event))
 
     def _try_to_handle(self, instance: Instance, event: Event) -> None:
-        """A fault of ours with one event must not end the supervision of all instances."""
+        """An internal error with one event must not end the supervision of all instances."""
         try:
             self._handle(instance, event)
         except Exception:  # noqa: BLE001 - see above
@@ -441,7 +441,7 @@ class Supervisor:
         if instance.terminating is not None:
             await instance.terminating  # the last generation is gone, but its runtime may still tidy up
         if instance.lifecycle.state is not State.STARTING:
-            self._post(instance, LaunchFailed(generation, "not wanted any more", permanent=False))
+            self._post(instance, LaunchFailed(generation, "no longer wanted", permanent=False))
             return
         try:
             handle = await instance.runtime.launch(instance.spec, generation)
@@ -460,7 +460,7 @@ class Supervisor:
         try:
             status = await instance.runtime.wait(handle)
         except (SyshaxError, OSError) as error:
-            status = ExitStatus(cause=f"it could not be watched any more: {_text(error)}")
+            status = ExitStatus(cause=f"it can no longer be watched: {_text(error)}")
         except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
             self._note_fault(instance, "watched")
             name, why = instance.spec.name, _unexpected(error)
@@ -480,11 +480,9 @@ class Supervisor:
             self._post(instance, TerminateFailed(effect.handle.generation, _unexpected(error)))
 
     def _note_fault(self, instance: Instance, what: str) -> None:
-        """Logs the exception that is being handled: it is a fault of ours, or of a library."""
+        """Logs the current exception: an internal error, or one of a library."""
         name = instance.spec.name
-        _log.exception(
-            "%s: it could not be %s, for a reason that was not foreseen", name, what, extra={"instance": name}
-        )
+        _log.exception("%s: could not be %s: unexpected error", name, what, extra={"instance": name})
 
 
 def _text(error: Exception) -> str:

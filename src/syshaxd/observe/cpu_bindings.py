@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""BindingMonitor: looks again and again whether running instances keep to the CPUs and memory they are bound to."""
+"""BindingMonitor: periodically verifies running instances against their CPU bindings."""
 
 import asyncio
 import logging
@@ -31,14 +31,14 @@ from syshaxd.system import host
 from syshaxd.system.threads import in_thread
 
 _log = logging.getLogger(__name__)
-# While the kernel walks an instance's page tables, the instance can't map memory: at most this part of the time.
+# While the kernel walks an instance's page tables, the instance can't map memory: limits that share of the time.
 _MAX_WALKING_RATIO = 0.01
 
 OnDrift = Callable[[str, BindingStatus], None]
 
 
 class BindingMonitor:
-    """Reads where instances run, and keeps what is known of their bindings. Lives in one event loop."""
+    """Reads where instances run and keeps their binding status. Lives in one event loop."""
 
     def __init__(
         self,
@@ -55,8 +55,8 @@ class BindingMonitor:
         Args:
             bound: What instances are bound to.
             statuses: All instances, at any moment.
-            pid: Tells the main process of an instance that has been launched; None: nobody knows, or it has ended.
-            interval_s: Seconds from one reading of an instance to the next; after a slow one the next comes later.
+            pid: Returns the main process of a launched instance; None: unknown, or it has ended.
+            interval_s: Seconds between two readings of an instance; longer after a slow one.
             read_placement: Reads a process and its descendants; may block.
             read_topology: Reads the host; may block.
         """
@@ -72,26 +72,26 @@ class BindingMonitor:
         self._rebound = asyncio.Event()
 
     def set_bound(self, bound: Bound) -> None:
-        """Holds instances to these bindings from now on."""
+        """Sets the bindings to verify."""
         self._bound = bound
         self._rebound.set()
 
     @property
     def faults(self) -> Mapping[str, tuple[str, ...]]:
-        """What was wrong, or could be better, at start, by instance, a line each."""
+        """Faults and advice found at start, by instance, one line each."""
         return {name: tuple(map(describe_fault, its)) for name, its in self._bound.faults.items()}
 
     def latest(self) -> Mapping[str, BindingStatus]:
-        """What is known of the present generations, by instance; those that were not read yet are left out."""
+        """Binding status of the present generations, by instance; unread ones are absent."""
         handles = {status.spec.name: status.handle for status in self._statuses()}
         return {name: known for name, (handle, known) in self._known.items() if handles.get(name) == handle}
 
     def subscribe(self, on_drift: OnDrift) -> None:
-        """Has `on_drift` called with an instance's name when a drift is certain, when it changes, and when it ends."""
+        """Calls `on_drift` with an instance's name when drift is confirmed, changes or ends."""
         self._subscribers.append(on_drift)
 
     async def run(self) -> None:
-        """Reads every instance that is READY and bound to something, again and again, until cancelled."""
+        """Reads every READY and bound instance periodically, until cancelled."""
         while True:
             self._rebound.clear()
             async with asyncio.TaskGroup() as group:
@@ -101,31 +101,31 @@ class BindingMonitor:
                     watch.cancel()
 
     async def topology(self) -> HostTopology:
-        """The host as it is now. Raises TopologyError if it can't be read."""
+        """The host at this moment. Raises TopologyError if it can't be read."""
         return HostTopology(topology=await in_thread(self._read_topology), owners=self._bound.owners())
 
     async def check(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
-        """Returns what is wrong with settings for an instance; None: with those that it has.
+        """Returns the faults of settings for an instance; None: of its own.
 
         Raises:
             NotFoundError: Unknown name.
-            ConflictError: Its CPUs are not syshaxd's business.
+            ConflictError: syshaxd does not manage its CPUs.
             TopologyError: The host can't be read.
         """
         self._status(name)
         if name not in self._bound.settings:
-            raise ConflictError(f"the CPUs of {name} are not checked: somebody else starts it (runtime: external)")
+            raise ConflictError(f"the CPUs of {name} are not checked: syshaxd does not start it (runtime: external)")
         return await in_thread(partial(self._check, name, settings))
 
     async def verify(self, name: str = "") -> Mapping[str, Verification | Unverified]:
-        """Reads now where instances run, whatever the last periodic reading said.
+        """Verifies instances now, independent of the periodic readings.
 
         Args:
             name: Only this one; empty: all.
 
         Raises:
             NotFoundError: Unknown name.
-            TopologyError: The kernel's answer makes no sense.
+            TopologyError: The kernel's answer is not valid.
         """
         statuses = [self._status(name)] if name else list(self._statuses())
         return {status.spec.name: await self._verify(status) for status in statuses}
@@ -147,16 +147,16 @@ class BindingMonitor:
     async def _verify(self, status: InstanceStatus) -> Verification | Unverified:
         name = status.spec.name
         if status.spec.runtime is RuntimeKind.EXTERNAL:
-            return Unverified("somebody else starts it (runtime: external)")
+            return Unverified("syshaxd does not start it (runtime: external)")
         if name not in self._bound.bindings:
-            return Unverified("bound to nothing: it names no CPUs")
+            return Unverified("not bound: it names no CPUs")
         pid = await self._pid(status)
         if pid is None:
             return Unverified(f"not running: {status.state}")
         try:
             return await in_thread(partial(self._read, self._bound.bindings[name], pid))
         except ProcessGoneError:
-            return Unverified("it has ended just now")
+            return Unverified("it has just ended")
 
     def _read(self, binding: Binding, pid: int) -> Verification:
         return verify_binding(binding, self._read_placement(pid), self._read_topology())
@@ -167,22 +167,22 @@ class BindingMonitor:
             await asyncio.sleep(max(self._interval_s, walked_s / _MAX_WALKING_RATIO))
 
     async def _look(self, name: str) -> float:
-        """Returns for how many seconds the kernel kept the instance from mapping memory."""
+        """Returns the seconds for which the kernel blocked the instance from mapping memory."""
         status = next((status for status in self._statuses() if status.spec.name == name), None)
         if status is None or status.state is not State.READY or status.handle is None:
             return 0.0
         try:
             seen = await self._verify(status)
         except (SyshaxError, OSError) as error:
-            self._say(name, f"whether it keeps to its binding to CPUs can't be seen: {error}")
+            self._say(name, f"cannot verify its CPU binding: {error}")
             return 0.0
         except Exception as error:  # noqa: BLE001 - /proc and /sys may be odd; the others are watched on
-            self._say(name, f"whether it keeps to its binding to CPUs can't be seen: {type(error).__name__}: {error}")
+            self._say(name, f"cannot verify its CPU binding: {type(error).__name__}: {error}")
             return 0.0
         if isinstance(seen, Unverified):
             return 0.0
         now = next((status for status in self._statuses() if status.spec.name == name), None)
-        if now is not None and now.state is State.READY and now.handle == status.handle:  # it does not end just now
+        if now is not None and now.state is State.READY and now.handle == status.handle:  # unless it is ending
             self._learn(name, status.handle, seen)
         return seen.walk_s
 
@@ -194,21 +194,21 @@ class BindingMonitor:
         self._tell(name, before, known)
 
     def _say(self, name: str, problem: str) -> None:
-        """Logs a problem of reading once, until it is another one."""
+        """Logs a reading error once, until it changes."""
         if problem and problem != self._said.get(name):
             _log.warning("%s: %s", name, problem)
         self._said[name] = problem
 
     def _tell(self, name: str, before: BindingStatus | None, known: BindingStatus) -> None:
-        """Logs and reports that a drift begins, changes its kind, or ends."""
+        """Logs and reports that drift begins, changes its kind, or ends."""
         old = {drift.kind for drift in before.drifts} if before is not None else set()
         if old == {drift.kind for drift in known.drifts}:
             return
         if known.drifts:
             what = "; ".join(map(str, known.drifts))
-            _log.warning("%s: does not keep to its binding to CPUs: %s; restarting it repairs that", name, what)
+            _log.warning("%s: drifted from its CPU binding: %s; restarting it repairs that", name, what)
         else:
-            _log.info("%s: keeps to its binding to CPUs again", name)
+            _log.info("%s: back on its CPU binding", name)
         for on_drift in self._subscribers:
             try:
                 on_drift(name, known)

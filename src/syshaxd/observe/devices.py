@@ -57,13 +57,13 @@ class HostReader:
         return min(1.0, max(0.0, 1.0 - idle_ratio))
 
     def _read(self, what: str, read: Callable[[], T], unknown: T) -> T:
-        """One value; what can't be read is said once, and costs no other."""
+        """One value; a failure is logged once and affects no other value."""
         try:
             value = read()
         except Exception as error:  # noqa: BLE001 - whatever the kernel's files and psutil come up with
             if self._said.get(what) != str(error):
                 self._said[what] = str(error)
-                _log.warning("the host's %s cannot be read for now: %s: %s", what, type(error).__name__, error)
+                _log.warning("cannot read the host's %s: %s: %s", what, type(error).__name__, error)
             return unknown
         self._said.pop(what, None)
         return value
@@ -76,7 +76,7 @@ def _memory_usage() -> tuple[int, int]:
 
 
 def _shm_usage() -> tuple[int, int]:
-    """Size and use of the shared memory; both 0 where there is none, as in some containers."""
+    """Size and use of the shared memory; both 0 if there is none, as in some containers."""
     with suppress(FileNotFoundError):
         usage = shutil.disk_usage(_SHM)
         return usage.total, usage.used
@@ -84,19 +84,19 @@ def _shm_usage() -> tuple[int, int]:
 
 
 def _text(told: Any) -> str:
-    """Older bindings give bytes."""
+    """Older bindings return bytes."""
     return told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
 
 
 def _number(told: Any, most: float) -> float:
-    """Raises ValueError for what is no number from 0 to `most`."""
+    """Raises ValueError unless it is a number from 0 to `most`."""
     if not 0 <= (value := float(told)) <= most:
         raise ValueError(f"{told} cannot be")
     return value
 
 
 def _count(told: Any, most: int) -> int:
-    """Raises ValueError for what is no count up to `most`."""
+    """Raises ValueError unless it is a count up to `most`."""
     if not 0 <= (value := int(told)) <= most:
         raise ValueError(f"{told} cannot be")
     return value
@@ -104,15 +104,15 @@ def _count(told: Any, most: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """What NVML said."""
+    """A reading of NVML."""
 
     gpus: tuple[GpuLoad, ...] = ()
     error: str = ""
-    """What could not be read and why; empty also where there is no GPU at all."""
+    """What could not be read and why; also empty without any GPU."""
 
 
 class GpuReader:
-    """Reads all GPUs through NVML. Every change of their readability is logged once.
+    """Reads all GPUs through NVML. Logs each change of what can be read.
 
     A host without GPUs, or without their driver, is fine. After an error NVML is opened anew at the next reading:
     a driver that was loaded late or again, and a GPU that was reset, are found.
@@ -125,7 +125,7 @@ class GpuReader:
         self._said = ""
 
     def read(self) -> GpuReading:
-        """Returns the load of the GPUs that can be read, and what is wrong with the others."""
+        """Returns the load of the readable GPUs, and why others can't be read."""
         nvml = self._nvml
         try:
             if not self._open:
@@ -135,7 +135,7 @@ class GpuReader:
         except Exception as error:  # noqa: BLE001 - the library's own errors, and what its bindings make of odd answers
             self._close()
             if getattr(error, "value", None) in _NO_DRIVER and not self._most:
-                self._say(logging.INFO, f"no GPU is watched: {error}")
+                self._say(logging.INFO, f"not monitoring GPUs: {error}")
                 return GpuReading()
             return self._faulty((), f"NVML: {error}")
         gpus: list[GpuLoad] = []
@@ -147,12 +147,12 @@ class GpuReader:
                 faults.append(f"GPU {index}: {error}")
         self._most = max(self._most, count)
         if count < self._most:
-            faults.append(f"{count} of {self._most} GPUs are left")
+            faults.append(f"only {count} of {self._most} GPUs are visible")
         if faults:
             self._close()
             return self._faulty(tuple(gpus), "; ".join(faults))
         names = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in gpus)
-        self._say(logging.INFO, f"GPUs watched: {names or 'none, the driver sees no GPU'}")
+        self._say(logging.INFO, f"monitoring GPUs: {names or 'none, the driver sees no GPU'}")
         return GpuReading(tuple(gpus))
 
     def _load(self, index: int) -> GpuLoad:
@@ -172,7 +172,7 @@ class GpuReader:
         )
 
     def _told(self, call: Callable[[], T]) -> T | None:
-        """One value; None: the driver does not tell it, or it can't be."""
+        """One value; None: not reported by the driver, or invalid."""
         try:
             return call()
         except self._nvml.NVMLError as error:
@@ -189,7 +189,7 @@ class GpuReader:
                 self._nvml.nvmlShutdown()
 
     def _faulty(self, gpus: tuple[GpuLoad, ...], error: str) -> GpuReading:
-        self._say(logging.WARNING, f"GPUs cannot all be read, which is tried again: {error}")
+        self._say(logging.WARNING, f"cannot read all GPUs, will retry: {error}")
         return GpuReading(gpus, error)
 
     def _say(self, level: int, message: str) -> None:

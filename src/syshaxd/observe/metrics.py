@@ -60,7 +60,7 @@ class ClientCounts:
     connections: int = 0
     """Open at this moment."""
     refused: int = 0
-    """Connections that were too many, so far."""
+    """Connections refused so far."""
     body_bytes: int = 0
     """Of the bodies that are held at this moment."""
 

@@ -22,16 +22,16 @@ from syshaxd.system.connecting import why_no_answer
 from syshaxd.system.threads import in_thread
 
 _log = logging.getLogger(__name__)
-# A reading counts for at least so long, and for three intervals.
+# A reading counts for at least this long, and for three intervals.
 _LEAST_MAX_AGE_S = 10.0
-# Many times what vLLM tells.
+# Many times what vLLM exports.
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 
 class SystemMonitor:
     """Keeps the latest readings of everything.
 
-    Every source is read on its own: one that is slow or dead delays no other. Its last good values stay.
+    Sources are read independently: a slow or dead one delays no other, and keeps its last good values.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class SystemMonitor:
         read_gpus: Callable[[], GpuReading] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Remembers what to read.
+        """Does not read anything yet.
 
         Args:
             targets: The instances to read; asked at every interval.
@@ -75,7 +75,7 @@ class SystemMonitor:
         self._subscribers.append(on_snapshot)
 
     async def run(self) -> None:
-        """Reads everything again and again, until cancelled."""
+        """Reads everything periodically, until cancelled."""
         running: dict[str, asyncio.Task[None]] = {}
         async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
             while True:
@@ -85,18 +85,18 @@ class SystemMonitor:
                 await asyncio.sleep(self._interval_s)
 
     async def _try_to_read(self, source: str, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """What nobody foresaw of one source keeps none of the others from being read."""
+        """An unexpected error of one source does not stop the others."""
         try:
             await read()
         except Exception as error:  # noqa: BLE001 - see above
             self._say(source, error)
 
     def _say(self, source: str, error: Exception) -> None:
-        """Logs a fault of ours with its trace, once until it is another one."""
+        """Logs an internal error with its traceback, once until it changes."""
         text = f"{type(error).__name__}: {error}"
         if self._said.get(source) != text:
             self._said[source] = text
-            _log.error("%s: a fault of syshaxd: %s", source, text, exc_info=error)
+            _log.error("%s: internal error: %s", source, text, exc_info=error)
 
     def _sources(self, session: aiohttp.ClientSession) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         specs = {spec.name: spec for spec in self._targets()}
@@ -118,7 +118,7 @@ class SystemMonitor:
         except Exception as error:  # noqa: BLE001 - whatever it is: this instance's load can't be read now
             load = replace(before or NO_LOAD, error=str(error) or type(error).__name__)
             if before is None or not before.error:
-                _log.info("the load of %s cannot be read for now: %s", spec.name, load.error)
+                _log.info("cannot read the load of %s: %s", spec.name, load.error)
             if not isinstance(error, SyshaxError | OSError):
                 self._say(f"the load of {spec.name}", error)
         else:
@@ -126,9 +126,9 @@ class SystemMonitor:
             self._readings[spec.name] = reading
             if load.error:
                 if before is None or before.error != load.error:
-                    _log.info("the load of %s cannot all be read: %s", spec.name, load.error)
+                    _log.info("cannot read all of the load of %s: %s", spec.name, load.error)
             elif before is not None and before.error:
-                _log.info("the load of %s can be read", spec.name)
+                _log.info("the load of %s is readable again", spec.name)
         self._publish(instances={**self._snapshot.instances, spec.name: load})
 
     async def _update_host(self) -> None:
@@ -137,7 +137,7 @@ class SystemMonitor:
         except Exception as error:  # noqa: BLE001 - the kernel's files and psutil's reading of them may be odd
             if str(error) != self._host_error:
                 self._host_error = str(error)
-                _log.warning("the host's load cannot be read for now: %s", error)
+                _log.warning("cannot read the host's load: %s", error)
             self._publish(host=None)
         else:
             self._host_error = ""
@@ -149,7 +149,7 @@ class SystemMonitor:
             await asyncio.wait((reading,), timeout=self._timeout_s)
             if not reading.done():
                 error = f"NVML has not answered for {self._timeout_s:g} s"
-                _log.warning("GPUs cannot be read: %s", error)
+                _log.warning("cannot read GPUs: %s", error)
                 self._publish(gpu_error=error)
             result = await reading
         except Exception as error:  # noqa: BLE001 - the driver's library may be odd
@@ -170,7 +170,7 @@ class SystemMonitor:
 
 
 async def probe_health(session: aiohttp.ClientSession, spec: InstanceSpec, *, timeout_s: float | None = None) -> None:
-    """Returns if the instance says that it is well.
+    """Returns if the instance is healthy.
 
     Args:
         session: What to ask with.
@@ -190,7 +190,7 @@ async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, ti
         async with session.get(
             url,
             timeout=aiohttp.ClientTimeout(total=timeout_s),
-            # Compressing for a neighbour on the same host would cost the instance more than it spares.
+            # Compression on one host costs the instance more than it saves.
             headers={"Accept-Encoding": "identity", **own_headers(spec)},
         ) as response:
             text = (await _read(response)).decode("utf-8", "replace")

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""ParityService: asks each generation of each instance the same prompts once, and compares what they answered."""
+"""ParityService: sends the same prompts to each generation of each instance once, and compares the answers."""
 
 import asyncio
 import itertools
@@ -21,7 +21,7 @@ from syshaxd.observe.parity_ask import ask
 __all__ = ["Ask", "ParityService", "ask"]
 
 Ask = Callable[[InstanceSpec], Awaitable[tuple[Answer, ...]]]
-"""Asks an instance the prompts; raises SyshaxError if that fails."""
+"""Sends the prompts to an instance; raises SyshaxError if that fails."""
 
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_S = 30.0
@@ -30,7 +30,7 @@ _LAST_RETRY_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class _Identity:
-    """What computes: as long as it is the same, so are its answers."""
+    """Identity of what computes: equal identities give equal answers."""
 
     spec: InstanceSpec
     generation: int
@@ -38,24 +38,24 @@ class _Identity:
 
     @classmethod
     def of(cls, instance: RegisteredInstance) -> Self:
-        """That of an instance at this moment; its models count once it was asked for them."""
+        """The identity of an instance at this moment; includes its models once they are known."""
         models = instance.catalog.base_models if instance.discovered else frozenset()
         return cls(instance.spec, instance.status.generation, models)
 
 
 @dataclass(slots=True, eq=False)
 class _Known:
-    """What is known of one instance as it is now."""
+    """The state of one instance's comparison."""
 
     identity: _Identity
     ready: bool = False
     answers: tuple[Answer, ...] = ()
     """Empty: not asked yet, or it failed."""
     fault: str = ""
-    """Why the last try failed."""
+    """Why the last attempt failed."""
     failures: int = 0
     ask_at_s: float = 0.0
-    """Event loop's time of the next try."""
+    """Event loop time of the next attempt."""
 
     @property
     def spec(self) -> InstanceSpec:
@@ -67,13 +67,13 @@ class ParityService:
     """Keeps a report for each pair of instances. Lives in one event loop."""
 
     def __init__(self, registry: InstanceRegistry, ask_instance: Ask, bounds: Bounds, *, enabled: bool = True) -> None:
-        """Asks nobody yet.
+        """Asks no instance yet.
 
         Args:
             registry: The instances; pairs are those that serve the same model.
             ask_instance: Asks one of them.
             bounds: Limits of noise and of allowed differences.
-            enabled: Whether to ask in the background, and whether pairs that were not compared are refused.
+            enabled: Whether to compare in the background, and to refuse pairs that were not compared.
         """
         self._registry = registry
         self._known: dict[str, _Known] = {}
@@ -89,11 +89,11 @@ class ParityService:
         registry.subscribe(self.on_instances)
 
     def reports(self) -> tuple[ParityReport, ...]:
-        """The latest report of each pair, of its present generations."""
+        """The latest report on the present generations of each pair."""
         return tuple(self._reports.values())
 
     def subscribe(self, on_change: Callable[[], None]) -> None:
-        """Has `on_change` called when a report has come or gone."""
+        """Calls `on_change` when a report is added or dropped."""
         self._subscribers.append(on_change)
 
     def refusal(self, first: str, second: str) -> Refusal:
@@ -110,9 +110,9 @@ class ParityService:
         return Refusal(reason, lasting=verdict.agreement is not Agreement.UNKNOWN)
 
     def on_instances(self) -> None:
-        """The registry has changed. What is another generation, or serves other models, is asked anew once it is ready.
+        """Handles a change of the registry: new generations, and instances with other models, are asked again.
 
-        What was known of those that are gone, or changed, goes.
+        What was known of removed and changed instances is dropped.
         """
         before, self._known = self._known, {}
         for name, instance in self._registry.instances.items():
@@ -128,7 +128,7 @@ class ParityService:
             self._woken.set()
 
     async def run(self) -> None:
-        """Asks instances that have become ready, one at a time, until cancelled."""
+        """Asks instances that became ready, one at a time, until cancelled."""
         while True:
             self._woken.clear()
             waiting = [known for known in self._known.values() if self._enabled and known.ready and not known.answers]
@@ -143,7 +143,7 @@ class ParityService:
                 continue
 
     async def compare(self, first: str, second: str) -> ParityReport:
-        """Asks both now, whatever is known already.
+        """Asks both now, even if reports exist.
 
         Raises:
             NotFoundError: No such instance.
@@ -166,7 +166,7 @@ class ParityService:
         return report
 
     async def _learn(self, known: _Known) -> None:
-        """Asks an instance, and compares it with those that were asked already. A generation that has ended is left."""
+        """Asks an instance and compares it with those already asked. Stops if its generation ends."""
         name = known.spec.name
         answers: tuple[Answer, ...] = ()
         fault = ""
@@ -178,7 +178,7 @@ class ParityService:
             except SyshaxError as error:
                 fault = str(error)
             except Exception as error:  # noqa: BLE001 - one instance's odd answer must not end the comparing
-                _log.exception("parity: %s could not be asked, by a fault of syshaxd", name)
+                _log.exception("parity: could not ask %s: internal error", name)
                 fault = f"{type(error).__name__}: {error}"
         if known is not self._known.get(name):
             return
@@ -199,7 +199,7 @@ class ParityService:
         if faults:
             report = ParityReport(first=names[0], second=names[1], verdict=unknown("; ".join(faults)))
         elif first.answers and second.answers:
-            # Some milliseconds of arithmetic: in a thread, the streams go on meanwhile.
+            # Some milliseconds of arithmetic: in a thread, so that streams are not delayed.
             weights = (first.spec.weights_text, second.spec.weights_text)
             report = await asyncio.to_thread(
                 compare, names, PROMPTS, first.answers, second.answers, self._bounds, weights=weights

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Asks one instance the prompts of a comparison."""
+"""Sends the prompts of a comparison to one instance."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ _SHOWN_CHARACTERS = 300
 
 
 async def ask(session: aiohttp.ClientSession, spec: InstanceSpec, *, timeout_s: float) -> tuple[Answer, ...]:
-    """Returns an answer to each prompt. One request at a time, so that the instance hardly feels it.
+    """Returns an answer to each prompt, with one request at a time to keep the load low.
 
     Raises:
         InstanceFailedError: It can't be reached, refuses, or its answer has no log-probabilities.

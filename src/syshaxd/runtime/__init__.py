@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What starts and stops instances. One implementation a RuntimeKind, all held to one contract suite."""
+"""Starts and stops instances. One implementation per RuntimeKind, all tested by one contract suite."""
 
 from syshaxd.runtime.instance_runtime import InstanceRuntime
 

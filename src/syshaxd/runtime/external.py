@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Instances that somebody else starts and stops: syshaxd only watches them and sends them requests."""
+"""External instances: syshaxd does not start or stop them, only watches them and sends them requests."""
 
 import asyncio
 import time
@@ -10,13 +10,13 @@ from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 
 
 class ExternalRuntime:
-    """Launching begins to watch the server at the spec's address, terminating ends that; the server is not touched."""
+    """Launching starts watching the server at the spec's address, terminating stops that; the server is not touched."""
 
     def __init__(self) -> None:
         self._released: dict[Handle, asyncio.Event] = {}
 
     async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
-        """Begins to watch the server, whether it is there or not."""
+        """Starts watching the server, whether it runs or not."""
         handle = Handle(spec.name, generation, spec.address.authority, time.time())
         self._released[handle] = asyncio.Event()
         return handle
@@ -28,13 +28,13 @@ class ExternalRuntime:
         """Nothing: a launch takes no time."""
 
     async def wait(self, handle: Handle) -> ExitStatus:
-        """Returns only after `terminate`: probes tell whether the server is there."""
+        """Returns only after `terminate`: probes show whether the server runs."""
         if handle in self._released:
             await self._released[handle].wait()
         return ExitStatus()
 
     async def terminate(self, handle: Handle, grace_s: float) -> None:
-        """Ends the watching; the server runs on."""
+        """Stops watching; the server keeps running."""
         released = self._released.pop(handle, None)
         if released is not None:
             released.set()
@@ -47,7 +47,7 @@ class ExternalRuntime:
 
     async def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
         """One line that says where to look."""
-        yield f"{name} was not started by syshaxd (runtime: external): its output is with whoever started it"
+        yield f"{name} was not started by syshaxd (runtime: external): see the program that started it"
 
     def is_away(self) -> bool:
         """Never."""

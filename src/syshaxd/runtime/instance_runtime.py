@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What starts and stops instances. One implementation a RuntimeKind, all held to one contract suite."""
+"""Starts and stops instances. One implementation per RuntimeKind, all tested by one contract suite."""
 
 from collections.abc import AsyncIterator
 from typing import Protocol
@@ -9,17 +9,17 @@ from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 
 
 class InstanceRuntime(Protocol):
-    """Launches, awaits, ends and finds again the generations of instances."""
+    """Launches, awaits, terminates and adopts generations of instances."""
 
     async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
         """Starts the instance and returns once it runs; it need not be healthy yet.
 
         Raises:
-            LaunchFailedError: Nothing was started, or what was started is gone again.
+            LaunchFailedError: Nothing was started, or nothing of it is left.
         """
 
     async def check(self, spec: InstanceSpec, *, needs_port: bool) -> None:
-        """Looks for what would surely keep a launch from working now, before a healthy generation is ended for it.
+        """Checks for anything certain to make a launch fail, before a healthy generation is stopped for it.
 
         Args:
             spec: What is to be launched.
@@ -30,32 +30,32 @@ class InstanceRuntime(Protocol):
         """
 
     def abandon(self, name: str) -> None:
-        """The launch under way is not wanted any more.
+        """Abandons the launch under way.
 
         It fails soon if it is at something that may take long, such as fetching an image; else it goes on to its end.
         """
 
     async def wait(self, handle: Handle) -> ExitStatus:
-        """Returns when the generation has ended, at once if it already has. The one source of exits.
+        """Returns when the generation has exited, at once if it already has. The only source of exits.
 
         Raises:
             SyshaxError, OSError: It can't be watched any more. The next launch ends what may be left of it.
         """
 
     async def terminate(self, handle: Handle, grace_s: float) -> None:
-        """Asks the generation to end, ends it by force after `grace_s`, and returns once nothing of it is left.
+        """Asks the generation to exit, kills it after `grace_s`, and returns once nothing of it is left.
 
         A generation that has already ended is no error. `wait` returns before or soon after this does.
         """
 
     async def adopt(self, spec: InstanceSpec) -> Handle | None:
-        """Takes over a generation that an earlier daemon left running; None if there is none that fits `spec`.
+        """Adopts a generation that an earlier daemon left running; None if none fits `spec`.
 
         One that is there but does not fit (another command line, say) is ended.
         """
 
     async def pid(self, handle: Handle) -> int | None:
-        """The generation's main process, as this host numbers it; None: it has ended, or nobody here knows."""
+        """PID of the generation's main process on this host; None: it has exited or is unknown."""
 
     def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
         """The instance's output, line by line without line ends, over all generations that are still kept.
@@ -70,4 +70,4 @@ class InstanceRuntime(Protocol):
         """Whether what it acts through is gone for now: a server that does not answer then may be none the worse."""
 
     async def close(self) -> None:
-        """Lets go of what the runtime itself holds; running instances are left alone."""
+        """Releases the runtime's own resources; instances keep running."""

@@ -54,7 +54,7 @@ class LogFile:
     """One instance's log: the instance appends to `path`, while this end reads it and keeps it small."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
-        """Touches nothing yet.
+        """Does no I/O yet.
 
         Args:
             path: The file.

@@ -19,7 +19,7 @@ class QuantisedRuntime:
     """An InstanceRuntime over another one. Lives in one event loop."""
 
     def __init__(self, inner: InstanceRuntime, state: Path, note: Callable[[str, int, str], None]) -> None:
-        """Begins nothing.
+        """Starts nothing yet.
 
         Args:
             inner: What launches and ends the instances.
@@ -70,7 +70,7 @@ class QuantisedRuntime:
             await asyncio.wait((making,))
             del self._making[spec.name]
         if making.cancelled():
-            raise LaunchFailedError(f"{spec.name}: its weights are not wanted any more", permanent=False)
+            raise LaunchFailedError(f"{spec.name}: its weights are no longer wanted", permanent=False)
         making.result()
 
     async def check(self, spec: InstanceSpec, *, needs_port: bool) -> None:

@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""File descriptors of this process: as many as it may have, and some kept back from clients.
+"""File descriptors of this process: raises their limit and reserves some from clients.
 
-Each client takes one, and a second one while an instance answers it. Without a reserve, a crowd of clients would leave
+Each client uses one, and a second one while an instance answers. Without a reserve, many clients would leave
 none for health probes, for the control plane and for starting instances.
 """
 
@@ -13,34 +13,34 @@ import resource
 
 _log = logging.getLogger(__name__)
 _RESERVE = 64
-# Of a very low limit, at most this part is kept back.
+# Of a very low limit, at most this share is reserved.
 _RESERVE_RATIO = 0.25
 _OWN_SHORTAGE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 
 
 def raise_limit() -> None:
-    """Raises the soft limit of open files to the hard one, as far as the kernel lets it."""
+    """Raises the soft limit of open files to the hard limit, as far as the kernel allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as error:
-            _log.warning("the limit of open files stays %d, and is not raised to %d: %s", soft, hard, error)
-    _log.info("open files: at most %d (was %d), %d of them kept back from clients", limit(), soft, reserve())
+            _log.warning("cannot raise the limit of open files from %d to %d: %s", soft, hard, error)
+    _log.info("open files: at most %d (was %d), %d of them reserved from clients", limit(), soft, reserve())
 
 
 def limit() -> int:
-    """How many descriptors this process may have."""
+    """The number of descriptors that this process may have."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def reserve() -> int:
-    """How many of them are not for clients."""
+    """The number of them reserved from clients."""
     return min(_RESERVE, int(limit() * _RESERVE_RATIO))
 
 
 def is_short() -> bool:
-    """Whether clients have used up what is theirs: a new one, or a new request, is refused. Costs two system calls."""
+    """Whether clients have used up their share, so that new requests are refused. Costs two system calls."""
     try:
         lowest_free = os.dup(2)
     except OSError as error:
@@ -50,7 +50,7 @@ def is_short() -> bool:
 
 
 def is_own_shortage(error: BaseException) -> bool:
-    """Whether an error, or what caused it, tells of a shortage of this process or host, not of the other side."""
+    """Whether an error, or its cause, is a shortage of this process or host rather than a fault of the peer."""
     seen: set[int] = set()
     causes: list[BaseException | None] = [error]
     while causes:

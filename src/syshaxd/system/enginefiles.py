@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What the disk tells of an instance before it is started: its vLLM's version and its model's configuration."""
+"""Reads facts about an instance from disk before it starts: its vLLM's version and its model's configuration."""
 
 import hashlib
 import importlib.util
@@ -20,9 +20,9 @@ from syshaxd.system.weights import plan_for, record_of, weight_samples, weights_
 
 _SHM = "/dev/shm"  # noqa: S108 - only its size is read
 _ARENA_DIR = f"{_SHM}/syshax"
-# A virtual environment's, and where Debian's own interpreter looks.
+# In a virtual environment, and in Debian's own interpreter.
 _PACKAGES = ("lib*/python3*/site-packages", "lib*/python3*/dist-packages", "local/lib*/python3*/dist-packages")
-# What decides about a model's KV cache beside its weights; the rest may differ between versions of transformers.
+# Fields that determine a model's KV cache besides its weights; others may differ between versions of transformers.
 _OF_THE_MODEL = re.compile(
     r"model_type|architectures|hidden_size|intermediate_size|num_.*|head_dim|vocab_size|rope_.*|quantization_config"
 )
@@ -36,7 +36,7 @@ _DIST_INFO = re.compile(r"vllm(?:_cpu)?-(\d[^-]*)\.dist-info")
 
 
 def read_launch_host(config: Config) -> LaunchHost:
-    """Looks at what the instances that syshaxd starts will run, and where. What is not found is left empty."""
+    """Reads what the instances that syshaxd starts will run, and where. Unknown facts are left empty."""
     engines = {
         name: EngineFiles(
             version=_vllm_version(Path(service.python)) if service.python else "",
@@ -75,7 +75,7 @@ def _planned_weights(name: str, folder: Path, service: ServiceConfig) -> Planned
 
 
 def _arena_fault(folder: Path) -> str:
-    """Why instances can't share a folder, whose name anybody may take first; empty: they can, or will make it."""
+    """Why instances can't share a folder, whose name any user may take first; empty: they can, or will create it."""
     try:
         found = folder.lstat()
     except FileNotFoundError:
@@ -103,7 +103,7 @@ def package_folder(name: str = PACKAGE) -> Path:
     """The folder of a package of ours that needs vLLM's environment, without importing it.
 
     Raises:
-        SyshaxError: It is not installed beside syshaxd.
+        SyshaxError: It is not installed with syshaxd.
     """
     found = importlib.util.find_spec(name)
     if found is None or found.origin is None:
@@ -128,12 +128,12 @@ def importable_folder(base: Path, name: str = PACKAGE) -> Path:
         if not link.is_symlink() or link.readlink() != package:
             _replace_link(link, package)
     except OSError as error:
-        raise SyshaxError(f"cannot make {link}: {error.strerror}") from error
+        raise SyshaxError(f"cannot create {link}: {error.strerror}") from error
     return folder
 
 
 def _replace_link(link: Path, target: Path) -> None:
-    """Points `link` to `target` in one step: instances that start side by side all want it."""
+    """Points `link` to `target` atomically: instances may start at the same time."""
     with tempfile.TemporaryDirectory(dir=link.parent.parent) as scratch:
         made = Path(scratch, link.name)
         made.symlink_to(target)
@@ -141,7 +141,7 @@ def _replace_link(link: Path, target: Path) -> None:
 
 
 def _vllm_version(python: Path) -> str:
-    """Empty: it is not there, or there are several."""
+    """Empty: not found, or ambiguous."""
     prefix = python.parent.parent
     entries = [entry for pattern in _PACKAGES for entry in prefix.glob(f"{pattern}/vllm*.dist-info")]
     versions = {found[1] for entry in entries if (found := _DIST_INFO.fullmatch(entry.name))}
@@ -151,7 +151,7 @@ def _vllm_version(python: Path) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # in a place that this user may not look into
+    except (OSError, ValueError):  # in a folder that this user may not read
         return False
 
 
@@ -164,7 +164,7 @@ def _model_config(folder: Path) -> dict[str, object] | None:
 
 
 def _model_identity(folder: Path) -> str:
-    """Equal configurations may have different weights: some of their bytes are looked at, spread over each file.
+    """Equal configurations may have different weights, so bytes spread over each weights file are hashed too.
 
     Weights that were quantised by sysHAX count as those that they were made of: their KV cache is of the same kind.
     """

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Bounded histories that can be watched: the latest events, the latest decisions."""
+"""Bounded histories to watch: the latest events and decisions."""
 
 import asyncio
 import time
@@ -12,21 +12,21 @@ from syshaxd.core.events import Event, EventKind
 from syshaxd.core.secrets import safe_text
 
 _EVENTS = 1000
-# A watcher that is so far behind loses the oldest: nobody may fill the daemon's memory by not reading.
+# A watcher that falls this far behind loses the oldest entries, so that slow readers cannot fill the memory.
 _MAX_BEHIND = 1000
 
 T = TypeVar("T")
 
 
 class History(Generic[T]):
-    """The latest entries, and those who wait for new ones. Lives in one event loop."""
+    """The latest entries and their watchers. Lives in one event loop."""
 
     def __init__(self, size: int) -> None:
         self._entries: deque[T] = deque(maxlen=size)
         self._watchers: list[tuple[deque[T], asyncio.Event]] = []
 
     def append(self, entry: T) -> None:
-        """Adds an entry; costs next to nothing while nobody watches."""
+        """Adds an entry; cheap while there is no watcher."""
         self._entries.append(entry)
         for unread, news in self._watchers:
             unread.append(entry)
@@ -38,7 +38,7 @@ class History(Generic[T]):
         return entries if count is None else entries[max(0, len(entries) - count) :]
 
     async def watch(self, last: int | None = 0, *, follow: bool = True) -> AsyncGenerator[T, None]:
-        """Yields the last entries, oldest first, then with `follow` each new one until the caller closes it."""
+        """Yields the last entries, oldest first; with `follow` then each new one until the caller closes it."""
         unread, news = deque(self.latest(last), maxlen=None if not follow else _MAX_BEHIND), asyncio.Event()
         watcher = (unread, news)
         self._watchers.append(watcher)
@@ -63,5 +63,5 @@ class EventLog(History[Event]):
         self._clock = clock
 
     def add(self, kind: EventKind, text: str, *, instance: str = "", **fields: str) -> None:
-        """Notes that something has happened."""
+        """Records an event."""
         self.append(Event(at_s=self._clock(), kind=kind, text=safe_text(text), instance=instance, fields=fields))

@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The host as the kernel shows it under /sys and /proc: its topology, where threads may run, where memory lies.
+"""Reads the host's topology, thread affinities and memory placement from /sys and /proc.
 
-Everything takes the root folder as an argument, so that a copy of another host's files reads like the host itself. A
+Functions take the root folder as an argument, so that a copy of another host's files can be read too. A
 file that is missing or odd is an error that names it; it never counts as empty.
 """
 
@@ -31,7 +31,7 @@ _STATUS_FIELD = re.compile(r"^(\w+):\t(.*)$", re.MULTILINE)
 _PAGES = re.compile(r" N(\d+)=(\d+)")
 _PAGE_SIZE = re.compile(r" kernelpagesize_kB=(\d+)")
 _MAPPING = re.compile(r"[0-9a-f]+ \S+( .*)?")
-# Files that are memory: shared segments of processes, whose pages are as much their own as the heap.
+# Files that count as memory: shared segments, whose pages belong to the processes as the heap does.
 _SHARED_MEMORY = re.compile(r" file=(?:/dev/shm/|/memfd:|/SYSV|/dev/zero|/anon_hugepage|anon_inode:)")
 
 _VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x19e5": "Huawei"}
@@ -47,7 +47,7 @@ def topology(root: Path = _ROOT) -> NumaTopology:
     A kernel without NUMA shows no nodes: then all CPUs and all memory are one node.
 
     Raises:
-        TopologyError: A file is missing or its content makes no sense; the message names it.
+        TopologyError: A file is missing or not valid; the message names it.
     """
     online = _cpulist(root / _CPUS / "online")
     present = _cpulist(root / _CPUS / "present")
@@ -66,18 +66,18 @@ def topology(root: Path = _ROOT) -> NumaTopology:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What a process's control group and affinity let it use."""
+    """What a process's cgroup and affinity allow."""
 
     cpus: tuple[int, ...]
     nodes: tuple[int, ...]
 
 
 def allowed(pid: int | str = "self", root: Path = _ROOT) -> Allowed:
-    """Returns the CPUs on which a process may run, and the nodes from which it may take memory.
+    """Returns the CPUs on which a process may run and the nodes from which it may allocate memory.
 
     Raises:
         ProcessGoneError: It has ended.
-        TopologyError: The kernel's answer makes no sense.
+        TopologyError: The kernel's answer is not valid.
     """
     path = root / "proc" / str(pid) / "status"
     fields = _status(path)
@@ -97,7 +97,7 @@ def weights(folder: Path) -> Weights:
 
 
 def _dtype(path: Path) -> str:
-    """Of the weights; empty where they are packed, or where there is no such file."""
+    """Type of the weights; empty if they are packed or there is no such file."""
     try:
         config = json.loads(path.read_bytes())
         return "" if "quantization_config" in config else str(config.get("dtype") or config.get("torch_dtype") or "")
@@ -119,7 +119,7 @@ def process_tree(pid: int, root: Path = _ROOT) -> tuple[int, ...]:
             try:
                 parent = int(_status(path / "status")["PPid"])
             except (ProcessGoneError, TopologyError, ValueError):
-                continue  # ended while we looked, or somebody else's that is odd
+                continue  # it ended meanwhile, or another user's process can't be read
             children.setdefault(parent, []).append(int(path.name))
     if not (root / "proc" / str(pid)).is_dir():
         raise ProcessGoneError(f"process {pid} has ended")
@@ -134,7 +134,7 @@ def cpu_time_s(pid: int, root: Path = _ROOT) -> float:
 
     Raises:
         ProcessGoneError: It has ended.
-        TopologyError: The kernel's answer makes no sense.
+        TopologyError: The kernel's answer is not valid.
     """
     ticks = 0
     for member in process_tree(pid, root):
@@ -151,14 +151,14 @@ def cpu_time_s(pid: int, root: Path = _ROOT) -> float:
 
 
 def placement(pid: int, root: Path = _ROOT) -> Placement:
-    """Returns where a process, and all that descend from it, may run, and where their memory lies.
+    """Returns affinities and memory placement of a process and its descendants.
 
     To answer for the memory the kernel walks all page tables: for tens of gigabytes that takes a good part of a second,
     during which the process can't map memory. Ask seldom.
 
     Raises:
         ProcessGoneError: The process has ended; a descendant that ends meanwhile is left out.
-        TopologyError: The kernel's answer makes no sense.
+        TopologyError: The kernel's answer is not valid.
     """
     threads: list[Thread] = []
     memory: list[Memory] = []
@@ -181,7 +181,7 @@ def placement(pid: int, root: Path = _ROOT) -> Placement:
 
 
 class _UnreadableError(SyshaxError):
-    """The kernel does not show this to us."""
+    """The kernel does not permit this user to read it."""
 
 
 def _read(path: Path) -> str:
@@ -207,7 +207,7 @@ def _cpulist(path: Path) -> tuple[int, ...]:
 
 def _node(folder: Path, node: int) -> Node:
     def cpus(text: str) -> tuple[int, ...]:
-        return parse_cpulist(text) if text else ()  # a node that has only memory
+        return parse_cpulist(text) if text else ()  # a memory-only node
 
     return Node(
         id=node,
@@ -248,7 +248,7 @@ def _accelerators(folder: Path) -> Iterator[Accelerator]:
 
 
 def _accelerator_kind(pci_class: str, vendor: str) -> AcceleratorKind | None:
-    """Whether a PCI device computes, by its class. Other makers' display controllers are servers' consoles."""
+    """Whether a PCI device is an accelerator, by class. Display controllers of other vendors are server consoles."""
     if pci_class.startswith(_ACCELERATOR):
         return AcceleratorKind.GPU if _VENDORS.get(vendor) == "AMD" else AcceleratorKind.NPU
     computes = pci_class.startswith(_DISPLAY_3D) or _VENDORS.get(vendor) in ("NVIDIA", "AMD")
@@ -300,7 +300,7 @@ def _threads(folder: Path, pid: int) -> Iterator[Thread]:
         except ProcessGoneError:
             continue
         if fields.get("State", "").startswith(("Z", "X")):
-            continue  # ended, but its parent has not asked how
+            continue  # a zombie
         cpus = _allowed_list(path, fields, "Cpus_allowed_list")
         yield Thread(pid=pid, tid=tid, name=fields.get("Name", ""), cpus=cpus)
 

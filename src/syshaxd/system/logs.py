@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""How the daemon's own log looks: one line for a person, or entries of the journal with fields to filter by."""
+"""The daemon's own log: one line per record, or journal entries with fields."""
 
 import io
 import logging
@@ -15,25 +15,25 @@ from syshaxd.core.secrets import safe_text
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 _HUMAN_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-# syslog's priorities, by the lowest level that gets them.
+# syslog priorities by lowest level.
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.NOTSET, 7))
 # A datagram's limit is about 200 KB.
 _MAX_TEXT_BYTES = 64 * 1024
 _FIELDS = ("instance", "request_id")
-"""What a record's `extra` may hold: fields INSTANCE and REQUEST_ID of the journal."""
+"""Keys of a record's `extra`, which become the journal fields INSTANCE and REQUEST_ID."""
 
 
 class JournalHandler(logging.Handler):
     """Sends each record as one entry, by the journal's own protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
 
     def __init__(self, path: Path) -> None:
-        """Connects to nothing: the journal may be restarted at any time."""
+        """Does not connect: the journal may be restarted at any time."""
         super().__init__()
         self._path = os.fspath(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Sends the record; a journal that takes nothing is told of on stderr."""
+        """Sends the record; reports failures on stderr."""
         fields = {
             "MESSAGE": self.format(record),
             "PRIORITY": str(next(priority for level, priority in _PRIORITIES if record.levelno >= level)),
@@ -53,22 +53,22 @@ class JournalHandler(logging.Handler):
 
 
 class _Formatter(logging.Formatter):
-    """Shows no secrets, whoever logs them: errors of engines and of container engines quote what they were given."""
+    """Redacts secrets in all records: errors of engines and container engines quote their input."""
 
     def format(self, record: logging.LogRecord) -> str:
         return safe_text(super().format(record))
 
 
 def _field(name: str, value: str) -> bytes:
-    """Name, length, value: whatever the value holds, it can't pass for another field."""
+    """Name, length, value: no value can be mistaken for another field."""
     data = value.encode(errors="replace")[:_MAX_TEXT_BYTES]
     return b"%b\n%b%b\n" % (name.encode(), struct.pack("<Q", len(data)), data)
 
 
 def open_standard_streams() -> None:
-    """Gives this process what its parent may have closed: descriptors 0 to 2, and streams that take any text.
+    """Reopens descriptors 0 to 2 if the parent closed them, and makes streams accept any text.
 
-    Else the next sockets and files would get their numbers, and be handed to instances as their input and output.
+    Otherwise sockets and files would get their numbers and be inherited by instances as input and output.
     """
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -83,9 +83,9 @@ def open_standard_streams() -> None:
 
 
 def setup(level: str, stream: TextIO | None = None) -> None:
-    """Sends all log records of at least `level` to `stream` (stderr if None), and warnings of Python with them.
+    """Sends log records of at least `level`, and Python's warnings, to `stream` (stderr if None).
 
-    Where the stream goes to the journal, they go there directly, with fields.
+    If the stream is connected to the journal, sends them there directly, with fields.
     """
     stream = stream or sys.stderr
     handler: logging.Handler
@@ -100,7 +100,7 @@ def setup(level: str, stream: TextIO | None = None) -> None:
 
 
 def is_journal(stream: TextIO) -> bool:
-    """Whether the stream goes to the journal: systemd tells its device and inode in JOURNAL_STREAM."""
+    """Whether the stream is connected to the journal: systemd sets JOURNAL_STREAM to its device and inode."""
     try:
         stat = os.fstat(stream.fileno())
     except (OSError, ValueError):

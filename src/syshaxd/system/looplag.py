@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""LoopLag: how late the event loop calls back. What was waited for meanwhile says nothing about the other side."""
+"""LoopLag: measures how late the event loop runs callbacks. Timeouts during a lag say nothing about the peer."""
 
 import asyncio
 import logging
@@ -9,15 +9,15 @@ from collections.abc import Callable
 _log = logging.getLogger(__name__)
 _INTERVAL_S = 0.25
 LATE_S = 0.5
-"""From so much on, a probe, a time-out or a reading that overlaps it does not count."""
+"""A probe, timeout or reading that overlaps a lag of this length does not count."""
 _WARN_EVERY_S = 60.0
 
 
 class LoopLag:
-    """Looks at the loop's punctuality, some times a second. Lives in one event loop."""
+    """Samples the loop's lag a few times a second. Lives in one event loop."""
 
     def __init__(self, observe: Callable[[float], None] = lambda _: None) -> None:
-        """Looks from now on, until `close`.
+        """Starts sampling, until `close`.
 
         Args:
             observe: Called with each lag, in seconds.
@@ -30,7 +30,7 @@ class LoopLag:
         self._plan()
 
     def was_late_since(self, since_s: float) -> bool:
-        """Whether the loop stood still for long at any time since that moment of its own clock."""
+        """Whether the loop was blocked for long at any time since a moment of its own clock."""
         return self._late_at_s >= since_s or self._loop.time() - self._due_s >= LATE_S
 
     def close(self) -> None:
@@ -49,5 +49,7 @@ class LoopLag:
             self._late_at_s = now_s
             if now_s - self._warned_at_s >= _WARN_EVERY_S:
                 self._warned_at_s = now_s
-                _log.warning("the daemon stood still for %.1f s: what it waited for meanwhile is repeated", lag_s)
+                _log.warning(
+                    "the event loop was blocked for %.1f s: probes and time-outs in that time do not count", lag_s
+                )
         self._plan()

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Where the daemon's socket and its records are, for the daemon and for those who look for it."""
+"""Paths of the daemon's socket and records, for the daemon and its clients."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ _MAX_PATH_BYTES = 107 - len(BOUND)
 
 
 def socket_path(configured: str | None) -> Path:
-    """The path at which a daemon with this environment puts its admin socket.
+    """The path of the admin socket of a daemon with this environment.
 
     Args:
         configured: The configuration's `control.socket`.
@@ -32,7 +32,7 @@ def socket_path(configured: str | None) -> Path:
             path = Path(configured).expanduser().absolute()
         except RuntimeError as error:  # `~` of a user without a home, or of none
             raise SyshaxError(f"control.socket: {configured}: {error}; give the whole path") from None
-    elif folders := os.environ.get("RUNTIME_DIRECTORY"):  # systemd made it for this service
+    elif folders := os.environ.get("RUNTIME_DIRECTORY"):  # created by systemd for this service
         path = Path(folders.split(":")[0], _SOCKET)
     else:
         path = _user_sockets()[0]
@@ -45,7 +45,7 @@ def socket_path(configured: str | None) -> Path:
 
 
 def find_socket(given: Path | None) -> Path:
-    """The socket of the daemon to talk to; nothing may answer there.
+    """The socket of the daemon to connect to; there may be no daemon.
 
     It is the given one, else the user's own if a daemon answers there, else the service's.
     """
@@ -58,7 +58,7 @@ def find_socket(given: Path | None) -> Path:
 
 
 def _is_safe(folder: Path) -> bool:
-    """Whether a folder is there from which this user may take a daemon's word."""
+    """Whether the folder exists and is safe for this user."""
     try:
         return folder_fault(folder) is None
     except OSError:  # not there, or in a place that this user may not look into
@@ -66,7 +66,7 @@ def _is_safe(folder: Path) -> bool:
 
 
 def answers(path: Path) -> bool:
-    """Whether somebody listens at a socket."""
+    """Whether a program listens on a socket."""
     return _connect_error(path) is None
 
 
@@ -77,7 +77,7 @@ def is_awaited(path: Path) -> bool:
 
 
 def forbidden(path: Path) -> bool:
-    """Whether a socket is there that this user may not use."""
+    """Whether the socket exists and this user may not use it."""
     return isinstance(_connect_error(path), PermissionError)
 
 
@@ -91,7 +91,7 @@ def _connect_error(path: Path) -> OSError | None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder that only its owner can enter, unless it is there; afterwards nobody else can put a file into it.
+    """Creates a folder that only its owner can enter, unless it exists, and ensures that no other user can write to it.
 
     Raises:
         SyshaxError: It can't be made, or somebody else owns it or can write to it.
@@ -101,13 +101,13 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         fault = folder_fault(folder)
     except OSError as error:
-        raise SyshaxError(f"cannot make the folder {folder} for the socket: {error.strerror}") from error
+        raise SyshaxError(f"cannot create the folder {folder} for the socket: {error.strerror}") from error
     if fault is not None:
         raise SyshaxError(f"{folder} {fault}: the socket would not be safe there; set control.socket to another place")
 
 
 def folder_fault(folder: Path) -> str | None:
-    """What lets others than the user and root put files into a folder; None if nothing does."""
+    """Why others than the user and root can write to a folder; None: they can't."""
     for info in (folder.lstat(), folder.stat()):  # a symbolic link and its target
         if info.st_uid not in (os.getuid(), 0):
             return f"belongs to another user (uid {info.st_uid})"
@@ -167,16 +167,16 @@ def _check_stale(path: Path, *, is_ours: bool) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise SyshaxError(f"{path} is there already, and it is not a socket; remove it, or set control.socket")
+        raise SyshaxError(f"{path} already exists and is not a socket; remove it, or set control.socket")
     if answers(path):
         raise ConflictError(f"another program listens on {path}; stop it first, or set control.socket")
     if not is_ours:
-        raise SyshaxError(f"{path} is there already, and no syshaxd made it; remove it, or set control.socket")
+        raise SyshaxError(f"{path} already exists and was not created by syshaxd; remove it, or set control.socket")
 
 
 def state_dir() -> Path:
     """The folder for logs and records of the instances. It need not exist yet."""
-    if folders := os.environ.get("STATE_DIRECTORY"):  # systemd made it for this service
+    if folders := os.environ.get("STATE_DIRECTORY"):  # created by systemd for this service
         return Path(folders.split(":")[0])
     return user_folder("XDG_STATE_HOME", ".local/state") / "syshax"
 

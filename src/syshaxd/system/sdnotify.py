@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Tells systemd how the daemon does (sd_notify(3)): one datagram to $NOTIFY_SOCKET."""
+"""Notifies systemd of the daemon's state (sd_notify(3)): one datagram to $NOTIFY_SOCKET."""
 
 import asyncio
 import logging
@@ -44,7 +44,7 @@ def notify(*assignments: str) -> bool:
         with _connected() as sender:
             sender.send("\n".join(assignments).encode(errors="replace"))
     except (OSError, ValueError) as error:
-        _log.warning("the service manager could not be told %s: %s", assignments[0], error)
+        _log.warning("cannot notify the service manager of %s: %s", assignments[0], error)
         return False
     return True
 
@@ -78,7 +78,7 @@ async def feed_watchdog() -> None:
     if pid != str(os.getpid()):
         return
     if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_USEC_DIGITS):
-        _log.warning("WATCHDOG_USEC=%s is no time: no watchdog is fed", text[:40])
+        _log.warning("WATCHDOG_USEC=%s is not a time: the watchdog is disabled", text[:40])
         return
     if not (interval_us := int(text)):
         return

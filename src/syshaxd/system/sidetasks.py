@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""SideTasks: what runs beside the service. One that fails is named, counted, shown and started again.
+"""SideTasks: runs tasks besides the service. A failed one is logged, counted, shown and restarted.
 
-None of them is worth ending the service for. What the service cannot be without is not run here: see daemon.py.
+Their failure must not end the service. Tasks essential to it are not run here: see daemon.py.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from syshaxd.core.backoff import backoff_s
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 300.0
-# A task that has run for so long since its last failure is well again.
+# A task that has run this long since its last failure counts as healthy.
 _STABLE_S = 600.0
 
 Work = Callable[[], Awaitable[None]]
@@ -58,7 +58,7 @@ class SideTasks:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """The tasks that do not run, or failed lately, with the reason, a line each."""
+        """Tasks that are down or failed recently, with the reason, one line each."""
         now_s = self._now()
         return tuple(
             f"{name} failed {failure.in_a_row} times, and is tried again: {failure.reason}"
@@ -67,7 +67,7 @@ class SideTasks:
         )
 
     def start(self, name: str, work: Work) -> None:
-        """Runs `work()` from now on; again, after a pause, whenever it fails. One that returns has done its work."""
+        """Runs `work()`; restarts it after a pause whenever it fails. A task that returns is finished."""
         self._counts.setdefault(name, 0)
         self._tasks.append(asyncio.get_running_loop().create_task(self._run(name, work), name=name))
 
@@ -95,7 +95,7 @@ class SideTasks:
         pause_s = backoff_s(in_a_row, first_s=_FIRST_PAUSE_S, cap_s=_LONGEST_PAUSE_S)
         self._counts[name] += 1
         self._failed[name] = _Failure(reason, in_a_row, now_s)
-        # The trace once: the same fault again would only fill the log.
+        # The traceback once: repeating it would only fill the log.
         trace = None if before is not None and before.reason == reason else error
-        _log.error("%s failed: %s; started again in %g s", name, reason, pause_s, exc_info=trace)
+        _log.error("%s failed: %s; restarting in %g s", name, reason, pause_s, exc_info=trace)
         return pause_s

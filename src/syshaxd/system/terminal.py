@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Command lines on any terminal: no character, full disk or closed pipe ends one with a trace."""
+"""Makes command lines robust: no character, full disk or closed pipe ends one with a traceback."""
 
 import codecs
 import errno

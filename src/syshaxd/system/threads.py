@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Calls that block, and may never return, in threads of their own."""
+"""Runs calls that may block forever in separate threads."""
 
 import asyncio
 import concurrent.futures

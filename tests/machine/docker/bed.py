@@ -35,7 +35,7 @@ class Bed:
     """The engine and its network, from `with` to its end, after which nothing of them is left."""
 
     def __init__(self, folder: Path) -> None:
-        """Touches nothing yet.
+        """Does no I/O yet.
 
         Args:
             folder: For the engine's state and socket; made, and removed again.

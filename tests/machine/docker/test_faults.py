@@ -91,7 +91,7 @@ class TestLaunch:
             assert not launching.done()
             runtime.abandon("gpu")
             async with asyncio.timeout(LONG_S):
-                with pytest.raises(LaunchFailedError, match="not wanted any more"):
+                with pytest.raises(LaunchFailedError, match="no longer wanted"):
                     await launching
             again = await runtime.launch(harness.spec(), 2)
         await runtime.terminate(again, LONG_S)
@@ -152,7 +152,7 @@ class TestEnd:
         harness.bed.docker("restart", "--time", "5", handle.ident)  # holds the loop up: the end is over when it goes on
         status = await runtime.wait(handle)
         assert not await harness.is_alive(handle)
-        assert "started again by somebody" in status.cause
+        assert "restarted from outside" in status.cause
 
     async def test_lost_gpus_end_it(
         self, harness: DockerHarness, runtime: DockerRuntime, monkeypatch: pytest.MonkeyPatch

@@ -199,7 +199,7 @@ def test_shared_memory_that_others_fill_costs_the_hand_over_until_there_is_room_
             held.enter_context(path.open("rb"))
             path.unlink()
         until(
-            lambda: "arena was removed by somebody" in daemon.syshaxctl("logs", "gpu", "--all"),
+            lambda: "arena was removed from outside" in daemon.syshaxctl("logs", "gpu", "--all"),
             "the loss is noticed",
         )
         assert loaded_tokens("filled again ") == 0

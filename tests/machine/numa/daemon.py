@@ -125,7 +125,7 @@ def main() -> None:
         asyncio.run(watch())
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(60) == 0
-        assert "cpu: does not keep to its binding to CPUs: [thread-outside]" in LOG.read_text()
+        assert "cpu: drifted from its CPU binding: [thread-outside]" in LOG.read_text()
     except BaseException:
         print(LOG.read_text(), flush=True)
         raise

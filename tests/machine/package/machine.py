@@ -25,7 +25,7 @@ class Machine:
     """From `with` to its end, after which nothing of it is left: no process, mount or file."""
 
     def __init__(self, network: str, *, mounts: Mapping[Path, str]) -> None:
-        """Touches nothing yet.
+        """Does no I/O yet.
 
         Args:
             network: Network namespace that it shares.

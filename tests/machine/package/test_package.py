@@ -318,7 +318,7 @@ def test_a_rejected_reload_leaves_its_text_beside_the_file(machine: Machine) -> 
     bad = file_of(machine)[1]
     done = machine.try_run("syshaxctl", "reload")
     assert done.returncode != 0
-    assert "taken back" in done.stderr
+    assert "rolled back" in done.stderr
     assert "; but" not in done.stderr
     assert file_of(machine)[1] == good
     assert machine.run("cat", f"{CONFIG}.rejected") == bad

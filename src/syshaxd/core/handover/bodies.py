@@ -96,7 +96,7 @@ def continuation_body(
 
 
 def token_limit(body: Mapping[str, Any]) -> int | None:
-    """Tokens that the answer may have, by the request itself; None: as many as fit."""
+    """The request's own limit of generated tokens; None: as many as fit."""
     if "messages" not in body:
         value = body.get("max_tokens")
         return 16 if value is None else int(value)  # OpenAI's default, and vLLM's

@@ -64,7 +64,7 @@ class JoinedAnswer:
             self._writer.tell_usage()
         self.chat = self._writer.chat
         self.tells_ids = self._writer.tells_ids
-        """The client gets the tokens' ids, too: they cannot be taken back."""
+        """The client gets the tokens' ids, too: they cannot be withdrawn."""
         self._to_be_continued = to_be_continued
         self._limit = token_limit(body)
         self._restated = RestatedText("")
@@ -228,7 +228,7 @@ class JoinedAnswer:
         for piece in pieces:
             self._add(piece)
         if self._held and self.tells_ids:
-            # What was told of a token cannot be taken back: it waits until its character is whole.
+            # What was told of a token cannot be withdrawn: it waits until its character is whole.
             self._held_events += event
             return b""
         if self.tells_ids:

@@ -44,7 +44,7 @@ def judge(
     Args:
         prompts: What was compared.
         figures: Of all of them.
-        bounds: Where noise ends, and what is allowed.
+        bounds: Limits of noise and of allowed differences.
         weights: What each of the two computes with.
     """
     strangers = sum(not report.same_tokens for report in prompts)

@@ -167,7 +167,7 @@ def end_to_end_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         elif lowered not in _NOT_TO_INSTANCE:
             lines.append(b"%b: %b\r\n" % (name, value))
     if dropped:
-        # A field that is named there is meant for this hop alone.
+        # Fields named there are hop-by-hop.
         lines = [line for line in lines if line.partition(b":")[0].lower() not in dropped]
     return b"".join(lines)
 

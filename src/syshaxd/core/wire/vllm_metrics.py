@@ -78,7 +78,7 @@ class Reading:
     prefill_tokens: float = 0.0
     """Prompt tokens of these requests, without cached or loaded ones."""
     prefills: float = 0.0
-    """How many requests these were."""
+    """The number of these requests."""
     token_s: float = 0.0
     """Sum of the times between two tokens of one stream; this and the next 0 where it does not tell."""
     token_gaps: float = 0.0

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The dashboard: one read-only page, and the status that it asks for every second."""
+"""The dashboard: one read-only page and the status that it polls every second."""
 
 from syshaxd.gateway.dashboard.dashboard import Dashboard
 

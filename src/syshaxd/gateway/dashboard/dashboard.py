@@ -1,9 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The dashboard: one read-only page, and the status that it asks for every second.
+"""The dashboard: one read-only page and the status that it polls every second.
 
-Whoever reaches the OpenAI endpoint can see it. So it shows states and loads, but nothing of requests or clients, no
-environment, and neither paths, processes nor addresses of instances.
+Everyone who can reach the OpenAI endpoint can see it. It shows states and loads, but nothing about requests or clients,
+no environment, and neither paths, processes nor addresses of instances.
 """
 
 import base64
@@ -43,11 +43,11 @@ class Dashboard:
         self._topology = topology
 
     def page(self) -> Answer:
-        """The page, complete: it loads nothing but the status."""
+        """The complete page: it loads nothing but the status."""
         return _PAGE
 
     def status(self) -> Answer:
-        """What the page shows; the picture of the topology is None where the host's could not be read."""
+        """The page's data; the topology is None if the host's could not be read."""
         status = self._status()
         content = status_json(status, monotonic_s=time.monotonic())
         content["now_s"] = time.time()
@@ -68,7 +68,7 @@ def _public(instance: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decision(entry: Decided) -> dict[str, Any]:
-    """Where a request went and why, but not which request."""
+    """Where a request was placed and why, but not which request."""
     decision = entry.decision
     if isinstance(decision, Reject):
         return {"at_s": entry.at_s, "place": "rejected", "reasons": [decision.reason]}
@@ -77,7 +77,7 @@ def _decision(entry: Decided) -> dict[str, Any]:
 
 
 def _page() -> Answer:
-    """Puts style and script into the page, and allows the browser these two and nothing else."""
+    """Inlines style and script, and a policy that allows only these two."""
     folder = resources.files(__package__)
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     text = (

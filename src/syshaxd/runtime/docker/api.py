@@ -36,7 +36,7 @@ class ContainerApi:
     """What the runtime asks of the engine. Any method may raise EngineAwayError."""
 
     def __init__(self, host: str | None, *, owner: str, timeout_s: float) -> None:
-        """Touches nothing yet.
+        """Does no I/O yet.
 
         Args:
             host: URL of the API; None: as DOCKER_HOST says, or the usual socket.

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Instances as containers: made, started, watched, ended and removed through a container engine's API."""
+"""Instances as containers: created, started, watched, stopped and removed through a container engine's API."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _LOG_MAX_BYTES = 16 * 1024 * 1024
-# Events tell of every end; this finds what they missed, and limits the log.
+# Events report every exit; this catches missed ones, and limits the log.
 _CHECK_INTERVAL_S = 10.0
 _GPU_CHECK_INTERVAL_S = 30.0
 # The first pause after the connection was lost; it doubles up to the interval of checks, unless one has lasted.
@@ -41,7 +41,7 @@ _RETRY_S = 1.0
 _STABLE_S = 60.0
 _KILL_TIMEOUT_S = 10.0
 _LAST_OUTPUT_TIMEOUT_S = 5.0
-# For an instance of an earlier daemon that doesn't fit any more.
+# For an instance of an earlier daemon that no longer fits.
 _MISFIT_GRACE_S = 15.0
 
 
@@ -63,7 +63,7 @@ class DockerRuntime:
         reconnected: Callable[[], None] = lambda: None,
         log_max_bytes: int = _LOG_MAX_BYTES,
     ) -> None:
-        """Touches nothing yet.
+        """Does no I/O yet.
 
         Args:
             folder: For logs; it is also what tells this daemon's containers from another's.
@@ -163,24 +163,22 @@ class DockerRuntime:
             if not misfit:
                 adopted = handle
                 break
-            _log.info("%s: container %s %s: ending it", spec.name, state.ident[:12], misfit)
+            _log.info("%s: container %s %s: stopping it", spec.name, state.ident[:12], misfit)
             await self.terminate(handle, _MISFIT_GRACE_S)
         return adopted
 
     async def end_others(self, names: Collection[str]) -> None:
-        """Ends what an earlier daemon left running of instances that are not among `names` any more."""
+        """Stops what an earlier daemon left running of instances no longer in `names`."""
         if not names and not await asyncio.to_thread(self._folder.exists):
             return
         await self._open()
         try:
             for state in await self._call(self._api.find):
                 if state.labels[INSTANCE] not in names:
-                    _log.info(
-                        "%s: is not configured any more, and has a container: removing it", state.labels[INSTANCE]
-                    )
+                    _log.info("%s: is no longer configured but has a container: removing it", state.labels[INSTANCE])
                     await self._call(self._api.remove, state.ident)
         except EngineAwayError as error:
-            _log.warning("cannot tell whether containers of former instances run: %s", error)
+            _log.warning("cannot check for containers of former instances: %s", error)
 
     async def pid(self, handle: Handle) -> int | None:
         """The container's main process, as the engine tells it. See InstanceRuntime."""
@@ -199,7 +197,7 @@ class DockerRuntime:
         return self._is_away
 
     async def close(self) -> None:
-        """Ends all watching; the containers run on."""
+        """Stops all watching; the containers keep running."""
         watches = [running.watch for running in self._running.values()]
         for watch in watches:
             watch.cancel()
@@ -253,9 +251,7 @@ class DockerRuntime:
         try:
             await asyncio.wait((fetching, giving_up), return_when=asyncio.FIRST_COMPLETED)
             if not fetching.done():
-                raise LaunchFailedError(
-                    f"{spec.name}: not wanted any more; its image was being fetched", permanent=False
-                )
+                raise LaunchFailedError(f"{spec.name}: no longer wanted; its image was being fetched", permanent=False)
             await fetching
         finally:
             given_up.set()
@@ -307,7 +303,7 @@ class DockerRuntime:
         await asyncio.to_thread(running.output.drain, _LAST_OUTPUT_TIMEOUT_S)
         await asyncio.to_thread(running.output.stop)
         if state is None:
-            status = ExitStatus(cause=running.cause or "its container was removed by somebody")
+            status = ExitStatus(cause=running.cause or "its container was removed from outside")
         else:
             last = [line async for line in log.lines(tail=LAST_LINES, follow=False)]
             status = exit_status(
@@ -340,7 +336,7 @@ class DockerRuntime:
                 return state
             if state.started_at_s != running.handle.started_at_s:
                 # Its end was over before anybody could look: all that it held is lost, and who joined it is apart.
-                running.cause = "its container was started again by somebody"
+                running.cause = "its container was restarted from outside"
                 return None
             if running.uses_donor and not await self._until_answered(
                 running, self._api.is_coupled, state, running.spec

@@ -13,7 +13,7 @@ class PullError(Exception):
 
 
 def pull(client: docker.DockerClient, image: str, is_wanted: Callable[[], bool]) -> Iterator[str]:
-    """Yields a text whenever more of it is here; ends early once it is not wanted any more.
+    """Yields a text whenever more of it is here; ends early once it is no longer wanted.
 
     Raises:
         PullError: The engine could not fetch it.

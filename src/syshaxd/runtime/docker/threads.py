@@ -57,7 +57,7 @@ class EventReader:
     """Tells of containers that ended, and of the engine's coming and going. Callbacks come in the caller's thread."""
 
     def __init__(self, api: ContainerApi, *, ended: Callable[[str], None], connected: Callable[[], None]) -> None:
-        """Touches nothing yet.
+        """Does no I/O yet.
 
         Args:
             api: The engine.
@@ -100,7 +100,7 @@ class OutputReader:
     """A thread that appends a container's output to a file."""
 
     def __init__(self, api: ContainerApi, ident: str, path: Path, *, since_s: float | None) -> None:
-        """Touches nothing yet.
+        """Does no I/O yet.
 
         Args:
             api: The engine.

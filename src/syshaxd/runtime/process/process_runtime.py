@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Instances as processes of this host: launched, watched, ended with all their children, and found again."""
+"""Instances as processes of this host: launched, watched, terminated with all children, and adopted."""
 
 import asyncio
 import fcntl
@@ -29,13 +29,13 @@ from syshaxd.runtime.process.spawn import check, spawn
 
 _log = logging.getLogger(__name__)
 _LOG_MAX_BYTES = 16 * 1024 * 1024
-# How often the size of a log, and the family of a process, are looked at.
+# How often the size of a log and the descendants of a process are checked.
 _CHECK_INTERVAL_S = 10.0
 # The time in which the kernel ends what got SIGKILL. A process inside a device driver may take longer.
 _KILL_TIMEOUT_S = 10.0
 # Python's resource trackers remove semaphores of the dead, which nothing else can name; then they end by themselves.
 _TRACKER_TIMEOUT_S = 2.0
-# For an instance of an earlier daemon that doesn't fit any more.
+# For an instance of an earlier daemon that no longer fits.
 _MISFIT_GRACE_S = 15.0
 
 
@@ -64,7 +64,7 @@ class ProcessRuntime:
     def __init__(
         self, folder: Path, *, log_max_bytes: int = _LOG_MAX_BYTES, misfit_grace_s: float = _MISFIT_GRACE_S
     ) -> None:
-        """Touches nothing yet.
+        """Does no I/O yet.
 
         Args:
             folder: For logs and records; made when needed, and used by one runtime at a time.
@@ -149,19 +149,19 @@ class ProcessRuntime:
         if record.spec_digest == digest(spec):
             return record.handle
         _log.info(
-            "%s: runs with other settings as pid %d: ending it", spec.name, record.pid, extra={"instance": spec.name}
+            "%s: runs with other settings as pid %d: stopping it", spec.name, record.pid, extra={"instance": spec.name}
         )
         await self.terminate(record.handle, self._misfit_grace_s)
         return None
 
     async def end_others(self, names: Collection[str]) -> None:
-        """Ends what an earlier daemon left running of instances that are not among `names` any more."""
+        """Stops what an earlier daemon left running of instances no longer in `names`."""
         recorded = await asyncio.to_thread(lambda: {path.stem for path in self._folder.glob("*.json")})
         for name in sorted(recorded.difference(names)):
             record = await self._find(name)
             if record is not None:
                 _log.info(
-                    "%s: is not configured any more, and runs as pid %d: ending it",
+                    "%s: is no longer configured but runs as pid %d: stopping it",
                     name,
                     record.pid,
                     extra={"instance": name},
@@ -189,7 +189,7 @@ class ProcessRuntime:
         """Ends what may be left of a generation whose watching failed."""
         record = await self._find(name)
         if record is not None:
-            _log.info("%s: still runs as pid %d: ending it", name, record.pid, extra={"instance": name})
+            _log.info("%s: still runs as pid %d: stopping it", name, record.pid, extra={"instance": name})
             await self.terminate(record.handle, self._misfit_grace_s)
 
     async def pid(self, handle: Handle) -> int | None:
@@ -206,7 +206,7 @@ class ProcessRuntime:
         return False
 
     async def close(self) -> None:
-        """Ends all watching; the instances run on."""
+        """Stops all watching; the instances keep running."""
         watches = [running.watch for running in self._running.values()]
         for watch in watches:
             watch.cancel()
