@@ -367,7 +367,6 @@ async def _build(
         registry,
         supervisor=supervisor,
         scheduler=Scheduler(Policy.from_config(config)),
-        runner=runner,
         handover=handover,
         snapshot=monitor.latest,
         parity=parity,

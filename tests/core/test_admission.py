@@ -191,6 +191,7 @@ class Bench:
     def _returns_before(self, other: Client, client: Client) -> bool:
         """Whether `other`, whom the CPU helps, should have had the slot at the GPU that `client` has got."""
         helped = other.placement is not None and bool(other.placement.turn_at) and other.held == ("cpu",)
+        helped = helped and Cause.DRAIN not in other.causes  # it had returned, and has no position any more
         return helped and self.can_move and other.number < client.number
 
 

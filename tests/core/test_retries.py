@@ -18,7 +18,9 @@ def count(retries: Retries, *, broke: bool = True, unresponsive: bool = False, b
 def test_tries_and_broken_instances_are_bounded(
     told: list[tuple[bool, bool, bool]], healthy: int, instances: int, remembered: bool
 ) -> None:
-    retries = Retries(remembered=remembered)
+    retries = Retries()
+    if remembered:
+        retries.remember()
     tries = breaks = 0
     for broke, unresponsive, begun in told:
         if retries.refusal(healthy, instances):

@@ -164,7 +164,6 @@ async def fake_daemon(
         registry,
         supervisor=supervisor,
         scheduler=Scheduler(Policy(name="turn")),
-        runner=runner,
         handover=handover,
         snapshot=Snapshot,
         parity=parity,

@@ -22,6 +22,7 @@ from syshaxd.core.types import (
     RuntimeKind,
     State,
 )
+from syshaxd.serving.in_flight import RequestBook
 from tests.core.topologies import KUNPENG
 
 GIB = 2**30
@@ -78,6 +79,7 @@ class FakeEngine:
             )
             for role in Role
         }
+        self.requests = RequestBook()
         self.commands: list[tuple[object, ...]] = []
         self.watchers: list[asyncio.Queue[InstanceStatus]] = []
         self.watching = asyncio.Event()

@@ -131,7 +131,6 @@ async def stands() -> AsyncIterator[MakeStand]:
                 registry,
                 supervisor=supervisor,
                 scheduler=Scheduler(Policy(name="turn")),
-                runner=runner,
                 handover=Handover(registry, runner, policy=HandoverPolicy(enabled=movable)),
                 snapshot=Snapshot,
                 parity=no_parity(registry),

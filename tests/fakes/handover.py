@@ -167,7 +167,6 @@ async def duo(
             bindings=unbound(supervisor),
             supervisor=supervisor,
             scheduler=Scheduler(policy or Policy(name="turn")),
-            runner=runner,
             handover=hands,
             snapshot=snapshot,
             parity=no_parity(registry),

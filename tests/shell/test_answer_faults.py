@@ -195,7 +195,7 @@ async def test_json_that_breaks_over_the_limit_ends_in_a_reset(stand: Stand, ver
 
     async def answer(request: Request) -> None:
         await request.send(head + b"\r\n" + body)
-        while not any(running.record.status for running in stand.engine.requests.running):
+        while not any(running.status for running in stand.engine.requests.running):
             await asyncio.sleep(0.001)  # until the client has got some of it
         reset(request.transport)
 

@@ -20,7 +20,7 @@ from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.http1 import chunk
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.instances.catalog import Catalog, assumed
-from syshaxd.serving.runner.exchange import Outgoing
+from syshaxd.serving.request import Request as ClientRequest
 from tests.fakes.gateway import ANSWER, CHAT, MakeStand, Stand
 from tests.fakes.instance import SSE_HEAD, Request, json_answer, sse, stream_answer
 
@@ -271,9 +271,19 @@ async def test_a_stream_of_full_weights_never_moves_to_others(make_stand: MakeSt
     stand = await make_stand(cpu_weights=Q8, movable=True)
     request = InferenceRequest(request_id="1", model="m", stream=True, full_weights=True)
     path = "/v1/chat/completions"
-    outgoing = Outgoing("POST", path, path, b"", "1", b"{}", keep_alive=True, fields=RequestBody({}))
-    examined, body = stand.engine._handover.examine(request, outgoing)
-    assert (examined.whole_because, examined.movable, body) == ("the client asks for the full weights", False, None)
+    asked = ClientRequest(
+        id="1",
+        route=path,
+        method="POST",
+        path=path,
+        target=path,
+        fields=RequestBody({}),
+        inference=request,
+        client=None,
+        started_at_s=0.0,
+    )
+    examined = stand.engine._handover.examine(asked)
+    assert (examined.whole_because, examined.movable) == ("the client asks for the full weights", False)
 
 
 async def test_no_ready_instance_is_a_503_with_retry_after(make_stand: MakeStand) -> None:
@@ -546,7 +556,7 @@ async def test_a_stream_that_an_operator_cancels_loses_its_connection(make_stand
     async with stand.post(CHAT | {"stream": True}, headers={"X-Request-Id": "mine"}) as got:
         await got.content.readuntil(b"\n\n")
         (running,) = stand.engine.requests.find("mine")
-        assert stand.engine.tokens_so_far(running) == 2
+        assert running.tokens == 2
         assert stand.engine.requests.cancel("mine") == 1
         with pytest.raises(aiohttp.ClientPayloadError):
             await got.content.read()

@@ -4,6 +4,7 @@
 """The scheduling service's methods: each parses, makes one call and renders."""
 
 import secrets
+import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import asdict, replace
@@ -24,8 +25,8 @@ from syshaxd.core.placement.records import Outcome, RequestRecord
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.types import InstanceSpec
 from syshaxd.serving.engine import Engine
-from syshaxd.serving.in_flight import RunningRequest
 from syshaxd.serving.leases import DEFAULT_TTL_S, Leases
+from syshaxd.serving.request import Request
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _MAX_ID_CHARACTERS = 128
@@ -104,11 +105,11 @@ class SchedulingServicer(SchedulingServiceServicer):
                 await context.write(make(api.WatchDecisionsResponse, decision=_entry(decided, self._specs())))
 
     async def ListRequests(self, request: api.ListRequestsRequest, context: Context) -> api.ListRequestsResponse:
-        now_s = self._engine.now_s()
-        found = sorted(self._engine.requests.running, key=lambda running: running.record.started_at_s)
+        now_s = time.monotonic()
+        found = sorted(self._engine.requests.running, key=lambda running: running.started_at_s)
         return make(
             api.ListRequestsResponse,
-            requests=[_in_flight(running, self._engine.tokens_so_far(running), now_s) for running in found],
+            requests=[_in_flight(running, now_s) for running in found],
         )
 
     async def CancelRequest(self, request: api.CancelRequestRequest, context: Context) -> api.CancelRequestResponse:
@@ -222,16 +223,16 @@ def _end(record: RequestRecord, specs: Mapping[str, InstanceSpec]) -> api.Reques
     return message_of(api.RequestEnd, record, handovers=handovers)
 
 
-def _in_flight(running: RunningRequest, tokens: int, now_s: float) -> api.RequestInFlight:
+def _in_flight(running: Request, now_s: float) -> api.RequestInFlight:
     return make(
         api.RequestInFlight,
-        request_id=running.request.request_id,
-        path=running.request.path,
-        model=running.request.model,
-        placement=running.record.placement,
-        age_s=now_s - running.record.started_at_s,
-        tokens=tokens,
-        stream=running.request.stream,
+        request_id=running.id,
+        path=running.path,
+        model=running.inference.model,
+        placement=running.placement,
+        age_s=now_s - running.started_at_s,
+        tokens=running.tokens,
+        stream=running.inference.stream,
         leased=running.task is None,
     )
 

@@ -23,7 +23,7 @@ from aiohttp.tcp_helpers import tcp_keepalive
 from syshaxd.core.wire.openai import error_body
 from syshaxd.gateway.errors import Answer
 from syshaxd.gateway.limits import Limits
-from syshaxd.serving.runner import Flow
+from syshaxd.serving.request import Flow
 
 _log = logging.getLogger(__name__)
 

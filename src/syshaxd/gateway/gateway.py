@@ -20,7 +20,7 @@ from syshaxd.core.errors import (
     UnavailableError,
 )
 from syshaxd.core.placement.decision import InferenceRequest
-from syshaxd.core.placement.records import Outcome, RequestRecord
+from syshaxd.core.placement.records import Outcome
 from syshaxd.core.types import FULL_WEIGHTS
 from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.http1 import ProtocolError, end_to_end_headers
@@ -43,7 +43,7 @@ from syshaxd.gateway.limits import Limits
 from syshaxd.gateway.own import OwnRoutes
 from syshaxd.observe.metrics import ClientCounts, MetricsService
 from syshaxd.serving.engine import Engine
-from syshaxd.serving.runner import Outgoing
+from syshaxd.serving.request import Request
 from syshaxd.system.activation import listens_at
 from syshaxd.system.connecting import why_no_connection
 
@@ -200,8 +200,8 @@ class Gateway:
     def _keeps_open(self, client: ClientConnection, request: ClientRequest) -> bool:
         return request.keep_alive and not (client.refused or self._stopping)
 
-    def _examine(self, client: ClientConnection, request: ClientRequest, request_id: str) -> Outgoing | Answer:
-        """What is to go to an instance, or the answer."""
+    def _examine(self, client: ClientConnection, request: ClientRequest, request_id: str) -> Request | Answer:
+        """What is asked of an instance, or the answer."""
         client.answer_lines = b""
         origin = request.headers.get("Origin")
         if origin is not None:
@@ -226,50 +226,51 @@ class Gateway:
             return error_answer(BadRequestError(str(error)), request_id)
         except SyshaxError as error:
             return error_answer(error, request_id)
-        return Outgoing(
+        return Request(
+            id=request_id,
+            route=path,
             method=request.method,
             path=path,
             target=target,
             headers=headers,
-            request_id=request_id,
-            body=b"",
+            client=client,
             keep_alive=self._keeps_open(client, request),
+            started_at_s=self._loop.time(),
         )
 
     def _is_known(self, path: str) -> bool:
         return self._own.knows(path) or routes.methods(path, self._engine.methods) != frozenset()
 
-    async def _serve_recorded(
-        self, client: ClientConnection, request: ClientRequest, outgoing: Outgoing
-    ) -> bool | Answer:
+    async def _serve_recorded(self, client: ClientConnection, request: ClientRequest, asked: Request) -> bool | Answer:
         """Whether the connection may stay open, when an instance's answer has been sent; else the answer."""
-        record = RequestRecord(outgoing.request_id, outgoing.path, started_at_s=self._loop.time())
+        outcome = Outcome.FAILED
         held = HeldBody(self._intake)
         try:
-            return await self._serve(client, request, outgoing, held, record)
+            await self._read(client, request, asked, held)
+            outcome = await self._engine.dispatch(asked)
+            return asked.keep_alive
         except SyshaxError as error:
-            return _failed(record, error)
+            answer = error_answer(error, asked.id, asked.route)
+            asked.status = answer.status
+            outcome = _outcome_of(error)
+            if outcome is Outcome.FAILED:
+                _log.warning("request %s: %s", asked.id, error, extra={"request_id": asked.id})
+            return answer
         except asyncio.CancelledError:
-            if record.outcome is not Outcome.CANCELLED:
-                record.outcome = Outcome.CLIENT_GONE
+            outcome = Outcome.CANCELLED if asked.cancelled else Outcome.CLIENT_GONE
             raise
         finally:
             held.give_back()
-            record.duration_s = self._loop.time() - record.started_at_s
+            record = asked.record(outcome, self._loop.time())
             self._metrics.record(record)
+            self._engine.requests.keep(record)
 
-    async def _serve(
-        self,
-        client: ClientConnection,
-        request: ClientRequest,
-        outgoing: Outgoing,
-        held: HeldBody,
-        record: RequestRecord,
-    ) -> bool:
-        path = outgoing.path
-        routes.check(outgoing.method, path, self._engine.methods)
-        outgoing.body = await self._intake.receive(request, client, held)
-        body = outgoing.fields = await self._intake.read(outgoing.body, request.headers.get("Content-Type", ""))
+    async def _read(self, client: ClientConnection, request: ClientRequest, asked: Request, held: HeldBody) -> None:
+        """Receives a request's body, and reads of it what placement needs. Raises SyshaxError: it is refused."""
+        path = asked.path
+        routes.check(asked.method, path, self._engine.methods)
+        asked.body = await self._intake.receive(request, client, held)
+        body = asked.fields = await self._intake.read(asked.body, request.headers.get("Content-Type", ""))
         place = _instance_of(request.headers)
         if body is None:
             body = RequestBody({})
@@ -278,26 +279,20 @@ class Gateway:
         if path.startswith(routes.RESPONSES) and place is None and self._engine.is_several:
             routes.check_stored(path)
             refuse_stored(body)
-        record.stream = streams(body)
         offload = path == routes.OFFLOADED_CHAT
         if offload:
-            path = outgoing.path = outgoing.target = routes.CHAT
-        return await self._engine.dispatch(
-            InferenceRequest(
-                request_id=outgoing.request_id,
-                model=model_of(body),
-                stream=record.stream,
-                method=outgoing.method,
-                path=path,
-                pinned=place,
-                full_weights=_wants_full_weights(request.headers),
-                offload=offload,
-                prompt_tokens=len(outgoing.body) // _BYTES_PER_TOKEN,
-                max_tokens=answer_limit(path, body),
-            ),
-            outgoing,
-            client,
-            record,
+            path = asked.path = asked.target = routes.CHAT
+        asked.inference = InferenceRequest(
+            request_id=asked.id,
+            model=model_of(body),
+            stream=streams(body),
+            method=asked.method,
+            path=path,
+            pinned=place,
+            full_weights=_wants_full_weights(request.headers),
+            offload=offload,
+            prompt_tokens=len(asked.body) // _BYTES_PER_TOKEN,
+            max_tokens=answer_limit(path, body),
         )
 
     def _request_id(self, given: str | None) -> str:
@@ -325,20 +320,17 @@ def _wants_full_weights(headers: Mapping[str, str]) -> bool:
     return asked is not None
 
 
-def _failed(record: RequestRecord, error: SyshaxError) -> Answer:
-    """The answer to a request that failed before an instance's was sent; the record tells how."""
-    answer = error_answer(error, record.request_id, record.route)
-    record.status = answer.status
-    if isinstance(error, BadRequestError):
-        record.outcome = Outcome.CLIENT_ERROR
-    elif isinstance(error, RequestCancelledError):
-        record.outcome = Outcome.CANCELLED
-    elif isinstance(error, OverloadedError | UnavailableError):
-        record.outcome = Outcome.REJECTED
-    else:
-        record.outcome = Outcome.FAILED
-        _log.warning("request %s: %s", record.request_id, error, extra={"request_id": record.request_id})
-    return answer
+def _outcome_of(error: SyshaxError) -> Outcome:
+    """How a request has ended that the daemon itself answers with an error."""
+    match error:
+        case BadRequestError():
+            return Outcome.CLIENT_ERROR
+        case RequestCancelledError():
+            return Outcome.CANCELLED
+        case OverloadedError() | UnavailableError():
+            return Outcome.REJECTED
+        case _:
+            return Outcome.FAILED
 
 
 def _why_not(error: OSError | UnicodeError, host: str) -> str:

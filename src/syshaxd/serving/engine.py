@@ -27,20 +27,21 @@ from syshaxd.core.parity import ParityReport
 from syshaxd.core.placement.admission import Admission, begun
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload
-from syshaxd.core.placement.records import Outcome, RequestRecord
-from syshaxd.core.placement.retries import Retries, Suspects
+from syshaxd.core.placement.records import Cause, Outcome
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
-from syshaxd.core.placement.slots import Grant, Slot
+from syshaxd.core.placement.slots import Grant
 from syshaxd.core.types import EngineStatus, HostTopology, InstanceStatus, State
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.cpu_bindings import BindingMonitor
 from syshaxd.observe.parity import ParityService
-from syshaxd.serving.handover import Handover
-from syshaxd.serving.in_flight import RequestBook, RunningRequest
-from syshaxd.serving.runner import Downstream, Outgoing, Runner
+from syshaxd.serving.failures import Failures
+from syshaxd.serving.handover import Answer, Handover
+from syshaxd.serving.in_flight import RequestBook
+from syshaxd.serving.request import Request
+from syshaxd.serving.runner.movable import MovableAnswer
 from syshaxd.system.events import EventLog
 
 _log = logging.getLogger(__name__)
@@ -55,7 +56,6 @@ class Engine:
         *,
         supervisor: Supervisor,
         scheduler: Scheduler,
-        runner: Runner,
         handover: Handover,
         snapshot: Callable[[], Snapshot],
         parity: ParityService,
@@ -78,16 +78,13 @@ class Engine:
         self._waiting: dict[Claim, asyncio.Future[Grant]] = {}
         self._supervisor = supervisor
         self._stopped = stopped or StoppedInstances()
-        self._runner = runner
         self._handover = handover
         self._snapshot = snapshot
         self._parity = parity
         self._look_up = look_up
         self._bindings = bindings
         self._faults = faults
-        self._suspects = Suspects()
-        self._given_up: set[str] = set()
-        """Instances that are being ended as they no longer answer probes; a process that died is none of them."""
+        self._failures = Failures(registry, supervisor)
         self._states: dict[str, State] = {}
         self._ready = registry.ready
         self._drained: asyncio.Future[None] | None = None
@@ -99,144 +96,111 @@ class Engine:
 
     # Requests.
 
-    async def dispatch(
-        self, request: InferenceRequest, outgoing: Outgoing, client: Downstream, record: RequestRecord
-    ) -> bool:
-        """Places the request, relays its answer to the client, and fills the record.
+    async def dispatch(self, request: Request) -> Outcome:
+        """Places a request, sends its answer to the client, and returns how it has ended.
 
-        A failure before the first byte is tried again on another instance, once.
-
-        Returns:
-            Whether the client's connection may stay open.
+        What an instance fails to make is made by another, as far as that is possible.
 
         Raises:
             NotFoundError: No instance has such a model or route.
             OverloadedError: The admission queue is full.
-            UnavailableError: No instance is ready, or no place came free in time.
+            UnavailableError: No instance is ready, or no slot came free in time.
             InstanceFailedError: Nothing was sent to the client, and no other instance could answer.
             InstanceTimeoutError: As above, and the instance was silent for too long.
             RequestCancelledError: An operator ended it before anything was sent.
         """
-        running = self.requests.begins(request, record)
+        self.requests.begin(request)
         try:
-            return await self._dispatch(request, outgoing, client, record)
+            self._failures.begin(request)
+            request.inference = self._handover.examine(request)
+            return await self._answer(request)
         except asyncio.CancelledError:
-            if not running.cancelled:
-                raise
-            record.outcome = Outcome.CANCELLED
-            if record.status or running.task is None:
+            if not request.cancelled or request.status or request.task is None:
                 raise  # its answer has begun: its connection is closed
-            running.task.uncancel()
+            request.task.uncancel()
             raise RequestCancelledError("an operator has cancelled this request") from None
         finally:
-            self.requests.ends(running)
-            for handover in record.handovers:
-                if handover.failed:
-                    text = f"request {record.request_id}: {handover}"
-                    self.events.add(EventKind.HANDOVER, text, instance=handover.target)
+            self.requests.end(request)
+            self._tell_handovers(request)
 
-    async def _dispatch(
-        self, request: InferenceRequest, outgoing: Outgoing, client: Downstream, record: RequestRecord
-    ) -> bool:
-        request, body = self._handover.examine(request, outgoing)
-        retries = Retries(remembered=self._suspects.knows(outgoing.path, outgoing.body, self._loop.time()))
-        if retries.suspect:
-            self._check_retries(retries)
-        try:
-            keeps = await self._try(request, body, outgoing=outgoing, client=client, record=record, retries=retries)
-        except (InstanceFailedError, InstanceTimeoutError):
-            record.outcome = Outcome.FAILED
-            raise
-        finally:
-            if retries.suspect and record.outcome is Outcome.FAILED:
-                self._suspects.add(outgoing.path, outgoing.body, self._loop.time())
-        if retries.suspect and record.outcome is not Outcome.FAILED:
-            self._suspects.forget(outgoing.path, outgoing.body)
-        return keeps
-
-    async def _try(
-        self,
-        request: InferenceRequest,
-        body: Mapping[str, Any] | None,
-        *,
-        outgoing: Outgoing,
-        client: Downstream,
-        record: RequestRecord,
-        retries: Retries,
-    ) -> bool:
-        """Tries one instance, and another if that fails before it has said anything."""
-        tried: tuple[str, ...] = ()
+    async def _answer(self, request: Request) -> Outcome:
+        """Has a request answered where it is placed; anew elsewhere if the instance fails before it has begun."""
+        claim = Claim(request.inference)
         while True:
-            try:
-                claim = Claim(request, tried)
-                grant = await self._admit(claim)
-            except NotFoundError as error:
-                if error.code != "model_not_found" or not await self._look_up():
-                    raise
-                continue  # an adapter may have been loaded since the instances were asked
-            first = grant.placement.places[0]
-            alone = len(self._registry.ready) < 2 or request.pinned is not None
-            last_try = bool(tried) or alone or retries.suspect
-            try:
-                with grant:
-                    return await self._answer(
-                        claim,
-                        grant,
-                        body,
-                        outgoing=outgoing,
-                        client=client,
-                        record=record,
-                        retries=retries,
-                        last_try=last_try,
+            with await self._admit(claim) as grant, self._begin(request, claim, grant) as answer:
+                placed_at_s = self._loop.time()
+                try:
+                    await self._run(request, claim, grant, answer)
+                except (InstanceFailedError, InstanceTimeoutError) as error:
+                    claim = self._start_over(request, claim, answer, error)
+                    continue
+                if answer.outcome is Outcome.OK:
+                    self._admission.observe_answer(
+                        claim.request, self._loop.time() - placed_at_s, answer.usage[1], request.handovers
                     )
-            except (InstanceFailedError, InstanceTimeoutError) as error:
-                self._count_failure(retries, first, error, begun=False)
-                if isinstance(error, InstanceTimeoutError):
-                    raise InstanceTimeoutError(f"instance {first}: {error}") from error
-                self._check_retries(retries, f"instance {first}: {error}; ")
-                if last_try:
-                    raise InstanceFailedError(f"instance {first}: {error}") from error
-                _log.warning(
-                    "request %s: instance %s: %s; trying another",
-                    record.request_id,
-                    first,
-                    error,
-                    extra={"instance": first, "request_id": record.request_id},
-                )
-                tried = (first,)
-                record.retries += 1
+                self._failures.end(request, failed=answer.outcome is Outcome.FAILED)
+                return answer.outcome
 
-    def _count_failure(self, retries: Retries, name: str, error: SyshaxError, *, begun: bool) -> None:
-        self._supervisor.suspect(name)
-        broke = isinstance(error, InstanceFailedError) and error.broke
-        retries.failed(error, broke=broke, unresponsive=name in self._given_up, begun=begun)
+    def _begin(self, request: Request, claim: Claim, grant: Grant) -> Answer:
+        alone = len(self._registry.ready) < 2 or request.inference.pinned is not None
+        last_try = bool(claim.tried) or alone or request.tries.suspect
+        placement = grant.placement
+        request.placement = "+".join(placement.places)
+        specs = [slot.spec for slot in grant.slots]
+        request.weights = "+".join(spec.weights_text for spec in specs) if any(spec.weights for spec in specs) else ""
+        request.prediction = placement.prediction if isinstance(placement, Offload) else None
+        request.queue_s = self._loop.time() - request.started_at_s
+        request.answer = answer = self._handover.answer(request, grant, last_try=last_try)
+        claim.stream = answer if isinstance(answer, MovableAnswer) else None
+        return answer
 
-    def _check_retries(self, retries: Retries, why: str = "") -> None:
-        refusal = retries.refusal(len(self._registry.ready), len(self._registry.specs))
-        if refusal:
-            raise InstanceFailedError(f"{why}{refusal}: it is not tried on another")
-
-    async def failover_slot(
-        self, claim: Claim, retries: Retries, failed: str, error: SyshaxError, *, answered: bool
-    ) -> Grant:
-        """Gets a slot for the rest of an answer whose instance has failed, before all that has not begun yet.
-
-        Args:
-            claim: That of the request.
-            retries: What has gone wrong with it before.
-            failed: The instance.
-            error: What has gone wrong.
-            answered: The instance had made some of the answer.
+    async def _run(self, request: Request, claim: Claim, grant: Grant, answer: Answer) -> None:
+        """Has an answer made, segment by segment, each where it goes on.
 
         Raises:
-            SyshaxError: It must not be tried elsewhere, no instance can go on, or none has become ready in the time
-                that a request may wait.
+            InstanceFailedError: The instance has failed, no other can go on, and the client has got nothing.
+            InstanceTimeoutError: As above, and the instance was silent for too long.
         """
-        self._count_failure(retries, failed, error, begun=answered)
-        self._check_retries(retries, f"instance {failed}: {error}; ")
-        _log.warning(
-            "request %s: instance %s: %s; its answer goes on elsewhere", claim.request.request_id, failed, error
-        )
+        while not answer.over:
+            try:
+                await answer.run()
+            except (InstanceFailedError, InstanceTimeoutError) as error:
+                self._failures.note(request, answer.instance, error, progressed=answer.progressed)
+                try:
+                    await self._fail_over(request, claim, grant, answer, error)
+                except SyshaxError as refusal:
+                    if not answer.begun:
+                        raise error from None
+                    answer.break_off(refusal if isinstance(refusal, InstanceFailedError) else error)
+                continue
+            if answer.outcome is Outcome.FAILED:
+                self._supervisor.suspect(answer.instance)
+            if isinstance(answer, MovableAnswer) and answer.part_over:
+                target = self._admission.redecide(claim, self._fleet())
+                if target is not None:
+                    grant.add(target)
+                    answer.go_on_at(target, Cause.ROOM)
+
+    async def _fail_over(
+        self, request: Request, claim: Claim, grant: Grant, answer: Answer, error: SyshaxError
+    ) -> None:
+        """Has the rest of an answer made by another instance. Raises SyshaxError: none can, or may."""
+        if not isinstance(answer, MovableAnswer) or not answer.may_go_on:
+            raise error
+        self._failures.check(request, answer.instance, error)
+        if answer.target is None:
+            _log.warning(
+                "request %s: instance %s: %s; its answer goes on elsewhere", request.id, answer.instance, error
+            )
+            grant.take_over(await self._failover_slot(claim, answer.instance))
+        answer.go_on_at(answer.target or grant.slots[-1], Cause.FAILURE)
+
+    async def _failover_slot(self, claim: Claim, failed: str) -> Grant:
+        """Gets a slot for the rest of an answer whose instance has failed, before all that has not begun yet.
+
+        Raises:
+            SyshaxError: No instance can go on, nor has one become ready in the time that a request may wait.
+        """
         rest = replace(begun(claim.request), offload=False)
         tried: tuple[str, ...] = (failed,)
         deadline_s = self._loop.time() + self._max_queue_wait_s
@@ -251,9 +215,30 @@ class Engine:
                     continue
                 raise refusal from None
 
-    def redecide(self, claim: Claim, present: Slot) -> Slot | None:
-        """See Admission.redecide."""
-        return self._admission.redecide(claim, present, self._fleet())
+    def _start_over(self, request: Request, claim: Claim, answer: Answer, error: SyshaxError) -> Claim:
+        """Claims slots for another try, as the client has got nothing yet. Raises SyshaxError: there is none."""
+        text = f"instance {answer.instance}: {error}"
+        try:
+            if isinstance(error, InstanceTimeoutError):
+                raise InstanceTimeoutError(text) from error
+            self._failures.check(request, answer.instance, error)
+            if answer.last_try:
+                raise InstanceFailedError(text) from error
+        except SyshaxError:
+            self._failures.end(request, failed=True)
+            raise
+        extra = {"instance": answer.instance, "request_id": request.id}
+        _log.warning("request %s: %s; trying another", request.id, text, extra=extra)
+        request.retries += 1
+        return Claim(claim.request, (answer.instance,))
+
+    def _tell_handovers(self, request: Request) -> None:
+        for handover in request.handovers:
+            text = f"request {request.id}: {handover}"
+            if handover.failed:
+                self.events.add(EventKind.HANDOVER, text, instance=handover.target)
+            if handover.failed or handover.cause is not Cause.OFFLOAD:
+                _log.info("%s", text, extra={"request_id": request.id})
 
     # Admission.
 
@@ -265,6 +250,15 @@ class Engine:
 
     async def _admit(self, claim: Claim) -> Grant:
         """Returns when the claim is granted. Raises what it is refused with."""
+        while True:
+            try:
+                return await self._granted(claim)
+            except NotFoundError as error:
+                # An adapter may have been loaded since the instances were asked.
+                if error.code != "model_not_found" or not await self._look_up():
+                    raise
+
+    async def _granted(self, claim: Claim) -> Grant:
         granted: asyncio.Future[Grant] = self._loop.create_future()
         self._waiting[claim] = granted
         try:
@@ -309,48 +303,6 @@ class Engine:
         """Slots may have come free."""
         if self._admission.entries:
             self._carry_out(self._admission.admit(self._fleet()))
-
-    async def _answer(
-        self,
-        claim: Claim,
-        grant: Grant,
-        body: Mapping[str, Any] | None,
-        *,
-        outgoing: Outgoing,
-        client: Downstream,
-        record: RequestRecord,
-        retries: Retries,
-        last_try: bool,
-    ) -> bool:
-        """Has a request answered where it was placed; returns whether the client's connection may stay open."""
-        placement = grant.placement
-        record.placement = "+".join(placement.places)
-        specs = [slot.spec for slot in grant.slots]
-        record.weights = "+".join(spec.weights_text for spec in specs) if any(spec.weights for spec in specs) else ""
-        record.prediction = placement.prediction if isinstance(placement, Offload) else None
-        placed_at_s = self._loop.time()
-        record.queue_s = placed_at_s - record.started_at_s
-        if body is not None and self._handover.takes(grant, claim.request):
-            stays_open = await self._handover.carry(
-                grant,
-                claim,
-                body=body,
-                outgoing=outgoing,
-                client=client,
-                record=record,
-                source=_NextSlots(self, claim, retries),
-                last_try=last_try,
-            )
-        else:
-            spec = grant.slots[0].spec
-            stays_open = await self._runner.run(spec, outgoing, client, record, last_try=last_try)
-            if record.outcome is Outcome.FAILED:
-                self._supervisor.suspect(spec.name)
-        if record.outcome is Outcome.OK:
-            self._admission.observe_answer(
-                claim.request, self._loop.time() - placed_at_s, record.tokens_out, record.handovers
-            )
-        return stays_open
 
     def ready_instances(self) -> tuple[str, ...]:
         """The instances that requests can go to now."""
@@ -413,14 +365,6 @@ class Engine:
             return
         if self._supervisor.status(name).state is State.DRAINING:
             self._supervisor.drained(name)
-
-    def now_s(self) -> float:
-        """The monotonic time of the records."""
-        return self._loop.time()
-
-    def tokens_so_far(self, running: RunningRequest) -> int:
-        """Tokens of a streamed answer that have come."""
-        return self._handover.tokens_of(running.record) or self._runner.tokens_of(running.record)
 
     # Settings.
 
@@ -543,7 +487,7 @@ class Engine:
         """What is held by requests now, a line each: slots, the queue, and requests themselves. Empty when idle."""
         taken = [f"{count} slots of {name}" for name, count in self._admission.inflight.items() if count]
         queued = [f"{count} entries in the queue"] if (count := self._admission.entries) else []
-        running = [f"request {running.record.request_id}" for running in self.requests.running]
+        running = [f"request {request.id}" for request in self.requests.running]
         return (*taken, *queued, *running)
 
     def _on_drift(self, name: str, status: BindingStatus) -> None:
@@ -559,10 +503,6 @@ class Engine:
             self.events.add(
                 EventKind.STATE, text, instance=spec.name, state=status.state, generation=str(status.generation)
             )
-        if status.state is State.STOPPING and before is State.UNHEALTHY and status.wanted:
-            self._given_up.add(spec.name)
-        elif status.state in {State.STARTING, State.READY}:
-            self._given_up.discard(spec.name)
         if status.state is State.DRAINING:
             self._end_drain(spec.name)
             self._migrate()
@@ -571,20 +511,3 @@ class Engine:
         if self._ready != self._registry.ready:
             self._ready = self._registry.ready
             self._readmit()
-
-
-class _NextSlots:
-    """Where one request's answer can go on (the journey's `SlotSource`)."""
-
-    def __init__(self, engine: Engine, claim: Claim, retries: Retries) -> None:
-        self._engine = engine
-        self._claim = claim
-        self._retries = retries
-
-    async def another(self, failed: str, error: SyshaxError, *, begun: bool) -> Grant:
-        """See Engine.failover_slot."""
-        return await self._engine.failover_slot(self._claim, self._retries, failed, error, answered=begun)
-
-    def again(self, present: Slot) -> Slot | None:
-        """See Engine.redecide."""
-        return self._engine.redecide(self._claim, present)

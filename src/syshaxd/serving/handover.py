@@ -2,29 +2,24 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Handover: which instances can hand over to which, and the answers that two of them make together."""
 
-import asyncio
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from weakref import WeakSet
 
 from syshaxd.core.handover.dialect import ConnectorDialect, HandoverDialect
 from syshaxd.core.handover.pairs import InstanceFacts, Refusal, refusal
 from syshaxd.core.handover.rules import whole_because
 from syshaxd.core.handover.syshax import SyshaxDialect
-from syshaxd.core.placement.claims import Claim
 from syshaxd.core.placement.decision import InferenceRequest, Offload
-from syshaxd.core.placement.records import Cause, RequestRecord
 from syshaxd.core.placement.slots import Grant
 from syshaxd.core.types import InstanceSpec, Protocol
 from syshaxd.instances.registry import InstanceRegistry
-from syshaxd.serving.runner.exchange import Downstream, Outgoing
-from syshaxd.serving.runner.journey import Journey
-from syshaxd.serving.runner.ports import Exchanger, SlotSource
+from syshaxd.serving.request import Request
+from syshaxd.serving.runner import Runner
+from syshaxd.serving.runner.movable import MovableAnswer
+from syshaxd.serving.runner.relayed import RelayedAnswer
 
-_log = logging.getLogger(__name__)
-
-Body = Mapping[str, Any]
+Answer = RelayedAnswer | MovableAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +39,7 @@ class Handover:
     def __init__(
         self,
         registry: InstanceRegistry,
-        runner: Exchanger,
+        runner: Runner,
         *,
         policy: HandoverPolicy,
         pair_refusal: Callable[[str, str], Refusal] = lambda source, target: Refusal(),
@@ -70,8 +65,7 @@ class Handover:
         self._movable = False
         self._sources: frozenset[str] = frozenset()
         """Instances whose streams begin so that they can move, now or once nothing speaks against it any more."""
-        self._journeys: set[Journey] = set()
-        self._loop = asyncio.get_running_loop()
+        self._answers: WeakSet[MovableAnswer] = WeakSet()
         self.pairs: frozenset[tuple[str, str]] = frozenset()
         """Source and target of every hand-over that is possible."""
         registry.subscribe(self.refresh)
@@ -93,9 +87,9 @@ class Handover:
         protocols = {self._registry.specs[source].protocol for source in self._sources}
         self._paths = frozenset(path for protocol in protocols for path in self._dialects[protocol].paths)
         self._movable = self._policy.migrate and all(self._dialects[protocol].movable for protocol in protocols)
-        for journey in self._journeys:
-            if journey.spec is not None and self.targets_of(journey.spec.name):
-                journey.recoverable = True  # and stays so: the pair is none any more once its source has failed
+        for answer in self._answers:
+            if answer.spec is not None and self._has_targets(answer.spec.name):
+                answer.recoverable = True  # and stays so: the pair is none any more once its source has failed
 
     def report(self) -> dict[tuple[str, str], str]:
         """For each source and target why they cannot hand over; empty: they can."""
@@ -118,24 +112,48 @@ class Handover:
         of_both = self._pair_refusal(source.name, target.name)
         return of_both if of_both and of_both.lasting else of_themselves or of_both
 
-    def examine(self, request: InferenceRequest, outgoing: Outgoing) -> tuple[InferenceRequest, Body | None]:
-        """Reads what placement needs to know of a request that could be split; the body, if it can."""
-        body = outgoing.fields
-        if body is None or outgoing.path not in self._paths or outgoing.method != "POST":
-            return request, None
+    def examine(self, request: Request) -> InferenceRequest:
+        """What placement needs to know of a request, with whether it can be split."""
+        inference, body = request.inference, request.fields
+        if body is None or request.path not in self._paths or request.method != "POST":
+            return inference
         why = whole_because(body)
-        if not why and request.pinned is not None:
+        if not why and inference.pinned is not None:
             why = "the client asks for one instance"
-        if not why and request.full_weights and any(spec.weights for spec in self._registry.specs.values()):
+        if not why and inference.full_weights and any(spec.weights for spec in self._registry.specs.values()):
             why = "the client asks for the full weights"
         lengths = [facts.max_model_len for facts in self._facts.values() if facts.max_model_len]
-        if not why and lengths and (request.max_tokens or 0) > min(lengths):
+        if not why and lengths and (inference.max_tokens or 0) > min(lengths):
             why = f"max_tokens: over the {min(lengths)} tokens that an instance holds"
-        movable = self._movable and not why and not request.offload
-        return replace(request, whole_because=why, movable=movable), None if why else body
+        return replace(inference, whole_because=why, movable=self._movable and not why and not inference.offload)
 
-    def takes(self, grant: Grant, request: InferenceRequest) -> bool:
-        """Whether a request that can be split is carried here, not relayed."""
+    def answer(self, request: Request, grant: Grant, *, last_try: bool) -> Answer:
+        """What has a request answered at its slots.
+
+        Args:
+            request: The request, examined.
+            grant: Its slots.
+            last_try: There is no other instance to ask: its own error is the answer.
+        """
+        if not self._is_movable(request.inference, grant):
+            return RelayedAnswer(self._runner, request, grant.slots[0], last_try=last_try)
+        spec = grant.slots[-1].spec
+        answer = MovableAnswer(
+            self._runner,
+            request,
+            grant,
+            self._dialects[spec.protocol],
+            self._facts,
+            movable=self._policy.migrate,
+            recoverable=isinstance(grant.placement, Offload) or self._has_targets(spec.name),
+            last_try=last_try,
+        )
+        self._answers.add(answer)
+        return answer
+
+    def _is_movable(self, request: InferenceRequest, grant: Grant) -> bool:
+        if request.whole_because:
+            return False
         if isinstance(grant.placement, Offload):
             return True
         spec = grant.slots[-1].spec
@@ -143,50 +161,5 @@ class Handover:
         movable = self._policy.migrate and dialect is not None and dialect.movable
         return movable and request.stream and spec.name in self._sources
 
-    async def carry(
-        self,
-        grant: Grant,
-        claim: Claim,
-        *,
-        body: Body,
-        outgoing: Outgoing,
-        client: Downstream,
-        record: RequestRecord,
-        source: SlotSource,
-        last_try: bool,
-    ) -> bool:
-        """Answers a request, as the Runner's `run` does; slots that it takes on the way are added to the grant."""
-        journey = Journey(
-            self._runner,
-            source,
-            grant,
-            self._dialects[grant.slots[-1].spec.protocol],
-            self._facts,
-            outgoing=outgoing,
-            body=body,
-            client=client,
-            record=record,
-            movable=self._policy.migrate,
-            recoverable=isinstance(grant.placement, Offload) or bool(self.targets_of(grant.slots[-1].spec.name)),
-            may_return=not claim.request.offload,
-            last_try=last_try,
-            clock=self._loop.time,
-        )
-        claim.stream = journey
-        self._journeys.add(journey)
-        try:
-            return await journey.run()
-        finally:
-            claim.stream = None
-            self._journeys.discard(journey)
-            for handover in record.handovers:
-                if handover.cause is not Cause.OFFLOAD or handover.failed:
-                    _log.info("request %s: %s", record.request_id, handover, extra={"request_id": record.request_id})
-
-    def tokens_of(self, record: RequestRecord) -> int:
-        """Tokens that a request's answer has so far; 0: it is not carried here."""
-        return next((journey.tokens for journey in self._journeys if journey.record is record), 0)
-
-    def targets_of(self, name: str) -> list[str]:
-        """Where an instance can hand over to."""
-        return [target for source, target in self.pairs if source == name]
+    def _has_targets(self, name: str) -> bool:
+        return any(source == name for source, _ in self.pairs)

@@ -4,49 +4,40 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 
 from syshaxd.core.placement.claims import Decided
-from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.records import RequestRecord
+from syshaxd.serving.request import Request
 from syshaxd.system.events import History
 
 _REMEMBERED = 2000
-
-
-@dataclass(slots=True, eq=False)
-class RunningRequest:
-    """A request that the daemon is answering, or that waits for a place."""
-
-    request: InferenceRequest
-    record: RequestRecord
-    task: "asyncio.Task[object] | None"
-    cancelled: bool = False
-    """By an operator."""
 
 
 class RequestBook:
     """Requests in flight, the latest decisions, and how the latest requests ended. Lives in one event loop."""
 
     def __init__(self) -> None:
-        self.running: set[RunningRequest] = set()
+        self.running: set[Request] = set()
+        """Those that the daemon or another gateway is answering, or that wait for a slot."""
         self.decisions: History[Decided] = History(_REMEMBERED)
         self._ended: deque[RequestRecord] = deque(maxlen=_REMEMBERED)
 
-    def begins(self, request: InferenceRequest, record: RequestRecord) -> RunningRequest:
+    def begin(self, request: Request) -> None:
         """Notes a request that the present task answers."""
-        running = RunningRequest(request, record, asyncio.current_task())
-        self.running.add(running)
-        return running
+        request.task = asyncio.current_task()
+        self.running.add(request)
 
-    def ends(self, running: RunningRequest) -> None:
+    def end(self, request: Request) -> None:
         """Its answer is over, or it has none."""
-        self.running.discard(running)
-        self._ended.append(running.record)
+        self.running.discard(request)
 
-    def find(self, request_id: str) -> list[RunningRequest]:
+    def keep(self, record: RequestRecord) -> None:
+        """Remembers how a request has ended."""
+        self._ended.append(record)
+
+    def find(self, request_id: str) -> list[Request]:
         """Those in flight with that id; clients may have given it to several."""
-        return [running for running in self.running if running.request.request_id == request_id]
+        return [request for request in self.running if request.id == request_id]
 
     def explain(self, request_id: str) -> tuple[list[Decided], list[RequestRecord]]:
         """The decisions on a request, and the records of those with that id that have ended; both oldest first."""
@@ -54,9 +45,10 @@ class RequestBook:
         return decisions, [record for record in self._ended if record.request_id == request_id]
 
     def cancel(self, request_id: str) -> int:
-        """Ends requests in flight; returns how many."""
-        found = [running for running in self.find(request_id) if running.task is not None]
-        for running in found:
-            running.cancelled = True
-            running.task.cancel()  # type: ignore[union-attr]
+        """Ends requests in flight that the daemon answers; returns how many."""
+        found = [request for request in self.find(request_id) if request.task is not None]
+        for request in found:
+            assert request.task is not None
+            request.cancelled = True
+            request.task.cancel()
         return len(found)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from syshaxd.core.errors import BadRequestError, NotFoundError
 from syshaxd.core.placement.decision import Decision, InferenceRequest
-from syshaxd.core.placement.records import Outcome, RequestRecord
+from syshaxd.core.placement.records import Outcome
 from syshaxd.core.placement.slots import Grant
 from syshaxd.serving.engine import Engine
-from syshaxd.serving.in_flight import RunningRequest
+from syshaxd.serving.request import Request
 
 # Short, so that the slots of a gateway that died come back soon: one that lives renews.
 DEFAULT_TTL_S = 60.0
@@ -21,7 +21,7 @@ MAX_TTL_S = 3600.0
 @dataclass(slots=True)
 class _Lease:
     grant: Grant
-    running: RunningRequest
+    request: Request
     ttl_s: float
     expiry: asyncio.TimerHandle
 
@@ -48,14 +48,21 @@ class Leases:
         decision, grant = self._engine.place(request)
         if grant is None:
             return decision, ""
-        now_s = self._loop.time()
-        record = RequestRecord(request.request_id, request.path, request.stream, started_at_s=now_s)
-        record.placement = "+".join(grant.placement.places)
-        running = RunningRequest(request, record, None)
-        self._engine.requests.running.add(running)
+        leased = Request(
+            id=request.request_id,
+            route=request.path,
+            method=request.method,
+            path=request.path,
+            target=request.path,
+            inference=request,
+            client=None,
+            started_at_s=self._loop.time(),
+            placement="+".join(grant.placement.places),
+        )
+        self._engine.requests.running.add(leased)
         lease_id = secrets.token_hex(16)
         expiry = self._loop.call_later(ttl_s, self._expire, lease_id)
-        self._leases[lease_id] = _Lease(grant, running, ttl_s, expiry)
+        self._leases[lease_id] = _Lease(grant, leased, ttl_s, expiry)
         return decision, lease_id
 
     def renew(self, lease_id: str, ttl_s: float | None = None) -> float:
@@ -77,7 +84,7 @@ class Leases:
 
     def cancel(self, request_id: str) -> int:
         """Ends the leases of a request; returns how many. Their gateway hears of it when it renews or reports."""
-        found = [id_ for id_, lease in self._leases.items() if lease.running.request.request_id == request_id]
+        found = [id_ for id_, lease in self._leases.items() if lease.request.id == request_id]
         for lease_id in found:
             self.end(lease_id, outcome=Outcome.CANCELLED)
         return len(found)
@@ -92,10 +99,8 @@ class Leases:
         if lease is None:
             raise _no_lease(lease_id)
         lease.expiry.cancel()
-        record = lease.running.record
-        record.outcome, record.tokens_in, record.tokens_out = outcome, tokens_in, tokens_out
-        record.duration_s = self._loop.time() - record.started_at_s
-        self._engine.requests.ends(lease.running)
+        self._engine.requests.end(lease.request)
+        self._engine.requests.keep(lease.request.record(outcome, self._loop.time(), (tokens_in, tokens_out)))
         lease.grant.release()
 
     def close(self) -> None:

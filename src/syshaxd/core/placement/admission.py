@@ -150,15 +150,15 @@ class Admission:
         self.give_up(claim)
         return UnavailableError(f"no slot came free within {after_s:g} s", retry_after_s=self._retry_after_s(fleet))
 
-    def redecide(self, claim: Claim, present: Slot, fleet: Fleet) -> Slot | None:
-        """The instance has made a part of an answer, and the next can be made elsewhere: takes a slot there.
+    def redecide(self, claim: Claim, fleet: Fleet) -> Slot | None:
+        """An instance has made its part of a claim's stream, and the next can be made elsewhere: takes a slot there.
 
         Returns:
             None: it is made where it is.
         """
-        if claim.request.offload:
-            return None  # the client wants it there
-        name = present.spec.name
+        if claim.stream is None or claim.stream.spec is None or not claim.stream.may_return:
+            return None
+        name = claim.stream.spec.name
         request = begun(claim.request)
         without = {**self.inflight, name: self.inflight.get(name, 0) - 1}  # its own slot is not in its way
         candidates = fleet.candidates(request, ())

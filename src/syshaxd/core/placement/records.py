@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The measurements of a request, and how it ended."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from syshaxd.core.placement.decision import Prediction
@@ -41,7 +41,7 @@ class Cause(StrEnum):
     """The instance failed."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HandoverRecord:
     """One hand-over of a request between instances."""
 
@@ -78,9 +78,9 @@ class HandoverRecord:
         return f"{what} ({self.cause}), KV cache {self.result}"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """The measurements of one request. Filled while it runs, read-only once handed to MetricsService."""
+    """The measurements of one request, made at its end."""
 
     request_id: str
     route: str
@@ -103,6 +103,6 @@ class RequestRecord:
     """0 if the instance did not report it."""
     tokens_out: int = 0
     retries: int = 0
-    handovers: list[HandoverRecord] = field(default_factory=list)
+    handovers: tuple[HandoverRecord, ...] = ()
     prediction: Prediction | None = None
     """Of an offload."""

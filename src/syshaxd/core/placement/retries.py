@@ -21,13 +21,16 @@ _MAX_KEPT = 256
 class Retries:
     """What has gone wrong with one request, in its whole life."""
 
-    def __init__(self, *, remembered: bool = False) -> None:
-        """`remembered`: one with the same content was suspect lately."""
-        self._remembered = remembered
+    def __init__(self) -> None:
+        self._remembered = False
         self._failures = 0
         self._breaks = 0
         self._unresponsive = False
         self._counted: Exception | None = None
+
+    def remember(self) -> None:
+        """One with the same content was suspect lately."""
+        self._remembered = True
 
     @property
     def suspect(self) -> bool:

@@ -26,13 +26,11 @@ def is_refusal(problem: Any) -> bool:
     return isinstance(code, int) and 400 <= code < 500
 
 
-def choices_of(body: bytes) -> int:
-    """The number of answers that a request asks for (`n` for each prompt), as far as it can be read."""
-    try:
-        asked = json.loads(body)
-        number, prompt = asked.get("n"), asked.get("prompt")
-    except (ValueError, AttributeError, RecursionError):
+def choices_of(fields: Mapping[str, Any] | None) -> int:
+    """How many answers a request's body asks for, as far as it can be read: `n` for each prompt."""
+    if fields is None:
         return 1
+    number, prompt = fields.get("n"), fields.get("prompt")
     prompts = 1
     if isinstance(prompt, list) and not all(isinstance(item, int) for item in prompt):
         prompts = len(prompt)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Runner: carries out a placement. Sends the request to the instance and relays what comes back."""
+"""Sends requests to instances, and their answers to clients."""
 
-from syshaxd.serving.runner.runner import Downstream, Flow, Outgoing, Relay, Runner
+from syshaxd.serving.runner.runner import Runner
 
-__all__ = ["Downstream", "Flow", "Outgoing", "Relay", "Runner"]
+__all__ = ["Runner"]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from syshaxd.core.errors import SyshaxError
-from syshaxd.core.placement.records import Outcome, RequestRecord
+from syshaxd.core.placement.records import Outcome
 from syshaxd.core.wire.http1 import LAST_CHUNK, Dechunker, ResponseHead, chunk, response_head
 from syshaxd.core.wire.openai import error_body
-from syshaxd.serving.runner.exchange import Downstream
+from syshaxd.serving.request import Request
 
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
@@ -17,16 +17,16 @@ _EVENT_STREAM = b"text/event-stream; charset=utf-8"
 class ClientAnswer:
     """One answer to a client, whoever makes it. Nothing is sent before its first byte is there."""
 
-    def __init__(
-        self, client: Downstream, record: RequestRecord, *, keep_alive: bool, clock: Callable[[], float]
-    ) -> None:
-        self._client = client
-        self.record = record
+    def __init__(self, request: Request, *, clock: Callable[[], float]) -> None:
+        assert request.client is not None
+        self._client = request.client
+        self._request = request
         self._clock = clock
         self._write: Callable[[bytes], None] | None = None
         self._head: ResponseHead | None = None
-        self.keep_alive = keep_alive and not client.http10
-        """The client's connection may stay open afterwards."""
+        self.outcome = Outcome.OK
+        """How the request has ended, as far as the client's answer tells."""
+        request.keep_alive = request.keep_alive and not self._client.http10
 
     @property
     def begun(self) -> bool:
@@ -54,7 +54,7 @@ class ClientAnswer:
                 send(dechunker.feed(data))
 
         if not head.chunked and head.content_length is None and head.status not in {204, 304}:
-            self.keep_alive = False
+            self._request.keep_alive = False
         self._send(head, body)
         return write
 
@@ -91,48 +91,48 @@ class ClientAnswer:
         """Sends an answer in one piece, in place of what an instance has answered with that head."""
         self._send(replace(head, content_length=len(body), chunked=False), body)
 
-    def break_off(self, error: SyshaxError, *, at_boundary: bool) -> None:
+    def break_off(self, error: SyshaxError, *, at_event_end: bool) -> None:
         """Ends an answer that cannot be completed; the client can tell.
 
         Args:
             error: Why.
-            at_boundary: What the client has ends with a whole event, so that one about the error can follow.
+            at_event_end: What the client has ends with a whole event, so that one about the error can follow.
         """
-        self.record.outcome = Outcome.FAILED
+        self.outcome = Outcome.FAILED
         head = self._head
         assert head is not None
-        if at_boundary and head.content_type.startswith(b"text/event-stream") and head.content_length is None:
+        if at_event_end and head.content_type.startswith(b"text/event-stream") and head.content_length is None:
             self.end(b"data: " + error_body(str(error), kind="upstream_error", code="instance_failed") + b"\n\n")
         else:
             self._cut()
 
     def abandon(self) -> None:
         """The client takes nothing any more."""
-        self.record.outcome = Outcome.CLIENT_GONE
+        self.outcome = Outcome.CLIENT_GONE
         self._cut()
 
     def _cut(self) -> None:
-        self.keep_alive = False
+        self._request.keep_alive = False
         self._client.abort()
 
     def _send(self, head: ResponseHead, body: bytes) -> None:
-        record = self.record
-        record.ttft_s = self._clock() - record.started_at_s
-        record.status = head.status
+        request = self._request
+        request.ttft_s = self._clock() - request.started_at_s
+        request.status = head.status
         if head.status >= 400:
-            record.outcome = Outcome.FAILED if head.status >= 500 else Outcome.CLIENT_ERROR
+            self.outcome = Outcome.FAILED if head.status >= 500 else Outcome.CLIENT_ERROR
         self._head = head
         self._write = self._client.writer()
         text = response_head(
             head,
-            request_id=record.request_id,
-            placement=record.placement,
+            request_id=request.id,
+            placement=request.placement,
             dechunked=self._client.http10,
-            close=not self.keep_alive,
-            extra=self._client.answer_lines + _weights_line(record),
+            close=not request.keep_alive,
+            extra=self._client.answer_lines + _weights_line(request),
         )
         self._write(text + body)
 
 
-def _weights_line(record: RequestRecord) -> bytes:
-    return f"x-syshax-weights: {record.weights}\r\n".encode("ascii") if record.weights else b""
+def _weights_line(request: Request) -> bytes:
+    return f"x-syshax-weights: {request.weights}\r\n".encode("ascii") if request.weights else b""

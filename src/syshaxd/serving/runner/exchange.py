@@ -1,67 +1,22 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The parties of an exchange: a request on its way to an instance, the client's connection, and what is between."""
+"""One request to an instance and its response, as fast as the client takes it."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
-from syshaxd.core.wire.body import RequestBody
 from syshaxd.serving.runner.upstream import Sink, UpstreamConnection
 
 
-@dataclass(slots=True)
-class Outgoing:
-    """A client's request as it goes to an instance, whichever that will be."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What an instance is asked in place of the client's own request."""
 
-    method: str
-    path: str
     target: str
     """Path and query."""
-    headers: bytes
-    """The client's header lines that go to an instance, from `core.http1`."""
-    request_id: str
     body: bytes
-    keep_alive: bool
-    """The client's connection may stay open afterwards."""
-    fields: RequestBody | None = None
-    """What the body holds, if it is a JSON object."""
-
-
-class Flow(Protocol):
-    """What sends to a client's connection, as that sees it."""
-
-    def pause(self) -> None:
-        """The client takes no more for now."""
-
-    def resume(self) -> None:
-        """The client takes more again."""
-
-    def cancel(self) -> None:
-        """The client is gone."""
-
-
-class Downstream(Protocol):
-    """The client's connection."""
-
-    http10: bool
-    """The client speaks HTTP/1.0: no chunks, and the end of the connection ends the body."""
-    answer_lines: bytes
-    """Header lines that the present answer gets beside the instance's, each with its end."""
-
-    def attach(self, flow: Flow) -> None:
-        """From now on the flow's `pause` and `resume` are called when the client is slower than the instance."""
-
-    def detach(self) -> None:
-        """The flow is over."""
-
-    def writer(self) -> Callable[[bytes], None]:
-        """The function that sends bytes."""
-
-    def abort(self) -> None:
-        """Drops the connection: the client sees that the answer is incomplete."""
+    request_id: str
 
 
 class Exchange(Sink):

@@ -11,15 +11,15 @@ import asyncio
 import re
 from collections.abc import Callable
 
-from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
+from syshaxd.core.errors import InstanceFailedError, SyshaxError
 from syshaxd.core.handover.bodies import CHAT_PATH, COMPLETIONS_PATH
 from syshaxd.core.handover.chunks import DONE
 from syshaxd.core.handover.joining import JoinedAnswer
-from syshaxd.core.placement.records import Outcome, RequestRecord
+from syshaxd.core.placement.records import Outcome
 from syshaxd.core.wire.http1 import Dechunker, ResponseHead
 from syshaxd.core.wire.openai import choices_of
+from syshaxd.serving.request import Request
 from syshaxd.serving.runner.answer import ClientAnswer
-from syshaxd.serving.runner.exchange import Outgoing
 from syshaxd.serving.runner.response import Response, failure_in
 
 # A response that is not an event stream is held back up to this size, then passed on as it comes.
@@ -38,32 +38,41 @@ _TAIL_BYTES = 4096
 class Relay(Response):
     """Passes a response to the client byte by byte."""
 
-    __slots__ = ("_answer", "_last", "_outgoing", "_previous", "_whole", "_write", "committed", "events")
+    __slots__ = (
+        "_answer",
+        "_last",
+        "_previous",
+        "_request",
+        "_whole",
+        "_write",
+        "committed",
+        "events",
+        "tokens_in",
+        "tokens_out",
+    )
 
     def __init__(
         self,
         answer: ClientAnswer,
-        outgoing: Outgoing,
+        request: Request,
         done: "asyncio.Future[None]",
         *,
         last_try: bool,
         paused: bool = False,
     ) -> None:
-        """As Response; `outgoing` is what the client has asked."""
+        """As Response; `request` is what the client has asked."""
         super().__init__(done, last_try=last_try, paused=paused)
         self._answer = answer
-        self._outgoing = outgoing
+        self._request = request
         self.committed = False
         """Bytes have gone to the client."""
         self.events = 0
+        """Of a stream, so far."""
+        self.tokens_in = self.tokens_out = 0
+        """Of prompt and answer, as far as the instance has told at its end."""
         self._whole = True
         self._previous = self._last = b""
         self._write: Callable[[bytes], None]
-
-    @property
-    def record(self) -> RequestRecord:
-        """The measurements of the request."""
-        return self._answer.record
 
     def body(self, data: bytes, *, whole: bool) -> None:
         """Sink: passes on or holds a piece of the body."""
@@ -94,22 +103,31 @@ class Relay(Response):
         self._read_tail()
         self._settle(None)
 
-    def break_off(self, error: InstanceFailedError | InstanceTimeoutError) -> None:
-        """Ends the client's answer after a failure, as bytes have been sent already."""
-        if self.client_stalled:
-            self._answer.abandon()
-        elif self._at_boundary and self._says_all():
-            self._answer.end(b"" if self._tail.rstrip().endswith(DONE.rstrip()) else DONE)
-        else:
-            self._answer.break_off(error, at_boundary=self._at_boundary)
+    def complete(self) -> bool:
+        """The instance broke off. Ends the client's answer properly if nothing but the last words is missing."""
+        if not (self.committed and self._at_event_end and self._says_all()):
+            return False
+        self._answer.end(b"" if self._tail.rstrip().endswith(DONE.rstrip()) else DONE)
         self._read_tail()
+        return True
+
+    def break_off(self, error: SyshaxError) -> None:
+        """Ends the client's answer after a failure, as bytes have been sent already."""
+        self._answer.break_off(error, at_event_end=self._at_event_end)
+        self._read_tail()
+
+    def abandon(self) -> None:
+        """The client takes nothing any more."""
+        self._answer.abandon()
+        if self.committed:
+            self._read_tail()
 
     @property
     def _tail(self) -> bytes:
         return (self._previous + self._last)[-_TAIL_BYTES:]
 
     @property
-    def _at_boundary(self) -> bool:
+    def _at_event_end(self) -> bool:
         """What has been passed on ends with a whole event."""
         return self._whole and self._tail.endswith((b"\n\n", b"\n\n\r\n", b"\r\n\r\n"))
 
@@ -149,24 +167,24 @@ class Relay(Response):
 
     def _is_openai_stream(self) -> bool:
         assert self.head_ is not None
-        return self.is_stream and self.head_.status == 200 and self._outgoing.path in {CHAT_PATH, COMPLETIONS_PATH}
+        return self.is_stream and self.head_.status == 200 and self._request.path in {CHAT_PATH, COMPLETIONS_PATH}
 
     def _says_all(self) -> bool:
         """Whether nothing but the last words of a stream is missing."""
-        return self._is_openai_stream() and len(_FINISHED.findall(self._tail)) == choices_of(self._outgoing.body)
+        return self._is_openai_stream() and len(_FINISHED.findall(self._tail)) == choices_of(self._request.fields)
 
     def _read_tail(self) -> None:
-        tail, record = self._tail, self._answer.record
+        tail = self._tail
         if self.is_stream and (at := tail.rfind(_ERROR)) >= 0:
-            record.outcome = Outcome.FAILED if failure_in(tail[at:]) is not None else Outcome.CLIENT_ERROR
+            self._answer.outcome = Outcome.FAILED if failure_in(tail[at:]) is not None else Outcome.CLIENT_ERROR
         prompt, completion = _PROMPT_TOKENS.findall(tail), _COMPLETION_TOKENS.findall(tail)
         if prompt:
-            record.tokens_in = int(prompt[-1])
+            self.tokens_in = int(prompt[-1])
         if completion:
-            record.tokens_out = int(completion[-1])
+            self.tokens_out = int(completion[-1])
         elif self.is_stream:
             # One event a token, but for the chat's first, which only tells the role.
-            record.tokens_out = max(0, self.events - (1 if record.route.startswith("/v1/chat/") else 0))
+            self.tokens_out = max(0, self.events - (1 if self._request.path.startswith("/v1/chat/") else 0))
 
 
 class MovableRelay(Relay):
@@ -177,7 +195,7 @@ class MovableRelay(Relay):
     def __init__(
         self,
         answer: ClientAnswer,
-        outgoing: Outgoing,
+        request: Request,
         done: "asyncio.Future[None]",
         *,
         joined: JoinedAnswer,
@@ -188,19 +206,19 @@ class MovableRelay(Relay):
 
         Args:
             answer: The client's answer.
-            outgoing: What the client has asked.
+            request: What the client has asked.
             done: Resolved when the response is over.
             joined: Sees the events, and says what the client gets.
             last_try: There is no other instance to ask: its own error is the answer.
             paused: The client takes no more yet.
         """
-        super().__init__(answer, outgoing, done, last_try=last_try, paused=paused)
+        super().__init__(answer, request, done, last_try=last_try, paused=paused)
         self._joined = joined
         self._quick = False  # whole chunks may go through as such
         self.on_taken: Callable[[], None] | None = None
-        """Called when something has come, for as long as somebody waits for it."""
+        """Called when something has come, while a move waits for it."""
         self.joins = False
-        """It is a good event stream: what ends it is for the journey to say."""
+        """It is a good event stream: what ends it is for the MovableAnswer to say."""
         self._dechunker: Dechunker | None = None
 
     def head(self, head: ResponseHead) -> None:
@@ -236,7 +254,7 @@ class MovableRelay(Relay):
         if failure is None and not self._joined.finished:
             failure = InstanceFailedError("the instance's stream ended before the answer did")
         if self._joined.refused:
-            self._answer.record.outcome = Outcome.CLIENT_ERROR
+            self._answer.outcome = Outcome.CLIENT_ERROR
         self._settle(failure)
 
     def _commit(self) -> None:

@@ -1,26 +1,22 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Runner: carries out a placement. Sends the request to the instance and relays what comes back."""
+"""Runner: sends requests to instances over pooled connections, and gives up those that are silent."""
 
 import asyncio
 
 from syshaxd.core.address import Address
-from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
-from syshaxd.core.placement.records import RequestRecord
+from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.types import InstanceSpec
 from syshaxd.core.wire.http1 import request_head
-from syshaxd.serving.runner.answer import ClientAnswer
-from syshaxd.serving.runner.exchange import Downstream, Exchange, Flow, Outgoing
-from syshaxd.serving.runner.relay import Relay
+from syshaxd.serving.request import Request
+from syshaxd.serving.runner.exchange import Exchange, Part
 from syshaxd.serving.runner.upstream import IDLE_LIMIT_S, UpstreamPool
-
-__all__ = ["Downstream", "Flow", "Outgoing", "Relay", "Runner"]
 
 SWEEP_INTERVAL_S = 1.0
 
 
 class Runner:
-    """Relays requests to instances over pooled connections."""
+    """Has the connections to all instances. Lives in one event loop."""
 
     def __init__(self, *, silence_limit_s: float) -> None:
         """`silence_limit_s`: an instance (or a client) that moves nothing for so long is given up."""
@@ -29,51 +25,22 @@ class Runner:
         self._pools: dict[Address, UpstreamPool] = {}
         self._exchanges: set[Exchange] = set()
 
-    async def run(
-        self, spec: InstanceSpec, outgoing: Outgoing, client: Downstream, record: RequestRecord, *, last_try: bool
-    ) -> bool:
-        """Sends the request to the instance and its answer to the client.
-
-        A failure after the first byte ends the client's stream with an error event, or its connection: it is told in
-        the record's outcome. Cancelling this drops the connection to the instance, which stops working on the request.
+    async def exchange(
+        self, spec: InstanceSpec, request: Request, exchange: Exchange, part: Part | None = None
+    ) -> None:
+        """Sends a request to an instance; returns when its answer is over. Cancelling drops the connection.
 
         Args:
             spec: The instance.
-            outgoing: The request.
-            client: Where the answer goes.
-            record: Filled with status, times and tokens.
-            last_try: There is no other instance to ask: its own error is the answer.
-
-        Returns:
-            Whether the client's connection may stay open.
-
-        Raises:
-            InstanceFailedError: Nothing was sent to the client; another instance may be asked.
-            InstanceTimeoutError: As above, and the instance was silent for too long.
-        """
-        answer = ClientAnswer(client, record, keep_alive=outgoing.keep_alive, clock=self._loop.time)
-        relay = Relay(answer, outgoing, self._loop.create_future(), last_try=last_try)
-        client.attach(relay)
-        try:
-            await self.exchange(spec, outgoing, relay)
-        except (InstanceFailedError, InstanceTimeoutError) as error:
-            if relay.client_stalled and not relay.committed:
-                answer.abandon()
-            elif not relay.committed:
-                raise
-            else:
-                relay.break_off(error)
-        finally:
-            client.detach()
-        return answer.keep_alive
-
-    async def exchange(self, spec: InstanceSpec, outgoing: Outgoing, exchange: Exchange) -> None:
-        """Sends a request to the instance; returns when its answer is over. Cancelling drops the connection.
+            request: The client's.
+            exchange: Takes the response.
+            part: What the instance is asked; None: what the client has asked.
 
         Raises:
             InstanceFailedError: What the exchange was settled with.
             InstanceTimeoutError: As above, and the instance was silent for too long.
         """
+        body = request.body if part is None else part.body
         pool = self._pool(spec)
         connection = pool.take()
         self._exchanges.add(exchange)
@@ -83,7 +50,7 @@ class Runner:
                 if connection is None:
                     connection = await pool.connect()
                 exchange.start(connection)
-                connection.request(_head(spec, outgoing), outgoing.body, exchange, bodiless=outgoing.method == "HEAD")
+                connection.request(_head(spec, request, part), body, exchange, bodiless=request.method == "HEAD")
                 try:
                     await exchange.done
                 except InstanceFailedError:
@@ -97,11 +64,6 @@ class Runner:
         finally:
             self._exchanges.remove(exchange)
             exchange.cancel()
-
-    def tokens_of(self, record: RequestRecord) -> int:
-        """Events that a streamed answer has so far; 0: it is not relayed here."""
-        relays = (exchange for exchange in self._exchanges if isinstance(exchange, Relay))
-        return next((relay.events for relay in relays if relay.record is record), 0)
 
     def _pool(self, spec: InstanceSpec) -> UpstreamPool:
         address = spec.address
@@ -127,12 +89,12 @@ class Runner:
             pool.close_idle()
 
 
-def _head(spec: InstanceSpec, outgoing: Outgoing) -> bytes:
+def _head(spec: InstanceSpec, request: Request, part: Part | None) -> bytes:
     return request_head(
-        outgoing.method,
-        outgoing.target,
+        request.method,
+        request.target if part is None else part.target,
         spec.address.authority,
-        outgoing.headers,
-        request_id=outgoing.request_id,
-        length=len(outgoing.body),
+        request.headers,
+        request_id=request.id if part is None else part.request_id,
+        length=len(request.body if part is None else part.body),
     )

@@ -5,7 +5,7 @@
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from syshaxd.core.loads import Snapshot
@@ -154,7 +154,7 @@ class _Stream:
             self.outcome.first_s = now_s
         handovers = self.outcome.handovers
         if handovers and handovers[-1].gap_s is None:
-            handovers[-1].gap_s = now_s - self.stopped_at_s
+            handovers[-1] = replace(handovers[-1], gap_s=now_s - self.stopped_at_s)
         left, self._left = self._left, None
         if left is not None:
             self._replay.release(left)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A part of an answer that the daemon reads itself: a first token, or the events of an instance that goes on."""
+"""A segment of an answer that the daemon reads itself: a first token, or the events of an instance that goes on."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ _DATA = b"data: "
 _DONE = b"[DONE]"
 
 
-class Leg(Response):
+class Segment(Response):
     """Takes one response: event by event if it is a good event stream, else as a whole."""
 
     __slots__ = ("_dechunker", "_on_event", "_rest", "streamed")
@@ -31,7 +31,7 @@ class Leg(Response):
         last_try: bool = False,
         paused: bool = False,
     ) -> None:
-        """As Response; `on_event` is called with each event, and what it raises fails the leg."""
+        """As Response; `on_event` is called with each event, and what it raises fails the segment."""
         super().__init__(done, last_try=last_try, paused=paused)
         self._on_event = on_event
         self.streamed = False

@@ -1,19 +1,19 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Where an answer may be cut: behind a whole character, which only a tokenizer can tell."""
+"""Whether an answer ends with a whole character, which only a tokenizer can tell."""
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
 
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.joining import incomplete_tail
-from syshaxd.serving.runner.leg import Leg
+from syshaxd.serving.runner.segment import Segment
 
 # A UTF-8 character has at most four bytes, so at most three tokens can belong to one that is incomplete.
 _MAX_INCOMPLETE_TOKENS = 3
 
 
-async def incomplete_tokens(ask: Callable[[bytes], Awaitable[Leg]], model: str, tail: Sequence[int]) -> int:
+async def incomplete_tokens(ask: Callable[[bytes], Awaitable[Segment]], model: str, tail: Sequence[int]) -> int:
     """Returns how many of the last tokens belong to a character that is not complete.
 
     Args:
@@ -26,11 +26,11 @@ async def incomplete_tokens(ask: Callable[[bytes], Awaitable[Leg]], model: str, 
     """
     texts: list[str] = []
     for dropped in range(_MAX_INCOMPLETE_TOKENS + 1):
-        leg = await ask(json.dumps({"model": model, "tokens": tail[: len(tail) - dropped]}).encode())
+        answer = await ask(json.dumps({"model": model, "tokens": tail[: len(tail) - dropped]}).encode())
         try:
-            texts.append(str(json.loads(leg.payload())["prompt"]))
+            texts.append(str(json.loads(answer.payload())["prompt"]))
         except (ValueError, KeyError, TypeError):
-            raise InstanceFailedError(f"cannot tell where a character ends: {leg.fault()}") from None
+            raise InstanceFailedError(f"cannot tell where a character ends: {answer.fault()}") from None
         if incomplete_tail(texts) < len(texts):
             break
     return min(incomplete_tail(texts), _MAX_INCOMPLETE_TOKENS)

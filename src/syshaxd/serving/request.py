@@ -1,0 +1,138 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""One request of a client, from its arrival to its end."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from syshaxd.core.placement.decision import InferenceRequest, Prediction
+from syshaxd.core.placement.records import HandoverRecord, Outcome, RequestRecord
+from syshaxd.core.placement.retries import Retries
+from syshaxd.core.wire.body import RequestBody
+
+_NOT_READ = InferenceRequest(request_id="", model="", stream=False)
+
+
+class Flow(Protocol):
+    """What sends to a client's connection, as that sees it."""
+
+    def pause(self) -> None:
+        """The client takes no more for now."""
+
+    def resume(self) -> None:
+        """The client takes more again."""
+
+    def cancel(self) -> None:
+        """The client is gone."""
+
+
+class Downstream(Protocol):
+    """The client's connection."""
+
+    http10: bool
+    """The client speaks HTTP/1.0: no chunks, and the end of the connection ends the body."""
+    answer_lines: bytes
+    """Header lines that the present answer gets beside the instance's, each with its end."""
+
+    def attach(self, flow: Flow) -> None:
+        """From now on the flow's `pause` and `resume` are called when the client is slower than the instance."""
+
+    def detach(self) -> None:
+        """The flow is over."""
+
+    def writer(self) -> Callable[[bytes], None]:
+        """The function that sends bytes."""
+
+    def abort(self) -> None:
+        """Drops the connection: the client sees that the answer is incomplete."""
+
+
+class TokenCounts(Protocol):
+    """The answer in the making."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a streamed answer that have come."""
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """Tokens of the prompt and of the answer, at its end; 0: the instance did not tell."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Request:
+    """What a client has asked, and how far its answer has come."""
+
+    id: str
+    route: str
+    """As the client named it."""
+    method: str
+    path: str
+    """The route that an instance gets."""
+    target: str
+    """Path and query."""
+    headers: bytes = b""
+    """The client's header lines that go to an instance, from `core.wire.http1`."""
+    body: bytes = b""
+    fields: RequestBody | None = None
+    """What the body holds, if it is a JSON object."""
+    inference: InferenceRequest = _NOT_READ
+    """What placement needs to know."""
+    client: Downstream | None
+    """None: another gateway's."""
+    keep_alive: bool = False
+    """The client's connection may stay open afterwards."""
+
+    task: "asyncio.Task[object] | None" = None
+    """That which answers it; None: it has not begun, or another gateway does."""
+    cancelled: bool = False
+    """By an operator."""
+    started_at_s: float
+    """Monotonic."""
+    queue_s: float = 0.0
+    """In the admission queue."""
+    placement: str = ""
+    """Names of instances; empty: it was not placed yet."""
+    weights: str = ""
+    """What these instances compute with; empty: the model's own weights."""
+    prediction: Prediction | None = None
+    """Of an offload."""
+    status: int = 0
+    """HTTP status sent to the client; 0: none was."""
+    ttft_s: float | None = None
+    """From its arrival to the first byte of the answer's body."""
+    tries: Retries = field(default_factory=Retries)
+    """What has gone wrong with it."""
+    retries: int = 0
+    handovers: list[HandoverRecord] = field(default_factory=list)
+    answer: TokenCounts | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a streamed answer that have come."""
+        return 0 if self.answer is None else self.answer.tokens
+
+    def record(self, outcome: Outcome, now_s: float, usage: tuple[int, int] | None = None) -> RequestRecord:
+        """What is kept of it, now that it has ended; `usage` of an answer that another gateway has relayed."""
+        if usage is None:
+            usage = (0, 0) if self.answer is None else self.answer.usage
+        return RequestRecord(
+            request_id=self.id,
+            route=self.route,
+            stream=self.inference.stream,
+            placement=self.placement,
+            weights=self.weights,
+            status=self.status,
+            outcome=outcome,
+            started_at_s=self.started_at_s,
+            queue_s=self.queue_s,
+            ttft_s=self.ttft_s,
+            duration_s=now_s - self.started_at_s,
+            tokens_in=usage[0],
+            tokens_out=usage[1],
+            retries=self.retries,
+            handovers=tuple(self.handovers),
+            prediction=self.prediction,
+        )

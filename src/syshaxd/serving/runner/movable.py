@@ -1,0 +1,489 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""An answer that several instances make, one after the other: an offload, or a stream that migrates."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, SyshaxError
+from syshaxd.core.handover.dialect import HandoverDialect
+from syshaxd.core.handover.joining import JoinedAnswer
+from syshaxd.core.handover.pairs import InstanceFacts
+from syshaxd.core.placement.records import Cause, HandoverRecord, Outcome
+from syshaxd.core.placement.slots import Grant, Slot
+from syshaxd.core.report.describe import excerpt
+from syshaxd.core.types import InstanceSpec
+from syshaxd.core.wire.http1 import ResponseHead
+from syshaxd.serving.request import Request
+from syshaxd.serving.runner.answer import ClientAnswer
+from syshaxd.serving.runner.detokenize import incomplete_tokens
+from syshaxd.serving.runner.exchange import Part
+from syshaxd.serving.runner.relay import MovableRelay
+from syshaxd.serving.runner.relayed import RelayedAnswer
+from syshaxd.serving.runner.response import Response
+from syshaxd.serving.runner.runner import Runner
+from syshaxd.serving.runner.segment import Segment
+
+# An event with one token surely ends with a whole character. Where there is none among so many, a tokenizer is asked.
+_EVENTS_TO_WAIT = 8
+# A prefill's answer does not show it.
+_USAGE_UNASKED = "--enable-force-include-usage"
+
+
+class MovableAnswer:
+    """One answer; each `run` has a segment of it made (a `Flow`, and placement's `MovableStream`)."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        request: Request,
+        grant: Grant,
+        dialect: HandoverDialect,
+        facts: Mapping[str, InstanceFacts],
+        *,
+        movable: bool,
+        recoverable: bool,
+        last_try: bool,
+    ) -> None:
+        """Begins nothing.
+
+        Args:
+            runner: Has the connections to instances.
+            request: What is answered; its body can be split.
+            grant: Its slots tell where: the last makes the answer, one before it the first token.
+            dialect: How instances hand over.
+            facts: Of each instance, by name; may change.
+            movable: A running stream may migrate, too.
+            recoverable: See the attribute.
+            last_try: There is no other instance to ask: its own error is the answer.
+        """
+        assert request.fields is not None
+        assert request.client is not None
+        self._runner = runner
+        self._request = request
+        self._body: Mapping[str, Any] = request.fields
+        self._client = request.client
+        self._grant = grant
+        self._dialect = dialect
+        self._facts = facts
+        self._movable = movable and dialect.movable
+        self.last_try = last_try
+        self.recoverable = recoverable
+        """If its instance fails, another one may go on: it is known to compute the same."""
+        self.may_return = not request.inference.offload
+        """It need not stay where it was offloaded to."""
+        self._loop = asyncio.get_running_loop()
+        self._joined = JoinedAnswer(
+            request.path,
+            self._body,
+            to_be_continued=dialect.to_be_continued,
+            tells_usage=any(_USAGE_UNASKED in slot.spec.argv for slot in grant.slots),
+        )
+        self._answer = ClientAnswer(request, clock=self._loop.time)
+        self._whole: RelayedAnswer | None = None
+        self._first: MovableRelay | None = None
+        self._head: ResponseHead | None = None  # of the first instance's answer
+        self._response: Response | None = None
+        self._requests = 0
+        self._paused = False
+        *prefills, slot = grant.slots
+        self._slot: Slot | None = slot
+        self._prefill = prefills[0] if prefills else None
+        self._prefilled = False
+        self._load: str | None = None
+        self.target: Slot | None = None
+        """The slot to which it is about to move."""
+        self._events_to_wait = 0
+        self._source: Slot | None = None
+        self._had = 0  # tokens before the present segment
+        self._spoken = False
+        self._cut = False
+        self._cause = Cause.OFFLOAD
+        self._handover: HandoverRecord | None = None
+        self._last_at_s = 0.0
+        self.over = False
+        """The client has got all that it gets."""
+        self.part_over = False
+        """The instance has made its part, and the rest may be made elsewhere."""
+
+    def __enter__(self) -> Self:
+        self._client.attach(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.detach()
+        self._end_handover()
+        self._slot = self.target = self._source = None
+
+    # What the client's connection says.
+
+    def pause(self) -> None:
+        """Flow: the client takes no more for now."""
+        self._paused = True
+        if self._response is not None:
+            self._response.pause()
+
+    def resume(self) -> None:
+        """Flow: the client takes more again."""
+        self._paused = False
+        if self._response is not None:
+            self._response.resume()
+
+    def cancel(self) -> None:
+        """Flow: the client is gone."""
+        if self._response is not None:
+            self._response.cancel()
+
+    # How far it has come.
+
+    @property
+    def spec(self) -> InstanceSpec | None:
+        """The instance that makes it now; None: it has ended."""
+        return None if self._slot is None else self._slot.spec
+
+    @property
+    def instance(self) -> str:
+        """That which makes the present segment."""
+        slot = self._prefill or self._slot
+        assert slot is not None
+        return slot.spec.name
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the client has."""
+        return self._joined.tokens if self._whole is None else self._whole.tokens
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """Tokens of the prompt and of the answer."""
+        first = (0, 0) if self._first is None else (self._first.tokens_in, self._first.tokens_out)
+        tokens_in, tokens_out = first if self._whole is None else self._whole.usage
+        return tokens_in or self._joined.prompt_tokens, tokens_out or self._joined.tokens
+
+    @property
+    def begun(self) -> bool:
+        """The client has got some of it."""
+        return self._answer.begun
+
+    @property
+    def progressed(self) -> bool:
+        """The present instance has made some of it."""
+        return self._joined.tokens > self._had
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it has ended."""
+        return self._answer.outcome
+
+    @property
+    def may_go_on(self) -> bool:
+        """Another instance could make the rest."""
+        return self.recoverable and (self._joined.may_go_on or (self._prefilled and self._joined.plain))
+
+    # Where it goes on.
+
+    @property
+    def may_move(self) -> bool:
+        """Whether `move` has a chance."""
+        # Until the present instance has spoken, it may still be loading what the last one handed over.
+        return self._movable and self._spoken and self._joined.may_be_cut and self.target is None
+
+    def move(self, target: Slot, cause: Cause) -> bool:
+        """Goes on at `target` as soon as what the client has got ends with a whole character.
+
+        Args:
+            target: Where to; it is this request's from now on.
+            cause: Why.
+
+        Returns:
+            False: it cannot be moved now, and the slot has been released.
+        """
+        if not self.may_move:
+            target.release()
+            return False
+        self._grant.add(target)
+        self.target, self._cause = target, cause
+        self._events_to_wait = _EVENTS_TO_WAIT
+        if isinstance(self._response, MovableRelay):
+            self._response.on_taken = self._cut_if_due
+        self._cut_if_due()
+        return True
+
+    def go_on_at(self, target: Slot, cause: Cause) -> None:
+        """The next segment is made at `target`, a slot of this request's grant."""
+        source = self._slot
+        assert source is not None
+        self._slot, self.target, self._cause = target, None, cause
+        self._leave_source()
+        self._end_handover()
+        if cause is Cause.FAILURE:
+            self._load = None
+            source.release()
+            self._request.retries += 1
+        else:
+            self._source = source  # it may not stop before its KV cache has been loaded
+        self._handover = self._new_handover(source.spec.name, target.spec.name)
+
+    # Segments.
+
+    async def run(self) -> None:
+        """Has the next segment made: up to the answer's end (`over`), to a move, or to the end of the instance's part.
+
+        Raises:
+            InstanceFailedError: The instance has failed; `begun` and `may_go_on` tell what can be done.
+            InstanceTimeoutError: As above, and the instance was silent for too long.
+        """
+        assert self._slot is not None
+        self.part_over = False
+        try:
+            if self._prefill is not None:
+                await self._make_first_token(self._prefill)
+            else:
+                await self._go_on(self._slot.spec)
+        except (InstanceFailedError, InstanceTimeoutError):
+            if self._response is not None and self._response.client_stalled:
+                self._answer.abandon()
+                self.over = True
+            elif not self._joined.finished:  # else nothing but the last words is missing
+                raise
+        finally:
+            self._response = None
+        if self._joined.finished and not self.over:
+            self._finish()
+
+    async def _make_first_token(self, slot: Slot) -> None:
+        spec = slot.spec
+        key = _new_key()
+        stays = False
+        try:
+            body = self._dialect.prefill(self._body, key)
+            response = await self._read(spec, self._request.path, body, _ignore, last_try=self.last_try)
+            if self._passed_on(response):
+                return
+            try:
+                told = json.loads(response.payload())
+                out = self._joined.take_prefill(told, max_model_len=self._facts[spec.name].max_model_len)
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+                raise InstanceFailedError(
+                    f"the instance's first token cannot be read: {excerpt(repr(error))}"
+                ) from error
+            self._head = response.head_
+            if not self._joined.plain:
+                await self._answer_whole(slot)
+                return
+            self._load = self._dialect.load_key(told, key)
+            # Where the KV cache could not be saved, the target would compute all of the prompt, and its other streams
+            # would wait for that; the source most likely still has it.
+            stays = self._load is None and self.may_return
+        finally:
+            if not stays:
+                slot.release()
+        self._prefill, self._prefilled = None, True
+        self._last_at_s = self._loop.time()
+        assert self._slot is not None
+        if stays:
+            self._slot.release()
+            self._slot = slot
+            self._request.placement = spec.name
+        if out:
+            self._stream(out)
+        if not stays and not self._joined.finished:
+            size_bytes = self._dialect.size_bytes(told)
+            self._handover = replace(self._new_handover(spec.name, self._slot.spec.name), size_bytes=size_bytes)
+
+    async def _answer_whole(self, slot: Slot) -> None:
+        """The first token cannot be told by its id: one instance makes all of the answer."""
+        self._request.placement = slot.spec.name
+        self._whole = RelayedAnswer(self._runner, self._request, slot, last_try=True, answer=self._answer)
+        await self._whole.run()
+        self.over = True
+
+    async def _go_on(self, spec: InstanceSpec) -> None:
+        save = _new_key() if self._movable else None
+        self._had = self._joined.tokens
+        if self._prefilled or self._joined.parts:
+            await self._continue(spec, save)
+        else:
+            await self._pass_on(spec, save)
+        if self.over:
+            return
+        if self._cut:
+            self._load = save
+            assert self.target is not None
+            self.go_on_at(self.target, self._cause)
+        elif not self._joined.finished:
+            if not self._joined.part_over:
+                raise InstanceFailedError("the instance's stream ended before the answer did")
+            if self._joined.tokens == self._had:
+                raise InstanceFailedError("the instance ended its part of the answer without a token")
+            self._load = self._dialect.load_key({"id": self._joined.part_id}, save or "")
+            self.part_over = True
+
+    async def _pass_on(self, spec: InstanceSpec, save: str | None) -> None:
+        """Passes on what the first instance answers: it need not be a stream, and all is said then."""
+        assert save is not None
+        part = Part(self._request.target, self._dialect.movable_stream(self._body, save), self._request.id)
+        self._joined.parts += 1
+        relay = MovableRelay(
+            self._answer,
+            self._request,
+            self._loop.create_future(),
+            joined=self._joined,
+            last_try=self.last_try,
+            paused=self._paused,
+        )
+        self._first = relay
+        self._spoken = True  # nothing was handed over to it
+        try:
+            await self._exchange(spec, relay, part)
+        finally:
+            self._head = relay.head_
+            now_s = self._loop.time()
+            self._last_at_s = now_s - relay.silent_s(now_s)
+        self.over = not relay.joins
+
+    async def _continue(self, spec: InstanceSpec, save: str | None) -> None:
+        """Reads the rest, which goes to the client in the name of the first instance."""
+        await self._drop_incomplete(spec)
+        path, body = self._dialect.continuation(
+            self._body, self._joined, self._facts[spec.name], load=self._load, save=save
+        )
+        self._had = self._joined.tokens
+        self._joined.begin_part()
+        response = await self._read(spec, path, body, self._take)
+        if not response.streamed:
+            raise response.fault()
+
+    async def _read(
+        self,
+        spec: InstanceSpec,
+        path: str,
+        body: bytes,
+        take: Callable[[Mapping[str, Any]], None],
+        *,
+        last_try: bool = False,
+    ) -> Segment:
+        # Should one instance get two parts, its log can tell them apart.
+        ident = f"{self._request.id}-{self._requests}" if self._requests else self._request.id
+        response = Segment(take, self._loop.create_future(), last_try=last_try, paused=self._paused)
+        await self._exchange(spec, response, Part(path, body, ident))
+        return response
+
+    async def _exchange(self, spec: InstanceSpec, response: Response, part: Part) -> None:
+        self._requests += 1
+        self._response, self._cut = response, False
+        try:
+            await self._runner.exchange(spec, self._request, response, part)
+            self._cut = response.cut_off
+        finally:
+            self._spoken = False
+
+    # Events.
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        had = self._joined.tokens
+        out = self._joined.take(event)
+        if out:
+            self._stream(out)
+        if self._joined.tokens > had:
+            self._taken()
+
+    def _stream(self, events: bytes) -> None:
+        if not self._answer.begun:
+            assert self._head is not None
+            self._answer.begin_events(self._head)
+        self._answer.events(events)
+
+    def _taken(self) -> None:
+        """The present instance has made some of the answer."""
+        self._spoken = True
+        self._last_at_s, before_s = self._loop.time(), self._last_at_s
+        if self._source is not None:
+            self._leave_source()
+        if self._handover is not None and self._handover.gap_s is None:
+            self._handover = replace(self._handover, gap_s=self._last_at_s - before_s)
+        if self.target is not None:
+            self._cut_if_due()
+
+    def _cut_if_due(self) -> None:
+        if self.target is None or self._response is None or not self._joined.may_be_cut:
+            return
+        self._events_to_wait -= 1
+        if self._joined.surely_whole or (self._events_to_wait < 0 and not self._joined.tells_ids):
+            self._response.cut()
+
+    def _passed_on(self, response: Segment) -> bool:
+        """Gives the client an answer other than 200 as it is; an instance's fault is raised: others may do better."""
+        head = response.head_
+        assert head is not None
+        if head.status == 200:
+            return False
+        if response.is_fault:
+            raise response.fault()
+        self._answer.whole(head, response.payload())
+        self.over = True
+        return True
+
+    async def _drop_incomplete(self, spec: InstanceSpec) -> None:
+        """Has tokens made again whose character was not delivered, as its end was to come with the next token."""
+        if self._joined.surely_whole:
+            return
+        model = self._body.get("model") or spec.served_model
+
+        async def ask(body: bytes) -> Segment:
+            return await self._read(spec, "/detokenize", body, _ignore)
+
+        if not self._joined.drop_tail(await incomplete_tokens(ask, model, self._joined.tail_ids())):
+            raise InstanceFailedError("the answer broke off inside a character whose tokens the client has")
+
+    # The end.
+
+    def break_off(self, error: SyshaxError) -> None:
+        """Ends what the client has got with an error event, or its connection."""
+        if self._whole is None:
+            self._answer.break_off(error, at_event_end=True)
+        else:
+            self._whole.break_off(error)
+        self.over = True
+
+    def _finish(self) -> None:
+        assert self._head is not None
+        self.over = True
+        if not self._joined.stream:
+            self._answer.whole(self._head, self._joined.whole())
+            return
+        if not self._answer.begun:
+            self._answer.begin_events(self._head)
+        self._answer.end(self._joined.end())
+
+    def _leave_source(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.release()
+
+    def _new_handover(self, source: str, target: str) -> HandoverRecord:
+        known = self._joined.prompt_tokens + self._joined.tokens
+        return HandoverRecord(
+            source=source, target=target, cause=self._cause, known_tokens=known, asked=self._load is not None
+        )
+
+    def _end_handover(self) -> None:
+        """The segment that followed the last hand-over is over."""
+        handover, self._handover = self._handover, None
+        if handover is not None:
+            self._request.handovers.append(replace(handover, cached_tokens=self._joined.cached_tokens))
+
+
+def _ignore(event: Mapping[str, Any]) -> None:
+    """An event where none was to come."""
+
+
+def _new_key() -> str:
+    return secrets.token_hex(16)
