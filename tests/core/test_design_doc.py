@@ -158,3 +158,13 @@ def test_components_that_are_drawn_exist_and_use_what_is_below_them() -> None:
 def test_pictures_are_rendered_from_their_sources(source: Path) -> None:
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     assert digest in source.with_suffix(".svg").read_text(), f"sh docs/pictures/render.sh {source.stem}"
+
+
+def test_the_modules_on_a_requests_way_exist_and_are_few() -> None:
+    source = (PICTURES / "request.mmd").read_text()
+    named = re.findall(r"\b[a-z_]+(?:/[a-z_]+)+", re.sub(r"<br/>", " ", source))
+    missing = [
+        name for name in named if not any((ROOT / "src/syshaxd" / found).exists() for found in (f"{name}.py", name))
+    ]
+    assert missing == []
+    assert len(re.findall(r'\["\d ', source)) <= 7
