@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""No link between the documents is dead: neither the file nor the heading that it names is missing."""
+"""The documents: no link is dead, no page is missing from the index, and the words are the usual ones."""
 
 import re
 from pathlib import Path
@@ -13,6 +13,8 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "src/syshax_connector/*.md")
     for path in ROOT.glob(pattern)
 )
+_OTHERS = {"CHANGELOG.md", "CONTRIBUTING.md", "reliability.md"}
+"""A log, the rule itself, and a page whose table other tests write."""
 _CODE = re.compile(r"```.*?```|^    .*?$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
 
@@ -47,3 +49,15 @@ def test_the_table_of_places_names_what_exists() -> None:
     places = [place for row in rows for place in re.findall(r"`([\w./-]+/[\w./-]*)`", row) if "NAME" not in place]
     assert len(places) > 20
     assert [place for place in places if not (ROOT / place).exists()] == []
+
+
+_UNUSUAL = re.compile(
+    r"\b(somebody|whoever|anew|go(es)? on|went on|tak(en?|es) back|is told|are told|for want of|of its own accord)\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in _OTHERS], ids=lambda page: page.name)
+def test_pages_use_the_usual_words(page: Path) -> None:
+    """CONTRIBUTING.md says which: continue, recreate, roll back."""
+    assert [found[0] for found in _UNUSUAL.findall(page.read_text())] == []
