@@ -384,17 +384,14 @@ async def _build(
     )
     leases = Leases(engine)
     handed = activation.take_sockets()
-    control = ControlServer(
-        engine,
-        rundir.socket_path(config.control.socket),
-        operations=Operations(
-            engine=engine,
-            reconfigurer=reconfigurer,
-            leases=leases,
-            stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
-        ),
-        tls=_tls_endpoint(config.control.tcp),
+    operations = Operations(
+        engine=engine,
+        reconfigurer=reconfigurer,
+        leases=leases,
+        stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
     )
+    socket_path = rundir.socket_path(config.control.socket)
+    control = ControlServer(operations, socket_path, tls=_tls_endpoint(config.control.tcp))
     _close_with(stack, "control plane", lambda: control.stop(leave_socket=orders.restart))
     metrics = MetricsService(task_failures=side_tasks.failures, loop_lag=lags)
     return _Daemon(

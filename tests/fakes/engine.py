@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
+from typing import Any
 
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
@@ -94,6 +95,7 @@ class FakeEngine:
         self.parity: tuple[ParityReport, ...] = ()
         self.bindings: dict[str, BindingStatus] = {}
         self.host = HostTopology(topology=KUNPENG, owners={"cpu": tuple(range(40))})
+        self.requests: Any = None
         self.checked: list[tuple[str, Settings | None]] = []
         self.faults: tuple[Fault, ...] = ()
         self.check_errors: dict[str, Exception] = {}

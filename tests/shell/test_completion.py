@@ -16,6 +16,7 @@ from click.shell_completion import ShellComplete
 from syshaxd.cli import syshax, syshaxctl
 from syshaxd.control import ControlServer
 from syshaxd.system import configfile
+from tests.fakes.control import operations_of
 from tests.fakes.engine import FakeEngine
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def socket(tmp_path: Path) -> AsyncIterator[Path]:
-    server = ControlServer(FakeEngine(), tmp_path / "admin.sock")
+    server = ControlServer(operations_of(FakeEngine()), tmp_path / "admin.sock")
     await server.start()
     yield tmp_path / "admin.sock"
     await server.stop()

@@ -43,6 +43,7 @@ from syshaxd.core.parity import Agreement, ParityCause
 from syshaxd.core.types import Device, HostTopology, Role, RuntimeKind, State
 from syshaxd.system import rundir
 from tests.core.topologies import KUNPENG
+from tests.fakes.control import operations_of
 from tests.fakes.engine import DRIFT, GIB, FakeEngine, parity_report, seen
 
 IN_TIME_S = 50.0
@@ -60,7 +61,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def server(engine: FakeEngine, path: Path) -> AsyncIterator[ControlServer]:
-    server = ControlServer(engine, path)
+    server = ControlServer(operations_of(engine), path)
     await server.start()
     yield server
     await server.stop()
@@ -436,7 +437,7 @@ def _replace_by_a_dead_one(path: Path) -> None:
 async def test_a_socket_that_somebody_removed_comes_back(
     engine: FakeEngine, path: Path, caplog: pytest.LogCaptureFixture, remove: Callable[[Path], None]
 ) -> None:
-    server = ControlServer(engine, path, check_interval_s=0.02)
+    server = ControlServer(operations_of(engine), path, check_interval_s=0.02)
     await server.start()
     async with asyncio.timeout(IN_TIME_S), ControlClient(path) as client:
         lines = client.logs("gpu", tail=1, follow=True)
@@ -451,7 +452,7 @@ async def test_a_socket_that_somebody_removed_comes_back(
             assert await anext(lines) == "more"
     assert stat.S_IMODE((await asyncio.to_thread(path.stat)).st_mode) == 0o660
     with pytest.raises(errors.ConflictError, match="already running"):
-        await ControlServer(engine, path).start()
+        await ControlServer(operations_of(engine), path).start()
     await server.stop()
     assert [record.message for record in caplog.records] == [f"the admin socket {path} was removed; recreated it"]
 
@@ -459,7 +460,7 @@ async def test_a_socket_that_somebody_removed_comes_back(
 async def test_a_socket_that_cannot_be_made_again_is_told_once(
     engine: FakeEngine, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = ControlServer(engine, path, check_interval_s=0.005)
+    server = ControlServer(operations_of(engine), path, check_interval_s=0.005)
     await server.start()
     await asyncio.to_thread(path.unlink)
     await asyncio.to_thread(path.write_text, "precious")
@@ -489,7 +490,7 @@ async def test_nobody_can_connect_before_the_rights_are_right(
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", replaced)  # from then on others can connect
-    server = ControlServer(engine, path)
+    server = ControlServer(operations_of(engine), path)
     await server.start()
     folder = await asyncio.to_thread(path.with_name("admin.sock.d").stat)
     assert stat.S_IMODE(folder.st_mode) == 0o700
@@ -499,7 +500,7 @@ async def test_nobody_can_connect_before_the_rights_are_right(
 
 
 async def test_the_socket_goes_when_the_server_stops(engine: FakeEngine, path: Path) -> None:
-    server = ControlServer(engine, path)
+    server = ControlServer(operations_of(engine), path)
     await server.start()
     await server.stop()
     await server.stop()
@@ -507,7 +508,7 @@ async def test_the_socket_goes_when_the_server_stops(engine: FakeEngine, path: P
 
 
 async def test_calls_wait_while_another_daemon_takes_the_socket_over(engine: FakeEngine, path: Path) -> None:
-    server = ControlServer(engine, path)
+    server = ControlServer(operations_of(engine), path)
     await server.start()
     async with ControlClient(path) as client:
         await client.version()
@@ -515,7 +516,7 @@ async def test_calls_wait_while_another_daemon_takes_the_socket_over(engine: Fak
         waiting = [asyncio.create_task(client.version()), asyncio.create_task(client.status())]
         done, _ = await asyncio.wait(waiting, timeout=0.05)
         assert not done
-        server = ControlServer(engine, path)
+        server = ControlServer(operations_of(engine), path)
         await server.start()
         await asyncio.gather(*waiting)
     await server.stop()
@@ -524,7 +525,7 @@ async def test_calls_wait_while_another_daemon_takes_the_socket_over(engine: Fak
 
 async def test_no_call_fails_over_many_restarts(engine: FakeEngine, path: Path) -> None:
     """Each on a connection of its own, as those of syshaxctl are."""
-    server, is_over, answered = ControlServer(engine, path), asyncio.Event(), 0
+    server, is_over, answered = ControlServer(operations_of(engine), path), asyncio.Event(), 0
     await server.start()
 
     async def ask_again_and_again() -> None:
@@ -542,14 +543,14 @@ async def test_no_call_fails_over_many_restarts(engine: FakeEngine, path: Path) 
             while answered < before + 8:
                 await asyncio.sleep(0.005)
             await server.stop(leave_socket=True)
-            server = ControlServer(engine, path)
+            server = ControlServer(operations_of(engine), path)
             await server.start()
         is_over.set()
     await server.stop()
 
 
 async def test_a_daemon_that_does_not_come_back_is_not_waited_for_for_ever(engine: FakeEngine, path: Path) -> None:
-    server = ControlServer(engine, path)
+    server = ControlServer(operations_of(engine), path)
     await server.start()
     await server.stop(leave_socket=True)
     async with ControlClient(path, restart_timeout_s=0.1) as client:
@@ -562,7 +563,7 @@ async def test_a_daemon_that_does_not_come_back_is_not_waited_for_for_ever(engin
 async def test_a_socket_of_a_dead_daemon_is_replaced(engine: FakeEngine, path: Path, bound: socket.socket) -> None:
     bound.close()
     path.with_name(f"{path.name}.lock").write_text("42\n")
-    server = ControlServer(engine, path)
+    server = ControlServer(operations_of(engine), path)
     await server.start()
     async with ControlClient(path) as client:
         await client.version()
@@ -571,7 +572,7 @@ async def test_a_socket_of_a_dead_daemon_is_replaced(engine: FakeEngine, path: P
 
 async def test_a_socket_that_no_daemon_made_stays(engine: FakeEngine, path: Path, bound: socket.socket) -> None:
     bound.close()
-    server = ControlServer(engine, path)
+    server = ControlServer(operations_of(engine), path)
     with pytest.raises(errors.SyshaxError, match="was not created by syshaxd"):
         await server.start()
     await server.stop()
@@ -579,7 +580,7 @@ async def test_a_socket_that_no_daemon_made_stays(engine: FakeEngine, path: Path
 
 
 async def test_a_running_daemon_keeps_its_socket(client: ControlClient, engine: FakeEngine, path: Path) -> None:
-    second = ControlServer(engine, path)
+    second = ControlServer(operations_of(engine), path)
     with pytest.raises(errors.ConflictError, match=rf"already running \(pid {os.getpid()}\)"):
         await second.start()
     await second.stop()
@@ -598,7 +599,7 @@ async def test_a_running_daemon_of_another_process_keeps_its_socket(engine: Fake
         lock = path.with_name("admin.sock.lock")
         await _until(lambda: lock.exists() and lock.read_text() != "")
         with pytest.raises(errors.ConflictError, match=rf"already running \(pid {other.pid}\)"):
-            await ControlServer(engine, path).start()
+            await ControlServer(operations_of(engine), path).start()
     finally:
         await asyncio.to_thread(other.communicate, b"\n")
 
@@ -606,7 +607,7 @@ async def test_a_running_daemon_of_another_process_keeps_its_socket(engine: Fake
 async def test_another_program_keeps_its_socket(engine: FakeEngine, path: Path, bound: socket.socket) -> None:
     bound.listen()
     with pytest.raises(errors.ConflictError, match="another program listens on"):
-        await ControlServer(engine, path).start()
+        await ControlServer(operations_of(engine), path).start()
 
 
 def test_a_file_in_the_way_is_left_alone(path: Path) -> None:
@@ -619,7 +620,7 @@ def test_a_file_in_the_way_is_left_alone(path: Path) -> None:
 
 async def test_a_path_with_odd_characters(engine: FakeEngine, tmp_path: Path) -> None:
     path = tmp_path / "a b%20c#d?e&ü" / "admin.sock"
-    server = ControlServer(engine, path)
+    server = ControlServer(operations_of(engine), path)
     await server.start()
     assert path.exists()
     async with ControlClient(path) as client:
@@ -638,7 +639,7 @@ async def test_the_socket_belongs_to_the_group_if_there_is_one(
     engine: FakeEngine, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     group = grp.getgrgid(os.getgid())
-    server = ControlServer(engine, path, group=group.gr_name)
+    server = ControlServer(operations_of(engine), path, group=group.gr_name)
     await server.start()
     info = await asyncio.to_thread(path.stat)
     assert (info.st_gid, stat.S_IMODE(info.st_mode)) == (group.gr_gid, 0o660)
@@ -650,7 +651,7 @@ async def test_a_group_that_does_not_exist_is_said(
     engine: FakeEngine, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "syshaxd")
-    server = ControlServer(engine, path, group="no-such-group")
+    server = ControlServer(operations_of(engine), path, group="no-such-group")
     await server.start()
     await server.stop()
     assert "no group no-such-group" in caplog.text

@@ -28,6 +28,7 @@ from syshaxd.core.errors import (
     SyshaxError,
 )
 from syshaxd.serving.leases import Leases
+from tests.fakes.control import operations_of
 from tests.fakes.daemon import FakeDaemon, fake_daemon
 
 IN_TIME_S = 50.0
@@ -66,7 +67,7 @@ async def plane(tmp_path: Path, tls: TlsEndpoint) -> AsyncIterator[Plane]:
         operations = Operations(
             engine=daemon.engine, reconfigurer=daemon.reconfigurer, leases=leases, stop=stops.append
         )
-        server = ControlServer(daemon.engine, tmp_path / "run" / "admin.sock", operations=operations, tls=tls)
+        server = ControlServer(operations, tmp_path / "run" / "admin.sock", tls=tls)
         await server.start()
         try:
             async with ControlClient(tmp_path / "run" / "admin.sock") as client:
@@ -331,7 +332,7 @@ async def test_a_client_without_a_certificate_is_not(plane: Plane, tmp_path: Pat
 
 async def test_a_missing_certificate_is_named(plane: Plane, tls: TlsEndpoint, tmp_path: Path) -> None:
     tls.cert.unlink()
-    server = ControlServer(plane.daemon.engine, tmp_path / "other" / "admin.sock", tls=tls)
+    server = ControlServer(operations_of(plane.daemon.engine), tmp_path / "other" / "admin.sock", tls=tls)
     with pytest.raises(SyshaxError, match=r"control.tcp.cert: cannot read .*cert.pem: No such file"):
         await server.start()
     assert not (tmp_path / "other" / "admin.sock").exists()

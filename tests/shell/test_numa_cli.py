@@ -18,6 +18,7 @@ from syshaxd.core.config import Config
 from syshaxd.core.numa import Dialect, Fault, Rule, Settings, Unverified
 from syshaxd.system.configfile import load
 from tests.core.topologies import KUNPENG_LSCPU
+from tests.fakes.control import operations_of
 from tests.fakes.engine import DRIFT, GIB, FakeEngine, seen
 
 
@@ -242,7 +243,7 @@ def test_odd_words(words: tuple[str, ...]) -> None:
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
     engine = FakeEngine()
-    server = ControlServer(engine, tmp_path / "run/admin.sock")
+    server = ControlServer(operations_of(engine), tmp_path / "run/admin.sock")
     await server.start()
     yield engine
     await server.stop()

@@ -25,6 +25,7 @@ from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa import BindingStatus
 from syshaxd.core.types import Device, Role, State
 from tests.core.topologies import KUNPENG_LSCPU
+from tests.fakes.control import operations_of
 from tests.fakes.engine import DRIFT, FakeEngine, parity_report, seen, spec
 
 PROGRAM = Path(sys.executable).with_name("syshaxctl")
@@ -45,7 +46,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 async def socket(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[Path]:
-    server = ControlServer(engine, tmp_path / "run" / "admin.sock")
+    server = ControlServer(operations_of(engine), tmp_path / "run" / "admin.sock")
     await server.start()
     yield tmp_path / "run" / "admin.sock"
     await server.stop()
@@ -211,7 +212,17 @@ async def test_status_as_json(socket: Path) -> None:
     gpu, cpu = status["instances"]
     assert list(gpu) == [
         *("name", "role", "device", "device_text", "runtime", "model", "served_model", "address", "cores"),
-        *("depends_on", "max_num_seqs", "state", "wanted", "reason", "since_s", "launches", "failed_attempts"),
+        *(
+            "depends_on",
+            "max_num_seqs",
+            "weights",
+            "state",
+            "wanted",
+            "reason",
+            "since_s",
+            "launches",
+            "failed_attempts",
+        ),
         *("ident", "launched_at_s", "inflight", "binding_faults", "binding", "load"),
     ]
     assert (gpu["state"], gpu["ident"], gpu["inflight"], gpu["load"]["running"]) == ("READY", "4242", 15, 12)

@@ -18,12 +18,13 @@ from click.testing import CliRunner
 from syshaxd.cli import syshax
 from syshaxd.cli.syshaxctl import main
 from syshaxd.client import ControlClient
-from syshaxd.control import ControlServer, Operations
+from syshaxd.control import ControlServer
 from syshaxd.core.loads import GpuLoad
 from syshaxd.core.types import State
 from syshaxd.serving.leases import Leases
 from syshaxd.system.terminal import _ERRORS
 from tests.core.topologies import KUNPENG_LSCPU
+from tests.fakes.control import operations_of
 from tests.fakes.daemon import fake_daemon
 from tests.fakes.engine import FakeEngine, full_snapshot, parity_report
 
@@ -53,9 +54,8 @@ async def socket(tmp_path: Path) -> AsyncIterator[Path]:
     engine.parity = (replace(report, prompts=(odd, *report.prompts)),)
     path = tmp_path / "run" / "admin.sock"
     async with fake_daemon(tmp_path) as daemon:
-        leases = Leases(daemon.engine)
-        its = Operations(engine=daemon.engine, reconfigurer=daemon.reconfigurer, leases=leases, stop=lambda _: None)
-        server = ControlServer(engine, path, operations=its)
+        leases, engine.requests = Leases(daemon.engine), daemon.engine.requests
+        server = ControlServer(operations_of(engine, leases=leases), path)
         await server.start()
         async with ControlClient(path) as client:
             await client.ask("PlaceRequest", request_id="größe-中")

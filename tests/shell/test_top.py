@@ -18,12 +18,12 @@ from rich.console import Console
 
 from syshaxd.cli.syshaxctl import main
 from syshaxd.cli.top import TopView
-from syshaxd.control import ControlServer, Operations
+from syshaxd.control import ControlServer
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import InferenceRequest, RunOn
 from syshaxd.core.types import State
-from syshaxd.serving.leases import Leases
+from tests.fakes.control import operations_of
 from tests.fakes.daemon import fake_daemon
 from tests.fakes.engine import FakeEngine
 
@@ -179,13 +179,11 @@ async def test_a_daemon_that_goes_away_may_come_back(engine: FakeEngine, tmp_pat
         request = InferenceRequest(request_id="req-7", model="m", stream=True)
         decision = RunOn("cpu", ("the gpu is full",))
         daemon.engine.requests.decisions.append(Decided(7.5, request, decision, ("gpu", "cpu"), {}, 0, Snapshot()))
-        leases = Leases(daemon.engine)
-        operations = Operations(
-            engine=daemon.engine, reconfigurer=daemon.reconfigurer, leases=leases, stop=lambda leave_running: None
-        )
+        engine.requests = daemon.engine.requests
+        operations = operations_of(engine)
         await terminal.shows("no syshaxd answers on")
         for seen in ("3 requests queued", "req-7  run on cpu: the gpu is full"):
-            server = ControlServer(engine, socket, operations=operations)
+            server = ControlServer(operations, socket)
             await server.start()
             await terminal.shows(seen)
             await server.stop()

@@ -9,6 +9,5 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from syshaxd.control.config import Operations
 from syshaxd.control.server import ControlServer, TlsEndpoint
-from syshaxd.control.servicer import AdminEngine
 
-__all__ = ["AdminEngine", "ControlServer", "Operations", "TlsEndpoint"]
+__all__ = ["ControlServer", "Operations", "TlsEndpoint"]

@@ -26,7 +26,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operations:
-    """What the control plane commands beside the instances."""
+    """What the control plane commands."""
 
     engine: Engine
     reconfigurer: Reconfigurer
@@ -36,19 +36,13 @@ class Operations:
 
 
 class DaemonMethods(AdminServiceServicer):
-    """Translates between protobuf and the daemon's own commands. Without operations they are unimplemented."""
+    """Translates between protobuf and the daemon's own commands."""
 
-    def __init__(self, operations: Operations | None) -> None:
+    def __init__(self, operations: Operations) -> None:
         self._operations = operations
 
-    @property
-    def _there(self) -> Operations:
-        if self._operations is None:
-            raise NotImplementedError
-        return self._operations
-
     async def GetConfig(self, request: api.GetConfigRequest, context: Context) -> api.GetConfigResponse:
-        reconfigurer = self._there.reconfigurer
+        reconfigurer = self._operations.reconfigurer
         names = request.keys or [key.name for key in describe()]
         known = [find_key(name).name for name in names]
         waiting = waiting_keys(reconfigurer.started_with, reconfigurer.config)
@@ -63,11 +57,11 @@ class DaemonMethods(AdminServiceServicer):
         )
 
     async def SetConfig(self, request: api.SetConfigRequest, context: Context) -> api.SetConfigResponse:
-        would = await self._there.reconfigurer.edit({**request.values, **dict.fromkeys(request.unset)})
+        would = await self._operations.reconfigurer.edit({**request.values, **dict.fromkeys(request.unset)})
         return make(api.SetConfigResponse, would_change=would)
 
     async def ValidateConfig(self, request: api.ValidateConfigRequest, context: Context) -> api.ValidateConfigResponse:
-        error, would = await self._there.reconfigurer.check(request.text if request.HasField("text") else None)
+        error, would = await self._operations.reconfigurer.check(request.text if request.HasField("text") else None)
         faults = () if error is None else error.faults
         return make(
             api.ValidateConfigResponse,
@@ -76,15 +70,15 @@ class DaemonMethods(AdminServiceServicer):
         )
 
     async def ApplyConfig(self, request: api.ApplyConfigRequest, context: Context) -> api.ApplyConfigResponse:
-        return make(api.ApplyConfigResponse, changes=await self._there.reconfigurer.apply(request.text))
+        return make(api.ApplyConfigResponse, changes=await self._operations.reconfigurer.apply(request.text))
 
     async def ReloadConfig(self, request: api.ReloadConfigRequest, context: Context) -> api.ReloadConfigResponse:
-        return make(api.ReloadConfigResponse, changes=await self._there.reconfigurer.apply())
+        return make(api.ReloadConfigResponse, changes=await self._operations.reconfigurer.apply())
 
     async def WatchEvents(self, request: api.WatchEventsRequest, context: Context) -> None:
         # Sent at once, so that the client knows when it is watching.
         await context.send_initial_metadata(())
-        events, name = self._there.engine.events, request.instance
+        events, name = self._operations.engine.events, request.instance
         older = max(0, sum(event.instance == name for event in events.latest()) - request.last) if name else 0
         async with aclosing(events.watch(None if name else request.last, follow=request.follow)) as stream:
             async for event in stream:
@@ -96,7 +90,7 @@ class DaemonMethods(AdminServiceServicer):
                 await context.write(make(api.WatchEventsResponse, event=event))
 
     async def Shutdown(self, request: api.ShutdownRequest, context: Context) -> api.ShutdownResponse:
-        self._there.stop(request.leave_running if request.HasField("leave_running") else None)
+        self._operations.stop(request.leave_running if request.HasField("leave_running") else None)
         return api.ShutdownResponse()
 
 

@@ -14,6 +14,7 @@ import grpc
 
 from syshaxd.api.v1 import scheduling_pb2 as api
 from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceServicer
+from syshaxd.control.config import Operations
 from syshaxd.control.messages import make, message_of
 from syshaxd.core.config import parse
 from syshaxd.core.errors import BadRequestError, NotFoundError
@@ -24,8 +25,7 @@ from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload,
 from syshaxd.core.placement.records import Outcome, RequestRecord
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.types import InstanceSpec
-from syshaxd.serving.engine import Engine
-from syshaxd.serving.leases import DEFAULT_TTL_S, Leases
+from syshaxd.serving.leases import DEFAULT_TTL_S
 from syshaxd.serving.request import Request
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -42,9 +42,9 @@ _SECTIONS = {
 class SchedulingServicer(SchedulingServiceServicer):
     """Translates between protobuf and the Engine. Errors pass through to the interceptor."""
 
-    def __init__(self, engine: Engine, leases: Leases) -> None:
-        self._engine = engine
-        self._leases = leases
+    def __init__(self, operations: Operations) -> None:
+        self._engine = operations.engine
+        self._leases = operations.leases
 
     async def PlaceRequest(self, request: api.PlaceRequestRequest, context: Context) -> api.PlaceRequestResponse:
         request_id = request.request_id or f"lease-{secrets.token_hex(8)}"

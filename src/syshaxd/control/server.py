@@ -20,7 +20,7 @@ from syshaxd.api.v1.scheduling_pb2_grpc import add_SchedulingServiceServicer_to_
 from syshaxd.control.config import Operations
 from syshaxd.control.errors import ErrorInterceptor
 from syshaxd.control.scheduling import SchedulingServicer
-from syshaxd.control.servicer import AdminEngine, AdminServicer
+from syshaxd.control.servicer import AdminServicer
 from syshaxd.core.address import Address
 from syshaxd.core.errors import SyshaxError
 from syshaxd.system import rundir
@@ -56,10 +56,9 @@ class ControlServer:
 
     def __init__(
         self,
-        engine: AdminEngine,
+        operations: Operations,
         path: Path,
         *,
-        operations: Operations | None = None,
         tls: TlsEndpoint | None = None,
         group: str = GROUP,
         check_interval_s: float = _CHECK_INTERVAL_S,
@@ -67,16 +66,14 @@ class ControlServer:
         """Does no I/O yet.
 
         Args:
-            engine: Carries out commands on instances.
+            operations: Carries out the commands.
             path: The socket.
-            operations: Carries out all other commands; None: they are unimplemented.
             tls: Where to listen besides the socket; None: nowhere.
             group: Whose members may use the socket.
             check_interval_s: How often it looks whether the socket is still there.
         """
-        self._engine = engine
-        self._path = path
         self._operations = operations
+        self._path = path
         self._tls = tls
         self._group = group
         self._check_interval_s = check_interval_s
@@ -189,16 +186,13 @@ class ControlServer:
             await self._start_grpc()
 
     async def _add_services(self, server: grpc.aio.Server) -> None:
-        add_AdminServiceServicer_to_server(AdminServicer(self._engine, self._operations), server)  # type: ignore[no-untyped-call]
-        names = [_ADMIN]
-        if (there := self._operations) is not None:
-            servicer = SchedulingServicer(there.engine, there.leases)
-            add_SchedulingServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-            names.append(_SCHEDULING)
+        admin, scheduling = AdminServicer(self._operations), SchedulingServicer(self._operations)
+        add_AdminServiceServicer_to_server(admin, server)  # type: ignore[no-untyped-call]
+        add_SchedulingServiceServicer_to_server(scheduling, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        for name in ("", *names):
+        for name in ("", _ADMIN, _SCHEDULING):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        reflection.enable_server_reflection((_ADMIN, _SCHEDULING, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
     async def _listen_with_tls(self, server: grpc.aio.Server, tls: TlsEndpoint) -> int:
         where = Address(tls.host, tls.port).authority

@@ -5,10 +5,10 @@
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 
@@ -18,57 +18,17 @@ from syshaxd.control import render
 from syshaxd.control.config import DaemonMethods, Operations
 from syshaxd.control.messages import make
 from syshaxd.core.lifecycle.command_goal import Command, Goal
-from syshaxd.core.numa import Fault, Settings, Unverified, Verification
-from syshaxd.core.parity import ParityReport
 from syshaxd.core.secrets import safe_text
-from syshaxd.core.types import EngineStatus, HostTopology, InstanceStatus
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class AdminEngine(Protocol):
-    """What the admin service needs of the Engine."""
-
-    def status(self) -> EngineStatus:
-        """The whole status at this moment."""
-
-    def start_instance(self, name: str) -> None:
-        """Starts the instance. Raises NotFoundError for an unknown name."""
-
-    def stop_instance(self, name: str, *, drain: bool) -> None:
-        """Wants the instance down, after its running requests if `drain`."""
-
-    async def check_restart(self, name: str) -> None:
-        """Raises ConflictError: the instance is healthy, and could surely not be started again."""
-
-    def restart_instance(self, name: str, *, drain: bool) -> None:
-        """Stops the instance and starts a new generation."""
-
-    async def compare_instances(self, first: str, second: str) -> ParityReport:
-        """Compares two instances now. Raises NotFoundError, BadRequestError or ConflictError if that can't be done."""
-
-    def watch_instance(self, name: str) -> AsyncGenerator[InstanceStatus, None]:
-        """The present status, then every change, until closed. Raises NotFoundError for an unknown name."""
-
-    def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
-        """The instance's output by lines. Raises NotFoundError for an unknown name."""
-
-    async def topology(self) -> HostTopology:
-        """The host as it is now, and whose its CPUs are. Raises TopologyError if it can't be read."""
-
-    async def check_binding(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
-        """What is wrong with settings for an instance; None: with its own. Raises NotFoundError, ConflictError."""
-
-    async def verify_bindings(self, name: str) -> Mapping[str, Verification | Unverified]:
-        """Where instances run now, against their bindings; an empty name: all. Raises NotFoundError."""
 
 
 class AdminServicer(DaemonMethods):
     """Translates between protobuf and the Engine. Errors pass through to the interceptor."""
 
-    def __init__(self, engine: AdminEngine, operations: Operations | None = None) -> None:
+    def __init__(self, operations: Operations) -> None:
         super().__init__(operations)
-        self._engine = engine
+        self._engine = operations.engine
 
     async def GetVersion(self, request: api.GetVersionRequest, context: Context) -> api.GetVersionResponse:
         return make(api.GetVersionResponse, version=__version__, pid=os.getpid())
