@@ -471,7 +471,7 @@ def settle(
 ) -> None:
     """Puts a configuration into effect, except for starting and stopping instances and keys that need a restart."""
     times, system = config.lifecycle, config.system
-    supervisor.retune(
+    supervisor.set_policy(
         RestartPolicy.from_config(times),
         probe_interval_s=times.probe_interval_s,
         probe_timeout_s=times.probe_timeout_s,

@@ -14,7 +14,7 @@ from syshaxd.core.launch.container import DONOR_NAME, docker_run, shell_text, wi
 from syshaxd.core.launch.container_faults import exit_status, launch_fault, pull_fault
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.secrets import safe_words
-from syshaxd.core.types import ExitStatus, InstanceSpec, Protocol
+from syshaxd.core.types import ExitStatus, HandoverProtocol, InstanceSpec
 
 MODEL = "/home/models/DeepSeek-R1-Distill-Qwen-32B"
 SEED = {
@@ -167,7 +167,7 @@ def test_a_secret_is_not_shown() -> None:
 def test_the_connector_is_mounted_where_python_finds_it() -> None:
     cpu = {"runtime": "docker", "protocol": "connector", "env": {"PYTHONPATH": "/x"}, "container": {"image": "i"}}
     found = specs({"models": {"path": "/m"}, "services": {"gpu": {"enabled": False}, "cpu": cpu}})["cpu"]
-    assert found.protocol is Protocol.CONNECTOR
+    assert found.protocol is HandoverProtocol.CONNECTOR
     text = line(with_connector(found, "/here/syshax_connector"))
     assert "--volume /here/syshax_connector:/opt/syshax-connector/syshax_connector:ro" in text
     assert "--env PYTHONPATH=/opt/syshax-connector:/x" in text

@@ -11,7 +11,7 @@ from syshaxd.core.errors import ConfigError
 from syshaxd.core.handover.connector import EngineFiles, LaunchHost, arena_dir, engine_id, identity
 from syshaxd.core.handover.pairs import flag_value, refusal
 from syshaxd.core.launch.spec import instance_specs
-from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind
+from syshaxd.core.types import Device, HandoverProtocol, InstanceSpec, Role, RuntimeKind
 from syshaxd.instances.catalog import assumed
 
 OWN = ("--model", "/m/tiny", "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", "8001")
@@ -150,7 +150,7 @@ def both(host: LaunchHost = HOST, **changes: Any) -> tuple[InstanceSpec, ...]:
 
 def test_instances_that_surely_can_get_the_connector_unasked() -> None:
     for spec in both(offload={"arena_bytes": 1000}):
-        assert spec.protocol is Protocol.CONNECTOR
+        assert spec.protocol is HandoverProtocol.CONNECTOR
         assert json.loads(flag_value(spec, "kv-transfer-config")) == {
             "kv_connector": "SyshaxConnector",
             "kv_connector_module_path": "syshax_connector.connector",
@@ -221,7 +221,7 @@ def test_any_doubt_about_one_instance_keeps_the_connector_from_both(
 ) -> None:
     gpu, cpu = both(host, **dict(changes))
     for spec in (gpu, cpu):
-        assert spec.protocol is Protocol.NONE
+        assert spec.protocol is HandoverProtocol.NONE
         assert "SyshaxConnector" not in " ".join(spec.argv)
     assert doubt in cpu.protocol_doubt
     assert doubt in refusal(gpu, cpu, {}).reason
@@ -229,7 +229,7 @@ def test_any_doubt_about_one_instance_keeps_the_connector_from_both(
 
 def test_an_instance_that_is_told_to_have_the_connector_keeps_it_from_none() -> None:
     gpu, cpu = both(replace(HOST, engines={"cpu": FILES}), gpu={"protocol": "connector"})
-    assert (gpu.protocol, cpu.protocol) == (Protocol.CONNECTOR, Protocol.CONNECTOR)
+    assert (gpu.protocol, cpu.protocol) == (HandoverProtocol.CONNECTOR, HandoverProtocol.CONNECTOR)
     assert not gpu.protocol_doubt
 
 
@@ -241,7 +241,7 @@ def test_what_is_known_of_an_instance_changes_nothing_in_what_is_started() -> No
 
 def test_a_protocol_that_is_set_is_obeyed() -> None:
     gpu, cpu = both(LaunchHost(), gpu={"protocol": "connector"}, cpu={"protocol": "none"})
-    assert (gpu.protocol, cpu.protocol) == (Protocol.CONNECTOR, Protocol.NONE)
+    assert (gpu.protocol, cpu.protocol) == (HandoverProtocol.CONNECTOR, HandoverProtocol.NONE)
     assert flag_value(gpu, "kv-transfer-config")
     assert not flag_value(cpu, "kv-transfer-config")
 
@@ -249,7 +249,7 @@ def test_a_protocol_that_is_set_is_obeyed() -> None:
 def test_a_model_with_a_sliding_window_that_is_not_used_has_none() -> None:
     model = MODEL | {"sliding_window": 4096, "use_sliding_window": False, "layer_types": ["full_attention"]}
     gpu, _ = both(replace(HOST, engines=dict.fromkeys(("gpu", "cpu"), replace(FILES, model=model))))
-    assert gpu.protocol is Protocol.CONNECTOR
+    assert gpu.protocol is HandoverProtocol.CONNECTOR
 
 
 def test_the_connectors_flags_are_not_given_twice() -> None:
@@ -264,7 +264,7 @@ def test_the_connectors_flags_are_not_given_twice() -> None:
 def test_vllms_own_offloading_and_the_connector_run_together(gpu: dict[str, Any]) -> None:
     """vLLM's flag would put its own connector in the place of ours."""
     spec, _ = both(gpu=gpu | {"args": {"kv_offloading_size": 1.5, "kv-offloading-backend": "native"}})
-    assert spec.protocol is Protocol.CONNECTOR
+    assert spec.protocol is HandoverProtocol.CONNECTOR
     assert not any("offloading" in part for part in spec.argv if part.startswith("--"))
     asked = json.loads(flag_value(spec, "kv-transfer-config"))
     ours, offloading = asked["kv_connector_extra_config"]["connectors"]
@@ -300,7 +300,7 @@ def test_offloading_that_the_connector_cannot_stand_beside_is_a_fault_at_once(
     gpu, _ = both(gpu=service | {"protocol": "none"})
     assert flag_value(gpu, "kv-offloading-size") == str(service["args"]["kv-offloading-size"])
     gpu, _ = both(gpu=service)
-    assert gpu.protocol is Protocol.NONE
+    assert gpu.protocol is HandoverProtocol.NONE
 
 
 def test_checksums_are_asked_for_by_the_configuration() -> None:

@@ -19,7 +19,7 @@ from syshaxd.core.lifecycle import (
     Launch,
     Launched,
     LaunchFailed,
-    LaunchNoted,
+    LaunchProgress,
     Lifecycle,
     ProbeFailed,
     ProbeSucceeded,
@@ -100,9 +100,9 @@ ROWS: list[tuple[Lifecycle, Event, State, tuple[Effect, ...]]] = [
     # Launching.
     (LAUNCHING, Launched(HANDLE), State.STARTING, ()),
     (replace(STOPPING, handle=None), Launched(HANDLE), State.STOPPING, (Terminate(HANDLE, served=False),)),
-    (LAUNCHING, LaunchNoted(5, "fetching"), State.STARTING, (SetTimer(5, Timer.START, 900),)),
-    (STARTING, LaunchNoted(5, "fetching"), State.STARTING, ()),
-    (replace(STOPPING, handle=None), LaunchNoted(5, "fetching"), State.STOPPING, ()),
+    (LAUNCHING, LaunchProgress(5, "fetching"), State.STARTING, (SetTimer(5, Timer.START, 900),)),
+    (STARTING, LaunchProgress(5, "fetching"), State.STARTING, ()),
+    (replace(STOPPING, handle=None), LaunchProgress(5, "fetching"), State.STOPPING, ()),
     (LAUNCHING, LaunchFailed(5, "no such program", permanent=True), State.FAILED, ()),
     (LAUNCHING, LaunchFailed(5, "port taken", permanent=False), State.BACKOFF, (SetTimer(5, Timer.BACKOFF, 1),)),
     (replace(STOPPING, handle=None), LaunchFailed(5, "no such program", permanent=True), State.STOPPED, ()),
@@ -182,7 +182,7 @@ def test_row(before: Lifecycle, event: Event, state: State, effects: tuple[Effec
 
 OLD: list[Event] = [
     Launched(replace(HANDLE, generation=4)),
-    LaunchNoted(4, ""),
+    LaunchProgress(4, ""),
     LaunchFailed(4, "", permanent=True),
     Exited(4, CODE_0),
     TerminateFailed(4, ""),

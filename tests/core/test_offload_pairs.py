@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from syshaxd.core.handover.pairs import InstanceFacts, flag_value, refusal
-from syshaxd.core.types import Protocol, QuantisedWeights
+from syshaxd.core.types import HandoverProtocol, QuantisedWeights
 from tests.fakes.specs import make_spec
 
-GPU = replace(make_spec("gpu", argv=("vllm", "--dtype", "bfloat16")), protocol=Protocol.CONNECTOR)
-CPU = replace(make_spec("cpu", argv=("vllm", "--dtype=bfloat16")), protocol=Protocol.CONNECTOR)
+GPU = replace(make_spec("gpu", argv=("vllm", "--dtype", "bfloat16")), protocol=HandoverProtocol.CONNECTOR)
+CPU = replace(make_spec("cpu", argv=("vllm", "--dtype=bfloat16")), protocol=HandoverProtocol.CONNECTOR)
 FACTS = InstanceFacts(version="0.32.0", max_model_len=4096, probe_ids=(1, 2, 3))
 
 
@@ -24,7 +24,7 @@ def test_equal_instances_can_hand_over_both_ways() -> None:
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        (replace(CPU, protocol=Protocol.NONE), "services.cpu.protocol is none"),
+        (replace(CPU, protocol=HandoverProtocol.NONE), "services.cpu.protocol is none"),
         (replace(CPU, served_model="other"), "their models differ: tiny and other"),
         (replace(CPU, argv=("vllm", "--dtype", "float32")), "their dtype differs: bfloat16 and float32"),
         (replace(CPU, argv=("vllm",)), "their dtype differs: bfloat16 and not set"),

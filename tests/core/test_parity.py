@@ -20,11 +20,11 @@ from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.parity import (
     PROMPTS,
     Agreement,
-    Answer,
     Bounds,
     Figures,
     ParityCause,
     ParityReport,
+    PromptAnswer,
     Step,
     compare,
     parse_answer,
@@ -80,11 +80,11 @@ def step(*choices: tuple[int, float], token: int | None = None) -> Step:
     return Step(choices[0][0] if token is None else token, {key: math.log(p) for key, p in choices})
 
 
-def answer(*generated: Step, prompt: tuple[Step, ...] = (step((1, 0.9), (2, 0.1)),)) -> Answer:
-    return Answer(prompt, generated)
+def answer(*generated: Step, prompt: tuple[Step, ...] = (step((1, 0.9), (2, 0.1)),)) -> PromptAnswer:
+    return PromptAnswer(prompt, generated)
 
 
-def compared(ours: Answer, theirs: Answer, bounds: Bounds = BOUNDS) -> ParityReport:
+def compared(ours: PromptAnswer, theirs: PromptAnswer, bounds: Bounds = BOUNDS) -> ParityReport:
     return compare(("gpu", "cpu"), ["p"], [ours], [theirs], bounds)
 
 
@@ -159,11 +159,11 @@ def test_a_pair_is_allowed_exactly_up_to_the_bound(p: float, bound: float) -> No
 # Real answers.
 
 
-def recorded(name: str) -> list[Answer]:
+def recorded(name: str) -> list[PromptAnswer]:
     def steps(rows: list[tuple[int, dict[str, float]]]) -> tuple[Step, ...]:
         return tuple(Step(token, {int(key): logprob for key, logprob in top.items()}) for token, top in rows)
 
-    return [Answer(steps(row["prompt"]), steps(row["generated"])) for row in RECORDED[name]]
+    return [PromptAnswer(steps(row["prompt"]), steps(row["generated"])) for row in RECORDED[name]]
 
 
 def judged(first: str, second: str) -> ParityReport:

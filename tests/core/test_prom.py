@@ -10,19 +10,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.wire.vllm_metrics import Flow, Reading, load, rate, read
+from syshaxd.core.wire.vllm_metrics import MetricsReading, TokenCount, load, rate, read
 
 DATA = Path(__file__).parent / "data"
 V1 = (DATA / "vllm-0.32-metrics.txt").read_text()
 OLD = (DATA / "vllm-0.5-metrics.txt").read_text()
 
-READING = Reading(
+READING = MetricsReading(
     at_s=10.0,
     running=0,
     waiting=0,
     kv_usage_ratio=0.0,
-    prompt_tokens=Flow(total=0.0),
-    generation_tokens=Flow(total=0.0),
+    prompt_tokens=TokenCount(total=0.0),
+    generation_tokens=TokenCount(total=0.0),
 )
 
 
@@ -40,13 +40,13 @@ def v1(*, model: str = "m", engine: int = 0, running: str = "1", kv_usage: str =
 
 
 def test_v1_text() -> None:
-    assert read(V1, model="m", at_s=1.5) == Reading(
+    assert read(V1, model="m", at_s=1.5) == MetricsReading(
         at_s=1.5,
         running=0,
         waiting=0,
         kv_usage_ratio=0.0,
-        prompt_tokens=Flow(total=37.0),
-        generation_tokens=Flow(total=8.0),
+        prompt_tokens=TokenCount(total=37.0),
+        generation_tokens=TokenCount(total=8.0),
         prompt_tokens_by_source={"local_compute": 37.0, "local_cache_hit": 0.0, "external_kv_transfer": 0.0},
         preemptions=0,
         prefill_s=pytest.approx(0.33620007400008944),
@@ -70,7 +70,7 @@ def test_engines_add_up_and_their_cache_usage_is_averaged() -> None:
     reading = read(text, model="m", at_s=0.0)
     assert (reading.running, reading.waiting, reading.preemptions) == (2, 4, 6)
     assert reading.kv_usage_ratio == pytest.approx(0.4)
-    assert reading.generation_tokens == Flow(total=400.0)
+    assert reading.generation_tokens == TokenCount(total=400.0)
 
 
 def test_only_the_wanted_model_counts() -> None:
@@ -151,8 +151,12 @@ def test_rates_are_never_negative(before: float, after: float, elapsed_s: float)
 
 
 def test_load_has_rates_since_the_reading_before() -> None:
-    before = replace(READING, at_s=10.0, prompt_tokens=Flow(total=50.0), generation_tokens=Flow(total=100.0))
-    now = replace(READING, at_s=12.0, prompt_tokens=Flow(total=10.0), generation_tokens=Flow(total=300.0), running=4)
+    before = replace(
+        READING, at_s=10.0, prompt_tokens=TokenCount(total=50.0), generation_tokens=TokenCount(total=100.0)
+    )
+    now = replace(
+        READING, at_s=12.0, prompt_tokens=TokenCount(total=10.0), generation_tokens=TokenCount(total=300.0), running=4
+    )
     result = load(now, before)
     assert result.generation_tokens_per_s == 100.0
     assert result.prompt_tokens_per_s == 5.0, "it restarted: 10 tokens in 2 s"
@@ -160,8 +164,8 @@ def test_load_has_rates_since_the_reading_before() -> None:
 
 
 @pytest.mark.parametrize("before", [None, READING])
-def test_load_without_an_earlier_reading_has_no_rates(before: Reading | None) -> None:
-    now = replace(READING, generation_tokens=Flow(total=300.0))
+def test_load_without_an_earlier_reading_has_no_rates(before: MetricsReading | None) -> None:
+    now = replace(READING, generation_tokens=TokenCount(total=300.0))
     assert load(now, before).generation_tokens_per_s == 0.0
 
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from syshaxd.core.errors import NoBindingError, TopologyError
 from syshaxd.core.numa import (
     Binding,
+    BindingSettings,
+    Constraints,
     Dialect,
     Node,
     NumaTopology,
     Rule,
-    Settings,
-    Surroundings,
     binding_of,
     check_binding,
     dialect_of,
@@ -32,12 +32,12 @@ COMPUTING = st.sampled_from((Dialect.PATCHED, Dialect.STOCK))
 
 
 @st.composite
-def surroundings(draw: st.DrawFn, topology: NumaTopology) -> Surroundings:
+def any_constraints(draw: st.DrawFn, topology: NumaTopology) -> Constraints:
     """Neighbours, limits and a model of some size."""
     online = topology.online
     allowed = draw(st.none() | st.sets(st.sampled_from(online), min_size=1))
     nodes = [node.id for node in topology.nodes]
-    return Surroundings(
+    return Constraints(
         taken={"other": tuple(sorted(draw(st.sets(st.sampled_from(online), max_size=len(online) // 2))))},
         allowed_cpus=None if allowed is None else tuple(sorted(allowed)),
         allowed_nodes=draw(st.none() | st.just(tuple(nodes)) | st.just(tuple(nodes[: len(nodes) // 2 + 1]))),
@@ -51,13 +51,13 @@ def surroundings(draw: st.DrawFn, topology: NumaTopology) -> Surroundings:
 def test_whatever_is_planned_passes_the_check(
     topology: NumaTopology, dialect: Dialect, ranks: int, threads: int | None, data: st.DataObject
 ) -> None:
-    around = data.draw(surroundings(topology))
+    constraints = data.draw(any_constraints(topology))
     ranks = ranks if dialect is Dialect.STOCK else 1
     try:
-        binding = plan_binding(topology, dialect=dialect, ranks=ranks, threads=threads, surroundings=around)
+        binding = plan_binding(topology, dialect=dialect, ranks=ranks, threads=threads, constraints=constraints)
     except NoBindingError:
         return
-    faults = check_binding(binding.settings({"NRC": "4", "SYSHAX_QUANTIZE": "q4_0"}), topology, around)
+    faults = check_binding(binding.settings({"NRC": "4", "SYSHAX_QUANTIZE": "q4_0"}), topology, constraints)
     assert [fault for fault in faults if fault.rule is not Rule.NODE_ORDER] == []
     assert threads in (None, len(binding.cpus))
     assert len(binding.groups) == ranks
@@ -165,15 +165,15 @@ def test_bindings_round_trip_through_their_settings(topology: NumaTopology, dial
 
 def test_an_instance_on_a_gpu_keeps_its_environment_and_gets_a_cpu_set() -> None:
     binding = Binding(dialect=Dialect.PLAIN, groups=((36, 37),), cpuset=(36, 37), memory_nodes=(0,))
-    assert binding.settings({"OMP_NUM_THREADS": "2"}) == Settings(
+    assert binding.settings({"OMP_NUM_THREADS": "2"}) == BindingSettings(
         dialect=Dialect.PLAIN, env={"OMP_NUM_THREADS": "2"}, cpuset_cpus="36-37", cpuset_mems="0"
     )
     assert dialect_of({"CUSTOM_CPU_AFFINITY": "0"}, on_cpu=False) is Dialect.PLAIN
 
 
 def test_changes_are_told_line_by_line() -> None:
-    before = Settings(dialect=Dialect.STOCK, env={"A": "1", "B": "2"}, ranks=1)
-    after = Settings(dialect=Dialect.STOCK, env={"A": "3"}, cpuset_cpus="0-3", ranks=2)
+    before = BindingSettings(dialect=Dialect.STOCK, env={"A": "1", "B": "2"}, ranks=1)
+    after = BindingSettings(dialect=Dialect.STOCK, env={"A": "3"}, cpuset_cpus="0-3", ranks=2)
     assert before.changes_to(after) == ("A=3", "cpuset_cpus=0-3", "unset B", "tensor-parallel-size=2")
     assert after.changes_to(after) == ()
 
@@ -240,7 +240,7 @@ def test_the_largest_hosts(nodes: int, cores: int, threads: int) -> None:
     plan = plan_binding(topology, dialect=Dialect.PATCHED)
     assert len(plan.cpus) == nodes * cores
     assert check_binding(plan.settings(), topology) == ()
-    wrong = Settings(dialect=Dialect.PATCHED, env={"CUSTOM_CPU_AFFINITY": "0-1024", "OMP_NUM_THREADS": "1023"})
+    wrong = BindingSettings(dialect=Dialect.PATCHED, env={"CUSTOM_CPU_AFFINITY": "0-1024", "OMP_NUM_THREADS": "1023"})
     proposal = check_binding(wrong, topology)[0].proposal
     assert proposal is not None
     assert check_binding(proposal, topology) == ()

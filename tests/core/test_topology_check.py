@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from syshaxd.core.errors import NoBindingError
 from syshaxd.core.numa import (
+    BindingSettings,
+    Constraints,
     Dialect,
     Fault,
     Node,
     NumaTopology,
     Rule,
-    Settings,
-    Surroundings,
     check_binding,
     memory_needs,
     plan_binding,
@@ -62,28 +62,28 @@ DOCUMENTED = {
 }
 
 
-def patched(threads: int | str, cpus: str, **more: str) -> Settings:
+def patched(threads: int | str, cpus: str, **more: str) -> BindingSettings:
     env = {"INFERENCE_OP_MODE": "fused", "OMP_NUM_THREADS": str(threads), "CUSTOM_CPU_AFFINITY": cpus}
-    return Settings(dialect=Dialect.PATCHED, env=env | more)
+    return BindingSettings(dialect=Dialect.PATCHED, env=env | more)
 
 
-def stock(groups: str, ranks: int = 1, **more: str) -> Settings:
-    return Settings(dialect=Dialect.STOCK, env={"VLLM_CPU_OMP_THREADS_BIND": groups} | more, ranks=ranks)
+def stock(groups: str, ranks: int = 1, **more: str) -> BindingSettings:
+    return BindingSettings(dialect=Dialect.STOCK, env={"VLLM_CPU_OMP_THREADS_BIND": groups} | more, ranks=ranks)
 
 
 def rules(faults: tuple[Fault, ...]) -> set[Rule]:
     return {fault.rule for fault in faults}
 
 
-def blocking(settings: Settings, topology: NumaTopology, around: Surroundings | None = None) -> list[Fault]:
-    return [fault for fault in check_binding(settings, topology, around) if fault.blocking]
+def blocking(settings: BindingSettings, topology: NumaTopology, constraints: Constraints | None = None) -> list[Fault]:
+    return [fault for fault in check_binding(settings, topology, constraints) if fault.blocking]
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
         (patched(160, "0-159"), set()),
-        (Settings(dialect=Dialect.PATCHED, env=DOCUMENTED), set()),
+        (BindingSettings(dialect=Dialect.PATCHED, env=DOCUMENTED), set()),
         (patched(128, "0-31,40-71,80-111,120-151"), set()),
         (patched(80, "0-158:2"), set()),
         (patched(4, "0,40,80,120"), set()),
@@ -112,7 +112,7 @@ def blocking(settings: Settings, topology: NumaTopology, around: Surroundings | 
         (replace(patched(160, "0-159"), cpuset_cpus="0-159,", cpuset_mems="x"), {Rule.SYNTAX}),
     ],
 )
-def test_the_rules_on_the_documented_server(settings: Settings, expected: set[Rule]) -> None:
+def test_the_rules_on_the_documented_server(settings: BindingSettings, expected: set[Rule]) -> None:
     assert rules(check_binding(settings, SERVER)) == expected
 
 
@@ -160,13 +160,13 @@ def test_the_rules_on_the_documented_server(settings: Settings, expected: set[Ru
         (stock("auto", VLLM_CPU_KVCACHE_SPACE="4.5"), SERVER, {Rule.SYNTAX}),
         (stock("0-7,8-15"), SMT, {Rule.SMT, Rule.RANK_NODE}),
         # an instance on a GPU
-        (Settings(dialect=Dialect.PLAIN), SERVER, set()),
-        (Settings(dialect=Dialect.PLAIN, env={"OMP_NUM_THREADS": "999"}, cpuset_cpus="36-39"), SERVER, set()),
-        (Settings(dialect=Dialect.PLAIN, cpuset_cpus="158-160"), SERVER, {Rule.EXISTS}),
-        (Settings(dialect=Dialect.PLAIN, cpuset_cpus="0-3", cpuset_mems="1"), SERVER, {Rule.CPUSET}),
+        (BindingSettings(dialect=Dialect.PLAIN), SERVER, set()),
+        (BindingSettings(dialect=Dialect.PLAIN, env={"OMP_NUM_THREADS": "999"}, cpuset_cpus="36-39"), SERVER, set()),
+        (BindingSettings(dialect=Dialect.PLAIN, cpuset_cpus="158-160"), SERVER, {Rule.EXISTS}),
+        (BindingSettings(dialect=Dialect.PLAIN, cpuset_cpus="0-3", cpuset_mems="1"), SERVER, {Rule.CPUSET}),
     ],
 )
-def test_the_rules_elsewhere(settings: Settings, topology: NumaTopology, expected: set[Rule]) -> None:
+def test_the_rules_elsewhere(settings: BindingSettings, topology: NumaTopology, expected: set[Rule]) -> None:
     faults = check_binding(settings, topology)
     assert rules(faults) == expected
     for fault in faults:
@@ -175,28 +175,28 @@ def test_the_rules_elsewhere(settings: Settings, topology: NumaTopology, expecte
 
 
 @pytest.mark.parametrize(
-    ("settings", "around", "expected"),
+    ("settings", "constraints", "expected"),
     [
-        (patched(160, "0-159"), Surroundings(taken={"gpu": (36, 37)}), {Rule.OVERLAP}),
-        (patched(144, "0-35,40-75,80-115,120-155"), Surroundings(taken={"gpu": (36, 37, 38, 39)}), set()),
-        (patched(160, "0-159"), Surroundings(allowed_cpus=tuple(range(80))), {Rule.CPUSET}),
-        (patched(160, "0-159"), Surroundings(allowed_nodes=(0, 1)), {Rule.CPUSET}),
-        (patched(160, "0-159"), Surroundings(model_bytes=256 * GIB), set()),
-        (patched(160, "0-159"), Surroundings(model_bytes=257 * GIB), {Rule.MEMORY}),
-        (patched(160, "0-159"), Surroundings(model_bytes=200 * GIB, kv_cache_bytes=60 * GIB), {Rule.MEMORY}),
-        (stock("auto"), Surroundings(allowed_cpus=tuple(range(40)), allowed_nodes=(0,)), set()),
-        (stock("auto"), Surroundings(taken={"gpu": (3,)}), {Rule.OVERLAP}),
-        (stock("auto"), Surroundings(model_bytes=64 * GIB), set()),
-        (stock("auto"), Surroundings(model_bytes=64 * GIB, kv_cache_bytes=GIB), {Rule.MEMORY}),
-        (stock("auto", ranks=4), Surroundings(model_bytes=200 * GIB, kv_cache_bytes=10 * GIB), set()),
-        (stock("auto", ranks=4), Surroundings(model_bytes=200 * GIB, kv_cache_bytes=15 * GIB), {Rule.MEMORY}),
-        (stock("0-19|20-39", ranks=2), Surroundings(model_bytes=60 * GIB, kv_cache_bytes=3 * GIB), {Rule.MEMORY}),
-        (Settings(dialect=Dialect.PLAIN, cpuset_cpus="0-3"), Surroundings(taken={"cpu": (3, 4)}), {Rule.OVERLAP}),
-        (replace(stock("0-3"), cpuset_cpus="0-4"), Surroundings(taken={"gpu": (4,)}), {Rule.OVERLAP}),
+        (patched(160, "0-159"), Constraints(taken={"gpu": (36, 37)}), {Rule.OVERLAP}),
+        (patched(144, "0-35,40-75,80-115,120-155"), Constraints(taken={"gpu": (36, 37, 38, 39)}), set()),
+        (patched(160, "0-159"), Constraints(allowed_cpus=tuple(range(80))), {Rule.CPUSET}),
+        (patched(160, "0-159"), Constraints(allowed_nodes=(0, 1)), {Rule.CPUSET}),
+        (patched(160, "0-159"), Constraints(model_bytes=256 * GIB), set()),
+        (patched(160, "0-159"), Constraints(model_bytes=257 * GIB), {Rule.MEMORY}),
+        (patched(160, "0-159"), Constraints(model_bytes=200 * GIB, kv_cache_bytes=60 * GIB), {Rule.MEMORY}),
+        (stock("auto"), Constraints(allowed_cpus=tuple(range(40)), allowed_nodes=(0,)), set()),
+        (stock("auto"), Constraints(taken={"gpu": (3,)}), {Rule.OVERLAP}),
+        (stock("auto"), Constraints(model_bytes=64 * GIB), set()),
+        (stock("auto"), Constraints(model_bytes=64 * GIB, kv_cache_bytes=GIB), {Rule.MEMORY}),
+        (stock("auto", ranks=4), Constraints(model_bytes=200 * GIB, kv_cache_bytes=10 * GIB), set()),
+        (stock("auto", ranks=4), Constraints(model_bytes=200 * GIB, kv_cache_bytes=15 * GIB), {Rule.MEMORY}),
+        (stock("0-19|20-39", ranks=2), Constraints(model_bytes=60 * GIB, kv_cache_bytes=3 * GIB), {Rule.MEMORY}),
+        (BindingSettings(dialect=Dialect.PLAIN, cpuset_cpus="0-3"), Constraints(taken={"cpu": (3, 4)}), {Rule.OVERLAP}),
+        (replace(stock("0-3"), cpuset_cpus="0-4"), Constraints(taken={"gpu": (4,)}), {Rule.OVERLAP}),
     ],
 )
-def test_the_rules_beside_others(settings: Settings, around: Surroundings, expected: set[Rule]) -> None:
-    assert rules(check_binding(settings, SERVER, around)) == expected
+def test_the_rules_beside_others(settings: BindingSettings, constraints: Constraints, expected: set[Rule]) -> None:
+    assert rules(check_binding(settings, SERVER, constraints)) == expected
 
 
 def test_a_fault_tells_rule_part_reason_and_a_proposal() -> None:
@@ -211,26 +211,26 @@ def test_a_fault_tells_rule_part_reason_and_a_proposal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "around", "changes"),
+    ("settings", "constraints", "changes"),
     [
-        (patched(159, "0-159"), Surroundings(), ("OMP_NUM_THREADS=160",)),
-        (patched(158, "0-79,82-159"), Surroundings(), ("OMP_NUM_THREADS=160", "CUSTOM_CPU_AFFINITY=0-159")),
+        (patched(159, "0-159"), Constraints(), ("OMP_NUM_THREADS=160",)),
+        (patched(158, "0-79,82-159"), Constraints(), ("OMP_NUM_THREADS=160", "CUSTOM_CPU_AFFINITY=0-159")),
         (
             patched(160, "0-159"),
-            Surroundings(taken={"gpu": (36, 37, 38, 39)}),
+            Constraints(taken={"gpu": (36, 37, 38, 39)}),
             ("OMP_NUM_THREADS=144", "CUSTOM_CPU_AFFINITY=0-35,40-75,80-115,120-155"),
         ),
-        (patched(80, "80-159", SYSHAX_QUANTIZE="q2"), Surroundings(), ("SYSHAX_QUANTIZE=q8_0",)),
-        (patched(160, "0-160"), Surroundings(), ("CUSTOM_CPU_AFFINITY=0-159",)),
+        (patched(80, "80-159", SYSHAX_QUANTIZE="q2"), Constraints(), ("SYSHAX_QUANTIZE=q8_0",)),
+        (patched(160, "0-160"), Constraints(), ("CUSTOM_CPU_AFFINITY=0-159",)),
         (
             replace(patched(160, "0-159"), cpuset_cpus="0-79"),
-            Surroundings(allowed_cpus=tuple(range(80))),
+            Constraints(allowed_cpus=tuple(range(80))),
             ("OMP_NUM_THREADS=80", "CUSTOM_CPU_AFFINITY=0-79", "cpuset_mems=0-1"),
         ),
-        (stock("0-79"), Surroundings(), ("VLLM_CPU_OMP_THREADS_BIND=0-39",)),
+        (stock("0-79"), Constraints(), ("VLLM_CPU_OMP_THREADS_BIND=0-39",)),
         (
             stock("auto"),
-            Surroundings(model_bytes=100 * GIB),
+            Constraints(model_bytes=100 * GIB),
             (
                 "VLLM_CPU_OMP_THREADS_BIND=0-38|40-78|80-118|120-158",
                 "tensor-parallel-size=4",
@@ -239,9 +239,9 @@ def test_a_fault_tells_rule_part_reason_and_a_proposal() -> None:
     ],
 )
 def test_proposals_stay_near_to_what_was_wanted(
-    settings: Settings, around: Surroundings, changes: tuple[str, ...]
+    settings: BindingSettings, constraints: Constraints, changes: tuple[str, ...]
 ) -> None:
-    proposal = check_binding(settings, SERVER, around)[0].proposal
+    proposal = check_binding(settings, SERVER, constraints)[0].proposal
     assert proposal is not None
     assert settings.changes_to(proposal) == changes
 
@@ -256,115 +256,115 @@ def test_proposals_stay_near_to_what_was_wanted(
         (stock("auto", VLLM_CPU_KVCACHE_SPACE="4.5"), (64 * GIB, 0)),
     ],
 )
-def test_settings_tell_how_much_memory_is_needed(settings: Settings, needs: tuple[int, int]) -> None:
+def test_settings_tell_how_much_memory_is_needed(settings: BindingSettings, needs: tuple[int, int]) -> None:
     assert memory_needs(settings, 64 * GIB) == needs
 
 
 def test_there_is_no_proposal_where_nothing_can_be_right() -> None:
-    faults = check_binding(patched(160, "0-159"), SERVER, Surroundings(model_bytes=1000 * GIB))
+    faults = check_binding(patched(160, "0-159"), SERVER, Constraints(model_bytes=1000 * GIB))
     assert [fault.part for fault in faults] == ["node 0", "node 1", "node 2", "node 3"]
     assert {fault.proposal for fault in faults} == {None}
 
 
-Plant = Callable[[st.DataObject, NumaTopology, Settings, Surroundings], tuple[Settings, Surroundings]]
+Plant = Callable[[st.DataObject, NumaTopology, BindingSettings, Constraints], tuple[BindingSettings, Constraints]]
 
 
-def cpus_of(settings: Settings) -> tuple[int, ...]:
+def cpus_of(settings: BindingSettings) -> tuple[int, ...]:
     return parse_cpulist(settings.env["CUSTOM_CPU_AFFINITY"])
 
 
-def with_env(settings: Settings, **env: str) -> Settings:
+def with_env(settings: BindingSettings, **env: str) -> BindingSettings:
     return replace(settings, env=dict(settings.env) | env)
 
 
-def with_cpus(settings: Settings, cpus: set[int]) -> Settings:
+def with_cpus(settings: BindingSettings, cpus: set[int]) -> BindingSettings:
     assume(cpus)
     return with_env(settings, CUSTOM_CPU_AFFINITY=",".join(map(str, cpus)), OMP_NUM_THREADS=str(len(cpus)))
 
 
 def plant_nrc(
-    _: st.DataObject, __: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
-    return with_env(settings, NRC="8"), around
+    _: st.DataObject, __: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
+    return with_env(settings, NRC="8"), constraints
 
 
 def plant_quantize(
-    _: st.DataObject, __: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
-    return with_env(settings, SYSHAX_QUANTIZE="int4"), around
+    _: st.DataObject, __: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
+    return with_env(settings, SYSHAX_QUANTIZE="int4"), constraints
 
 
 def plant_unfused(
-    _: st.DataObject, __: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
+    _: st.DataObject, __: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
     env = {key: value for key, value in settings.env.items() if key != "INFERENCE_OP_MODE"}
-    return replace(settings, env=env), around
+    return replace(settings, env=env), constraints
 
 
 def plant_unknown_cpu(
-    _: st.DataObject, __: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
-    return with_cpus(settings, {*cpus_of(settings), 99999}), around
+    _: st.DataObject, __: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
+    return with_cpus(settings, {*cpus_of(settings), 99999}), constraints
 
 
 def plant_offline_cpu(
-    _: st.DataObject, topology: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
+    _: st.DataObject, topology: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
     assume(topology.offline)
-    return with_cpus(settings, {*cpus_of(settings), *topology.offline[:1]}), around
+    return with_cpus(settings, {*cpus_of(settings), *topology.offline[:1]}), constraints
 
 
 def plant_sibling(
-    data: st.DataObject, topology: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
+    data: st.DataObject, topology: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
     used = [core for core in topology.cores if len(core) > 1 and set(core) & set(cpus_of(settings))]
     assume(used)
-    return with_cpus(settings, {*cpus_of(settings), *data.draw(st.sampled_from(used))}), around
+    return with_cpus(settings, {*cpus_of(settings), *data.draw(st.sampled_from(used))}), constraints
 
 
 def plant_memoryless(
-    _: st.DataObject, topology: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
+    _: st.DataObject, topology: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
     bare = [cpu for node in topology.nodes if not node.has_memory for cpu in node.cpus]
     assume(bare)
-    return with_cpus(settings, {*cpus_of(settings), bare[0]}), around
+    return with_cpus(settings, {*cpus_of(settings), bare[0]}), constraints
 
 
 def plant_imbalance(
-    data: st.DataObject, topology: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
+    data: st.DataObject, topology: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
     by_node = topology.by_node(cpus_of(settings))
     assume(len(by_node) > 1 and max(map(len, by_node.values())) > 1)
     cpus = data.draw(st.sampled_from([cpus for cpus in by_node.values() if len(cpus) > 1]))
-    return with_cpus(settings, set(cpus_of(settings)) - {cpus[0]}), around
+    return with_cpus(settings, set(cpus_of(settings)) - {cpus[0]}), constraints
 
 
 def plant_neighbour(
-    data: st.DataObject, _: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
+    data: st.DataObject, _: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
     cpu = data.draw(st.sampled_from(cpus_of(settings)))
-    return settings, replace(around, taken={"other": (cpu,)})
+    return settings, replace(constraints, taken={"other": (cpu,)})
 
 
 def plant_container(
-    _: st.DataObject, topology: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
+    _: st.DataObject, topology: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
     rest = set(topology.online) - {cpus_of(settings)[0]}
     assume(rest)
-    return replace(settings, cpuset_cpus=",".join(map(str, rest))), around
+    return replace(settings, cpuset_cpus=",".join(map(str, rest))), constraints
 
 
 def plant_control_group(
-    _: st.DataObject, topology: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
-    return settings, replace(around, allowed_cpus=tuple(set(topology.online) - {cpus_of(settings)[0]}))
+    _: st.DataObject, topology: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
+    return settings, replace(constraints, allowed_cpus=tuple(set(topology.online) - {cpus_of(settings)[0]}))
 
 
 def plant_huge_model(
-    _: st.DataObject, topology: NumaTopology, settings: Settings, around: Surroundings
-) -> tuple[Settings, Surroundings]:
+    _: st.DataObject, topology: NumaTopology, settings: BindingSettings, constraints: Constraints
+) -> tuple[BindingSettings, Constraints]:
     assume(any(topology.node(node).memory_bytes for node in topology.by_node(cpus_of(settings))))
-    return settings, replace(around, model_bytes=2**50)
+    return settings, replace(constraints, model_bytes=2**50)
 
 
 # In an order in which a later one does not undo an earlier one.
@@ -400,11 +400,11 @@ def test_all_planted_faults_are_found_at_once(topology: NumaTopology, planted: s
 @on_any_host
 @given(topologies(max_cpus=256), st.data())
 def test_a_control_group_is_a_limit_like_a_container(topology: NumaTopology, data: st.DataObject) -> None:
-    settings, around = plant_control_group(data, topology, planned(topology), Surroundings())
-    assert Rule.CPUSET in rules(check_binding(settings, topology, around))
+    settings, constraints = plant_control_group(data, topology, planned(topology), Constraints())
+    assert Rule.CPUSET in rules(check_binding(settings, topology, constraints))
 
 
-def planned(topology: NumaTopology) -> Settings:
+def planned(topology: NumaTopology) -> BindingSettings:
     try:
         return plan_binding(topology, dialect=Dialect.PATCHED).settings({"NRC": "2"})
     except NoBindingError:
@@ -413,18 +413,18 @@ def planned(topology: NumaTopology) -> Settings:
 
 
 def check_plants(planted: set[Rule], topology: NumaTopology, data: st.DataObject) -> None:
-    settings, around = planned(topology), Surroundings()
+    settings, constraints = planned(topology), Constraints()
     for rule, plant in PLANTS.items():
         if rule in planted:
-            settings, around = plant(data, topology, settings, around)
-    faults = check_binding(settings, topology, around)
+            settings, constraints = plant(data, topology, settings, constraints)
+    faults = check_binding(settings, topology, constraints)
     assert rules(faults) >= planted
     (proposal,) = {id(fault.proposal): fault.proposal for fault in faults}.values()
     if proposal is not None:
-        assert blocking(proposal, topology, around) == []
+        assert blocking(proposal, topology, constraints) == []
     else:
         with pytest.raises(NoBindingError):
-            plan_nearest(topology, dialect=Dialect.PATCHED, cpus=(), threads=None, surroundings=around)
+            plan_nearest(topology, dialect=Dialect.PATCHED, cpus=(), threads=None, constraints=constraints)
 
 
 ANY_TEXT = st.text("0123456789-,:| autonbid", max_size=12)
@@ -453,7 +453,7 @@ ANY_TEXT = st.text("0123456789-,:| autonbid", max_size=12)
 def test_any_settings_can_be_checked_and_proposals_pass(
     topology: NumaTopology, dialect: Dialect, env: dict[str, str], cpus: str, mems: str, ranks: int
 ) -> None:
-    settings = Settings(dialect=dialect, env=env, cpuset_cpus=cpus, cpuset_mems=mems, ranks=ranks)
+    settings = BindingSettings(dialect=dialect, env=env, cpuset_cpus=cpus, cpuset_mems=mems, ranks=ranks)
     for fault in check_binding(settings, topology):
         if fault.proposal is not None:
             assert blocking(fault.proposal, topology) == []

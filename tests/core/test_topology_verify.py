@@ -14,7 +14,7 @@ from syshaxd.core.numa import (
     DriftKind,
     Memory,
     NumaTopology,
-    Placement,
+    NumaUsage,
     Thread,
     Verification,
     plan_binding,
@@ -26,7 +26,7 @@ SERVER_PID = 100
 MIB = 2**20
 
 
-def running(binding: Binding) -> Placement:
+def running(binding: Binding) -> NumaUsage:
     """An instance that keeps to its binding as vLLM does: a process for each rank, one thread pinned to each CPU."""
     fence = binding.cpuset or binding.cpus
     threads = [Thread(pid=SERVER_PID, tid=SERVER_PID, name="vllm", cpus=fence)]
@@ -37,7 +37,7 @@ def running(binding: Binding) -> Placement:
         threads += [Thread(pid=pid, tid=1000 * pid + cpu, name="omp", cpus=(cpu,)) for cpu in group]
         nodes = binding.memory_nodes if len(binding.groups) == 1 else (binding.memory_nodes[rank],)
         memory.append(Memory(pid=pid, own_bytes=dict.fromkeys(nodes, 4 * GIB)))
-    return Placement(threads=tuple(threads), memory=tuple(memory))
+    return NumaUsage(threads=tuple(threads), memory=tuple(memory))
 
 
 def kinds(verification: Verification) -> list[DriftKind]:

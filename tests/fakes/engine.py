@@ -10,7 +10,7 @@ from typing import Any
 
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
-from syshaxd.core.numa import BindingStatus, Drift, DriftKind, Fault, Settings, Unverified, Verification
+from syshaxd.core.numa import BindingSettings, BindingStatus, Drift, DriftKind, Fault, Unverified, Verification
 from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
 from syshaxd.core.types import (
     Device,
@@ -96,7 +96,7 @@ class FakeEngine:
         self.bindings: dict[str, BindingStatus] = {}
         self.host = HostTopology(topology=KUNPENG, owners={"cpu": tuple(range(40))})
         self.requests: Any = None
-        self.checked: list[tuple[str, Settings | None]] = []
+        self.checked: list[tuple[str, BindingSettings | None]] = []
         self.faults: tuple[Fault, ...] = ()
         self.check_errors: dict[str, Exception] = {}
         """Why instances could not be started again."""
@@ -128,7 +128,7 @@ class FakeEngine:
     async def topology(self) -> HostTopology:
         return self.host
 
-    async def check_binding(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
+    async def check_binding(self, name: str, settings: BindingSettings | None) -> tuple[Fault, ...]:
         self._role(name)
         self.checked.append((name, settings))
         return self.faults

@@ -15,7 +15,7 @@ from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.records import RequestRecord
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
-from syshaxd.core.types import InstanceSpec, Protocol, QuantisedWeights, Role, State
+from syshaxd.core.types import HandoverProtocol, InstanceSpec, QuantisedWeights, Role, State
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.instances.catalog import Catalog, assumed
 from syshaxd.instances.discovery import Discovery
@@ -107,7 +107,7 @@ async def stands() -> AsyncIterator[MakeStand]:
         ) -> Stand:
             gpu = await stack.enter_async_context(FakeInstance("gpu", Role.GPU, _ok))
             cpu = await stack.enter_async_context(FakeInstance("cpu", Role.CPU, _ok))
-            protocol = Protocol.CONNECTOR if movable else Protocol.NONE
+            protocol = HandoverProtocol.CONNECTOR if movable else HandoverProtocol.NONE
             specs = (
                 replace(gpu.spec(slots), protocol=protocol),
                 replace(cpu.spec(slots), protocol=protocol, weights=cpu_weights),

@@ -18,7 +18,7 @@ from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.records import RequestRecord
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
-from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind, State
+from syshaxd.core.types import Device, HandoverProtocol, InstanceSpec, Role, RuntimeKind, State
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.instances.capabilities import read_facts
 from syshaxd.instances.catalog import read_catalog
@@ -137,7 +137,7 @@ async def duo(
                 port=sims[role].port,
                 max_num_seqs=slots,
                 argv=argv,
-                protocol=Protocol.SYSHAX if images else Protocol.CONNECTOR,
+                protocol=HandoverProtocol.SYSHAX if images else HandoverProtocol.CONNECTOR,
             )
             for role in Role
         ]

@@ -19,7 +19,7 @@ from syshaxd.instances.catalog import read_catalog
 from syshaxd.observe.devices import GpuReading, HostReader
 from syshaxd.observe.monitor import SystemMonitor, probe_health
 from syshaxd.observe.parity import ask
-from syshaxd.runtime.process.spawn import _check_port
+from syshaxd.runtime.ports import check_port
 from syshaxd.serving.runner.upstream import UpstreamPool
 from syshaxd.system.connecting import why_no_connection
 from tests.fakes.handover import duo
@@ -96,7 +96,7 @@ async def test_a_host_that_no_configuration_could_have_is_an_error_as_any_other(
     with pytest.raises(InstanceFailedError, match="not a valid host name"):
         await UpstreamPool(spec.address, asyncio.get_running_loop()).connect()
     with pytest.raises(LaunchFailedError, match=re.escape("services.gpu.host")):
-        _check_port(spec)
+        check_port(spec, spec.host, spec.port)
     async with aiohttp.ClientSession() as session:
         for way in (probe_health, read_catalog, read_facts, partial(ask, timeout_s=IN_TIME_S)):
             with pytest.raises(SyshaxError):

@@ -17,7 +17,7 @@ from syshax_connector.arena import Arena
 from syshax_connector.folder import Folder
 from syshax_connector.header import Header, Model, Part
 from syshaxd.core.handover.connector import connector_flags
-from syshaxd.core.types import ContainerSpec, InstanceSpec, InstanceStatus, Protocol, RuntimeKind, State
+from syshaxd.core.types import ContainerSpec, HandoverProtocol, InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.instances.arenas import ArenaSweeper, arena_fault
 from tests.fakes.specs import make_spec
 
@@ -45,7 +45,7 @@ def hand_over(path: Path, name: str) -> Arena:
 def spec_with(path: Path, name: str) -> InstanceSpec:
     flags = connector_flags(engine_id=name, arena_dir=str(path), arena_bytes=ARENA_BYTES)
     argv = ("vllm", *(part for flag, value in flags.items() for part in (f"--{flag}", str(value))))
-    return replace(make_spec(name, argv=argv), protocol=Protocol.CONNECTOR)
+    return replace(make_spec(name, argv=argv), protocol=HandoverProtocol.CONNECTOR)
 
 
 class Bench:
@@ -100,8 +100,8 @@ async def test_a_container_s_folder_is_this_one_only_in_the_host_s_namespace(fol
 
 
 async def test_instances_that_hand_nothing_over_have_no_folder(folder: Path) -> None:
-    external = replace(make_spec("cpu"), runtime=RuntimeKind.EXTERNAL, protocol=Protocol.CONNECTOR)
-    bench = Bench(replace(spec_with(folder, "gpu"), protocol=Protocol.NONE), external)
+    external = replace(make_spec("cpu"), runtime=RuntimeKind.EXTERNAL, protocol=HandoverProtocol.CONNECTOR)
+    bench = Bench(replace(spec_with(folder, "gpu"), protocol=HandoverProtocol.NONE), external)
     hand_over(folder, "g").close()
     await bench.becomes("gpu", State.STOPPED)
     await bench.becomes("cpu", State.STOPPED)
@@ -137,4 +137,4 @@ def test_an_instance_without_an_arena_cannot_keep_kv_caches(folder: Path) -> Non
     folder.chmod(0o755)
     assert "0755" in arena_fault(spec)
     folder.chmod(0o700)
-    assert arena_fault(replace(spec, protocol=Protocol.NONE)) == "", "it cannot be seen"
+    assert arena_fault(replace(spec, protocol=HandoverProtocol.NONE)) == "", "it cannot be seen"

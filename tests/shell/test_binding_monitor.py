@@ -20,12 +20,12 @@ from syshaxd.core.errors import ConflictError, NotFoundError, ProcessGoneError, 
 from syshaxd.core.launch.cpu_binding import Bound, Host, bind_instances
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.numa import (
+    BindingSettings,
     BindingStatus,
     DriftKind,
     NumaTopology,
-    Placement,
+    NumaUsage,
     Rule,
-    Settings,
     Thread,
     Unverified,
     Verification,
@@ -52,9 +52,9 @@ def bound_instances(topology: NumaTopology = KUNPENG, **services: object) -> Bou
     return bind_instances(config, instance_specs(config), Host(topology=topology))
 
 
-def running(*cpus: tuple[int, ...]) -> Placement:
+def running(*cpus: tuple[int, ...]) -> NumaUsage:
     threads = (Thread(pid=PID, tid=PID + 1 + tid, name="omp", cpus=its) for tid, its in enumerate(cpus))
-    return Placement(threads=(Thread(pid=PID, tid=PID, name="vllm", cpus=(0, 1)), *threads))
+    return NumaUsage(threads=(Thread(pid=PID, tid=PID, name="vllm", cpus=(0, 1)), *threads))
 
 
 GOOD, LOST = running((0,), (1,)), running((0,), tuple(range(160)))
@@ -65,7 +65,7 @@ class Stage:
     """A supervisor's statuses, and what the kernel would say."""
 
     bound: Bound = field(default_factory=bound_instances)
-    placement: Placement | Exception | Callable[[int], Placement] = GOOD
+    placement: NumaUsage | Exception | Callable[[int], NumaUsage] = GOOD
     topology: NumaTopology | Exception = KUNPENG
     statuses: dict[str, InstanceStatus] = field(default_factory=dict)
     looks: Counter[str] = field(default_factory=Counter)
@@ -83,7 +83,7 @@ class Stage:
     async def pid(self, status: InstanceStatus) -> int | None:
         return None if status.handle is None else PIDS[status.spec.name]
 
-    def read_placement(self, pid: int) -> Placement:
+    def read_numa_usage(self, pid: int) -> NumaUsage:
         self.looks.update(name for name in PIDS if PIDS[name] == pid)
         if isinstance(self.placement, Exception):
             raise self.placement
@@ -100,7 +100,7 @@ class Stage:
             self.statuses.values,
             self.pid,
             interval_s=0.001,
-            read_placement=self.read_placement,
+            read_numa_usage=self.read_numa_usage,
             read_topology=self.read_topology,
         )
 
@@ -204,7 +204,7 @@ async def test_a_new_generation_starts_anew() -> None:
 async def test_what_is_read_while_the_instance_ends_does_not_count() -> None:
     stage = Stage(bound_instances(gpu={"runtime": "process", "python": "p", "cores": "2-3"}))
 
-    def ends(pid: int) -> Placement:
+    def ends(pid: int) -> NumaUsage:
         if pid == PID:
             stage.become("cpu", State.DRAINING)
         return LOST
@@ -268,7 +268,7 @@ async def test_verifying_tells_of_every_instance_why_or_what() -> None:
 async def test_checking_counts_the_others_and_hides_secrets() -> None:
     monitor = Stage(bound_instances(gpu={"runtime": "process", "python": "p", "cores": "2-3"})).monitor()
     assert {fault.rule for fault in await monitor.check("cpu", None)} == {Rule.NODE_ORDER}
-    wanted = Settings(
+    wanted = BindingSettings(
         dialect=Dialect.PATCHED,
         env={"INFERENCE_OP_MODE": "fused", "CUSTOM_CPU_AFFINITY": "0-2", "OMP_NUM_THREADS": "3", "HF_TOKEN": "hush"},
     )
@@ -276,7 +276,7 @@ async def test_checking_counts_the_others_and_hides_secrets() -> None:
     assert Rule.OVERLAP in {fault.rule for fault in faults}
     assert faults[0].proposal is not None
     assert "HF_TOKEN" not in faults[0].proposal.env
-    (fault,) = await monitor.check("gpu", Settings(dialect=Dialect.STOCK, cpuset_cpus="0"))
+    (fault,) = await monitor.check("gpu", BindingSettings(dialect=Dialect.STOCK, cpuset_cpus="0"))
     assert (fault.rule, str(fault.part)) == (Rule.OVERLAP, "cpuset_cpus: CPU 0")
 
 

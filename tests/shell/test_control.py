@@ -29,6 +29,7 @@ from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa import (
     Accelerator,
     AcceleratorKind,
+    BindingSettings,
     BindingStatus,
     Dialect,
     DriftKind,
@@ -36,7 +37,6 @@ from syshaxd.core.numa import (
     Node,
     NumaTopology,
     Rule,
-    Settings,
     Unverified,
 )
 from syshaxd.core.parity import Agreement, ParityCause
@@ -135,7 +135,7 @@ async def test_a_topology_arrives_as_it_is(client: ControlClient, engine: FakeEn
 
 
 async def test_a_binding_is_checked(client: ControlClient, engine: FakeEngine) -> None:
-    wrong = Settings(dialect=Dialect.PATCHED, env={"CUSTOM_CPU_AFFINITY": "0-40"}, cpuset_cpus="0-40", ranks=2)
+    wrong = BindingSettings(dialect=Dialect.PATCHED, env={"CUSTOM_CPU_AFFINITY": "0-40"}, cpuset_cpus="0-40", ranks=2)
     right = replace(wrong, env={"CUSTOM_CPU_AFFINITY": "0-39"})
     engine.faults = tuple(
         Fault(rule=rule, part="CPU 40", detail="why", blocking=rule is not Rule.NODE_ORDER, proposal=right)

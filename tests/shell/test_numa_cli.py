@@ -15,7 +15,7 @@ from syshaxd.cli.numa import numa
 from syshaxd.cli.syshaxctl import main
 from syshaxd.control import ControlServer
 from syshaxd.core.config import Config
-from syshaxd.core.numa import Dialect, Fault, Rule, Settings, Unverified
+from syshaxd.core.numa import BindingSettings, Dialect, Fault, Rule, Unverified
 from syshaxd.system.configfile import load
 from tests.core.topologies import KUNPENG_LSCPU
 from tests.fakes.control import operations_of
@@ -284,7 +284,7 @@ async def test_the_daemon_checks_for_an_instance(engine: FakeEngine, tmp_path: P
     assert (await syshaxctl(tmp_path, "numa", "check", "--for", "cpu", "cpuset_cpus=0")).output == "good\n"
     assert [name and settings for name, settings in engine.checked] == [
         None,
-        Settings(dialect=Dialect.STOCK, cpuset_cpus="0"),
+        BindingSettings(dialect=Dialect.STOCK, cpuset_cpus="0"),
     ]
 
 

@@ -15,7 +15,7 @@ import pytest
 from syshax_sim import BUILT_IN, Faults, SimInstance
 from syshaxd.core.errors import BadRequestError, ConflictError, InstanceFailedError, InstanceTimeoutError, NotFoundError
 from syshaxd.core.handover.pairs import Refusal
-from syshaxd.core.parity import PROMPTS, Agreement, Answer, Bounds, ParityCause, ParityReport
+from syshaxd.core.parity import PROMPTS, Agreement, Bounds, ParityCause, ParityReport, PromptAnswer
 from syshaxd.core.types import Device, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.observe.parity import ParityService, ask
@@ -212,7 +212,7 @@ async def test_what_cannot_be_compared_is_refused(stack: AsyncExitStack) -> None
 
 
 async def test_instances_of_different_models_are_no_pair(stack: AsyncExitStack) -> None:
-    async def nothing(spec: InstanceSpec) -> tuple[Answer, ...]:
+    async def nothing(spec: InstanceSpec) -> tuple[PromptAnswer, ...]:
         return ()
 
     instances = (spec(Role.GPU, 1), spec(Role.CPU, 2, "other"))

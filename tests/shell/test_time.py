@@ -9,7 +9,7 @@ from functools import wraps
 import pytest
 
 from syshaxd.core.errors import InstanceFailedError, NotFoundError
-from syshaxd.core.parity import PROMPTS, Answer, Bounds, Step
+from syshaxd.core.parity import PROMPTS, Bounds, PromptAnswer, Step
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.types import InstanceSpec, InstanceStatus, State
 from syshaxd.instances.catalog import Catalog, assumed
@@ -121,12 +121,12 @@ async def test_an_instance_that_cannot_be_compared_for_42_days_is_asked_hourly_a
     steps = tuple(Step(1, {1: -0.1}) for _ in range(16))
     tries, faulty = 0, True
 
-    async def ask(spec: InstanceSpec) -> tuple[Answer, ...]:
+    async def ask(spec: InstanceSpec) -> tuple[PromptAnswer, ...]:
         nonlocal tries
         if spec.name == "cpu" and faulty:
             tries += 1
             raise InstanceFailedError("it is busy")
-        return tuple(Answer(steps, steps) for _ in PROMPTS)
+        return tuple(PromptAnswer(steps, steps) for _ in PROMPTS)
 
     service = ParityService(registry, ask, Bounds())
     for spec in specs:

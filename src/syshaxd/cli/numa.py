@@ -17,14 +17,14 @@ from syshaxd.cli.connection import run
 from syshaxd.client import ControlClient
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError, SyshaxError
-from syshaxd.core.launch.apply_plan import Wishes, planned_changes
+from syshaxd.core.launch.apply_plan import PlanRequest, plan_changes
 from syshaxd.core.launch.cpu_binding import Host
 from syshaxd.core.numa import (
     VARIABLES,
+    BindingSettings,
+    Constraints,
     Dialect,
     Fault,
-    Settings,
-    Surroundings,
     Unverified,
     Verification,
     check_binding,
@@ -106,28 +106,28 @@ def plan(
         raise click.BadParameter(
             f"only gpu=N can be used with --apply, not {', '.join(others)}", param_hint="--reserve"
         )
-    wishes = Wishes(instance=instance, threads=threads, ranks=ranks, stock=stock, gpu_cores=reserved.get("gpu"))
+    request = PlanRequest(instance=instance, threads=threads, ranks=ranks, stock=stock, gpu_cores=reserved.get("gpu"))
     try:
         where = _host(text)
         if apply_:
-            _apply(config_path, wishes, where, output)
+            _apply(config_path, request, where, output)
         else:
-            _print_plan(where, wishes, reserved, output)
+            _print_plan(where, request, reserved, output)
     except ConfigError as error:
         raise click.ClickException(configfile.fault_text(config_path, error)) from None
     except SyshaxError as error:
         raise click.ClickException(str(error)) from None
 
 
-def _print_plan(where: Host, wishes: Wishes, reserve: Mapping[str, int], output: str) -> None:
-    around = Surroundings(allowed_cpus=where.allowed_cpus, allowed_nodes=where.allowed_nodes)
-    reserved = reserve_cores(where.topology, reserve, around)
+def _print_plan(where: Host, request: PlanRequest, reserve: Mapping[str, int], output: str) -> None:
+    constraints = Constraints(allowed_cpus=where.allowed_cpus, allowed_nodes=where.allowed_nodes)
+    reserved = reserve_cores(where.topology, reserve, constraints)
     binding = plan_binding(
         where.topology,
-        dialect=Dialect.STOCK if wishes.stock else Dialect.PATCHED,
-        threads=wishes.threads,
-        ranks=wishes.ranks or 1,
-        surroundings=replace(around, taken=reserved),
+        dialect=Dialect.STOCK if request.stock else Dialect.PATCHED,
+        threads=request.threads,
+        ranks=request.ranks or 1,
+        constraints=replace(constraints, taken=reserved),
     )
     lists = {name: format_cpulist(cpus) for name, cpus in reserved.items()}
     if output == "json":
@@ -135,12 +135,12 @@ def _print_plan(where: Host, wishes: Wishes, reserve: Mapping[str, int], output:
         return
     for name, cpus in lists.items():
         click.echo(f"# {name}: CPUs {cpus}")
-    click.echo("\n".join(Settings(dialect=binding.dialect).changes_to(binding.settings())))
+    click.echo("\n".join(BindingSettings(dialect=binding.dialect).changes_to(binding.settings())))
 
 
-def _apply(path: Path, wishes: Wishes, where: Host, output: str) -> None:
+def _apply(path: Path, request: PlanRequest, where: Host, output: str) -> None:
     content = configfile.read(path)
-    changes = planned_changes(content, wishes, where, binder.weights(binder.planned_specs(parse(content))))
+    changes = plan_changes(content, request, where, binder.weights(binder.planned_specs(parse(content))))
     if changes:
         configfile.edit(path, changes)
     if output == "json":
@@ -212,21 +212,21 @@ def check(
 
 
 def _faults(
-    settings: Settings, where: Host, taken: Mapping[str, tuple[int, ...]], model: Path | None
+    settings: BindingSettings, where: Host, taken: Mapping[str, tuple[int, ...]], model: Path | None
 ) -> tuple[Fault, ...]:
     weights_bytes = 0 if model is None else host.weights(model).loaded_bytes()
     model_bytes, kv_cache_bytes = memory_needs(settings, weights_bytes)
-    around = Surroundings(
+    constraints = Constraints(
         taken=taken,
         allowed_cpus=where.allowed_cpus,
         allowed_nodes=where.allowed_nodes,
         model_bytes=model_bytes,
         kv_cache_bytes=kv_cache_bytes,
     )
-    return check_binding(settings, where.topology, around)
+    return check_binding(settings, where.topology, constraints)
 
 
-def _print_faults(settings: Settings, faults: Sequence[Fault], output: str) -> None:
+def _print_faults(settings: BindingSettings, faults: Sequence[Fault], output: str) -> None:
     proposal = faults[0].proposal if faults else None
     if output == "json":
         told = [{key: value for key, value in asdict(fault).items() if key != "proposal"} for fault in faults]
@@ -307,14 +307,16 @@ def _pairs(words: Sequence[str], hint: str, example: str) -> dict[str, str]:
     return pairs
 
 
-def _settings(words: Sequence[str]) -> Settings:
+def _settings(words: Sequence[str]) -> BindingSettings:
     env = _pairs(words, "KEY=VALUE", "OMP_NUM_THREADS=160")
     cpus, mems = (env.pop(key, "") for key in _KEYS_OF_CPUSETS)
     ranks = _number(env.pop(_RANKS, "1"), "KEY=VALUE", f"{_RANKS}=4")
     for key in env.keys() - VARIABLES:  # no rule checks an unknown variable, so a typing error would pass
         if near := difflib.get_close_matches(key, VARIABLES, n=1, cutoff=0.8):
             raise click.BadParameter(f"unknown key {key}; did you mean {near[0]}?", param_hint="KEY=VALUE")
-    return Settings(dialect=dialect_of(env, on_cpu=True), env=env, cpuset_cpus=cpus, cpuset_mems=mems, ranks=ranks)
+    return BindingSettings(
+        dialect=dialect_of(env, on_cpu=True), env=env, cpuset_cpus=cpus, cpuset_mems=mems, ranks=ranks
+    )
 
 
 def _counts(words: Sequence[str]) -> dict[str, int]:

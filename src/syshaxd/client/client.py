@@ -28,7 +28,7 @@ from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceStub
 from syshaxd.client.values import value_of
 from syshaxd.core import errors
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.numa import Fault, NumaTopology, Settings, Unverified, Verification, dialect_of
+from syshaxd.core.numa import BindingSettings, Fault, NumaTopology, Unverified, Verification, dialect_of
 from syshaxd.core.parity import ParityReport, Verdict
 from syshaxd.core.report import error_detail
 from syshaxd.core.report.error_detail import METADATA_KEY
@@ -174,7 +174,7 @@ class ControlClient:
         answer = await self._call(self._stub.GetTopology, api.GetTopologyRequest())
         return value_of(HostTopology, answer, topology=value_of(NumaTopology, answer))
 
-    async def check_binding(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
+    async def check_binding(self, name: str, settings: BindingSettings | None) -> tuple[Fault, ...]:
         """What is wrong with settings for an instance, beside the others; None: with those that it has."""
         given = None
         if settings is not None:
@@ -293,7 +293,7 @@ def _faults(message: api.CheckBindingResponse) -> tuple[Fault, ...]:
     """Each with the one proposal. Its dialect does not travel: the variables tell it."""
     given = message.proposal
     dialect = dialect_of(dict(given.env), on_cpu=True)
-    proposal = value_of(Settings, given, dialect=dialect) if message.HasField("proposal") else None
+    proposal = value_of(BindingSettings, given, dialect=dialect) if message.HasField("proposal") else None
     return tuple(value_of(Fault, fault, proposal=proposal) for fault in message.faults)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.control.messages import make, message_of
 from syshaxd.core.loads import Snapshot
-from syshaxd.core.numa import Fault, Settings, Unverified, Verification, dialect_of
+from syshaxd.core.numa import BindingSettings, Fault, Unverified, Verification, dialect_of
 from syshaxd.core.parity import ParityReport
 from syshaxd.core.types import EngineStatus, HostTopology, InstanceStatus
 
@@ -61,13 +61,13 @@ def topology(host: HostTopology) -> api.GetTopologyResponse:
     return message_of(api.GetTopologyResponse, host.topology, owners=host.owners)
 
 
-def settings(request: api.CheckBindingRequest) -> Settings | None:
+def settings(request: api.CheckBindingRequest) -> BindingSettings | None:
     """The settings to check; None: those of the instance."""
     if not request.HasField("settings"):
         return None
     given = request.settings
     env = dict(given.env)
-    return Settings(
+    return BindingSettings(
         dialect=dialect_of(env, on_cpu=True),
         env=env,
         cpuset_cpus=given.cpuset_cpus,

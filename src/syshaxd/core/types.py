@@ -37,7 +37,7 @@ class RuntimeKind(StrEnum):
     """Not by syshaxd, which only watches it and sends requests to it."""
 
 
-class Protocol(StrEnum):
+class HandoverProtocol(StrEnum):
     """How an instance hands KV caches over."""
 
     NONE = "none"
@@ -129,7 +129,7 @@ class InstanceSpec:
     """The instance that must be READY first, and whose end stops this one."""
     max_num_seqs: int = 256
     """Requests that the server runs concurrently (its slots); more wait inside it."""
-    protocol: Protocol = Protocol.NONE
+    protocol: HandoverProtocol = HandoverProtocol.NONE
     """How it hands KV caches over."""
     protocol_doubt: str = field(default="", compare=False)
     """Why hand-over is not enabled by default, as a message; empty: enabled, or disabled explicitly."""

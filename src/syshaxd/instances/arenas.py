@@ -15,7 +15,7 @@ from pathlib import Path
 from syshax_connector.folder import Folder
 from syshaxd.core.handover.connector import arena_dir, engine_id
 from syshaxd.core.handover.pairs import InstanceFacts
-from syshaxd.core.types import InstanceSpec, InstanceStatus, Protocol, RuntimeKind, State
+from syshaxd.core.types import HandoverProtocol, InstanceSpec, InstanceStatus, RuntimeKind, State
 
 _log = logging.getLogger(__name__)
 _ENDED = frozenset((State.STOPPED, State.BACKOFF, State.FAILED))
@@ -58,7 +58,7 @@ class ArenaSweeper:
 
 def _folder(spec: InstanceSpec) -> Path | None:
     """The folder in which an instance keeps KV caches in transfer. None: none, or one that ends with its container."""
-    if spec.protocol is not Protocol.CONNECTOR or spec.runtime is RuntimeKind.EXTERNAL:
+    if spec.protocol is not HandoverProtocol.CONNECTOR or spec.runtime is RuntimeKind.EXTERNAL:
         return None
     if spec.container is not None and spec.container.ipc != _IPC_OF_THE_HOST:
         return None

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from syshaxd.core.errors import InstanceFailedError, SyshaxError
 from syshaxd.core.handover.pairs import InstanceFacts
-from syshaxd.core.types import InstanceSpec, Protocol, State
+from syshaxd.core.types import HandoverProtocol, InstanceSpec, State
 from syshaxd.instances.catalog import Catalog
 from syshaxd.instances.registry import InstanceRegistry
 
@@ -135,7 +135,7 @@ class Discovery:
             self._registry.learn(spec, catalog, facts)
 
     async def _facts(self, spec: InstanceSpec) -> InstanceFacts | None:
-        if spec.protocol is Protocol.NONE:
+        if spec.protocol is HandoverProtocol.NONE:
             return None
         try:
             return await self._read_facts(spec)

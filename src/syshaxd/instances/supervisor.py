@@ -20,7 +20,7 @@ from syshaxd.core.lifecycle import (
     Launch,
     Launched,
     LaunchFailed,
-    LaunchNoted,
+    LaunchProgress,
     Lifecycle,
     ProbeFailed,
     ProbeSucceeded,
@@ -198,9 +198,9 @@ class Supervisor:
 
     def note_launch(self, name: str, generation: int, text: str) -> None:
         """Reports progress of a slow launch: shown as the reason, and restarts the start time-out."""
-        self._post(self._get(name), LaunchNoted(generation, text))
+        self._post(self._get(name), LaunchProgress(generation, text))
 
-    def retune(
+    def set_policy(
         self, policy: RestartPolicy, *, probe_interval_s: float, probe_timeout_s: float, stop_grace_s: float
     ) -> None:
         """Sets new times and limits; running timers keep theirs."""

@@ -13,12 +13,12 @@ from syshaxd.core.errors import ConflictError, NotFoundError, ProcessGoneError, 
 from syshaxd.core.launch.cpu_binding import Bound, describe_fault, without_secrets
 from syshaxd.core.numa import (
     Binding,
+    BindingSettings,
     BindingStatus,
     Dialect,
     Fault,
     NumaTopology,
-    Placement,
-    Settings,
+    NumaUsage,
     Unverified,
     Verification,
     check_binding,
@@ -47,7 +47,7 @@ class BindingMonitor:
         pid: Callable[[InstanceStatus], Awaitable[int | None]],
         *,
         interval_s: float,
-        read_placement: Callable[[int], Placement] = host.placement,
+        read_numa_usage: Callable[[int], NumaUsage] = host.placement,
         read_topology: Callable[[], NumaTopology] = host.topology,
     ) -> None:
         """Reads nothing yet.
@@ -57,14 +57,14 @@ class BindingMonitor:
             statuses: All instances, at any moment.
             pid: Returns the main process of a launched instance; None: unknown, or it has ended.
             interval_s: Seconds between two readings of an instance; longer after a slow one.
-            read_placement: Reads a process and its descendants; may block.
+            read_numa_usage: Reads a process and its descendants; may block.
             read_topology: Reads the host; may block.
         """
         self._bound = bound
         self._statuses = statuses
         self._pid = pid
         self._interval_s = interval_s
-        self._read_placement = read_placement
+        self._read_placement = read_numa_usage
         self._read_topology = read_topology
         self._known: dict[str, tuple[Handle, BindingStatus]] = {}
         self._said: dict[str, str] = {}
@@ -104,7 +104,7 @@ class BindingMonitor:
         """The host at this moment. Raises TopologyError if it can't be read."""
         return HostTopology(topology=await in_thread(self._read_topology), owners=self._bound.owners())
 
-    async def check(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
+    async def check(self, name: str, settings: BindingSettings | None) -> tuple[Fault, ...]:
         """Returns the faults of settings for an instance; None: of its own.
 
         Raises:
@@ -130,12 +130,12 @@ class BindingMonitor:
         statuses = [self._status(name)] if name else list(self._statuses())
         return {status.spec.name: await self._verify(status) for status in statuses}
 
-    def _check(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
+    def _check(self, name: str, settings: BindingSettings | None) -> tuple[Fault, ...]:
         present = self._bound.settings[name]
         if settings is not None:
             on_cpu = present.dialect is not Dialect.PLAIN
             settings = replace(settings, dialect=dialect_of(settings.env, on_cpu=on_cpu))
-        faults = check_binding(settings or present, self._read_topology(), self._bound.surroundings[name])
+        faults = check_binding(settings or present, self._read_topology(), self._bound.constraints[name])
         return tuple(replace(fault, proposal=fault.proposal and without_secrets(fault.proposal)) for fault in faults)
 
     def _status(self, name: str) -> InstanceStatus:

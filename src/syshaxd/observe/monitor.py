@@ -61,7 +61,7 @@ class SystemMonitor:
         self._read_gpus = read_gpus or GpuReader().read
         self._now = now
         self._snapshot = Snapshot(max_age_s=max(_LEAST_MAX_AGE_S, 3 * interval_s + timeout_s))
-        self._readings: dict[str, vllm_metrics.Reading] = {}
+        self._readings: dict[str, vllm_metrics.MetricsReading] = {}
         self._host_error = ""
         self._subscribers: list[Callable[[Snapshot], None]] = []
         self._said: dict[str, str] = {}

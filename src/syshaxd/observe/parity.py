@@ -13,14 +13,14 @@ from typing import Any, Self
 from syshaxd.core.backoff import backoff_s
 from syshaxd.core.errors import BadRequestError, ConflictError, NotFoundError, SyshaxError
 from syshaxd.core.handover.pairs import Refusal
-from syshaxd.core.parity import PROMPTS, Agreement, Answer, Bounds, ParityReport, compare, unknown
+from syshaxd.core.parity import PROMPTS, Agreement, Bounds, ParityReport, PromptAnswer, compare, unknown
 from syshaxd.core.types import InstanceSpec
 from syshaxd.instances.registry import InstanceRegistry, RegisteredInstance
 from syshaxd.observe.parity_ask import ask
 
 __all__ = ["Ask", "ParityService", "ask"]
 
-Ask = Callable[[InstanceSpec], Awaitable[tuple[Answer, ...]]]
+Ask = Callable[[InstanceSpec], Awaitable[tuple[PromptAnswer, ...]]]
 """Sends the prompts to an instance; raises SyshaxError if that fails."""
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class _Known:
 
     identity: _Identity
     ready: bool = False
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[PromptAnswer, ...] = ()
     """Empty: not asked yet, or it failed."""
     fault: str = ""
     """Why the last attempt failed."""
@@ -168,7 +168,7 @@ class ParityService:
     async def _learn(self, known: _Known) -> None:
         """Asks an instance and compares it with those already asked. Stops if its generation ends."""
         name = known.spec.name
-        answers: tuple[Answer, ...] = ()
+        answers: tuple[PromptAnswer, ...] = ()
         fault = ""
         async with self._asking:
             if known is not self._known.get(name):

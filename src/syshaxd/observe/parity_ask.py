@@ -8,7 +8,7 @@ import aiohttp
 
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.launch.instance_key import own_headers
-from syshaxd.core.parity import PROMPTS, Answer, parse_answer, request_body
+from syshaxd.core.parity import PROMPTS, PromptAnswer, parse_answer, request_body
 from syshaxd.core.types import InstanceSpec
 from syshaxd.system.connecting import NO_ANSWER, why_no_answer
 
@@ -16,14 +16,14 @@ _PATH = "/v1/completions"
 _SHOWN_CHARACTERS = 300
 
 
-async def ask(session: aiohttp.ClientSession, spec: InstanceSpec, *, timeout_s: float) -> tuple[Answer, ...]:
+async def ask(session: aiohttp.ClientSession, spec: InstanceSpec, *, timeout_s: float) -> tuple[PromptAnswer, ...]:
     """Returns an answer to each prompt, with one request at a time to keep the load low.
 
     Raises:
         InstanceFailedError: It can't be reached, refuses, or its answer has no log-probabilities.
         InstanceTimeoutError: It took over `timeout_s` for all of them.
     """
-    answers: list[Answer] = []
+    answers: list[PromptAnswer] = []
     try:
         async with asyncio.timeout(timeout_s):
             for prompt in PROMPTS:
@@ -36,7 +36,7 @@ async def ask(session: aiohttp.ClientSession, spec: InstanceSpec, *, timeout_s: 
     return tuple(answers)
 
 
-async def _ask_one(session: aiohttp.ClientSession, spec: InstanceSpec, prompt: str) -> Answer:
+async def _ask_one(session: aiohttp.ClientSession, spec: InstanceSpec, prompt: str) -> PromptAnswer:
     what = f"{spec.name}: POST {_PATH}"
     try:
         async with session.post(

@@ -22,7 +22,7 @@ from syshaxd.core.errors import (
 from syshaxd.core.events import EventKind
 from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.loads import Snapshot
-from syshaxd.core.numa import BindingStatus, Fault, Settings, Unverified, Verification
+from syshaxd.core.numa import BindingSettings, BindingStatus, Fault, Unverified, Verification
 from syshaxd.core.parity import ParityReport
 from syshaxd.core.placement.admission import Admission, begun
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
@@ -455,7 +455,7 @@ class Engine:
         """The host as it is now, and whose its CPUs are. Raises TopologyError if it can't be read."""
         return await self._bindings.topology()
 
-    async def check_binding(self, name: str, settings: Settings | None) -> tuple[Fault, ...]:
+    async def check_binding(self, name: str, settings: BindingSettings | None) -> tuple[Fault, ...]:
         """What is wrong with settings for an instance (None: with its own). Raises as BindingMonitor.check does."""
         return await self._bindings.check(name, settings)
 

@@ -12,7 +12,7 @@ from syshaxd.core.handover.rules import whole_because
 from syshaxd.core.handover.syshax import SyshaxDialect
 from syshaxd.core.placement.decision import InferenceRequest, Offload
 from syshaxd.core.placement.slots import Grant
-from syshaxd.core.types import InstanceSpec, Protocol
+from syshaxd.core.types import HandoverProtocol, InstanceSpec
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.serving.request import Request
 from syshaxd.serving.runner import Runner
@@ -57,9 +57,9 @@ class Handover:
         self._policy = policy
         self._pair_refusal = pair_refusal
         self._facts: dict[str, InstanceFacts] = {}
-        self._dialects: dict[Protocol, HandoverDialect] = {
-            Protocol.CONNECTOR: ConnectorDialect(),
-            Protocol.SYSHAX: SyshaxDialect(),
+        self._dialects: dict[HandoverProtocol, HandoverDialect] = {
+            HandoverProtocol.CONNECTOR: ConnectorDialect(),
+            HandoverProtocol.SYSHAX: SyshaxDialect(),
         }
         self._paths: frozenset[str] = frozenset()
         self._movable = False

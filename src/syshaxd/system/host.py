@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from syshaxd.core.errors import ProcessGoneError, SyshaxError, TopologyError
-from syshaxd.core.numa import Accelerator, AcceleratorKind, Memory, Node, NumaTopology, Placement, Thread, Weights
+from syshaxd.core.numa import Accelerator, AcceleratorKind, Memory, Node, NumaTopology, NumaUsage, Thread, Weights
 from syshaxd.core.numa.cpulist import parse_cpulist
 
 _ROOT = Path("/")
@@ -150,7 +150,7 @@ def cpu_time_s(pid: int, root: Path = _ROOT) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def placement(pid: int, root: Path = _ROOT) -> Placement:
+def placement(pid: int, root: Path = _ROOT) -> NumaUsage:
     """Returns affinities and memory placement of a process and its descendants.
 
     To answer for the memory the kernel walks all page tables: for tens of gigabytes that takes a good part of a second,
@@ -177,7 +177,7 @@ def placement(pid: int, root: Path = _ROOT) -> Placement:
             unreadable.append(str(error))
     if all(thread.pid != pid for thread in threads):
         raise ProcessGoneError(f"process {pid} has ended")
-    return Placement(threads=tuple(threads), memory=tuple(memory), unreadable=tuple(unreadable), walk_s=walk_s)
+    return NumaUsage(threads=tuple(threads), memory=tuple(memory), unreadable=tuple(unreadable), walk_s=walk_s)
 
 
 class _UnreadableError(SyshaxError):

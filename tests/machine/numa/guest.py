@@ -16,13 +16,13 @@ from pathlib import Path
 
 from syshaxd.core.numa import (
     Binding,
+    BindingSettings,
     BindingStatus,
+    Constraints,
     Dialect,
     DriftKind,
     NumaTopology,
     Rule,
-    Settings,
-    Surroundings,
     Verification,
     binding_of,
     check_binding,
@@ -68,26 +68,26 @@ def read_the_topology() -> NumaTopology:
     return topology
 
 
-def plan(topology: NumaTopology) -> tuple[Settings, Surroundings]:
+def plan(topology: NumaTopology) -> tuple[BindingSettings, Constraints]:
     """One core is kept for the daemon; the plan passes the check, a wrong binding does not."""
     reserved = reserve_cores(topology, {"daemon": 1})
     assert reserved == {"daemon": (1,)}
     limits = host.allowed()
-    around = Surroundings(taken=reserved, allowed_cpus=limits.cpus, allowed_nodes=limits.nodes)
-    settings = plan_binding(topology, dialect=Dialect.PATCHED, threads=4, surroundings=around).settings()
-    assert check_binding(settings, topology, around) == ()
+    constraints = Constraints(taken=reserved, allowed_cpus=limits.cpus, allowed_nodes=limits.nodes)
+    settings = plan_binding(topology, dialect=Dialect.PATCHED, threads=4, constraints=constraints).settings()
+    assert check_binding(settings, topology, constraints) == ()
     wrong = replace(settings, env=dict(settings.env) | {"CUSTOM_CPU_AFFINITY": "0-4"})
-    faults = check_binding(wrong, topology, around)
+    faults = check_binding(wrong, topology, constraints)
     assert {fault.rule for fault in faults} == {Rule.THREADS, Rule.BALANCE, Rule.OVERLAP, Rule.CPUSET, Rule.NODE_ORDER}
     proposal = faults[0].proposal
     assert proposal is not None
-    assert not any(fault.blocking for fault in check_binding(proposal, topology, around))
+    assert not any(fault.blocking for fault in check_binding(proposal, topology, constraints))
     say("plan", " ".join(f"{key}={value}" for key, value in settings.env.items()))
-    return settings, around
+    return settings, constraints
 
 
 @contextmanager
-def container(settings: Settings) -> Iterator[subprocess.Popen[str]]:
+def container(settings: BindingSettings) -> Iterator[subprocess.Popen[str]]:
     """The worker, confined to a CPU set as Docker's cpuset_cpus and cpuset_mems do it."""
     CGROUP.parent.joinpath("cgroup.subtree_control").write_text("+cpuset")
     CGROUP.mkdir()
@@ -133,8 +133,8 @@ def look_twice(step: str, binding: Binding, pid: int, before: BindingStatus | No
 
 def run() -> None:
     topology = read_the_topology()
-    settings, around = plan(topology)
-    binding = binding_of(read_settings(settings, topology, around), topology)
+    settings, constraints = plan(topology)
+    binding = binding_of(read_settings(settings, topology, constraints), topology)
     with container(settings) as worker:
         good = verify("bound", binding, worker.pid)
         assert good.ok
@@ -168,7 +168,7 @@ def run() -> None:
     with container(settings) as worker:
         Path("/sys/devices/system/cpu/cpu2/online").write_text("0")
         assert DriftKind.CPU_OFFLINE in kinds(verify("a CPU off", binding, worker.pid))
-        faults = check_binding(settings, host.topology(), around)
+        faults = check_binding(settings, host.topology(), constraints)
         assert {fault.rule for fault in faults if fault.blocking} == {Rule.ONLINE}
         proposal = faults[0].proposal
         assert proposal is not None

@@ -22,7 +22,7 @@ from pydantic import (
 
 from syshaxd.core.address import checked_host, published_port
 from syshaxd.core.numa.cpulist import parse_cpulist
-from syshaxd.core.types import Device, Protocol, RuntimeKind
+from syshaxd.core.types import Device, HandoverProtocol, RuntimeKind
 from syshaxd.core.weights import Quantize
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
@@ -169,7 +169,7 @@ class ServiceConfig(Section):
         description="CPUs to bind the instance to, such as `0-39,80-119`; `auto`: the best for this host. Unset: all.",
     )
     max_num_seqs: Count = Field(256, description="Requests that the instance runs concurrently (its slots).")
-    protocol: Protocol | None = Field(
+    protocol: HandoverProtocol | None = Field(
         None,
         description="How the instance hands KV caches over: `connector` (syshax_connector in vLLM), `syshax` "
         "(the images syshax-vllm-gpu and syshax-vllm-cpu 0.2.x) or `none`. Unset: "

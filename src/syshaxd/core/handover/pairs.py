@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from syshaxd.core.handover.connector import identity
-from syshaxd.core.types import InstanceSpec, Protocol
+from syshaxd.core.types import HandoverProtocol, InstanceSpec
 
 _CHAT_IDS_SINCE = (0, 32)
 """The first vLLM known to take a chat's prompt as tokens. 0.26 does not."""
@@ -83,7 +83,7 @@ def refusal(
 
 
 def _spec_refusal(source: InstanceSpec, target: InstanceSpec) -> str:
-    without = [spec for spec in (source, target) if spec.protocol is Protocol.NONE]
+    without = [spec for spec in (source, target) if spec.protocol is HandoverProtocol.NONE]
     if without:
         doubts = [f"{spec.name}: {spec.protocol_doubt}" for spec in without if spec.protocol_doubt]
         return doubts[0] if doubts else f"services.{without[0].name}.protocol is none"
@@ -119,7 +119,7 @@ def _facts_refusal(source: str, mine: InstanceFacts, target: str, other: Instanc
 
 def _model_refusal(source: InstanceSpec, target: InstanceSpec) -> str:
     """The connector would load nothing of another model's, and of another quantisation's."""
-    if source.protocol is not Protocol.CONNECTOR:
+    if source.protocol is not HandoverProtocol.CONNECTOR:
         return ""
     mine, other = identity(source.argv), identity(target.argv)
     if mine != other or (not mine and source.model != target.model):

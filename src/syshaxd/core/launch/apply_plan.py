@@ -19,7 +19,7 @@ _RANKS = "tensor-parallel-size"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class PlanRequest:
     """The parameters of a plan."""
 
     instance: str
@@ -33,14 +33,14 @@ class Wishes:
     """Cores for the instance gpu, near the accelerators; None: unchanged."""
 
 
-def planned_changes(
-    content: Mapping[str, Any], wishes: Wishes, host: Host, weights: Mapping[str, Weights]
+def plan_changes(
+    content: Mapping[str, Any], request: PlanRequest, host: Host, weights: Mapping[str, Weights]
 ) -> dict[str, str | None]:
     """Returns the keys to set so that the configuration states what `cores: auto` would choose; None: unset the key.
 
     Args:
         content: The configuration file's content.
-        wishes: For the plan.
+        request: For the plan.
         host: For which to plan.
         weights: Of the instances' models, as far as they are known.
 
@@ -49,10 +49,10 @@ def planned_changes(
             binding.
     """
     specs = {spec.name: spec for spec in instance_specs(parse(content))}
-    names = [wishes.instance] + (["gpu"] if wishes.gpu_cores else [])
+    names = [request.instance] + (["gpu"] if request.gpu_cores else [])
     if faults := tuple(_not_ours(names, specs)):
         raise ConfigError(faults)
-    asked = _asked(wishes, specs[wishes.instance])
+    asked = _asked(request, specs[request.instance])
     wanted: Any = dict(content)
     for key, value in asked.items():
         wanted = unset_value(wanted, key) if value is None else set_value(wanted, key, value)
@@ -65,9 +65,9 @@ def planned_changes(
     for spec in bound.specs:
         if spec.name in names:
             changes |= _differences(services[spec.name], spec)
-    ranks = f"services.{wishes.instance}.args.{_RANKS}"
-    if wishes.ranks is not None and services[wishes.instance].args.get(_RANKS, 1) != wishes.ranks:
-        changes[ranks] = str(wishes.ranks)
+    ranks = f"services.{request.instance}.args.{_RANKS}"
+    if request.ranks is not None and services[request.instance].args.get(_RANKS, 1) != request.ranks:
+        changes[ranks] = str(request.ranks)
     return changes
 
 
@@ -80,20 +80,20 @@ def _not_ours(names: list[str], specs: Mapping[str, InstanceSpec]) -> Iterator[C
             yield ConfigFault(f"services.{name}.runtime", problem)
 
 
-def _asked(wishes: Wishes, spec: InstanceSpec) -> dict[str, Any]:
+def _asked(request: PlanRequest, spec: InstanceSpec) -> dict[str, Any]:
     """The configuration keys that request such a plan; None: unset the key."""
-    prefix = f"services.{wishes.instance}"
+    prefix = f"services.{request.instance}"
     asked: dict[str, Any] = {f"{prefix}.cores": AUTO}
-    if wishes.gpu_cores is not None:
-        asked |= {"services.gpu.cores": AUTO, "numa.gpu_cores": wishes.gpu_cores}
-    if wishes.ranks is not None:
-        asked[f"{prefix}.args.{_RANKS}"] = wishes.ranks
+    if request.gpu_cores is not None:
+        asked |= {"services.gpu.cores": AUTO, "numa.gpu_cores": request.gpu_cores}
+    if request.ranks is not None:
+        asked[f"{prefix}.args.{_RANKS}"] = request.ranks
     if spec.device is Device.CPU:
-        stock = wishes.stock or OMP_BIND in dict(spec.env)
+        stock = request.stock or OMP_BIND in dict(spec.env)
         asked |= {
             f"{prefix}.env.{FUSED}": None if stock else "fused",
             f"{prefix}.env.{AFFINITY}": None,
-            f"{prefix}.env.{THREADS}": wishes.threads,
+            f"{prefix}.env.{THREADS}": request.threads,
         }
     return asked
 

@@ -10,7 +10,7 @@ from syshaxd.core.config import ContainerConfig, ServiceConfig, container_name
 from syshaxd.core.config.schema import size_bytes
 from syshaxd.core.handover.connector import PACKAGE
 from syshaxd.core.numa.cpulist import format_cpulist
-from syshaxd.core.types import ContainerSpec, Device, InstanceSpec, Protocol, Role
+from syshaxd.core.types import ContainerSpec, Device, HandoverProtocol, InstanceSpec, Role
 
 DONOR = "donor"
 """As `ipc`: a separate container keeps the namespace, and with it /dev/shm, across restarts of all others."""
@@ -79,7 +79,7 @@ def cpuset_cpus(spec: InstanceSpec) -> str:
 def with_connector(spec: InstanceSpec, package: str) -> InstanceSpec:
     """The instance with `syshax_connector` mounted where its Python finds it, if it needs the connector."""
     its = spec.container
-    if its is None or spec.protocol is not Protocol.CONNECTOR:
+    if its is None or spec.protocol is not HandoverProtocol.CONNECTOR:
         return spec
     env = dict(spec.env)
     env["PYTHONPATH"] = ":".join(filter(None, (_CONNECTOR_PATH, env.get("PYTHONPATH"))))

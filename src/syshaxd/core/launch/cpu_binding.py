@@ -10,11 +10,11 @@ from syshaxd.core.errors import ConfigError, ConfigFault, NoBindingError
 from syshaxd.core.launch.container import cpuset_cpus
 from syshaxd.core.numa import (
     Binding,
+    BindingSettings,
+    Constraints,
     Dialect,
     Fault,
     NumaTopology,
-    Settings,
-    Surroundings,
     Weights,
     binding_of,
     check_binding,
@@ -63,9 +63,9 @@ class Bound:
     """The host at start; None: it could not be read, so nothing is bound."""
     faults: Mapping[str, tuple[Fault, ...]] = field(default_factory=dict)
     """By instance, advice included; instances without faults are absent."""
-    settings: Mapping[str, Settings] = field(default_factory=dict)
+    settings: Mapping[str, BindingSettings] = field(default_factory=dict)
     """The CPU settings of each instance that syshaxd starts."""
-    surroundings: Mapping[str, Surroundings] = field(default_factory=dict)
+    constraints: Mapping[str, Constraints] = field(default_factory=dict)
     """What limits each of them on the host."""
     bindings: Mapping[str, Binding] = field(default_factory=dict)
     """The binding of each; unbound instances are absent."""
@@ -112,19 +112,19 @@ def bind_instances(
         settings[name] = _settings(ours[name], services[name])
         taken[name] = binding.cpuset
     must_share = _cores_to_be_had(host) < len(ours)
-    around = {
+    constraints = {
         name: its if must_share or name not in taken else replace(its, taken=_without(taken, name))
         for name, its in alone.items()
     }
-    faults = {name: check_binding(its, topology, around[name]) for name, its in settings.items()}
-    readings = {name: read_settings(its, topology, around[name]) for name, its in settings.items()}
+    faults = {name: check_binding(its, topology, constraints[name]) for name, its in settings.items()}
+    readings = {name: read_settings(its, topology, constraints[name]) for name, its in settings.items()}
     bindings = {name: binding_of(reading, topology) for name, reading in readings.items()}
     return Bound(
         specs=tuple(ours.get(spec.name, spec) for spec in specs),
         topology=topology,
         faults={name: its for name, its in faults.items() if its},
         settings=settings,
-        surroundings=around,
+        constraints=constraints,
         bindings={name: its for name, its in bindings.items() if its.groups or its.cpuset},
     )
 
@@ -154,14 +154,14 @@ def describe_fault(fault: Fault) -> str:
     return f"{text}; valid: {' '.join(right) or 'name no CPUs'}"
 
 
-def without_secrets(settings: Settings) -> Settings:
+def without_secrets(settings: BindingSettings) -> BindingSettings:
     """Returns settings that contain only the variables about CPUs and memory."""
     return replace(settings, env={key: value for key, value in settings.env.items() if key in _SHOWN})
 
 
-def _settings(spec: InstanceSpec, service: ServiceConfig) -> Settings:
+def _settings(spec: InstanceSpec, service: ServiceConfig) -> BindingSettings:
     env = dict(spec.env)
-    return Settings(
+    return BindingSettings(
         dialect=dialect_of(env, on_cpu=spec.device is Device.CPU),
         env=env,
         cpuset_cpus=cpuset_cpus(spec) if spec.container else format_cpulist(spec.cores),
@@ -188,7 +188,7 @@ def _planned(spec: InstanceSpec, binding: Binding) -> InstanceSpec:
     return replace(spec, cores=binding.cpuset, env=tuple(planned.env.items()), container=its)
 
 
-def _claimed(settings: Settings, topology: NumaTopology) -> Cpus:
+def _claimed(settings: BindingSettings, topology: NumaTopology) -> Cpus:
     """CPUs that settings name explicitly; vLLM's own choice does not count."""
     reading = read_settings(settings, topology)
     return tuple(sorted({*(reading.cpus if reading.listed else ()), *(reading.cpuset or ())}))
@@ -198,14 +198,17 @@ def _without(taken: Mapping[str, Cpus], name: str) -> dict[str, Cpus]:
     return {other: cpus for other, cpus in taken.items() if other != name}
 
 
-def _memory_needs(settings: Settings, service: ServiceConfig, weights: Weights | None) -> tuple[int, int]:
+def _memory_needs(settings: BindingSettings, service: ServiceConfig, weights: Weights | None) -> tuple[int, int]:
     """Bytes of the loaded weights and of each rank's KV cache; 0: unknown."""
     dtype = str(service.args.get("dtype", "auto"))
     return memory_needs(settings, 0 if weights is None else weights.loaded_bytes(dtype))
 
 
 def _plan_all(
-    settings: Mapping[str, Settings], around: Mapping[str, Surroundings], topology: NumaTopology, gpu_cores: int
+    settings: Mapping[str, BindingSettings],
+    constraints: Mapping[str, Constraints],
+    topology: NumaTopology,
+    gpu_cores: int,
 ) -> dict[str, Binding]:
     """Plans one instance after the other, GPU instances first: they need few cores, but near ones.
 
@@ -215,9 +218,9 @@ def _plan_all(
     planned: dict[str, Binding] = {}
     faults: list[ConfigFault] = []
     for name in sorted(settings, key=lambda name: (settings[name].dialect is not Dialect.PLAIN, name)):
-        taken = {**around[name].taken, **{other: binding.cpuset for other, binding in planned.items()}}
+        taken = {**constraints[name].taken, **{other: binding.cpuset for other, binding in planned.items()}}
         try:
-            planned[name] = _plan(settings[name], replace(around[name], taken=taken), topology, gpu_cores)
+            planned[name] = _plan(settings[name], replace(constraints[name], taken=taken), topology, gpu_cores)
         except NoBindingError as error:
             faults.append(ConfigFault(f"services.{name}.cores", f"{error}; set the cores of every instance"))
     if faults:
@@ -225,9 +228,9 @@ def _plan_all(
     return planned
 
 
-def _plan(settings: Settings, around: Surroundings, topology: NumaTopology, gpu_cores: int) -> Binding:
+def _plan(settings: BindingSettings, constraints: Constraints, topology: NumaTopology, gpu_cores: int) -> Binding:
     if settings.dialect is Dialect.PLAIN:
-        cpus = reserve_cores(topology, {"gpu": gpu_cores}, around)["gpu"]
+        cpus = reserve_cores(topology, {"gpu": gpu_cores}, constraints)["gpu"]
         return Binding(dialect=Dialect.PLAIN, groups=(cpus,), cpuset=cpus)
     threads = settings.env.get(THREADS, "")
     return plan_binding(
@@ -235,13 +238,13 @@ def _plan(settings: Settings, around: Surroundings, topology: NumaTopology, gpu_
         dialect=settings.dialect,
         threads=int(threads) if threads.isascii() and threads.isdecimal() else None,
         ranks=settings.ranks,
-        surroundings=around,
+        constraints=constraints,
     )
 
 
-def _surroundings(host: Host, model_bytes: int, kv_cache_bytes: int) -> Surroundings:
+def _surroundings(host: Host, model_bytes: int, kv_cache_bytes: int) -> Constraints:
     """Without the other instances."""
-    return Surroundings(
+    return Constraints(
         allowed_cpus=host.allowed_cpus,
         allowed_nodes=host.allowed_nodes,
         model_bytes=model_bytes,

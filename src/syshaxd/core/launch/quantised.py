@@ -9,7 +9,7 @@ from syshaxd.core.errors import ConfigFault
 from syshaxd.core.handover.connector import PlannedWeights
 from syshaxd.core.numa import Dialect, dialect_of
 from syshaxd.core.numa.binding import QUANTIZE
-from syshaxd.core.types import Device, Protocol, QuantisedWeights, Role, RuntimeKind
+from syshaxd.core.types import Device, HandoverProtocol, QuantisedWeights, Role, RuntimeKind
 from syshaxd.core.weights import Quantize
 
 
@@ -20,7 +20,9 @@ def quantised_by_us(name: str, service: ServiceConfig) -> bool:
 
 def _is_image(name: str, service: ServiceConfig) -> bool:
     env = {key: str(value) for key, value in service.env.items()}
-    return service.protocol is Protocol.SYSHAX or dialect_of(env, on_cpu=_on_cpu(name, service)) is Dialect.PATCHED
+    return (
+        service.protocol is HandoverProtocol.SYSHAX or dialect_of(env, on_cpu=_on_cpu(name, service)) is Dialect.PATCHED
+    )
 
 
 def _on_cpu(name: str, service: ServiceConfig) -> bool:

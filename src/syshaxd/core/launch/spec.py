@@ -23,7 +23,7 @@ from syshaxd.core.handover.connector import (
 from syshaxd.core.launch.container import JOIN, container_spec, inner_host
 from syshaxd.core.launch.quantised import image_env, quantise_faults, weights_of
 from syshaxd.core.numa.cpulist import parse_cpulist
-from syshaxd.core.types import Device, InstanceSpec, Protocol, Role, RuntimeKind
+from syshaxd.core.types import Device, HandoverProtocol, InstanceSpec, Role, RuntimeKind
 
 _DEVICES = {Role.GPU: Device.CUDA, Role.CPU: Device.CPU}
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
@@ -49,7 +49,7 @@ def instance_specs(config: Config, host: LaunchHost = _UNKNOWN_HOST) -> tuple[In
     """
     faults: list[ConfigFault] = []
     doubts = _connector_doubts(config, host)
-    unasked = Protocol.NONE if any(doubts.values()) else Protocol.CONNECTOR
+    unasked = HandoverProtocol.NONE if any(doubts.values()) else HandoverProtocol.CONNECTOR
     specs = tuple(
         _spec(config, name, service, faults, unasked=unasked, doubt=doubts[name], host=host)
         for name, service in enabled_services(config).items()
@@ -80,7 +80,7 @@ def _connector_doubts(config: Config, host: LaunchHost) -> dict[str, str]:
 
 
 def _doubt(name: str, service: ServiceConfig, files: EngineFiles) -> str:
-    if service.protocol is Protocol.CONNECTOR:
+    if service.protocol is HandoverProtocol.CONNECTOR:
         return ""
     if service.runtime is RuntimeKind.EXTERNAL:
         return f"syshaxd does not start it: set services.{name}.protocol if it has the connector"
@@ -102,7 +102,7 @@ def _spec(
     service: ServiceConfig,
     faults: list[ConfigFault],
     *,
-    unasked: Protocol,
+    unasked: HandoverProtocol,
     doubt: str,
     host: LaunchHost,
 ) -> InstanceSpec:
@@ -121,7 +121,7 @@ def _spec(
         _MAX_NUM_SEQS: service.max_num_seqs,
     }
     protocol = unasked if service.protocol is None else service.protocol
-    if protocol is Protocol.CONNECTOR:
+    if protocol is HandoverProtocol.CONNECTOR:
         own |= connector_flags(
             engine_id=f"{name}-{service.port}",
             arena_dir=config.offload.arena_dir or host.arena_dir,

@@ -26,7 +26,7 @@ from syshaxd.core.lifecycle.messages import (
     Launch,
     Launched,
     LaunchFailed,
-    LaunchNoted,
+    LaunchProgress,
     ProbeFailed,
     ProbeSucceeded,
     SetTimer,
@@ -55,7 +55,7 @@ __all__ = [
     "Exited",
     "Launch",
     "LaunchFailed",
-    "LaunchNoted",
+    "LaunchProgress",
     "Launched",
     "Lifecycle",
     "ProbeFailed",
@@ -168,7 +168,7 @@ def _of_generation(lifecycle: Lifecycle, event: GenerationEvent, policy: Restart
     match event:
         case Launched():
             return _launched(lifecycle, event)
-        case LaunchNoted():
+        case LaunchProgress():
             return _launch_noted(lifecycle, event, policy)
         case LaunchFailed():
             return _launch_failed(lifecycle, event, policy)
@@ -253,7 +253,7 @@ def _launched(now: Lifecycle, event: Launched) -> Step:
     return now, (Terminate(event.handle, served=False),) if now.state is State.STOPPING else ()
 
 
-def _launch_noted(now: Lifecycle, event: LaunchNoted, policy: RestartPolicy) -> Step:
+def _launch_noted(now: Lifecycle, event: LaunchProgress, policy: RestartPolicy) -> Step:
     if now.state is not State.STARTING or now.handle is not None:
         return now, ()
     return _enter(now, State.STARTING, event.text, *_start_timer(now, policy, 0.0))

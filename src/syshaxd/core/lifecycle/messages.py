@@ -78,7 +78,7 @@ class Launched:
 
 
 @dataclass(frozen=True, slots=True)
-class LaunchNoted:
+class LaunchProgress:
     """The launch makes progress with a slow step, such as pulling an image."""
 
     generation: int
@@ -155,7 +155,7 @@ class TimerFired:
 Command = StartRequested | StopRequested | DependencyUp | DependencyLost | Adopted
 GenerationEvent = (
     Launched
-    | LaunchNoted
+    | LaunchProgress
     | LaunchFailed
     | Exited
     | WatchFailed

@@ -5,7 +5,7 @@
 Needs only Python's standard library.
 """
 
-from syshaxd.core.numa.binding import VARIABLES, Binding, Dialect, Settings, Surroundings, dialect_of
+from syshaxd.core.numa.binding import VARIABLES, Binding, BindingSettings, Constraints, Dialect, dialect_of
 from syshaxd.core.numa.check import Fault, Rule, check_binding
 from syshaxd.core.numa.draw import draw_topology
 from syshaxd.core.numa.drift import BindingStatus, Unverified, next_status
@@ -15,14 +15,16 @@ from syshaxd.core.numa.picture import picture
 from syshaxd.core.numa.plan import plan_binding, plan_nearest, reserve_cores
 from syshaxd.core.numa.reading import binding_of, read_settings
 from syshaxd.core.numa.text import parse_lscpu, parse_numactl, parse_topology
-from syshaxd.core.numa.verify import Drift, DriftKind, Memory, Placement, Thread, Verification, verify_binding
+from syshaxd.core.numa.verify import Drift, DriftKind, Memory, NumaUsage, Thread, Verification, verify_binding
 
 __all__ = [
     "VARIABLES",
     "Accelerator",
     "AcceleratorKind",
     "Binding",
+    "BindingSettings",
     "BindingStatus",
+    "Constraints",
     "Dialect",
     "Drift",
     "DriftKind",
@@ -30,10 +32,8 @@ __all__ = [
     "Memory",
     "Node",
     "NumaTopology",
-    "Placement",
+    "NumaUsage",
     "Rule",
-    "Settings",
-    "Surroundings",
     "Thread",
     "Unverified",
     "Verification",

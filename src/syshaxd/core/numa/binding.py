@@ -41,7 +41,7 @@ def dialect_of(env: Mapping[str, str], *, on_cpu: bool) -> Dialect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class BindingSettings:
     """An instance's CPU settings as written, valid or not."""
 
     dialect: Dialect
@@ -54,7 +54,7 @@ class Settings:
     ranks: int = 1
     """Processes that share the model (tensor times pipeline parallel size on this host)."""
 
-    def changes_to(self, other: "Settings") -> tuple[str, ...]:
+    def changes_to(self, other: "BindingSettings") -> tuple[str, ...]:
         """The changes that turn these settings into the others, one line each; empty if equal."""
         before = dict(self.env) | {"cpuset_cpus": self.cpuset_cpus, "cpuset_mems": self.cpuset_mems}
         after = dict(other.env) | {"cpuset_cpus": other.cpuset_cpus, "cpuset_mems": other.cpuset_mems}
@@ -100,11 +100,11 @@ class Binding:
             case Dialect.PLAIN:
                 return {}
 
-    def settings(self, env: Mapping[str, str] | None = None) -> Settings:
+    def settings(self, env: Mapping[str, str] | None = None) -> BindingSettings:
         """The binding as settings; keeps variables of `env` that are not about CPUs."""
         foreign = frozenset() if self.dialect is Dialect.PLAIN else CPU_VARIABLES
         kept = {key: value for key, value in (env or {}).items() if key not in foreign}
-        return Settings(
+        return BindingSettings(
             dialect=self.dialect,
             env=kept | self.env(),
             cpuset_cpus=format_cpulist(self.cpuset),
@@ -114,7 +114,7 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class Constraints:
     """Constraints on a binding: what others use, what is allowed, and the memory needed."""
 
     taken: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -16,14 +16,14 @@ from syshaxd.core.numa.binding import (
     QUANTIZE,
     RESERVED,
     THREADS,
+    BindingSettings,
+    Constraints,
     Dialect,
-    Settings,
-    Surroundings,
 )
 from syshaxd.core.numa.cpulist import describe_cpus, format_cpulist
 from syshaxd.core.numa.model import NumaTopology
 from syshaxd.core.numa.plan import plan_nearest
-from syshaxd.core.numa.reading import CPUSET_CPUS, CPUSET_MEMS, Reading, read_settings
+from syshaxd.core.numa.reading import CPUSET_CPUS, CPUSET_MEMS, ResolvedSettings, read_settings
 
 _GIB = 2**30
 _NRC_VALUES = ("2", "4")
@@ -80,7 +80,7 @@ class Fault:
     """What is wrong and why it matters."""
     blocking: bool = True
     """False: advice; it works, but not optimally. Only blocking faults prevent a start."""
-    proposal: Settings | None = None
+    proposal: BindingSettings | None = None
     """The nearest settings without a blocking fault; None: the host has none."""
 
     def __str__(self) -> str:
@@ -88,23 +88,23 @@ class Fault:
 
 
 def check_binding(
-    settings: Settings, topology: NumaTopology, surroundings: Surroundings | None = None
+    settings: BindingSettings, topology: NumaTopology, constraints: Constraints | None = None
 ) -> tuple[Fault, ...]:
     """Returns all faults of settings on a host; empty: they are optimal."""
-    around = surroundings or Surroundings()
-    faults = _faults(settings, topology, around)
+    constraints = constraints or Constraints()
+    faults = _faults(settings, topology, constraints)
     if not faults:
         return ()
-    proposal = _proposal(read_settings(settings, topology, around), topology, around)
+    proposal = _proposal(read_settings(settings, topology, constraints), topology, constraints)
     return tuple(replace(fault, proposal=proposal) for fault in faults)
 
 
-def _faults(settings: Settings, topology: NumaTopology, around: Surroundings) -> list[Fault]:
-    reading = read_settings(settings, topology, around)
-    return [fault for rule in _RULES for fault in rule(reading, topology, around)]
+def _faults(settings: BindingSettings, topology: NumaTopology, constraints: Constraints) -> list[Fault]:
+    reading = read_settings(settings, topology, constraints)
+    return [fault for rule in _RULES for fault in rule(reading, topology, constraints)]
 
 
-def _proposal(reading: Reading, topology: NumaTopology, around: Surroundings) -> Settings | None:
+def _proposal(reading: ResolvedSettings, topology: NumaTopology, constraints: Constraints) -> BindingSettings | None:
     """The nearest valid settings; if possible only values are corrected."""
     settings = reading.settings
     env = dict(settings.env)
@@ -113,14 +113,14 @@ def _proposal(reading: Reading, topology: NumaTopology, around: Surroundings) ->
         env |= {QUANTIZE: "q8_0"} if env.get(QUANTIZE) not in (None, *_QUANTIZE_VALUES) else {}
     if any(unreadable.key == KV_SPACE for unreadable in reading.unreadable):
         del env[KV_SPACE]
-    candidates = [replace(settings, env=env), *_replanned(reading, env, topology, around)]
-    passing = (item for item in candidates if not any(fault.blocking for fault in _faults(item, topology, around)))
+    candidates = [replace(settings, env=env), *_replanned(reading, env, topology, constraints)]
+    passing = (item for item in candidates if not any(fault.blocking for fault in _faults(item, topology, constraints)))
     return next(passing, None)
 
 
 def _replanned(
-    reading: Reading, env: Mapping[str, str], topology: NumaTopology, around: Surroundings
-) -> Iterator[Settings]:
+    reading: ResolvedSettings, env: Mapping[str, str], topology: NumaTopology, constraints: Constraints
+) -> Iterator[BindingSettings]:
     """Settings with another binding: on the wanted CPUs as far as possible, else with one rank per node."""
     settings = reading.settings
     is_stock = settings.dialect is Dialect.STOCK
@@ -134,7 +134,7 @@ def _replanned(
                 cpus=reading.cpus,
                 threads=threads if wanted else None,
                 ranks=ranks,
-                surroundings=around,
+                constraints=constraints,
             )
         except NoBindingError:
             continue
@@ -144,12 +144,12 @@ def _replanned(
         yield planned
 
 
-def _syntax(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fault]:
+def _syntax(reading: ResolvedSettings, _: NumaTopology, __: Constraints) -> Iterator[Fault]:
     for unreadable in reading.unreadable:
         yield Fault(rule=Rule.SYNTAX, part=unreadable.key, detail=unreadable.problem)
 
 
-def _existence(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+def _existence(reading: ResolvedSettings, topology: NumaTopology, _: Constraints) -> Iterator[Fault]:
     for key, cpus in reading.named.items():
         off = tuple(sorted(set(cpus) & set(topology.offline)))
         missing = tuple(sorted(set(cpus) - set(topology.online) - set(off)))
@@ -164,7 +164,7 @@ def _existence(reading: Reading, topology: NumaTopology, _: Surroundings) -> Ite
         yield Fault(rule=Rule.EXISTS, part=f"{CPUSET_MEMS}: nodes {format_cpulist(missing)}", detail=detail)
 
 
-def _threads(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fault]:
+def _threads(reading: ResolvedSettings, _: NumaTopology, __: Constraints) -> Iterator[Fault]:
     dialect, threads, cpus = reading.settings.dialect, reading.threads, reading.cpus
     if dialect is Dialect.PLAIN:
         return
@@ -180,7 +180,7 @@ def _threads(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fa
         yield Fault(rule=Rule.THREADS, part=f"{THREADS}={threads}", detail=detail)
 
 
-def _balance(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+def _balance(reading: ResolvedSettings, topology: NumaTopology, _: Constraints) -> Iterator[Fault]:
     if not reading.listed:
         return
     counts = {node: len(cpus) for node, cpus in topology.by_node(reading.cpus).items()}
@@ -195,7 +195,7 @@ def _balance(reading: Reading, topology: NumaTopology, _: Surroundings) -> Itera
         )
 
 
-def _siblings(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+def _siblings(reading: ResolvedSettings, topology: NumaTopology, _: Constraints) -> Iterator[Fault]:
     if not reading.listed:
         return
     wanted = set(reading.cpus)
@@ -209,7 +209,7 @@ def _siblings(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iter
         yield Fault(rule=Rule.SMT, part=f"{reading.source}: {describe_cpus(extra)}", detail=detail)
 
 
-def _nodes(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+def _nodes(reading: ResolvedSettings, topology: NumaTopology, _: Constraints) -> Iterator[Fault]:
     if reading.listed:
         for node, cpus in topology.by_node(reading.cpus).items():
             if not topology.node(node).has_memory:
@@ -223,9 +223,9 @@ def _nodes(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterato
             yield Fault(rule=Rule.MEMORYLESS, part=f"{CPUSET_MEMS}: node {node}", detail="it has no memory")
 
 
-def _overlap(reading: Reading, _: NumaTopology, around: Surroundings) -> Iterator[Fault]:
+def _overlap(reading: ResolvedSettings, _: NumaTopology, constraints: Constraints) -> Iterator[Fault]:
     for key, cpus in reading.named.items():
-        for owner, kept in around.taken.items():
+        for owner, kept in constraints.taken.items():
             if shared := tuple(sorted(set(cpus) & set(kept))):
                 yield Fault(rule=Rule.OVERLAP, part=f"{key}: {describe_cpus(shared)}", detail=f"reserved for {owner}")
     seen: dict[int, int] = {}
@@ -236,25 +236,25 @@ def _overlap(reading: Reading, _: NumaTopology, around: Surroundings) -> Iterato
         seen |= {cpu: rank for cpu in group if cpu not in seen}
 
 
-def _cpuset(reading: Reading, topology: NumaTopology, around: Surroundings) -> Iterator[Fault]:
+def _cpuset(reading: ResolvedSettings, topology: NumaTopology, constraints: Constraints) -> Iterator[Fault]:
     group = "its cgroup"
-    if around.allowed_nodes is not None and (outside := set(reading.mems or ()) - set(around.allowed_nodes)):
-        detail = f"{group} allows only nodes {format_cpulist(around.allowed_nodes)}"
+    if constraints.allowed_nodes is not None and (outside := set(reading.mems or ()) - set(constraints.allowed_nodes)):
+        detail = f"{group} allows only nodes {format_cpulist(constraints.allowed_nodes)}"
         yield Fault(rule=Rule.CPUSET, part=f"{CPUSET_MEMS}: nodes {format_cpulist(outside)}", detail=detail)
     for key, cpus in reading.named.items():
-        limits = {CPUSET_CPUS: reading.cpuset if key != CPUSET_CPUS else None, group: around.allowed_cpus}
+        limits = {CPUSET_CPUS: reading.cpuset if key != CPUSET_CPUS else None, group: constraints.allowed_cpus}
         for limit, allowed in limits.items():
             if allowed is not None and (outside := set(cpus) - set(allowed)):
                 detail = f"{limit} allows only {format_cpulist(allowed)}: binding a thread to others fails"
                 yield Fault(rule=Rule.CPUSET, part=f"{key}: {describe_cpus(outside)}", detail=detail)
-        for limit, nodes in {CPUSET_MEMS: reading.mems, group: around.allowed_nodes}.items():
+        for limit, nodes in {CPUSET_MEMS: reading.mems, group: constraints.allowed_nodes}.items():
             for node, on_node in topology.by_node(cpus).items():
                 if nodes is not None and node not in nodes:
                     detail = f"on node {node}, but {limit} allows memory only from nodes {format_cpulist(nodes)}"
                     yield Fault(rule=Rule.CPUSET, part=f"{key}: {describe_cpus(on_node)}", detail=detail)
 
 
-def _values(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fault]:
+def _values(reading: ResolvedSettings, _: NumaTopology, __: Constraints) -> Iterator[Fault]:
     if reading.settings.dialect is not Dialect.PATCHED:
         return
     env = reading.settings.env
@@ -270,10 +270,10 @@ def _values(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fau
         yield Fault(rule=Rule.FUSED, part=f"{FUSED}={env[FUSED]}" if FUSED in env else FUSED, detail=detail)
 
 
-def _memory(reading: Reading, topology: NumaTopology, around: Surroundings) -> Iterator[Fault]:
+def _memory(reading: ResolvedSettings, topology: NumaTopology, constraints: Constraints) -> Iterator[Fault]:
     if not (reading.listed or reading.auto):
         return
-    need = _need_by_node(reading, topology, around)
+    need = _need_by_node(reading, topology, constraints)
     for node, needed in need.items():
         has = topology.node(node).memory_bytes
         if has and needed > has:
@@ -284,10 +284,10 @@ def _memory(reading: Reading, topology: NumaTopology, around: Surroundings) -> I
             yield Fault(rule=Rule.MEMORY, part=f"node {node}", detail=detail)
 
 
-def _need_by_node(reading: Reading, topology: NumaTopology, around: Surroundings) -> dict[int, int]:
+def _need_by_node(reading: ResolvedSettings, topology: NumaTopology, constraints: Constraints) -> dict[int, int]:
     """Bytes that each node must hold: a rank uses one node, a single process spreads over all its nodes."""
     need: dict[int, int] = {}
-    share = around.bytes_per_rank(max(1, len(reading.groups)))
+    share = constraints.bytes_per_rank(max(1, len(reading.groups)))
     for group in reading.groups:
         nodes = list(topology.by_node(group))
         for node in nodes:
@@ -295,7 +295,7 @@ def _need_by_node(reading: Reading, topology: NumaTopology, around: Surroundings
     return need
 
 
-def _ranks(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+def _ranks(reading: ResolvedSettings, topology: NumaTopology, _: Constraints) -> Iterator[Fault]:
     ranks, groups = reading.settings.ranks, reading.groups
     if reading.auto:
         if ranks > len(reading.memory_nodes):
@@ -315,7 +315,7 @@ def _ranks(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterato
                 yield Fault(rule=Rule.RANK_NODE, part=f"{OMP_BIND}: {describe_cpus(group)}", detail=detail)
 
 
-def _no_effect(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[Fault]:
+def _no_effect(reading: ResolvedSettings, _: NumaTopology, __: Constraints) -> Iterator[Fault]:
     env, dialect = reading.settings.env, reading.settings.dialect
     ignored: Mapping[str, str] = {}
     if dialect is Dialect.PATCHED:
@@ -331,7 +331,7 @@ def _no_effect(reading: Reading, _: NumaTopology, __: Surroundings) -> Iterator[
             yield Fault(rule=Rule.NO_EFFECT, part=f"{key}={env[key]}", detail=reason, blocking=False)
 
 
-def _node_order(reading: Reading, topology: NumaTopology, _: Surroundings) -> Iterator[Fault]:
+def _node_order(reading: ResolvedSettings, topology: NumaTopology, _: Constraints) -> Iterator[Fault]:
     if reading.settings.dialect is not Dialect.PATCHED or not (reading.listed and reading.cpus):
         return
     by_node = topology.by_node(reading.cpus)
@@ -350,7 +350,7 @@ def _node_order(reading: Reading, topology: NumaTopology, _: Surroundings) -> It
         yield Fault(rule=Rule.NODE_ORDER, part=AFFINITY, detail=detail, blocking=False)
 
 
-_RULES: tuple[Callable[[Reading, NumaTopology, Surroundings], Iterator[Fault]], ...] = (
+_RULES: tuple[Callable[[ResolvedSettings, NumaTopology, Constraints], Iterator[Fault]], ...] = (
     _syntax,
     _existence,
     _threads,

@@ -4,7 +4,7 @@
 
 from dataclasses import dataclass
 
-from syshaxd.core.numa.binding import KV_SPACE, QUANTIZE, Dialect, Settings
+from syshaxd.core.numa.binding import KV_SPACE, QUANTIZE, BindingSettings, Dialect
 
 _GIB = 2**30
 # Blocks of 32 weights and a 16-bit scale, against 16 bits a weight.
@@ -31,7 +31,7 @@ class Weights:
         return self.stored_bytes * loaded // stored if stored and loaded else self.stored_bytes
 
 
-def memory_needs(settings: Settings, weights_bytes: int) -> tuple[int, int]:
+def memory_needs(settings: BindingSettings, weights_bytes: int) -> tuple[int, int]:
     """Memory needs by the settings: bytes of the loaded weights and of each rank's KV cache (0: not set).
 
     Args:

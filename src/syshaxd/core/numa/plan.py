@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from syshaxd.core.errors import NoBindingError
-from syshaxd.core.numa.binding import Binding, Dialect, Surroundings
+from syshaxd.core.numa.binding import Binding, Constraints, Dialect
 from syshaxd.core.numa.model import NumaTopology
 
 _GIB = 2**30
@@ -22,7 +22,7 @@ def plan_binding(
     dialect: Dialect,
     threads: int | None = None,
     ranks: int = 1,
-    surroundings: Surroundings | None = None,
+    constraints: Constraints | None = None,
 ) -> Binding:
     """Returns the best valid binding of an instance that computes on CPUs.
 
@@ -35,14 +35,14 @@ def plan_binding(
         dialect: `PATCHED` or `STOCK`.
         threads: Total number of compute threads; None: as many as possible.
         ranks: Processes that share the model; with the patched dialect it is always one.
-        surroundings: CPUs that are taken or not allowed, and the memory needed.
+        constraints: CPUs that are taken or not allowed, and the memory needed.
 
     Raises:
         NoBindingError: No binding has this shape. The message says which would.
     """
-    around = surroundings or Surroundings()
-    free = _free_cpus(topology, around)
-    shapes = _shapes(topology, free, dialect, ranks, around)
+    constraints = constraints or Constraints()
+    free = _free_cpus(topology, constraints)
+    shapes = _shapes(topology, free, dialect, ranks, constraints)
     if threads is None:
         return _realise(topology, free, dialect, max(shapes, key=_Shape.preference))
     for shape in sorted(shapes, key=_Shape.preference, reverse=True):
@@ -62,7 +62,7 @@ def plan_nearest(
     cpus: Collection[int],
     threads: int | None,
     ranks: int = 1,
-    surroundings: Surroundings | None = None,
+    constraints: Constraints | None = None,
 ) -> Binding:
     """Returns the valid binding nearest to these CPUs and threads, which may be invalid or contradictory.
 
@@ -71,15 +71,15 @@ def plan_nearest(
     Raises:
         NoBindingError: No binding at all is valid.
     """
-    around = surroundings or Surroundings()
+    constraints = constraints or Constraints()
     if dialect is Dialect.PLAIN:
-        return _plain(topology, cpus, around)
-    free, wanted = _free_cpus(topology, around, prefer=cpus), set(cpus)
-    anywhere = [(free, shape) for shape in _shapes(topology, free, dialect, ranks, around)]
+        return _plain(topology, cpus, constraints)
+    free, wanted = _free_cpus(topology, constraints, prefer=cpus), set(cpus)
+    anywhere = [(free, shape) for shape in _shapes(topology, free, dialect, ranks, constraints)]
     if threads is None:
         return _realise(topology, free, dialect, max((shape for _, shape in anywhere), key=_Shape.preference))
     on_same_nodes = {node: free[node] for node in topology.by_node(cpus) if node in free}
-    there = [(on_same_nodes, shape) for shape in _shapes_if_any(topology, on_same_nodes, dialect, ranks, around)]
+    there = [(on_same_nodes, shape) for shape in _shapes_if_any(topology, on_same_nodes, dialect, ranks, constraints)]
     near = [(where, shape.nearest_to(threads)) for where, shape in there + anywhere]
     least = min(abs(shape.threads - threads) for _, shape in near)
     best = [(where, shape) for where, shape in near if abs(shape.threads - threads) == least]
@@ -89,7 +89,7 @@ def plan_nearest(
 
 
 def reserve_cores(
-    topology: NumaTopology, cores: Mapping[str, int], surroundings: Surroundings | None = None
+    topology: NumaTopology, cores: Mapping[str, int], constraints: Constraints | None = None
 ) -> dict[str, tuple[int, ...]]:
     """Returns CPUs reserved for others than the CPU instance: whole cores with all hardware threads.
 
@@ -99,13 +99,13 @@ def reserve_cores(
     Args:
         topology: The host.
         cores: How many cores each owner gets, such as `{"gpu": 4, "daemon": 1}`.
-        surroundings: CPUs that are taken or not allowed.
+        constraints: CPUs that are taken or not allowed.
 
     Raises:
         NoBindingError: There are not enough free cores.
     """
-    around = surroundings or Surroundings()
-    free = _free_cpus(topology, around)
+    constraints = constraints or Constraints()
+    free = _free_cpus(topology, constraints)
     asked = sum(cores.values())
     if asked > (have := sum(map(len, free.values()))):
         raise NoBindingError(f"{asked} cores to reserve, but only {have} are free")
@@ -153,19 +153,21 @@ class _Shape:
         return replace(self, cpus_each=min(max(1, (threads + groups // 2) // groups), self.cpus_each))
 
 
-def _shapes(topology: NumaTopology, free: FreeCpus, dialect: Dialect, ranks: int, around: Surroundings) -> list[_Shape]:
+def _shapes(
+    topology: NumaTopology, free: FreeCpus, dialect: Dialect, ranks: int, constraints: Constraints
+) -> list[_Shape]:
     """Every shape that fits, with the most CPUs possible; at least one.
 
     Raises:
         NoBindingError: None fits.
     """
-    if shapes := _shapes_if_any(topology, free, dialect, ranks, around):
+    if shapes := _shapes_if_any(topology, free, dialect, ranks, constraints):
         return shapes
-    raise NoBindingError(_why_nothing_fits(free, ranks, around))
+    raise NoBindingError(_why_nothing_fits(free, ranks, constraints))
 
 
 def _shapes_if_any(
-    topology: NumaTopology, free: FreeCpus, dialect: Dialect, ranks: int, around: Surroundings
+    topology: NumaTopology, free: FreeCpus, dialect: Dialect, ranks: int, constraints: Constraints
 ) -> list[_Shape]:
     stock = dialect is Dialect.STOCK
     shapes = []
@@ -173,7 +175,7 @@ def _shapes_if_any(
         if stock and ranks % nodes:
             continue
         groups_each = ranks // nodes if stock else 1
-        need = groups_each * around.bytes_per_rank(ranks) if stock else around.bytes_per_rank(1) // nodes
+        need = groups_each * constraints.bytes_per_rank(ranks) if stock else constraints.bytes_per_rank(1) // nodes
         able = tuple(node for node in free if need <= (topology.node(node).memory_bytes or need))
         for spare in (1, 0) if stock else (0,):
             room = sorted((len(free[node]) // groups_each - spare for node in able), reverse=True)
@@ -183,12 +185,12 @@ def _shapes_if_any(
     return shapes
 
 
-def _why_nothing_fits(free: FreeCpus, ranks: int, around: Surroundings) -> str:
+def _why_nothing_fits(free: FreeCpus, ranks: int, constraints: Constraints) -> str:
     cores = sum(map(len, free.values()))
     if not cores:
         return "no core is free on a node with memory: other instances and reservations take them all"
     return (
-        f"{ranks} rank{'s' if ranks > 1 else ''} with {around.bytes_per_rank(ranks) / _GIB:.1f} GiB each "
+        f"{ranks} rank{'s' if ranks > 1 else ''} with {constraints.bytes_per_rank(ranks) / _GIB:.1f} GiB each "
         f"can't be placed on the {cores} free cores of {len(free)} nodes: "
         "the memory of a node, or the number of its cores, is too small for a rank"
     )
@@ -231,42 +233,44 @@ def _realise(topology: NumaTopology, free: FreeCpus, dialect: Dialect, shape: _S
 def _closest(topology: NumaTopology, nodes: Sequence[int], count: int) -> tuple[int, ...]:
     """A number of nodes, as near to each other as possible; ascending."""
 
-    def around(centre: int) -> tuple[int, ...]:
+    def constraints(centre: int) -> tuple[int, ...]:
         return tuple(sorted(sorted(nodes, key=lambda node: (topology.distance(centre, node), node))[:count]))
 
     def spread(chosen: tuple[int, ...]) -> int:
         return sum(topology.distance(a, b) for a in chosen for b in chosen)
 
-    return min((around(node) for node in nodes), key=lambda chosen: (spread(chosen), chosen))
+    return min((constraints(node) for node in nodes), key=lambda chosen: (spread(chosen), chosen))
 
 
-def _free_cpus(topology: NumaTopology, around: Surroundings, prefer: Collection[int] = ()) -> dict[int, list[int]]:
+def _free_cpus(topology: NumaTopology, constraints: Constraints, prefer: Collection[int] = ()) -> dict[int, list[int]]:
     """Fully free cores on nodes with memory; nodes without any are left out.
 
     A core is represented by its first allowed CPU. CPUs in `prefer` come first, then all ascend.
     """
-    taken = set(chain.from_iterable(around.taken.values()))
-    allowed = set(topology.online if around.allowed_cpus is None else around.allowed_cpus)
+    taken = set(chain.from_iterable(constraints.taken.values()))
+    allowed = set(topology.online if constraints.allowed_cpus is None else constraints.allowed_cpus)
     wanted = set(prefer)
     free: dict[int, list[tuple[bool, int]]] = {}
     for core in topology.cores:
         node = topology.node(topology.node_of(core[0]))
         usable = allowed.intersection(core)
-        has_memory = node.has_memory and (around.allowed_nodes is None or node.id in around.allowed_nodes)
+        has_memory = node.has_memory and (constraints.allowed_nodes is None or node.id in constraints.allowed_nodes)
         if usable and has_memory and taken.isdisjoint(core):
             free.setdefault(node.id, []).append(min((cpu not in wanted, cpu) for cpu in usable))
     return {node: [cpu for _, cpu in sorted(free[node])] for node in sorted(free)}
 
 
-def _plain(topology: NumaTopology, cpus: Collection[int], around: Surroundings) -> Binding:
+def _plain(topology: NumaTopology, cpus: Collection[int], constraints: Constraints) -> Binding:
     """The available ones of the wanted CPUs; if none, as many free cores."""
-    taken = set(chain.from_iterable(around.taken.values()))
-    allowed = set(topology.online if around.allowed_cpus is None else around.allowed_cpus) & set(topology.online)
+    taken = set(chain.from_iterable(constraints.taken.values()))
+    allowed = set(topology.online if constraints.allowed_cpus is None else constraints.allowed_cpus) & set(
+        topology.online
+    )
     wanted = set(cpus)
     nodes = {
         node.id
         for node in topology.nodes
-        if node.has_memory and (around.allowed_nodes is None or node.id in around.allowed_nodes)
+        if node.has_memory and (constraints.allowed_nodes is None or node.id in constraints.allowed_nodes)
     }
     fit = sorted(cpu for cpu in allowed - taken if topology.node_of(cpu) in nodes)
     chosen = tuple(cpu for cpu in fit if cpu in wanted) or tuple(fit[: max(1, len(cpus))])

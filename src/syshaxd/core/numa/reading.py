@@ -11,9 +11,9 @@ from syshaxd.core.numa.binding import (
     RESERVED,
     THREADS,
     Binding,
+    BindingSettings,
+    Constraints,
     Dialect,
-    Settings,
-    Surroundings,
 )
 from syshaxd.core.numa.cpulist import parse_cpulist
 from syshaxd.core.numa.model import NumaTopology
@@ -32,10 +32,10 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ResolvedSettings:
     """What settings mean on a host. Unparsable parts count as not set, and are listed."""
 
-    settings: Settings
+    settings: BindingSettings
     groups: tuple[Cpus, ...]
     """CPUs of each rank's compute threads, whether they exist or not. Empty groups are kept."""
     listed: bool
@@ -76,7 +76,7 @@ class Reading:
 class _Reader:
     """Parses keys one by one and collects those that it can't parse."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: BindingSettings) -> None:
         self._settings = settings
         self.unreadable: list[Unreadable] = []
 
@@ -103,16 +103,18 @@ class _Reader:
         return int(text)
 
 
-def read_settings(settings: Settings, topology: NumaTopology, surroundings: Surroundings | None = None) -> Reading:
+def read_settings(
+    settings: BindingSettings, topology: NumaTopology, constraints: Constraints | None = None
+) -> ResolvedSettings:
     """Returns what settings mean on a host. Never fails: parts that can't be parsed are listed in the result."""
     reader = _Reader(settings)
     cpuset = reader.cpulist(CPUSET_CPUS, settings.cpuset_cpus)
     mems = reader.cpulist(CPUSET_MEMS, settings.cpuset_mems)
     threads, reserved = reader.number(THREADS), reader.number(RESERVED)
     reader.number(KV_SPACE)
-    around = surroundings or Surroundings()
-    confined = next(cpus for cpus in (cpuset, around.allowed_cpus, topology.online) if cpus is not None)
-    visible = mems if mems is not None else around.allowed_nodes
+    constraints = constraints or Constraints()
+    confined = next(cpus for cpus in (cpuset, constraints.allowed_cpus, topology.online) if cpus is not None)
+    visible = mems if mems is not None else constraints.allowed_nodes
     with_memory = (node.id for node in topology.nodes if node.has_memory)
     memory_nodes = tuple(node for node in with_memory if visible is None or node in visible)
     groups: tuple[Cpus, ...] = (confined,)
@@ -128,7 +130,7 @@ def read_settings(settings: Settings, topology: NumaTopology, surroundings: Surr
             groups = _auto_groups(settings.ranks, topology, confined, memory_nodes, reserved)
         elif listed := text != "nobind":
             groups = tuple(_group(reader, part) for part in text.split("|"))
-    return Reading(
+    return ResolvedSettings(
         settings=settings,
         groups=groups,
         listed=listed,
@@ -167,7 +169,7 @@ def _auto_groups(
     return tuple(groups)
 
 
-def binding_of(reading: Reading, topology: NumaTopology) -> Binding:
+def binding_of(reading: ResolvedSettings, topology: NumaTopology) -> Binding:
     """The binding that settings without blocking faults describe, for verifying a running instance.
 
     Choices left to vLLM are not part of it: with `auto`, versions choose different CPUs.

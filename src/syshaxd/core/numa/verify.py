@@ -40,7 +40,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class NumaUsage:
     """Threads and memory of an instance's processes at one moment."""
 
     threads: tuple[Thread, ...]
@@ -113,7 +113,7 @@ class Verification:
 
 def verify_binding(
     binding: Binding,
-    placement: Placement,
+    placement: NumaUsage,
     topology: NumaTopology,
     *,
     remote_ratio: float = _REMOTE_MEMORY_RATIO,
@@ -188,7 +188,7 @@ def _unbound(binding: Binding, bound: set[int], topology: NumaTopology) -> Itera
         yield Drift(kind=DriftKind.CPU_WITHOUT_THREAD, detail=detail, cpus=idle)
 
 
-def _planned_nodes(binding: Binding, placement: Placement, pid: int, topology: NumaTopology) -> tuple[int, ...]:
+def _planned_nodes(binding: Binding, placement: NumaUsage, pid: int, topology: NumaTopology) -> tuple[int, ...]:
     """Nodes for the memory of one process; empty: any."""
     threads = [thread for thread in placement.threads if thread.pid == pid]
     computing = {group: len(_computing(binding, threads, group)) for group in binding.groups}

@@ -6,7 +6,7 @@
 `judge` reaches the verdict.
 """
 
-from syshaxd.core.parity.answer import Answer, Step, parse_answer, request_body
+from syshaxd.core.parity.answer import PromptAnswer, Step, parse_answer, request_body
 from syshaxd.core.parity.compare import compare
 from syshaxd.core.parity.judge import Bounds, unknown
 from syshaxd.core.parity.prompts import PROMPTS
@@ -24,12 +24,12 @@ from syshaxd.core.parity.report import (
 __all__ = [
     "PROMPTS",
     "Agreement",
-    "Answer",
     "Bounds",
     "Difference",
     "Figures",
     "ParityCause",
     "ParityReport",
+    "PromptAnswer",
     "PromptReport",
     "Step",
     "Verdict",

@@ -36,7 +36,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PromptAnswer:
     """One instance's answer to one prompt."""
 
     prompt: tuple[Step, ...]
@@ -58,7 +58,7 @@ def request_body(model: str, prompt: str) -> dict[str, Any]:
     }
 
 
-def parse_answer(body: Any) -> Answer:
+def parse_answer(body: Any) -> PromptAnswer:
     """Parses the body of an answer to `request_body`.
 
     Raises:
@@ -73,7 +73,7 @@ def parse_answer(body: Any) -> Answer:
         raise InstanceFailedError(f"the answer has no log-probabilities as vLLM gives them: {error!r}") from None
     if not prompt or not generated:
         raise InstanceFailedError("the answer has no log-probabilities")
-    return Answer(prompt, generated)
+    return PromptAnswer(prompt, generated)
 
 
 def _prompt_step(position: Mapping[str, Mapping[str, Any]]) -> Step:

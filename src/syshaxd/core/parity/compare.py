@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from syshaxd.core.parity.answer import Answer, Step
+from syshaxd.core.parity.answer import PromptAnswer, Step
 from syshaxd.core.parity.distance import distance
 from syshaxd.core.parity.judge import Bounds, judge
 from syshaxd.core.parity.report import Difference, Figures, ParityReport, PromptReport
@@ -18,8 +18,8 @@ NEAR_TIE_NATS = math.log(2)
 def compare(
     pair: tuple[str, str],
     prompts: Sequence[str],
-    ours: Sequence[Answer],
-    theirs: Sequence[Answer],
+    ours: Sequence[PromptAnswer],
+    theirs: Sequence[PromptAnswer],
     bounds: Bounds,
     *,
     weights: tuple[str, str] = ("", ""),
@@ -40,7 +40,7 @@ def compare(
     return ParityReport(first=pair[0], second=pair[1], verdict=verdict, figures=figures, prompts=reports)
 
 
-def compare_prompt(prompt: str, ours: Answer, theirs: Answer) -> PromptReport:
+def compare_prompt(prompt: str, ours: PromptAnswer, theirs: PromptAnswer) -> PromptReport:
     """Compares two answers to one prompt."""
     if [step.token for step in ours.prompt] != [step.token for step in theirs.prompt]:
         return PromptReport(prompt=prompt, same_tokens=False)

@@ -47,7 +47,7 @@ _LINES = re.compile(rf"^vllm:(?:{'|'.join(name.removeprefix('vllm:') for name in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flow:
+class TokenCount:
     """Tokens processed by an instance. Either field is known: old servers export only a rate."""
 
     total: float | None = None
@@ -57,7 +57,7 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class MetricsReading:
     """One reading of an instance's metrics, summed over its engines."""
 
     at_s: float
@@ -67,8 +67,8 @@ class Reading:
     """Includes swapped-out requests (before V1), which wait too."""
     kv_usage_ratio: float
     """0..1, the mean over the engines."""
-    prompt_tokens: Flow
-    generation_tokens: Flow
+    prompt_tokens: TokenCount
+    generation_tokens: TokenCount
     prompt_tokens_by_source: Mapping[str, float] = field(default_factory=dict)
     """Such as `local_compute`, `local_cache_hit`, `external_kv_transfer`; empty if not exported."""
     preemptions: int = 0
@@ -87,7 +87,7 @@ class Reading:
     """Invalid samples: they count as 0, and the rest of the reading is valid."""
 
 
-def read(text: str, *, model: str, at_s: float) -> Reading:
+def read(text: str, *, model: str, at_s: float) -> MetricsReading:
     """Parses `text`, the body of an instance's /metrics.
 
     Args:
@@ -99,7 +99,7 @@ def read(text: str, *, model: str, at_s: float) -> Reading:
         InstanceFailedError: A required sample is missing.
     """
     samples = _Samples(text, model)
-    return Reading(
+    return MetricsReading(
         at_s=at_s,
         running=int(samples.total(_RUNNING)),
         waiting=int(samples.total(_WAITING) + samples.total(_SWAPPED, missing=0)),
@@ -117,7 +117,7 @@ def read(text: str, *, model: str, at_s: float) -> Reading:
     )
 
 
-def load(now: Reading, before: Reading | None) -> InstanceLoad:
+def load(now: MetricsReading, before: MetricsReading | None) -> InstanceLoad:
     """Returns the load at `now`, with rates since `before`; they are 0 for a first reading that exports none."""
     before = before or now
     elapsed_s = now.at_s - before.at_s
@@ -158,7 +158,7 @@ def _mean(total: float, count: float) -> float:
     return total / count if total > 0 and count > 0 else 0.0
 
 
-def _per_s(now: Flow, before: Flow, elapsed_s: float) -> float:
+def _per_s(now: TokenCount, before: TokenCount, elapsed_s: float) -> float:
     if now.per_s is not None:
         return now.per_s
     if now.total is None or before.total is None or elapsed_s <= 0:
@@ -166,7 +166,7 @@ def _per_s(now: Flow, before: Flow, elapsed_s: float) -> float:
     return rate(before.total, now.total, elapsed_s)
 
 
-def _count(flow: Flow) -> int | None:
+def _count(flow: TokenCount) -> int | None:
     return None if flow.total is None else int(flow.total)
 
 
@@ -214,13 +214,13 @@ class _Samples:
         values = self._values(names)
         return fmean(values) if values else 0.0
 
-    def flow(self, total: str, per_s: str) -> Flow:
+    def flow(self, total: str, per_s: str) -> TokenCount:
         if total in self._by_name:
-            return Flow(total=self.total(total))
+            return TokenCount(total=self.total(total))
         if per_s in self._by_name:
-            return Flow(per_s=self.total(per_s))
+            return TokenCount(per_s=self.total(per_s))
         if total in self._faults or per_s in self._faults:
-            return Flow()
+            return TokenCount()
         raise _missing(total)
 
     def by_label(self, name: str, label: str) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.numa.cpulist import format_cpulist
-from syshaxd.core.types import InstanceSpec, Protocol
+from syshaxd.core.types import HandoverProtocol, InstanceSpec
 from syshaxd.runtime.logfile import check_room
 from syshaxd.runtime.ports import check_port
 from syshaxd.runtime.process import procfs, shim, tempfolder
@@ -98,7 +98,7 @@ def check(spec: InstanceSpec, folder: Path, *, needs_port: bool) -> None:
     check_room(folder, spec.name)
     if "TMPDIR" not in dict(spec.env):
         tempfolder.make(folder, spec.name).rmdir()
-    if spec.protocol is Protocol.CONNECTOR:
+    if spec.protocol is HandoverProtocol.CONNECTOR:
         importable_folder(folder)
 
 
@@ -141,7 +141,7 @@ def _environment(spec: InstanceSpec, folder: Path, record: Record) -> dict[str, 
         environment.setdefault("TORCHINDUCTOR_CACHE_DIR", os.fspath(folder / "torchinductor"))
     environment |= dict(spec.env)
     environment[procfs.MARK] = record.mark
-    if spec.protocol is Protocol.CONNECTOR:
+    if spec.protocol is HandoverProtocol.CONNECTOR:
         try:
             folders = [os.fspath(importable_folder(folder)), environment.get("PYTHONPATH", "")]
         except SyshaxError as error:
