@@ -5,7 +5,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from syshaxd.core.errors import (
     NotFoundError,
     SyshaxError,
 )
+from syshaxd.core.types import InstanceStatus, QuantisedWeights, State
 from syshaxd.serving.leases import Leases
 from tests.fakes.control import operations_of
 from tests.fakes.daemon import FakeDaemon, fake_daemon
@@ -173,6 +174,18 @@ async def test_a_dry_run_under_given_loads_changes_nothing(plane: Plane) -> None
         await plane.client.ask("ExplainDecision", request_id="dry-run")
     with pytest.raises(NotFoundError, match="no instance 'gpu2'; there are gpu, cpu"):
         await plane.client.ask("DryRun", loads={"gpu2": {"running": 1}})
+
+
+async def test_another_gateway_can_insist_on_the_full_weights(plane: Plane) -> None:
+    registry = plane.daemon.engine._registry
+    quantised = replace(registry.instances["cpu"].status.spec, weights=QuantisedWeights(quantize="q8_0"))
+    catalog = registry.instances["cpu"].catalog
+    registry.on_status(InstanceStatus(spec=quantised, state=State.READY, wanted=True))
+    registry.learn(quantised, catalog, None)
+    full = {"gpu": {"running": 256}, "cpu": {"running": 1}}
+    assert (await plane.client.ask("DryRun", loads=full))["decision"]["decode"] == "cpu"
+    told = (await plane.client.ask("DryRun", loads=full, query={"full_weights": True}))["decision"]
+    assert told["decode"] == "gpu"
 
 
 async def test_decisions_can_be_watched(plane: Plane) -> None:

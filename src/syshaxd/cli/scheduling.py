@@ -23,6 +23,7 @@ _LOADS = {"running": int, "waiting": int, "kv_usage_ratio": float, "generation_t
 def _query_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--pinned", default="", help="The instance that must run it."),
+        click.option("--full-weights", is_flag=True, help="Not on quantised weights."),
         click.option("--max-tokens", type=click.IntRange(min=1), help="Limit of generated tokens."),
         click.option("--prompt-tokens", type=click.IntRange(min=0), default=0, help="Tokens of the prompt."),
         click.option("--path", default="", help="Route. Unset: /v1/chat/completions."),
@@ -32,8 +33,7 @@ def _query_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _query(model: str, path: str, prompt_tokens: int, max_tokens: int | None, pinned: str) -> dict[str, Any]:
-    query = {"model": model, "path": path, "prompt_tokens": prompt_tokens, "pinned": pinned}
+def _query(max_tokens: int | None, **query: Any) -> dict[str, Any]:
     return query if max_tokens is None else query | {"max_tokens": max_tokens}
 
 

@@ -146,6 +146,7 @@ def _query(query: api.PlacementQuery, request_id: str) -> InferenceRequest:
         stream=query.stream,
         path=query.path or _CHAT,
         pinned=query.pinned or None,
+        full_weights=query.full_weights,
         prompt_tokens=query.prompt_tokens,
         max_tokens=query.max_tokens if query.HasField("max_tokens") else None,
     )

@@ -20,20 +20,22 @@ DECISION_KIND_WAIT: DecisionKind
 DECISION_KIND_REJECT: DecisionKind
 
 class PlacementQuery(_message.Message):
-    __slots__ = ("model", "path", "prompt_tokens", "max_tokens", "stream", "pinned")
+    __slots__ = ("model", "path", "prompt_tokens", "max_tokens", "stream", "pinned", "full_weights")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
+    FULL_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     path: str
     prompt_tokens: int
     max_tokens: int
     stream: bool
     pinned: str
-    def __init__(self, model: _Optional[str] = ..., path: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stream: bool = ..., pinned: _Optional[str] = ...) -> None: ...
+    full_weights: bool
+    def __init__(self, model: _Optional[str] = ..., path: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stream: bool = ..., pinned: _Optional[str] = ..., full_weights: bool = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("kind", "prefill", "decode", "prefill_address", "decode_address", "reasons", "retry_after_s", "prediction")
