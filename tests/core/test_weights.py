@@ -50,6 +50,7 @@ def test_what_the_engine_joins_is_left_or_quantised_together() -> None:
     [
         ({"quantization_config": {"quant_method": "awq"}}, "quantised already .quant_method awq"),
         ({"num_experts": 8}, "mixture of experts .num_experts"),
+        ({"kv_lora_rank": 512}, "latent attention"),
         ({"vision_config": {"depth": 2}}, "not one of text alone .vision_config"),
         ({}, "no layer that can be quantised"),
     ],

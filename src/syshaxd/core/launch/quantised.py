@@ -12,6 +12,9 @@ from syshaxd.core.numa.binding import QUANTIZE
 from syshaxd.core.types import Device, HandoverProtocol, QuantisedWeights, Role, RuntimeKind
 from syshaxd.core.weights import Quantize
 
+_OWN_FLAG = "quantization"
+"""With it the engine quantises by itself, or expects another kind."""
+
 
 def quantised_by_us(name: str, service: ServiceConfig) -> bool:
     """Whether syshaxd makes the weights: the sysHAX images make them by themselves, while they start."""
@@ -51,6 +54,8 @@ def quantise_faults(name: str, service: ServiceConfig, planned: PlannedWeights |
     elif service.python is None:
         text = f"needed with {key}: an interpreter with NumPy, which makes the weights"
         yield ConfigFault(f"services.{name}.python", text)
+    elif any(flag.replace("_", "-") == _OWN_FLAG and value for flag, value in service.args.items()):
+        yield ConfigFault(f"services.{name}.args.{_OWN_FLAG}", f"does not go with {key}: leave out one of the two")
     elif isinstance(planned, str):
         yield ConfigFault(key, planned)
 

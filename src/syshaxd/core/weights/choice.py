@@ -64,6 +64,8 @@ def _refusal(config: Mapping[str, Any]) -> str:
         return f"the model is quantised already (quant_method {method}): set quantize to none, or name its source"
     if experts := next((name for name in _EXPERTS if config.get(name)), ""):
         return f"the model is a mixture of experts ({experts}): stock vLLM has no such kernel for CPUs; use none"
+    if config.get("kv_lora_rank"):
+        return "the model has latent attention (MLA), whose matrices the engine takes apart: use none"
     if other := next((name for name in _NOT_TEXT if config.get(name)), ""):
         return f"the model is not one of text alone ({other}), and no other is quantised; use none"
     return ""
