@@ -310,7 +310,9 @@ class Bed:
             lambda: f"no request and no connection is left: {self.connections()} connections, {self.metrics()[:3000]}",
         )
         until(
-            lambda: self.memory_bytes() - before.memory_bytes < memory_mb * MB, QUIET_S, lambda: f"memory: {row.leaks}"
+            lambda: self.memory_bytes() - before.memory_bytes < memory_mb * MB,
+            QUIET_S,
+            lambda: f"memory: +{(self.memory_bytes() - before.memory_bytes) / MB:.0f} MB",
         )
         status = self.status()
         inflight = sum(instance.get("inflight") or 0 for instance in status["instances"])
