@@ -262,6 +262,7 @@ class Gateway:
         finally:
             held.give_back()
             record = asked.record(outcome, self._loop.time())
+            asked.release()
             self._metrics.record(record)
             self._engine.requests.keep(record)
 

@@ -114,6 +114,10 @@ class Request:
         """Tokens of a streamed answer that have come."""
         return 0 if self.answer is None else self.answer.tokens
 
+    def release(self) -> None:
+        """Frees the body at once: references in a circle would keep it until the garbage collector's next full run."""
+        self.body, self.fields, self.answer = b"", None, None
+
     def record(self, outcome: Outcome, now_s: float, usage: tuple[int, int] | None = None) -> RequestRecord:
         """What is kept of it, now that it has ended; `usage` of an answer that another gateway has relayed."""
         if usage is None:

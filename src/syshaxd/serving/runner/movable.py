@@ -66,7 +66,6 @@ class MovableAnswer:
         assert request.client is not None
         self._runner = runner
         self._request = request
-        self._body: Mapping[str, Any] = request.fields
         self._client = request.client
         self._grant = grant
         self._dialect = dialect
@@ -80,7 +79,7 @@ class MovableAnswer:
         self._loop = asyncio.get_running_loop()
         self._joined = JoinedAnswer(
             request.path,
-            self._body,
+            request.fields,
             to_be_continued=dialect.to_be_continued,
             tells_usage=any(_USAGE_UNASKED in slot.spec.argv for slot in grant.slots),
         )
@@ -232,6 +231,11 @@ class MovableAnswer:
         self._handover = self._new_handover(source.spec.name, target.spec.name)
 
     # Segments.
+
+    @property
+    def _body(self) -> Mapping[str, Any]:
+        assert self._request.fields is not None
+        return self._request.fields
 
     async def run(self) -> None:
         """Has the next segment made: up to the answer's end (`over`), to a move, or to the end of the instance's part.
