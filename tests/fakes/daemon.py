@@ -20,7 +20,7 @@ from syshaxd.core.parity import PROMPTS, Bounds, PromptAnswer, Step
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import InstanceSpec, RuntimeKind, State
-from syshaxd.daemon import settle
+from syshaxd.daemon.composition import settle
 from syshaxd.instances.catalog import Catalog, assumed
 from syshaxd.instances.discovery import Discovery
 from syshaxd.instances.registry import InstanceRegistry

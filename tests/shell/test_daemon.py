@@ -13,11 +13,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from syshaxd import daemon
 from syshaxd.core.errors import SyshaxError
+from syshaxd.daemon import composition, program
+from syshaxd.gateway import Gateway
 from syshaxd.instances import binder
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.monitor import SystemMonitor
+from syshaxd.runtime.process import ProcessRuntime
 from syshaxd.system import configfile
 from tests.fakes.ports import free_port
 
@@ -48,7 +50,7 @@ async def serving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     text = CONFIG.format(port=port)
     config = await asyncio.to_thread(configfile.parse_file, text)
     bound = await asyncio.to_thread(binder.bind, config)
-    task = asyncio.create_task(daemon.serve(folder / "config.yaml", text, config, bound))
+    task = asyncio.create_task(program.serve(folder / "config.yaml", text, config, bound))
     try:
         yield f"http://127.0.0.1:{port}", task
     finally:
@@ -90,7 +92,7 @@ class _FailingSupervisor(Supervisor):
 async def test_a_failing_side_task_is_counted_and_the_service_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(daemon, "SystemMonitor", _FailingMonitor)
+    monkeypatch.setattr(composition, "SystemMonitor", _FailingMonitor)
     async with serving(tmp_path, monkeypatch) as (url, task):
         text = await metrics_with(url, 'syshax_task_failures_total{task="monitor"} 2.0')
         assert 'syshax_task_failures_total{task="bindings"} 0.0' in text
@@ -103,7 +105,7 @@ async def test_a_failing_side_task_is_counted_and_the_service_goes_on(
 async def test_a_fault_of_the_supervision_ends_the_daemon_but_not_the_instances(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(daemon, "Supervisor", _FailingSupervisor)
+    monkeypatch.setattr(composition, "Supervisor", _FailingSupervisor)
     async with serving(tmp_path, monkeypatch) as (_, task):
         await asyncio.wait((task,))
     with pytest.raises(SyshaxError, match="the supervisor has a fault"):
@@ -130,8 +132,8 @@ async def test_errors_at_the_end_hide_neither_each_other_nor_why_it_ends(
 
     real_shutdown = Supervisor.shutdown
     monkeypatch.setattr(Supervisor, "shutdown", shutdown)
-    monkeypatch.setattr(daemon.Gateway, "stop", failing(daemon.Gateway.stop))
-    monkeypatch.setattr(daemon.ProcessRuntime, "close", failing(daemon.ProcessRuntime.close))
+    monkeypatch.setattr(Gateway, "stop", failing(Gateway.stop))
+    monkeypatch.setattr(ProcessRuntime, "close", failing(ProcessRuntime.close))
     async with serving(tmp_path, monkeypatch) as (url, task):
         await metrics_with(url, "syshax")
     with pytest.raises(SyshaxError, match="not stop cleanly, see its log: odd"):
@@ -150,8 +152,8 @@ async def test_an_error_while_closing_does_not_hide_why_it_could_not_start(
     async def refuses(*args: object, **kwargs: object) -> None:
         raise SyshaxError("the port is taken")
 
-    monkeypatch.setattr(daemon.Gateway, "start", refuses)
-    monkeypatch.setattr(daemon.ProcessRuntime, "close", fails)
+    monkeypatch.setattr(Gateway, "start", refuses)
+    monkeypatch.setattr(ProcessRuntime, "close", fails)
     async with serving(tmp_path, monkeypatch) as (_, task):
         with pytest.raises(SyshaxError, match="the port is taken"):
             await task

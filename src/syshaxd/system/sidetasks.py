@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """SideTasks: runs tasks besides the service. A failed one is logged, counted, shown and restarted.
 
-Their failure must not end the service. Tasks essential to it are not run here: see daemon.py.
+Their failure must not end the service. Tasks essential to it are not run here: see daemon/service.py.
 """
 
 import asyncio

@@ -1,0 +1,259 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Makes the parts of the daemon by hand, each with what it calls."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+
+from syshaxd.control import ControlServer, Operations, TlsEndpoint
+from syshaxd.core.config import Config, TcpConfig
+from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.lifecycle import RestartPolicy
+from syshaxd.core.parity import Bounds
+from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.scheduler import Scheduler
+from syshaxd.core.types import InstanceStatus, RuntimeKind, State
+from syshaxd.daemon.orders import Orders
+from syshaxd.daemon.service import Service, closed
+from syshaxd.gateway import Gateway, Limits
+from syshaxd.gateway.dashboard import Dashboard
+from syshaxd.instances import binder
+from syshaxd.instances.arenas import ArenaSweeper, read_with_arena
+from syshaxd.instances.capabilities import read_facts
+from syshaxd.instances.catalog import read_catalog
+from syshaxd.instances.discovery import Discovery
+from syshaxd.instances.registry import InstanceRegistry
+from syshaxd.instances.stopped import StoppedInstances
+from syshaxd.instances.supervisor import Supervisor
+from syshaxd.observe.cpu_bindings import BindingMonitor
+from syshaxd.observe.metrics import LAG_S, Histogram, MetricsService
+from syshaxd.observe.monitor import SystemMonitor, probe_health
+from syshaxd.observe.parity import ParityService, ask
+from syshaxd.reconfigure import Reconfigurer
+from syshaxd.runtime import InstanceRuntime
+from syshaxd.runtime.docker import DockerRuntime
+from syshaxd.runtime.external import ExternalRuntime
+from syshaxd.runtime.process import ProcessRuntime
+from syshaxd.runtime.quantised import QuantisedRuntime
+from syshaxd.serving.engine import Engine
+from syshaxd.serving.handover import Handover, HandoverPolicy
+from syshaxd.serving.leases import Leases
+from syshaxd.serving.runner import Runner
+from syshaxd.system import activation, descriptors, rundir
+from syshaxd.system.looplag import LoopLag
+from syshaxd.system.sidetasks import SideTasks
+
+_log = logging.getLogger(__name__)
+_SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))
+
+
+def _close_with(stack: AsyncExitStack, what: str, close: Callable[[], Awaitable[None]]) -> None:
+    """Makes the stack close a part without raising errors that would hide the reason for closing."""
+
+    async def close_quietly() -> None:
+        await closed(what, close())
+
+    stack.push_async_callback(close_quietly)
+
+
+async def build(
+    stack: AsyncExitStack, orders: Orders, config: Config, bound: Bound, *, path: Path, text: str
+) -> Service:
+    """Builds all parts and registers what must be closed. Nothing runs yet."""
+    lifecycle = config.lifecycle
+    lags = Histogram(LAG_S)
+    loop_lag = LoopLag(lags.observe)
+    stack.callback(loop_lag.close)
+    side_tasks = SideTasks()
+    _close_with(stack, "tasks", side_tasks.close)
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    stopped = await asyncio.to_thread(StoppedInstances.load, rundir.state_dir() / "stopped.json")
+    _close_with(stack, "stopped instances", stopped.close)
+
+    def note_launch(name: str, generation: int, text: str) -> None:
+        supervisor.note_launch(name, generation, text)
+
+    processes = ProcessRuntime(rundir.state_dir())
+    containers = DockerRuntime(
+        rundir.state_dir() / "containers",
+        host=config.docker.host,
+        timeout_s=config.docker.timeout_s,
+        tasks=side_tasks,
+        note=note_launch,
+        reconnected=lambda: _start_again(supervisor),
+    )
+    runtimes: dict[RuntimeKind, InstanceRuntime] = {
+        RuntimeKind.PROCESS: QuantisedRuntime(processes, rundir.state_dir(), note_launch),
+        RuntimeKind.DOCKER: QuantisedRuntime(containers, rundir.state_dir(), note_launch),
+        RuntimeKind.EXTERNAL: ExternalRuntime(),
+    }
+    for runtime in (processes, containers):
+        _close_with(stack, type(runtime).__name__, runtime.close)
+    registry = InstanceRegistry(bound.specs)
+    discovery = _discovery(registry, session)
+    _close_with(stack, "discovery", discovery.close)
+    supervisor = Supervisor(
+        bound.specs,
+        runtimes,
+        probe=discovery.probe,
+        policy=RestartPolicy.from_config(lifecycle),
+        probe_interval_s=lifecycle.probe_interval_s,
+        probe_timeout_s=lifecycle.probe_timeout_s,
+        stop_grace_s=lifecycle.stop_grace_s,
+        was_late_since=loop_lag.was_late_since,
+        stays_stopped=stopped,
+    )
+    supervisor.subscribe(registry.on_status)
+    supervisor.subscribe_instances(registry.on_instances)
+    _close_with(stack, "arenas", ArenaSweeper(supervisor.statuses, supervisor.subscribe).close)
+    monitor = SystemMonitor(
+        lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
+        interval_s=config.monitor.interval_s,
+        timeout_s=lifecycle.probe_timeout_s,
+    )
+    bindings = BindingMonitor(
+        bound, supervisor.statuses, partial(_pid, runtimes), interval_s=config.numa.verify_interval_s
+    )
+    runner = Runner(silence_limit_s=config.system.request_timeout_s)
+    stack.callback(runner.close)
+    parity = _parity(config, registry, session)
+    handover = Handover(registry, runner, pair_refusal=parity.refusal, policy=_handover_policy(config))
+    parity.subscribe(handover.refresh)
+    engine = Engine(
+        registry,
+        supervisor=supervisor,
+        scheduler=Scheduler(Policy.from_config(config)),
+        handover=handover,
+        snapshot=monitor.latest,
+        parity=parity,
+        look_up=discovery.look_up,
+        max_queue_size=config.system.max_queue_size,
+        max_queue_wait_s=config.system.max_queue_wait_s,
+        bindings=bindings,
+        faults=lambda: side_tasks.faults,
+        stopped=stopped,
+    )
+    monitor.subscribe(lambda _: engine.on_snapshot())
+    settled = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine)
+    reconfigurer = Reconfigurer(
+        path, text, config, bound, bind=binder.bind, settle=settled, supervisor=supervisor, engine=engine
+    )
+    leases = Leases(engine)
+    handed = activation.take_sockets()
+    operations = Operations(
+        engine=engine,
+        reconfigurer=reconfigurer,
+        leases=leases,
+        stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
+    )
+    socket_path = rundir.socket_path(config.control.socket)
+    control = ControlServer(operations, socket_path, tls=_tls_endpoint(config.control.tcp))
+    _close_with(stack, "control plane", lambda: control.stop(leave_socket=orders.restart))
+    metrics = MetricsService(task_failures=side_tasks.failures, loop_lag=lags)
+    return Service(
+        orders=orders,
+        config=config,
+        bound=bound,
+        handed=handed,
+        processes=processes,
+        containers=containers,
+        supervisor=supervisor,
+        engine=engine,
+        gateway=_gateway(config, bound, engine, metrics),
+        control=control,
+        leases=leases,
+        reconfigurer=reconfigurer,
+        side_tasks=side_tasks,
+        works={
+            "monitor": monitor.run,
+            "bindings": bindings.run,
+            "sweeper": runner.sweep,
+            "parity": parity.run,
+            "discovery": discovery.run,
+        },
+    )
+
+
+def _gateway(config: Config, bound: Bound, engine: Engine, metrics: MetricsService) -> Gateway:
+    its = config.gateway
+    return Gateway(
+        engine,
+        metrics,
+        limits=Limits.from_config(its, descriptors.limit() - descriptors.reserve()),
+        cors_origins=its.cors_origins,
+        allow_router_fields=its.allow_kv_transfer_params,
+        dashboard=Dashboard(engine.status, bound.topology, engine.events, engine.requests.decisions)
+        if its.dashboard
+        else None,
+    )
+
+
+def _start_again(supervisor: Supervisor) -> None:
+    """The container engine answers again: failed launches are retried at once."""
+    for status in supervisor.statuses():
+        if status.spec.runtime is RuntimeKind.DOCKER and status.state in {State.BACKOFF, State.FAILED}:
+            supervisor.start(status.spec.name)
+
+
+async def _pid(runtimes: Mapping[RuntimeKind, InstanceRuntime], status: InstanceStatus) -> int | None:
+    return None if status.handle is None else await runtimes[status.spec.runtime].pid(status.handle)
+
+
+def _discovery(registry: InstanceRegistry, session: aiohttp.ClientSession) -> Discovery:
+    return Discovery(
+        registry,
+        health=partial(probe_health, session),
+        read_catalog=partial(read_catalog, session),
+        read_facts=partial(read_with_arena, partial(read_facts, session)),
+    )
+
+
+def _parity(config: Config, registry: InstanceRegistry, session: aiohttp.ClientSession) -> ParityService:
+    its = config.parity
+    return ParityService(
+        registry,
+        partial(ask, session, timeout_s=its.timeout_s),
+        Bounds(
+            noise_distance=its.noise_distance,
+            max_distance=its.max_distance,
+            max_distance_quantised=its.max_distance_quantised,
+        ),
+        enabled=its.enabled,
+    )
+
+
+def settle(
+    config: Config, bound: Bound, *, supervisor: Supervisor, runner: Runner, handover: Handover, engine: Engine
+) -> None:
+    """Puts a configuration into effect, except for starting and stopping instances and keys that need a restart."""
+    times, system = config.lifecycle, config.system
+    supervisor.set_policy(
+        RestartPolicy.from_config(times),
+        probe_interval_s=times.probe_interval_s,
+        probe_timeout_s=times.probe_timeout_s,
+        stop_grace_s=times.stop_grace_s,
+    )
+    runner.silence_limit_s = system.request_timeout_s
+    handover.set_policy(_handover_policy(config))
+    engine.set_limits(max_queue_size=system.max_queue_size, max_queue_wait_s=system.max_queue_wait_s)
+    engine.set_bindings(bound)
+    engine.set_policy(Policy.from_config(config))
+
+
+def _tls_endpoint(tcp: TcpConfig) -> TlsEndpoint | None:
+    if tcp.port is None or tcp.cert is None or tcp.key is None or tcp.client_ca is None:
+        return None
+    return TlsEndpoint(
+        host=tcp.host, port=tcp.port, cert=Path(tcp.cert), key=Path(tcp.key), client_ca=Path(tcp.client_ca)
+    )
+
+
+def _handover_policy(config: Config) -> HandoverPolicy:
+    its = config.offload
+    return HandoverPolicy(enabled=its.enabled, migrate=its.migrate, across_weights=its.across_weights)

@@ -1,0 +1,144 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Service: starts the parts of the daemon, runs them and stops them in order."""
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import click
+
+from syshaxd import startup
+from syshaxd.control import ControlServer
+from syshaxd.core.config import Config
+from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.types import RuntimeKind
+from syshaxd.daemon.orders import Orders
+from syshaxd.gateway import Gateway
+from syshaxd.instances.supervisor import Supervisor
+from syshaxd.reconfigure import Reconfigurer
+from syshaxd.runtime.docker import DockerRuntime
+from syshaxd.runtime.process import ProcessRuntime
+from syshaxd.serving.engine import Engine
+from syshaxd.serving.leases import Leases
+from syshaxd.system import logs, sdnotify
+from syshaxd.system.sidetasks import SideTasks, Work
+
+_log = logging.getLogger(__name__)
+# How long connections to sockets kept by systemd wait for instances of the previous daemon.
+_ADOPTION_LIMIT_S = 3.0
+# For the parts of a shutdown besides draining and grace.
+_STOP_MARGIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The parts to start and stop."""
+
+    orders: Orders
+    config: Config
+    bound: Bound
+    handed: Mapping[str, Sequence[socket.socket]]
+    """Sockets kept open by systemd."""
+    processes: ProcessRuntime
+    containers: DockerRuntime
+    supervisor: Supervisor
+    engine: Engine
+    gateway: Gateway
+    control: ControlServer
+    leases: Leases
+    reconfigurer: Reconfigurer
+    side_tasks: SideTasks
+    works: Mapping[str, Work]
+    """Tasks besides the service."""
+
+    async def start(self) -> None:
+        """Listens and notifies systemd; no side task can prevent that."""
+        self.side_tasks.start("watchdog", sdnotify.feed_watchdog)
+        await self.control.start()
+        conductor = self.config.services.conductor
+        self.engine.endpoint = await self.gateway.start(conductor.host, conductor.port, self.handed.get("http", ()))
+        _log.info("listening on %s", self.engine.endpoint)
+        sdnotify.notify("READY=1", "STATUS=listening; instances are starting")
+
+    async def run(self) -> Exception | None:
+        """Serves until asked to stop. Returns the error if the supervision failed instead."""
+        await self._end_others()
+        supervision = asyncio.create_task(self.supervisor.run(), name="supervisor")
+        for name, work in self.works.items():
+            self.side_tasks.start(name, work)
+        await startup.wait_for_adopted(self.engine, _ADOPTION_LIMIT_S)
+        await self.gateway.serve_handed()
+        self.orders.reload_with(self.reconfigurer)
+        self.side_tasks.start("startup display", partial(_show_start, self.engine, self.config))
+        stop = asyncio.create_task(self.orders.stop.wait(), name="stop")
+        await asyncio.wait((stop, supervision), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not supervision.done() or supervision.cancelled():
+            return None
+        fault = supervision.exception()
+        if not isinstance(fault, Exception):
+            return None
+        _log.critical("the supervision of instances has failed: stopping; instances run on", exc_info=fault)
+        return fault
+
+    async def _end_others(self) -> None:
+        """Stops instances that an earlier daemon left running and that are no longer configured."""
+        for runtime, kind in ((self.processes, RuntimeKind.PROCESS), (self.containers, RuntimeKind.DOCKER)):
+            try:
+                await runtime.end_others([spec.name for spec in self.bound.specs if spec.runtime is kind])
+            except Exception:  # noqa: BLE001 - the instances that are there are worth more
+                _log.exception("instances (runtime: %s) that are no longer configured may still run", kind)
+
+    async def stop(self, fault: Exception | None) -> Exception | None:
+        """Stops the endpoint after its running requests, then the instances unless they stay running.
+
+        Returns the first error; later steps are carried out anyway.
+        """
+        times, hurry = self.reconfigurer.config.lifecycle, self.orders.hurry
+        sdnotify.notify("STOPPING=1")
+        sdnotify.extend_timeout(times.drain_timeout_s + times.stop_grace_s + _STOP_MARGIN_S)
+        self.reconfigurer.close()
+        self.leases.close()
+        if not hurry.is_set():
+            drained = _first(self.gateway.stop(times.drain_timeout_s), hurry.wait())
+            await closed("requests", drained)
+        disorder = await closed("endpoint", self.gateway.stop(0.0))
+        asked = self.orders.leave_running
+        leave_running = times.leave_running if asked is None else asked
+        end = self.supervisor.shutdown(leave_running=leave_running or fault is not None, drain=False)
+        disorder = await closed("instances", end) or disorder
+        await self.side_tasks.close()
+        return disorder
+
+
+async def closed(what: str, closing: Awaitable[None]) -> Exception | None:
+    """Waits for a part to stop. An error is logged and returned, so that it neither hides others nor skips the rest."""
+    try:
+        await closing
+    except Exception as error:  # noqa: BLE001 - see above
+        _log.exception("%s: error while stopping", what)
+        return error
+    return None
+
+
+async def _show_start(engine: Engine, config: Config) -> None:
+    text = await startup.watch_start(
+        engine, config.models.default, config.models.params, dashboard=config.gateway.dashboard
+    )
+    sdnotify.notify(f"STATUS=serving {config.models.default} at {engine.endpoint}")
+    if not logs.is_journal(sys.stdout):
+        click.echo(text)
+
+
+async def _first(*works: object) -> None:
+    """Runs several awaitables until the first completes, then cancels the others."""
+    tasks = [asyncio.ensure_future(work) for work in works]  # type: ignore[call-overload]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
