@@ -26,6 +26,8 @@ def likeliest(seed: int, count: int, *, rounding_nats: float, chosen: int | None
         chosen: The token that must be the likeliest, by far; None: any, and the next may be nearly as likely.
     """
     drawn = random.Random(seed)  # noqa: S311 - nothing secret
+    if not count:
+        return {}
     tokens = drawn.sample(range(_VOCABULARY), count)
     if chosen is not None:
         tokens = [chosen, *(token for token in tokens if token != chosen)][:count]
@@ -54,7 +56,7 @@ def of_prompt(ids: Sequence[int], count: int, *, weights: int, rounding_nats: fl
 def of_answer(seed: int, ids: Sequence[int], count: int, *, rounding_nats: float) -> dict[str, object]:
     """Returns vLLM's `logprobs` of a completion, as with `return_tokens_as_token_ids`."""
     listed = [
-        likeliest(crc32(b"%d" % at, seed), count, rounding_nats=rounding_nats, chosen=token)
+        likeliest(crc32(b"%d" % at, seed), max(1, count), rounding_nats=rounding_nats, chosen=token)
         for at, token in enumerate(ids)
     ]
     return {

@@ -225,7 +225,9 @@ def _logprobs(body: dict[str, Any], key: str, kind: str) -> int | None:
     if wanted is not None and wanted > _MAX_LOGPROBS:
         problem = f"Requested {kind} logprobs of {wanted}, which is greater than max allowed: {_MAX_LOGPROBS}"
         raise _refused(problem, key, wanted)
-    return wanted
+    if wanted is not None and wanted < -1:
+        raise _refused(f"{kind} logprobs must be non-negative or -1, got {wanted}", key, wanted)
+    return _MAX_LOGPROBS if wanted == -1 else wanted  # -1 is all of the vocabulary: that much would help no test
 
 
 def _int(body: dict[str, Any], key: str) -> int | None:

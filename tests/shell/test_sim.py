@@ -179,6 +179,12 @@ class TestShapes:
         assert set(error["error"]) == {"message", "type", "param", "code"}
         assert (error["error"]["param"], error["error"]["code"]) == (param, status)
 
+    @pytest.mark.parametrize(("count", "status"), [(-2, 400), (-1, 200), (0, 200), (1, 200), (20, 200), (21, 400)])
+    async def test_any_number_of_logprobs(self, http: aiohttp.ClientSession, count: int, status: int) -> None:
+        for key in ("logprobs", "prompt_logprobs"):
+            got, body = await post(http, "/v1/completions", {"prompt": "one two", "max_tokens": 2, key: count})
+            assert got == status, body
+
     async def test_only_json_is_taken(self, http: aiohttp.ClientSession) -> None:
         async with http.post("/v1/completions", data=b'{"prompt": "x"}') as response:
             assert response.status == 400
