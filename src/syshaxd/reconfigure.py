@@ -16,7 +16,7 @@ from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.types import RuntimeKind, State
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.engine import Engine
-from syshaxd.system import configfile
+from syshaxd.system import configfile, replacing
 
 _log = logging.getLogger(__name__)
 # Margin on top of draining, grace and an instance's time to start.
@@ -94,9 +94,9 @@ class Reconfigurer:
             return self._changes(config, bound)
 
     def _edit(self, edits: Mapping[str, str | None]) -> tuple[Config, Bound]:
-        with configfile.locked(self.path):
+        with replacing.locked(self.path):
             text, config, bound = self._read_blocking(configfile.edited(configfile.read_text(self.path), edits))
-            configfile.write(self.path, text)
+            replacing.write(self.path, text)
         return config, bound
 
     async def apply(self, text: str | None = None) -> Changes:
@@ -232,11 +232,11 @@ class Reconfigurer:
             raise ConflictError(f"the file still has the rejected text: it {error}") from error
 
     def _put_back(self, rejected: str) -> None:
-        with configfile.locked(self.path):
+        with replacing.locked(self.path):
             if configfile.read_text(self.path) != rejected:  # it was changed meanwhile
                 return
-            configfile.write(_beside(self.path), rejected)
-            configfile.write(self.path, self._text)
+            replacing.write(_beside(self.path), rejected)
+            replacing.write(self.path, self._text)
 
     async def _stop(self, names: Sequence[str], *, drain: bool) -> None:
         times = self.config.lifecycle
@@ -289,22 +289,22 @@ class _FileChange:
         self._path = path
         self._text = text
         self._before: str | None = None
-        self._draft: configfile.Draft | None = None
+        self._draft: replacing.Draft | None = None
 
     def prepare(self) -> None:
         """Tries all that can fail. Raises ConfigError: the file can't be written."""
         self._before = _text_in(self._path)
-        self._draft = configfile.Draft(self._path, self._text)
+        self._draft = replacing.Draft(self._path, self._text)
 
     def commit(self) -> str:
         """Replaces the file. Returns what is to be told of it; raises ConfigError: it is as before."""
         assert self._draft is not None
         note = ""
-        with configfile.locked(self._path):
+        with replacing.locked(self._path):
             meanwhile = _text_in(self._path)
             if meanwhile not in (None, self._before):
                 beside = _beside(self._path)
-                configfile.write(beside, meanwhile or "")
+                replacing.write(beside, meanwhile or "")
                 note = f"the file was changed while another text was applied; that change was saved to {beside}"
             self._draft.commit()
         return note

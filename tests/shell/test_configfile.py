@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from syshaxd.core.config import Config, get_value, parse, parse_text, set_value, unset_value
 from syshaxd.core.errors import ConfigError, ConflictError
-from syshaxd.system import configfile
+from syshaxd.system import configfile, replacing
 
 
 @pytest.fixture
@@ -432,8 +432,8 @@ def test_writers_at_the_same_time_lose_nothing(made: Path) -> None:
 
 
 def test_a_lock_that_is_never_given_back_is_told(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configfile, "_LOCK_TIMEOUT_S", 0.0)
-    with configfile.locked(made), pytest.raises(ConfigError, match="another program keeps it locked"):
+    monkeypatch.setattr(replacing, "_LOCK_TIMEOUT_S", 0.0)
+    with replacing.locked(made), pytest.raises(ConfigError, match="another program keeps it locked"):
         configfile.edit(made, {"models.default": "other"})
 
 

@@ -2,17 +2,11 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Reads, creates and edits the configuration file, keeping comments and order. Writes are atomic."""
 
-import errno
-import fcntl
 import io
 import os
-import pwd
 import re
 import stat
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +31,10 @@ from syshaxd.core.config import (
 )
 from syshaxd.core.errors import ConfigError, ConfigFault, ConflictError, SyshaxError
 from syshaxd.core.launch.spec import instance_specs
-from syshaxd.system import rundir, yamltree
+from syshaxd.system import replacing, rundir, yamltree
 
 _SYSTEM_PATH = Path("/etc/syshax/config.yaml")
-_NEW_FILE_MODE = 0o640  # the instances' environments may hold tokens
 _BEYOND_THE_GROUPS_READING = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
-_LOCK_TIMEOUT_S = 10.0
-_LOCK_PAUSE_S = 0.02
-_REMEDIES = {
-    errno.EROFS: "a service may write to ReadWritePaths= of its unit, a container to mounts without `ro`",
-    errno.ENOSPC: "free some space on that disk",
-}
 # Nested aliases expand a short text to a huge value.
 _MAX_VALUES = 100_000
 
@@ -159,11 +146,11 @@ def create(path: Path, *, force: bool) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _fault(f"cannot create the folder {path.parent}: {_reason(error)}") from error
-    with locked(path):
+        raise replacing.fault(f"cannot create the folder {path.parent}: {replacing.reason(error)}") from error
+    with replacing.locked(path):
         if os.path.lexists(path) and not force:  # unlike Path.exists, does not raise without permission
             raise ConflictError(f"{path} already exists; --force replaces it")
-        write(path, INITIAL)
+        replacing.write(path, INITIAL)
 
 
 def edit(path: Path, changes: Mapping[str, str | None]) -> None:
@@ -172,8 +159,8 @@ def edit(path: Path, changes: Mapping[str, str | None]) -> None:
     Raises:
         ConfigError: The result would not be a valid configuration. The file is unchanged; every fault is listed.
     """
-    with locked(path):
-        write(path, edited(read_text(path), changes))
+    with replacing.locked(path):
+        replacing.write(path, edited(read_text(path), changes))
 
 
 def edited(text: str, changes: Mapping[str, str | None]) -> str:
@@ -201,7 +188,7 @@ def edited(text: str, changes: Mapping[str, str | None]) -> str:
     if faults:
         raise ConfigError(tuple(faults.values()))
     if _plain(new_text) != expected:
-        raise _fault("anchors, aliases or merge keys tie these keys to others; edit the file by hand")
+        raise replacing.fault("anchors, aliases or merge keys tie these keys to others; edit the file by hand")
     return new_text
 
 
@@ -281,155 +268,6 @@ def _comment(text: str) -> CommentToken:
     return CommentToken(text, CommentMark(0), None)
 
 
-def write(path: Path, text: str) -> None:
-    """Replaces the file atomically, keeping its mode and owner.
-
-    Raises:
-        ConfigError: It can't be written. The file is unchanged.
-    """
-    Draft(path, text).commit()
-
-
-class Draft:
-    """A replacement text, already on disk next to the file: everything that can fail has been tried."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        """Writes the text to a temporary file.
-
-        Raises:
-            ConfigError: The file can't be replaced. It is unchanged and no temporary file remains.
-        """
-        try:
-            _check_link(path)
-            self._path = path.resolve()  # keeps a symbolic link
-            _check_replaceable(self._path)
-            descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-            self._draft = Path(name)
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    _take_over_mode(self._path, file.fileno())
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except BaseException:
-                self.discard()
-                raise
-        except OSError as error:
-            raise _not_written(path, error) from error
-
-    def commit(self) -> None:
-        """Moves the text into the file's place.
-
-        Raises:
-            ConfigError: It failed after all. The file is unchanged and no temporary file remains.
-        """
-        try:
-            self._draft.replace(self._path)
-            _sync_folder(self._path.parent)
-        except OSError as error:
-            self.discard()
-            raise _not_written(self._path, error) from error
-
-    def discard(self) -> None:
-        """Discards the text; the file is unchanged."""
-        with suppress(OSError):  # an earlier error matters more, or none does
-            self._draft.unlink()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Locks out other writers; hold it around reading and changing the file.
-
-    Locks the folder, since the file itself is replaced at each write.
-
-    Raises:
-        ConfigError: Another process holds the lock for too long.
-    """
-    try:
-        descriptor = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise _missing(path) from None
-    except OSError as error:
-        raise _fault(f"cannot be locked: {_reason(error)}") from error
-    try:
-        give_up_at_s = time.monotonic() + _LOCK_TIMEOUT_S
-        while not _lock(descriptor):
-            if time.monotonic() > give_up_at_s:
-                raise _fault("another program keeps it locked (`lsof +d` of its folder shows which)")
-            time.sleep(_LOCK_PAUSE_S)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _check_link(path: Path) -> None:
-    """Another user's link could make root replace any file.
-
-    Raises:
-        ConfigError: It is such a link.
-    """
-    try:
-        info = path.lstat()
-    except FileNotFoundError:
-        return
-    if stat.S_ISLNK(info.st_mode) and info.st_uid not in (0, os.geteuid()):
-        raise _fault(f"cannot be written: it is a symbolic link that belongs to another user (uid {info.st_uid})")
-
-
-def _check_replaceable(path: Path) -> None:
-    """Checks for what allows creating a file next to another but not replacing it.
-
-    Raises:
-        ConfigError: The file can't be replaced.
-    """
-    mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    if any(_unescaped(line.split(b" ")[4]) == os.fsencode(path) for line in mounts):
-        raise _fault("cannot be replaced: it is itself a mount; mount its folder instead")
-    folder, us = path.parent.stat(), os.geteuid()
-    with suppress(FileNotFoundError):
-        if folder.st_mode & stat.S_ISVTX and us not in (0, folder.st_uid, path.stat().st_uid):
-            raise _fault(f"cannot be replaced: it belongs to another user, and {path.parent} is sticky (chmod -t)")
-
-
-def _unescaped(name: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda found: bytes((int(found[1], 8),)), name)
-
-
-def _not_written(path: Path, error: OSError) -> ConfigError:
-    return _fault(f"cannot be written in the folder {path.parent}: {_reason(error)}")
-
-
-def _take_over_mode(path: Path, descriptor: int) -> None:
-    try:
-        old = path.stat()
-    except FileNotFoundError:
-        os.fchmod(descriptor, _NEW_FILE_MODE)
-        return
-    new = os.fstat(descriptor)
-    for owner in (old.st_uid, -1):  # only root may change the owner; the group can be set by its members
-        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
-            with suppress(PermissionError):
-                os.fchown(descriptor, owner, old.st_gid)
-                break
-    os.fchmod(descriptor, old.st_mode & 0o7777)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def read_text(path: Path) -> str:
     """Returns a file's text, not validated.
 
@@ -439,11 +277,11 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise _missing(path) from None
+        raise replacing.missing(path) from None
     except OSError as error:
-        raise _fault(f"cannot be read: {_reason(error)}") from error
+        raise replacing.fault(f"cannot be read: {replacing.reason(error)}") from error
     except UnicodeDecodeError as error:
-        raise _fault(f"is not UTF-8 text (byte {error.start + 1})") from error
+        raise replacing.fault(f"is not UTF-8 text (byte {error.start + 1})") from error
 
 
 def _plain(text: str) -> dict[str, Any]:
@@ -451,11 +289,11 @@ def _plain(text: str) -> dict[str, Any]:
     try:
         content = yamltree.unshared(YAML(typ="safe", pure=True).load(text), _MAX_VALUES)
     except YAMLError as error:
-        raise _fault(_yaml_problem(error)) from None
+        raise replacing.fault(_yaml_problem(error)) from None
     except (ValueError, RecursionError) as error:
-        raise _fault(f"is not usable YAML: {error}") from None
+        raise replacing.fault(f"is not usable YAML: {error}") from None
     if content is not None and not isinstance(content, dict):
-        raise _fault("must be a mapping of sections such as `services:`")
+        raise replacing.fault("must be a mapping of sections such as `services:`")
     return content or {}
 
 
@@ -483,23 +321,3 @@ def _yaml_problem(error: YAMLError) -> str:
     if duplicate := re.search(r'found duplicate key "(.*?)" with value', problem):
         problem = f"the key {duplicate[1]!r} appears twice"
     return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {problem}"
-
-
-def _reason(error: OSError) -> str:
-    """The system's reason and a remedy; for missing permissions also the user."""
-    if not isinstance(error, PermissionError):
-        hint = _REMEDIES.get(error.errno or 0)
-        return "; ".join(filter(None, (error.strerror or str(error), hint)))
-    try:
-        user = pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        user = str(os.geteuid())
-    return f"{error.strerror} for the user {user}; grant the permission, or use `sudo`"
-
-
-def _missing(path: Path) -> ConfigError:
-    return _fault(f"no such file; `syshax init --config {path}` creates it")
-
-
-def _fault(problem: str) -> ConfigError:
-    return ConfigError((ConfigFault("", problem),))
