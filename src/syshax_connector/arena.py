@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A rank's piece of shared memory that hand-overs are written to, made once and used again and again.
+"""An arena: a rank's piece of shared memory for hand-overs, created once and reused.
 
-Fresh pages of a tmpfs cost 1 to 3 GB/s, pages that are there already cost nothing: so they are made at start, and a
+Allocating tmpfs pages runs at 1 to 3 GB/s, reusing them costs nothing: so they are allocated at start, and a
 hand-over takes some of them. The owner holds a lock on the file while it lives; the kernel drops it however it dies.
 """
 
@@ -26,7 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ArenaError(OSError):
-    """The arena is not there, not whole, or not the one that is wanted."""
+    """The arena is missing, incomplete, or not the expected one."""
 
 
 @dataclass(slots=True)
@@ -39,11 +39,11 @@ class Arena:
     memory: mmap.mmap
     fd: int
     is_ready: bool = False
-    """For its user to note that copies are as quick as they get."""
+    """Set by its user once copies run at full speed."""
 
     @property
     def address(self) -> int:
-        """Where it is mapped."""
+        """The address at which it is mapped."""
         return ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
 
     def check(self) -> None:
@@ -59,42 +59,42 @@ class Arena:
             raise ArenaError(f"{self.path}: the arena was cut off to {found.st_size} bytes")
 
     def is_removed(self) -> bool:
-        """Whether the file has lost its name."""
+        """Whether the file was unlinked."""
         return os.fstat(self.fd).st_nlink == 0
 
     def give_up(self) -> None:
-        """Removes the file if it is still this one; who has mapped it may go on."""
+        """Removes the file if it is still this one; existing mappings stay valid."""
         with suppress(FileNotFoundError):
             if os.path.samestat(self.path.stat(), os.fstat(self.fd)):
                 self.path.unlink()
         self.close()
 
     def close(self) -> None:
-        """Gives up the file; its memory goes with the last view of it."""
+        """Closes the file; its memory is freed with the last view of it."""
         os.close(self.fd)
 
     def populate(self, *, write: bool) -> None:
-        """Makes the page table's entries now, so that the first copy does not pay for them. Releases the GIL."""
+        """Populates the page table now, so that the first copy need not. Releases the GIL."""
         base, size = self.address, len(self.memory)
         advice = _POPULATE_WRITE if write else _POPULATE_READ
         for offset in range(0, size, _CHUNK_BYTES):
             chunk = min(_CHUNK_BYTES, size - offset)
-            # An older kernel does not know it: then the first copies are slower.
+            # Older kernels lack it: then the first copies are slower.
             if _libc.madvise(ctypes.c_void_p(base + offset), ctypes.c_size_t(chunk), advice):
                 return
 
 
 def create(path: Path, size: int) -> Arena:
-    """Makes an arena; it appears under its name when it is whole. Takes seconds for each few GB.
+    """Creates an arena; it appears under its name once complete. Takes seconds per few GB.
 
     Raises:
         OSError: No room (ENOSPC), or the name is taken by a living owner.
     """
     room = os.statvfs(path.parent)
     if room.f_blocks and room.f_bavail * room.f_frsize < size:
-        # The kernel would take all that there is from others before it gave up.
+        # The kernel would exhaust the memory of others before failing.
         raise no_room(path, size)
-    # Without a name until it is whole: a process that is killed here leaves nothing.
+    # Unnamed until complete: a process killed here leaves nothing behind.
     fd = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         # Not ftruncate: writing to pages that the tmpfs can't give later is a SIGBUS, not an error.
@@ -117,7 +117,7 @@ def attach(path: Path, arena_id: str) -> Arena:
     """Maps another engine's arena.
 
     Raises:
-        ArenaError: It is not there, or is another one.
+        ArenaError: It is missing, or is another one.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -137,7 +137,7 @@ def _is_of(fd: int, arena_id: str) -> bool:
 
 
 def no_room(path: Path, size: int) -> OSError:
-    """What to raise, and to tell people, where the shared memory is too full for a file."""
+    """The error and advice if the shared memory is too full for a file."""
     return OSError(
         errno.ENOSPC,
         f"no room for {size} bytes; free some of this shared memory, give it more (a container's: --shm-size, else: "
@@ -147,7 +147,7 @@ def no_room(path: Path, size: int) -> OSError:
 
 
 def give_name(fd: int, path: Path) -> None:
-    """Makes a file that was opened with O_TMPFILE appear.
+    """Gives a name to a file opened with O_TMPFILE.
 
     Raises:
         FileExistsError: The name is taken.
@@ -157,7 +157,7 @@ def give_name(fd: int, path: Path) -> None:
 
 
 def is_owned(path: Path, arena_id: str = "") -> bool:
-    """Whether the process that made the arena lives. Process numbers would not do: containers have their own.
+    """Whether the arena's creator runs. PIDs would not do: containers have their own.
 
     Args:
         path: Its file.

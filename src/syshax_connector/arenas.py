@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The arenas that one rank has mapped: its own, and those that it has loaded from.
+"""The arenas mapped by one rank: its own, and those from which it has loaded.
 
 Two threads use them. The engine's takes an arena for each copy and gives it back when the copy has ended; the keeper's
 makes the own one, and lets go of those that were removed. What takes long (making, registering) is done without the
@@ -47,11 +47,11 @@ class Arenas:
         self._pin = pin
         self._unpin = unpin
         self._lock = threading.Lock()
-        """Of the three below."""
+        """Protects the three below."""
         self._own: Arena | None = None
         self._attached: dict[str, Arena] = {}
         self._uses: dict[int, int] = {}
-        """Copies under way, by the arena's `id()`."""
+        """Running copies by the arena's `id()`."""
 
     def take_own(self) -> Arena:
         """Returns the own arena, which stays mapped until `give_back`.
@@ -61,7 +61,7 @@ class Arenas:
         """
         with self._lock:
             if self._own is None:
-                raise ArenaError("the arena is not there yet")
+                raise ArenaError("the arena does not exist yet")
             return self._take(self._own)
 
     def take(self, name: str, arena_id: str) -> tuple[Arena, bool]:
@@ -88,7 +88,7 @@ class Arenas:
                 del self._uses[id(taken)]
 
     def keep(self, *, pins: bool) -> None:
-        """Lets go of arenas that are gone, else their memory would stay; makes the own one, and anew if it is gone.
+        """Unmaps removed arenas, to free their memory; creates the own one, and again if it was removed.
 
         Args:
             pins: Whether memory may be registered with the device now.
@@ -121,7 +121,7 @@ class Arenas:
             self._ready()
 
     def close(self) -> None:
-        """Removes the own one. Nothing may be under way."""
+        """Removes the own one. No copy may be running."""
         with self._lock:
             own, self._own = self._own, None
         if own is not None:

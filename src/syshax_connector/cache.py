@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A rank's paged KV cache: hand-overs are read out of it and written into it.
+"""A rank's paged KV cache, from which hand-overs are read and into which they are written.
 
 On a GPU (FlashAttention's family) a token's K and V stand side by side. On a CPU each block holds its K first, then its
 V, both packed for the instruction set: `vec` transposes K, `amx` and `neon` pack both. vLLM can only write that.
@@ -84,13 +84,13 @@ class PackedCache:
             isa: For which instruction set K and V are packed, as vLLM calls it.
 
         Raises:
-            UnknownPackingError: This CPU's packing is no matter of strides.
+            UnknownPackingError: This CPU's packing cannot be expressed by strides.
         """
         self._caches = caches
         self._isa = isa
         self._block_size, head_size = caches[0].shape[2], caches[0].shape[3] // 2
         if any(cache.stride() != caches[0].stride() for cache in caches):
-            raise UnknownPackingError("the layers' KV caches do not lie in memory in the same way")
+            raise UnknownPackingError("the layers' KV caches differ in memory layout")
         self._row = 2 * head_size * self._block_size
         while self._row > _LONGEST_ROW or caches[0].stride(0) % self._row:
             self._row //= 2
@@ -111,7 +111,7 @@ class PackedCache:
         if stored.packed == self.packed and start % self._block_size == 0:
             first, last = start // self._block_size, -(-stop // self._block_size)
             for cache, copied in zip(self._caches, stored.data, strict=True):
-                for number in range(first, last):  # three times as quick as index_copy_
+                for number in range(first, last):  # three times as fast as index_copy_
                     cache[blocks[number], heads].copy_(copied[number, stored.heads])
             return
         plain = stored.plain(torch.device("cpu"))

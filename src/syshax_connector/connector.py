@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What vLLM loads: one object in the scheduler's process, one in each worker's. It only passes calls on."""
+"""The class that vLLM loads: one object in the scheduler's process, one in each worker's. It only forwards calls."""
 
 import re
 from contextlib import suppress
@@ -37,7 +37,7 @@ __all__ = ["SyshaxConnector"]
 
 
 class SyshaxConnector(KVConnectorBase_V1, SupportsHMA):
-    """Hands KV caches over to other engines of this host, and takes theirs."""
+    """Hands KV caches over to other engines of this host and loads theirs."""
 
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
         """Checks that the engine's KV cache can be handed over.
@@ -82,7 +82,7 @@ class SyshaxConnector(KVConnectorBase_V1, SupportsHMA):
 
     @property
     def requires_kv_delivery(self) -> bool:
-        """A lost hand-over costs a computation, nothing else."""
+        """A lost hand-over only costs recomputation."""
         return False
 
     # In the workers.
@@ -169,7 +169,7 @@ class SyshaxConnector(KVConnectorBase_V1, SupportsHMA):
 
     @classmethod
     def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> HandoverStats:
-        """What came over the wire."""
+        """Parses what was transmitted."""
         return HandoverStats(data or {})
 
     @classmethod

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The loading engine's side: finds a hand-over, checks that it is the right one, and says how much of it is of use."""
+"""The loading engine's side: finds a hand-over, checks it, and determines how much of it is usable."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from .settings import Settings
 
 
 class MissError(Exception):
-    """There is nothing to load; `reason` is one word for metrics, the message is for people."""
+    """There is nothing to load; `reason` is one word for metrics, the message is for logs."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class Consumer:
         self._clock = clock
 
     def claim(self, key: str, token_ids: Sequence[int], since: float) -> tuple[Claim, int] | None:
-        """Takes a hand-over; None while it may still appear.
+        """Claims a hand-over; None while it may still appear.
 
         Args:
             key: Its key.
@@ -54,7 +54,7 @@ class Consumer:
         try:
             claim = self._folder.claim(key)
         except BlockingIOError:
-            raise MissError("busy", f"hand-over {key}: somebody else is loading it") from None
+            raise MissError("busy", f"hand-over {key}: another engine is loading it") from None
         except FolderError as error:
             raise MissError("arena", f"hand-over {key}: {error}") from error
         except (OSError, BadHeaderError) as error:

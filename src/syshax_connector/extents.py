@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Which bytes of an arena are taken. Pure."""
+"""Allocation of an arena's bytes. Pure."""
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Extent:
 class Extents:
     """First fit over a sorted list of free extents; neighbours are joined when freed.
 
-    The first page is never handed out: it tells whose arena it is.
+    The first page is never allocated: it identifies the arena.
     """
 
     capacity: int
@@ -38,7 +38,7 @@ class Extents:
         return max(0, self.capacity // PAGE_BYTES * PAGE_BYTES - PAGE_BYTES)
 
     def take(self, size: int) -> Extent | None:
-        """Takes an extent of at least so many bytes, or tells that none is free."""
+        """Allocates an extent of at least this size; None if none is free."""
         size = max(1, -(-size // PAGE_BYTES)) * PAGE_BYTES
         for index, free in enumerate(self._free):
             if free.size >= size:

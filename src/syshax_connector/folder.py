@@ -1,9 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The folder that engines share: arenas, and one small file for each hand-over that is ready to be loaded.
+"""The folder shared by engines: arenas, and one small file for each hand-over that is ready to load.
 
-A hand-over's file appears whole, under its key. Who holds the lock on it may use the bytes that it names: a consumer
-while it loads, the producer when it takes the bytes back. Locks vanish with their holder.
+A hand-over's file appears complete, under its key. The holder of its lock may use the bytes that it names: a consumer
+while it loads, the producer when it reclaims the bytes. Locks end with their holder.
 """
 
 import errno
@@ -21,7 +21,7 @@ from .header import MOST_BYTES, MOST_HEAD_BYTES, BadHeaderError, Header, arenas_
 _HANDOVER = ".kv"
 _ARENA = ".arena"
 _START_BYTES = 4096
-"""In which a head usually ends."""
+"""Usual upper limit of a head's size."""
 
 
 class FolderError(OSError):
@@ -30,14 +30,14 @@ class FolderError(OSError):
 
 @dataclass(slots=True)
 class Claim:
-    """A hand-over that nobody else may load or take back until it is closed."""
+    """A claimed hand-over: no other engine may load or reclaim it until it is closed."""
 
     path: Path
     header: Header
     _fd: int
 
     def free(self) -> None:
-        """It was loaded, or is of no use: its bytes go back to the producer."""
+        """Marks it as used: its bytes return to the producer."""
         self.path.unlink(missing_ok=True)
         self.close()
 
@@ -52,14 +52,14 @@ class Folder:
     """One folder of arenas and hand-overs."""
 
     def __init__(self, path: Path) -> None:
-        """Touches nothing yet: a folder that can't be used costs hand-overs, not the engine."""
+        """Does no I/O: an unusable folder costs hand-overs, not the engine."""
         self.path = path
 
     def make(self) -> None:
-        """Makes the folder if need be.
+        """Creates the folder if needed.
 
         Raises:
-            FolderError: It can't be made, or is not this user's own.
+            FolderError: It can't be created, or is not this user's own.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class Folder:
         self.check()
 
     def check(self) -> None:
-        """Makes sure that nobody else can write here: before each use, since what was ours may be replaced.
+        """Ensures that no other user can write here; before each use, as the folder may have been replaced.
 
         Raises:
             FolderError: It is not there, or not this user's own.
@@ -90,12 +90,12 @@ class Folder:
         return self.path / f"{owner}.{rank}{_ARENA}"
 
     def has_arena(self, owner: str) -> bool:
-        """Whether an engine that lives has an arena here. vLLM adds to its name for each data-parallel rank."""
+        """Whether a running engine has an arena here. vLLM appends to its name for each data-parallel rank."""
         paths = (path for name in (owner, f"{owner}_dp*") for path in self.path.glob(f"{name}.0{_ARENA}"))
         return any(arena.is_owned(path) for path in paths)
 
     def publish(self, header: Header) -> None:
-        """Makes a hand-over appear, whole.
+        """Publishes a complete hand-over.
 
         Raises:
             FileExistsError: The key was used before.
@@ -115,14 +115,14 @@ class Folder:
             raise
 
     def exists(self, key: str) -> bool:
-        """Whether the hand-over is there."""
+        """Whether the hand-over exists."""
         return self._handover(key).exists()
 
     def claim(self, key: str) -> Claim | None:
-        """Takes a hand-over for loading; None if it is not there (yet).
+        """Claims a hand-over for loading; None if it does not exist (yet).
 
         Raises:
-            BlockingIOError: Somebody else has it.
+            BlockingIOError: Another engine has claimed it.
             BadHeaderError: It is damaged, or of another key.
             FolderError: The folder can't be used.
             OSError: It can't be read.
@@ -150,14 +150,14 @@ class Folder:
         return Claim(path, header, fd)
 
     def take_back(self, key: str) -> bool:
-        """Removes a hand-over unless somebody is loading it; tells whether it is gone."""
+        """Removes a hand-over unless it is being loaded; returns whether it is gone."""
         return _remove_unlocked(self._handover(key))
 
     def reap(self, ttl_s: float, grace_s: float) -> int:
-        """Removes what dead owners left, and returns how many files that were.
+        """Removes files of dead owners, and returns their number.
 
         Args:
-            ttl_s: No hand-over may be older, whoever owns it.
+            ttl_s: Longest age of any hand-over.
             grace_s: How old the files of a dead owner must be.
 
         Raises:
@@ -203,7 +203,7 @@ class Folder:
         try:
             with handover.open("rb", buffering=0) as file:
                 start = file.read(_START_BYTES)
-                if start.count(b"\n", 0) < 2:  # a head that long has many ranks' packings in it
+                if start.count(b"\n", 0) < 2:  # heads with many ranks' packings are longer
                     start += file.read(MOST_HEAD_BYTES)
             return arenas_of(start)
         except (OSError, BadHeaderError):
@@ -224,7 +224,7 @@ def _remove_unlocked(path: Path) -> bool:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
-    except OSError:  # a link, say: it is not ours, and nobody will load it
+    except OSError:  # not ours, for example a link; no engine would load it
         path.unlink(missing_ok=True)
         return True
     try:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The file that tells of a hand-over: whose, what, and where its bytes are. Pure.
+"""The file that describes a hand-over: its owner, model, tokens, and the place of its bytes. Pure.
 
 SYSHAXKV3 <SHA-256 of the next line, in hex>
 <one JSON object, with the SHA-256 of what follows it>
@@ -21,9 +21,9 @@ from .layout import Digit, Packed, Packing
 
 MAGIC = b"SYSHAXKV3"
 MOST_BYTES = 64 << 20
-"""More is no header."""
+"""Largest header."""
 MOST_HEAD_BYTES = 1 << 20
-"""More is no head."""
+"""Largest head."""
 _ID_BYTES = 4
 
 
@@ -33,7 +33,7 @@ class BadHeaderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What must be equal on both sides, so that the KV cache means the same."""
+    """What must be equal on both sides for the KV cache to be valid."""
 
     identity: str
     dtype: str

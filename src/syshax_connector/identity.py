@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a model is, as far as its KV cache goes, and whether the connector can hand that over at all."""
+"""Identifies a model with respect to its KV cache, and checks that the connector supports it."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ def model_of(vllm_config: VllmConfig, shape: Shape, dtype: torch.dtype, identity
         vllm_config: The engine's.
         shape: Of its KV cache.
         dtype: Of its KV cache.
-        identity: The operator's word on which model it is; if empty, one is made of the model's own files.
+        identity: The operator's name for the model; if empty, derived from the model's files.
     """
     hf = vllm_config.model_config.hf_text_config
     return Model(
@@ -83,7 +83,7 @@ def model_of(vllm_config: VllmConfig, shape: Shape, dtype: torch.dtype, identity
 
 
 def rope_of(hf: Any) -> dict[str, Any]:
-    """The rotary embedding's parameters, written alike whichever version of transformers read them."""
+    """The rotary embedding's parameters, independent of the version of transformers."""
     parameters = dict(getattr(hf, "rope_parameters", None) or getattr(hf, "rope_scaling", None) or {})
     theta = parameters.pop("rope_theta", getattr(hf, "rope_theta", None))
     kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What the connector's two halves tell each other: the scheduler's jobs for the workers, and the workers' reports."""
+"""Messages between the connector's two halves: the scheduler's jobs for the workers, and the workers' reports."""
 
 from dataclasses import dataclass, field
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The saving engine's book: which extents of its arenas are taken, by which hand-overs, until when."""
+"""The saving engine's records: which hand-overs use which extents of its arenas, and until when."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from .settings import Settings
 
 
 class RefusedError(Exception):
-    """There will be no hand-over; `reason` is one word for metrics, the message is for people."""
+    """There will be no hand-over; `reason` is one word for metrics, the message is for logs."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class _Entry:
 
 
 class Producer:
-    """Reserves, publishes and takes back. Used by the engine's own thread and by the sweeper's."""
+    """Reserves, publishes and reclaims. Used by the engine's thread and the sweeper's."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Producer:
         unit: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begins with an empty book.
+        """Starts empty.
 
         Args:
             folder: Where to publish.
@@ -135,14 +135,14 @@ class Producer:
             self._forget(key)
 
     def sweep(self) -> int:
-        """Frees what was loaded, and what nobody came for within the time limit; returns how many were dropped so."""
+        """Frees loaded hand-overs, and those unclaimed for too long; returns the number of the latter."""
         with self._lock:
             self._collect()
             expired = [key for key, age_s in self._published() if age_s > self._settings.ttl_s]
             return sum(self._take_back(key) for key in expired)
 
     def close(self) -> None:
-        """Takes back all that nobody is loading."""
+        """Reclaims all hand-overs that are not being loaded."""
         with self._lock:
             for key, _ in self._published():
                 self._take_back(key)
@@ -167,7 +167,7 @@ class Producer:
     def _evict(self, size: int) -> Extent | None:
         """Drops unclaimed hand-overs, the oldest first, until there is room."""
         for key, age_s in self._published():
-            # Somebody is just about to load a young one.
+            # A young one is probably about to be loaded.
             if age_s > self._settings.wait_s and self._take_back(key) and (extent := self._extents.take(size)):
                 return extent
         return None

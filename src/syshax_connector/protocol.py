@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a request says about hand-overs, in its `kv_transfer_params`, and what its answer says back. Pure."""
+"""The hand-over fields in a request's `kv_transfer_params`, and in those of its answer. Pure."""
 
 import re
 from collections.abc import Mapping

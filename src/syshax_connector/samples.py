@@ -27,7 +27,7 @@ def _made_from(folder: Path) -> list[str]:
 
 
 def _sample(file: Path) -> str:
-    """Some of a file's bytes, spread over it."""
+    """A sample of a file's bytes, spread over it."""
     size = file.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with file.open("rb") as data:

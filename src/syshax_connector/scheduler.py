@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The half in the scheduler: decides what is loaded and saved, keeps the book, publishes, and counts."""
+"""The half in the scheduler: decides what to load and save, keeps the records, publishes, and counts."""
 
 import logging
 import threading

@@ -19,7 +19,7 @@ class Settings:
     """One engine's settings. The names are the keys of `kv_connector_extra_config`."""
 
     arena_dir: Path = Path("/dev/shm/syshax")  # noqa: S108 - checked: it must be ours alone
-    """Where hand-overs live; a tmpfs that all engines share."""
+    """Folder for hand-overs; a tmpfs that all engines share."""
     arena_bytes: int = 1024 * _MIB
     """Memory for this engine's hand-overs, per tensor-parallel rank. Taken at start, never grows."""
     identity: str = ""
@@ -29,13 +29,13 @@ class Settings:
     wait_s: float = 1.0
     """How long a request waits for its hand-over to appear."""
     sweep_s: float = 2.0
-    """How often abandoned files are looked for; what a dead engine left is gone after three times that."""
+    """Interval of sweeps; files of a dead engine are removed after three times that."""
     payload_checksum: bool = False
     """A checksum over the KV cache itself, not only over the header, on both sides."""
 
     @property
     def grace_s(self) -> float:
-        """How long the files of a dead owner are left alone: somebody may just be about to load them."""
+        """How long files of a dead owner are kept: another engine may be about to load them."""
         return 2 * self.sweep_s
 
 

@@ -18,7 +18,7 @@ _PER_OP = ("bytes", "tokens", "copy_seconds")
 
 @dataclass
 class HandoverStats(KVConnectorStats):
-    """What happened since the last step that had something to tell.
+    """Events since the last non-empty step.
 
     `data`: `events` is a list of `{op: save | load, result, reason, ...}`, with `tokens`, `bytes` and seconds of what
     succeeded; `reaped` counts files; `state` holds the latest arena_bytes, arena_used_bytes, waiting, oldest_seconds.
@@ -79,7 +79,7 @@ class HandoverMetrics(KVConnectorPromMetrics):
             )
 
         self._results = self._counter_cls(
-            name=f"{PREFIX}_results", documentation="Saves and loads by how they ended.", labelnames=results
+            name=f"{PREFIX}_results", documentation="Saves and loads by result.", labelnames=results
         )
         self._reaped = self._counter_cls(
             name=f"{PREFIX}_reaped_files", documentation="Abandoned files that were removed.", labelnames=labelnames

@@ -97,7 +97,7 @@ def strided(blocks: torch.Tensor, kind: int, packing: Packing, item_bytes: int) 
 def checksum(memory: mmap.mmap | bytearray, offset: int, size: int) -> int:
     """Sums up bytes, in rows that count as often as they are far from the beginning.
 
-    It finds what was overwritten, cut off or put in another place, by accident. It is no signature. PyTorch's threads
+    It detects accidental overwriting, truncation or reordering. It is not a signature. PyTorch's threads
     do it at about the speed of memory, several times as quick as CRC-32.
     """
     words, rest = divmod(size, 8)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Calls something again and again in a thread of its own, so that nothing abandoned stays."""
+"""Calls a function periodically in a separate thread, to remove what was abandoned."""
 
 import logging
 import threading

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Where things are kept, and how a half-made folder is told from a whole one."""
+"""Paths of the embedded profile, and marks that distinguish complete folders from interrupted ones."""
 
 import fcntl
 import os
@@ -16,13 +16,13 @@ _BEGUN = "begun"
 
 
 def cache_folder() -> Path:
-    """The folder of everything that can be made again."""
+    """The cache folder."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "syshax"
 
 
 def is_complete(folder: Path, recipe: str) -> bool:
-    """Whether the folder was made to its end, by this recipe."""
+    """Whether the folder was completed by this recipe."""
     try:
         return (folder / _STAMP).read_text() == recipe
     except (OSError, ValueError):
@@ -30,10 +30,10 @@ def is_complete(folder: Path, recipe: str) -> bool:
 
 
 def begin(folder: Path) -> None:
-    """Makes the folder anew, with nothing in it: what an interrupted attempt left is not trusted.
+    """Recreates the folder, empty: remains of an interrupted attempt are not trusted.
 
     Raises:
-        StepFailedError: It holds things that this program did not make.
+        StepFailedError: It contains files that this program did not create.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stamp = folder / _STAMP
@@ -61,9 +61,9 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def only_one(cache: Path) -> Iterator[None]:
-    """Lets one process at a time prepare; another one waits here.
+    """Lets one process at a time prepare; others wait here.
 
-    Programs started inside hold the lock too: one that outlives a killed preparation can't meet the next preparation.
+    Child programs inherit the lock, so that one that outlives a killed preparation excludes the next.
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)

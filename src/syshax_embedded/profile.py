@@ -40,7 +40,7 @@ class Cuda:
 
 
 def find_cuda() -> tuple[Cuda | None, str]:
-    """Returns the GPU for the role `gpu`, if one is usable, and in words what was found."""
+    """Returns the GPU for the role `gpu`, if one is usable, and a description of what was found."""
     python = os.environ.get(_CUDA_PYTHON)
     if not python:
         listed = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
@@ -62,7 +62,7 @@ def _output(argv: list[str]) -> str:
 
 
 def split(cores: list[int], *, gpu_computes: bool) -> tuple[list[int], list[int]]:
-    """Shares the cores out between the roles gpu and cpu. A real GPU needs only a few; a single core serves both."""
+    """Divides the cores between the roles gpu and cpu. A real GPU needs only a few; a single core serves both."""
     if len(cores) == 1:
         return cores, cores
     cut = len(cores) // 2
@@ -72,7 +72,7 @@ def split(cores: list[int], *, gpu_computes: bool) -> tuple[list[int], list[int]
 
 
 def roles(cuda: Cuda | None, found: str, cores: list[int]) -> tuple[str, str]:
-    """Says plainly who plays which role, and why."""
+    """Describes which device has which role, and why."""
     gpu_cores, cpu_cores = split(cores, gpu_computes=cuda is not None)
     if cuda is not None:
         gpu = f"{found}: it plays the role gpu, with {_in_words(gpu_cores)}"

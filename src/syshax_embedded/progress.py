@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Runs the programs of a step and shows that they move: a live line on a terminal, a line now and then elsewhere."""
+"""Runs the programs of a step and shows progress: a live line on a terminal, occasional lines elsewhere."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ _ERASE_LINE = "\r\x1b[2K"
 
 
 class StepFailedError(Exception):
-    """A step did not succeed. The message tells which, the end of its output, and what to do."""
+    """A step failed. The message has the step, the end of its output, and what to do."""
 
 
 def say(text: str) -> None:
@@ -114,7 +114,7 @@ class Step:
             raise StepFailedError(
                 f"{what}: {command[0]} ended with code {process.returncode}. The end of its output:\n\n"
                 + "\n".join(f"    {line}" for line in tail)
-                + f"\n\nAll of it is in {self._log}. Once the cause is mended, run the same command again."
+                + f"\n\nAll of it is in {self._log}. Fix the cause and run the same command again."
             )
 
     def _tick(self) -> None:

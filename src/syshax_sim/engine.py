@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from syshax_sim.profile import Profile
 
 _MAX_LAG_S = 1.0
-"""A step loop that is late by more has lost the time: it does not run to catch up."""
+"""A step loop that is later than this does not catch up."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +37,7 @@ class Generation:
 
     @property
     def kv_tokens(self) -> int:
-        """What it needs of the KV cache."""
+        """KV cache tokens that it needs."""
         return self.prompt_tokens + self.tokens
 
 

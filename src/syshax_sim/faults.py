@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What goes wrong, on demand."""
+"""Faults on demand."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace

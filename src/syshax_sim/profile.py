@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""How fast and how big the simulated device is."""
+"""Speed and size of the simulated device."""
 
 import json
 from dataclasses import dataclass, fields

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The simulated model: its tokenizer, and what it makes of a prompt.
+"""The simulated model: its tokenizer and its answers.
 
 An answer depends on every byte of its prompt, and each of its tokens names its own place: a client that compares what
 it got with `answer()` sees any loss, repetition, mixing up or damage, of the request as well as of the response.

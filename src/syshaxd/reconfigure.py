@@ -212,9 +212,9 @@ class Reconfigurer:
         return faults
 
     async def _restore_instances(self) -> None:
-        there = {status.spec.name: status.spec for status in self._supervisor.statuses()}
+        present = {status.spec.name: status.spec for status in self._supervisor.statuses()}
         before = {spec.name: spec for spec in self._bound.specs}
-        await self._stop([name for name, spec in there.items() if before.get(name) != spec], drain=False)
+        await self._stop([name for name, spec in present.items() if before.get(name) != spec], drain=False)
         await self._supervisor.reconfigure(self._bound.specs)
         self._settle(self.config, self._bound)
 

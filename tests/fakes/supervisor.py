@@ -37,7 +37,7 @@ class FakeSupervisor:
     def subscribe_instances(self, on_instances: Callable[[Sequence[InstanceStatus]], None]) -> None:
         """Its instances never change."""
 
-    def suspect(self, name: str) -> None:
+    def report_failure(self, name: str) -> None:
         self.suspected.append(name)
 
     def drained(self, name: str) -> None:

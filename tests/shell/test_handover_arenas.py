@@ -54,7 +54,7 @@ def arenas(folder: Folder, device: Device) -> Iterator[Arenas]:
 
 
 def test_the_own_arena_is_made_and_made_anew(folder: Folder, arenas: Arenas, device: Device) -> None:
-    with pytest.raises(ArenaError, match="not there yet"):
+    with pytest.raises(ArenaError, match="does not exist yet"):
         arenas.take_own()
     arenas.keep(pins=True)
     first = arenas.take_own()

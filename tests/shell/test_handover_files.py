@@ -392,7 +392,7 @@ class BookMachine(RuleBasedStateMachine):
         if keys:
             key = data.draw(st.sampled_from(keys))
             if key in {claim.header.key for claim in self.claims}:
-                with pytest.raises(MissError, match="somebody else"):
+                with pytest.raises(MissError, match="another engine"):
                     self.bench.claim(key, list(range(900)))
             else:
                 found = self.bench.claim(key, list(range(900)))

@@ -226,11 +226,11 @@ class TestHealth:
         async with bench() as b:
             b.sick["gpu"] = InstanceFailedError("connection refused")
             probes = len(b.probed)
-            b.supervisor.suspect("gpu")
-            b.supervisor.suspect("gpu")
+            b.supervisor.report_failure("gpu")
+            b.supervisor.report_failure("gpu")
             await b.calm()
             assert b.state() is State.UNHEALTHY
-            b.supervisor.suspect("gpu")
+            b.supervisor.report_failure("gpu")
             await b.calm()
             assert len(b.probed) == probes + 1
             await b.advance(PROBE_INTERVAL_S)

@@ -229,8 +229,8 @@ def _faults(
 def _print_faults(settings: BindingSettings, faults: Sequence[Fault], output: str) -> None:
     proposal = faults[0].proposal if faults else None
     if output == "json":
-        told = [{key: value for key, value in asdict(fault).items() if key != "proposal"} for fault in faults]
-        click.echo(json.dumps({"faults": told, "proposal": proposal and asdict(proposal)}, indent=2))
+        listed = [{key: value for key, value in asdict(fault).items() if key != "proposal"} for fault in faults]
+        click.echo(json.dumps({"faults": listed, "proposal": proposal and asdict(proposal)}, indent=2))
         return
     for fault in faults:
         click.echo(str(fault) if fault.blocking else f"{fault} (advice)")
@@ -265,31 +265,31 @@ def verify(socket: Path | None, name: str | None, output: str) -> None:
 
     run(socket, work)
     if output == "json":
-        click.echo(json.dumps({each: verification_json(its) for each, its in seen.items()}, indent=2))
+        click.echo(json.dumps({each: verification_json(result) for each, result in seen.items()}, indent=2))
     else:
         _print_verifications(seen)
-    if any(not its.ok if isinstance(its, Verification) else name for its in seen.values()):
+    if any(not result.ok if isinstance(result, Verification) else name for result in seen.values()):
         raise click.exceptions.Exit(1)
 
 
 def _print_verifications(seen: Mapping[str, Verification | Unverified]) -> None:
     table = Table("INSTANCE", "CPUS BOUND", "THREADS", "OUTSIDE", "MEMORY BY NODE", "REMOTE", box=None, pad_edge=False)
-    for name, its in seen.items():
-        if isinstance(its, Verification):
-            cpus = f"{its.cpus_bound} of {its.cpus_planned}" if its.cpus_planned else "-"
-            memory = ", ".join(f"{node}: {size / _MIB:.0f} MiB" for node, size in its.memory_bytes.items())
-            remote = f"{its.remote_memory_bytes / _MIB:.0f} MiB ({its.remote_memory_ratio:.0%})"
-            table.add_row(name, cpus, str(its.threads), str(its.threads_outside), memory or "unknown", remote)
+    for name, result in seen.items():
+        if isinstance(result, Verification):
+            cpus = f"{result.cpus_bound} of {result.cpus_planned}" if result.cpus_planned else "-"
+            memory = ", ".join(f"{node}: {size / _MIB:.0f} MiB" for node, size in result.memory_bytes.items())
+            remote = f"{result.remote_memory_bytes / _MIB:.0f} MiB ({result.remote_memory_ratio:.0%})"
+            table.add_row(name, cpus, str(result.threads), str(result.threads_outside), memory or "unknown", remote)
     console = show.console()
     if table.rows:
         console.print(table)
-    for name, its in seen.items():
-        if isinstance(its, Unverified):
-            console.print(Text(f"{name}: not checked: {its.reason}"))
+    for name, result in seen.items():
+        if isinstance(result, Unverified):
+            console.print(Text(f"{name}: not checked: {result.reason}"))
             continue
-        for drift in its.drifts:
+        for drift in result.drifts:
             console.print(Text(f"{name}: {drift}", "red"))
-        for reason in its.unreadable:
+        for reason in result.unreadable:
             console.print(Text(f"{name}: {reason}", "yellow"))
 
 

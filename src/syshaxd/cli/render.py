@@ -55,8 +55,8 @@ def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> 
         click.echo(f"# {spec.model} is made at the first start, or by `syshax quantize`", err=True)
     words = _words(spec) if show_secrets else safe_words(_words(spec))
     if output == "json":
-        told = asdict(spec) | {"env": dict(spec.env)}
-        click.echo(json.dumps((told if show_secrets else safe_value(name, told)) | {"command": words}, indent=2))
+        fields = asdict(spec) | {"env": dict(spec.env)}
+        click.echo(json.dumps((fields if show_secrets else safe_value(name, fields)) | {"command": words}, indent=2))
     elif spec.container is not None:
         click.echo(shell_text(words))
     else:

@@ -57,14 +57,14 @@ def requests(socket: Path | None, output: str) -> None:
         table = Table(box=None, pad_edge=False)
         for name in ("REQUEST", "ROUTE", "INSTANCE", "AGE", "TOKENS"):
             table.add_column(name)
-        for its in found:
-            where = its["placement"] or "(queue)"
+        for item in found:
+            where = item["placement"] or "(queue)"
             table.add_row(
-                Text(its["request_id"]),
-                Text(its["path"]),
-                Text(f"{where} (leased)" if its["leased"] else where),
-                show.duration_text(its["age_s"]),
-                str(its["tokens"]) if its["stream"] else "-",
+                Text(item["request_id"]),
+                Text(item["path"]),
+                Text(f"{where} (leased)" if item["leased"] else where),
+                show.duration_text(item["age_s"]),
+                str(item["tokens"]) if item["stream"] else "-",
             )
         show.console().print(table)
 
@@ -113,10 +113,10 @@ def explain(socket: Path | None, request_id: str, output: str) -> None:
             return
         for entry in answer["decisions"]:
             click.echo(decision_line(entry))
-            for its in entry["candidates"]:
-                loads = [f"{name}={its[name]:g}" for name in ("inflight", *_LOADS) if name in its]
-                loads += _weights(its)
-                click.echo(f"    {its['name']}: {', '.join(loads)}")
+            for item in entry["candidates"]:
+                loads = [f"{name}={item[name]:g}" for name in ("inflight", *_LOADS) if name in item]
+                loads += _weights(item)
+                click.echo(f"    {item['name']}: {', '.join(loads)}")
         for end in answer["ends"]:
             for move in end["handovers"]:
                 click.echo(f"moved: {_handover_text(move)}")
@@ -255,8 +255,8 @@ def policy(socket: Path | None, /, output: str, **values: float | None) -> None:
 
     async def work(client: ControlClient) -> None:
         answer = await (client.ask("SetPolicy", policy=given) if given else client.ask("GetPolicy"))
-        its = answer["policy"]
-        click.echo(json.dumps(its) if output == "json" else "\n".join(f"{name} = {its[name]:g}" for name in its))
+        item = answer["policy"]
+        click.echo(json.dumps(item) if output == "json" else "\n".join(f"{name} = {item[name]:g}" for name in item))
 
     run(socket, work)
 
@@ -280,9 +280,9 @@ def _handover_text(move: Mapping[str, Any]) -> str:
     return f"{text}, KV cache {move['result']}{gap}"
 
 
-def _weights(its: Mapping[str, Any]) -> list[str]:
+def _weights(item: Mapping[str, Any]) -> list[str]:
     """What an instance computes with, unless that is the model's own weights."""
-    return [f"{its['weights']} weights"] if its["weights"] not in {"", FULL_WEIGHTS} else []
+    return [f"{item['weights']} weights"] if item["weights"] not in {"", FULL_WEIGHTS} else []
 
 
 def decision_line(entry: Mapping[str, Any]) -> str:

@@ -205,13 +205,13 @@ def _notes(view: _View) -> Iterator[Text]:
 
 def _handovers(refusals: Mapping[tuple[str, str], str]) -> Iterator[Text]:
     """Which instances can hand over to which, or why not; a reason that applies both ways appears once."""
-    told: set[tuple[str, str]] = set()
+    shown: set[tuple[str, str]] = set()
     for (source, target), refusal in refusals.items():
-        if (target, source) in told:
+        if (target, source) in shown:
             continue
         both = bool(refusal) and refusals.get((target, source)) == refusal
         if both:
-            told.add((source, target))
+            shown.add((source, target))
         said = f"no hand-over: {refusal}" if refusal else "can hand over"
         yield Text.assemble((f"{source} {'and' if both else 'to'} {target}: ", "bold"), said)
 

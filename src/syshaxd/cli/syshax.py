@@ -214,11 +214,11 @@ def _edit(path: Path, changes: Mapping[str, str | None]) -> None:
 def _show(path: Path, keys: Sequence[str]) -> None:
     known = [find_key(key) for key in keys]
     content = configfile.read(path)
-    for key, its in zip(keys, known, strict=True):
+    for key, known_key in zip(keys, known, strict=True):
         value = get_value(content, key)
-        click.echo(its.default if value is None else _text(value))
+        click.echo(known_key.default if value is None else _text(value))
         if value is None:
-            click.echo(f"{key} is not set in {path}" + ("; that is the default" if its.default else ""), err=True)
+            click.echo(f"{key} is not set in {path}" + ("; that is the default" if known_key.default else ""), err=True)
 
 
 def _list(path: Path) -> None:

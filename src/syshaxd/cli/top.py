@@ -56,10 +56,10 @@ class TopView:
         for instance in sorted(status.instances, key=lambda each: each.since_s):
             name = instance.spec.name
             if self._seen.get(name) != (instance.state, instance.since_s):
-                told = show.state_text(instance.state).append(
+                message = show.state_text(instance.state).append(
                     f" {instance.reason}" if instance.reason else "", "default"
                 )
-                self._events.appendleft((instance.since_s, name, told))
+                self._events.appendleft((instance.since_s, name, message))
             self._seen[name] = instance.state, instance.since_s
             load = status.snapshot.instances.get(name)
             self._note(f"tokens of {name}", load.generation_tokens_per_s if load else 0.0)

@@ -153,14 +153,19 @@ def weights(names: tuple[str, ...], into: Path | None, output: str) -> None:
         return
     found = kept(folder)
     if output == "json":
-        told = [
-            {"path": str(its.path), "stored_bytes": its.stored_bytes, "whole": its.is_whole, "made": dict(its.record)}
-            for its in found
+        listed = [
+            {
+                "path": str(entry.path),
+                "stored_bytes": entry.stored_bytes,
+                "whole": entry.is_whole,
+                "made": dict(entry.record),
+            }
+            for entry in found
         ]
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(listed, indent=2))
         return
-    for its in found:
-        source = its.record.get("source", "not whole" if not its.is_whole else "made of what is not known")
-        click.echo(f"{its.path.name}  {its.stored_bytes >> 20} MiB  {source}")
+    for entry in found:
+        source = entry.record.get("source", "not whole" if not entry.is_whole else "made of what is not known")
+        click.echo(f"{entry.path.name}  {entry.stored_bytes >> 20} MiB  {source}")
     if not found:
         click.echo(f"{folder} keeps none", err=True)

@@ -299,6 +299,6 @@ def _faults(message: api.CheckBindingResponse) -> tuple[Fault, ...]:
 
 def _verifications(message: api.VerifyBindingResponse) -> dict[str, Verification | Unverified]:
     seen: dict[str, Verification | Unverified] = {
-        name: value_of(Verification, its) for name, its in message.verifications.items()
+        name: value_of(Verification, each) for name, each in message.verifications.items()
     }
     return seen | {name: Unverified(reason) for name, reason in message.unverified.items()}

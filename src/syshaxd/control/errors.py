@@ -89,8 +89,8 @@ async def _errors_mapped(context: Context, name: str) -> AsyncIterator[None]:
         yield
     except errors.SyshaxError as error:
         code, message = status_code(error), safe_text(str(error))
-        if len(its := detail(error)) <= _MAX_DETAIL_BYTES:
-            metadata = ((METADATA_KEY, its),)
+        if len(encoded := detail(error)) <= _MAX_DETAIL_BYTES:
+            metadata = ((METADATA_KEY, encoded),)
     except DecodeError as error:
         code, message = grpc.StatusCode.INVALID_ARGUMENT, f"not a message that {name} takes: {error}"
     except NotImplementedError:

@@ -85,6 +85,6 @@ def verifications(seen: Mapping[str, Verification | Unverified]) -> api.VerifyBi
     """By instance."""
     return make(
         api.VerifyBindingResponse,
-        verifications={name: its for name, its in seen.items() if isinstance(its, Verification)},
-        unverified={name: its.reason for name, its in seen.items() if isinstance(its, Unverified)},
+        verifications={name: found for name, found in seen.items() if isinstance(found, Verification)},
+        unverified={name: found.reason for name, found in seen.items() if isinstance(found, Unverified)},
     )

@@ -131,8 +131,8 @@ class SchedulingServicer(SchedulingServiceServicer):
                 sections.setdefault(section, {})[key] = value
         policy = Policy.from_config(parse(sections))
         self._engine.set_policy(policy)
-        told = ", ".join(f"{name}={value:g}" for name, value in given.items()) or "nothing"
-        self._engine.events.add(EventKind.CONFIG, f"policy set until the next reload: {told}")
+        changed = ", ".join(f"{name}={value:g}" for name, value in given.items()) or "nothing"
+        self._engine.events.add(EventKind.CONFIG, f"policy set until the next reload: {changed}")
         return make(api.SetPolicyResponse, policy=_policy(policy))
 
     def _specs(self) -> dict[str, InstanceSpec]:

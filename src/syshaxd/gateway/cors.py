@@ -23,8 +23,8 @@ class Cors:
         if self._all:
             return b"access-control-allow-origin: *\r\n"
         if origin in self._origins:
-            told = origin.encode("utf-8", "surrogateescape")
-            return b"access-control-allow-origin: %b\r\nvary: Origin\r\n" % told
+            origin_text = origin.encode("utf-8", "surrogateescape")
+            return b"access-control-allow-origin: %b\r\nvary: Origin\r\n" % origin_text
         return b"vary: Origin\r\n" if self._origins else b""
 
     def preflight(self, method: str, origin: str, headers: Mapping[str, str]) -> Answer | None:

@@ -96,8 +96,8 @@ def error_answer(error: SyshaxError, request_id: str, path: str = "") -> Answer:
         param, code = error.param, error.code or code
     if path == _ANTHROPIC_PATH or path.startswith(f"{_ANTHROPIC_PATH}/"):
         kind = _ANTHROPIC_KINDS.get(status, "invalid_request_error")
-        told = {"type": "error", "error": {"type": kind, "message": str(error)}, "request_id": request_id}
-        return Answer(status, json.dumps(told).encode(), headers=headers)
+        content = {"type": "error", "error": {"type": kind, "message": str(error)}, "request_id": request_id}
+        return Answer(status, json.dumps(content).encode(), headers=headers)
     return Answer(status, error_body(str(error), kind=kind, param=param, code=code), headers=headers)
 
 

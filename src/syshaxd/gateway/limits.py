@@ -30,19 +30,19 @@ class Limits:
     idle_timeout_s: float = 75.0
 
     @classmethod
-    def from_config(cls, its: GatewayConfig, max_files: int) -> "Limits":
+    def from_config(cls, config: GatewayConfig, max_files: int) -> "Limits":
         """The limits for a number of open files for clients."""
         fitting = max(_LEAST_CONNECTIONS, (max_files - _OTHER_FILES) // _FILES_PER_CONNECTION)
         return cls(
-            max_body_bytes=its.max_body_bytes,
-            max_bodies_bytes=its.max_bodies_bytes,
-            max_header_bytes=its.max_header_bytes,
-            max_connections=min(its.max_connections, fitting),
-            max_connections_per_address=its.max_connections_per_address,
-            head_timeout_s=its.head_timeout_s,
-            body_timeout_s=its.body_timeout_s,
-            min_body_bytes_per_s=its.min_body_bytes_per_s,
-            idle_timeout_s=its.idle_timeout_s,
+            max_body_bytes=config.max_body_bytes,
+            max_bodies_bytes=config.max_bodies_bytes,
+            max_header_bytes=config.max_header_bytes,
+            max_connections=min(config.max_connections, fitting),
+            max_connections_per_address=config.max_connections_per_address,
+            head_timeout_s=config.head_timeout_s,
+            body_timeout_s=config.body_timeout_s,
+            min_body_bytes_per_s=config.min_body_bytes_per_s,
+            idle_timeout_s=config.idle_timeout_s,
         )
 
 

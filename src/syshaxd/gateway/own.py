@@ -59,8 +59,8 @@ class OwnRoutes:
         """
         methods, respond = self._routes.get(path) or (_GET, lambda _: self._model(path))
         if methods is not None and method not in methods:
-            told = tuple(sorted(methods))
-            raise MethodNotAllowedError(f"{path} takes {' or '.join(told)}, not {method}", allowed=told)
+            names = tuple(sorted(methods))
+            raise MethodNotAllowedError(f"{path} takes {' or '.join(names)}, not {method}", allowed=names)
         return respond(query)
 
     def _models(self, query: str) -> Answer:

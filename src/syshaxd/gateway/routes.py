@@ -88,8 +88,8 @@ def check(method: str, path: str, instances: Callable[[str], frozenset[str] | No
         known = path in _OPEN or path.startswith(_API_PREFIX)
         message = f"no instance serves {path}" if known else f"no route {path}; the API is under /v1"
         raise NotFoundError(message, code="route_not_found")
-    told = tuple(sorted(allowed))
-    raise MethodNotAllowedError(f"{path} takes {' or '.join(told)}, not {method}", allowed=told)
+    names = tuple(sorted(allowed))
+    raise MethodNotAllowedError(f"{path} takes {' or '.join(names)}, not {method}", allowed=names)
 
 
 def check_stored(path: str) -> None:

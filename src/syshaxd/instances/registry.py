@@ -60,9 +60,11 @@ class InstanceRegistry:
         self._derive()
 
     def _derive(self) -> None:
-        self.specs: Mapping[str, InstanceSpec] = {name: its.spec for name, its in self.instances.items()}
+        self.specs: Mapping[str, InstanceSpec] = {name: instance.spec for name, instance in self.instances.items()}
         """The settings of all instances, by name."""
-        self.ready: tuple[InstanceSpec, ...] = tuple(its.spec for its in self.instances.values() if its.takes_requests)
+        self.ready: tuple[InstanceSpec, ...] = tuple(
+            instance.spec for instance in self.instances.values() if instance.takes_requests
+        )
         """Those that requests can go to now."""
         self._kept: dict[tuple[str, str, str, str | None, bool], tuple[InstanceSpec, ...]] = {}
         self._changed = asyncio.Event()
@@ -171,7 +173,7 @@ class InstanceRegistry:
             if request.pinned is not None:
                 what = f"{request.pinned} does not serve the model {request.model!r}; it serves"
             raise NotFoundError(f"{what} {', '.join(known)}", param="model", code="model_not_found")
-        if request.full_weights and all(its.spec.weights for its in asked):
+        if request.full_weights and all(instance.spec.weights for instance in asked):
             who = f"{request.pinned} has" if request.pinned else "all instances have"
             raise NotFoundError(
                 f"{who} quantised weights, and the request asks for full ones", code="weights_not_found"

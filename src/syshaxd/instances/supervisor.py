@@ -187,7 +187,7 @@ class Supervisor:
         instance = self._get(name)
         self._post(instance, Drained(instance.lifecycle.generation))
 
-    def suspect(self, name: str) -> None:
+    def report_failure(self, name: str) -> None:
         """Reports a failed request: the instance is probed at once. Raises NotFoundError for an unknown name.
 
         Only while it is READY: reports do not shorten the life of an instance already known to be unhealthy.
@@ -236,8 +236,8 @@ class Supervisor:
                 self._instances[spec.name] = old
                 continue
             # Generations keep counting, so that remains of an earlier one are never taken for this one.
-            its = Lifecycle(blocked_by=self._missing(spec), generation=self._retired.get(spec.name, 0))
-            self._instances[spec.name] = new = self._make(spec, its)
+            lifecycle = Lifecycle(blocked_by=self._missing(spec), generation=self._retired.get(spec.name, 0))
+            self._instances[spec.name] = new = self._make(spec, lifecycle)
             new.terminating = None if old is None else old.terminating
         self._levels = levels(specs)
         for on_instances in self._on_instances:

@@ -79,7 +79,7 @@ class BindingMonitor:
     @property
     def faults(self) -> Mapping[str, tuple[str, ...]]:
         """Faults and advice found at start, by instance, one line each."""
-        return {name: tuple(map(describe_fault, its)) for name, its in self._bound.faults.items()}
+        return {name: tuple(map(describe_fault, faults)) for name, faults in self._bound.faults.items()}
 
     def latest(self) -> Mapping[str, BindingStatus]:
         """Binding status of the present generations, by instance; unread ones are absent."""

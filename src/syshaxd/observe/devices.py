@@ -83,22 +83,22 @@ def _shm_usage() -> tuple[int, int]:
     return 0, 0
 
 
-def _text(told: Any) -> str:
+def _text(raw: Any) -> str:
     """Older bindings return bytes."""
-    return told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
+    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
 
 
-def _number(told: Any, most: float) -> float:
+def _number(raw: Any, most: float) -> float:
     """Raises ValueError unless it is a number from 0 to `most`."""
-    if not 0 <= (value := float(told)) <= most:
-        raise ValueError(f"{told} cannot be")
+    if not 0 <= (value := float(raw)) <= most:
+        raise ValueError(f"{raw} cannot be")
     return value
 
 
-def _count(told: Any, most: int) -> int:
+def _count(raw: Any, most: int) -> int:
     """Raises ValueError unless it is a count up to `most`."""
-    if not 0 <= (value := int(told)) <= most:
-        raise ValueError(f"{told} cannot be")
+    if not 0 <= (value := int(raw)) <= most:
+        raise ValueError(f"{raw} cannot be")
     return value
 
 

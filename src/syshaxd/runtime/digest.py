@@ -11,8 +11,8 @@ from syshaxd.core.types import InstanceSpec
 
 def digest(spec: InstanceSpec) -> str:
     """Differs if a server launched for `spec` would differ."""
-    told = asdict(spec)
-    del told[
+    fields = asdict(spec)
+    del fields[
         "aliases"
     ]  # the command line has them; servers that a daemon without this field started are still the same
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

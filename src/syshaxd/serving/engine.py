@@ -174,7 +174,7 @@ class Engine:
                     answer.break_off(refusal if isinstance(refusal, InstanceFailedError) else error)
                 continue
             if answer.outcome is Outcome.FAILED:
-                self._supervisor.suspect(answer.instance)
+                self._supervisor.report_failure(answer.instance)
             if isinstance(answer, MovableAnswer) and answer.part_over:
                 target = self._admission.redecide(claim, self._fleet())
                 if target is not None:

@@ -46,7 +46,7 @@ class Failures:
 
     def note(self, request: Request, instance: str, error: SyshaxError, *, progressed: bool) -> None:
         """An instance has failed a request; `progressed`: it had made some of the answer."""
-        self._supervisor.suspect(instance)
+        self._supervisor.report_failure(instance)
         broke = isinstance(error, InstanceFailedError) and error.broke
         request.tries.failed(error, broke=broke, unresponsive=instance in self._given_up, begun=progressed)
 

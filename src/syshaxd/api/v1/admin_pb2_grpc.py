@@ -112,7 +112,7 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """Everything that the daemon knows at this moment.
+        """The daemon's whole status at this moment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,16 +121,16 @@ class AdminServiceServicer(object):
     def StartInstance(self, request, context):
         """The three commands below answer with the instance's status as it is when the command is accepted. With `wait`, a
         status follows for each change, and the call ends with OK once the instance is where the command wants it, or with
-        FAILED_PRECONDITION once it won't get there. Ending the call earlier, as by a deadline, takes no command back.
+        FAILED_PRECONDITION once it can't get there. Ending the call earlier, as by a deadline, does not cancel the command.
 
-        Wants the instance up: done when it is READY.
+        Starts the instance: done when it is READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopInstance(self, request, context):
-        """Wants the instance down: done when it is STOPPED.
+        """Stops the instance: done when it is STOPPED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,7 +144,7 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CompareInstances(self, request, context):
-        """Asks two instances the same prompts, one after the other, and compares their answers: seconds to minutes.
+        """Compares two instances' answers to the same prompts; takes seconds to minutes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,35 +158,35 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetTopology(self, request, context):
-        """Nodes, CPUs and accelerators of the host, read now, and whose CPUs they are.
+        """Nodes, CPUs and accelerators of the host, read now, and the owners of the CPUs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckBinding(self, request, context):
-        """What is wrong with a binding to CPUs, on the host as it is now and beside the other instances. Changes nothing.
+        """The faults of a CPU binding, on the host as it is now and next to the other instances. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyBinding(self, request, context):
-        """Where instances run and where their memory lies, read now, against their bindings.
+        """Verifies now where instances run and where their memory is, against their bindings.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConfig(self, request, context):
-        """The configuration that holds.
+        """The configuration in effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetConfig(self, request, context):
-        """Edits the file, comments kept; it holds once it is applied. INVALID_ARGUMENT: every fault, and the file is as before.
+        """Edits the file, keeping comments; it takes effect once applied. INVALID_ARGUMENT: every fault; the file is unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,7 +201,7 @@ class AdminServiceServicer(object):
 
     def ApplyConfig(self, request, context):
         """Makes a text the configuration: changed instances are drained and launched again, and the call ends when they are
-        READY. FAILED_PRECONDITION: one did not get READY, and the former configuration holds again. INVALID_ARGUMENT: every
+        READY. FAILED_PRECONDITION: one did not become READY, and the change was rolled back. INVALID_ARGUMENT: every
         fault, and nothing has changed. Ending the call earlier, as by a deadline, does not end the change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -216,14 +216,14 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvents(self, request, context):
-        """What has happened, oldest first: states, configuration, drift, hand-overs. The latest 1000 events are kept.
+        """Events, oldest first: states, configuration, drift, hand-overs. The latest 1000 are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Shutdown(self, request, context):
-        """Ends the daemon after the running requests, as SIGTERM does. Answered when the end has begun.
+        """Stops the daemon after the running requests, as SIGTERM does. Answered when the shutdown has begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,7 +70,7 @@ class SchedulingServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def PlaceRequest(self, request, context):
-        """Decides on a request that the caller carries out itself. The slots of the decision count as taken until ReportEnd,
+        """Decides on a request that the caller runs itself. The slots of the decision count as taken until ReportEnd,
         until the lease's time is over, or until an operator cancels it. Never waits: DECISION_KIND_WAIT means to ask again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -85,7 +85,7 @@ class SchedulingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReportEnd(self, request, context):
-        """Gives a lease's slots back. NOT_FOUND: the lease has ended already.
+        """Releases a lease's slots. NOT_FOUND: the lease has ended already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,7 +99,7 @@ class SchedulingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExplainDecision(self, request, context):
-        """Why a request went where it went, and how it ended. The latest 2000 decisions are kept. NOT_FOUND: none of them.
+        """Why a request was placed as it was, and how it ended. The latest 2000 decisions are kept. NOT_FOUND: none of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +113,7 @@ class SchedulingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListRequests(self, request, context):
-        """Requests being answered or waiting for a place, oldest first.
+        """Running and queued requests, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

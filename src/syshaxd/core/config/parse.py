@@ -121,9 +121,9 @@ def _faults_of_container(config: Config, name: str) -> Iterator[ConfigFault]:
     if service.model is None and config.models.path is None:
         yield ConfigFault(f"{key}.model", "required with runtime `docker`, here or as models.path")
     names = {
-        other: container_name(other, its)
-        for other, its in enabled_services(config).items()
-        if its.runtime is RuntimeKind.DOCKER
+        other: container_name(other, other_service)
+        for other, other_service in enabled_services(config).items()
+        if other_service.runtime is RuntimeKind.DOCKER
     }
     if service.container.ipc == f"container:{names[name]}":
         yield ConfigFault(

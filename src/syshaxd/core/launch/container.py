@@ -37,37 +37,41 @@ def container_spec(role: Role, service: ServiceConfig, *, model: str, joins: str
         model: Its weights.
         joins: Name of the container whose IPC namespace it joins by default; None: it shares its own.
     """
-    its: ContainerConfig = service.container
+    container: ContainerConfig = service.container
     device = service.device or (Device.CUDA if role is Role.GPU else Device.CPU)
     on_gpu = device is Device.CUDA
-    gpus = its.gpus if its.gpus is not None else ("all" if on_gpu else 0)
-    caps = its.cap_add if its.cap_add is not None else ([] if on_gpu else ["SYS_NICE"])
-    volumes = its.volumes if its.volumes is not None else ([f"{model}:{model}:ro"] if model.startswith("/") else [])
-    inner = its.container_port or service.port
+    gpus = container.gpus if container.gpus is not None else ("all" if on_gpu else 0)
+    caps = container.cap_add if container.cap_add is not None else ([] if on_gpu else ["SYS_NICE"])
+    volumes = (
+        container.volumes
+        if container.volumes is not None
+        else ([f"{model}:{model}:ro"] if model.startswith("/") else [])
+    )
+    inner = container.container_port or service.port
     return ContainerSpec(
         name=container_name(role, service),
-        image=its.image or "",
-        pull=its.pull,
-        ipc=its.ipc or (f"{JOIN}{joins}" if joins else "shareable"),
-        shm_size_bytes=size_bytes(its.shm_size),
+        image=container.image or "",
+        pull=container.pull,
+        ipc=container.ipc or (f"{JOIN}{joins}" if joins else "shareable"),
+        shm_size_bytes=size_bytes(container.shm_size),
         gpus=ALL_GPUS if gpus == "all" else gpus if isinstance(gpus, int) else tuple(map(str, gpus)),
-        ports=((service.host, service.port, inner), *map(published_port, its.ports)),
+        ports=((service.host, service.port, inner), *map(published_port, container.ports)),
         volumes=tuple(volumes),
-        working_dir=its.working_dir or "",
-        privileged=its.privileged,
+        working_dir=container.working_dir or "",
+        privileged=container.privileged,
         cap_add=tuple(caps),
-        security_opt=tuple(its.security_opt),
-        cpuset_cpus=its.cpuset_cpus or "",
-        cpuset_mems=its.cpuset_mems or "",
-        init=its.init,
+        security_opt=tuple(container.security_opt),
+        cpuset_cpus=container.cpuset_cpus or "",
+        cpuset_mems=container.cpuset_mems or "",
+        init=container.init,
     )
 
 
-def joined_container(its: ContainerSpec) -> str:
+def joined_container(container: ContainerSpec) -> str:
     """Name of the container whose IPC namespace it joins; empty: none."""
-    if its.ipc == DONOR:
+    if container.ipc == DONOR:
         return DONOR_NAME
-    return its.ipc.removeprefix(JOIN) if its.ipc.startswith(JOIN) else ""
+    return container.ipc.removeprefix(JOIN) if container.ipc.startswith(JOIN) else ""
 
 
 def cpuset_cpus(spec: InstanceSpec) -> str:
@@ -78,13 +82,13 @@ def cpuset_cpus(spec: InstanceSpec) -> str:
 
 def with_connector(spec: InstanceSpec, package: str) -> InstanceSpec:
     """The instance with `syshax_connector` mounted where its Python finds it, if it needs the connector."""
-    its = spec.container
-    if its is None or spec.protocol is not HandoverProtocol.CONNECTOR:
+    container = spec.container
+    if container is None or spec.protocol is not HandoverProtocol.CONNECTOR:
         return spec
     env = dict(spec.env)
     env["PYTHONPATH"] = ":".join(filter(None, (_CONNECTOR_PATH, env.get("PYTHONPATH"))))
     volume = f"{package}:{_CONNECTOR_PATH}/{PACKAGE}:ro"
-    return replace(spec, env=tuple(env.items()), container=replace(its, volumes=(*its.volumes, volume)))
+    return replace(spec, env=tuple(env.items()), container=replace(container, volumes=(*container.volumes, volume)))
 
 
 def docker_run(spec: InstanceSpec) -> list[str]:
@@ -93,35 +97,35 @@ def docker_run(spec: InstanceSpec) -> list[str]:
     Args:
         spec: An instance that runs in a container.
     """
-    its = spec.container
-    assert its is not None
-    line = ["docker", "run", "--detach", "--name", its.name]
-    line += ["--init"] if its.init else []
+    container = spec.container
+    assert container is not None
+    line = ["docker", "run", "--detach", "--name", container.name]
+    line += ["--init"] if container.init else []
     line += [
         "--ipc",
-        f"{JOIN}{joined}" if (joined := joined_container(its)) else its.ipc,
+        f"{JOIN}{joined}" if (joined := joined_container(container)) else container.ipc,
         "--shm-size",
-        _size_text(its.shm_size_bytes),
+        _size_text(container.shm_size_bytes),
     ]
-    if isinstance(its.gpus, tuple):
-        line += ["--gpus", f'"device={",".join(its.gpus)}"']
-    elif its.gpus:
-        line += ["--gpus", "all" if its.gpus == ALL_GPUS else str(its.gpus)]
-    for address, outer, inner in its.ports:
+    if isinstance(container.gpus, tuple):
+        line += ["--gpus", f'"device={",".join(container.gpus)}"']
+    elif container.gpus:
+        line += ["--gpus", "all" if container.gpus == ALL_GPUS else str(container.gpus)]
+    for address, outer, inner in container.ports:
         line += ["--publish", f"{Address(address, outer)}:{inner}"]
-    for volume in its.volumes:
+    for volume in container.volumes:
         line += ["--volume", volume]
-    line += ["--workdir", its.working_dir] if its.working_dir else []
-    line += ["--privileged"] if its.privileged else []
-    for cap in its.cap_add:
+    line += ["--workdir", container.working_dir] if container.working_dir else []
+    line += ["--privileged"] if container.privileged else []
+    for cap in container.cap_add:
         line += ["--cap-add", cap]
-    for option in its.security_opt:
+    for option in container.security_opt:
         line += ["--security-opt", option]
     line += ["--cpuset-cpus", cpus] if (cpus := cpuset_cpus(spec)) else []
-    line += ["--cpuset-mems", its.cpuset_mems] if its.cpuset_mems else []
+    line += ["--cpuset-mems", container.cpuset_mems] if container.cpuset_mems else []
     for key, value in spec.env:
         line += ["--env", f"{key}={value}"]
-    return [*line, "--entrypoint", spec.argv[0], its.image, *spec.argv[1:]]
+    return [*line, "--entrypoint", spec.argv[0], container.image, *spec.argv[1:]]
 
 
 def _size_text(size: int) -> str:

@@ -144,17 +144,17 @@ def exit_status(code: int, *, name: str, out_of_memory: bool, asked: bool, last_
 
 
 def _diagnose(rules: tuple[_Rule, ...], spec: InstanceSpec, text: str) -> tuple[str, bool]:
-    its = spec.container
-    assert its is not None
+    container = spec.container
+    assert container is not None
     for rule in rules:
         if rule.pattern.search(text):
             meaning = rule.meaning.format(
                 text,
                 name=spec.name,
                 key=f"services.{spec.name}.container",
-                container=its.name,
-                image=its.image,
-                ipc=its.ipc,
+                container=container.name,
+                image=container.image,
+                ipc=container.ipc,
                 host=spec.host,
                 port=spec.port,
                 program=spec.argv[0],

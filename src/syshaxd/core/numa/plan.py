@@ -79,8 +79,10 @@ def plan_nearest(
     if threads is None:
         return _realise(topology, free, dialect, max((shape for _, shape in anywhere), key=_Shape.preference))
     on_same_nodes = {node: free[node] for node in topology.by_node(cpus) if node in free}
-    there = [(on_same_nodes, shape) for shape in _shapes_if_any(topology, on_same_nodes, dialect, ranks, constraints)]
-    near = [(where, shape.nearest_to(threads)) for where, shape in there + anywhere]
+    candidates = [
+        (on_same_nodes, shape) for shape in _shapes_if_any(topology, on_same_nodes, dialect, ranks, constraints)
+    ]
+    near = [(where, shape.nearest_to(threads)) for where, shape in candidates + anywhere]
     least = min(abs(shape.threads - threads) for _, shape in near)
     best = [(where, shape) for where, shape in near if abs(shape.threads - threads) == least]
     best.sort(key=lambda item: item[1].preference(), reverse=True)
@@ -127,7 +129,7 @@ class _Shape:
     """CPUs of each group; in a list of shapes: the maximum."""
     spare_each: int
     """Cores that each group leaves free on its node."""
-    able: tuple[int, ...]
+    capable: tuple[int, ...]
     """Nodes whose memory suffices."""
 
     @property
@@ -176,12 +178,14 @@ def _shapes_if_any(
             continue
         groups_each = ranks // nodes if stock else 1
         need = groups_each * constraints.bytes_per_rank(ranks) if stock else constraints.bytes_per_rank(1) // nodes
-        able = tuple(node for node in free if need <= (topology.node(node).memory_bytes or need))
+        capable = tuple(node for node in free if need <= (topology.node(node).memory_bytes or need))
         for spare in (1, 0) if stock else (0,):
-            room = sorted((len(free[node]) // groups_each - spare for node in able), reverse=True)
+            room = sorted((len(free[node]) // groups_each - spare for node in capable), reverse=True)
             if len(room) >= nodes and room[nodes - 1] >= 1:
                 most = room[nodes - 1]
-                shapes.append(_Shape(nodes=nodes, groups_each=groups_each, cpus_each=most, spare_each=spare, able=able))
+                shapes.append(
+                    _Shape(nodes=nodes, groups_each=groups_each, cpus_each=most, spare_each=spare, capable=capable)
+                )
     return shapes
 
 
@@ -211,7 +215,7 @@ def _neighbours(shapes: Sequence[_Shape], threads: int) -> tuple[int | None, int
 
 def _realise(topology: NumaTopology, free: FreeCpus, dialect: Dialect, shape: _Shape) -> Binding:
     """The binding of a shape, on nodes that are near to each other."""
-    roomy = [node for node in shape.able if len(free[node]) >= shape.cores_on_node]
+    roomy = [node for node in shape.capable if len(free[node]) >= shape.cores_on_node]
     nodes = _closest(topology, roomy, shape.nodes)
     groups: list[tuple[int, ...]] = []
     spare: list[int] = []

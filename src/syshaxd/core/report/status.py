@@ -17,7 +17,7 @@ from syshaxd.core.types import EngineStatus, InstanceStatus
 def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
     """The status as JSON. Keys never change. Times are Unix time; `age_s` is seconds since a reading."""
     snapshot = status.snapshot
-    told = {
+    result = {
         "version": status.version,
         "endpoint": status.endpoint,
         "started_at_s": status.started_at_s,
@@ -33,7 +33,7 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
         "parity": [{**report_json(report), "prompts": len(report.prompts)} for report in status.parity],
         "faults": list(status.faults),
     }
-    return dict(_without_odd_numbers(told))
+    return dict(_without_odd_numbers(result))
 
 
 def _without_odd_numbers(value: Any) -> Any:

@@ -82,9 +82,9 @@ class ContainerApi:
 
         A container that joined another's stays in the old namespace when that one is started again, without any error.
         """
-        its = spec.container
-        assert its is not None
-        name = joined_container(its)
+        wanted = spec.container
+        assert wanted is not None
+        name = joined_container(wanted)
         if not name:
             return True
         other = self.state(name)
@@ -186,19 +186,19 @@ class ContainerApi:
         Raises:
             LaunchFailedError: Nothing was started.
         """
-        its = spec.container
-        assert its is not None
+        wanted = spec.container
+        assert wanted is not None
         with self._connected() as client:
             labels = {
                 OWNER: self._owner,
                 INSTANCE: spec.name,
-                NAME: its.name,
+                NAME: wanted.name,
                 GENERATION: str(generation),
                 DIGEST: digest,
             }
             try:
-                joins = self._namespace(client, its)
-                container = client.containers.create(**create_options(spec, its, joins), labels=labels)
+                joins = self._namespace(client, wanted)
+                container = client.containers.create(**create_options(spec, wanted, joins), labels=labels)
             except (APIError, NotFound, ImageNotFound) as error:
                 raise _launch_failed(spec, error) from error
             try:
@@ -236,16 +236,16 @@ class ContainerApi:
             if not any(state.running and state.joins == donor.ident for state in self.find()):
                 self._remove(client, donor.ident)
 
-    def _namespace(self, client: docker.DockerClient, its: ContainerSpec) -> str:
+    def _namespace(self, client: docker.DockerClient, wanted: ContainerSpec) -> str:
         """The IPC mode to ask for. By id: a name could mean another container by the time it is started."""
-        if its.ipc == DONOR:
+        if wanted.ipc == DONOR:
             with self._donor_lock:  # two instances may want it at the same time
-                return f"{JOIN}{self._donor(client, its)}"
-        if other := joined_container(its):
+                return f"{JOIN}{self._donor(client, wanted)}"
+        if other := joined_container(wanted):
             return f"{JOIN}{client.containers.get(other).id}"
-        return its.ipc
+        return wanted.ipc
 
-    def _donor(self, client: docker.DockerClient, its: ContainerSpec) -> str:
+    def _donor(self, client: docker.DockerClient, wanted: ContainerSpec) -> str:
         """Id of the running container that keeps the namespace; made if it isn't there."""
         state = self.state(DONOR_NAME)
         if state is not None and state.is_of(self._owner):
@@ -253,12 +253,12 @@ class ContainerApi:
                 return state.ident
             self._remove(client, state.ident)
         donor = client.containers.create(
-            its.image,
+            wanted.image,
             name=DONOR_NAME,
             entrypoint=["sleep", "infinity"],
             command=[],
             ipc_mode="shareable",
-            shm_size=its.shm_size_bytes,
+            shm_size=wanted.shm_size_bytes,
             network_mode="none",
             init=True,
             labels={OWNER: self._owner, INSTANCE: _DONOR_INSTANCE, NAME: DONOR_NAME},

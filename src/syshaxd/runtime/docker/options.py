@@ -13,35 +13,37 @@ _LOG_CONFIG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "16m", "m
 _GPU_CAPABILITIES = [["gpu"]]
 
 
-def create_options(spec: InstanceSpec, its: ContainerSpec, ipc: str) -> dict[str, Any]:
+def create_options(spec: InstanceSpec, container: ContainerSpec, ipc: str) -> dict[str, Any]:
     """All of them but the labels; `ipc` is the mode to ask for."""
     ports: dict[str, list[tuple[str, int]]] = {}
-    for address, outer, inner in its.ports:
+    for address, outer, inner in container.ports:
         ports.setdefault(f"{inner}/tcp", []).append((address, outer))
     options: dict[str, Any] = {
-        "image": its.image,
-        "name": its.name,
+        "image": container.image,
+        "name": container.name,
         "entrypoint": [spec.argv[0]],
         "command": list(spec.argv[1:]),
         "environment": dict(spec.env),
         "ipc_mode": ipc,
-        "shm_size": its.shm_size_bytes,
+        "shm_size": container.shm_size_bytes,
         "ports": ports,
-        "mounts": [_mount(text) for text in its.volumes],
-        "working_dir": its.working_dir or None,
-        "privileged": its.privileged,
-        "cap_add": list(its.cap_add),
-        "security_opt": list(its.security_opt),
+        "mounts": [_mount(text) for text in container.volumes],
+        "working_dir": container.working_dir or None,
+        "privileged": container.privileged,
+        "cap_add": list(container.cap_add),
+        "security_opt": list(container.security_opt),
         "cpuset_cpus": cpuset_cpus(spec) or None,
-        "cpuset_mems": its.cpuset_mems or None,
-        "init": its.init,
+        "cpuset_mems": container.cpuset_mems or None,
+        "init": container.init,
         "log_config": _LOG_CONFIG,
     }
-    if its.gpus:
+    if container.gpus:
         options["device_requests"] = [
-            DeviceRequest(device_ids=list(its.gpus), capabilities=_GPU_CAPABILITIES)
-            if isinstance(its.gpus, tuple)
-            else DeviceRequest(count=ALL_GPUS if its.gpus == ALL_GPUS else its.gpus, capabilities=_GPU_CAPABILITIES)
+            DeviceRequest(device_ids=list(container.gpus), capabilities=_GPU_CAPABILITIES)
+            if isinstance(container.gpus, tuple)
+            else DeviceRequest(
+                count=ALL_GPUS if container.gpus == ALL_GPUS else container.gpus, capabilities=_GPU_CAPABILITIES
+            )
         ]
     return options
 
