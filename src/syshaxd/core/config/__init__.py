@@ -21,19 +21,21 @@ from syshaxd.core.config.keys import (
 )
 from syshaxd.core.config.parse import parse
 from syshaxd.core.config.schema import (
-    AUTO,
-    ArgValue,
     Config,
-    ContainerConfig,
-    CpuServiceConfig,
     GatewayConfig,
-    GpuServiceConfig,
     LifecycleConfig,
     ModelParams,
-    ServiceConfig,
     TcpConfig,
     container_name,
     enabled_services,
+)
+from syshaxd.core.config.services import (
+    AUTO,
+    ArgValue,
+    ContainerConfig,
+    CpuServiceConfig,
+    GpuServiceConfig,
+    ServiceConfig,
 )
 
 __all__ = [

@@ -4,7 +4,8 @@
 
 from ipaddress import ip_address
 
-from syshaxd.core.config.schema import Config, ServiceConfig, enabled_services
+from syshaxd.core.config.schema import Config, enabled_services
+from syshaxd.core.config.services import ServiceConfig
 from syshaxd.core.secrets import is_secret, safe_value
 
 _API_KEY = "api-key"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from syshaxd.core.address import Address, published_port
 from syshaxd.core.config import ContainerConfig, ServiceConfig, container_name
-from syshaxd.core.config.schema import size_bytes
+from syshaxd.core.config.services import size_bytes
 from syshaxd.core.handover.connector import PACKAGE
 from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.types import ContainerSpec, Device, HandoverProtocol, InstanceSpec, Role
