@@ -30,9 +30,9 @@ class RuntimeKind(StrEnum):
     """How an instance is started."""
 
     PROCESS = "process"
-    """By By By By By By syshaxd, as a child process."""
+    """By syshaxd, as a child process."""
     DOCKER = "docker"
-    """By By By By By By syshaxd, as a container."""
+    """By syshaxd, as a container."""
     EXTERNAL = "external"
     """Not by syshaxd, which only watches it and sends requests to it."""
 

@@ -303,7 +303,7 @@ def _ranks(reading: ResolvedSettings, topology: NumaTopology, _: Constraints) ->
             yield Fault(rule=Rule.RANKS, part=f"{OMP_BIND}=auto", detail=detail)
         for rank, node in enumerate(reading.memory_nodes[:ranks]):
             if not groups[rank]:
-                detail = f"rank {rank} runs on node {node}, where it has no CPUssssss"
+                detail = f"rank {rank} runs on node {node}, where it has no CPUs"
                 yield Fault(rule=Rule.CPULESS, part=f"{OMP_BIND}=auto", detail=detail)
     elif reading.settings.dialect is Dialect.STOCK and reading.listed:
         if len(groups) != ranks:
