@@ -15,8 +15,9 @@ from syshaxd.core.events import EventKind
 from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.types import RuntimeKind, State
 from syshaxd.instances.supervisor import Supervisor
-from syshaxd.serving.engine import Engine
+from syshaxd.serving.operations import InstanceOperations
 from syshaxd.system import configfile, replacing
+from syshaxd.system.events import EventLog
 
 _log = logging.getLogger(__name__)
 # Margin on top of draining, grace and an instance's time to start.
@@ -39,7 +40,8 @@ class Reconfigurer:
         bind: Bind,
         settle: Settle,
         supervisor: Supervisor,
-        engine: Engine,
+        instances: InstanceOperations,
+        events: EventLog,
     ) -> None:
         """Takes over a running daemon.
 
@@ -51,7 +53,8 @@ class Reconfigurer:
             bind: Makes instances of a configuration. It blocks, and raises ConfigError.
             settle: Makes a configuration hold, apart from starting and stopping instances.
             supervisor: Starts and stops the instances.
-            engine: Places requests on them.
+            instances: Carries out commands on them.
+            events: What has happened.
         """
         self.path = path
         self.config = config
@@ -63,7 +66,8 @@ class Reconfigurer:
         self._bind = bind
         self._settle = settle
         self._supervisor = supervisor
-        self._engine = engine
+        self._instances = instances
+        self._events = events
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[Changes]] = set()
         self._closed = False
@@ -167,7 +171,7 @@ class Reconfigurer:
             self._say(logging.INFO, _told(todo))
             for warning in await asyncio.to_thread(configfile.warnings, self.path, config):
                 _log.warning("%s", warning)
-                self._engine.events.add(EventKind.CONFIG, warning)
+                self._events.add(EventKind.CONFIG, warning)
             return todo
 
     async def _read(self, text: str | None) -> tuple[str, Config, Bound]:
@@ -254,7 +258,7 @@ class Reconfigurer:
 
     async def _prove(self, names: Sequence[str]) -> None:
         for name in names:
-            self._engine.start_instance(name)
+            self._instances.start(name)
         async with asyncio.TaskGroup() as group:
             proofs = [group.create_task(self._ready(name)) for name in names]
         if fault := next((fault for proof in proofs if (fault := proof.result())), None):
@@ -267,7 +271,7 @@ class Reconfigurer:
         limit_s = self.config.lifecycle.start_timeout_s if external else None
         try:
             await self._supervisor.wait_until(name, lambda status: status.wanted, _MARGIN_S)
-            async with asyncio.timeout(limit_s), aclosing(self._engine.watch_instance(name)) as statuses:
+            async with asyncio.timeout(limit_s), aclosing(self._instances.watch(name)) as statuses:
                 async for status in statuses:
                     if is_proven(status):
                         break
@@ -279,7 +283,7 @@ class Reconfigurer:
 
     def _say(self, level: int, text: str) -> None:
         _log.log(level, "configuration %s: %s", self.path, text)
-        self._engine.events.add(EventKind.CONFIG, text)
+        self._events.add(EventKind.CONFIG, text)
 
 
 class _FileChange:

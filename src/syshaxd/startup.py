@@ -17,8 +17,10 @@ from syshaxd.core.config import ModelParams
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.launch.instance_key import own_headers
 from syshaxd.core.report.describe import device_text
-from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
-from syshaxd.serving.engine import Engine
+from syshaxd.core.types import EngineStatus, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.instances.registry import InstanceRegistry, RegisteredInstance
+from syshaxd.instances.supervisor import Supervisor
+from syshaxd.serving.operations import InstanceOperations
 
 _log = logging.getLogger(__name__)
 _FIRST_REPORT_S = 5.0
@@ -26,68 +28,73 @@ _LONGEST_PAUSE_S = 30.0
 _TEST_TIMEOUT_S = 120.0
 
 
-async def watch_start(engine: Engine, model: str, params: ModelParams, *, dashboard: bool) -> str:
+async def watch_start(
+    registry: InstanceRegistry, instances: InstanceOperations, model: str, params: ModelParams, *, dashboard: bool
+) -> str:
     """Reports progress until every wanted instance is ready or has failed, then tests each ready one with a chat.
 
     Returns:
         Text for the terminal: where the API is, who plays which role, and a line to try it.
     """
-    for status in engine.status().instances:
-        await _wanted(engine, status.spec.name)
+    for name in registry.instances:
+        await _wanted(instances, name)
     pause_s = _FIRST_REPORT_S
-    while _pending(engine):
+    while _pending(registry):
         try:
             async with asyncio.timeout(pause_s):
-                while _pending(engine):
-                    await engine.instances_changed()
+                while _pending(registry):
+                    await registry.changed()
         except TimeoutError:
-            for status in _pending(engine):
-                _log.info("%s", await progress(engine, status))
+            for status in _pending(registry):
+                _log.info("%s", await progress(instances.supervisor, status))
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TEST_TIMEOUT_S)) as session:
-        specs = {status.spec.name: status.spec for status in engine.status().instances}
-        for name in engine.ready_instances():
-            await _chat(session, engine.endpoint, specs[name], model, params)
-    return _banner(engine, model, await asyncio.to_thread(_syshaxctl), dashboard=dashboard)
+        for spec in registry.ready:
+            await _chat(session, instances.endpoint, spec, model, params)
+    return _banner(
+        instances.status(), bool(registry.ready), model, await asyncio.to_thread(_syshaxctl), dashboard=dashboard
+    )
 
 
-async def wait_for_adopted(engine: Engine, timeout_s: float) -> None:
+async def wait_for_adopted(registry: InstanceRegistry, instances: InstanceOperations, timeout_s: float) -> None:
     """Returns once it is known what an earlier daemon left running, and requests can go to what is ready of it.
 
     Args:
-        engine: Its supervisor runs.
+        registry: The instances.
+        instances: Their supervisor runs.
         timeout_s: The longest wait.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            for status in engine.status().instances:
-                await _wanted(engine, status.spec.name)
-            while not _ready(engine).issubset(engine.ready_instances()):
-                await engine.instances_changed()
+            for name in registry.instances:
+                await _wanted(instances, name)
+            while any(
+                its.status.state is State.READY and not its.takes_requests for its in registry.instances.values()
+            ):
+                await registry.changed()
 
 
-def _ready(engine: Engine) -> set[str]:
-    return {status.spec.name for status in engine.status().instances if status.state is State.READY}
+def _is_undiscovered(instance: RegisteredInstance) -> bool:
+    return instance.status.state is State.READY and not instance.takes_requests
 
 
-def _pending(engine: Engine) -> list[InstanceStatus]:
-    ready = engine.ready_instances()
+def _pending(registry: InstanceRegistry) -> list[InstanceStatus]:
     return [
-        status
-        for status in engine.status().instances
-        if status.spec.name not in ready and status.wanted and status.state is not State.FAILED
+        its.status
+        for its in registry.instances.values()
+        if not its.takes_requests and its.status.wanted and its.status.state is not State.FAILED
     ]
 
 
-async def _wanted(engine: Engine, name: str) -> None:
+async def _wanted(instances: InstanceOperations, name: str) -> None:
     """Returns once the instance is wanted, as those are that no operator has stopped once the supervisor runs."""
-    async with aclosing(engine.watch_instance(name)) as statuses:
+    async with aclosing(instances.watch(name)) as statuses:
         async for status in statuses:
-            if status.wanted or status.state is State.FAILED or engine.is_stopped(name):
+            if status.wanted or status.state is State.FAILED or instances.is_stopped(name):
                 return
 
 
-async def progress(engine: Engine, status: InstanceStatus) -> str:
+async def progress(supervisor: Supervisor, status: InstanceStatus) -> str:
     """Where the start of an instance stands: what its log says last, else why the supervisor thinks it is not ready.
 
     The log of an instance that somebody else starts is with them.
@@ -95,7 +102,7 @@ async def progress(engine: Engine, status: InstanceStatus) -> str:
     name, age_s = status.spec.name, time.time() - status.since_s
     said = status.reason
     if status.state is State.STARTING and status.spec.runtime is not RuntimeKind.EXTERNAL:
-        async for line in engine.logs(name, tail=1, follow=False):
+        async for line in supervisor.logs(name, tail=1, follow=False):
             said = "" if line.startswith("====") else line  # its own output has not begun
     return f"{name}: {status.state} for {age_s:.0f} s" + (f": {said.strip()[:110]}" if said else "")
 
@@ -134,10 +141,8 @@ async def _chat(
     )
 
 
-def _banner(engine: Engine, model: str, syshaxctl: str, *, dashboard: bool) -> str:
-    status = engine.status()
-    endpoint = engine.endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-    ready = engine.ready_instances()
+def _banner(status: EngineStatus, ready: bool, model: str, syshaxctl: str, *, dashboard: bool) -> str:
+    endpoint = status.endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     serves = f"sysHAX serves the model {model} at {endpoint}/v1"
     lines = ["", serves if ready else f"No instance is ready: {endpoint}/v1 answers 503 until one is"]
     for instance in status.instances:

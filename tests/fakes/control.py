@@ -12,8 +12,9 @@ from syshaxd.serving.leases import Leases
 from tests.fakes.engine import FakeEngine
 
 
-def operations_of(engine: Engine | FakeEngine, **others: Any) -> Operations:
+def operations_of(engine: FakeEngine, **others: Any) -> Operations:
     parts = {
+        "instances": engine,
         "reconfigurer": create_autospec(Reconfigurer, instance=True),
         "leases": create_autospec(Leases, instance=True),
         "stop": lambda leave_running: None,

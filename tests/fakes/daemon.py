@@ -31,6 +31,7 @@ from syshaxd.reconfigure import Reconfigurer
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover, HandoverPolicy
+from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner
 from syshaxd.system import configfile
 from tests.fakes.bindings import unbound
@@ -66,6 +67,7 @@ class FakeDaemon:
     runtime: FakeRuntime
     supervisor: Supervisor
     engine: Engine
+    instances: InstanceOperations
     reconfigurer: Reconfigurer
     registry: InstanceRegistry
     handover: Handover
@@ -78,14 +80,14 @@ class FakeDaemon:
 
     def ports(self) -> dict[str, int]:
         """Of the instances that requests can go to."""
-        ready = self.engine.ready_instances()
+        ready = {spec.name for spec in self.registry.ready}
         return {
             status.spec.name: status.spec.port for status in self.supervisor.statuses() if status.spec.name in ready
         }
 
     async def offered(self, *names: str) -> None:
         """Returns when exactly these instances are offered to requests."""
-        while set(self.engine.ready_instances()) != set(names):
+        while {spec.name for spec in self.registry.ready} != set(names):
             await asyncio.sleep(0.005)
 
     async def compared(self, *ports: int) -> None:
@@ -166,20 +168,35 @@ async def fake_daemon(
         scheduler=Scheduler(Policy(name="turn")),
         handover=handover,
         snapshot=Snapshot,
-        parity=parity,
         look_up=discovery.look_up,
-        bindings=unbound(supervisor),
-        stopped=stopped,
         max_queue_size=10,
         max_queue_wait_s=5.0,
     )
-    its = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine)
+    bindings = unbound(supervisor)
+    instances = InstanceOperations(
+        engine,
+        supervisor=supervisor,
+        handover=handover,
+        parity=parity,
+        bindings=bindings,
+        snapshot=Snapshot,
+        stopped=stopped,
+    )
+    its = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine, bindings=bindings)
     reconfigurer = Reconfigurer(
-        path, CONFIG, config, bound, bind=bind, settle=its, supervisor=supervisor, engine=engine
+        path,
+        CONFIG,
+        config,
+        bound,
+        bind=bind,
+        settle=its,
+        supervisor=supervisor,
+        instances=instances,
+        events=engine.events,
     )
     running = asyncio.create_task(supervisor.run())
     comparing = asyncio.create_task(parity.run())
-    daemon = FakeDaemon(path, runtime, supervisor, engine, reconfigurer, registry, handover, parity, asked)
+    daemon = FakeDaemon(path, runtime, supervisor, engine, instances, reconfigurer, registry, handover, parity, asked)
     try:
         await daemon.offered(*ready)
         yield daemon

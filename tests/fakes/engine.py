@@ -1,12 +1,11 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""An Engine whose instances do what the test says, for the control plane and its clients."""
+"""InstanceOperations whose instances do what the test says, for the control plane and its clients."""
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any
 
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
@@ -64,6 +63,31 @@ def spec(role: Role, **changes: object) -> InstanceSpec:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
+class _FakeParity:
+    def __init__(self, engine: "FakeEngine") -> None:
+        self._engine = engine
+
+    async def compare(self, first: str, second: str) -> ParityReport:
+        self._engine.role(first), self._engine.role(second)
+        return self._engine.parity_reports[0]
+
+
+class _FakeBindings:
+    def __init__(self, engine: "FakeEngine") -> None:
+        self._engine = engine
+
+    async def topology(self) -> HostTopology:
+        return self._engine.host
+
+    async def check(self, name: str, settings: BindingSettings | None) -> tuple[Fault, ...]:
+        self._engine.role(name)
+        self._engine.checked.append((name, settings))
+        return self._engine.faults
+
+    async def verify(self, name: str) -> dict[str, Verification | Unverified]:
+        return {self._engine.role(name): self._engine.seen[name]} if name else self._engine.seen
+
+
 class FakeEngine:
     """Commands are noted; the instances change when the test says `become`, or by `react`."""
 
@@ -81,6 +105,9 @@ class FakeEngine:
             for role in Role
         }
         self.requests = RequestBook()
+        self.registry = self.supervisor = self
+        self.parity = _FakeParity(self)
+        self.bindings = _FakeBindings(self)
         self.commands: list[tuple[object, ...]] = []
         self.watchers: list[asyncio.Queue[InstanceStatus]] = []
         self.watching = asyncio.Event()
@@ -92,10 +119,9 @@ class FakeEngine:
         self.snapshot = full_snapshot()
         self.binding_faults: dict[str, tuple[str, ...]] = {}
         self.handover_refusals: dict[tuple[str, str], str] = {}
-        self.parity: tuple[ParityReport, ...] = ()
-        self.bindings: dict[str, BindingStatus] = {}
+        self.parity_reports: tuple[ParityReport, ...] = ()
+        self.binding_statuses: dict[str, BindingStatus] = {}
         self.host = HostTopology(topology=KUNPENG, owners={"cpu": tuple(range(40))})
-        self.requests: Any = None
         self.checked: list[tuple[str, BindingSettings | None]] = []
         self.faults: tuple[Fault, ...] = ()
         self.check_errors: dict[str, Exception] = {}
@@ -115,8 +141,8 @@ class FakeEngine:
             snapshot=self.snapshot,
             binding_faults=self.binding_faults,
             handover_refusals=self.handover_refusals,
-            parity=self.parity,
-            bindings=self.bindings,
+            parity=self.parity_reports,
+            bindings=self.binding_statuses,
         )
 
     def methods(self, path: str) -> frozenset[str] | None:
@@ -125,44 +151,29 @@ class FakeEngine:
     async def drain(self, timeout_s: float) -> None:
         pass
 
-    async def topology(self) -> HostTopology:
-        return self.host
-
-    async def check_binding(self, name: str, settings: BindingSettings | None) -> tuple[Fault, ...]:
-        self._role(name)
-        self.checked.append((name, settings))
-        return self.faults
-
-    async def verify_bindings(self, name: str) -> dict[str, Verification | Unverified]:
-        return {self._role(name): self.seen[name]} if name else self.seen
-
     def become(self, name: str, state: State, **changes: object) -> None:
-        role = self._role(name)
+        role = self.role(name)
         self.statuses[role] = replace(self.statuses[role], state=state, since_s=time.time(), **changes)  # type: ignore[arg-type]
         for queue in self.watchers:
             queue.put_nowait(self.statuses[role])
 
-    def start_instance(self, name: str) -> None:
+    def start(self, name: str) -> None:
         self._command("start", name)
 
-    def stop_instance(self, name: str, *, drain: bool) -> None:
+    def stop(self, name: str, *, drain: bool) -> None:
         self._command("stop", name, drain)
 
     async def check_restart(self, name: str) -> None:
-        self._role(name)
+        self.role(name)
         if name in self.check_errors:
             raise self.check_errors[name]
 
-    def restart_instance(self, name: str, *, drain: bool) -> None:
+    def restart(self, name: str, *, drain: bool) -> None:
         self._command("restart", name, drain)
 
-    async def compare_instances(self, first: str, second: str) -> ParityReport:
-        self._role(first), self._role(second)
-        return self.parity[0]
-
-    async def watch_instance(self, name: str) -> AsyncGenerator[InstanceStatus, None]:
+    async def watch(self, name: str) -> AsyncGenerator[InstanceStatus, None]:
         queue: asyncio.Queue[InstanceStatus] = asyncio.Queue()
-        queue.put_nowait(self.statuses[self._role(name)])
+        queue.put_nowait(self.statuses[self.role(name)])
         self.watchers.append(queue)
         try:
             while True:
@@ -173,7 +184,7 @@ class FakeEngine:
             self.watchers.remove(queue)
 
     def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
-        self._role(name)
+        self.role(name)
         return self._logs(tail, follow=follow)
 
     async def _logs(self, tail: int | None, *, follow: bool) -> AsyncIterator[str]:
@@ -187,11 +198,11 @@ class FakeEngine:
             self.log_readers -= 1
 
     def _command(self, command: str, name: str, *options: object) -> None:
-        self._role(name)
+        self.role(name)
         self.commands.append((command, name, *options))
         self.react(command, name)
 
-    def _role(self, name: str) -> Role:
+    def role(self, name: str) -> Role:
         if name not in set(Role):
             raise NotFoundError(f"no instance {name!r}; there are gpu, cpu")
         return Role(name)

@@ -22,6 +22,7 @@ from syshaxd.instances.discovery import Discovery
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover, HandoverPolicy
+from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner
 from tests.fakes.bindings import unbound
 from tests.fakes.handover import no_facts, well
@@ -56,6 +57,7 @@ class Stand:
     cpu: FakeInstance
     supervisor: FakeSupervisor
     engine: Engine
+    instances: InstanceOperations
     gateway: Gateway
     metrics: RecordingMetrics
     session: aiohttp.ClientSession
@@ -73,7 +75,7 @@ class Stand:
     async def ready(self, *names: str) -> None:
         for name in names:
             self.supervisor.become(name, State.READY)
-        while not set(names) <= set(self.engine.ready_instances()):
+        while not set(names) <= {spec.name for spec in self.engine.registry.ready}:
             await asyncio.sleep(0)
 
 
@@ -127,25 +129,32 @@ async def stands() -> AsyncIterator[MakeStand]:
                 registry, health=well, read_catalog=read_catalog, read_facts=equal_facts if movable else no_facts
             )
             stack.push_async_callback(discovery.close)
+            handover = Handover(registry, runner, policy=HandoverPolicy(enabled=movable))
             engine = Engine(
                 registry,
                 supervisor=supervisor,
                 scheduler=Scheduler(Policy(name="turn")),
-                handover=Handover(registry, runner, policy=HandoverPolicy(enabled=movable)),
+                handover=handover,
                 snapshot=Snapshot,
-                parity=no_parity(registry),
                 look_up=discovery.look_up,
                 max_queue_size=max_queue_size,
                 max_queue_wait_s=max_queue_wait_s,
-                bindings=unbound(supervisor),
             )
             metrics = RecordingMetrics()
-            gateway = Gateway(engine, metrics, limits=limits, **options)
+            instances = InstanceOperations(
+                engine,
+                supervisor=supervisor,
+                handover=handover,
+                parity=no_parity(registry),
+                bindings=unbound(supervisor),
+                snapshot=Snapshot,
+            )
+            gateway = Gateway(engine, metrics, instances.status, limits=limits, **options)
             url = await gateway.start("127.0.0.1", 0)
             stack.push_async_callback(assert_quiet, engine)
             stack.push_async_callback(gateway.stop, 0.0)
             session = await stack.enter_async_context(aiohttp.ClientSession())
-            stand = Stand(gpu, cpu, supervisor, engine, gateway, metrics, session, url)
+            stand = Stand(gpu, cpu, supervisor, engine, instances, gateway, metrics, session, url)
             await stand.ready("gpu", "cpu")
             return stand
 

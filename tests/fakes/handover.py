@@ -27,6 +27,7 @@ from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.observe.metrics import MetricsService
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover, HandoverPolicy
+from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner
 from tests.fakes.bindings import unbound
 from tests.fakes.parity import no_parity
@@ -80,7 +81,7 @@ class Duo:
     async def ready(self, *names: str) -> None:
         for name in names:
             self.supervisor.become(name, State.READY)
-        while not set(names) <= set(self.engine.ready_instances()):
+        while not set(names) <= {spec.name for spec in self.engine.registry.ready}:
             await asyncio.sleep(0.001)
 
     def post(self, path: str, body: Any, **options: Any) -> Any:
@@ -164,18 +165,24 @@ async def duo(
         )
         engine = Engine(
             registry,
-            bindings=unbound(supervisor),
             supervisor=supervisor,
             scheduler=Scheduler(policy or Policy(name="turn")),
             handover=hands,
             snapshot=snapshot,
-            parity=no_parity(registry),
             look_up=discovery.look_up,
             max_queue_size=1000,
             max_queue_wait_s=max_queue_wait_s,
         )
         metrics = KeptMetrics()
-        gateway = Gateway(engine, metrics, limits=Limits(max_body_bytes=1_000_000))
+        instances = InstanceOperations(
+            engine,
+            supervisor=supervisor,
+            handover=hands,
+            parity=no_parity(registry),
+            bindings=unbound(supervisor),
+            snapshot=snapshot,
+        )
+        gateway = Gateway(engine, metrics, instances.status, limits=Limits(max_body_bytes=1_000_000))
         url = await gateway.start(host, 0)
         stack.push_async_callback(assert_quiet, engine)
         stack.push_async_callback(gateway.stop, 0.0)

@@ -50,7 +50,7 @@ async def test_instances_and_endpoint_at_ipv6_addresses() -> None:
             assert answer["choices"]
         events, _ = await both.events("/v1/chat/completions", CHAT)
         assert events
-        spec = next(status.spec for status in both.engine.status().instances if status.spec.name == "gpu")
+        spec = next(status.spec for status in both.supervisor.statuses() if status.spec.name == "gpu")
         assert spec.address.authority == f"[::1]:{both.gpu.port}"
         await probe_health(both.session, spec)
         assert len(await ask(both.session, spec, timeout_s=IN_TIME_S)) == len(PROMPTS)

@@ -92,8 +92,8 @@ async def test_version_names_this_process(client: ControlClient) -> None:
 async def test_status_arrives_as_the_engine_gave_it(client: ControlClient, engine: FakeEngine) -> None:
     engine.binding_faults = {"cpu": ("[smt] one", "[online] two")}
     engine.handover_refusals = {("gpu", "cpu"): "", ("cpu", "gpu"): "their dtype differs"}
-    engine.parity = (parity_report(), parity_report(allowed=False))
-    engine.bindings = {
+    engine.parity_reports = (parity_report(), parity_report(allowed=False))
+    engine.binding_statuses = {
         "gpu": BindingStatus(verification=seen(), read_at_s=3.5),
         "cpu": BindingStatus(verification=seen(DRIFT), read_at_s=3.5, drifts=(DRIFT,), drifted_at_s=2.5),
     }
@@ -189,8 +189,8 @@ def test_every_runtime_has_its_number() -> None:
 
 
 async def test_a_comparison_arrives_as_the_engine_made_it(client: ControlClient, engine: FakeEngine) -> None:
-    engine.parity = (parity_report(),)
-    assert await client.compare("gpu", "cpu") == engine.parity[0]
+    engine.parity_reports = (parity_report(),)
+    assert await client.compare("gpu", "cpu") == engine.parity_reports[0]
     with pytest.raises(errors.NotFoundError, match="npu"):
         await client.compare("gpu", "npu")
 

@@ -31,6 +31,7 @@ from syshaxd.core.types import InstanceStatus, QuantisedWeights, State
 from syshaxd.serving.leases import Leases
 from tests.fakes.control import operations_of
 from tests.fakes.daemon import FakeDaemon, fake_daemon
+from tests.fakes.engine import FakeEngine
 
 IN_TIME_S = 50.0
 
@@ -43,7 +44,7 @@ class Plane:
     stops: list[bool | None]
 
     def running(self) -> dict[str, int]:
-        return dict(self.daemon.engine.status().inflight)
+        return dict(self.daemon.engine.inflight)
 
 
 @pytest.fixture
@@ -66,7 +67,11 @@ async def plane(tmp_path: Path, tls: TlsEndpoint) -> AsyncIterator[Plane]:
     async with asyncio.timeout(IN_TIME_S), fake_daemon(tmp_path) as daemon:
         leases, stops = Leases(daemon.engine), list[bool | None]()
         operations = Operations(
-            engine=daemon.engine, reconfigurer=daemon.reconfigurer, leases=leases, stop=stops.append
+            engine=daemon.engine,
+            instances=daemon.instances,
+            reconfigurer=daemon.reconfigurer,
+            leases=leases,
+            stop=stops.append,
         )
         server = ControlServer(operations, tmp_path / "run" / "admin.sock", tls=tls)
         await server.start()
@@ -177,7 +182,7 @@ async def test_a_dry_run_under_given_loads_changes_nothing(plane: Plane) -> None
 
 
 async def test_another_gateway_can_insist_on_the_full_weights(plane: Plane) -> None:
-    registry = plane.daemon.engine._registry
+    registry = plane.daemon.registry
     quantised = replace(registry.instances["cpu"].status.spec, weights=QuantisedWeights(quantize="q8_0"))
     catalog = registry.instances["cpu"].catalog
     registry.on_status(InstanceStatus(spec=quantised, state=State.READY, wanted=True))
@@ -208,8 +213,8 @@ async def test_events_can_be_watched_by_instance(plane: Plane) -> None:
     async with aclosing(plane.client.stream("WatchEvents", follow=True, last=100, instance="cpu")) as seen:
         event = (await anext(seen))["event"]  # it watches from here on
         assert event["text"].startswith("STARTING")
-        plane.daemon.engine.stop_instance("gpu", drain=False)
-        plane.daemon.engine.stop_instance("cpu", drain=False)
+        plane.daemon.instances.stop("gpu", drain=False)
+        plane.daemon.instances.stop("cpu", drain=False)
         while not event["text"].startswith("STOPPED"):
             event = (await anext(seen))["event"]
             assert (event["kind"], event["instance"]) == ("EVENT_KIND_STATE", "cpu")
@@ -345,7 +350,7 @@ async def test_a_client_without_a_certificate_is_not(plane: Plane, tmp_path: Pat
 
 async def test_a_missing_certificate_is_named(plane: Plane, tls: TlsEndpoint, tmp_path: Path) -> None:
     tls.cert.unlink()
-    server = ControlServer(operations_of(plane.daemon.engine), tmp_path / "other" / "admin.sock", tls=tls)
+    server = ControlServer(operations_of(FakeEngine()), tmp_path / "other" / "admin.sock", tls=tls)
     with pytest.raises(SyshaxError, match=r"control.tcp.cert: cannot read .*cert.pem: No such file"):
         await server.start()
     assert not (tmp_path / "other" / "admin.sock").exists()

@@ -33,7 +33,9 @@ PAGE = resources.files("syshaxd.gateway.dashboard")
 @asynccontextmanager
 async def serving(dashboard: Dashboard | None) -> AsyncIterator[Callable[..., Any]]:
     """A GET (or what `method` says) of a path."""
-    gateway = Gateway(FakeEngine(), MetricsService(), limits=Limits(max_body_bytes=1000), dashboard=dashboard)  # type: ignore[arg-type]
+    gateway = Gateway(
+        FakeEngine(), MetricsService(), FakeEngine().status, limits=Limits(max_body_bytes=1000), dashboard=dashboard
+    )  # type: ignore[arg-type]
     url = await gateway.start("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession() as session:

@@ -513,7 +513,7 @@ async def test_a_clients_disconnect_reaches_the_instance_and_frees_the_slot(
     writer.close()
     await asyncio.wait_for(stand.gpu.requests[0].gone.wait(), 50)
     await stand.engine.drain(5)
-    assert stand.engine.status().inflight == {"gpu": 0, "cpu": 0}
+    assert stand.engine.inflight == {"gpu": 0, "cpu": 0}
     assert [record.outcome for record in stand.metrics.records] == [Outcome.CLIENT_GONE]
 
 
@@ -535,7 +535,7 @@ async def test_a_request_that_an_operator_cancels_gets_an_error(make_stand: Make
     assert status == 503
     assert json.loads(text)["error"]["code"] == "cancelled"
     await stand.gpu.requests[0].gone.wait()
-    assert stand.engine.status().inflight == {"gpu": 0, "cpu": 0}
+    assert stand.engine.inflight == {"gpu": 0, "cpu": 0}
     assert [record.outcome for record in stand.metrics.records] == [Outcome.CANCELLED]
     assert not stand.engine.requests.running
 
@@ -570,11 +570,11 @@ async def test_a_request_that_waits_for_a_place_can_be_cancelled(make_stand: Mak
     ]
     assert all(isinstance(decision, RunOn) for decision, _ in placed)
     asking = asyncio.create_task(_status_and_text(stand, "/v1/chat/completions", {"X-Request-Id": "mine"}))
-    while not stand.engine.status().queued:
+    while not stand.engine.queued:
         await asyncio.sleep(0)
     assert stand.engine.requests.cancel("mine") == 1
     assert (await asking)[0] == 503
-    assert stand.engine.status().queued == 0
+    assert stand.engine.queued == 0
     for _, grant in placed:
         assert grant is not None
         grant.release()
@@ -632,10 +632,10 @@ async def test_when_all_are_full_requests_wait_in_order_and_are_refused_over_the
     asked = []
     for number in range(5):
         asked.append(asyncio.create_task(ask(str(number))))
-        while sum(stand.engine.status().inflight.values()) + stand.engine.status().queued <= number:
+        while sum(stand.engine.inflight.values()) + stand.engine.queued <= number:
             await asyncio.sleep(0)
-    assert stand.engine.status().inflight == {"gpu": 2, "cpu": 1}
-    assert stand.engine.status().queued == 2
+    assert stand.engine.inflight == {"gpu": 2, "cpu": 1}
+    assert stand.engine.queued == 2
     status, retry_after = await ask("one too many")
     assert status == 429
     assert int(retry_after) >= 1
@@ -647,7 +647,7 @@ async def test_when_all_are_full_requests_wait_in_order_and_are_refused_over_the
     for _ in range(3):
         go.release()
     assert [status for status, _ in await asyncio.gather(*asked)] == [200] * 5
-    assert stand.engine.status().inflight == {"gpu": 0, "cpu": 0}
+    assert stand.engine.inflight == {"gpu": 0, "cpu": 0}
 
 
 async def test_a_request_that_waits_too_long_gets_a_503_and_leaves_the_queue(make_stand: MakeStand) -> None:
@@ -665,10 +665,10 @@ async def test_a_request_that_waits_too_long_gets_a_503_and_leaves_the_queue(mak
             return int(response.status)
 
     first = [asyncio.create_task(ask()) for _ in range(3)]
-    while sum(stand.engine.status().inflight.values()) < 3:
+    while sum(stand.engine.inflight.values()) < 3:
         await asyncio.sleep(0)
     assert await ask() == 503
-    assert stand.engine.status().queued == 0
+    assert stand.engine.queued == 0
     go.set()
     assert await asyncio.gather(*first) == [200] * 3
 
@@ -760,7 +760,7 @@ async def test_stop_lets_running_requests_end(make_stand: MakeStand) -> None:
 
 async def test_an_address_that_cannot_be_had_is_told_with_what_helps(make_stand: MakeStand) -> None:
     stand = await make_stand()
-    gateway = Gateway(stand.engine, stand.metrics, limits=Limits(max_body_bytes=1000))
+    gateway = Gateway(stand.engine, stand.metrics, stand.instances.status, limits=Limits(max_body_bytes=1000))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
@@ -779,7 +779,7 @@ async def test_sockets_that_were_handed_over_are_served_beside_the_endpoint(
         port = kept.getsockname()[1]
         for configured, endpoint_is_kept in ((port, True), (0, False)):
             caplog.clear()
-            gateway = Gateway(stand.engine, stand.metrics, limits=Limits(max_body_bytes=1000))
+            gateway = Gateway(stand.engine, stand.metrics, stand.instances.status, limits=Limits(max_body_bytes=1000))
             url = await gateway.start("127.0.0.1", configured, [kept.dup()])
             waiting = asyncio.create_task(stand.session.get(f"http://127.0.0.1:{port}/health"))
             await asyncio.wait([waiting], timeout=0.05)

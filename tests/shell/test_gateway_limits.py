@@ -129,7 +129,7 @@ async def test_a_connection_that_is_answered_is_not_swept(make_stand: MakeStand)
     for _ in range(2):
         go.clear()
         writer.write(post())
-        await until(lambda: stand.engine.status().inflight["gpu"])
+        await until(lambda: stand.engine.inflight["gpu"])
         for _ in range(100):
             clock.advance(60)
             stand.gateway.sweep()
@@ -179,7 +179,7 @@ async def test_a_client_that_pipelines_and_goes_is_noticed(make_stand: MakeStand
     while not stand.gpu.requests[0].gone.is_set():
         stand.gateway.sweep()
         await asyncio.sleep(0.01)
-    await until(lambda: not stand.engine.status().inflight["gpu"])
+    await until(lambda: not stand.engine.inflight["gpu"])
 
 
 async def test_connections_over_the_limit_are_told_so(make_stand: MakeStand, caplog: pytest.LogCaptureFixture) -> None:
@@ -241,7 +241,7 @@ async def test_a_shortage_of_our_own_is_not_an_instances_failure(
     assert (status, headers["retry-after"]) == (503, "1")
     assert "descriptors" in json.loads(body)["error"]["message"]
     assert stand.supervisor.suspected == []
-    assert stand.engine.status().inflight == {"gpu": 0, "cpu": 0}
+    assert stand.engine.inflight == {"gpu": 0, "cpu": 0}
     writer.close()
 
 
@@ -269,12 +269,12 @@ async def test_bodies_together_are_limited_and_given_back(make_stand: MakeStand)
     stand.gpu.answer = stand.cpu.answer = answer
     large = CHAT | {"user": "x" * 45_000}
     first = asyncio.create_task(_status(stand, large))
-    await until(lambda: stand.engine.status().inflight["gpu"])
+    await until(lambda: stand.engine.inflight["gpu"])
     async with stand.post(large) as response:
         assert response.status == 503
         assert int(response.headers["retry-after"]) >= 1
     second = asyncio.create_task(_status(stand, CHAT))
-    await until(lambda: stand.engine.status().inflight["gpu"] == 2)
+    await until(lambda: stand.engine.inflight["gpu"] == 2)
     go.set()
     assert [await first, await second] == [200, 200]
     assert stand.gateway.held_bytes == 0

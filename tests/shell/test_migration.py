@@ -83,7 +83,7 @@ def causes(both: Duo) -> list[str]:
 
 async def settled(both: Duo) -> None:
     async with asyncio.timeout(50):
-        while sum(both.engine.status().inflight.values()) or any(sim.engine.running for sim in both.sims.values()):
+        while sum(both.engine.inflight.values()) or any(sim.engine.running for sim in both.sims.values()):
             await asyncio.sleep(0.005)
 
 
@@ -308,7 +308,7 @@ class TestRoom:
             check(first, 60)
             check(helped, 200)
             await settled(both)
-            assert both.engine.status().queued == 0
+            assert both.engine.queued == 0
             of_both = {len(record.handovers): record for record in both.metrics.records}
             assert [handover.cause for handover in of_both[2].handovers] == [Cause.OFFLOAD, Cause.ROOM]
             assert of_both[2].handovers[1].result == "loaded"

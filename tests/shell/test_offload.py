@@ -253,7 +253,7 @@ class TestFailures:
 
 
 def _inflight(both: Duo) -> int:
-    return sum(both.engine.status().inflight.values())
+    return sum(both.engine.inflight.values())
 
 
 async def _eventually(condition: Any) -> bool:

@@ -50,7 +50,7 @@ async def test_a_changed_instance_is_drained_first(daemon: FakeDaemon) -> None:
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not daemon.runtime.terminated
-    assert daemon.engine.ready_instances() == ("cpu",)
+    assert [spec.name for spec in daemon.registry.ready] == ["cpu"]
     grant.release()
     await applying
     assert daemon.runtime.terminated == ["gpu"]
@@ -66,7 +66,7 @@ async def test_thresholds_and_limits_hold_at_once(daemon: FakeDaemon) -> None:
 async def test_an_instance_goes_and_comes_back_with_the_next_generation(daemon: FakeDaemon) -> None:
     assert (await daemon.reconfigurer.apply(await daemon.changed(services__gpu__enabled="false"))).removed == ("gpu",)
     assert list(daemon.states()) == ["cpu"]
-    assert daemon.engine.ready_instances() == ("cpu",)
+    assert [spec.name for spec in daemon.registry.ready] == ["cpu"]
     assert (await daemon.reconfigurer.apply(await daemon.changed(services__gpu__enabled="true"))).added == ("gpu",)
     await daemon.offered("gpu", "cpu")
     assert list(daemon.states()) == ["gpu", "cpu"]
@@ -116,7 +116,7 @@ async def test_a_faulty_text_changes_nothing_and_names_every_fault(daemon: FakeD
 
 
 async def test_an_instance_that_was_stopped_stays_stopped(daemon: FakeDaemon) -> None:
-    daemon.engine.stop_instance("cpu", drain=False)
+    daemon.instances.stop("cpu", drain=False)
     await daemon.offered("gpu")
     await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
     assert daemon.states() == {"gpu": State.READY, "cpu": State.STOPPED}
@@ -267,7 +267,7 @@ async def test_a_failure_while_taking_back_is_added_to_the_first_and_the_rest_is
 
 
 async def test_what_was_stopped_before_stays_stopped_when_a_change_is_taken_back(daemon: FakeDaemon) -> None:
-    daemon.engine.stop_instance("cpu", drain=False)
+    daemon.instances.stop("cpu", drain=False)
     await daemon.offered("gpu")
     daemon.runtime.launch_errors["gpu"] = [LaunchFailedError("no", permanent=True)]
     text = await daemon.changed(services__cpu__port="8003", services__gpu__port="8004")
@@ -321,7 +321,7 @@ async def test_every_part_follows_instances_that_go_and_come(daemon: FakeDaemon)
     assert list(daemon.registry.instances) == ["gpu"]
     assert daemon.parity.reports() == ()
     assert daemon.handover.report() == {}
-    assert list(daemon.engine.status().inflight) == ["gpu"]
+    assert list(daemon.engine.inflight) == ["gpu"]
     daemon.compared_ports.clear()
     await daemon.reconfigurer.apply(both)
     await daemon.offered("gpu", "cpu")
@@ -349,20 +349,20 @@ async def test_a_healthy_instance_is_not_ended_for_one_that_surely_cannot_start(
     daemon.runtime.check_errors["cpu"] = LaunchFailedError("cpu: the disk is full; make room", permanent=False)
     before = await asyncio.to_thread(daemon.path.read_text)
     with pytest.raises(ConflictError, match=r"cpu keeps running: it could not be started again: .* make room"):
-        await daemon.engine.check_restart("cpu")
+        await daemon.instances.check_restart("cpu")
     with pytest.raises(ConflictError, match="cpu keeps running"):
         await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
     assert not daemon.runtime.terminated
     assert daemon.ports() == {"gpu": 8001, "cpu": 8002}
     assert await asyncio.to_thread(daemon.path.read_text) == before
-    await daemon.engine.check_restart("gpu")
+    await daemon.instances.check_restart("gpu")
     daemon.supervisor.stop("cpu")
     await daemon.supervisor.wait_until("cpu", lambda status: status.state is State.STOPPED, IN_TIME_S)
-    await daemon.engine.check_restart("cpu")  # there is nothing to lose any more
+    await daemon.instances.check_restart("cpu")  # there is nothing to lose any more
 
 
 async def test_a_new_port_must_be_free_and_one_that_an_instance_has_need_not(daemon: FakeDaemon) -> None:
-    await daemon.engine.check_restart("cpu")
+    await daemon.instances.check_restart("cpu")
     assert daemon.runtime.ports_checked == {"cpu": False}
     await daemon.reconfigurer.apply(await daemon.changed(services__cpu__port="8003"))
     assert daemon.runtime.ports_checked == {"cpu": True}

@@ -30,7 +30,7 @@ async def test_where_no_instance_gets_ready_nothing_is_promised(daemon: FakeDaem
         daemon.supervisor.restart(name, drain=False)
     while set(daemon.states().values()) != {State.FAILED}:
         await asyncio.sleep(0.005)
-    text = await watch_start(daemon.engine, "m", ModelParams(), dashboard=True)
+    text = await watch_start(daemon.registry, daemon.instances, "m", ModelParams(), dashboard=True)
     assert text.startswith("\nNo instance is ready: ")
     assert "gpu is broken; see `syshaxctl logs gpu`" in text
     assert "curl" not in text
@@ -41,18 +41,18 @@ async def test_of_somebody_elses_instance_it_is_told_why_it_is_not_ready(daemon:
     change = asyncio.create_task(daemon.reconfigurer.apply(text))
     while not (gpu := daemon.supervisor.status("gpu")).reason or gpu.state is not State.STARTING:
         await asyncio.sleep(0.005)
-    assert (await progress(daemon.engine, gpu)).endswith(f"s: {gpu.reason}")
+    assert (await progress(daemon.supervisor, gpu)).endswith(f"s: {gpu.reason}")
     change.cancel()
 
 
 async def test_it_waits_until_requests_can_go_to_every_instance(daemon: FakeDaemon) -> None:
     daemon.supervisor.restart("gpu", drain=False)
-    while "gpu" in daemon.engine.ready_instances():
+    while "gpu" in {spec.name for spec in daemon.registry.ready}:
         await asyncio.sleep(0)
     async with FakeInstance("endpoint", Role.GPU, _refuse) as endpoint:
-        daemon.engine.endpoint = f"http://127.0.0.1:{endpoint.port}"
-        await watch_start(daemon.engine, "m", ModelParams(), dashboard=True)
-    assert set(daemon.engine.ready_instances()) == {"gpu", "cpu"}
+        daemon.instances.endpoint = f"http://127.0.0.1:{endpoint.port}"
+        await watch_start(daemon.registry, daemon.instances, "m", ModelParams(), dashboard=True)
+    assert {spec.name for spec in daemon.registry.ready} == {"gpu", "cpu"}
 
 
 async def _refuse(request: Request) -> None:
@@ -65,8 +65,8 @@ async def test_a_failed_connectivity_test_says_what_was_answered_and_where_to_lo
     await daemon.reconfigurer.apply(await daemon.changed(services__cpu__runtime="external"))
     await daemon.offered("gpu", "cpu")
     async with FakeInstance("endpoint", Role.GPU, _refuse) as endpoint:
-        daemon.engine.endpoint = f"http://127.0.0.1:{endpoint.port}"
-        await watch_start(daemon.engine, "m", ModelParams(), dashboard=True)
+        daemon.instances.endpoint = f"http://127.0.0.1:{endpoint.port}"
+        await watch_start(daemon.registry, daemon.instances, "m", ModelParams(), dashboard=True)
     told = [record.getMessage() for record in caplog.records if record.name == "syshaxd.startup"]
     failed = "failed: 503: no such model here"
     assert told == [

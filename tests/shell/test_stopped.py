@@ -56,7 +56,7 @@ async def test_a_folder_that_cannot_be_written_costs_only_the_note(
 async def test_a_stop_outlives_the_daemon_until_a_start(tmp_path: Path, path: Path) -> None:
     async with asyncio.timeout(IN_TIME_S):
         async with fake_daemon(tmp_path, stopped=StoppedInstances(path)) as daemon:
-            daemon.engine.stop_instance("cpu", drain=False)
+            daemon.instances.stop("cpu", drain=False)
             await daemon.offered("gpu")
             await daemon.reconfigurer.apply(await daemon.changed(services__gpu__port="8005"))
             assert daemon.states()["cpu"] is State.STOPPED
@@ -65,21 +65,21 @@ async def test_a_stop_outlives_the_daemon_until_a_start(tmp_path: Path, path: Pa
             assert daemon.states() == {"gpu": State.READY, "cpu": State.STOPPED}
             assert not daemon.supervisor.status("cpu").wanted
             assert "stays stopped" in daemon.supervisor.status("cpu").reason
-            daemon.engine.start_instance("cpu")
+            daemon.instances.start("cpu")
             await daemon.offered("gpu", "cpu")
         left = await asyncio.to_thread(StoppedInstances.load, path)
         async with fake_daemon(tmp_path, stopped=left) as daemon:
-            daemon.engine.stop_instance("cpu", drain=False)
-            daemon.engine.restart_instance("cpu", drain=False)
+            daemon.instances.stop("cpu", drain=False)
+            daemon.instances.restart("cpu", drain=False)
             await daemon.offered("gpu", "cpu")
         assert "cpu" not in await asyncio.to_thread(StoppedInstances.load, path)
 
 
 async def test_an_instance_that_is_configured_anew_starts(tmp_path: Path, path: Path) -> None:
     async with asyncio.timeout(IN_TIME_S), fake_daemon(tmp_path, stopped=StoppedInstances(path)) as daemon:
-        daemon.engine.stop_instance("cpu", drain=False)
+        daemon.instances.stop("cpu", drain=False)
         await daemon.offered("gpu")
         await daemon.reconfigurer.apply(await daemon.changed(services__cpu__enabled="false"))
         await daemon.reconfigurer.apply(await daemon.changed(services__cpu__enabled="true"))
         await daemon.offered("gpu", "cpu")
-        assert not daemon.engine.is_stopped("cpu")
+        assert not daemon.instances.is_stopped("cpu")

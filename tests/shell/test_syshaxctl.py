@@ -136,7 +136,7 @@ def test_a_wrong_binding_stays_visible(engine: FakeEngine) -> None:
 
 def test_a_drift_is_told_with_its_age(engine: FakeEngine) -> None:
     drifted_at_s = engine.status().started_at_s + 8005 - 125
-    engine.bindings = {
+    engine.binding_statuses = {
         "cpu": BindingStatus(verification=seen(DRIFT), read_at_s=1.0, drifts=(DRIFT,), drifted_at_s=drifted_at_s),
         "gpu": BindingStatus(verification=seen(), read_at_s=1.0),
     }
@@ -384,7 +384,7 @@ async def test_a_file_that_is_no_topology(tmp_path: Path) -> None:
 
 
 async def test_parity_shows_each_prompt_and_the_verdict(socket: Path, engine: FakeEngine) -> None:
-    engine.parity = (parity_report(),)
+    engine.parity_reports = (parity_report(),)
     done = await syshaxctl(socket, "parity", "gpu", "cpu")
     assert (done.code, done.err) == (0, "")
     lines = [line.rstrip() for line in done.out.splitlines()]
@@ -399,7 +399,7 @@ async def test_parity_shows_each_prompt_and_the_verdict(socket: Path, engine: Fa
 
 
 async def test_parity_exits_with_1_where_no_request_moves(socket: Path, engine: FakeEngine) -> None:
-    engine.parity = (parity_report(allowed=False),)
+    engine.parity_reports = (parity_report(allowed=False),)
     done = await syshaxctl(socket, "parity", "gpu", "cpu")
     assert done.code == 1
     assert "gpu and cpu: differs; likely cause: weights; requests may not move between them" in done.out
@@ -410,14 +410,14 @@ async def test_parity_exits_with_1_where_no_request_moves(socket: Path, engine: 
 async def test_a_prompt_of_wide_characters_takes_no_more_room_than_others(socket: Path, engine: FakeEngine) -> None:
     report = parity_report()
     chinese = replace(report.prompts[0], prompt="请介绍一下开源操作系统 openEuler 的特点和主要的应用场景")
-    engine.parity = (replace(report, prompts=(chinese, *report.prompts)),)
+    engine.parity_reports = (replace(report, prompts=(chinese, *report.prompts)),)
     done = await syshaxctl(socket, "parity", "gpu", "cpu")
     (prompt,) = (line.partition("…")[0] for line in done.out.splitlines() if "…" in line)
     assert cell_len(prompt) == 28 - len("…")
 
 
 async def test_parity_as_json(socket: Path, engine: FakeEngine) -> None:
-    engine.parity = (parity_report(allowed=False),)
+    engine.parity_reports = (parity_report(allowed=False),)
     done = await syshaxctl(socket, "parity", "gpu", "cpu", "-o", "json")
     assert done.code == 1
     report = json.loads(done.out)
@@ -439,7 +439,7 @@ async def test_parity_of_an_unknown_instance_is_refused(socket: Path) -> None:
 
 
 def test_status_tells_in_a_line_how_alike_instances_are(engine: FakeEngine) -> None:
-    engine.parity = (parity_report(),)
+    engine.parity_reports = (parity_report(),)
     assert "parity: gpu and cpu: noise (distance 0.018)" in table(engine, 140).splitlines()
-    engine.parity = (parity_report(allowed=False),)
+    engine.parity_reports = (parity_report(allowed=False),)
     assert "parity: gpu and cpu: differs (distance 0.018): over the bound: no request may move" in table(engine, 140)

@@ -51,7 +51,7 @@ async def socket(tmp_path: Path) -> AsyncIterator[Path]:
     engine.lines = ["INFO 载入 \udcff", "→ done"]
     report = parity_report()
     odd = replace(report.prompts[0], prompt="中国的首都是北京、法国的首都是巴黎、日本的首都是 ä")
-    engine.parity = (replace(report, prompts=(odd, *report.prompts)),)
+    engine.parity_reports = (replace(report, prompts=(odd, *report.prompts)),)
     path = tmp_path / "run" / "admin.sock"
     async with fake_daemon(tmp_path) as daemon:
         leases, engine.requests = Leases(daemon.engine), daemon.engine.requests

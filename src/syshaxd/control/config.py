@@ -20,6 +20,7 @@ from syshaxd.core.secrets import is_private, safe_value
 from syshaxd.reconfigure import Reconfigurer
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.leases import Leases
+from syshaxd.serving.operations import InstanceOperations
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -29,6 +30,7 @@ class Operations:
     """What the control plane commands."""
 
     engine: Engine
+    instances: InstanceOperations
     reconfigurer: Reconfigurer
     leases: Leases
     stop: Callable[[bool | None], None]

@@ -44,6 +44,7 @@ class SchedulingServicer(SchedulingServiceServicer):
 
     def __init__(self, operations: Operations) -> None:
         self._engine = operations.engine
+        self._instances = operations.instances
         self._leases = operations.leases
 
     async def PlaceRequest(self, request: api.PlaceRequestRequest, context: Context) -> api.PlaceRequestResponse:
@@ -76,7 +77,7 @@ class SchedulingServicer(SchedulingServiceServicer):
         return api.ReportEndResponse()
 
     async def DryRun(self, request: api.DryRunRequest, context: Context) -> api.DryRunResponse:
-        status, specs = self._engine.status(), self._specs()
+        status, specs = self._instances.status(), self._specs()
         if unknown := set(request.loads).difference(specs):
             raise NotFoundError(f"no instance {min(unknown)!r}; there are {', '.join(specs)}")
         snapshot, inflight = _assumed(status.snapshot, status.inflight, request.loads)
@@ -136,7 +137,7 @@ class SchedulingServicer(SchedulingServiceServicer):
         return make(api.SetPolicyResponse, policy=_policy(policy))
 
     def _specs(self) -> dict[str, InstanceSpec]:
-        return {status.spec.name: status.spec for status in self._engine.status().instances}
+        return {status.spec.name: status.spec for status in self._instances.status().instances}
 
 
 def _query(query: api.PlacementQuery, request_id: str) -> InferenceRequest:

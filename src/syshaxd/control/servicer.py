@@ -28,36 +28,36 @@ class AdminServicer(DaemonMethods):
 
     def __init__(self, operations: Operations) -> None:
         super().__init__(operations)
-        self._engine = operations.engine
+        self._instances = operations.instances
 
     async def GetVersion(self, request: api.GetVersionRequest, context: Context) -> api.GetVersionResponse:
         return make(api.GetVersionResponse, version=__version__, pid=os.getpid())
 
     async def GetStatus(self, request: api.GetStatusRequest, context: Context) -> api.GetStatusResponse:
-        return render.status(self._engine.status(), now_s=time.monotonic())
+        return render.status(self._instances.status(), now_s=time.monotonic())
 
     async def StartInstance(self, request: api.StartInstanceRequest, context: Context) -> None:
-        act = partial(self._engine.start_instance, request.name)
+        act = partial(self._instances.start, request.name)
         await self._carry_out(Command.START, act, request, context, api.StartInstanceResponse)
 
     async def StopInstance(self, request: api.StopInstanceRequest, context: Context) -> None:
-        act = partial(self._engine.stop_instance, request.name, drain=request.drain)
+        act = partial(self._instances.stop, request.name, drain=request.drain)
         await self._carry_out(Command.STOP, act, request, context, api.StopInstanceResponse)
 
     async def RestartInstance(self, request: api.RestartInstanceRequest, context: Context) -> None:
-        await self._engine.check_restart(request.name)
-        act = partial(self._engine.restart_instance, request.name, drain=request.drain)
+        await self._instances.check_restart(request.name)
+        act = partial(self._instances.restart, request.name, drain=request.drain)
         await self._carry_out(Command.RESTART, act, request, context, api.RestartInstanceResponse)
 
     async def CompareInstances(
         self, request: api.CompareInstancesRequest, context: Context
     ) -> api.CompareInstancesResponse:
-        report = await self._engine.compare_instances(request.first, request.second)
+        report = await self._instances.parity.compare(request.first, request.second)
         return make(api.CompareInstancesResponse, report=render.parity(report))
 
     async def StreamLogs(self, request: api.StreamLogsRequest, context: Context) -> None:
         tail = request.tail if request.HasField("tail") else None
-        lines = self._engine.logs(request.name, tail=tail, follow=request.follow)
+        lines = self._instances.supervisor.logs(request.name, tail=tail, follow=request.follow)
         try:
             async for line in lines:
                 await context.write(make(api.StreamLogsResponse, line=safe_text(line)))
@@ -66,19 +66,19 @@ class AdminServicer(DaemonMethods):
                 await lines.aclose()
 
     async def GetTopology(self, request: api.GetTopologyRequest, context: Context) -> api.GetTopologyResponse:
-        return render.topology(await self._engine.topology())
+        return render.topology(await self._instances.bindings.topology())
 
     async def CheckBinding(self, request: api.CheckBindingRequest, context: Context) -> api.CheckBindingResponse:
-        return render.faults(await self._engine.check_binding(request.name, render.settings(request)))
+        return render.faults(await self._instances.bindings.check(request.name, render.settings(request)))
 
     async def VerifyBinding(self, request: api.VerifyBindingRequest, context: Context) -> api.VerifyBindingResponse:
-        return render.verifications(await self._engine.verify_bindings(request.name))
+        return render.verifications(await self._instances.bindings.verify(request.name))
 
     async def _carry_out(
         self, command: Command, act: Callable[[], None], request: Any, context: Context, response: type[Any]
     ) -> None:
         """Subscribes first, then acts, so that no change is missed."""
-        async with aclosing(self._engine.watch_instance(request.name)) as statuses:
+        async with aclosing(self._instances.watch(request.name)) as statuses:
             before = await anext(statuses)
             goal = Goal(command, before)
             act()

@@ -44,6 +44,7 @@ from syshaxd.runtime.quantised import QuantisedRuntime
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover, HandoverPolicy
 from syshaxd.serving.leases import Leases
+from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner
 from syshaxd.system import activation, descriptors, rundir
 from syshaxd.system.looplag import LoopLag
@@ -131,23 +132,38 @@ async def build(
         scheduler=Scheduler(Policy.from_config(config)),
         handover=handover,
         snapshot=monitor.latest,
-        parity=parity,
         look_up=discovery.look_up,
         max_queue_size=config.system.max_queue_size,
         max_queue_wait_s=config.system.max_queue_wait_s,
+    )
+    instances = InstanceOperations(
+        engine,
+        supervisor=supervisor,
+        handover=handover,
+        parity=parity,
         bindings=bindings,
-        faults=lambda: side_tasks.faults,
+        snapshot=monitor.latest,
         stopped=stopped,
+        faults=lambda: side_tasks.faults,
     )
     monitor.subscribe(lambda _: engine.on_snapshot())
-    settled = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine)
+    settled = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine, bindings=bindings)
     reconfigurer = Reconfigurer(
-        path, text, config, bound, bind=binder.bind, settle=settled, supervisor=supervisor, engine=engine
+        path,
+        text,
+        config,
+        bound,
+        bind=binder.bind,
+        settle=settled,
+        supervisor=supervisor,
+        instances=instances,
+        events=engine.events,
     )
     leases = Leases(engine)
     handed = activation.take_sockets()
     operations = Operations(
         engine=engine,
+        instances=instances,
         reconfigurer=reconfigurer,
         leases=leases,
         stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
@@ -164,8 +180,9 @@ async def build(
         processes=processes,
         containers=containers,
         supervisor=supervisor,
-        engine=engine,
-        gateway=_gateway(config, bound, engine, metrics),
+        registry=registry,
+        instances=instances,
+        gateway=_gateway(config, bound, engine, metrics, instances),
         control=control,
         leases=leases,
         reconfigurer=reconfigurer,
@@ -180,15 +197,18 @@ async def build(
     )
 
 
-def _gateway(config: Config, bound: Bound, engine: Engine, metrics: MetricsService) -> Gateway:
+def _gateway(
+    config: Config, bound: Bound, engine: Engine, metrics: MetricsService, instances: InstanceOperations
+) -> Gateway:
     its = config.gateway
     return Gateway(
         engine,
         metrics,
+        instances.status,
         limits=Limits.from_config(its, descriptors.limit() - descriptors.reserve()),
         cors_origins=its.cors_origins,
         allow_router_fields=its.allow_kv_transfer_params,
-        dashboard=Dashboard(engine.status, bound.topology, engine.events, engine.requests.decisions)
+        dashboard=Dashboard(instances.status, bound.topology, engine.events, engine.requests.decisions)
         if its.dashboard
         else None,
     )
@@ -229,7 +249,14 @@ def _parity(config: Config, registry: InstanceRegistry, session: aiohttp.ClientS
 
 
 def settle(
-    config: Config, bound: Bound, *, supervisor: Supervisor, runner: Runner, handover: Handover, engine: Engine
+    config: Config,
+    bound: Bound,
+    *,
+    supervisor: Supervisor,
+    runner: Runner,
+    handover: Handover,
+    engine: Engine,
+    bindings: BindingMonitor,
 ) -> None:
     """Puts a configuration into effect, except for starting and stopping instances and keys that need a restart."""
     times, system = config.lifecycle, config.system
@@ -242,7 +269,7 @@ def settle(
     runner.silence_limit_s = system.request_timeout_s
     handover.set_policy(_handover_policy(config))
     engine.set_limits(max_queue_size=system.max_queue_size, max_queue_wait_s=system.max_queue_wait_s)
-    engine.set_bindings(bound)
+    bindings.set_bound(bound)
     engine.set_policy(Policy.from_config(config))
 
 

@@ -19,12 +19,13 @@ from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.types import RuntimeKind
 from syshaxd.daemon.orders import Orders
 from syshaxd.gateway import Gateway
+from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.reconfigure import Reconfigurer
 from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.process import ProcessRuntime
-from syshaxd.serving.engine import Engine
 from syshaxd.serving.leases import Leases
+from syshaxd.serving.operations import InstanceOperations
 from syshaxd.system import logs, sdnotify
 from syshaxd.system.sidetasks import SideTasks, Work
 
@@ -47,7 +48,8 @@ class Service:
     processes: ProcessRuntime
     containers: DockerRuntime
     supervisor: Supervisor
-    engine: Engine
+    registry: InstanceRegistry
+    instances: InstanceOperations
     gateway: Gateway
     control: ControlServer
     leases: Leases
@@ -61,8 +63,8 @@ class Service:
         self.side_tasks.start("watchdog", sdnotify.feed_watchdog)
         await self.control.start()
         conductor = self.config.services.conductor
-        self.engine.endpoint = await self.gateway.start(conductor.host, conductor.port, self.handed.get("http", ()))
-        _log.info("listening on %s", self.engine.endpoint)
+        self.instances.endpoint = await self.gateway.start(conductor.host, conductor.port, self.handed.get("http", ()))
+        _log.info("listening on %s", self.instances.endpoint)
         sdnotify.notify("READY=1", "STATUS=listening; instances are starting")
 
     async def run(self) -> Exception | None:
@@ -71,10 +73,10 @@ class Service:
         supervision = asyncio.create_task(self.supervisor.run(), name="supervisor")
         for name, work in self.works.items():
             self.side_tasks.start(name, work)
-        await startup.wait_for_adopted(self.engine, _ADOPTION_LIMIT_S)
+        await startup.wait_for_adopted(self.registry, self.instances, _ADOPTION_LIMIT_S)
         await self.gateway.serve_handed()
         self.orders.reload_with(self.reconfigurer)
-        self.side_tasks.start("startup display", partial(_show_start, self.engine, self.config))
+        self.side_tasks.start("startup display", partial(_show_start, self.registry, self.instances, self.config))
         stop = asyncio.create_task(self.orders.stop.wait(), name="stop")
         await asyncio.wait((stop, supervision), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -126,11 +128,11 @@ async def closed(what: str, closing: Awaitable[None]) -> Exception | None:
     return None
 
 
-async def _show_start(engine: Engine, config: Config) -> None:
+async def _show_start(registry: InstanceRegistry, instances: InstanceOperations, config: Config) -> None:
     text = await startup.watch_start(
-        engine, config.models.default, config.models.params, dashboard=config.gateway.dashboard
+        registry, instances, config.models.default, config.models.params, dashboard=config.gateway.dashboard
     )
-    sdnotify.notify(f"STATUS=serving {config.models.default} at {engine.endpoint}")
+    sdnotify.notify(f"STATUS=serving {config.models.default} at {instances.endpoint}")
     if not logs.is_journal(sys.stdout):
         click.echo(text)
 

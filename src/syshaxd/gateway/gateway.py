@@ -21,7 +21,7 @@ from syshaxd.core.errors import (
 )
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.records import Outcome
-from syshaxd.core.types import FULL_WEIGHTS
+from syshaxd.core.types import FULL_WEIGHTS, EngineStatus
 from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.http1 import ProtocolError, end_to_end_headers
 from syshaxd.gateway import routes
@@ -65,6 +65,7 @@ class Gateway:
         self,
         engine: Engine,
         metrics: MetricsService,
+        status: Callable[[], EngineStatus],
         *,
         limits: Limits | None = None,
         cors_origins: Sequence[str] = ("*",),
@@ -77,6 +78,7 @@ class Gateway:
         Args:
             engine: Places requests.
             metrics: Counts them.
+            status: Tells everything at a moment, for the metrics.
             limits: What clients may take; None: the defaults.
             cors_origins: Whose pages may use the endpoint.
             allow_router_fields: Clients may set what only routers need.
@@ -85,6 +87,7 @@ class Gateway:
         """
         self._engine = engine
         self._metrics = metrics
+        self._status = status
         self._loop = asyncio.get_running_loop()
         self._cors = Cors(cors_origins)
         self._allow_router_fields = allow_router_fields
@@ -96,7 +99,7 @@ class Gateway:
         self._sweeper: asyncio.Task[None] | None = None
         self._id_prefix = secrets.token_hex(4)
         self._ids = itertools.count(1)
-        self._own = OwnRoutes(engine, self._render_metrics, dashboard)
+        self._own = OwnRoutes(engine.registry, self._render_metrics, dashboard)
 
     @property
     def connections(self) -> int:
@@ -239,7 +242,7 @@ class Gateway:
         )
 
     def _is_known(self, path: str) -> bool:
-        return self._own.knows(path) or routes.methods(path, self._engine.methods) != frozenset()
+        return self._own.knows(path) or routes.methods(path, self._engine.registry.methods) != frozenset()
 
     async def _serve_recorded(self, client: ClientConnection, request: ClientRequest, asked: Request) -> bool | Answer:
         """Whether the connection may stay open, when an instance's answer has been sent; else the answer."""
@@ -269,7 +272,7 @@ class Gateway:
     async def _read(self, client: ClientConnection, request: ClientRequest, asked: Request, held: HeldBody) -> None:
         """Receives a request's body, and reads of it what placement needs. Raises SyshaxError: it is refused."""
         path = asked.path
-        routes.check(asked.method, path, self._engine.methods)
+        routes.check(asked.method, path, self._engine.registry.methods)
         asked.body = await self._intake.receive(request, client, held)
         body = asked.fields = await self._intake.read(asked.body, request.headers.get("Content-Type", ""))
         place = _instance_of(request.headers)
@@ -277,7 +280,7 @@ class Gateway:
             body = RequestBody({})
         if not self._allow_router_fields:
             refuse_router_fields(body)
-        if path.startswith(routes.RESPONSES) and place is None and self._engine.is_several:
+        if path.startswith(routes.RESPONSES) and place is None and len(self._engine.registry.specs) > 1:
             routes.check_stored(path)
             refuse_stored(body)
         offload = path == routes.OFFLOADED_CHAT
@@ -304,7 +307,7 @@ class Gateway:
 
     def _render_metrics(self) -> bytes:
         counts = ClientCounts(self.connections, self._front.refused, self.held_bytes)
-        return self._metrics.render(self._engine.status(), counts)
+        return self._metrics.render(self._status(), counts)
 
 
 def _instance_of(headers: Mapping[str, str]) -> str | None:

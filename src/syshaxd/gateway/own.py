@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 from syshaxd.core.errors import MethodNotAllowedError, NotFoundError
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.gateway.errors import Answer
-from syshaxd.serving.engine import Engine
+from syshaxd.instances.registry import InstanceRegistry
 
 MODELS = "/v1/models"
 _MODEL_PREFIX = f"{MODELS}/"
@@ -23,15 +23,15 @@ Respond = Callable[[str], Answer]
 class OwnRoutes:
     """Answers them."""
 
-    def __init__(self, engine: Engine, metrics: Callable[[], bytes], dashboard: Dashboard | None) -> None:
+    def __init__(self, registry: InstanceRegistry, metrics: Callable[[], bytes], dashboard: Dashboard | None) -> None:
         """Knows the routes.
 
         Args:
-            engine: Whose state they tell.
+            registry: The instances whose state they tell.
             metrics: Returns all metrics as text.
             dashboard: The page of states and loads; None: there is none.
         """
-        self._engine = engine
+        self._registry = registry
         self._metrics = metrics
         # vLLM has /metrics for any method; /live, /ready and the dashboard it does not have.
         self._routes: dict[str, tuple[frozenset[str] | None, Respond]] = {
@@ -64,11 +64,11 @@ class OwnRoutes:
         return respond(query)
 
     def _models(self, query: str) -> Answer:
-        return _json({"object": "list", "data": [dict(model) for model in self._engine.models()]})
+        return _json({"object": "list", "data": [dict(model) for model in self._registry.models()]})
 
     def _model(self, path: str) -> Answer:
         name = path.removeprefix(_MODEL_PREFIX)
-        known = {model["id"]: model for model in self._engine.models()}
+        known = {model["id"]: model for model in self._registry.models()}
         if name not in known:
             text = f"the model {name!r} does not exist; there is {', '.join(map(str, known))}"
             raise NotFoundError(text, param="model", code="model_not_found")
@@ -76,16 +76,16 @@ class OwnRoutes:
 
     def _health(self, query: str) -> Answer:
         """200 while a request could be served, as vLLM answers: routers in front of the host rely on it."""
-        if self._engine.ready_instances():
+        if self._registry.ready:
             return _json({"status": "ok"})
         return _json({"status": "no instance is ready"}, status=503)
 
     def _ready(self, query: str) -> Answer:
         """200 when a request could be served; with `?all=1` only when every wanted instance is ready."""
-        ready = self._engine.ready_instances()
-        instances = self._engine.status().instances
+        ready = {spec.name for spec in self._registry.ready}
+        instances = [instance.status for instance in self._registry.instances.values()]
         wanted = {status.spec.name for status in instances if status.wanted}
-        good = bool(ready) and (wanted <= set(ready) or not any(parse_qs(query).get("all", ())))
+        good = bool(ready) and (wanted <= ready or not any(parse_qs(query).get("all", ())))
         states = {status.spec.name: str(status.state) for status in instances}
         return _json({"ready": good, "instances": states}, status=200 if good else 503)
 

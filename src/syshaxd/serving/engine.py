@@ -5,12 +5,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
-from syshaxd import __version__
 from syshaxd.core.errors import (
     InstanceFailedError,
     InstanceTimeoutError,
@@ -20,10 +18,7 @@ from syshaxd.core.errors import (
     UnavailableError,
 )
 from syshaxd.core.events import EventKind
-from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.loads import Snapshot
-from syshaxd.core.numa import BindingSettings, BindingStatus, Fault, Unverified, Verification
-from syshaxd.core.parity import ParityReport
 from syshaxd.core.placement.admission import Admission, begun
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload
@@ -31,12 +26,9 @@ from syshaxd.core.placement.records import Cause, Outcome
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant
-from syshaxd.core.types import EngineStatus, HostTopology, InstanceStatus, State
+from syshaxd.core.types import InstanceStatus, State
 from syshaxd.instances.registry import InstanceRegistry
-from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
-from syshaxd.observe.cpu_bindings import BindingMonitor
-from syshaxd.observe.parity import ParityService
 from syshaxd.serving.failures import Failures
 from syshaxd.serving.handover import Answer, Handover
 from syshaxd.serving.in_flight import RequestBook
@@ -58,41 +50,29 @@ class Engine:
         scheduler: Scheduler,
         handover: Handover,
         snapshot: Callable[[], Snapshot],
-        parity: ParityService,
         look_up: Callable[[], Awaitable[bool]],
         max_queue_size: int,
         max_queue_wait_s: float,
-        bindings: BindingMonitor,
         events: EventLog | None = None,
-        faults: Callable[[], tuple[str, ...]] = tuple,
-        stopped: StoppedInstances | None = None,
     ) -> None:
         self.requests = RequestBook()
         self.events = events or EventLog()
-        self.endpoint = ""
-        self._registry = registry
+        self.registry = registry
         self._scheduler = scheduler
         self._admission = Admission(scheduler, max_queue_size=max_queue_size)
         self._admission.on_release(self._on_release)
         self._max_queue_wait_s = max_queue_wait_s
         self._waiting: dict[Claim, asyncio.Future[Grant]] = {}
         self._supervisor = supervisor
-        self._stopped = stopped or StoppedInstances()
         self._handover = handover
         self._snapshot = snapshot
-        self._parity = parity
         self._look_up = look_up
-        self._bindings = bindings
-        self._faults = faults
         self._failures = Failures(registry, supervisor)
-        self._states: dict[str, State] = {}
         self._ready = registry.ready
         self._drained: asyncio.Future[None] | None = None
-        self._started_at_s = time.time()
         self._loop = asyncio.get_running_loop()  # asking for it costs a system call each time
         supervisor.subscribe(self._on_status)
         registry.subscribe(self._on_instances)
-        bindings.subscribe(self._on_drift)
 
     # Requests.
 
@@ -142,7 +122,7 @@ class Engine:
                 return answer.outcome
 
     def _begin(self, request: Request, claim: Claim, grant: Grant) -> Answer:
-        alone = len(self._registry.ready) < 2 or request.inference.pinned is not None
+        alone = len(self.registry.ready) < 2 or request.inference.pinned is not None
         last_try = bool(claim.tried) or alone or request.tries.suspect
         placement = grant.placement
         request.placement = "+".join(placement.places)
@@ -210,7 +190,7 @@ class Engine:
             except UnavailableError as refusal:
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(deadline_s):
-                        await self._registry.changed()
+                        await self.registry.changed()
                     tried = ()
                     continue
                 raise refusal from None
@@ -243,7 +223,7 @@ class Engine:
     # Admission.
 
     def _fleet(self) -> Fleet:
-        registry = self._registry
+        registry = self.registry
         return Fleet(
             registry.specs, registry.ready, registry.candidates, self._handover.pairs, self._snapshot(), time.time()
         )
@@ -304,26 +284,17 @@ class Engine:
         if self._admission.entries:
             self._carry_out(self._admission.admit(self._fleet()))
 
-    def ready_instances(self) -> tuple[str, ...]:
-        """The instances that requests can go to now."""
-        return tuple(spec.name for spec in self._registry.ready)
-
-    async def instances_changed(self) -> None:
-        """Returns at the next change of an instance, or of what is known of one."""
-        await self._registry.changed()
-
-    def models(self) -> list[Mapping[str, Any]]:
-        """The models of the instances that are ready, as /v1/models lists them; all instances' if none is ready."""
-        return self._registry.models()
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a slot."""
+        return self._admission.queued
 
     @property
-    def is_several(self) -> bool:
-        """Whether there is more than one instance."""
-        return len(self._registry.specs) > 1
-
-    def methods(self, path: str) -> frozenset[str] | None:
-        """The methods that some instance has for a path; None: any, as one of them has not told its routes."""
-        return self._registry.methods(path)
+    def inflight(self) -> Mapping[str, int]:
+        """Slots taken, by instance; one that is not configured any more is in it only while a slot is taken there."""
+        taken = self._admission.inflight
+        idle = dict.fromkeys(self.registry.specs, 0)
+        return idle | {name: count for name, count in taken.items() if count or name in idle}
 
     def decide(
         self,
@@ -361,7 +332,7 @@ class Engine:
 
     def _end_drain(self, name: str) -> None:
         """Tells the supervisor when an instance that is to stop has answered everything."""
-        if self._admission.inflight.get(name) or name not in self._registry.specs:
+        if self._admission.inflight.get(name) or name not in self.registry.specs:
             return
         if self._supervisor.status(name).state is State.DRAINING:
             self._supervisor.drained(name)
@@ -383,85 +354,7 @@ class Engine:
         self._admission.max_queue_size = max_queue_size
         self._max_queue_wait_s = max_queue_wait_s
 
-    def set_bindings(self, bound: Bound) -> None:
-        """Holds instances to these bindings from now on."""
-        self._bindings.set_bound(bound)
-
     # Instances.
-
-    def status(self) -> EngineStatus:
-        """Everything at this moment."""
-        return EngineStatus(
-            version=__version__,
-            started_at_s=self._started_at_s,
-            endpoint=self.endpoint,
-            queued=self._admission.queued,
-            inflight={name: self._admission.inflight.get(name, 0) for name in self._registry.specs}
-            | {name: count for name, count in self._admission.inflight.items() if count},
-            instances=self._supervisor.statuses(),
-            snapshot=self._snapshot(),
-            binding_faults=self._bindings.faults,
-            bindings=self._bindings.latest(),
-            handover_refusals=self._handover.report(),
-            parity=self._parity.reports(),
-            faults=self._faults(),
-        )
-
-    def start_instance(self, name: str) -> None:
-        """Wants the instance up. Raises NotFoundError for an unknown name."""
-        self._supervisor.start(name)
-        self._stopped.discard(name)
-
-    def stop_instance(self, name: str, *, drain: bool) -> None:
-        """Wants the instance down, after its running requests if `drain`; also after a restart of the daemon."""
-        self._supervisor.stop(name, drain=drain)
-        self._stopped.add(name)
-
-    async def check_restart(self, name: str) -> None:
-        """Raises ConflictError: the instance is healthy, and could surely not be started again."""
-        await self._supervisor.check_launch(self._supervisor.status(name).spec)
-
-    def restart_instance(self, name: str, *, drain: bool) -> None:
-        """Stops the instance and starts a new generation."""
-        self._supervisor.restart(name, drain=drain)
-        self._stopped.discard(name)
-
-    def is_stopped(self, name: str) -> bool:
-        """Whether an operator has stopped the instance, also before the daemon was started."""
-        return name in self._stopped
-
-    async def compare_instances(self, first: str, second: str) -> ParityReport:
-        """Asks both instances the same prompts and compares their answers. Raises as ParityService.compare."""
-        return await self._parity.compare(first, second)
-
-    async def watch_instance(self, name: str) -> AsyncGenerator[InstanceStatus, None]:
-        """The instance's present status, then every change of it, until the caller closes the iterator."""
-        changes: asyncio.Queue[InstanceStatus] = asyncio.Queue()
-        changes.put_nowait(self._supervisor.status(name))
-        unsubscribe = self._supervisor.subscribe(
-            lambda status: changes.put_nowait(status) if status.spec.name == name else None
-        )
-        try:
-            while True:
-                yield await changes.get()
-        finally:
-            unsubscribe()
-
-    def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
-        """The instance's output. Raises NotFoundError for an unknown name."""
-        return self._supervisor.logs(name, tail=tail, follow=follow)
-
-    async def topology(self) -> HostTopology:
-        """The host as it is now, and whose its CPUs are. Raises TopologyError if it can't be read."""
-        return await self._bindings.topology()
-
-    async def check_binding(self, name: str, settings: BindingSettings | None) -> tuple[Fault, ...]:
-        """What is wrong with settings for an instance (None: with its own). Raises as BindingMonitor.check does."""
-        return await self._bindings.check(name, settings)
-
-    async def verify_bindings(self, name: str) -> Mapping[str, Verification | Unverified]:
-        """Where instances (empty: all) run now, against their bindings. Raises as BindingMonitor.verify does."""
-        return await self._bindings.verify(name)
 
     def on_snapshot(self) -> None:
         """New readings have come: what waits is decided again, and streams that are better off elsewhere migrate."""
@@ -490,24 +383,12 @@ class Engine:
         running = [f"request {request.id}" for request in self.requests.running]
         return (*taken, *queued, *running)
 
-    def _on_drift(self, name: str, status: BindingStatus) -> None:
-        told = "; ".join(drift.detail for drift in status.drifts)
-        self.events.add(EventKind.DRIFT, told or "keeps to its binding again", instance=name)
-
     def _on_status(self, status: InstanceStatus) -> None:
-        spec = status.spec
-        before = self._states.get(spec.name)
-        if before is not status.state:
-            self._states[spec.name] = status.state
-            text = f"{status.state}: {status.reason}" if status.reason else str(status.state)
-            self.events.add(
-                EventKind.STATE, text, instance=spec.name, state=status.state, generation=str(status.generation)
-            )
         if status.state is State.DRAINING:
-            self._end_drain(spec.name)
+            self._end_drain(status.spec.name)
             self._migrate()
 
     def _on_instances(self) -> None:
-        if self._ready != self._registry.ready:
-            self._ready = self._registry.ready
+        if self._ready != self.registry.ready:
+            self._ready = self.registry.ready
             self._readmit()

@@ -1,0 +1,129 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What operators see of the daemon, and what they command instances to do."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+
+from syshaxd import __version__
+from syshaxd.core.events import EventKind
+from syshaxd.core.loads import Snapshot
+from syshaxd.core.numa import BindingStatus
+from syshaxd.core.types import EngineStatus, InstanceStatus, State
+from syshaxd.instances.stopped import StoppedInstances
+from syshaxd.instances.supervisor import Supervisor
+from syshaxd.observe.cpu_bindings import BindingMonitor
+from syshaxd.observe.parity import ParityService
+from syshaxd.serving.engine import Engine
+from syshaxd.serving.handover import Handover
+
+
+class InstanceOperations:
+    """Operators' commands on instances, and the status of everything. Lives in one event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        supervisor: Supervisor,
+        handover: Handover,
+        parity: ParityService,
+        bindings: BindingMonitor,
+        snapshot: Callable[[], Snapshot],
+        stopped: StoppedInstances | None = None,
+        faults: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
+        """Records changes of instances among the events from now on.
+
+        Args:
+            engine: Has the requests.
+            supervisor: Has the instances.
+            handover: Knows which of them can hand over.
+            parity: Compares them.
+            bindings: Knows the CPUs on which they run.
+            snapshot: The latest readings.
+            stopped: Remembers which instances an operator has stopped.
+            faults: Of the daemon itself, for people.
+        """
+        self.supervisor = supervisor
+        self.parity = parity
+        self.bindings = bindings
+        self.endpoint = ""
+        """The URL at which clients are served."""
+        self._engine = engine
+        self._handover = handover
+        self._snapshot = snapshot
+        self._stopped = StoppedInstances() if stopped is None else stopped
+        self._faults = faults
+        self._states: dict[str, State] = {}
+        self._started_at_s = time.time()
+        supervisor.subscribe(self._on_status)
+        bindings.subscribe(self._on_drift)
+
+    def status(self) -> EngineStatus:
+        """Everything at this moment."""
+        return EngineStatus(
+            version=__version__,
+            started_at_s=self._started_at_s,
+            endpoint=self.endpoint,
+            queued=self._engine.queued,
+            inflight=self._engine.inflight,
+            instances=self.supervisor.statuses(),
+            snapshot=self._snapshot(),
+            binding_faults=self.bindings.faults,
+            bindings=self.bindings.latest(),
+            handover_refusals=self._handover.report(),
+            parity=self.parity.reports(),
+            faults=self._faults(),
+        )
+
+    def start(self, name: str) -> None:
+        """Wants the instance up. Raises NotFoundError for an unknown name."""
+        self.supervisor.start(name)
+        self._stopped.discard(name)
+
+    def stop(self, name: str, *, drain: bool) -> None:
+        """Wants the instance down, after its running requests if `drain`; also after a restart of the daemon."""
+        self.supervisor.stop(name, drain=drain)
+        self._stopped.add(name)
+
+    async def check_restart(self, name: str) -> None:
+        """Raises ConflictError: the instance is healthy, and could surely not be started again."""
+        await self.supervisor.check_launch(self.supervisor.status(name).spec)
+
+    def restart(self, name: str, *, drain: bool) -> None:
+        """Stops the instance and starts a new generation."""
+        self.supervisor.restart(name, drain=drain)
+        self._stopped.discard(name)
+
+    def is_stopped(self, name: str) -> bool:
+        """Whether an operator has stopped the instance, also before the daemon was started."""
+        return name in self._stopped
+
+    async def watch(self, name: str) -> AsyncGenerator[InstanceStatus, None]:
+        """The instance's present status, then every change of it, until the caller closes the iterator."""
+        changes: asyncio.Queue[InstanceStatus] = asyncio.Queue()
+        changes.put_nowait(self.supervisor.status(name))
+        unsubscribe = self.supervisor.subscribe(
+            lambda status: changes.put_nowait(status) if status.spec.name == name else None
+        )
+        try:
+            while True:
+                yield await changes.get()
+        finally:
+            unsubscribe()
+
+    def _on_status(self, status: InstanceStatus) -> None:
+        name = status.spec.name
+        if self._states.get(name) is status.state:
+            return
+        self._states[name] = status.state
+        text = f"{status.state}: {status.reason}" if status.reason else str(status.state)
+        self._engine.events.add(
+            EventKind.STATE, text, instance=name, state=status.state, generation=str(status.generation)
+        )
+
+    def _on_drift(self, name: str, status: BindingStatus) -> None:
+        told = "; ".join(drift.detail for drift in status.drifts)
+        self._engine.events.add(EventKind.DRIFT, told or "keeps to its binding again", instance=name)
