@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from functools import partial
 
-from syshaxd.core.errors import ConflictError, LaunchFailedError, NotFoundError, SyshaxError
+from syshaxd.core.errors import ConflictError, NotFoundError, SyshaxError
 from syshaxd.core.lifecycle import (
     HOLDING,
     PROBED,
@@ -16,10 +16,7 @@ from syshaxd.core.lifecycle import (
     Drained,
     Effect,
     Event,
-    Exited,
     Launch,
-    Launched,
-    LaunchFailed,
     LaunchProgress,
     Lifecycle,
     ProbeFailed,
@@ -29,13 +26,12 @@ from syshaxd.core.lifecycle import (
     StartRequested,
     StopRequested,
     Terminate,
-    TerminateFailed,
     TimerFired,
-    WatchFailed,
     dependency_event,
     transition,
 )
-from syshaxd.core.types import ExitStatus, Handle, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.instances import actions
 from syshaxd.instances.activity import is_at_work
 from syshaxd.instances.clock import Clock, WallClock
 from syshaxd.instances.instance import Instance
@@ -49,8 +45,6 @@ __all__ = ["Probe", "Supervisor"]
 _log = logging.getLogger(__name__)
 # While it starts, an instance is probed this often, to notice a quick start quickly.
 _STARTING_PROBE_INTERVAL_S = 0.5
-# For a server that was never ready: vLLM doesn't hear SIGTERM while its engine starts (seen for 40 s with 0.32).
-_UNSERVED_GRACE_S = 1.0
 _STAYS_STOPPED = "stays stopped, as it was before syshaxd was started; `syshaxctl start` starts it"
 
 Callback = Callable[[InstanceStatus], None]
@@ -180,7 +174,9 @@ class Supervisor:
         try:
             await self._runtimes[spec.runtime].check(spec, needs_port=spec.port not in has_port)
         except (SyshaxError, OSError) as error:
-            raise ConflictError(f"{spec.name} keeps running: it could not be started again: {_text(error)}") from error
+            raise ConflictError(
+                f"{spec.name} keeps running: it could not be started again: {actions.text_of(error)}"
+            ) from error
 
     def drained(self, name: str) -> None:
         """No request runs on the instance any more. Raises NotFoundError for an unknown name."""
@@ -355,7 +351,7 @@ class Supervisor:
         for instance, adopted in zip(instances, found, strict=True):
             if adopted is not None:
                 self._try_to_handle(instance, adopted)
-                self._tasks.create_task(self._await_exit(instance, adopted.handle))
+                self._spawn(actions.await_exit(instance, adopted.handle, partial(self._post, instance)))
             if instance.spec.name in self._stays_stopped:
                 self._try_to_handle(instance, StopRequested(drain=True, reason=_STAYS_STOPPED))
             else:
@@ -424,11 +420,12 @@ class Supervisor:
     def _carry_out(self, instance: Instance, effect: Effect) -> None:
         match effect:
             case Launch():
-                self._spawn(self._launch(instance, effect.generation))
+                self._spawn(actions.launch(instance, effect.generation, partial(self._post, instance)))
             case Abandon():
                 instance.runtime.abandon(instance.spec.name)
             case Terminate():
-                instance.terminating = self._spawn(self._terminate(instance, effect))
+                ending = actions.terminate(instance, effect, self._stop_grace_s, partial(self._post, instance))
+                instance.terminating = self._spawn(ending)
             case SetTimer():
                 instance.cancel_timer()
                 fired = TimerFired(effect.generation, effect.timer)
@@ -436,58 +433,3 @@ class Supervisor:
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         return self._tasks.create_task(work)
-
-    async def _launch(self, instance: Instance, generation: int) -> None:
-        if instance.terminating is not None:
-            await instance.terminating  # the last generation is gone, but its runtime may still tidy up
-        if instance.lifecycle.state is not State.STARTING:
-            self._post(instance, LaunchFailed(generation, "no longer wanted", permanent=False))
-            return
-        try:
-            handle = await instance.runtime.launch(instance.spec, generation)
-        except (SyshaxError, OSError) as error:
-            permanent = isinstance(error, LaunchFailedError) and error.permanent
-            self._post(instance, LaunchFailed(generation, _text(error), permanent))
-            return
-        except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
-            self._note_fault(instance, "launched")
-            self._post(instance, LaunchFailed(generation, _unexpected(error), permanent=True))
-            return
-        self._post(instance, Launched(handle))
-        await self._await_exit(instance, handle)
-
-    async def _await_exit(self, instance: Instance, handle: Handle) -> None:
-        try:
-            status = await instance.runtime.wait(handle)
-        except (SyshaxError, OSError) as error:
-            status = ExitStatus(cause=f"it can no longer be watched: {_text(error)}")
-        except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
-            self._note_fault(instance, "watched")
-            name, why = instance.spec.name, _unexpected(error)
-            reason = f"it cannot be watched any more, and may still run: {why}; `syshaxctl restart {name}` replaces it"
-            self._post(instance, WatchFailed(handle.generation, reason))
-            return
-        self._post(instance, Exited(handle.generation, status))
-
-    async def _terminate(self, instance: Instance, effect: Terminate) -> None:
-        grace_s = self._stop_grace_s if effect.served else min(self._stop_grace_s, _UNSERVED_GRACE_S)
-        try:
-            await instance.runtime.terminate(effect.handle, grace_s)
-        except (SyshaxError, OSError) as error:
-            self._post(instance, TerminateFailed(effect.handle.generation, _text(error)))
-        except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
-            self._note_fault(instance, "ended")
-            self._post(instance, TerminateFailed(effect.handle.generation, _unexpected(error)))
-
-    def _note_fault(self, instance: Instance, what: str) -> None:
-        """Logs the current exception: an internal error, or one of a library."""
-        name = instance.spec.name
-        _log.exception("%s: could not be %s: unexpected error", name, what, extra={"instance": name})
-
-
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _unexpected(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
