@@ -7,9 +7,8 @@ import fcntl
 import logging
 import os
 import shlex
-import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from syshaxd.core.secrets import safe_words
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.digest import digest
 from syshaxd.runtime.logfile import LogFile
-from syshaxd.runtime.process import procfs, shm, tempfolder
+from syshaxd.runtime.process import ending, procfs, shm, tempfolder
 from syshaxd.runtime.process.procfs import Process
 from syshaxd.runtime.process.record import Record
 from syshaxd.runtime.process.spawn import check, spawn
@@ -31,10 +30,6 @@ _log = logging.getLogger(__name__)
 _LOG_MAX_BYTES = 16 * 1024 * 1024
 # How often the size of a log and the descendants of a process are checked.
 _CHECK_INTERVAL_S = 10.0
-# The time in which the kernel ends what got SIGKILL. A process inside a device driver may take longer.
-_KILL_TIMEOUT_S = 10.0
-# Python's resource trackers remove semaphores of the dead, which nothing else can name; then they end by themselves.
-_TRACKER_TIMEOUT_S = 2.0
 # For an instance of an earlier daemon that no longer fits.
 _MISFIT_GRACE_S = 15.0
 
@@ -132,14 +127,14 @@ class ProcessRuntime:
         leader = running.record.process
         await self._look(running)
         running.kill_at_s = asyncio.get_running_loop().time() + grace_s
-        await asyncio.to_thread(_ask, running.family, leader)
+        await asyncio.to_thread(ending.ask, running.family, leader)
         if await _is_done(running.watch, grace_s):
             return
-        running.family = await asyncio.to_thread(_family, running.record, running.family)
-        await asyncio.to_thread(_kill, running.family, spare=procfs.is_resource_tracker)
-        if not await _is_done(running.watch, _KILL_TIMEOUT_S):
-            left = await asyncio.to_thread(_family, running.record, running.family)
-            raise SyshaxError(f"SIGKILL did not end {_pids(left)}; look with `ps -o pid,stat,wchan,args`")
+        running.family = await asyncio.to_thread(ending.family, running.record, running.family)
+        await asyncio.to_thread(ending.kill, running.family, spare=procfs.is_resource_tracker)
+        if not await _is_done(running.watch, ending.KILL_TIMEOUT_S):
+            left = await asyncio.to_thread(ending.family, running.record, running.family)
+            raise SyshaxError(f"SIGKILL did not end {ending.pids(left)}; look with `ps -o pid,stat,wchan,args`")
 
     async def adopt(self, spec: InstanceSpec) -> Handle | None:
         """Finds the process that the record tells of. See InstanceRuntime."""
@@ -179,7 +174,7 @@ class ProcessRuntime:
             return None
         pidfd = await asyncio.to_thread(procfs.open_process, record.process)
         if pidfd is None:
-            await self._clear_away(record, record.family, kill_at_s=0.0)
+            await ending.clear_away(record, record.family, kill_at_s=0.0)
             await self._forget(record)
             return None
         self._watch_from_now(record, pidfd, is_child=False)
@@ -258,12 +253,12 @@ class ProcessRuntime:
         record = running.record
         log = self._log_of(record.name)
         try:
-            while not await _is_readable(running.pidfd, _CHECK_INTERVAL_S):
+            while not await ending.is_readable(running.pidfd, _CHECK_INTERVAL_S):
                 await _warn(record.name, "its processes", self._look(running))
                 await _warn(record.name, "its log", log.limit())
         finally:
             os.close(running.pidfd)
-        await self._clear_away(running.record, running.family, kill_at_s=running.kill_at_s)
+        await ending.clear_away(running.record, running.family, kill_at_s=running.kill_at_s)
         # Only now: until it is reaped, nothing else can get its number.
         status = _reap(record.pid) if running.is_child else ExitStatus()
         if not running.kill_at_s and status.code != 0:
@@ -283,7 +278,7 @@ class ProcessRuntime:
     async def _look(self, running: _Running) -> None:
         """Notes what would have to be cleared away if the main process died now."""
         record = running.record
-        running.family = await asyncio.to_thread(_family, record, running.family)
+        running.family = await asyncio.to_thread(ending.family, record, running.family)
         written = await asyncio.to_thread(shm.written_by, running.family)
         noted = replace(
             record,
@@ -299,37 +294,6 @@ class ProcessRuntime:
         if record.temporary_folder:
             await asyncio.to_thread(tempfolder.remove, record.temporary_folder, record.name)
         await asyncio.to_thread(self._record_path(record.name).unlink, missing_ok=True)
-
-    async def _clear_away(self, record: Record, known: Iterable[Process], *, kill_at_s: float) -> None:
-        """Returns once nothing is left of a generation whose main process is dead: no process, no shared memory.
-
-        Args:
-            record: The generation.
-            known: Its processes as they were seen last.
-            kill_at_s: Loop time until which they may end by themselves.
-        """
-        loop = asyncio.get_running_loop()
-        written = set(record.shm_written)
-        while left := await asyncio.to_thread(_family, record, known):
-            known = left
-            written |= await asyncio.to_thread(shm.written_by, left)
-            if await _have_ended(left, kill_at_s - loop.time()):
-                continue
-            await asyncio.to_thread(_kill, left, spare=procfs.is_resource_tracker)
-            if await _have_ended(left, _TRACKER_TIMEOUT_S):
-                continue
-            await asyncio.to_thread(_kill, left)
-            if not await _have_ended(left, _KILL_TIMEOUT_S):
-                _log.error("%s: SIGKILL did not end %s", record.name, _pids(left), extra={"instance": record.name})
-        count, size_bytes = await asyncio.to_thread(shm.remove_unused, written, record.shm_spared)
-        if count:
-            _log.info(
-                "%s: removed %d files (%d MB) that it left in /dev/shm",
-                record.name,
-                count,
-                size_bytes >> 20,
-                extra={"instance": record.name},
-            )
 
 
 def _lock_folder(folder: Path) -> int:
@@ -359,27 +323,6 @@ def _reap(pid: int) -> ExitStatus:
     return ExitStatus(signal=-code) if code < 0 else ExitStatus(code=code)
 
 
-def _family(record: Record, known: Iterable[Process]) -> frozenset[Process]:
-    return procfs.family(record.process, known, record.mark)
-
-
-def _ask(processes: Iterable[Process], leader: Process) -> None:
-    """Sends SIGTERM to the leader's process group: to those in it that are ours, whoever has its number meanwhile."""
-    for process in processes:
-        if procfs.is_in_group(process, leader):
-            procfs.send(process, signal.SIGTERM)
-
-
-def _kill(processes: Iterable[Process], *, spare: Callable[[Process], bool] = lambda _: False) -> None:
-    for process in processes:
-        if not spare(process):
-            procfs.send(process, signal.SIGKILL)
-
-
-def _pids(processes: Iterable[Process]) -> str:
-    return "pid " + ", ".join(str(process.pid) for process in sorted(processes, key=lambda process: process.pid))
-
-
 async def _warn(name: str, what: str, work: Awaitable[None]) -> None:
     """What can't be read or written now, with a full disk say, is no reason to lose the instance."""
     try:
@@ -391,32 +334,3 @@ async def _warn(name: str, what: str, work: Awaitable[None]) -> None:
 async def _is_done(watch: asyncio.Task[ExitStatus], timeout_s: float) -> bool:
     await asyncio.wait([watch], timeout=timeout_s)
     return watch.done()
-
-
-async def _is_readable(fd: int, timeout_s: float) -> bool:
-    """Whether the descriptor becomes readable in time."""
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(fd, readable.set)
-    try:
-        async with asyncio.timeout(timeout_s):
-            await readable.wait()
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(fd)
-    return True
-
-
-async def _have_ended(processes: Iterable[Process], timeout_s: float) -> bool:
-    """Whether all these processes end in time."""
-    until_s = asyncio.get_running_loop().time() + timeout_s
-    for process in processes:
-        fd = await asyncio.to_thread(procfs.open_process, process)
-        if fd is not None:
-            try:
-                if not await _is_readable(fd, until_s - asyncio.get_running_loop().time()):
-                    return False
-            finally:
-                os.close(fd)
-    return True
