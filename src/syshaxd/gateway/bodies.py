@@ -22,8 +22,6 @@ _MAX_TOKENS = 2**31 - 1
 _MAX_NAME_CHARACTERS = 1024
 # OpenAI's default, and vLLM's.
 _COMPLETION_TOKENS = 16
-# After this many bytes of bodies, the C library is asked to return freed memory.
-_TRIM_AFTER_BYTES = 32 * 1024 * 1024
 _MAX_PAUSE_S = 0.5
 # Fields that engines exchange through gateways, wherever they are in a body.
 _ROUTER_FIELDS = ("kv_transfer_params", "ec_transfer_params")
@@ -41,7 +39,7 @@ class BodyIntake:
         self._reader = BodyReader((*KNOWN_FIELDS, *_NEEDED), _NEEDED)
         # One at a time: parsing holds the GIL, which the event loop needs in between.
         self._thread = ThreadPoolExecutor(1, "bodies")
-        self._untrimmed_bytes = 0
+        self._is_untrimmed = False
 
     @property
     def held_bytes(self) -> int:
@@ -126,17 +124,16 @@ class BodyIntake:
     def give_back(self, size_bytes: int) -> None:
         """A body of so many bytes is held no more."""
         self._budget.give_back(size_bytes)
-        if size_bytes > SMALL_BYTES:
-            self._untrimmed_bytes += size_bytes
+        self._is_untrimmed = self._is_untrimmed or size_bytes > SMALL_BYTES
 
     def _too_large(self, size: str) -> TooLargeError:
         limit = self._limits.max_body_bytes
         return TooLargeError(f"the body has {size} bytes; at most {limit} are taken (gateway.max_body_bytes)")
 
     def trim(self) -> None:
-        """Returns freed memory to the system after large bodies."""
-        if self._untrimmed_bytes >= _TRIM_AFTER_BYTES and _malloc_trim is not None:
-            self._untrimmed_bytes = 0
+        """Has the C library return what it keeps of the memory of large bodies."""
+        if self._is_untrimmed and _malloc_trim is not None:
+            self._is_untrimmed = False
             self._thread.submit(_malloc_trim, 0)
 
     def close(self) -> None:
