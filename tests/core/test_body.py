@@ -198,3 +198,26 @@ def test_whole_numbers_are_read_as_vllm_reads_them(value: Any, number: int | Non
 )
 def test_truth_values_are_read_as_vllm_reads_them(value: Any, truth: bool) -> None:
     assert as_bool(value) is truth
+
+
+_OVER = 301_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{%s}" % b",".join([b'"model":1'] * _OVER),
+        b"{%s}" % b",".join([b'"model" \n:1'] * _OVER),
+        b"{%s}" % b",".join([b'"\\u006dodel":1'] * _OVER),
+        b'{"messages":[{%s}]}' % b",".join([b'"content":1'] * _OVER),
+    ],
+    ids=["known", "spaces", "escaped", "nested"],
+)
+def test_a_body_of_very_many_keys_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequestError, match="more than 300000 keys"):
+        READER.read(body)
+
+
+def test_text_that_looks_like_keys_is_no_key() -> None:
+    text = json.dumps({"model": "m", "prompt": json.dumps({"a": 1}) * _OVER}).encode()
+    assert READER.read(text)["model"] == "m"

@@ -35,6 +35,7 @@ _SIZE = sized(9, 27) * _MB
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "small objects": lambda: _of(b",".join([b"{}"] * (_SIZE // 3))),
     "small keys": lambda: b'{"model":"nobody","x":{%s}}' % b",".join(b'"%d":0' % i for i in range(_SIZE // 11)),
+    "the same key": lambda: b"{%s}" % b",".join([b'"model":"nobody"'] * (_SIZE // 17)),
     "brackets, 1 MB deep": lambda: _of(b"[" * _MB),
     "objects, 100,000 deep": lambda: _of(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
     "a number of 1 MB": lambda: b'{"model":"nobody","messages":[{}],"max_tokens":%s}' % (b"9" * _MB),

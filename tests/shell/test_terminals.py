@@ -8,6 +8,7 @@ import os
 import pty
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,14 +135,16 @@ def test_syshax_too(tmp_path: Path, encoding: str) -> None:
 # As a program.
 
 
-async def _run(socket: Path, *words: str, stdout: int | None = None, **variables: str) -> tuple[int, bytes, bytes]:
+async def _run(
+    socket: Path, *words: str, stdout: int | None = None, stderr: int = asyncio.subprocess.PIPE, **variables: str
+) -> tuple[int, bytes, bytes]:
     kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "PYTHONIOENCODING", "LC_ALL"}}
     program = await asyncio.create_subprocess_exec(
         PROGRAM,
         *words,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=stderr,
         env=kept | {"SYSHAX_SOCKET": str(socket), "TERM": "xterm"} | variables,
     )
     async with asyncio.timeout(IN_TIME_S):
@@ -169,6 +172,45 @@ async def test_top_and_parity_on_a_terminal_that_is_not_utf_8(socket: Path, vari
             os.close(inside)
         assert (code, err) == (0, b""), words
         assert "cpu" in shown
+
+
+_RETITLES = "\x1b]0;owned\x07\x1b[2J\x9b31m"
+
+
+@asynccontextmanager
+async def _hostile_daemon(tmp_path: Path) -> AsyncIterator[Path]:
+    """A daemon that passes on what an instance says, control sequences included; yields its socket."""
+    engine = FakeEngine()
+    engine.become("cpu", State.FAILED, reason=_RETITLES)
+    engine.lines = [_RETITLES]
+    path = tmp_path / "run" / "admin.sock"
+    async with fake_daemon(tmp_path) as daemon:
+        engine.requests = daemon.engine.requests
+        server = ControlServer(operations_of(engine, leases=Leases(daemon.engine)), path)
+        await server.start()
+        yield path
+        await server.stop()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("words", [("logs", "gpu"), ("status",), ("top", "--once"), ("start", _RETITLES)])
+async def test_no_text_of_others_controls_the_terminal(tmp_path: Path, words: tuple[str, ...], encoding: str) -> None:
+    outside, inside = pty.openpty()
+    try:
+        async with _hostile_daemon(tmp_path) as path:
+            await _run(path, *words, stdout=inside, stderr=inside, PYTHONIOENCODING=encoding, COLUMNS="300")
+        shown = os.read(outside, 65536)
+    finally:
+        os.close(outside)
+        os.close(inside)
+    assert b"\\x1b]" in shown
+    assert not [sequence for sequence in (b"\x1b]", b"\x07", b"\x1b[2J", "\x9b".encode()) if sequence in shown]
+
+
+async def test_logs_are_unchanged_in_a_pipe(tmp_path: Path) -> None:
+    async with _hostile_daemon(tmp_path) as path:
+        _, out, _ = await _run(path, "logs", "gpu", PYTHONIOENCODING="utf-8")
+    assert out.decode() == f"{_RETITLES}\n"
 
 
 @pytest.mark.parametrize("words", [("status",), ("status", "-o", "json"), ("logs", "gpu")])

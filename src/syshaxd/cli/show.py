@@ -6,11 +6,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,7 @@ from syshaxd.cli.parity import parity_line
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad
 from syshaxd.core.report.describe import device_text
 from syshaxd.core.types import EngineStatus, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.system.terminal import controlled, visible
 
 _GIB = 2**30
 _STALE_S = 10.0
@@ -245,6 +247,15 @@ def of_gib(used_bytes: int, total_bytes: int) -> str:
     return f"{used_bytes / _GIB:.1f} of {total_bytes / _GIB:.1f} GiB"
 
 
+class VisibleConsole(Console):
+    """A console whose control sequences are its own: those in texts are shown as escapes."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See rich.console.Console.render."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 def console() -> Console:
     """The console for tables: as wide as the terminal, or wide enough for everything if there is none."""
     columns = os.environ.get("COLUMNS", "")
@@ -254,4 +265,4 @@ def console() -> Console:
     else:
         on_terminal = sys.stdout is not None and sys.stdout.isatty()
         width = None if on_terminal else _WIDTH_WITHOUT_TERMINAL
-    return Console(highlight=False, width=width)
+    return VisibleConsole(highlight=False, width=width, file=None if sys.stdout is None else controlled(sys.stdout))

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon answers, 130 ended
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, nullcontext
@@ -14,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -35,7 +35,7 @@ from syshaxd.core.parity import report_json
 from syshaxd.core.report.status import status_json
 from syshaxd.core.types import HostTopology, InstanceStatus
 from syshaxd.system import host, rundir
-from syshaxd.system.terminal import FileText
+from syshaxd.system.terminal import FileText, controlled
 
 Statuses = AsyncGenerator[InstanceStatus, None]
 
@@ -146,7 +146,7 @@ def logs(socket: Path | None, name: str, lines: int, *, everything: bool, follow
     async def work(client: ControlClient) -> None:
         async with aclosing(client.logs(name, tail=None if everything else lines, follow=follow)) as output:
             async for line in output:
-                click.echo(line)
+                click.echo(line, color=True)  # unchanged, unless the output is a terminal
 
     run(socket, work)
 
@@ -321,7 +321,7 @@ class _Live:
     """Shows an instance's state changes as they happen, if stderr is a terminal."""
 
     def __init__(self, name: str) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = show.VisibleConsole(file=controlled(sys.stderr), highlight=False)
         self._progress = Progress(
             SpinnerColumn("line"),
             TextColumn("{task.description}"),

@@ -17,6 +17,7 @@ from syshaxd.core.types import Device, Role
 from syshaxd.core.weights import Quantize, WeightsPlan
 from syshaxd.runtime.quantiser import Progress, make_weights
 from syshaxd.system import configfile, rundir
+from syshaxd.system.terminal import controlled, visible
 from syshaxd.system.weights import kept, left_texts, plan_for, remove, weights_dir
 
 _INTERRUPTED = 130
@@ -114,7 +115,7 @@ async def _make(plan: WeightsPlan, folder: Path, python: str) -> Path:
     def show(progress: Progress) -> None:
         nonlocal shown_s
         if sys.stderr.isatty():
-            click.echo(f"{_ERASE_LINE}{progress}", nl=False, err=True)
+            click.echo(f"{_ERASE_LINE}{visible(str(progress))}", nl=False, file=controlled(sys.stderr))
         elif (now_s := time.monotonic()) - shown_s >= _PLAIN_INTERVAL_S:
             shown_s = now_s
             click.echo(str(progress), err=True)
@@ -123,7 +124,7 @@ async def _make(plan: WeightsPlan, folder: Path, python: str) -> Path:
         return await make_weights(plan, folder, python=python, state=rundir.state_dir(), report=show)
     finally:
         if sys.stderr.isatty():
-            click.echo(_ERASE_LINE, nl=False, err=True)
+            click.echo(_ERASE_LINE, nl=False, file=controlled(sys.stderr))
 
 
 @click.command()

@@ -5,9 +5,10 @@
 import codecs
 import errno
 import os
+import re
 import sys
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, TextIO, cast
 
 import click
 
@@ -26,12 +27,47 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(_ERRORS, _replace)
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def visible(text: str) -> str:
+    """Text as a terminal may get it: control characters, but tabs and line ends, become escapes."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+class _VisibleStream:
+    """A terminal that gets no control sequences: texts of instances and clients could rewrite it, or type into it.
+
+    It has no `buffer`, which click would write to instead.
+    """
+
+    def __init__(self, terminal: TextIO) -> None:
+        self.terminal = terminal
+
+    def write(self, text: str) -> int:
+        """As of any stream."""
+        return self.terminal.write(visible(text))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":
+            raise AttributeError(name)
+        return getattr(self.terminal, name)
+
+
+def controlled(stream: TextIO) -> TextIO:
+    """The stream behind `sys.stdout` or `sys.stderr`, for the program's own control sequences."""
+    return stream.terminal if isinstance(stream, _VisibleStream) else stream
+
+
 class _OnAnyTerminal(click.Command):
     def main(self, *args: Any, **options: Any) -> Any:
         """Runs the program. See click.Command.main."""
-        for stream in (sys.stdout, sys.stderr):
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
             if isinstance(stream, TextIOWrapper):  # None: it was closed
                 stream.reconfigure(errors=_ERRORS)
+                if stream.isatty():
+                    setattr(sys, name, cast("TextIO", _VisibleStream(stream)))
         try:
             return super().main(*args, **options)
         except OSError as error:  # of the output: commands turn their own errors into messages

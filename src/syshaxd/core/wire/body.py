@@ -22,6 +22,12 @@ SMALL_BYTES = 256 * 1024
 _MAX_LENIENT_BYTES = 1024 * 1024
 # No number, name or option is longer; longer values are not decoded where one of these is expected.
 MAX_SHORT_BYTES = 64 * 1024
+# A key that is known costs 0.3 us each time that it stands in a body, in which the GIL is held. Texts contain none: in
+# them, a quote has a backslash.
+_MAX_KEYS = 300_000
+_KEY = re.compile(rb'"\s*:')
+_IN_TEXT = re.compile(rb'\\"\s*:')
+_KEY_PIECE_BYTES = 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.+)`", re.DOTALL)
 _INTEGER = re.compile(r"\s*[+-]?\d{1,18}(?:\.0*)?\s*", re.ASCII)
@@ -95,6 +101,8 @@ class BodyReader:
     def _read(self, data: bytes) -> RequestBody:
         if len(data) <= SMALL_BYTES:
             return RequestBody(_all_fields.decode(data))
+        if _has_too_many_keys(data):
+            _refuse(f"the body has more than {_MAX_KEYS} keys")
         try:
             return RequestBody(_present(self._known.decode(data)))
         except msgspec.ValidationError as error:
@@ -159,6 +167,17 @@ def _present(struct: msgspec.Struct) -> dict[str, msgspec.Raw]:
     return {
         encoded: value for attribute, encoded in names if (value := getattr(struct, attribute)) is not msgspec.UNSET
     }
+
+
+def _has_too_many_keys(data: bytes) -> bool:
+    """Looks piece by piece, so that other threads get the GIL. A key across two pieces is not counted."""
+    keys = 0
+    for begin in range(0, len(data), _KEY_PIECE_BYTES):
+        end = begin + _KEY_PIECE_BYTES
+        keys += len(_KEY.findall(data, begin, end)) - len(_IN_TEXT.findall(data, begin, end))
+        if keys > _MAX_KEYS:
+            return True
+    return False
 
 
 def _read_leniently(data: bytes, strict_error: Exception) -> RequestBody:
