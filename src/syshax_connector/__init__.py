@@ -3,5 +3,5 @@
 """A vLLM KV connector: hands a request's KV cache to another vLLM instance of the same host, through shared memory.
 
 It runs inside stock vLLM (0.26 to 0.32) from a bare folder on PYTHONPATH and needs nothing but vLLM's own environment.
-`PROTOCOL.md` beside this file is its contract with whoever sends the requests; `docs/handover.md` tells how it works.
+`PROTOCOL.md` in this folder is its contract with senders of requests; `docs/handover.md` explains how it works.
 """

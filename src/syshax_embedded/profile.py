@@ -11,7 +11,7 @@ from pathlib import Path
 from syshax_embedded.model import SERVED_NAME
 
 _CUDA_PYTHON = "SYSHAX_CUDA_PYTHON"
-# A CPU build of vLLM beside a CUDA build of PyTorch would not do: vLLM itself is asked.
+# A CPU build of vLLM with a CUDA build of PyTorch does not count, so ask vLLM itself.
 _PROBE_CUDA = (
     "import torch; from vllm.platforms import current_platform; "
     "assert current_platform.is_cuda(); print(torch.cuda.get_device_name(0))"

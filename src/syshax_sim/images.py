@@ -28,7 +28,7 @@ class Images:
         """Returns what is to be made of an answer, and the id under which another part can follow.
 
         Raises:
-            ApiError: It is to go on with an answer that does not exist.
+            ApiError: It should continue an answer that does not exist.
         """
         wanted, key = body.get("num_decode_tokens"), body.get("request_id_inference")
         if wanted is None:

@@ -240,7 +240,7 @@ def _int(body: dict[str, Any], key: str) -> int | None:
 
 
 def _limit(size: int, wanted: int | None, profile: Profile) -> int:
-    """Tokens that the answer may have. Asking for more than fits beside the prompt is no error."""
+    """Tokens that the answer may have. Requesting more than fits with the prompt is not an error."""
     most = profile.max_model_len
     if wanted is not None and wanted > most:
         problem = (

@@ -113,7 +113,7 @@ class Reconfigurer:
             ConfigError: The text is not a usable configuration: every fault. Or the file can't be written. Nothing has
                 changed.
             ConflictError: The daemon is stopping. Or an instance did not get READY: the former configuration holds
-                again, also in the file, and a text that came from there is beside it in a file `*.rejected`.
+                again, also in the file, and a text that came from there is kept next to it in a file `*.rejected`.
         """
         if self._closed:
             raise ConflictError("syshaxd is stopping; it applies the file at its next start")

@@ -97,7 +97,7 @@ async def _wanted(instances: InstanceOperations, name: str) -> None:
 async def progress(supervisor: Supervisor, status: InstanceStatus) -> str:
     """Where the start of an instance stands: what its log says last, else why the supervisor thinks it is not ready.
 
-    The log of an instance that somebody else starts is with them.
+    The log of an external instance is not available here.
     """
     name, age_s = status.spec.name, time.time() - status.since_s
     said = status.reason
@@ -166,7 +166,7 @@ def _example(endpoint: str, model: str) -> list[str]:
 
 
 def _syshaxctl() -> str:
-    """How a shell here finds the program: beside the interpreter, where the PATH need not lead."""
+    """How to call the program from a shell: by path if PATH does not contain the interpreter's folder."""
     beside = Path(sys.executable).with_name("syshaxctl")
     if shutil.which("syshaxctl") or not beside.exists():
         return "syshaxctl"

@@ -25,7 +25,7 @@ from syshaxd.core.parity import (
     ParityCause,
     ParityReport,
     PromptAnswer,
-    Step,
+    TokenStep,
     compare,
     parse_answer,
     request_body,
@@ -76,11 +76,11 @@ def test_the_distance_grows_in_proportion_to_the_disturbance() -> None:
     assert disturbed(0.02) == pytest.approx(2 * disturbed(0.01), rel=0.01)
 
 
-def step(*choices: tuple[int, float], token: int | None = None) -> Step:
-    return Step(choices[0][0] if token is None else token, {key: math.log(p) for key, p in choices})
+def step(*choices: tuple[int, float], token: int | None = None) -> TokenStep:
+    return TokenStep(choices[0][0] if token is None else token, {key: math.log(p) for key, p in choices})
 
 
-def answer(*generated: Step, prompt: tuple[Step, ...] = (step((1, 0.9), (2, 0.1)),)) -> PromptAnswer:
+def answer(*generated: TokenStep, prompt: tuple[TokenStep, ...] = (step((1, 0.9), (2, 0.1)),)) -> PromptAnswer:
     return PromptAnswer(prompt, generated)
 
 
@@ -160,8 +160,8 @@ def test_a_pair_is_allowed_exactly_up_to_the_bound(p: float, bound: float) -> No
 
 
 def recorded(name: str) -> list[PromptAnswer]:
-    def steps(rows: list[tuple[int, dict[str, float]]]) -> tuple[Step, ...]:
-        return tuple(Step(token, {int(key): logprob for key, logprob in top.items()}) for token, top in rows)
+    def steps(rows: list[tuple[int, dict[str, float]]]) -> tuple[TokenStep, ...]:
+        return tuple(TokenStep(token, {int(key): logprob for key, logprob in top.items()}) for token, top in rows)
 
     return [PromptAnswer(steps(row["prompt"]), steps(row["generated"])) for row in RECORDED[name]]
 

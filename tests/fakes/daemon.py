@@ -16,7 +16,7 @@ from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.loads import Snapshot
-from syshaxd.core.parity import PROMPTS, Bounds, PromptAnswer, Step
+from syshaxd.core.parity import PROMPTS, Bounds, PromptAnswer, TokenStep
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import InstanceSpec, RuntimeKind, State
@@ -155,7 +155,7 @@ async def fake_daemon(
 
     async def answers(spec: InstanceSpec) -> tuple[PromptAnswer, ...]:
         asked.append(spec.port)
-        steps = tuple(Step(1, {1: -0.1}) for _ in range(16))
+        steps = tuple(TokenStep(1, {1: -0.1}) for _ in range(16))
         return tuple(PromptAnswer(steps, steps) for _ in PROMPTS)
 
     parity = ParityService(registry, answers, Bounds())

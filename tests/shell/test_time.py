@@ -9,7 +9,7 @@ from functools import wraps
 import pytest
 
 from syshaxd.core.errors import InstanceFailedError, NotFoundError
-from syshaxd.core.parity import PROMPTS, Bounds, PromptAnswer, Step
+from syshaxd.core.parity import PROMPTS, Bounds, PromptAnswer, TokenStep
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.types import InstanceSpec, InstanceStatus, State
 from syshaxd.instances.catalog import Catalog, assumed
@@ -118,7 +118,7 @@ async def test_a_lease_lives_as_long_as_it_is_renewed() -> None:
 async def test_an_instance_that_cannot_be_compared_for_42_days_is_asked_hourly_and_then_compared() -> None:
     specs = (make_spec("gpu"), make_spec("cpu"))
     registry = InstanceRegistry(specs)
-    steps = tuple(Step(1, {1: -0.1}) for _ in range(16))
+    steps = tuple(TokenStep(1, {1: -0.1}) for _ in range(16))
     tries, faulty = 0, True
 
     async def ask(spec: InstanceSpec) -> tuple[PromptAnswer, ...]:

@@ -83,7 +83,7 @@ def quantize(
     except SyshaxError as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; the same command goes on from here", err=True)
+        click.echo("\ninterrupted; the same command continues from here", err=True)
         raise click.exceptions.Exit(_INTERRUPTED) from None
 
 

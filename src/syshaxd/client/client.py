@@ -175,7 +175,7 @@ class ControlClient:
         return value_of(HostTopology, answer, topology=value_of(NumaTopology, answer))
 
     async def check_binding(self, name: str, settings: BindingSettings | None) -> tuple[Fault, ...]:
-        """What is wrong with settings for an instance, beside the others; None: with those that it has."""
+        """The faults of settings for an instance, next to the others; None: of its own."""
         given = None
         if settings is not None:
             given = api.BindingSettings(

@@ -315,7 +315,7 @@ class ClientConnection(BaseProtocol):
             self.task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: bytes of requests. aiohttp: b"" for the parser to go on with what it has kept."""
+        """asyncio: bytes of requests. aiohttp: b"" makes the parser continue with its buffer."""
         if self._ends:
             return
         self._received_bytes += len(data)

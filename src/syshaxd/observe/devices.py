@@ -114,7 +114,7 @@ class GpuReading:
 class GpuReader:
     """Reads all GPUs through NVML. Logs each change of what can be read.
 
-    A host without GPUs, or without their driver, is fine. After an error NVML is opened anew at the next reading:
+    A host without GPUs, or without their driver, is fine. After an error NVML is reopened at the next reading:
     a driver that was loaded late or again, and a GPU that was reset, are found.
     """
 

@@ -32,7 +32,7 @@ class InstanceRuntime(Protocol):
     def abandon(self, name: str) -> None:
         """Abandons the launch under way.
 
-        It fails soon if it is at something that may take long, such as fetching an image; else it goes on to its end.
+        It fails soon if it is in a slow step, such as pulling an image; otherwise it completes.
         """
 
     async def wait(self, handle: Handle) -> ExitStatus:
@@ -63,7 +63,7 @@ class InstanceRuntime(Protocol):
         Args:
             name: The instance.
             tail: Only so many of the last lines; None: all.
-            follow: Go on with new lines, over restarts too, until the caller closes the iterator.
+            follow: Continue with new lines, across restarts too, until the caller closes the iterator.
         """
 
     def is_away(self) -> bool:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The output of an instance in a file of limited size, over all its generations.
 
-The instance writes into the file itself, so that its output survives the daemon. A file that somebody else holds open
+The instance writes into the file itself, so that its output survives the daemon. A file that another process holds open
 can't be renamed away: when it grows too big, its content moves to a second file (`.1`), and it starts again from zero.
 What is written in the instant between the last copying and that is lost; nothing else is.
 """
@@ -26,7 +26,7 @@ _FOLLOW_INTERVAL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """Up to where somebody has read: an offset in the file that was filled after so many rotations."""
+    """A reader's position: an offset in the file that was filled after a number of rotations."""
 
     rotations: int
     offset: int

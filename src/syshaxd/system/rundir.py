@@ -12,7 +12,7 @@ from syshaxd.core.errors import ConflictError, SyshaxError
 
 SERVICE_SOCKET = Path("/run/syshax/admin.sock")
 _SOCKET = "admin.sock"
-# The name that gRPC binds, in a folder beside the socket.
+# The name that gRPC binds, in a folder next to the socket.
 BOUND = ".d/grpc"
 # `sun_path` holds 108 bytes, the last of which is a NUL.
 _MAX_PATH_BYTES = 107 - len(BOUND)
@@ -94,7 +94,7 @@ def make_folder(folder: Path) -> None:
     """Creates a folder that only its owner can enter, unless it exists, and ensures that no other user can write to it.
 
     Raises:
-        SyshaxError: It can't be made, or somebody else owns it or can write to it.
+        SyshaxError: It can't be created, or another user owns it or can write to it.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

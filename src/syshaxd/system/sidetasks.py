@@ -81,7 +81,7 @@ class SideTasks:
         while True:
             try:
                 await work()
-            except Exception as error:  # noqa: BLE001 - whatever it is: the service goes on
+            except Exception as error:  # noqa: BLE001 - the service continues after any error
                 await self._sleep(self._note(name, error))
                 self._failed[name].waits = False
             else:

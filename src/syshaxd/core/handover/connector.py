@@ -64,7 +64,7 @@ class LaunchHost:
     """What is known of the host before instances are started on it."""
 
     engines: Mapping[str, EngineFiles] = field(default_factory=dict)
-    """By service; none for instances that somebody else starts."""
+    """By service; none for external instances."""
     arena_dir: str = "/dev/shm/syshax"  # noqa: S108 - the connector makes it, for one user alone
     """Where KV caches on their way are kept, unless the configuration says otherwise."""
     arena_fault: str = ""

@@ -39,7 +39,7 @@ class HandoverDialect(Protocol):
         """How much the prefill's answer says is handed over; 0: it does not tell."""
 
     def movable_stream(self, body: Mapping[str, Any], key: str) -> bytes:
-        """The request itself, such that its stream can go on elsewhere."""
+        """The request itself, prepared so that its stream can continue on another instance."""
 
     def continuation(
         self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None

@@ -4,7 +4,7 @@
 
 The client sees what one instance would have sent: one role, one id, every token once, the sums of the whole. While the
 first instance answers, its events pass as they are; those of a later part are rewritten in the name of the first. What
-counts as delivered always ends with a whole character, so another instance can go on from exactly there.
+counts as delivered always ends with a whole character, so another instance can continue from exactly there.
 """
 
 import json
@@ -105,11 +105,11 @@ class JoinedAnswer:
         self.refused = False
         """The instance has refused the request in its stream."""
         self.failure: InstanceFailedError | None = None
-        """Why nothing more of the present part can be used, although the instance goes on."""
+        """Why no more of the present part can be used, although the instance continues."""
 
     @property
     def text(self) -> str:
-        """The answer's text that the client has; a stream whose parts go on by tokens does not keep it."""
+        """The answer's text that the client has; a stream that continues by tokens does not keep it."""
         return "".join(self._texts)
 
     @property
@@ -119,7 +119,7 @@ class JoinedAnswer:
 
     @property
     def may_be_cut(self) -> bool:
-        """Another instance could go on from here with the KV cache of this one, as far as is known."""
+        """Another instance could continue from here with the KV cache of this one, as far as known."""
         return bool(self.token_ids) and self.may_go_on
 
     @property
@@ -159,7 +159,7 @@ class JoinedAnswer:
         return self._deliver(Piece(text, ids, count=usage.get("completion_tokens")))
 
     def begin_part(self) -> None:
-        """Another instance goes on from what was delivered."""
+        """Another instance continues from what was delivered."""
         self._held.clear()
         self._rest = self._held_events = b""
         self.failure = None

@@ -12,7 +12,7 @@ from syshaxd.core.types import HandoverProtocol, InstanceSpec
 _CHAT_IDS_SINCE = (0, 32)
 """The first vLLM known to take a chat's prompt as tokens. 0.26 does not."""
 _VERSION = re.compile(r"(\d+)\.(\d+)")
-# Flags whose values must agree. What an instance that somebody else started was given is not known.
+# Flags whose values must agree. Those of an external instance are unknown.
 _SAME_FLAGS = (
     "dtype",
     "kv-cache-dtype",

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Leaves out what an instance repeats of an answer that it goes on with."""
+"""Removes the part of an answer that an instance repeats before it continues."""
 
 
 class RestatedText:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Which requests can go on elsewhere in the middle of their answer, and why the others cannot.
+"""Which requests can move to another instance in the middle of their answer, and why others cannot.
 
 What decides is whether the tokens so far are all that the next token depends on. A field that is not known here counts
 as one that matters, and so does a value that is not what the API says: what hands over can rely on the types.

@@ -6,7 +6,7 @@
 `judge` reaches the verdict.
 """
 
-from syshaxd.core.parity.answer import PromptAnswer, Step, parse_answer, request_body
+from syshaxd.core.parity.answer import PromptAnswer, TokenStep, parse_answer, request_body
 from syshaxd.core.parity.compare import compare
 from syshaxd.core.parity.judge import Bounds, unknown
 from syshaxd.core.parity.prompts import PROMPTS
@@ -31,7 +31,7 @@ __all__ = [
     "ParityReport",
     "PromptAnswer",
     "PromptReport",
-    "Step",
+    "TokenStep",
     "Verdict",
     "compare",
     "parse_answer",

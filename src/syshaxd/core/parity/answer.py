@@ -21,7 +21,7 @@ GENERATED_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TokenStep:
     """One position of a text."""
 
     token: int
@@ -39,9 +39,9 @@ class Step:
 class PromptAnswer:
     """One instance's answer to one prompt."""
 
-    prompt: tuple[Step, ...]
+    prompt: tuple[TokenStep, ...]
     """Without the first token, which has no context."""
-    generated: tuple[Step, ...]
+    generated: tuple[TokenStep, ...]
 
 
 def request_body(model: str, prompt: str) -> dict[str, Any]:
@@ -76,15 +76,15 @@ def parse_answer(body: Any) -> PromptAnswer:
     return PromptAnswer(prompt, generated)
 
 
-def _prompt_step(position: Mapping[str, Mapping[str, Any]]) -> Step:
+def _prompt_step(position: Mapping[str, Mapping[str, Any]]) -> TokenStep:
     """The text's own token comes first, even if it is not among the likeliest."""
     listed = {int(token): entry["logprob"] for token, entry in position.items() if entry["rank"] <= TOP_TOKENS}
     own, *_ = position
-    return Step(int(own), _ordered(listed))
+    return TokenStep(int(own), _ordered(listed))
 
 
-def _generated_step(token: str, listed: Mapping[str, float]) -> Step:
-    return Step(_token_id(token), _ordered({_token_id(token): logprob for token, logprob in listed.items()}))
+def _generated_step(token: str, listed: Mapping[str, float]) -> TokenStep:
+    return TokenStep(_token_id(token), _ordered({_token_id(token): logprob for token, logprob in listed.items()}))
 
 
 def _ordered(logprobs: Mapping[int, float]) -> dict[int, float]:

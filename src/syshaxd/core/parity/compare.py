@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from syshaxd.core.parity.answer import PromptAnswer, Step
+from syshaxd.core.parity.answer import PromptAnswer, TokenStep
 from syshaxd.core.parity.distance import distance
 from syshaxd.core.parity.judge import Bounds, judge
 from syshaxd.core.parity.report import Difference, Figures, ParityReport, PromptReport
@@ -65,12 +65,12 @@ def compare_prompt(prompt: str, ours: PromptAnswer, theirs: PromptAnswer) -> Pro
     )
 
 
-def _difference(index: int, ours: Step, theirs: Step) -> Difference:
+def _difference(index: int, ours: TokenStep, theirs: TokenStep) -> Difference:
     first, second = _margins(ours, theirs)
     return Difference(index, first, second, near_tie=max(first, second) <= NEAR_TIE_NATS)
 
 
-def _margins(ours: Step, theirs: Step) -> tuple[float, float]:
+def _margins(ours: TokenStep, theirs: TokenStep) -> tuple[float, float]:
     """How much each side prefers its own choice to the other's, in nats.
 
     A token that is not listed is less likely than all listed ones: its margin is at least the returned one.
@@ -78,11 +78,11 @@ def _margins(ours: Step, theirs: Step) -> tuple[float, float]:
     return _margin(ours, theirs.top), _margin(theirs, ours.top)
 
 
-def _margin(step: Step, other: int) -> float:
+def _margin(step: TokenStep, other: int) -> float:
     return step.logprobs[step.top] - step.logprobs.get(other, min(step.logprobs.values()))
 
 
-def _mean_distance(steps: Sequence[tuple[Step, Step]]) -> float:
+def _mean_distance(steps: Sequence[tuple[TokenStep, TokenStep]]) -> float:
     return fmean(distance(a.logprobs, b.logprobs) for a, b in steps)
 
 

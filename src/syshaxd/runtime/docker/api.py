@@ -127,7 +127,7 @@ class ContainerApi:
         """Removes what is left of earlier generations, so that the name is free.
 
         Raises:
-            LaunchFailedError: Somebody else's container has it.
+            LaunchFailedError: A container that syshaxd did not create has it.
         """
         assert spec.container is not None
         with self._connected() as client:
@@ -291,7 +291,7 @@ class ContainerApi:
         if "Permission denied" in str(error):
             return (
                 f"may not use {self.host}: add the user who runs syshaxd to the socket's group (usually `docker`; "
-                "whoever is in it can become root)"
+                "its members can become root)"
             )
         return f"the container engine does not answer at {self.host}: is it running (`systemctl start docker`)?"
 

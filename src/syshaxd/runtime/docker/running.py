@@ -24,7 +24,7 @@ class Running:
     cause: str = ""
     """Why the runtime itself ended it."""
     asked: bool = False
-    """Somebody asked it to end."""
+    """It was asked to stop."""
     watch: asyncio.Task[ExitStatus] = field(init=False)
     """Done when nothing is left of it."""
 

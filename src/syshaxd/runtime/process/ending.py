@@ -57,7 +57,7 @@ def family(record: Record, known: Iterable[Process]) -> frozenset[Process]:
 
 
 def ask(processes: Iterable[Process], leader: Process) -> None:
-    """Sends SIGTERM to the leader's process group: to those in it that are ours, whoever has its number meanwhile."""
+    """Sends SIGTERM to our processes in the leader's process group, even if its number was reused."""
     for process in processes:
         if procfs.is_in_group(process, leader):
             procfs.send(process, signal.SIGTERM)

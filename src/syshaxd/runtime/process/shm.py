@@ -46,7 +46,7 @@ class File(NamedTuple):
 def spared(spec: InstanceSpec) -> tuple[str, ...]:
     """Names in /dev/shm that are surely not of the instance that is about to be launched for `spec`.
 
-    What is there already was made by somebody else; what its settings name is the operator's.
+    Existing files belong to others; files that its settings name belong to the operator.
     """
     names = set()
     with suppress(OSError):
@@ -118,7 +118,7 @@ def _used(pid: int) -> set[str]:
 
 
 def _open(pid: int) -> Iterator[tuple[Path, str]]:
-    """Descriptors of files directly in /dev/shm, with the files' names; none of a process of somebody else."""
+    """Descriptors of files directly in /dev/shm, with the files' names; none for another user's process."""
     with suppress(OSError):
         for fd in (PROC / str(pid) / "fd").iterdir():
             with suppress(OSError):  # it has just been closed
@@ -128,7 +128,7 @@ def _open(pid: int) -> Iterator[tuple[Path, str]]:
 
 
 def _mapped(pid: int) -> list[tuple[str, str, str]]:
-    """Access, inode and name of files directly in /dev/shm; none of a process that has ended, or of somebody else."""
+    """Access, inode and name of files directly in /dev/shm; none for an ended or another user's process."""
     try:
         return _MAPPED.findall((PROC / str(pid) / "maps").read_text(errors="surrogateescape"))
     except OSError:

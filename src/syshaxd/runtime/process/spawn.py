@@ -161,5 +161,5 @@ def _failure(spec: InstanceSpec, report: bytes, log_path: Path) -> LaunchFailedE
         case "exec":
             text = f"cannot start {spec.argv[0]}: {why}; set services.{spec.name}.python to the interpreter with vLLM"
         case _:
-            return LaunchFailedError(f"{spec.name}: cannot write its record beside {log_path}: {why}", permanent=False)
+            return LaunchFailedError(f"{spec.name}: cannot write its record next to {log_path}: {why}", permanent=False)
     return LaunchFailedError(f"{spec.name} {text}", permanent=number not in {errno.EAGAIN, errno.ENOMEM})

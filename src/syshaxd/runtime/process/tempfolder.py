@@ -20,7 +20,7 @@ _RANDOM = "-12345678"
 def make(state_folder: Path, name: str) -> Path:
     """Makes a folder that only this user can enter, for an instance.
 
-    It is beside the records, where it outlives the daemon and is not swept away as in /tmp; unless TMPDIR says
+    It is next to the records, where it outlives the daemon and is not swept away as in /tmp; unless TMPDIR says
     otherwise, or the path would be too long for sockets.
 
     Raises:
