@@ -5,6 +5,7 @@
 import random
 from dataclasses import asdict, replace
 from statistics import fmean
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from syshax_sim.engine import Engine, Generation
 from syshax_sim.profile import Profile as SimProfile
+from syshaxd.core.placement.replay.compare import Comparison, compare
 from syshaxd.core.placement.replay.device import Device, Job
+from syshaxd.core.placement.replay.plot import draw
 from syshaxd.core.placement.replay.profiles import PROFILES, DeviceProfile
 from syshaxd.core.placement.replay.run import Replayed, replay
 from syshaxd.core.placement.replay.trace import TracedRequest, at_rate, fit, parse, section
@@ -166,3 +169,23 @@ def test_a_trace_is_cut_and_sped_up() -> None:
     assert fit(part, 600)[0] == TracedRequest(0.0, 300, 300)
     assert at_rate(part, 5.0)[-1].at_s == pytest.approx(2.0)
     assert at_rate([TracedRequest(0.0, 1, 1)] * 2, 5.0)[-1].at_s == 0.2
+
+
+def test_a_comparison_tells_means_the_ideal_and_what_is_chance() -> None:
+    what = Comparison(
+        profile=PROFILES["cpu-3x"], policies=("gpu-only", "cost"), loads=(0.5, 3.0), requests=60, seeds=(1, 2)
+    )
+    rows = list(compare(poisson(5, 40, 1), what))
+    assert [(row.load, row.policy) for row in rows] == [
+        (0.5, "gpu-only"),
+        (0.5, "cost"),
+        (3.0, "gpu-only"),
+        (3.0, "cost"),
+    ]
+    assert rows[0].tokens_per_s <= 1.1 * rows[0].ideal_tokens_per_s
+    assert rows[2].worst_goodput == rows[2].worst_whole_p99 == 1.0, "it is compared with itself"
+    assert rows[2].noise_whole_p99 > 0
+    assert 0 < rows[3].helped < 1
+    picture = draw(rows)
+    assert picture.count("<polyline") == 2 * 3
+    ElementTree.fromstring(picture)

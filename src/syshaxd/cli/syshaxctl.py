@@ -25,6 +25,7 @@ from syshaxd.cli.control import config, events, reload, shutdown
 from syshaxd.cli.numa import numa
 from syshaxd.cli.parity import parity_table
 from syshaxd.cli.render import render
+from syshaxd.cli.replay import replay
 from syshaxd.cli.scheduling import cancel, decisions, dry_run, explain, place, policy, renew_lease, report_end, requests
 from syshaxd.cli.sections import SectionedGroup
 from syshaxd.cli.top import TopView, latest_decisions, watch
@@ -355,6 +356,6 @@ class _Live:
 
 main.add_section("State", status, top, logs, events, topology, numa, parity)
 main.add_section("Instances", start, stop, drain, restart, render)
-main.add_section("Requests", requests, decisions, explain, cancel, dry_run, policy)
+main.add_section("Requests", requests, decisions, explain, cancel, dry_run, policy, replay)
 main.add_section("Configuration and daemon", config, reload, shutdown)
 main.add_section("For other gateways", place, renew_lease, report_end)

@@ -68,11 +68,11 @@ class Room(NamedTuple):
     @property
     def full(self) -> str:
         """Why it can begin no more at once, or an empty text."""
-        if self.running >= self.slots:
+        # What waits inside while slots are free begins with the next step.
+        inside = max(self.load.running + self.waiting, self.running) if self.load.waiting else self.running
+        if inside >= self.slots:
             what = "slots taken" if self.slots == self.spec.max_num_seqs else "requests for which its KV cache has room"
-            return f"{self.running} of {self.slots} {what}"
-        if self.waiting > 0 and self.load.running > 0:
-            return f"{self.waiting} wait behind {self.load.running} running"
+            return f"{inside} of {self.slots} {what}"
         if self.load.kv_usage_ratio > self.kv_threshold:
             return f"KV cache {self.load.kv_usage_ratio:.0%} used"
         return ""

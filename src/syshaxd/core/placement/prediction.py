@@ -37,6 +37,8 @@ class Help:
     queued: int
     """Requests that get the GPU before this one, beside those inside."""
     cpu_running: int
+    cpu_slots: int
+    """Requests that the CPU runs at the same time."""
     splits: bool
     """The GPU computes the prompt and hands it over."""
     returns: bool
@@ -163,8 +165,10 @@ class _Case:
     def _seconds_of_others(self, made: float) -> float:
         """That it takes from others, summed over them."""
         help_ = self._help
-        # Each of its steps is longer for all others on the CPU, and its prompt makes them wait.
-        at_cpu_s = help_.cpu_running * (made * self._cpu_more_s + self._refused * self._cpu_prompt_s)
+        # Each of its steps is longer for all others on the CPU, and its prompt makes them wait: also those that could
+        # be there in the meantime.
+        stalled = max(help_.cpu_running, min(help_.cpu_slots - 1, help_.queued))
+        at_cpu_s = help_.cpu_running * made * self._cpu_more_s + stalled * self._refused * self._cpu_prompt_s
         # Its prompt goes before those of all that are ahead of it. The GPU need not make what the CPU makes, from which
         # all gain that come after it: as long as a queue lasts, as many are to come as have come.
         earlier_s = self._gpu_prompt_work_s if help_.splits else -self._gpu_prompt_work_s

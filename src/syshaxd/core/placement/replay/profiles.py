@@ -54,6 +54,10 @@ class Profile:
     handover: HandoverProfile
     derivation: str
     """Where the numbers come from."""
+    slo_first_s: float = 5.0
+    """Seconds to the first token that count as good."""
+    slo_token_s: float = 0.2
+    """Mean seconds between two tokens that count as good: the pace of reading."""
 
 
 _GIB = 1024**3
@@ -65,6 +69,7 @@ _H200_CPU = DeviceProfile(
     max_num_seqs=16,
     max_batched_tokens=2048,
     kv_tokens=32768,
+    max_model_len=4096,
 )
 _8B_BF16 = HandoverProfile(token_bytes=131_072, arena_bytes=_GIB, bytes_per_s=9e9, fixed_s=0.05)
 
@@ -79,6 +84,7 @@ PROFILES: Mapping[str, Profile] = {
                 step_per_request_s=0.000_02,
                 max_num_seqs=64,
                 kv_tokens=25_600,
+                max_model_len=4096,
             ),
             cpu=_H200_CPU,
             handover=_8B_BF16,
@@ -93,6 +99,7 @@ PROFILES: Mapping[str, Profile] = {
                 step_per_request_s=0.000_02,
                 max_num_seqs=16,
                 kv_tokens=500_000,
+                max_model_len=4096,
             ),
             cpu=_H200_CPU,
             handover=_8B_BF16,
@@ -116,6 +123,100 @@ PROFILES: Mapping[str, Profile] = {
             ),
             handover=HandoverProfile(token_bytes=131_072, arena_bytes=_GIB, bytes_per_s=9e9, fixed_s=0.05),
             derivation="assumed: a model that is large for its GPU, and a CPU a third as fast",
+        ),
+        Profile(
+            name="h200-int8-cpu",
+            gpu=DeviceProfile(
+                prefill_tokens_per_s=35_000,
+                step_base_s=0.0047,
+                step_per_request_s=0.000_02,
+                max_num_seqs=64,
+                kv_tokens=25_600,
+                max_model_len=4096,
+            ),
+            cpu=DeviceProfile(
+                prefill_tokens_per_s=250,
+                step_base_s=0.17,
+                step_per_request_s=0.004,
+                max_num_seqs=32,
+                max_batched_tokens=2048,
+                kv_tokens=65_536,
+                max_model_len=4096,
+            ),
+            handover=_8B_BF16,
+            derivation="derived: as h200-scarce-kv, with int8 weights on 12 AMX cores (measured: 5.7, 34, 68 "
+            "and 150 tokens/s at 1, 8, 16 and 32 streams; prompts taken as 1.5 times as fast as in bfloat16)",
+        ),
+        Profile(
+            name="a100x2-kunpeng-32b",
+            gpu=DeviceProfile(
+                prefill_tokens_per_s=4900,
+                step_base_s=0.02,
+                step_per_request_s=0.000_25,
+                max_num_seqs=128,
+                kv_tokens=267_000,
+            ),
+            cpu=DeviceProfile(
+                prefill_tokens_per_s=150,
+                step_base_s=0.07,
+                step_per_request_s=0.0045,
+                max_num_seqs=16,
+                max_batched_tokens=2048,
+                kv_tokens=65_536,
+            ),
+            handover=HandoverProfile(token_bytes=262_144, arena_bytes=4 * _GIB, bytes_per_s=9e9, fixed_s=0.05),
+            derivation="derived: 32B in bfloat16 is 64 GB; a step reads it from two A100 (2 TB/s each) at 0.8 of their "
+            "rate, a prompt's token takes 64 GFLOP at half of 624 TFLOPS, 70 GB are left for KV of 262,144 "
+            "bytes a token. 4 bits on a Kunpeng 920 with 160 cores: 18 GB at 260 GB/s a step, and the middle "
+            "of an estimate of 80 to 150 tokens/s at 16 streams",
+        ),
+        Profile(
+            name="t4-3b",
+            gpu=DeviceProfile(
+                prefill_tokens_per_s=4300,
+                step_base_s=0.023,
+                step_per_request_s=0.0002,
+                max_num_seqs=16,
+                kv_tokens=200_000,
+            ),
+            cpu=DeviceProfile(
+                prefill_tokens_per_s=400,
+                step_base_s=0.045,
+                step_per_request_s=0.003,
+                max_num_seqs=16,
+                max_batched_tokens=2048,
+                kv_tokens=200_000,
+            ),
+            handover=HandoverProfile(token_bytes=36_864, arena_bytes=_GIB, bytes_per_s=9e9, fixed_s=0.05),
+            derivation="derived: 3B in float16 is 6 GB; a step reads it at 0.8 of a T4's 320 GB/s, a prompt's token "
+            "takes 6 GFLOP at 0.4 of 65 TFLOPS. int8 on 16 cores: 3 GB at 80 GB/s; prompts as measured for a "
+            "1.1B model on one core (0.83 s for 300 tokens), times cores, over the size",
+        ),
+        Profile(
+            name="two-cores-1b",
+            gpu=DeviceProfile(
+                prefill_tokens_per_s=140,
+                step_base_s=0.17,
+                step_per_request_s=0.0136,
+                max_num_seqs=4,
+                max_batched_tokens=512,
+                kv_tokens=65_536,
+                max_model_len=2048,
+            ),
+            cpu=DeviceProfile(
+                prefill_tokens_per_s=140,
+                step_base_s=0.17,
+                step_per_request_s=0.0136,
+                max_num_seqs=4,
+                max_batched_tokens=512,
+                kv_tokens=65_536,
+                max_model_len=2048,
+            ),
+            handover=HandoverProfile(token_bytes=45_056, arena_bytes=_GIB, bytes_per_s=2e9, fixed_s=0.05),
+            derivation="measured: a 1.1B shape in bfloat16 on vLLM for CPUs, one AVX-512 core for each role (5.4, 19.6 "
+            "and 41.2 tokens/s at 1, 4 and 16 streams; 300 tokens of prompt in 1.4 to 3 s); 4 slots each",
+            slo_first_s=20.0,
+            slo_token_s=0.5,
         ),
     )
 }

@@ -7,12 +7,17 @@ must exceed a margin even if all measurements are off, and what it takes from ot
 preempts, and come back, by the same measure.
 """
 
+from collections.abc import Iterator
+
 from syshaxd.core.placement.capacity import HYSTERESIS, Room
-from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, RunOn
+from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, Prediction, RunOn
 from syshaxd.core.placement.prediction import Help, pays, predict_help, relief_pays, return_pays
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.rules.view import Move, View, least_loaded, room_by_kv, too_slow
 from syshaxd.core.types import InstanceSpec, Role
+
+_SHORT_PROMPT = 256
+"""Tokens of a prompt that a CPU computes to get known."""
 
 
 class CostRules:
@@ -60,19 +65,45 @@ def _help(
     view: View, request: InferenceRequest, gpus: list[Room], cpu: Room, reasons: tuple[str, ...]
 ) -> Placement | str:
     """What a CPU with room takes over from full GPUs; a text: why it is better to wait."""
+    best: tuple[Help, Prediction] | None = None
+    refusal = ""
+    for help_ in _ways(view, request, gpus, cpu):
+        prediction = predict_help(view.estimates, help_)
+        if prediction is None:
+            if not cpu.running and (
+                _has_place(gpus, help_) if help_.splits else request.prompt_tokens <= _SHORT_PROMPT
+            ):
+                return _placement(help_, None, reasons)
+            refusal = refusal or "has room, but how quick it is gets known first, by one request"
+        elif pays(prediction) and (best is None or prediction.least_s > best[1].least_s):
+            best = help_, prediction
+        else:
+            refusal = (
+                f"would take {prediction.offload_s:.1f} s, the wait for {help_.gpu} {prediction.wait_s:.1f} s; "
+                f"surely gained: {prediction.least_s:.1f} s"
+            )
+    if best is None:
+        return refusal
+    if best[0].splits and not _has_place(gpus, best[0]):
+        return "has room, but a GPU has none to compute the prompt"
+    return _placement(*best, reasons)
+
+
+def _has_place(gpus: list[Room], help_: Help) -> bool:
+    """Whether the GPU has a place to compute the prompt."""
+    return any(gpu.has_prefill_place for gpu in gpus if gpu.spec.name == help_.gpu)
+
+
+def _ways(view: View, request: InferenceRequest, gpus: list[Room], cpu: Room) -> Iterator[Help]:
+    """How the CPU could help: with a prompt that a GPU computes, and with all of the request."""
     name = cpu.spec.name
-    gpu, splits = gpus[0], False
-    if not request.whole_because and request.prompt_tokens >= view.policy.offload_min_prompt_tokens:
-        able = [gpu for gpu in gpus if (gpu.spec.name, name) in view.pairs]
-        if able:
-            prefill = next((gpu for gpu in able if gpu.has_prefill_place), None)
-            if prefill is None:
-                return "has room, but a GPU has none to compute the prompt"
-            gpu, splits = prefill, True
-    returns = request.movable and (request.stream or splits) and (name, gpu.spec.name) in view.pairs
-    prediction = predict_help(
-        view.estimates,
-        Help(
+    able = [gpu for gpu in gpus if (gpu.spec.name, name) in view.pairs]
+    if request.whole_because or request.prompt_tokens < view.policy.offload_min_prompt_tokens:
+        able = []
+    able.sort(key=lambda gpu: not gpu.has_prefill_place)
+    for gpu, splits in [(gpu, True) for gpu in able[:1]] + [(gpus[0], False)]:
+        pair = name, gpu.spec.name
+        yield Help(
             gpu=gpu.spec.name,
             cpu=name,
             kind=request.kind,
@@ -82,22 +113,18 @@ def _help(
             inside=gpu.queue,
             queued=view.queued,
             cpu_running=cpu.running,
+            cpu_slots=cpu.slots,
             splits=splits,
-            returns=returns,
-        ),
-    )
-    if prediction is None and cpu.running:
-        return "has room, but how quick it is gets known first, by one request"
-    if prediction is not None and not pays(prediction):
-        return (
-            f"would take {prediction.offload_s:.1f} s, the wait for {gpu.spec.name} {prediction.wait_s:.1f} s; "
-            f"surely gained: {prediction.least_s:.1f} s"
+            returns=request.movable and (request.stream or splits) and pair in view.pairs,
         )
-    reasons = (*reasons, f"{name}: has room")
-    turn_at = gpu.spec.name if returns else ""
-    if splits:
-        return Offload(gpu.spec.name, name, reasons, prediction, turn_at)
-    return RunOn(name, reasons, turn_at)
+
+
+def _placement(help_: Help, prediction: Prediction | None, reasons: tuple[str, ...]) -> Placement:
+    reasons = (*reasons, f"{help_.cpu}: has room")
+    turn_at = help_.gpu if help_.returns else ""
+    if help_.splits:
+        return Offload(help_.gpu, help_.cpu, reasons, prediction, turn_at)
+    return RunOn(help_.cpu, reasons, turn_at)
 
 
 def _back(view: View, gpu: Room, cpu: Room) -> Move | None:

@@ -1,0 +1,101 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""syshaxctl replay: what would have become of a trace's requests by other policies, or on other hosts."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from syshaxd.cli import show
+from syshaxd.cli.connection import output_option
+from syshaxd.core.placement.replay.compare import DEFAULT_LOADS, Comparison, Row, compare
+from syshaxd.core.placement.replay.plot import draw
+from syshaxd.core.placement.replay.profiles import PROFILES
+from syshaxd.core.placement.replay.trace import parse
+from syshaxd.core.placement.rules import RULES
+from syshaxd.system.terminal import FileText
+
+_BAR_WIDTH = 12
+_COLUMNS = ("LOAD", "POLICY", "GOOD/S", "", "TOKENS/S", "OF IDEAL", "FIRST", "P99", "WHOLE", "P99", "TOKEN", "HELPED")
+
+
+@click.command()
+@click.argument("trace", type=FileText())
+@click.option("--policy", "policies", multiple=True, type=click.Choice(sorted(RULES)),
+              help="To compare; may be repeated. Unset: gpu-only, cost, turn and upstream-threshold.")  # fmt: skip
+@click.option("--profile", type=click.Choice(sorted(PROFILES)), default="h200-scarce-kv", show_default=True,
+              help="Host to simulate.")  # fmt: skip
+@click.option("--load", "loads", multiple=True, type=click.FloatRange(min=0, min_open=True),
+              help="Arrivals, times what the GPU alone answers; may be repeated. Unset: 0.5 to 3.")  # fmt: skip
+@click.option("--requests", type=click.IntRange(min=10), default=1000, show_default=True,
+              help="Requests of each section of the trace.")  # fmt: skip
+@click.option("--sections", type=click.IntRange(min=1), default=3, show_default=True, help="Sections of the trace.")
+@click.option("--told-limits", is_flag=True, help="Requests tell the length of their answers as max_tokens.")
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="File for a plot.")
+@output_option
+def replay(
+    trace: str,
+    profile: str,
+    policies: Sequence[str],
+    loads: Sequence[float],
+    *,
+    requests: int,
+    sections: int,
+    told_limits: bool,
+    svg: Path | None,
+    output: str,
+) -> None:
+    """Compares policies of placement on a trace. Needs no daemon.
+
+    TRACE is a file in the form of Azure's CSV (TIMESTAMP, ContextTokens, GeneratedTokens) or Mooncake's JSON lines
+    (timestamp, input_length, output_length); `-` is standard input.
+
+    \b
+    Examples:
+      syshaxctl replay azure.csv --profile t4-3b
+      syshaxctl replay azure.csv --policy cost --policy turn --load 1.2 --svg plot.svg
+    """  # noqa: D301
+    try:
+        requests_ = parse(trace)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="TRACE") from None
+    what = Comparison(
+        profile=PROFILES[profile],
+        policies=policies or ("gpu-only", "cost", "turn", "upstream-threshold"),
+        loads=loads or DEFAULT_LOADS,
+        requests=requests,
+        seeds=range(1, sections + 1),
+        told_limits=told_limits,
+    )
+    rows = list(compare(requests_, what))
+    if svg is not None:
+        svg.write_text(draw(rows), "utf-8")
+    if output == "json":
+        click.echo(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        show.console().print(_table(rows))
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in _COLUMNS:
+        table.add_column(name, justify="left" if name in {"POLICY", ""} else "right")
+    most = {load: max(row.goodput for row in rows if row.load == load) for load in {row.load for row in rows}}
+    for row in rows:
+        share = row.goodput / most[row.load] if most[row.load] else 0.0
+        table.add_row(
+            f"{row.load:g}x",
+            row.policy,
+            f"{row.goodput:.3g}",
+            "█" * round(_BAR_WIDTH * share),
+            f"{row.tokens_per_s:.0f}",
+            f"{row.tokens_per_s / row.ideal_tokens_per_s:.2f}",
+            *(f"{value:.2f}" for value in (row.first_s, row.first_p99_s, row.whole_s, row.whole_p99_s)),
+            f"{row.token_s:.3f}",
+            f"{row.helped:.0%}",
+        )
+    return table
