@@ -3,7 +3,7 @@
 """Values that are measured again and again, with how far the measurements lie from them."""
 
 import math
-from bisect import insort
+from bisect import bisect_left
 from dataclasses import dataclass
 
 _WEIGHT = 0.2
@@ -117,14 +117,17 @@ class Lengths:
 
     def observe(self, tokens: int) -> "Lengths":
         """Takes one answer more into account."""
-        latest = (*self.latest[-_REMEMBERED + 1 :], tokens)
-        if len(self.latest) >= _REMEMBERED:
-            ordered = list(self.ordered)
-            ordered.remove(self.latest[-_REMEMBERED])
-            insort(ordered, tokens)
-        else:
-            ordered = sorted(latest)
-        return Lengths(latest, tuple(ordered), sum(latest) / len(latest))
+        if len(self.latest) < _REMEMBERED:
+            latest = (*self.latest, tokens)
+            return Lengths(latest, tuple(sorted(latest)), sum(latest) / len(latest))
+        # It is done for every answer: nothing is sorted or summed anew.
+        oldest, ordered = self.latest[0], self.ordered
+        if oldest != tokens:
+            gone = bisect_left(ordered, oldest)
+            ordered = ordered[:gone] + ordered[gone + 1 :]
+            place = bisect_left(ordered, tokens)
+            ordered = (*ordered[:place], tokens, *ordered[place:])
+        return Lengths((*self.latest[1:], tokens), ordered, self.mean + (tokens - oldest) / _REMEMBERED)
 
     def quantile(self, share: float, most: int | None = None) -> int:
         """The length that such a share of answers does not exceed, if they have `most` tokens at most."""
