@@ -131,14 +131,3 @@ def test_lengths_are_those_of_the_latest_answers(lengths: list[int]) -> None:
     assert known.mean == pytest.approx(sum(latest) / len(latest))
     assert known.quantile(0.0) == min(latest)
     assert known.quantile(1.0) == max(latest)
-
-
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=400))
-def test_lengths_are_those_of_the_latest_answers(tokens: list[int]) -> None:
-    lengths = Lengths()
-    for each in tokens:
-        lengths = lengths.observe(each)
-    latest = tokens[-128:]
-    assert lengths.latest == tuple(latest)
-    assert lengths.ordered == tuple(sorted(latest))
-    assert lengths.mean == pytest.approx(sum(latest) / len(latest), abs=1e-6)
