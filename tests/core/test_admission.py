@@ -125,7 +125,7 @@ class Bench:
         assert client.may_move
         assert client.grant is not None
         assert move.slot.spec is not client.spec
-        if move.cause is Cause.ROOM and not self.migrating and client.placement and client.placement.turn_at:
+        if move.cause is Cause.ROOM and not self.migrating and client.placement and client.placement.returns_to:
             self.overtaken += [other.number for other in self.clients if self._returns_before(other, client)]
         client.leaves = client.slots[0]
         client.grant.add(move.slot)
@@ -190,7 +190,7 @@ class Bench:
 
     def _returns_before(self, other: Client, client: Client) -> bool:
         """Whether `other`, whom the CPU helps, should have had the slot at the GPU that `client` has got."""
-        helped = other.placement is not None and bool(other.placement.turn_at) and other.held == ("cpu",)
+        helped = other.placement is not None and bool(other.placement.returns_to) and other.held == ("cpu",)
         helped = helped and Cause.DRAIN not in other.causes  # it had returned, and has no position any more
         return helped and self.can_move and other.number < client.number
 

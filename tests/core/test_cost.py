@@ -57,7 +57,7 @@ def test_a_cpu_that_is_nearly_as_quick_helps_as_soon_as_the_wait_is_long() -> No
     assert decide(LIKE) == RunOn("gpu", decide(LIKE).reasons), "its backlog"
     helped = decide(LIKE, queued=40)
     assert isinstance(helped, Offload)
-    assert helped.turn_at == "gpu"
+    assert helped.returns_to == "gpu"
     assert helped.prediction is not None
     assert helped.prediction.least_s > 0.1 * helped.prediction.wait_s
     assert helped.prediction.benefit_s > helped.prediction.least_s

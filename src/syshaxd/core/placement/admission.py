@@ -110,8 +110,8 @@ class Admission:
         if claim.first or not self._queue or claim.request.pinned is not None:
             decision = self._settle(claim, fleet, effects, arrives=True)
             if not isinstance(decision, Wait):
-                if isinstance(decision, RunOn | Offload) and decision.turn_at:
-                    self._queue.append(self._return(claim, decision.turn_at))
+                if isinstance(decision, RunOn | Offload) and decision.returns_to:
+                    self._queue.append(self._return(claim, decision.returns_to))
                 return effects
         if claim.first:
             self._queue.appendleft(claim)
@@ -231,8 +231,8 @@ class Admission:
                 if entry.request.pinned is None:
                     cpu_has_room = decision.cpu_has_room
                     break
-            elif isinstance(decision, RunOn | Offload) and decision.turn_at:
-                passed_over.append(self._return(entry, decision.turn_at))
+            elif isinstance(decision, RunOn | Offload) and decision.returns_to:
+                passed_over.append(self._return(entry, decision.returns_to))
         self._queue.extendleft(reversed(passed_over))
         return cpu_has_room
 
@@ -246,8 +246,8 @@ class Admission:
             if isinstance(decision, Wait):
                 if not decision.cpu_has_room:
                     return
-            elif isinstance(decision, RunOn | Offload) and decision.turn_at:
-                self._queue[position] = self._return(entry, decision.turn_at)
+            elif isinstance(decision, RunOn | Offload) and decision.returns_to:
+                self._queue[position] = self._return(entry, decision.returns_to)
             else:
                 del self._queue[position]
 

@@ -43,8 +43,8 @@ class RunOn:
 
     instance: str
     reasons: tuple[str, ...] = ()
-    turn_at: str = ""
-    """The instance at which it keeps its turn: its answer goes on there as soon as it would have begun there."""
+    returns_to: str = ""
+    """The instance in whose queue it keeps its position: its stream migrates there when that comes up."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ class Offload:
     reasons: tuple[str, ...] = ()
     prediction: Prediction | None = None
     """None: the client asked for it, or too little is known yet."""
-    turn_at: str = ""
+    returns_to: str = ""
     """As in RunOn."""
 
     @property

@@ -121,10 +121,10 @@ def _ways(view: View, request: InferenceRequest, gpus: list[Room], cpu: Room) ->
 
 def _placement(help_: Help, prediction: Prediction | None, reasons: tuple[str, ...]) -> Placement:
     reasons = (*reasons, f"{help_.cpu}: has room")
-    turn_at = help_.gpu if help_.returns else ""
+    returns_to = help_.gpu if help_.returns else ""
     if help_.splits:
-        return Offload(help_.gpu, help_.cpu, reasons, prediction, turn_at)
-    return RunOn(help_.cpu, reasons, turn_at)
+        return Offload(help_.gpu, help_.cpu, reasons, prediction, returns_to)
+    return RunOn(help_.cpu, reasons, returns_to)
 
 
 def _back(view: View, gpu: Room, cpu: Room) -> Move | None:

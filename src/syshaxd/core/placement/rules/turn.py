@@ -116,10 +116,10 @@ def _help(
     if prediction is not None and prediction.benefit_s < 0:
         return f"would take {prediction.offload_s:.1f} s, the wait for {gpu.spec.name} {prediction.wait_s:.1f} s"
     reasons = (*reasons, f"{name}: has room")
-    turn_at = gpu.spec.name if returns else ""
+    returns_to = gpu.spec.name if returns else ""
     if prefill is None:
-        return RunOn(name, reasons, turn_at)
-    return Offload(gpu.spec.name, name, reasons, prediction, turn_at)
+        return RunOn(name, reasons, returns_to)
+    return Offload(gpu.spec.name, name, reasons, prediction, returns_to)
 
 
 def _predict(
