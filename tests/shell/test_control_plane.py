@@ -233,6 +233,7 @@ async def test_a_threshold_set_live_holds_at_once(plane: Plane) -> None:
     got = (await plane.client.ask("SetPolicy", policy={"gpu_cache_threshold": 0.5}))["policy"]
     assert got == {"gpu_cache_threshold": 0.5, "cpu_throughput_threshold": 0.0, "offload_min_prompt_tokens": 64}
     assert (await plane.client.ask("GetPolicy"))["policy"] == got
+    assert plane.daemon.engine.policy.name == "turn", "the rules stay"
     loads = {"gpu": {"running": 1, "kv_usage_ratio": 0.6}}
     assert (await plane.client.ask("DryRun", loads=loads))["decision"]["decode"] == "cpu"
 

@@ -56,6 +56,13 @@ async def test_a_changed_instance_is_drained_first(daemon: FakeDaemon) -> None:
     assert daemon.runtime.terminated == ["gpu"]
 
 
+async def test_a_policy_of_placement_holds_at_once(daemon: FakeDaemon) -> None:
+    done = await daemon.reconfigurer.apply(await daemon.changed(scheduler__policy="gpu-only"))
+    assert done.keys == ("scheduler.policy",)
+    assert daemon.engine.policy.name == "gpu-only"
+    assert daemon.runtime.launched == [("gpu", 1), ("cpu", 1)]
+
+
 async def test_thresholds_and_limits_hold_at_once(daemon: FakeDaemon) -> None:
     done = await daemon.reconfigurer.apply(await daemon.changed(decider__gpu_cache_threshold="0.5"))
     assert done.keys == ("decider.gpu_cache_threshold",)
