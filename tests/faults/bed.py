@@ -264,7 +264,7 @@ class Bed:
             assert answer.status == 200
 
     def stats(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(get(f"http://127.0.0.1:{self.ports[name]}/sim/stats")[1]))
+        return dict(json.loads(get(f"http://127.0.0.1:{self.ports[name]}/sim/stats", timeout_s=60)[1]))
 
     def log_tail(self) -> str:
         return self.log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace") if self.log.exists() else ""

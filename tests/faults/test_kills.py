@@ -6,9 +6,10 @@ import asyncio
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.faults.bed import NAMES, Bed, until_async
+from tests.faults.bed import NAMES, READY_S, Bed, until_async
 from tests.faults.client import LIMIT_S, ask, ask_many, chat, exchange, request, under_load
 from tests.faults.conftest import MakeBed
 from tests.faults.report import Row, sized
@@ -111,6 +112,12 @@ async def test_a_request_that_ends_instances(make_bed: MakeBed, row: Row) -> Non
             async with asyncio.timeout(LIMIT_S):
                 raw, _ = await exchange(bed.port, request(body))
             assert raw[9:12] in {b"502", b"503"}, raw[:200]
+            gone = [name for name in NAMES if not _lives(pids[name])]
+            await until_async(
+                lambda: asyncio.to_thread(lambda: all(_pid(bed, name) not in {0, pids[name]} for name in gone)),  # noqa: B023
+                READY_S,
+                "those that it ended are started again",
+            )
             await bed.ready()
             ended.append({name for name in NAMES if _pid(bed, name) != pids[name]})
             bed.told_to_end |= ended[-1]
@@ -120,6 +127,10 @@ async def test_a_request_that_ends_instances(make_bed: MakeBed, row: Row) -> Non
         f"they ended {[len(names) for names in ended]} instances; lost are streams for which none was left"
     )
     assert set(row.counts.verdicts) <= {"ok", "lost", "refused"}, row.counts.told()
+
+
+def _lives(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 async def test_files_in_shared_memory(make_bed: MakeBed, row: Row) -> None:
