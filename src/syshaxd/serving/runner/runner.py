@@ -45,19 +45,23 @@ class Runner:
         connection = pool.take()
         self._exchanges.add(exchange)
         reused = connection is not None
+        broken: InstanceFailedError | None = None
         try:
             while True:
                 if connection is None:
-                    connection = await pool.connect()
+                    try:
+                        connection = await pool.connect()
+                    except InstanceFailedError as error:
+                        raise broken or error from None  # the instance has gone with its connection
                 exchange.start(connection)
                 connection.request(_head(spec, request, part), body, exchange, bodiless=request.method == "HEAD")
                 try:
                     await exchange.done
-                except InstanceFailedError:
+                except InstanceFailedError as error:
                     # It may have been closed just while it was idle: that says nothing about the instance.
                     if not reused or exchange.progress:
                         raise
-                    connection, reused = None, False
+                    connection, reused, broken = None, False, error
                     exchange.done = self._loop.create_future()
                 else:
                     return
