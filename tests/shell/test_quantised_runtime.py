@@ -80,7 +80,8 @@ async def test_weights_are_made_before_the_launch_and_once(home: Path, spec: Ins
     made = await asyncio.to_thread(os.listdir, spec.model)
     assert "config.json" in made
     assert {(name, generation) for name, generation, _ in news} == {("cpu", 3)}
-    assert news[-1][2].startswith("making weights: ")
+    assert news[-2][2].startswith("making weights: ")
+    assert news[-1] == ("cpu", 3, "")
     news.clear()
     await runtime.terminate(handle, 0)
     await runtime.launch(spec, 4)

@@ -5,8 +5,10 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,6 +202,36 @@ async def test_the_process_tells_how_far_it_is_and_two_make_one(tmp_path: Path, 
     first, second = await asyncio.gather(*making)
     assert first == second == tmp_path / "kept" / large.name
     assert any(its.done_bytes == its.total_bytes > 0 for its in news)
+
+
+def test_an_instance_that_is_spawned_meanwhile_keeps_nothing_of_it(tmp_path: Path) -> None:
+    """It would hold the making's pipes open for as long as it lives."""
+    uvloop = pytest.importorskip("uvloop")
+    plan = plan_of(checkpoint.write_model(tmp_path / "m"))
+    spawned: list[int] = []
+    done = threading.Event()
+
+    def spawn_instances() -> None:
+        while not done.is_set():
+            spawned.append(os.posix_spawn("/bin/sleep", ["sleep", "600"], {}))
+            done.wait(0.005)
+
+    async def make_all() -> None:
+        for number in range(8):
+            kept = tmp_path / f"kept-{number}"
+            await make_weights(plan, kept, python=sys.executable, state=tmp_path, report=lambda _: None)
+
+    spawner = threading.Thread(target=spawn_instances)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        spawner.start()
+        try:
+            runner.run(asyncio.wait_for(make_all(), 50))
+        finally:
+            done.set()
+            spawner.join()
+            for pid in spawned:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 async def test_cancelled_it_ends_and_goes_on_later(tmp_path: Path, large: WeightsPlan) -> None:

@@ -72,6 +72,7 @@ class QuantisedRuntime:
         if making.cancelled():
             raise LaunchFailedError(f"{spec.name}: its weights are no longer wanted", permanent=False)
         making.result()
+        self._note(spec.name, generation, "")  # from here on the engine starts
 
     async def check(self, spec: InstanceSpec, *, needs_port: bool) -> None:
         """Looks for the model that weights are to be made of, if they are not there. See InstanceRuntime."""

@@ -5,11 +5,14 @@
 import asyncio
 import json
 import os
+import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from syshaxd.core.errors import LaunchFailedError
 from syshaxd.core.weights import WeightsPlan
@@ -65,65 +68,70 @@ async def make_weights(
     ours = await asyncio.to_thread(importable_folder, state, QUANTISER)
     path = os.pathsep.join((os.fspath(ours), os.environ.get("PYTHONPATH", "")))
     environment = dict(os.environ) | {"PYTHONPATH": path.strip(os.pathsep), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        process = await asyncio.create_subprocess_exec(
-            python,
-            "-s",
-            "-m",
-            QUANTISER,
-            os.fspath(made),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
-        )
-    except OSError as error:
-        text = f"cannot start {python}: {error.strerror}; set services.NAME.python to an interpreter with NumPy"
-        raise LaunchFailedError(text, permanent=True) from error
-    try:
-        fault = await _attend(process, plan.as_json() | {"cores": list(cores)}, report)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    argv = [python, "-s", "-m", QUANTISER, os.fspath(made)]
+    # Not asyncio's: uvloop's pipes are inherited by instances that are spawned meanwhile, and then never end.
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = await asyncio.to_thread(
+                subprocess.Popen,
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+            )
+        except OSError as error:
+            text = f"cannot start {python}: {error.strerror}; set services.NAME.python to an interpreter with NumPy"
+            raise LaunchFailedError(text, permanent=True) from error
+        loop = asyncio.get_running_loop()
+        order = plan.as_json() | {"cores": list(cores)}
+
+        def tell(progress: Progress) -> None:
+            loop.call_soon_threadsafe(partial(report, progress))
+
+        hearing = loop.run_in_executor(None, _hear, process, order, tell)
+        try:
+            fault = await asyncio.shield(hearing)
+        finally:
+            process.kill()  # nothing, if it has ended
+            await asyncio.wait((hearing,))
+        if process.returncode and not fault:
+            fault = _why(process.returncode, await asyncio.to_thread(_last, errors))
     if fault or not await asyncio.to_thread(made.exists):
         raise LaunchFailedError(f"no {plan.quantize} weights of {plan.source}: {fault}", permanent=False)
     return made
 
 
-async def _attend(
-    process: asyncio.subprocess.Process, order: dict[str, Any], report: Callable[[Progress], None]
-) -> str:
-    """Hears a making to its end. Returns why it failed; empty: it did not."""
+def _hear(process: "subprocess.Popen[bytes]", order: dict[str, Any], report: Callable[[Progress], object]) -> str:
+    """Hears a making to its end, in a thread. Returns what it says was wrong; empty: nothing."""
     assert process.stdin is not None
     assert process.stdout is not None
-    assert process.stderr is not None
-    errors = asyncio.create_task(_last(process.stderr))
     fault = ""
-    try:
-        with suppress(ConnectionError):  # it has ended: its errors say why
+    # Its standard input stays open: it ends when that is closed, with this process.
+    with process:
+        with suppress(OSError):  # it has ended: its errors say why
             process.stdin.write(json.dumps(order).encode() + b"\n")
-            await process.stdin.drain()
-        async for line in process.stdout:
+            process.stdin.flush()
+        for line in process.stdout:
             news = json.loads(line)
             fault = news.get("error", fault)
             if "total_bytes" in news or "waiting" in news:
                 done, total = news.get("done_bytes", 0), news.get("total_bytes", 0)
                 report(Progress(done, total, waits="waiting" in news))
-        said = await errors
-        code = await process.wait()
-    finally:
-        errors.cancel()
-    if fault or not code:
-        return fault
+        process.wait()
+        with suppress(OSError):  # what it did not read
+            process.stdin.close()
+    return fault
+
+
+def _why(code: int, said: str) -> str:
     if _NO_NUMPY in said:
         return "the interpreter has no NumPy: set services.NAME.python to vLLM's own"
-    return f"its process ended with code {code}: {said.strip()[-_LAST_BYTES:] or 'it said nothing'}"
+    return f"its process ended with code {code}: {said or 'it said nothing'}"
 
 
-async def _last(stream: asyncio.StreamReader) -> str:
-    """The end of what is said, however much it is."""
-    kept = b""
-    while part := await stream.read(_LAST_BYTES):
-        kept = (kept + part)[-_LAST_BYTES:]
-    return kept.decode(errors="replace")
+def _last(errors: IO[bytes]) -> str:
+    """The end of what it said, however much that is."""
+    size = errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, size - _LAST_BYTES))
+    return errors.read().decode(errors="replace").strip()
