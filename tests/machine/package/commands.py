@@ -14,6 +14,10 @@ FIRST = "of-the-first-request"
 SERVER = "/srv/lscpu.txt"
 """What `lscpu` prints on a server with 160 CPUs and 4 NUMA nodes."""
 TAKE_A_SLOT = "syshaxctl place --ttl 600"
+WRITE_A_TRACE = (
+    "(echo TIMESTAMP,ContextTokens,GeneratedTokens; "
+    "for s in $(seq 10 29); do echo 2023-11-16 18:15:$s.0,300,20; done) > /srv/trace.csv"
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,10 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
     "syshaxctl config set": (Trial("system.max_queue_size 61 --apply", "max_queue_size"),),
     "syshaxctl config validate": (Trial(), Trial("/etc/syshax/config.yaml -o json", r"\{|\[")),
     "syshaxctl config apply": (Trial("/srv/same.yaml", before="cp /etc/syshax/config.yaml /srv/same.yaml"),),
+    "syshaxctl replay": (
+        Trial("/srv/trace.csv --policy cost --load 1 --requests 10 --sections 1", "cost", before=WRITE_A_TRACE),
+        Trial("/srv/trace.csv --load 1 --requests 10 --sections 1 -o json", r"\{|\["),
+    ),
     "syshaxctl reload": (Trial(), Trial("-o json", r"\{")),
     "syshaxctl place": (Trial("--ttl 0.1", '"lease_id": "[0-9a-f]+"'),),
     "syshaxctl renew-lease": (Trial("{found} --ttl 0.1", "0.1", before=TAKE_A_SLOT, finds='"lease_id": "([^"]+)"'),),
