@@ -15,8 +15,8 @@ SERVER = "/srv/lscpu.txt"
 """What `lscpu` prints on a server with 160 CPUs and 4 NUMA nodes."""
 TAKE_A_SLOT = "syshaxctl place --ttl 600"
 WRITE_A_TRACE = (
-    "(echo TIMESTAMP,ContextTokens,GeneratedTokens; "
-    "for s in $(seq 10 29); do echo 2023-11-16 18:15:$s.0,300,20; done) > /srv/trace.csv"
+    "sh -c '(echo TIMESTAMP,ContextTokens,GeneratedTokens; "
+    "for s in $(seq 10 29); do echo 2023-11-16 18:15:$s.0,300,20; done) > /srv/trace.csv'"
 )
 
 

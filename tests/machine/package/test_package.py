@@ -5,6 +5,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -380,7 +381,7 @@ def test_every_command(machine: Machine, command: str) -> None:
     for trial in TRIALS[command]:
         found = ""
         if trial.before:
-            said = machine.run(*trial.before.split())
+            said = machine.run(*shlex.split(trial.before))
             if trial.finds:
                 match = re.search(trial.finds, said)
                 assert match, said
