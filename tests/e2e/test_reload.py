@@ -104,7 +104,7 @@ def test_reload_makes_only_the_changed_instance_anew(daemon: Daemon) -> None:
     before, port = daemon.instances(), free_port()
     done = daemon.ctl("config", "set", "services.cpu.port", str(port), "decider.gpu_cache_threshold", "0.7", "--apply")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "changed: services.cpu.port, decider.gpu_cache_threshold\nstarted again: cpu\n"
+    assert done.stdout == "changed: services.cpu.port, decider.gpu_cache_threshold\nrestarted: cpu\n"
     now = daemon.instances()
     assert now["gpu"]["ident"] == before["gpu"]["ident"]
     assert now["cpu"]["ident"] != before["cpu"]["ident"]
