@@ -25,7 +25,7 @@ def parse(text: str) -> list[TracedRequest]:
 
     Args:
         text: Azure's CSV (TIMESTAMP, ContextTokens, GeneratedTokens), or Mooncake's JSON lines (timestamp in
-            milliseconds, input_length, output_length), as `syshaxctl decisions --export` writes them.
+            milliseconds, input_length, output_length).
 
     Raises:
         ValueError: It is neither, or names a line that is not right.
