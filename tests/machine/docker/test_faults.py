@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import syshaxd.runtime.docker
+import syshaxd.runtime.docker.docker_runtime
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.launch.container import DONOR_NAME
 from syshaxd.core.types import Handle
@@ -157,8 +157,8 @@ class TestEnd:
     async def test_lost_gpus_end_it(
         self, harness: DockerHarness, runtime: DockerRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(syshaxd.runtime.docker, "_GPU_CHECK_INTERVAL_S", 0.2)
-        monkeypatch.setattr(syshaxd.runtime.docker, "_CHECK_INTERVAL_S", 0.1)
+        monkeypatch.setattr(syshaxd.runtime.docker.docker_runtime, "_GPU_CHECK_INTERVAL_S", 0.2)
+        monkeypatch.setattr(syshaxd.runtime.docker.docker_runtime, "_CHECK_INTERVAL_S", 0.1)
         handle = await runtime.launch(harness.spec(gpus=-1), 1)
         await harness.ready(handle)
         assert await harness.is_alive(handle)

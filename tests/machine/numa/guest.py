@@ -110,7 +110,7 @@ def container(settings: BindingSettings) -> Iterator[subprocess.Popen[str]]:
 
 
 def verify(step: str, binding: Binding, pid: int) -> Verification:
-    verification = verify_binding(binding, host.placement(pid), host.topology(), far_bytes=8 * MIB)
+    verification = verify_binding(binding, host.placement(pid), host.topology(), remote_bytes=8 * MIB)
     memory = ", ".join(f"node {node} {size // MIB} MiB" for node, size in verification.memory_bytes.items())
     say(step, f"{verification.cpus_bound} of {verification.cpus_planned} CPUs bound; {memory}")
     for drift in verification.drifts:
