@@ -40,39 +40,6 @@ from syshaxd.core.lifecycle.messages import (
 )
 from syshaxd.core.types import Handle, State
 
-__all__ = [
-    "ALIVE",
-    "HOLDING",
-    "PROBED",
-    "Abandon",
-    "Adopted",
-    "DependencyLost",
-    "DependencyUp",
-    "Drained",
-    "Effect",
-    "Effects",
-    "Event",
-    "Exited",
-    "Launch",
-    "LaunchFailed",
-    "LaunchProgress",
-    "Launched",
-    "Lifecycle",
-    "ProbeFailed",
-    "ProbeSucceeded",
-    "RestartPolicy",
-    "SetTimer",
-    "StartRequested",
-    "StopRequested",
-    "Terminate",
-    "TerminateFailed",
-    "Timer",
-    "TimerFired",
-    "WatchFailed",
-    "dependency_event",
-    "transition",
-]
-
 ALIVE = frozenset((State.STARTING, State.READY, State.UNHEALTHY, State.DRAINING))
 """A server runs or is being launched, and is not being stopped."""
 HOLDING = frozenset((State.READY, State.UNHEALTHY))
