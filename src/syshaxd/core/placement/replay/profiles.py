@@ -3,7 +3,7 @@
 """Two devices of one host as replay knows them, and the shipped ones with where their numbers come from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,14 @@ class Profile:
 
 _GIB = 1024**3
 
+_H200 = DeviceProfile(
+    prefill_tokens_per_s=35_000,
+    step_base_s=0.0047,
+    step_per_request_s=0.000_02,
+    max_num_seqs=64,
+    kv_tokens=25_600,
+    max_model_len=4096,
+)
 _H200_CPU = DeviceProfile(
     prefill_tokens_per_s=165,
     step_base_s=0.23,
@@ -71,6 +79,15 @@ _H200_CPU = DeviceProfile(
     kv_tokens=32768,
     max_model_len=4096,
 )
+_CORE_1B = DeviceProfile(
+    prefill_tokens_per_s=140,
+    step_base_s=0.17,
+    step_per_request_s=0.0136,
+    max_num_seqs=4,
+    max_batched_tokens=512,
+    kv_tokens=65_536,
+    max_model_len=2048,
+)
 _8B_BF16 = HandoverProfile(token_bytes=131_072, arena_bytes=_GIB, bytes_per_s=9e9, fixed_s=0.05)
 
 PROFILES: Mapping[str, Profile] = {
@@ -78,14 +95,7 @@ PROFILES: Mapping[str, Profile] = {
     for profile in (
         Profile(
             name="h200-scarce-kv",
-            gpu=DeviceProfile(
-                prefill_tokens_per_s=35_000,
-                step_base_s=0.0047,
-                step_per_request_s=0.000_02,
-                max_num_seqs=64,
-                kv_tokens=25_600,
-                max_model_len=4096,
-            ),
+            gpu=_H200,
             cpu=_H200_CPU,
             handover=_8B_BF16,
             derivation="measured: an 8B shape in bfloat16 on an H200 whose KV cache is held to 1,600 blocks of 16 "
@@ -93,14 +103,7 @@ PROFILES: Mapping[str, Profile] = {
         ),
         Profile(
             name="h200-16-slots",
-            gpu=DeviceProfile(
-                prefill_tokens_per_s=35_000,
-                step_base_s=0.0047,
-                step_per_request_s=0.000_02,
-                max_num_seqs=16,
-                kv_tokens=500_000,
-                max_model_len=4096,
-            ),
+            gpu=replace(_H200, max_num_seqs=16, kv_tokens=500_000),
             cpu=_H200_CPU,
             handover=_8B_BF16,
             derivation="measured: the same H200 and cores; the GPU has 16 slots and ample KV cache",
@@ -126,14 +129,7 @@ PROFILES: Mapping[str, Profile] = {
         ),
         Profile(
             name="h200-int8-cpu",
-            gpu=DeviceProfile(
-                prefill_tokens_per_s=35_000,
-                step_base_s=0.0047,
-                step_per_request_s=0.000_02,
-                max_num_seqs=64,
-                kv_tokens=25_600,
-                max_model_len=4096,
-            ),
+            gpu=_H200,
             cpu=DeviceProfile(
                 prefill_tokens_per_s=250,
                 step_base_s=0.17,
@@ -194,24 +190,8 @@ PROFILES: Mapping[str, Profile] = {
         ),
         Profile(
             name="two-cores-1b",
-            gpu=DeviceProfile(
-                prefill_tokens_per_s=140,
-                step_base_s=0.17,
-                step_per_request_s=0.0136,
-                max_num_seqs=4,
-                max_batched_tokens=512,
-                kv_tokens=65_536,
-                max_model_len=2048,
-            ),
-            cpu=DeviceProfile(
-                prefill_tokens_per_s=140,
-                step_base_s=0.17,
-                step_per_request_s=0.0136,
-                max_num_seqs=4,
-                max_batched_tokens=512,
-                kv_tokens=65_536,
-                max_model_len=2048,
-            ),
+            gpu=_CORE_1B,
+            cpu=_CORE_1B,
             handover=HandoverProfile(token_bytes=45_056, arena_bytes=_GIB, bytes_per_s=2e9, fixed_s=0.05),
             derivation="measured: a 1.1B shape in bfloat16 on vLLM for CPUs, one AVX-512 core for each role (5.4, 19.6 "
             "and 41.2 tokens/s at 1, 4 and 16 streams; 300 tokens of prompt in 1.4 to 3 s); 4 slots each",

@@ -13,7 +13,7 @@ from syshaxd.core.placement.capacity import HYSTERESIS, Room
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, Prediction, RunOn
 from syshaxd.core.placement.prediction import Help, pays, predict_help, relief_pays, return_pays
 from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.rules.view import Move, View, least_loaded, room_by_kv, too_slow
+from syshaxd.core.placement.rules.view import Move, View, gpu_first, room_by_kv, too_slow
 from syshaxd.core.types import InstanceSpec, Role
 
 _SHORT_PROMPT = 256
@@ -29,26 +29,14 @@ class CostRules:
 
     def decide(self, view: View, request: InferenceRequest) -> Decision:
         """Rules."""
-        gpus = [self.room(view, spec) for spec in view.specs(Role.GPU)]
-        if not gpus:
-            return least_loaded([self.room(view, spec) for spec in view.candidates], ("no GPU instance is ready",))
-        reasons: list[str] = []
-        for gpu in gpus:
-            if not gpu.full:
-                return RunOn(gpu.spec.name, ("the GPU has room",))
-            reasons.append(f"{gpu.spec.name}: {gpu.full}")
-        cpu_has_room = False
-        for spec in view.specs(Role.CPU):
-            cpu = self.room(view, spec)
-            refusal = cpu.full or too_slow(cpu, view.policy.cpu_throughput_threshold)
-            if not refusal:
-                cpu_has_room = True
-                helped = _help(view, request, gpus, cpu, tuple(reasons))
-                if not isinstance(helped, str):
-                    return helped
-                refusal = helped
-            reasons.append(f"{spec.name}: {refusal}")
-        return least_loaded(gpus, tuple(reasons), cpu_has_room=cpu_has_room)
+        return gpu_first(
+            view,
+            request,
+            self.room,
+            gpu_full=lambda gpu: gpu.full,
+            cpu_full=lambda cpu: cpu.full or too_slow(cpu, view.policy.cpu_throughput_threshold),
+            help_=_help,
+        )
 
     def moves(self, view: View) -> tuple[Move, ...]:
         """Rules."""

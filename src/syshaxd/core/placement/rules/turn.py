@@ -9,7 +9,7 @@ leaves a GPU that preempts, whatever that costs; while it preempts, no stream go
 from syshaxd.core.placement.capacity import HYSTERESIS, Room
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, Prediction, RunOn
 from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.rules.view import Move, View, least_loaded, too_slow
+from syshaxd.core.placement.rules.view import Move, View, gpu_first, too_slow
 from syshaxd.core.types import InstanceSpec, Role
 
 _HANDOVER_S = 0.1
@@ -32,27 +32,14 @@ class TurnRules:
 
     def decide(self, view: View, request: InferenceRequest) -> Decision:
         """Rules."""
-        gpus = [self.room(view, spec) for spec in view.specs(Role.GPU)]
-        if not gpus:
-            return least_loaded([self.room(view, spec) for spec in view.candidates], ("no GPU instance is ready",))
-        reasons: list[str] = []
-        for gpu in gpus:
-            full = _gpu_full(gpu, view.policy.gpu_cache_threshold)
-            if not full:
-                return RunOn(gpu.spec.name, ("the GPU has room",))
-            reasons.append(f"{gpu.spec.name}: {full}")
-        cpu_has_room = False
-        for spec in view.specs(Role.CPU):
-            cpu = self.room(view, spec)
-            full = _cpu_full(cpu, view.policy.cpu_throughput_threshold)
-            if not full:
-                cpu_has_room = True
-                helped = _help(view, request, gpus, cpu, tuple(reasons))
-                if not isinstance(helped, str):
-                    return helped
-                full = helped
-            reasons.append(f"{spec.name}: {full}")
-        return least_loaded(gpus, tuple(reasons), cpu_has_room=cpu_has_room)
+        return gpu_first(
+            view,
+            request,
+            self.room,
+            gpu_full=lambda gpu: _gpu_full(gpu, view.policy.gpu_cache_threshold),
+            cpu_full=lambda cpu: _cpu_full(cpu, view.policy.cpu_throughput_threshold),
+            help_=_help,
+        )
 
     def moves(self, view: View) -> tuple[Move, ...]:
         """Rules."""

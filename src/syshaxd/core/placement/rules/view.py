@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What rules of placement see, and what they have in common."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 from syshaxd.core.config import Config
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.capacity import Room, slots_by_kv
-from syshaxd.core.placement.decision import Decision, InferenceRequest, RunOn, Wait
+from syshaxd.core.placement.decision import Decision, InferenceRequest, Placement, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.types import InstanceSpec, Role
@@ -87,6 +87,48 @@ class Rules(Protocol):
 
     def moves(self, view: View) -> tuple[Move, ...]:
         """Which running streams should move."""
+
+
+def gpu_first(
+    view: View,
+    request: InferenceRequest,
+    room: Callable[[View, InstanceSpec], Room],
+    *,
+    gpu_full: Callable[[Room], str],
+    cpu_full: Callable[[Room], str],
+    help_: Callable[[View, InferenceRequest, list[Room], Room, tuple[str, ...]], Placement | str],
+) -> Decision:
+    """Takes a GPU that is not full; else what a CPU helps with; else the least loaded GPU, or the wait for one.
+
+    Args:
+        view: What the decision rests on.
+        request: The request.
+        room: How much more an instance can take.
+        gpu_full: Why a GPU is full, or an empty text.
+        cpu_full: Why a CPU gets nothing, or an empty text.
+        help_: What a CPU with room takes over from full GPUs; a text: why it is better to wait.
+    """
+    gpus = [room(view, spec) for spec in view.specs(Role.GPU)]
+    if not gpus:
+        return least_loaded([room(view, spec) for spec in view.candidates], ("no GPU instance is ready",))
+    reasons: list[str] = []
+    for gpu in gpus:
+        full = gpu_full(gpu)
+        if not full:
+            return RunOn(gpu.spec.name, ("the GPU has room",))
+        reasons.append(f"{gpu.spec.name}: {full}")
+    cpu_has_room = False
+    for spec in view.specs(Role.CPU):
+        cpu = room(view, spec)
+        refusal = cpu_full(cpu)
+        if not refusal:
+            cpu_has_room = True
+            helped = help_(view, request, gpus, cpu, tuple(reasons))
+            if not isinstance(helped, str):
+                return helped
+            refusal = helped
+        reasons.append(f"{spec.name}: {refusal}")
+    return least_loaded(gpus, tuple(reasons), cpu_has_room=cpu_has_room)
 
 
 def room_by_kv(view: View, spec: InstanceSpec) -> Room:
