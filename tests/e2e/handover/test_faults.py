@@ -111,7 +111,7 @@ _FAULTS: dict[str, tuple[str, Callable[[Engines, Path], None]]] = {
         lambda engines, path: (engines.folder / decode(path.read_bytes()).parts[0].arena).unlink(),
     ),
     "an arena cut off": (
-        "arena",
+        "arena|missing|load",
         lambda engines, path: os.truncate(engines.folder / decode(path.read_bytes()).parts[0].arena, 4096),
     ),
 }
