@@ -37,21 +37,6 @@ class InferenceRequest:
         return f"{self.model} {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class RunOn:
-    """Prefill and decode on one instance."""
-
-    instance: str
-    reasons: tuple[str, ...] = ()
-    returns_to: str = ""
-    """The instance in whose queue it keeps its position: its stream migrates there when that comes up."""
-
-    @property
-    def places(self) -> tuple[str, ...]:
-        """The instances on which it takes a place; the last one makes the answer."""
-        return (self.instance,)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """What was expected of an offload, or of a CPU that does all of a request, when it was decided."""
@@ -62,11 +47,34 @@ class Prediction:
     """The same had the request waited for the GPU."""
     least_s: float = 0.0
     """What it gains, less what it takes from others, if everything measured is off by as much as it hardly is."""
+    offload_first_s: float | None = None
+    """Seconds to the first token; None: not predicted."""
+    wait_first_s: float | None = None
+    """The same had the request waited for the GPU."""
+    others_s: float = 0.0
+    """Seconds that it was expected to take from other requests, summed over them."""
 
     @property
     def benefit_s(self) -> float:
         """Seconds that the offload was expected to gain."""
         return self.wait_s - self.offload_s
+
+
+@dataclass(frozen=True, slots=True)
+class RunOn:
+    """Prefill and decode on one instance."""
+
+    instance: str
+    reasons: tuple[str, ...] = ()
+    returns_to: str = ""
+    """The instance in whose queue it keeps its position: its stream migrates there when that comes up."""
+    prediction: Prediction | None = None
+    """Of a CPU that does all of it; None: it runs on its usual instance, or too little is known yet."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The instances on which it takes a place; the last one makes the answer."""
+        return (self.instance,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,9 @@ def predict_help(estimates: Estimates, help_: Help) -> Prediction | None:
         offload_s=expected.help_s,
         wait_s=expected.wait_s,
         least_s=min(case.wait_s - case.help_s - case.others_s for case in worst),
+        offload_first_s=expected.help_first_s,
+        wait_first_s=expected.wait_first_s,
+        others_s=expected.others_s,
     )
 
 
@@ -127,8 +130,13 @@ class _Case:
         if cpu_prompt:
             self._cpu_prompt_s = cpu_prompt.at(help_.prompt_tokens) * (1 + doubt * cpu_prompt.error_ratio)
         self._turn_s = ahead * self._end_s
-        self.wait_s = self._turn_s + self._gpu_prompt_s + self._tokens * self._gpu_s
+        self.wait_first_s = self._turn_s + self._gpu_prompt_s
+        self.wait_s = self.wait_first_s + self._tokens * self._gpu_s
         self._refused = self._share_refused()
+        # The prompt waits for a slot of the GPU behind all that wait inside.
+        self.help_first_s = (
+            (help_.inside + 1) * self._end_s + self._gpu_prompt_s if help_.splits else self._cpu_prompt_s
+        )
         self._begins_s = self._seconds_to_begin()
         self.help_s, made = self._seconds_of_help()
         self.others_s = self._seconds_of_others(made)
@@ -145,10 +153,8 @@ class _Case:
         help_ = self._help
         if not help_.splits:
             return self._cpu_prompt_s
-        # The prompt waits for a slot of the GPU behind all that wait inside.
-        first_s = (help_.inside + 1) * self._end_s + self._gpu_prompt_s
         gap_s = self._doubted(handover_s(self._estimates, help_.gpu, help_.cpu))
-        return first_s + gap_s + self._refused * self._cpu_prompt_s
+        return self.help_first_s + gap_s + self._refused * self._cpu_prompt_s
 
     def _seconds_of_help(self) -> tuple[float, float]:
         """To the end of the answer; and the tokens of it that the CPU makes."""

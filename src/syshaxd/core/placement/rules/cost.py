@@ -55,7 +55,7 @@ def _help(
     """What a CPU with room takes over from full GPUs; a text: why it is better to wait."""
     best: tuple[Help, Prediction] | None = None
     refusal = ""
-    for help_ in _ways(view, request, gpus, cpu):
+    for help_ in ways(view, request, gpus, cpu):
         prediction = predict_help(view.estimates, help_)
         if prediction is None:
             if not cpu.running and (
@@ -82,7 +82,7 @@ def _has_place(gpus: list[Room], help_: Help) -> bool:
     return any(gpu.has_prefill_place for gpu in gpus if gpu.spec.name == help_.gpu)
 
 
-def _ways(view: View, request: InferenceRequest, gpus: list[Room], cpu: Room) -> Iterator[Help]:
+def ways(view: View, request: InferenceRequest, gpus: list[Room], cpu: Room) -> Iterator[Help]:
     """How the CPU could help: with a prompt that a GPU computes, and with all of the request."""
     name = cpu.spec.name
     able = [gpu for gpu in gpus if (gpu.spec.name, name) in view.pairs]
@@ -112,7 +112,7 @@ def _placement(help_: Help, prediction: Prediction | None, reasons: tuple[str, .
     returns_to = help_.gpu if help_.returns else ""
     if help_.splits:
         return Offload(help_.gpu, help_.cpu, reasons, prediction, returns_to)
-    return RunOn(help_.cpu, reasons, returns_to)
+    return RunOn(help_.cpu, reasons, returns_to, prediction)
 
 
 def _back(view: View, gpu: Room, cpu: Room) -> Move | None:

@@ -105,7 +105,7 @@ def _help(
     reasons = (*reasons, f"{name}: has room")
     returns_to = gpu.spec.name if returns else ""
     if prefill is None:
-        return RunOn(name, reasons, returns_to)
+        return RunOn(name, reasons, returns_to, prediction)
     return Offload(gpu.spec.name, name, reasons, prediction, returns_to)
 
 
