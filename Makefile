@@ -77,8 +77,17 @@ include packaging/packages.mk
 # `FAULTS_SCALE=full` takes the numbers of that page, and half an hour; FAULTS_SEED repeats what was drawn at random.
 FAULTS_SCALE ?= small
 FAULTS_TABLE ?= build/faults.md
-test-faults: .venv/.dev
+test-faults: .venv/.dev build/vllm-router/.done
 	FAULTS_SCALE=$(FAULTS_SCALE) FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/pytest tests/faults
+
+# A router that was made for several vLLM servers: it stands in front of two syshaxd in a test, and beside one in a benchmark.
+.PHONY: vllm-router
+vllm-router: build/vllm-router/.done
+build/vllm-router/.done:
+	@echo "==> installing vllm-router"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check 'vllm-router==0.1.17'
+	@touch $@
 
 # Needs root: it installs what it lacks (qemu). MACHINE_ARCH=aarch64 emulates an Arm server instead. `-j2 -O`: both halves at once.
 MACHINE_ARCH ?= x86_64

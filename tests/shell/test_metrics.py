@@ -176,6 +176,7 @@ def render(service: MetricsService, snapshot: Snapshot = SNAPSHOT) -> Exposition
         started_at_s=0.0,
         endpoint="",
         queued=4,
+        queued_models={"m": 3, "": 1},
         inflight={"gpu": 3, "cpu": 0},
         instances=STATUSES,
         snapshot=snapshot,
@@ -353,10 +354,39 @@ def test_bindings(service: MetricsService) -> None:
     assert text.value("syshax_binding_last_success_timestamp_seconds", name="cpu") == 1700.5
 
 
+def test_the_host_looks_like_one_vllm(service: MetricsService) -> None:
+    service.record(RECORD)
+    service.record(replace(RECORD, placement="gpu+cpu", outcome=Outcome.CLIENT_GONE))
+    service.record(replace(RECORD, placement="", outcome=Outcome.REJECTED))
+    text = render(service)
+    host = {"model_name": "m", "engine": "0"}
+    assert text.value("vllm:num_requests_running", **host) == 5, "by the reading, which is more than the own count"
+    assert text.value("vllm:num_requests_waiting", **host) == 4 + 2, "in the own queue and inside the instance"
+    assert text.value("vllm:kv_cache_usage_perc", **host) == 0.5, "of what is READY"
+    assert text.value("vllm:prompt_tokens_total", model_name="m", engine="gpu") == 900
+    assert text.value("vllm:generation_tokens_total", model_name="m", engine="gpu") == 300
+    assert text.value("vllm:num_preemptions_total", model_name="m", engine="gpu") == 7
+    assert text.value("vllm:request_success_total", **host) == 1
+    assert text.value("vllm:e2e_request_latency_seconds_count", **host) == 2
+    assert text.value("vllm:time_to_first_token_seconds_sum", **host) == 1.0
+    assert text.value("vllm:inter_token_latency_seconds_count", **host) == 40
+    assert text.value("vllm:inter_token_latency_seconds_sum", **host) == pytest.approx(4.0)
+    assert text.value("vllm:request_time_per_output_token_seconds_count", **host) == 2
+
+
+def test_what_routers_read_has_one_series_for_each_model(service: MetricsService) -> None:
+    """A router takes whichever series it finds last."""
+    text = render(service)
+    for name in ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"):
+        assert [labels for found, labels in text.samples if found == name] == [
+            frozenset({("model_name", "m"), ("engine", "0")})
+        ]
+
+
 def test_one_name_for_every_family(service: MetricsService) -> None:
     service.record(RECORD)
     for name in render(service).types:
-        assert re.fullmatch(r"syshax_[a-z]+(_[a-z]+)*", name)
+        assert re.fullmatch(r"(syshax_|vllm:)[a-z0-9]+(_[a-z]+)*", name)
 
 
 def test_old_names_are_exported_until_the_next_release(service: MetricsService) -> None:
@@ -397,7 +427,7 @@ def test_the_documentation_lists_every_family(service: MetricsService) -> None:
     for name, labels in text.samples:
         family = re.sub("_(bucket|count|sum)$", "", name)
         labels_of.setdefault(family, set()).update(key for key, _ in labels if key != "le")
-    rows = [line.split("|") for line in DOCS.read_text().splitlines() if line.startswith("| `syshax_")]
+    rows = [line.split("|") for line in DOCS.read_text().splitlines() if line.startswith(("| `syshax_", "| `vllm:"))]
     documented = [
         (name.strip(" `"), kind.strip(), set(re.findall(r"\w+", labels))) for _, name, kind, labels, _, _ in rows
     ]

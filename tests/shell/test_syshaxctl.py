@@ -443,3 +443,13 @@ def test_status_tells_in_a_line_how_alike_instances_are(engine: FakeEngine) -> N
     assert "parity: gpu and cpu: noise (distance 0.018)" in table(engine, 140).splitlines()
     engine.parity_reports = (parity_report(allowed=False),)
     assert "parity: gpu and cpu: differs (distance 0.018): over the bound: no request may move" in table(engine, 140)
+
+
+async def test_endpoints_lists_this_host_or_those_that_are_named(socket: Path) -> None:
+    assert (await syshaxctl(socket, "endpoints")).out == "http://127.0.0.1:8010\n"
+    done = await syshaxctl(socket, "endpoints", "http://10.0.0.2:8010", "-f", "production-stack")
+    assert json.loads(done.out)["static_backends"] == "http://10.0.0.2:8010"
+    assert json.loads(done.out)["static_models"] == "ds-32b"
+    refused = await syshaxctl(socket, "endpoints", "10.0.0.2:8010")
+    assert (refused.code, refused.out) == (1, "")
+    assert "10.0.0.2:8010 is not the URL of an endpoint" in refused.err

@@ -22,6 +22,7 @@ from syshaxd import __version__
 from syshaxd.cli import complete, show
 from syshaxd.cli.connection import run
 from syshaxd.cli.control import config, events, reload, shutdown
+from syshaxd.cli.endpoints import endpoints
 from syshaxd.cli.numa import numa
 from syshaxd.cli.parity import parity_table
 from syshaxd.cli.render import render
@@ -358,4 +359,4 @@ main.add_section("State", status, top, logs, events, topology, numa, parity)
 main.add_section("Instances", start, stop, drain, restart, render)
 main.add_section("Requests", requests, decisions, explain, cancel, dry_run, policy, replay)
 main.add_section("Configuration and daemon", config, reload, shutdown)
-main.add_section("For other gateways", place, renew_lease, report_end)
+main.add_section("For other gateways", endpoints, place, renew_lease, report_end)

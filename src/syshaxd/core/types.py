@@ -231,5 +231,7 @@ class EngineStatus:
     """Faults of the daemon itself, one line each."""
     parity: tuple[ParityReport, ...] = ()
     """Reports on the present generations of each compared pair of instances."""
+    queued_models: Mapping[str, int] = field(default_factory=dict)
+    """Requests in the admission queue, by the model that they name."""
     bindings: Mapping[str, BindingStatus] = field(default_factory=dict)
     """Binding status by instance; instances that are unbound or not read yet are absent."""

@@ -99,7 +99,7 @@ class Gateway:
         self._sweeper: asyncio.Task[None] | None = None
         self._id_prefix = secrets.token_hex(4)
         self._ids = itertools.count(1)
-        self._own = OwnRoutes(engine.registry, self._render_metrics, dashboard)
+        self._own = OwnRoutes(engine.registry, self._render_metrics, self._load, dashboard)
 
     @property
     def connections(self) -> int:
@@ -304,6 +304,10 @@ class Gateway:
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given
         return f"{self._id_prefix}-{next(self._ids):x}"
+
+    def _load(self) -> int:
+        """Requests that run or wait."""
+        return self._engine.queued + sum(self._engine.inflight.values())
 
     def _render_metrics(self) -> bytes:
         counts = ClientCounts(self.connections, self._front.refused, self.held_bytes)

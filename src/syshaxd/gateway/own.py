@@ -23,12 +23,19 @@ Respond = Callable[[str], Answer]
 class OwnRoutes:
     """Answers them."""
 
-    def __init__(self, registry: InstanceRegistry, metrics: Callable[[], bytes], dashboard: Dashboard | None) -> None:
+    def __init__(
+        self,
+        registry: InstanceRegistry,
+        metrics: Callable[[], bytes],
+        load: Callable[[], int],
+        dashboard: Dashboard | None,
+    ) -> None:
         """Knows the routes.
 
         Args:
             registry: The instances whose state they tell.
             metrics: Returns all metrics as text.
+            load: Returns how many requests run or wait.
             dashboard: The page of states and loads; None: there is none.
         """
         self._registry = registry
@@ -39,6 +46,7 @@ class OwnRoutes:
             "/health": (_GET, self._health),
             "/ping": (_GET_POST, self._health),
             "/metrics": (None, self._render_metrics),
+            "/load": (_GET, lambda _: _json({"server_load": load()})),
             "/live": (_GET_HEAD, lambda _: _json({"status": "ok"})),
             "/ready": (_GET_HEAD, self._ready),
         }

@@ -19,7 +19,7 @@ _CLOSED = frozenset(("/v1/load_lora_adapter", "/v1/unload_lora_adapter"))
 # Other routes that are passed on.
 _OPEN = frozenset(
     (
-        *("/tokenize", "/detokenize", "/version", "/load", "/openapi.json", "/docs", "/redoc"),
+        *("/tokenize", "/detokenize", "/version", "/openapi.json", "/docs", "/redoc"),
         *("/pooling", "/classify", "/score", "/rerank", "/v2/rerank", "/v2/embed", "/generative_scoring"),
         "/invocations",
     )

@@ -47,10 +47,15 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Adds an observation."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, value: float, count: int = 1) -> None:
+        """Adds an observation, or several of the same value."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.total += value * count
+
+    def add(self, other: "Histogram") -> None:
+        """Adds the observations of another histogram with the same buckets."""
+        self.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
 
     def buckets(self) -> list[tuple[str, float]]:
         """Upper bounds and cumulative counts, in the form that Prometheus uses."""
@@ -61,16 +66,31 @@ class Histogram:
 class PlacementSums:
     """The sums over the requests of one placement."""
 
-    __slots__ = ("duration", "generation_tokens", "per_token", "prompt_tokens", "queue", "retries", "to_first_token")
+    __slots__ = (
+        *("duration", "gaps", "generation_tokens", "per_token", "prompt_tokens", "queue", "retries", "succeeded"),
+        "to_first_token",
+    )
 
     def __init__(self) -> None:
         self.prompt_tokens = 0
         self.generation_tokens = 0
         self.retries = 0
+        self.succeeded = 0
         self.queue = Histogram(_QUEUE_S)
         self.to_first_token = Histogram(_TO_FIRST_TOKEN_S)
         self.per_token = Histogram(_PER_TOKEN_S)
+        self.gaps = Histogram(_PER_TOKEN_S)
+        """Between two tokens: each gap counts as the mean of its stream."""
         self.duration = Histogram(_WHOLE_S)
+
+    def add(self, other: "PlacementSums") -> None:
+        """Adds the sums of another placement."""
+        self.prompt_tokens += other.prompt_tokens
+        self.generation_tokens += other.generation_tokens
+        self.retries += other.retries
+        self.succeeded += other.succeeded
+        for name in ("queue", "to_first_token", "per_token", "gaps", "duration"):
+            getattr(self, name).add(getattr(other, name))
 
 
 # A hand-over takes milliseconds for a small model, seconds where a long prompt is computed again.

@@ -31,6 +31,7 @@ from syshaxd.observe.metric_readings import (
     state_families,
 )
 from syshaxd.observe.metric_sums import LAG_S, HandoverSums, Histogram, PlacementSums
+from syshaxd.observe.metric_vllm import vllm_families
 
 __all__ = ["LAG_S", "NO_PLACEMENT", "OTHER_ROUTE", "ROUTES", "ClientCounts", "Histogram", "MetricsService"]
 
@@ -103,6 +104,7 @@ class MetricsService:
         sums.prompt_tokens += rec.tokens_in
         sums.generation_tokens += rec.tokens_out
         sums.retries += rec.retries
+        sums.succeeded += rec.outcome is Outcome.OK
         sums.queue.observe(rec.queue_s)
         sums.duration.observe(rec.duration_s)
         for handover in rec.handovers:
@@ -112,7 +114,9 @@ class MetricsService:
         if rec.stream and rec.ttft_s is not None and rec.status == 200:
             sums.to_first_token.observe(rec.ttft_s)
             if rec.tokens_out > 1:
-                sums.per_token.observe((rec.duration_s - rec.ttft_s) / (rec.tokens_out - 1))
+                gap_s = (rec.duration_s - rec.ttft_s) / (rec.tokens_out - 1)
+                sums.per_token.observe(gap_s)
+                sums.gaps.observe(gap_s, rec.tokens_out - 1)
 
     def render(self, status: EngineStatus, clients: ClientCounts = ClientCounts()) -> bytes:
         """Returns everything in Prometheus text format."""
@@ -133,6 +137,7 @@ class MetricsService:
             *binding_families(status.bindings),
             *gpu_families(snapshot, to_unix_s),
             *(host_families(snapshot.host) if snapshot.host else ()),
+            *vllm_families(status, self._placements),
         ]
         return generate_latest(_Families([*families, *old_families(families, snapshot, now_s)]))
 

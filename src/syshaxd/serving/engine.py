@@ -290,6 +290,11 @@ class Engine:
         return self._admission.queued
 
     @property
+    def queued_models(self) -> Mapping[str, int]:
+        """Requests that wait for a slot, by the model that they name."""
+        return self._admission.queued_models
+
+    @property
     def inflight(self) -> Mapping[str, int]:
         """Slots taken, by instance; one that is not configured any more is in it only while a slot is taken there."""
         taken = self._admission.inflight

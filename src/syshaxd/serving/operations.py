@@ -68,6 +68,7 @@ class InstanceOperations:
             started_at_s=self._started_at_s,
             endpoint=self.endpoint,
             queued=self._engine.queued,
+            queued_models=self._engine.queued_models,
             inflight=self._engine.inflight,
             instances=self.supervisor.statuses(),
             snapshot=self._snapshot(),

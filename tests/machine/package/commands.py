@@ -73,6 +73,10 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
         Trial("/srv/trace.csv --load 1 --requests 10 --sections 1 -o json", r"\{|\["),
     ),
     "syshaxctl reload": (Trial(), Trial("-o json", r"\{")),
+    "syshaxctl endpoints": (
+        Trial("", "http://127.0.0.1:8010"),
+        Trial("http://10.0.0.1:8010 http://10.0.0.2:8010 -f llm-d", '"address": "10.0.0.2"'),
+    ),
     "syshaxctl place": (Trial("--ttl 0.1", '"lease_id": "[0-9a-f]+"'),),
     "syshaxctl renew-lease": (Trial("{found} --ttl 0.1", "0.1", before=TAKE_A_SLOT, finds='"lease_id": "([^"]+)"'),),
     "syshaxctl report-end": (

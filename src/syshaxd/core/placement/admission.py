@@ -11,7 +11,7 @@ order. When a slot is released, `admit` is to be called.
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,6 +69,11 @@ class Admission:
     def queued(self) -> int:
         """Requests that wait; those that a CPU answers until their position comes up do not."""
         return len(self._queue) - self._returns
+
+    @property
+    def queued_models(self) -> Mapping[str, int]:
+        """Requests that wait, by the model that they name."""
+        return Counter(entry.request.model for entry in self._queue if isinstance(entry, Claim))
 
     @property
     def entries(self) -> int:
