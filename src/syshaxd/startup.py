@@ -8,6 +8,7 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from pathlib import Path
 
@@ -29,9 +30,23 @@ _TEST_TIMEOUT_S = 120.0
 
 
 async def watch_start(
-    registry: InstanceRegistry, instances: InstanceOperations, model: str, params: ModelParams, *, dashboard: bool
+    registry: InstanceRegistry,
+    instances: InstanceOperations,
+    model: str,
+    params: ModelParams,
+    *,
+    key: str = "",
+    dashboard: bool,
 ) -> str:
     """Reports progress until every wanted instance is ready or has failed, then tests each ready one with a chat.
+
+    Args:
+        registry: The instances.
+        instances: Their operations.
+        model: The model's name in the API.
+        params: The test's request.
+        key: An API key for the test; empty: the endpoint needs none.
+        dashboard: There is one.
 
     Returns:
         Text for the terminal: where the API is, who plays which role, and a line to try it.
@@ -50,9 +65,15 @@ async def watch_start(
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TEST_TIMEOUT_S)) as session:
         for spec in registry.ready:
-            await _chat(session, instances.endpoint, spec, model, params)
+            headers = {"Authorization": f"Bearer {key}"} if key else own_headers(spec)
+            await _chat(session, instances.endpoint, spec, model, params, headers=headers)
     return _banner(
-        instances.status(), bool(registry.ready), model, await asyncio.to_thread(_syshaxctl), dashboard=dashboard
+        instances.status(),
+        bool(registry.ready),
+        model,
+        await asyncio.to_thread(_syshaxctl),
+        dashboard=dashboard,
+        needs_key=bool(key),
     )
 
 
@@ -108,7 +129,13 @@ async def progress(supervisor: Supervisor, status: InstanceStatus) -> str:
 
 
 async def _chat(
-    session: aiohttp.ClientSession, endpoint: str, spec: InstanceSpec, model: str, params: ModelParams
+    session: aiohttp.ClientSession,
+    endpoint: str,
+    spec: InstanceSpec,
+    model: str,
+    params: ModelParams,
+    *,
+    headers: Mapping[str, str],
 ) -> None:
     name = spec.name
     body = {
@@ -120,7 +147,7 @@ async def _chat(
     started_s = time.monotonic()
     try:
         async with session.post(
-            f"{endpoint}/v1/chat/completions", json=body, headers={"X-Syshax-Instance": name, **own_headers(spec)}
+            f"{endpoint}/v1/chat/completions", json=body, headers={"X-Syshax-Instance": name, **headers}
         ) as answer:
             said = json.loads(await answer.text())
         if not answer.ok:
@@ -141,7 +168,7 @@ async def _chat(
     )
 
 
-def _banner(status: EngineStatus, ready: bool, model: str, syshaxctl: str, *, dashboard: bool) -> str:
+def _banner(status: EngineStatus, ready: bool, model: str, syshaxctl: str, *, dashboard: bool, needs_key: bool) -> str:
     endpoint = status.endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     serves = f"sysHAX serves the model {model} at {endpoint}/v1"
     lines = ["", serves if ready else f"No instance is ready: {endpoint}/v1 answers 503 until one is"]
@@ -150,18 +177,21 @@ def _banner(status: EngineStatus, ready: bool, model: str, syshaxctl: str, *, da
         lines.append(f"  {instance.spec.name:<4} {instance.state:<9} on {device}, port {instance.spec.port}")
         if instance.state is State.FAILED:
             lines.append(f"       {instance.reason}; see `syshaxctl logs {instance.spec.name}`")
-    lines += ["", *(_example(endpoint, model) if ready else ())]
+    lines += ["", *(_example(endpoint, model, needs_key=needs_key) if ready else ())]
     lines += [f"Look inside: {syshaxctl} top{f', {endpoint}/dashboard' if dashboard else ''}      Stop: Ctrl-C", ""]
     return "\n".join(lines)
 
 
-def _example(endpoint: str, model: str) -> list[str]:
+def _example(endpoint: str, model: str, *, needs_key: bool) -> list[str]:
     request = {
         "model": model,
         "messages": [{"role": "user", "content": "Write two sentences about Paris."}],
         "stream": True,
     }
-    command = f"curl {endpoint}/v1/chat/completions -H \"Content-Type: application/json\" -d '{json.dumps(request)}'"
+    key = ' -H "Authorization: Bearer $OPENAI_API_KEY"' if needs_key else ""
+    command = (
+        f"curl {endpoint}/v1/chat/completions{key} -H \"Content-Type: application/json\" -d '{json.dumps(request)}'"
+    )
     return ["Try it:", f"  {command}"]
 
 

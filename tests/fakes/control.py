@@ -9,6 +9,7 @@ from syshaxd.control import Operations
 from syshaxd.reconfigure import Reconfigurer
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.leases import Leases
+from syshaxd.system.api_keys import ApiKeys
 from tests.fakes.engine import FakeEngine
 
 
@@ -17,6 +18,7 @@ def operations_of(engine: FakeEngine, **others: Any) -> Operations:
         "instances": engine,
         "reconfigurer": create_autospec(Reconfigurer, instance=True),
         "leases": create_autospec(Leases, instance=True),
+        "keys": ApiKeys(),
         "stop": lambda leave_running: None,
     }
     return Operations(engine=cast("Engine", engine), **(parts | others))

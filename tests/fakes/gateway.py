@@ -104,15 +104,17 @@ async def stands() -> AsyncIterator[MakeStand]:
             catalog: Callable[[InstanceSpec], Catalog] = assumed,
             limits: Limits = LIMITS,
             movable: bool = False,
+            instance_key: str = "",
             cpu_weights: QuantisedWeights | None = None,
             **options: Any,
         ) -> Stand:
             gpu = await stack.enter_async_context(FakeInstance("gpu", Role.GPU, _ok))
             cpu = await stack.enter_async_context(FakeInstance("cpu", Role.CPU, _ok))
             protocol = HandoverProtocol.CONNECTOR if movable else HandoverProtocol.NONE
+            env = (("VLLM_API_KEY", instance_key),) if instance_key else ()
             specs = (
-                replace(gpu.spec(slots), protocol=protocol),
-                replace(cpu.spec(slots), protocol=protocol, weights=cpu_weights),
+                replace(gpu.spec(slots), protocol=protocol, env=env),
+                replace(cpu.spec(slots), protocol=protocol, env=env, weights=cpu_weights),
             )
             supervisor = FakeSupervisor(specs)
             runner = Runner(silence_limit_s=silence_limit_s)

@@ -29,6 +29,7 @@ from syshaxd.core.errors import (
 )
 from syshaxd.core.types import InstanceStatus, QuantisedWeights, State
 from syshaxd.serving.leases import Leases
+from syshaxd.system.api_keys import ApiKeys
 from tests.fakes.control import operations_of
 from tests.fakes.daemon import FakeDaemon, fake_daemon
 from tests.fakes.engine import FakeEngine
@@ -71,6 +72,7 @@ async def plane(tmp_path: Path, tls: TlsEndpoint) -> AsyncIterator[Plane]:
             instances=daemon.instances,
             reconfigurer=daemon.reconfigurer,
             leases=leases,
+            keys=ApiKeys(tmp_path / "api_keys"),
             stop=stops.append,
         )
         server = ControlServer(operations, tmp_path / "run" / "admin.sock", tls=tls)
@@ -81,6 +83,26 @@ async def plane(tmp_path: Path, tls: TlsEndpoint) -> AsyncIterator[Plane]:
         finally:
             leases.close()
             await server.stop()
+
+
+# API keys.
+
+
+async def test_an_api_key_is_made_listed_and_revoked(plane: Plane) -> None:
+    made = await plane.client.ask("CreateKey", key={"name": "alice", "models": ["m"], "expires_at_s": 1e11})
+    assert made["secret"].startswith("sk-syshax-")
+    answer = await plane.client.ask("ListKeys")
+    assert (answer["required"], answer["keys"]) == (True, [made["key"]])
+    assert made["secret"] not in str(answer)
+    with pytest.raises(ConflictError, match="alice already"):
+        await plane.client.ask("CreateKey", key={"name": "alice"})
+    with pytest.raises(ConfigError) as caught:
+        await plane.client.ask("CreateKey", key={"name": "a b", "access": "root"})
+    assert {fault.key for fault in caught.value.faults} == {"name", "access"}
+    await plane.client.ask("RevokeKey", name="alice")
+    assert (await plane.client.ask("ListKeys"))["keys"] == []
+    with pytest.raises(NotFoundError, match="no API key alice"):
+        await plane.client.ask("RevokeKey", name="alice")
 
 
 # Leases.

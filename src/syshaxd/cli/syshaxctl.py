@@ -23,6 +23,7 @@ from syshaxd.cli import complete, show
 from syshaxd.cli.connection import run
 from syshaxd.cli.control import config, events, reload, shutdown
 from syshaxd.cli.endpoints import endpoints
+from syshaxd.cli.keys import keys
 from syshaxd.cli.numa import numa
 from syshaxd.cli.parity import parity_table
 from syshaxd.cli.render import render
@@ -358,5 +359,5 @@ class _Live:
 main.add_section("State", status, top, logs, events, topology, numa, parity)
 main.add_section("Instances", start, stop, drain, restart, render)
 main.add_section("Requests", requests, decisions, explain, cancel, dry_run, policy, replay)
-main.add_section("Configuration and daemon", config, reload, shutdown)
+main.add_section("Configuration and daemon", config, keys, reload, shutdown)
 main.add_section("For other gateways", endpoints, place, renew_lease, report_end)

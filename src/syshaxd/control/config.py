@@ -21,6 +21,7 @@ from syshaxd.reconfigure import Reconfigurer
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.leases import Leases
 from syshaxd.serving.operations import InstanceOperations
+from syshaxd.system.api_keys import ApiKeys
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,6 +34,7 @@ class Operations:
     instances: InstanceOperations
     reconfigurer: Reconfigurer
     leases: Leases
+    keys: ApiKeys
     stop: Callable[[bool | None], None]
     """Begins the daemon's end; tells whether the instances run on, None: as the configuration says."""
 

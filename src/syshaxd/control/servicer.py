@@ -16,6 +16,7 @@ from syshaxd import __version__
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.control import render
 from syshaxd.control.config import DaemonMethods, Operations
+from syshaxd.control.keys import KeyMethods
 from syshaxd.control.messages import make
 from syshaxd.core.lifecycle.command_goal import Command, Goal
 from syshaxd.core.secrets import safe_text
@@ -23,7 +24,7 @@ from syshaxd.core.secrets import safe_text
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class AdminServicer(DaemonMethods):
+class AdminServicer(DaemonMethods, KeyMethods):
     """Translates between protobuf and the Engine. Errors pass through to the interceptor."""
 
     def __init__(self, operations: Operations) -> None:

@@ -64,6 +64,22 @@ class ClosedError(BadRequestError):
     """Instances serve the route, but clients of the endpoint may not use it."""
 
 
+class UnauthorizedError(BadRequestError):
+    """The request has no valid API key.
+
+    Attributes:
+        scheme: How the client is asked for one: `Bearer` or, in a browser, `Basic`.
+    """
+
+    def __init__(self, message: str, *, scheme: str = "Bearer") -> None:
+        super().__init__(message, code="invalid_api_key")
+        self.scheme = scheme
+
+
+class ForbiddenError(BadRequestError):
+    """The request's API key does not permit it."""
+
+
 class RequestTimeoutError(BadRequestError):
     """The client sent its request too slowly."""
 

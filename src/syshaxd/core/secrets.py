@@ -31,7 +31,7 @@ _NAMED = (
 _NAME = re.compile(r"[A-Za-z_][\w.-]*")
 _BEARER = re.compile(r"\b(Bearer\s{1,9})(?!\(hidden\))[^\s'\"]+", re.IGNORECASE)
 _KNOWN_FORMS = re.compile(
-    rf"{_BEGIN}(?:sk-(?=[\w-]{{0,99}}\d)[\w-]{{16,}}|hf_[A-Za-z0-9]{{20,}}|gh[opsu]_[A-Za-z0-9]{{20,}}"
+    rf"{_BEGIN}(?:sk-syshax-[\w-]{{16,}}|sk-(?=[\w-]{{0,99}}\d)[\w-]{{16,}}|hf_[A-Za-z0-9]{{20,}}|gh[opsu]_[A-Za-z0-9]{{20,}}"
     r"|github_pat_\w{20,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]+\.[\w-]*)"
 )
 

@@ -22,6 +22,7 @@ from syshaxd.core.types import InstanceStatus, RuntimeKind, State
 from syshaxd.daemon.orders import Orders
 from syshaxd.daemon.service import Service, closed
 from syshaxd.gateway import Gateway, Limits
+from syshaxd.gateway.authentication import Authentication, check_exposure
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.instances import binder
 from syshaxd.instances.arenas import ArenaSweeper, read_with_arena
@@ -46,7 +47,8 @@ from syshaxd.serving.handover import Handover, HandoverPolicy
 from syshaxd.serving.leases import Leases
 from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner
-from syshaxd.system import activation, descriptors, rundir
+from syshaxd.system import activation, api_keys, descriptors, rundir
+from syshaxd.system.api_keys import ApiKeys
 from syshaxd.system.looplag import LoopLag
 from syshaxd.system.sidetasks import SideTasks
 
@@ -74,6 +76,8 @@ async def build(
     side_tasks = SideTasks()
     _close_with(stack, "tasks", side_tasks.close)
     session = await stack.enter_async_context(aiohttp.ClientSession())
+    keys = await asyncio.to_thread(ApiKeys, api_keys.default_path())
+    authentication = Authentication.from_config(config, keys)
     stopped = await asyncio.to_thread(StoppedInstances.load, rundir.state_dir() / "stopped.json")
     _close_with(stack, "stopped instances", stopped.close)
 
@@ -161,11 +165,13 @@ async def build(
     )
     leases = Leases(engine)
     handed = activation.take_sockets()
+    check_exposure(config, keys, handed.get("http", ()))
     operations = Operations(
         engine=engine,
         instances=instances,
         reconfigurer=reconfigurer,
         leases=leases,
+        keys=keys,
         stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
     )
     socket_path = rundir.socket_path(config.control.socket)
@@ -182,7 +188,8 @@ async def build(
         supervisor=supervisor,
         registry=registry,
         instances=instances,
-        gateway=_gateway(config, bound, engine, metrics, instances),
+        gateway=_gateway(config, bound, engine, metrics, instances, authentication=authentication),
+        authentication=authentication,
         control=control,
         leases=leases,
         reconfigurer=reconfigurer,
@@ -198,7 +205,13 @@ async def build(
 
 
 def _gateway(
-    config: Config, bound: Bound, engine: Engine, metrics: MetricsService, instances: InstanceOperations
+    config: Config,
+    bound: Bound,
+    engine: Engine,
+    metrics: MetricsService,
+    instances: InstanceOperations,
+    *,
+    authentication: Authentication,
 ) -> Gateway:
     its = config.gateway
     return Gateway(
@@ -208,6 +221,7 @@ def _gateway(
         limits=Limits.from_config(its, descriptors.limit() - descriptors.reserve()),
         cors_origins=its.cors_origins,
         allow_router_fields=its.allow_kv_transfer_params,
+        authentication=authentication,
         dashboard=Dashboard(instances.status, bound.topology, engine.events, engine.requests.decisions)
         if its.dashboard
         else None,

@@ -19,6 +19,7 @@ from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.types import RuntimeKind
 from syshaxd.daemon.orders import Orders
 from syshaxd.gateway import Gateway
+from syshaxd.gateway.authentication import Authentication
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.reconfigure import Reconfigurer
@@ -51,6 +52,7 @@ class Service:
     registry: InstanceRegistry
     instances: InstanceOperations
     gateway: Gateway
+    authentication: Authentication
     control: ControlServer
     leases: Leases
     reconfigurer: Reconfigurer
@@ -76,7 +78,7 @@ class Service:
         await startup.wait_for_adopted(self.registry, self.instances, _ADOPTION_LIMIT_S)
         await self.gateway.serve_handed()
         self.orders.reload_with(self.reconfigurer)
-        self.side_tasks.start("startup display", partial(_show_start, self.registry, self.instances, self.config))
+        self.side_tasks.start("startup display", partial(_show_start, self))
         stop = asyncio.create_task(self.orders.stop.wait(), name="stop")
         await asyncio.wait((stop, supervision), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -128,11 +130,17 @@ async def closed(what: str, closing: Awaitable[None]) -> Exception | None:
     return None
 
 
-async def _show_start(registry: InstanceRegistry, instances: InstanceOperations, config: Config) -> None:
+async def _show_start(its: Service) -> None:
+    model = its.config.models.default
     text = await startup.watch_start(
-        registry, instances, config.models.default, config.models.params, dashboard=config.gateway.dashboard
+        its.registry,
+        its.instances,
+        model,
+        its.config.models.params,
+        key=its.authentication.own_secret,
+        dashboard=its.config.gateway.dashboard,
     )
-    sdnotify.notify(f"STATUS=serving {config.models.default} at {instances.endpoint}")
+    sdnotify.notify(f"STATUS=serving {model} at {its.instances.endpoint}")
     if not logs.is_journal(sys.stdout):
         click.echo(text)
 

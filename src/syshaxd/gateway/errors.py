@@ -12,6 +12,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from syshaxd.core.errors import (
     BadRequestError,
     ClosedError,
+    ForbiddenError,
     InstanceFailedError,
     InstanceTimeoutError,
     MethodNotAllowedError,
@@ -22,12 +23,15 @@ from syshaxd.core.errors import (
     RetryableError,
     SyshaxError,
     TooLargeError,
+    UnauthorizedError,
     UnavailableError,
 )
 from syshaxd.core.wire.openai import error_body
 
 # The first matching class gives status, OpenAI's error type, and the default code.
 _KINDS: tuple[tuple[type[SyshaxError], int, str, str | None], ...] = (
+    (UnauthorizedError, 401, "invalid_request_error", None),
+    (ForbiddenError, 403, "permission_error", "not_permitted"),
     (NotFoundError, 404, "invalid_request_error", None),
     (MethodNotAllowedError, 405, "invalid_request_error", "method_not_allowed"),
     (ClosedError, 403, "permission_error", "route_closed"),
@@ -72,6 +76,7 @@ class Answer:
 
 _ANTHROPIC_PATH = "/v1/messages"
 _ANTHROPIC_KINDS = {
+    401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
@@ -91,6 +96,8 @@ def error_answer(error: SyshaxError, request_id: str, path: str = "") -> Answer:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, MethodNotAllowedError):
         headers["allow"] = ", ".join(sorted(error.allowed))
+    if isinstance(error, UnauthorizedError):
+        headers["www-authenticate"] = f'{error.scheme} realm="sysHAX"'
     param = None
     if isinstance(error, BadRequestError):
         param, code = error.param, error.code or code

@@ -25,6 +25,7 @@ from syshaxd.core.types import FULL_WEIGHTS, EngineStatus
 from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.http1 import ProtocolError, end_to_end_headers
 from syshaxd.gateway import routes
+from syshaxd.gateway.authentication import Authentication, check_model
 from syshaxd.gateway.bodies import (
     BodyIntake,
     HeldBody,
@@ -70,6 +71,7 @@ class Gateway:
         limits: Limits | None = None,
         cors_origins: Sequence[str] = ("*",),
         allow_router_fields: bool = False,
+        authentication: Authentication | None = None,
         dashboard: Dashboard | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -82,6 +84,7 @@ class Gateway:
             limits: What clients may take; None: the defaults.
             cors_origins: Whose pages may use the endpoint.
             allow_router_fields: Clients may set what only routers need.
+            authentication: Checks the clients' API keys; None: none are needed.
             dashboard: The page of states and loads; None: there is none.
             clock: Seconds that never go back; None: the loop's.
         """
@@ -91,6 +94,7 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         self._cors = Cors(cors_origins)
         self._allow_router_fields = allow_router_fields
+        self._authentication = authentication or Authentication()
         self._intake = BodyIntake(limits or Limits())
         self._front = Front(self._handle, limits or Limits(), clock or self._loop.time)
         self._stopping = False
@@ -206,6 +210,7 @@ class Gateway:
     def _examine(self, client: ClientConnection, request: ClientRequest, request_id: str) -> Request | Answer:
         """What is asked of an instance, or the answer."""
         client.answer_lines = b""
+        path = ""
         origin = request.headers.get("Origin")
         if origin is not None:
             preflight = self._cors.preflight(request.method, origin, request.headers)
@@ -216,6 +221,7 @@ class Gateway:
             if client.refused:
                 raise UnavailableError("too many connections are open; try again later", retry_after_s=1.0)
             target, path = routes.split_target(request.target)
+            key = self._authentication.caller(path, request.headers)
             if path not in routes.ALWAYS:
                 if path.startswith("/dashboard"):
                     client.answer_lines = b""  # pages of other origins may use the API, not look at whose page it is
@@ -224,11 +230,11 @@ class Gateway:
                 elsewhere = routes.redirected(target, path, self._is_known)
                 if elsewhere is not None:
                     return Answer(307, b"", headers={"location": elsewhere})
-            headers = end_to_end_headers(request.header_lines)
+            headers = end_to_end_headers(request.header_lines, credentials=key is None)
         except ProtocolError as error:
-            return error_answer(BadRequestError(str(error)), request_id)
+            return error_answer(BadRequestError(str(error)), request_id, path)
         except SyshaxError as error:
-            return error_answer(error, request_id)
+            return error_answer(error, request_id, path)
         return Request(
             id=request_id,
             route=path,
@@ -237,6 +243,7 @@ class Gateway:
             target=target,
             headers=headers,
             client=client,
+            key=key,
             keep_alive=self._keeps_open(client, request),
             started_at_s=self._loop.time(),
         )
@@ -278,6 +285,8 @@ class Gateway:
         place = _instance_of(request.headers)
         if body is None:
             body = RequestBody({})
+        model = model_of(body)
+        check_model(asked.key, model)
         if not self._allow_router_fields:
             refuse_router_fields(body)
         if path.startswith(routes.RESPONSES) and place is None and len(self._engine.registry.specs) > 1:
@@ -288,7 +297,7 @@ class Gateway:
             path = asked.path = asked.target = routes.CHAT
         asked.inference = InferenceRequest(
             request_id=asked.id,
-            model=model_of(body),
+            model=model,
             stream=streams(body),
             method=asked.method,
             path=path,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from syshaxd.core.config.api_keys import ApiKey
 from syshaxd.core.placement.decision import InferenceRequest, Prediction
 from syshaxd.core.placement.records import HandoverRecord, Outcome, RequestRecord
 from syshaxd.core.placement.retries import Retries
@@ -82,6 +83,8 @@ class Request:
     """What placement needs to know."""
     client: Downstream | None
     """None: another gateway's."""
+    key: ApiKey | None = None
+    """The client's, which syshaxd has checked; None: it needs none, and its credentials go to the instance."""
     keep_alive: bool = False
     """The client's connection may stay open afterwards."""
 

@@ -31,7 +31,7 @@ from syshaxd.core.config import (
 )
 from syshaxd.core.errors import ConfigError, ConfigFault, ConflictError, SyshaxError
 from syshaxd.core.launch.spec import instance_specs
-from syshaxd.system import replacing, rundir, yamltree
+from syshaxd.system import api_keys, replacing, rundir, yamltree
 
 _SYSTEM_PATH = Path("/etc/syshax/config.yaml")
 _BEYOND_THE_GROUPS_READING = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
@@ -92,7 +92,7 @@ def load(path: Path) -> Config:
 
 def warnings(path: Path, config: Config) -> tuple[str, ...]:
     """Warnings about a valid configuration: old names of keys, unsafe file modes, and who can reach the endpoint."""
-    found = [f"{path}: {text}" for text in exposures(config)]
+    found = [] if _are_enforced(config) else [f"{path}: {text}" for text in exposures(config)]
     old_name = f"{path}: {{}} is now {{}}; the old name works until the next release"
     found += [old_name.format(old, RENAMED_KEYS[old]) for old in _old(path)]
     if (mode := _mode(path)) is not None:
@@ -106,6 +106,11 @@ def warnings(path: Path, config: Config) -> tuple[str, ...]:
             f"control.tcp.key: {key} is accessible to others than its owner (mode {mode:04o}): chmod 0600, or 0640"
         )
     return tuple(found)
+
+
+def _are_enforced(config: Config) -> bool:
+    """Whether requests need an API key, as far as this user's environment tells."""
+    return not config.gateway.insecure and api_keys.default_path().exists()
 
 
 def _old(path: Path) -> tuple[str, ...]:

@@ -25,19 +25,24 @@ _REMEDIES = {
 }
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, text: str, *, new_mode: int = _NEW_FILE_MODE) -> None:
     """Replaces the file atomically, keeping its mode and owner.
+
+    Args:
+        path: The file.
+        text: Its new content.
+        new_mode: The mode of a file that is not there yet.
 
     Raises:
         ConfigError: It can't be written. The file is unchanged.
     """
-    Draft(path, text).commit()
+    Draft(path, text, new_mode=new_mode).commit()
 
 
 class Draft:
     """A replacement text, already on disk next to the file: everything that can fail has been tried."""
 
-    def __init__(self, path: Path, text: str) -> None:
+    def __init__(self, path: Path, text: str, *, new_mode: int = _NEW_FILE_MODE) -> None:
         """Writes the text to a temporary file.
 
         Raises:
@@ -51,7 +56,7 @@ class Draft:
             self._draft = Path(name)
             try:
                 with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    _take_over_mode(self._path, file.fileno())
+                    _take_over_mode(self._path, file.fileno(), new_mode)
                     file.write(text)
                     file.flush()
                     os.fsync(file.fileno())
@@ -151,11 +156,14 @@ def _not_written(path: Path, error: OSError) -> ConfigError:
     return fault(f"cannot be written in the folder {path.parent}: {reason(error)}")
 
 
-def _take_over_mode(path: Path, descriptor: int) -> None:
+def _take_over_mode(path: Path, descriptor: int, new_mode: int) -> None:
     try:
         old = path.stat()
     except FileNotFoundError:
-        os.fchmod(descriptor, _NEW_FILE_MODE)
+        os.fchmod(descriptor, new_mode)
+        if os.geteuid() == 0 and not new_mode & stat.S_IRWXG:  # its reader is the folder's owner
+            folder = path.parent.stat()
+            os.fchown(descriptor, folder.st_uid, folder.st_gid)
         return
     new = os.fstat(descriptor)
     for owner in (old.st_uid, -1):  # only root may change the owner; the group can be set by its members

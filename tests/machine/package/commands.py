@@ -72,6 +72,12 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
         Trial("/srv/trace.csv --policy cost --load 1 --requests 10 --sections 1", "cost", before=WRITE_A_TRACE),
         Trial("/srv/trace.csv --load 1 --requests 10 --sections 1 -o json", r"\{|\["),
     ),
+    "syshaxctl keys create": (
+        Trial("alice --file /srv/api_keys --model ds-32b --expires-in 90d", "sk-syshax-"),
+        Trial("alice --file /srv/api_keys", "there is an API key alice already", code=1),
+    ),
+    "syshaxctl keys list": (Trial("", ""), Trial("--file /srv/api_keys -o json", '"name": "alice"')),
+    "syshaxctl keys revoke": (Trial("alice --file /srv/api_keys", "revoked"), Trial("nobody", "no API key", code=1)),
     "syshaxctl reload": (Trial(), Trial("-o json", r"\{")),
     "syshaxctl endpoints": (
         Trial("", "http://127.0.0.1:8010"),

@@ -1,4 +1,5 @@
 from syshaxd.api.v1 import config_pb2 as _config_pb2
+from syshaxd.api.v1 import keys_pb2 as _keys_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor

@@ -4,6 +4,7 @@ import grpc
 
 from syshaxd.api.v1 import admin_pb2 as syshaxd_dot_api_dot_v1_dot_admin__pb2
 from syshaxd.api.v1 import config_pb2 as syshaxd_dot_api_dot_v1_dot_config__pb2
+from syshaxd.api.v1 import keys_pb2 as syshaxd_dot_api_dot_v1_dot_keys__pb2
 
 
 class AdminServiceStub(object):
@@ -89,6 +90,21 @@ class AdminServiceStub(object):
                 '/syshaxd.api.v1.AdminService/ReloadConfig',
                 request_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigRequest.SerializeToString,
                 response_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigResponse.FromString,
+                )
+        self.CreateKey = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/CreateKey',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.CreateKeyRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.CreateKeyResponse.FromString,
+                )
+        self.ListKeys = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/ListKeys',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.ListKeysRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.ListKeysResponse.FromString,
+                )
+        self.RevokeKey = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/RevokeKey',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyResponse.FromString,
                 )
         self.WatchEvents = channel.unary_stream(
                 '/syshaxd.api.v1.AdminService/WatchEvents',
@@ -215,6 +231,27 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateKey(self, request, context):
+        """Makes an API key, which is valid at once. INVALID_ARGUMENT: every fault. FAILED_PRECONDITION: the name is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeys(self, request, context):
+        """All API keys, without the keys themselves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeKey(self, request, context):
+        """Makes an API key invalid at once; requests that run continue. NOT_FOUND: there is none of this name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """Events, oldest first: states, configuration, drift, hand-overs. The latest 1000 are kept.
         """
@@ -306,6 +343,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ReloadConfig,
                     request_deserializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigRequest.FromString,
                     response_serializer=syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigResponse.SerializeToString,
+            ),
+            'CreateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateKey,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.CreateKeyRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.CreateKeyResponse.SerializeToString,
+            ),
+            'ListKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeys,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.ListKeysRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'RevokeKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeKey,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -579,6 +631,57 @@ class AdminService(object):
         return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/ReloadConfig',
             syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigRequest.SerializeToString,
             syshaxd_dot_api_dot_v1_dot_config__pb2.ReloadConfigResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CreateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/CreateKey',
+            syshaxd_dot_api_dot_v1_dot_keys__pb2.CreateKeyRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_keys__pb2.CreateKeyResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/ListKeys',
+            syshaxd_dot_api_dot_v1_dot_keys__pb2.ListKeysRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_keys__pb2.ListKeysResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RevokeKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/RevokeKey',
+            syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

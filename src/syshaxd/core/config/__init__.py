@@ -6,7 +6,7 @@
 """
 
 from syshaxd.core.config.aliases import RENAMED_KEYS, SHORT_KEYS, full_keys, new_name, old_names, old_names_in
-from syshaxd.core.config.exposures import exposures, secret_keys
+from syshaxd.core.config.exposures import exposures, secret_keys, unprotected
 from syshaxd.core.config.keys import (
     ENTRY,
     Key,
@@ -70,5 +70,6 @@ __all__ = [
     "path_of",
     "secret_keys",
     "set_value",
+    "unprotected",
     "unset_value",
 ]

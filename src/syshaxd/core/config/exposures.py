@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What a valid configuration exposes."""
 
+from collections.abc import Iterable
 from ipaddress import ip_address
 
 from syshaxd.core.config.schema import Config, enabled_services
@@ -13,16 +14,22 @@ _API_KEY_VARIABLE = "VLLM_API_KEY"
 
 
 def exposures(config: Config) -> tuple[str, ...]:
-    """Returns what others can reach and how to prevent that, as messages."""
-    host, port = config.services.conductor.host, config.services.conductor.port
-    open_ones = [name for name, service in enabled_services(config).items() if not _asks_for_a_key(service)]
-    if _is_loopback(host) or not open_ones:
+    """Returns what others can reach and how to prevent that, as messages; API keys may prevent it already."""
+    host = config.services.conductor.host
+    if not unprotected(config, (host,)):
         return ()
-    text = (
-        f"services.conductor.host is {host}: port {port} gives access to {' and '.join(open_ones)} without a key; "
-        "put a proxy or a firewall in front of it, or give the instances a key (services.NAME.env.VLLM_API_KEY)"
-    )
-    return (text,)
+    if config.gateway.insecure:
+        text = "gateway.insecure gives other hosts access without a key; a proxy or a firewall must keep strangers away"
+    else:
+        text = "syshaxd starts there only with API keys (`syshaxctl keys create`) or with gateway.insecure: true"
+    return (f"services.conductor.host is {host}: {text}",)
+
+
+def unprotected(config: Config, hosts: Iterable[str]) -> str:
+    """The first of these addresses of the endpoint at which other hosts could use an instance that asks for no key."""
+    if all(map(_asks_for_a_key, enabled_services(config).values())):
+        return ""
+    return next((host for host in hosts if not _is_loopback(host)), "")
 
 
 def _is_loopback(host: str) -> bool:

@@ -173,9 +173,13 @@ class LifecycleConfig(Section):
 class GatewayConfig(Section):
     """Limits and features of the OpenAI endpoint."""
 
-    dashboard: bool = Field(
-        True, description="Serve GET /dashboard, which shows states and loads to everyone who can reach it."
+    insecure: bool = Field(
+        False,
+        description="Serve requests without an API key, also to other hosts: something else must keep strangers away.",
     )
+    metrics_open: bool = Field(False, description="Serve GET /metrics without an API key.")
+    dashboard: bool = Field(True, description="Serve GET /dashboard, which shows states and loads.")
+    dashboard_open: bool = Field(False, description="Serve GET /dashboard without an API key.")
     max_body_bytes: Count = Field(
         32 * 1024 * 1024, description="Largest request body, in bytes; a larger one gets 413."
     )

@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The API key of an instance, for the daemon's own requests to it.
+"""The API key of an instance, for the daemon's own requests to it, and for clients' requests whose key it has checked.
 
-Clients' requests carry the client's own key. Keys are never logged: see core/secrets.
+Without API keys of clients, their requests carry what they gave. Keys are never logged: see core/secrets.
 """
 
 from collections.abc import Mapping, Sequence

@@ -36,6 +36,7 @@ _NOT_TO_INSTANCE = _HOP_BY_HOP | {
     b"x-syshax-place",
     b"x-syshax-weights",
 }
+_WITH_CREDENTIALS = _NOT_TO_INSTANCE | {b"authorization", b"cookie", b"x-api-key"}
 _NOT_TO_CLIENT = _HOP_BY_HOP | {
     b"content-length",
     b"server",
@@ -148,8 +149,8 @@ def response_head(
     return b"\r\n".join(parts)
 
 
-def end_to_end_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The client's header lines to forward to an instance.
+def end_to_end_headers(raw_headers: Iterable[tuple[bytes, bytes]], *, credentials: bool = True) -> bytes:
+    """The client's header lines to forward to an instance; with the client's credentials, or without.
 
     Raises:
         ProtocolError: A line that another server could parse as several.
@@ -160,11 +161,12 @@ def end_to_end_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         raise ProtocolError(f"a control character in the header field {name[:80].decode('latin-1')}")
     lines: list[bytes] = []
     dropped: list[bytes] = []
+    kept_here = _NOT_TO_INSTANCE if credentials else _WITH_CREDENTIALS
     for name, value in raw_headers:
         lowered = name.lower()
         if lowered == b"connection":
             dropped += [option.strip() for option in value.lower().split(b",")]
-        elif lowered not in _NOT_TO_INSTANCE:
+        elif lowered not in kept_here:
             lines.append(b"%b: %b\r\n" % (name, value))
     if dropped:
         # Fields named there are hop-by-hop.

@@ -6,6 +6,7 @@ import asyncio
 
 from syshaxd.core.address import Address
 from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.launch.instance_key import own_headers
 from syshaxd.core.types import InstanceSpec
 from syshaxd.core.wire.http1 import request_head
 from syshaxd.serving.request import Request
@@ -24,6 +25,7 @@ class Runner:
         self.silence_limit_s = silence_limit_s
         self._pools: dict[Address, UpstreamPool] = {}
         self._exchanges: set[Exchange] = set()
+        self._authorizations: dict[str, tuple[InstanceSpec, bytes]] = {}
 
     async def exchange(
         self, spec: InstanceSpec, request: Request, exchange: Exchange, part: Part | None = None
@@ -54,7 +56,7 @@ class Runner:
                     except InstanceFailedError as error:
                         raise broken or error from None  # the instance has gone with its connection
                 exchange.start(connection)
-                connection.request(_head(spec, request, part), body, exchange, bodiless=request.method == "HEAD")
+                connection.request(self._head(spec, request, part), body, exchange, bodiless=request.method == "HEAD")
                 try:
                     await exchange.done
                 except InstanceFailedError as error:
@@ -76,6 +78,24 @@ class Runner:
             pool = self._pools[address] = UpstreamPool(address, self._loop)
         return pool
 
+    def _head(self, spec: InstanceSpec, request: Request, part: Part | None) -> bytes:
+        return request_head(
+            request.method,
+            request.target if part is None else part.target,
+            spec.address.authority,
+            request.headers if request.key is None else request.headers + self._authorization(spec),
+            request_id=request.id if part is None else part.request_id,
+            length=len(request.body if part is None else part.body),
+        )
+
+    def _authorization(self, spec: InstanceSpec) -> bytes:
+        """The header lines by which an instance knows the daemon."""
+        known = self._authorizations.get(spec.name)
+        if known is None or known[0] is not spec:
+            lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in own_headers(spec).items())
+            known = self._authorizations[spec.name] = spec, lines
+        return known[1]
+
     async def sweep(self) -> None:
         """Closes idle connections and gives up silent exchanges, for ever: one timer for all of them."""
         while True:
@@ -91,14 +111,3 @@ class Runner:
         """Closes all idle connections."""
         for pool in self._pools.values():
             pool.close_idle()
-
-
-def _head(spec: InstanceSpec, request: Request, part: Part | None) -> bytes:
-    return request_head(
-        request.method,
-        request.target if part is None else part.target,
-        spec.address.authority,
-        request.headers,
-        request_id=request.id if part is None else part.request_id,
-        length=len(request.body if part is None else part.body),
-    )

@@ -1,0 +1,175 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""syshaxctl's commands for the API keys of the endpoint's clients."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from syshaxd.cli import show
+from syshaxd.cli.connection import output_option, run
+from syshaxd.client import ControlClient
+from syshaxd.core.config.api_keys import Access, ApiKey
+from syshaxd.core.errors import SyshaxError
+from syshaxd.system.api_keys import ApiKeys
+
+_UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """`90d` as seconds."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})([mhdw])", value, re.ASCII)
+    if found is None or not int(found[1]):
+        raise click.BadParameter(f"{value!r} is not a number of minutes, hours, days or weeks, such as 90d")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+_file_option = click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File of keys to use instead of asking a daemon, which must not be running.",
+)
+
+
+@click.group()
+def keys() -> None:
+    """Makes, lists and revokes API keys of the endpoint's clients.
+
+    From the first key on, each request needs one: `Authorization: Bearer KEY` or `x-api-key: KEY`.
+
+    \b
+    Examples:
+      syshaxctl keys create alice --expires-in 90d
+      syshaxctl keys list
+    """  # noqa: D301
+
+
+@keys.command()
+@click.argument("name")
+@click.option(
+    "--access",
+    type=click.Choice([str(access) for access in Access]),
+    default=str(Access.API),
+    show_default=True,
+    help="`api`: the API; `monitor`: /metrics and /dashboard; `admin`: both, and routes that change an engine.",
+)
+@click.option("--model", "models", multiple=True, help="A model that it may ask for; repeatable. Unset: all.")
+@click.option("--expires-in", callback=_seconds, metavar="TIME", help="Such as 90d, 12h or 30m. Unset: never.")
+@_file_option
+@output_option
+@click.pass_obj
+def create(socket: Path | None, /, file: Path | None, output: str, expires_in: float | None, **fields: Any) -> None:
+    """Makes an API key of this NAME and prints it. It is not shown again.
+
+    The key is valid at once. syshaxd stores only its hash.
+
+    \b
+    Examples:
+      syshaxctl keys create alice
+      syshaxctl keys create prometheus --access monitor
+      syshaxctl keys create bob --model ds-32b --expires-in 30d -o json
+    """  # noqa: D301
+    expiry: dict[str, Any] = {} if expires_in is None else {"expires_at_s": time.time() + expires_in}
+
+    def tell(secret: str, key: Mapping[str, Any]) -> None:
+        if output == "json":
+            click.echo(json.dumps({"secret": secret, "key": dict(key)}, indent=2))
+            return
+        click.echo(secret)
+        click.echo(f"Keep it: it is not shown again. `syshaxctl keys revoke {key['name']}` revokes it.", err=True)
+
+    async def work(client: ControlClient) -> None:
+        answer = await client.ask("CreateKey", key={**fields, **expiry})
+        tell(answer["secret"], answer["key"])
+
+    def directly(stored: ApiKeys) -> None:
+        new = stored.create(**fields, **expiry)
+        tell(new.secret, _plain(new.key))
+
+    _run(socket, file, work, directly)
+
+
+@keys.command("list")
+@_file_option
+@output_option
+@click.pass_obj
+def list_keys(socket: Path | None, file: Path | None, output: str) -> None:
+    """Lists the API keys, without the keys themselves.
+
+    \b
+    Examples:
+      syshaxctl keys list
+      syshaxctl keys list -o json | jq -r '.[].name'
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        answer = await client.ask("ListKeys")
+        _show(answer["keys"], output)
+        if not answer["required"]:
+            click.echo("Requests need no API key.", err=True)
+
+    _run(socket, file, work, lambda stored: _show([_plain(key) for key in stored.list()], output))
+
+
+@keys.command()
+@click.argument("name")
+@_file_option
+@click.pass_obj
+def revoke(socket: Path | None, file: Path | None, name: str) -> None:
+    """Makes the API key NAME invalid at once. Requests that run continue.
+
+    \b
+    Examples:
+      syshaxctl keys revoke alice
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        await client.ask("RevokeKey", name=name)
+        click.echo(f"{name} is revoked")
+
+    def directly(stored: ApiKeys) -> None:
+        stored.revoke(name)
+        click.echo(f"{name} is revoked")
+
+    _run(socket, file, work, directly)
+
+
+def _run(socket: Path | None, file: Path | None, ask: Any, directly: Callable[[ApiKeys], None]) -> None:
+    if file is None:
+        run(socket, ask)
+        return
+    try:
+        directly(ApiKeys(file))
+    except SyshaxError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _plain(key: ApiKey) -> dict[str, Any]:
+    return key.model_dump(mode="json", exclude={"sha256"}, exclude_none=True)
+
+
+def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("NAME", "ACCESS", "MODELS", "CREATED", "EXPIRES"):
+        table.add_column(name)
+    for key in found:
+        expires_at_s = key.get("expires_at_s")
+        expiry = "never" if expires_at_s is None else show.clock_text(expires_at_s, "%Y-%m-%d %H:%M")
+        if expires_at_s is not None and expires_at_s <= time.time():
+            expiry = f"expired ({expiry})"
+        created = show.clock_text(key["created_at_s"], "%Y-%m-%d %H:%M")
+        texts = (key["name"], key["access"], ", ".join(key["models"]) or "all", created, expiry)
+        table.add_row(*map(Text, texts))
+    show.console().print(table)

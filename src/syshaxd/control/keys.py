@@ -1,0 +1,50 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+# ruff: noqa: N802, D102 - admin.proto names and explains the methods
+"""The admin service's methods for API keys of clients."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import grpc
+
+from syshaxd.api.v1 import keys_pb2 as api
+from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
+from syshaxd.control.config import Operations
+from syshaxd.control.messages import make, message_of
+from syshaxd.core.config.api_keys import Access, ApiKey
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class KeyMethods(AdminServiceServicer):
+    """Translates between protobuf and the file of keys."""
+
+    _operations: Operations
+
+    async def CreateKey(self, request: api.CreateKeyRequest, context: Context) -> api.CreateKeyResponse:
+        asked = request.key
+        create = partial(
+            self._operations.keys.create,
+            asked.name,
+            access=asked.access or Access.API,
+            models=tuple(asked.models),
+            expires_at_s=asked.expires_at_s if asked.HasField("expires_at_s") else None,
+        )
+        new = await asyncio.to_thread(create)
+        return make(api.CreateKeyResponse, secret=new.secret, key=_message(new.key))
+
+    async def ListKeys(self, request: api.ListKeysRequest, context: Context) -> api.ListKeysResponse:
+        keys = self._operations.keys
+        listed = await asyncio.to_thread(keys.list)
+        insecure = self._operations.reconfigurer.started_with.gateway.insecure
+        return make(api.ListKeysResponse, keys=map(_message, listed), required=keys.exist and not insecure)
+
+    async def RevokeKey(self, request: api.RevokeKeyRequest, context: Context) -> api.RevokeKeyResponse:
+        await asyncio.to_thread(self._operations.keys.revoke, request.name)
+        return api.RevokeKeyResponse()
+
+
+def _message(key: ApiKey) -> api.ApiKey:
+    return message_of(api.ApiKey, key)
