@@ -319,7 +319,7 @@ class TestProfiles:
             load(str(file))
 
     def test_unknown(self) -> None:
-        with pytest.raises(ValueError, match=r"neither gpu, cpu, instant nor a \.json file"):
+        with pytest.raises(ValueError, match=r"neither gpu, cpu, cpu-q8_0, cpu-q4_0, instant nor a \.json file"):
             load("tpu")
 
 
@@ -432,3 +432,15 @@ async def test_a_kv_cache_takes_its_room_and_its_time_on_the_way() -> None:
     assert not arena.kept
     assert store.save_in(arena, "second", range(8))["state"] == "saving"
     await store.published("never saved")
+
+
+@pytest.mark.parametrize(
+    ("profile", "faster"),
+    [("cpu-q8_0", {1: 1.81, 4: 1.78, 8: 1.81, 16: 1.88}), ("cpu-q4_0", {1: 2.2, 4: 1.8, 8: 1.16, 16: 1.18})],
+)
+def test_quantised_profiles_are_as_much_faster_as_was_measured(profile: str, faster: dict[int, float]) -> None:
+    def step_s(name: str, requests: int) -> float:
+        return BUILT_IN[name].step_base_s + BUILT_IN[name].step_per_request_s * requests
+
+    for requests, times in faster.items():
+        assert step_s("cpu", requests) / step_s(profile, requests) == pytest.approx(times, rel=0.2)

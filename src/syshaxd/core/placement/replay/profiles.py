@@ -131,17 +131,17 @@ PROFILES: Mapping[str, Profile] = {
             name="h200-int8-cpu",
             gpu=_H200,
             cpu=DeviceProfile(
-                prefill_tokens_per_s=250,
-                step_base_s=0.17,
-                step_per_request_s=0.004,
+                prefill_tokens_per_s=236,
+                step_base_s=0.19,
+                step_per_request_s=0.0025,
                 max_num_seqs=32,
                 max_batched_tokens=2048,
                 kv_tokens=65_536,
                 max_model_len=4096,
             ),
             handover=_8B_BF16,
-            derivation="derived: as h200-scarce-kv, with int8 weights on 12 AMX cores (measured: 5.7, 34, 68 "
-            "and 150 tokens/s at 1, 8, 16 and 32 streams; prompts taken as 1.5 times as fast as in bfloat16)",
+            derivation="measured: the GPU as in h200-scarce-kv; q8_0 weights on 12 AMX cores beside it (6.0, 17.8, "
+            "33.3, 67.3 and 126 tokens/s at 1, 4, 8, 16 and 32 streams, 236 tokens/s of prompts; docs/quantize.md)",
         ),
         Profile(
             name="a100x2-kunpeng-32b",
