@@ -38,6 +38,8 @@ SHAPES: dict[str, Callable[[], bytes]] = {
     "16 million [, nested": lambda: b'{"model":"m","a":' + b"[" * (16 * MIB) + b"]" * (16 * MIB) + b"}",
     "a number of 32 MB": lambda: b'{"model":"m","max_tokens":' + b"9" * (32 * MIB) + b"}",
     "2 million times model": lambda: b"{" + b'"model":"m",' * 2_600_000 + b'"model":"m"}',
+    "29 MB of escaped quotes": lambda: chat(b'"%b"' % (b'\\"' * (29 * MIB // 2))),
+    "29 MB of escaped quotes and colons": lambda: chat(b'"%b"' % (b'\\":' * (29 * MIB // 3))),
     "NaN in 32 MB": lambda: chat(b'"%b",' % (b"word " * (32 * MIB // 5)) + b'"a":NaN'),
     "32 MB that are not UTF-8": lambda: chat(b'"%b"' % (b"\xff" * (32 * MIB))),
 }

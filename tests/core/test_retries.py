@@ -5,49 +5,56 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.placement.retries import KEPT_S, MAX_BREAKS, MAX_TRIES, Retries, Suspects
+from syshaxd.core.placement.retries import HARMLESS_S, KEPT_S, MAX_ENDS, MAX_TRIES, Retries, Suspects, Trials
 
-failures = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=8)
-
-
-def count(retries: Retries, *, broke: bool = True, unresponsive: bool = False, begun: bool = False) -> None:
-    retries.failed(ValueError(), broke=broke, unresponsive=unresponsive, begun=begun)
+failures = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans(), st.floats(0, 60)), max_size=8)
 
 
-@given(failures, st.integers(0, 3), st.integers(1, 3), st.booleans())
-def test_tries_and_broken_instances_are_bounded(
-    told: list[tuple[bool, bool, bool]], healthy: int, instances: int, remembered: bool
+def count(
+    retries: Retries, *, ended: bool = True, unresponsive: bool = False, begun: bool = False, ran_s: float = 0.0
 ) -> None:
+    retries.failed(ValueError(), ended=ended, unresponsive=unresponsive, begun=begun, ran_s=ran_s)
+
+
+@given(failures, st.booleans())
+def test_tries_and_ended_instances_are_bounded(told: list[tuple[bool, bool, bool, float]], remembered: bool) -> None:
     retries = Retries()
     if remembered:
         retries.remember()
-    tries = breaks = 0
-    for broke, unresponsive, begun in told:
-        if retries.refusal(healthy, instances):
+    tries = ends = 0
+    for ended, unresponsive, begun, ran_s in told:
+        if retries.refusal():
             break
-        tries, breaks = tries + 1, breaks + broke
-        count(retries, broke=broke, unresponsive=unresponsive, begun=begun)
-    assert tries <= MAX_TRIES
-    assert breaks <= MAX_BREAKS
-    if remembered:
-        assert tries <= 1
-        assert not tries or healthy > 1 or instances == 1
+        tries, ends = tries + 1, ends + ended
+        count(retries, ended=ended, unresponsive=unresponsive, begun=begun, ran_s=ran_s)
+        # A second instance is only at risk where a third is ready, or where the first was not ended by a prompt.
+        assert retries.suspect or not ended or begun or ran_s >= HARMLESS_S
+    assert tries <= (1 if remembered else MAX_TRIES)
+    assert ends <= MAX_ENDS
 
 
-def test_a_break_may_be_the_instances_own_fault_once() -> None:
+def test_what_had_just_come_is_suspect() -> None:
     retries = Retries()
     count(retries)
-    assert (retries.suspect, retries.refusal(1, 2)) == (False, "")
+    assert (retries.suspect, retries.refusal()) == (True, "")
     count(retries)
-    assert retries.suspect
-    assert "2 instances broke off" in retries.refusal(2, 3)
+    assert "2 instances ended" in retries.refusal()
 
 
-def test_what_blocked_an_instance_before_it_said_anything_is_not_tried_elsewhere() -> None:
+def test_what_an_instance_has_run_for_a_while_is_not_suspect_at_once() -> None:
+    for streaming in (True, False):
+        retries = Retries()
+        count(retries, begun=streaming, ran_s=0.0 if streaming else HARMLESS_S)
+        assert (retries.suspect, retries.refusal()) == (False, "")
+        count(retries, begun=True)
+        assert retries.suspect
+        assert "2 instances ended" in retries.refusal()
+
+
+def test_what_blocked_an_instance_is_suspect_however_long_it_ran() -> None:
     retries = Retries()
-    count(retries, unresponsive=True)
-    assert retries.suspect
-    assert retries.refusal(1, 2)
+    count(retries, unresponsive=True, ran_s=60.0)
+    assert (retries.suspect, retries.refusal()) == (True, "")
     streaming = Retries()
     count(streaming, unresponsive=True, begun=True)
     assert not streaming.suspect
@@ -56,8 +63,34 @@ def test_what_blocked_an_instance_before_it_said_anything_is_not_tried_elsewhere
 def test_an_error_counts_once() -> None:
     retries, error = Retries(), ValueError()
     for _ in range(5):
-        retries.failed(error, broke=True, unresponsive=False, begun=False)
+        retries.failed(error, ended=True, unresponsive=False, begun=True, ran_s=0.0)
     assert not retries.suspect
+
+
+@given(st.lists(st.booleans(), max_size=100))
+def test_suspects_are_tried_more_and_more_at_a_time_until_an_instance_ends(ends: list[bool]) -> None:
+    trials, running = Trials(), 0
+    for harmless in ends:
+        while trials.may_begin:
+            trials.begin()
+            running += 1
+        assert running >= 1
+        trials.end(harmless=harmless)
+        running -= 1
+        if not harmless:
+            assert trials.may_begin == (running == 0)
+    # Nobody waits for ever: with no instance that ends, the number doubles each time that all of them have ended.
+    trials = Trials()
+    waiting, rounds = 100, 0
+    while waiting:
+        begun = 0
+        while trials.may_begin and waiting:
+            trials.begin()
+            begun, waiting = begun + 1, waiting - 1
+        for _ in range(begun):
+            trials.end(harmless=True)
+        rounds += 1
+    assert rounds == 7
 
 
 def test_suspects_are_remembered_for_a_while_and_in_bounds() -> None:

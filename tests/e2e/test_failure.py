@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""An instance fails under load: what had not begun is answered elsewhere, streams go on there, and it comes back."""
+"""An instance fails under load: streams go on elsewhere, all else is answered there or when it has come back."""
 
 import asyncio
 import json
@@ -68,8 +68,8 @@ class Load:
     streams: list[tuple[Stream, asyncio.Task[None]]] = field(default_factory=list)
     wholes: dict[str, asyncio.Task[str]] = field(default_factory=dict)
 
-    async def fill(self, victim: str) -> set[str]:
-        """Sends requests until the victim works on some of both kinds; returns the ids of those that are no streams.
+    async def fill(self, victim: str) -> None:
+        """Sends requests until the victim works on some of both kinds.
 
         In haste: as soon as one ends at the GPU, a stream of the CPU goes on there.
         """
@@ -82,7 +82,7 @@ class Load:
                 there = [its for its in listed if its["placement"] == victim]
                 wholes = {its["request_id"] for its in there if not its["stream"]}
                 if len(wholes) >= 2 and len(there) - len(wholes) >= 2:
-                    return wholes
+                    return
         pytest.fail(f"{victim} never got requests of both kinds: {listed}")
 
     async def _add_stream(self) -> None:
@@ -137,26 +137,16 @@ def test_an_instance_fails_under_load(
     inodes = shared_memory(family)
     launches = daemon.status()[victim]["launches"]
 
-    async def run() -> tuple[list[Stream], set[str]]:
-        """The streams, and where those were answered that the victim had not ended; the others are answered, too.
-
-        Of a server that hangs nobody knows which request has made it so: they are not sent to the last healthy one.
-        """
+    async def run() -> list[Stream]:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             load = Load(daemon, session)
-            there = {ident for ident in await load.fill(victim) if not load.wholes[ident].done()}
+            await load.fill(victim)
             fail(family)
             async with asyncio.timeout(LIMIT_S):
-                wholes = {ident: task for ident, task in load.wholes.items() if ident not in there}
-                await asyncio.gather(*(task for _, task in load.streams), *wholes.values())
-                ends = await asyncio.gather(*(load.wholes[ident] for ident in there), return_exceptions=True)
-            if fail is freeze_server:
-                assert all("may have ended an instance" in str(end) for end in ends)
-                return [stream for stream, _ in load.streams], daemon.ports.keys() - {victim}
-            return [stream for stream, _ in load.streams], set(map(str, ends))
+                await asyncio.gather(*(task for _, task in load.streams), *load.wholes.values())
+            return [stream for stream, _ in load.streams]
 
-    streams, placements = asyncio.run(run())
-    assert placements == daemon.ports.keys() - {victim}
+    streams = asyncio.run(run())
     # They ask for the same, and in float32 greedy answers do not depend on what else is computed.
     assert len({stream.text for stream in streams}) == 1
 

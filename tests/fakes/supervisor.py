@@ -14,6 +14,10 @@ class FakeSupervisor:
         self._statuses = {spec.name: InstanceStatus(spec=spec, wanted=True) for spec in specs}
         self._callbacks: list[Callable[[InstanceStatus], None]] = []
         self.suspected: list[str] = []
+        self.unwell: set[str] = set()
+        """They do not answer a probe as a healthy one does."""
+        self.asked: list[str] = []
+        """Whether they are well."""
         self.drained_names: list[str] = []
         self.commands: list[tuple[str, ...]] = []
 
@@ -39,6 +43,10 @@ class FakeSupervisor:
 
     def report_failure(self, name: str) -> None:
         self.suspected.append(name)
+
+    async def is_well(self, name: str) -> bool:
+        self.asked.append(name)
+        return name not in self.unwell
 
     def drained(self, name: str) -> None:
         self.drained_names.append(name)

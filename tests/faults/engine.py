@@ -3,7 +3,8 @@
 """A simulated vLLM for `runtime: process`: takes the flags of vLLM's server, and has a child as vLLM has its engine.
 
 Its environment tells what else it is to do: FAULTS_KV is a folder through which instances hand KV caches over,
-FAULTS_MAPPED and FAULTS_OPEN files that it keeps mapped and open, FAULTS_STEP_S the time that a token takes.
+FAULTS_MAPPED and FAULTS_OPEN files that it keeps mapped and open, FAULTS_STEP_S the time that a token takes,
+FAULTS_POISON a text that ends each process that gets it.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from syshax_sim import KvStore, Profile, SimInstance
+from syshax_sim import Faults, KvStore, Profile, SimInstance
 
 _CHILD = "import sys; sys.stdin.read()"  # ends with its parent, as vLLM's engine does
 
@@ -89,6 +90,7 @@ async def serve(args: argparse.Namespace, profile: Profile) -> None:
         kv_store=FolderKvStore(Path(os.environ["FAULTS_KV"])),
         die=os._exit,
     )
+    sim.set_faults(Faults(poison=os.environ.get("FAULTS_POISON", "")))
     async with sim:
         print(f"listening on {sim.url}", flush=True)
         await stop.wait()

@@ -40,6 +40,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "objects, 100,000 deep": lambda: _of(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
     "a number of 1 MB": lambda: b'{"model":"nobody","messages":[{}],"max_tokens":%s}' % (b"9" * _MB),
     "escapes": lambda: _of(b'{"role":"user","content":"%s"}' % (b"\\u00e9" * (_SIZE // 6))),
+    "escaped quotes": lambda: _of(b'{"role":"user","content":"%s"}' % (b'\\":' * (_SIZE // 3))),
+    "a key of escaped quotes": lambda: b'{"model":"nobody","%s":1}' % (b'\\"' * (_SIZE // 2)),
     "numbers in a prompt": lambda: b'{"model":"nobody","prompt":[%s]}' % b",".join([b"1"] * (_SIZE // 2)),
     "a string without an end": lambda: _of(b'{"role":"user","content":"' + b"x" * _SIZE),
 }

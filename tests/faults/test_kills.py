@@ -17,7 +17,6 @@ from tests.faults.report import Row, sized
 pytestmark = pytest.mark.timeout(600)
 
 STREAMS = sized(40, 200)
-_SUSPECT = "this request may have ended an instance"
 
 
 async def test_instances_are_killed(bed: Bed, row: Row) -> None:
@@ -68,11 +67,8 @@ async def test_an_instance_hangs(make_bed: MakeBed, row: Row) -> None:
         await asyncio.to_thread(bed.fault, "gpu", stall=True, hang=True)
         await until_async(lambda: asyncio.to_thread(lambda: _pid(bed, "gpu") not in {0, pid}), 120, "gpu is new")
         await bed.ready()
-    # Those that gpu got and never began to answer may be what it hangs from: they go to no other instance.
-    suspects = sum(count for text, count in row.counts.details.items() if _SUSPECT in text)
-    row.notes.append(f"lost are {suspects} that gpu had and never began to answer; they may be the cause")
-    assert row.counts.verdicts["lost"] == suspects <= STREAMS, row.counts.told()
-    assert set(row.counts.verdicts) <= {"ok", "lost"}, row.counts.told()
+    # Those that gpu got and never began to answer may be what it hangs from: they wait until it is back.
+    assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
 
 
 def _pid(bed: Bed, name: str) -> int:
@@ -96,7 +92,7 @@ async def test_an_instance_is_busy(bed: Bed, row: Row) -> None:
 
 
 async def test_a_request_that_ends_instances(make_bed: MakeBed, row: Row) -> None:
-    bed = make_bed()  # which requests are suspect is remembered for minutes
+    bed = make_bed(engine_env={"FAULTS_POISON": "poison!"})  # which requests are suspect is remembered for minutes
     requests = sized(2, 4)
     row.done = (
         f"{requests} equal requests that end the process of each instance that gets them, beside {STREAMS} streams"
@@ -106,8 +102,6 @@ async def test_a_request_that_ends_instances(make_bed: MakeBed, row: Row) -> Non
     async with under_load(bed.port, at_once=STREAMS, tokens=60) as load:
         row.counts = load.counts
         for _ in range(requests):
-            for name in NAMES:
-                await asyncio.to_thread(bed.fault, name, poison="poison!")
             pids = bed.pids()
             async with asyncio.timeout(LIMIT_S):
                 raw, _ = await exchange(bed.port, request(body))
@@ -121,12 +115,9 @@ async def test_a_request_that_ends_instances(make_bed: MakeBed, row: Row) -> Non
             await bed.ready()
             ended.append({name for name in NAMES if _pid(bed, name) != pids[name]})
             bed.told_to_end |= ended[-1]
-    # The first is tried once more, since an instance may end for any reason. After that it is known.
-    assert all(len(names) <= 1 for names in ended[1:]), ended
-    row.notes.append(
-        f"they ended {[len(names) for names in ended]} instances; lost are streams for which none was left"
-    )
-    assert set(row.counts.verdicts) <= {"ok", "lost", "refused"}, row.counts.told()
+    row.notes.append(f"they ended {[len(names) for names in ended]} instances")
+    assert all(len(names) <= 1 for names in ended), ended
+    assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
 
 
 def _lives(pid: int) -> bool:

@@ -120,12 +120,12 @@ class InstanceFailedError(SyshaxError):
     """The instance dropped the connection or answered nonsense.
 
     Attributes:
-        broke: The connection broke while the instance ran the request, which may have killed it.
+        reached: The instance got the request, which may have ended it.
     """
 
-    def __init__(self, message: str, *, broke: bool = False) -> None:
+    def __init__(self, message: str, *, reached: bool = True) -> None:
         super().__init__(message)
-        self.broke = broke
+        self.reached = reached
 
 
 class InstanceTimeoutError(SyshaxError):

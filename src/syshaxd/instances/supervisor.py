@@ -192,6 +192,10 @@ class Supervisor:
         if instance.lifecycle.state is State.READY:
             instance.prober.ask_now()
 
+    async def is_well(self, name: str) -> bool:
+        """Asks an instance at once whether it is healthy. Changes nothing. Raises NotFoundError for an unknown name."""
+        return await self._get(name).prober.ask() is None
+
     def note_launch(self, name: str, generation: int, text: str) -> None:
         """Reports progress of a slow launch: shown as the reason, and restarts the start time-out."""
         self._post(self._get(name), LaunchProgress(generation, text))

@@ -100,6 +100,7 @@ class Engine:
             request.task.uncancel()
             raise RequestCancelledError("an operator has cancelled this request") from None
         finally:
+            self._failures.leave(request)
             self.requests.end(request)
             self._tell_handovers(request)
 
@@ -112,14 +113,16 @@ class Engine:
                 try:
                     await self._run(request, claim, grant, answer)
                 except (InstanceFailedError, InstanceTimeoutError) as error:
-                    claim = self._start_over(request, claim, answer, error)
-                    continue
-                if answer.outcome is Outcome.OK:
-                    self._admission.observe_answer(
-                        claim.request, self._loop.time() - placed_at_s, answer.usage[1], request.handovers
-                    )
-                self._failures.end(request, failed=answer.outcome is Outcome.FAILED)
-                return answer.outcome
+                    instance, last_try, failure = answer.instance, answer.last_try, error
+                else:
+                    if answer.outcome is Outcome.OK:
+                        took_s = self._loop.time() - placed_at_s
+                        self._admission.observe_answer(claim.request, took_s, answer.usage[1], request.handovers)
+                    self._failures.end(request, failed=answer.outcome is Outcome.FAILED)
+                    return answer.outcome
+            await self._may_start_over(request, instance, failure, last_try=last_try)
+            claim = Claim(claim.request, () if request.tries.suspect else (instance,))
+            del failure  # it refers to this frame
 
     def _begin(self, request: Request, claim: Claim, grant: Grant) -> Answer:
         alone = len(self.registry.ready) < 2 or request.inference.pinned is not None
@@ -142,10 +145,12 @@ class Engine:
             InstanceTimeoutError: As above, and the instance was silent for too long.
         """
         while not answer.over:
+            began_s = self._loop.time()
             try:
                 await answer.run()
             except (InstanceFailedError, InstanceTimeoutError) as error:
-                self._failures.note(request, answer.instance, error, progressed=answer.progressed)
+                ran_s = self._loop.time() - began_s
+                await self._failures.note(request, answer.instance, error, progressed=answer.progressed, ran_s=ran_s)
                 try:
                     await self._fail_over(request, claim, grant, answer, error)
                 except SyshaxError as refusal:
@@ -168,6 +173,7 @@ class Engine:
         if not isinstance(answer, MovableAnswer) or not answer.may_go_on:
             raise error
         self._failures.check(request, answer.instance, error)
+        await self._failures.clear(request, answer.instance, error, within_s=self._max_queue_wait_s)
         if answer.target is None:
             _log.warning(
                 "request %s: instance %s: %s; its answer goes on elsewhere", request.id, answer.instance, error
@@ -195,22 +201,22 @@ class Engine:
                     continue
                 raise refusal from None
 
-    def _start_over(self, request: Request, claim: Claim, answer: Answer, error: SyshaxError) -> Claim:
-        """Claims slots for another try, as the client has got nothing yet. Raises SyshaxError: there is none."""
-        text = f"instance {answer.instance}: {error}"
+    async def _may_start_over(self, request: Request, instance: str, error: SyshaxError, *, last_try: bool) -> None:
+        """Returns when a request of whose answer the client has got nothing may be tried again. Raises SyshaxError."""
+        text = f"instance {instance}: {error}"
         try:
             if isinstance(error, InstanceTimeoutError):
                 raise InstanceTimeoutError(text) from error
-            self._failures.check(request, answer.instance, error)
-            if answer.last_try:
+            self._failures.check(request, instance, error)
+            if last_try:
                 raise InstanceFailedError(text) from error
+            await self._failures.clear(request, instance, error, within_s=self._max_queue_wait_s)
         except SyshaxError:
             self._failures.end(request, failed=True)
             raise
-        extra = {"instance": answer.instance, "request_id": request.id}
+        extra = {"instance": instance, "request_id": request.id}
         _log.warning("request %s: %s; trying another", request.id, text, extra=extra)
         request.retries += 1
-        return Claim(claim.request, (answer.instance,))
 
     def _tell_handovers(self, request: Request) -> None:
         for handover in request.handovers:

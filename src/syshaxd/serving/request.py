@@ -111,6 +111,8 @@ class Request:
     retries: int = 0
     handovers: list[HandoverRecord] = field(default_factory=list)
     answer: TokenCounts | None = None
+    on_answer: Callable[[], None] | None = None
+    """Called when the answer's first bytes go to the client."""
 
     @property
     def tokens(self) -> int:
@@ -119,7 +121,7 @@ class Request:
 
     def release(self) -> None:
         """Frees the body at once: references in a circle would keep it until the garbage collector's next full run."""
-        self.body, self.fields, self.answer = b"", None, None
+        self.body, self.fields, self.answer, self.on_answer = b"", None, None, None
 
     def record(self, outcome: Outcome, now_s: float, usage: tuple[int, int] | None = None) -> RequestRecord:
         """What is kept of it, now that it has ended; `usage` of an answer that another gateway has relayed."""

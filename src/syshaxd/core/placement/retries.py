@@ -1,10 +1,12 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Whether a request that failed is tried elsewhere: one that ends instances must not end them all.
+"""Whether and when a request that failed is tried again: one that ends instances must not end them all.
 
-An instance may end while it has a request without that being the request's fault: its requests go on elsewhere, once.
-A request is suspect if two instances broke off with it, or if it was on one that was ended for not answering its probes
-and had said nothing of the answer. A suspect gets one try, and only where another instance stays healthy beside it.
+If an instance ends, one of its requests may have ended it, and most are innocent. A request is suspect if it had just
+come and nothing of its answer had, or if its instance was ended for not answering probes and nothing of its answer had
+come, or if a second instance has ended with it. A suspect is never sent to the last instance that is ready: it waits
+for a second one, and then few suspects are tried at a time. All others are tried elsewhere at once. No request is tried
+again once two instances have ended while they ran it.
 """
 
 import hashlib
@@ -12,8 +14,10 @@ from collections import OrderedDict
 
 MAX_TRIES = 4
 """Of one request, whatever goes wrong with them."""
-MAX_BREAKS = 2
-"""Instances that may break off with one request."""
+MAX_ENDS = 2
+"""Instances that may end while they run one request."""
+HARMLESS_S = 5.0
+"""What ends an instance mostly does so when its prompt is read; one that has run a request for longer has read it."""
 KEPT_S = 300.0
 _MAX_KEPT = 256
 
@@ -24,8 +28,8 @@ class Retries:
     def __init__(self) -> None:
         self._remembered = False
         self._failures = 0
-        self._breaks = 0
-        self._unresponsive = False
+        self._ends = 0
+        self._ended_early = False
         self._counted: Exception | None = None
 
     def remember(self) -> None:
@@ -35,43 +39,56 @@ class Retries:
     @property
     def suspect(self) -> bool:
         """It is likely to end instances."""
-        return self._remembered or self._unresponsive or self._breaks >= MAX_BREAKS
+        return self._remembered or self._ended_early or self._ends >= MAX_ENDS
 
-    def failed(self, error: Exception, *, broke: bool, unresponsive: bool, begun: bool) -> None:
+    def failed(self, error: Exception, *, ended: bool, unresponsive: bool, begun: bool, ran_s: float) -> None:
         """Counts a failure; the same error again counts once.
 
         Args:
             error: What failed.
-            broke: The instance broke the connection off while it had the request.
-            unresponsive: The instance was being ended, as it did not answer its probes any more.
-            begun: The instance had said something of the answer.
+            ended: The instance ended while it ran the request, and nobody had asked it to.
+            unresponsive: The supervisor ended it, as it no longer answered its probes.
+            begun: The instance had made some of the answer.
+            ran_s: For how long it had run the request.
         """
         if error is self._counted:
             return
         self._counted = error
         self._failures += 1
-        self._breaks += broke
-        self._unresponsive = self._unresponsive or (broke and unresponsive and not begun)
+        self._ends += ended
+        self._ended_early |= ended and not begun and (unresponsive or ran_s < HARMLESS_S)
 
-    def refusal(self, healthy: int, instances: int) -> str:
-        """Why it must not be tried now.
-
-        Args:
-            healthy: Instances that could be asked now.
-            instances: All that there are.
-
-        Returns:
-            Empty: it may be tried.
-        """
+    def refusal(self) -> str:
+        """Why it is not tried again; empty: it may be, if it is suspect only beside a second instance that is ready."""
         if self._failures >= MAX_TRIES:
             return f"it has failed {self._failures} times"
-        if self._breaks >= MAX_BREAKS:
-            return f"{self._breaks} instances broke off while they had this request"
-        if self.suspect and self._failures:
-            return "this request may have ended an instance"
-        if self.suspect and healthy < 2 <= instances:
-            return "such a request may have ended an instance lately, and only one is healthy"
+        if self._ends >= MAX_ENDS:
+            return f"{self._ends} instances ended while they ran this request"
+        if self._remembered and self._failures:
+            return "such a request may have ended an instance lately, as this one may have now"
         return ""
+
+
+class Trials:
+    """How many suspects are tried at a time: one, and more with each that proves harmless."""
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._limit = 1
+
+    @property
+    def may_begin(self) -> bool:
+        """Another suspect may be tried."""
+        return self._running < self._limit
+
+    def begin(self) -> None:
+        """A suspect is tried."""
+        self._running += 1
+
+    def end(self, *, harmless: bool) -> None:
+        """It has ended its instance, or has not."""
+        self._running -= 1
+        self._limit = self._limit + 1 if harmless else 1
 
 
 class Suspects:

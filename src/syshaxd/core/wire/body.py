@@ -25,9 +25,8 @@ MAX_SHORT_BYTES = 64 * 1024
 # A key that is known costs 0.3 us each time that it stands in a body, in which the GIL is held. Texts contain none: in
 # them, a quote has a backslash.
 _MAX_KEYS = 300_000
-_KEY = re.compile(rb'"\s*:')
-_IN_TEXT = re.compile(rb'\\"\s*:')
-_KEY_PIECE_BYTES = 1024 * 1024
+_WHITESPACE = b" \t\r\n"
+_PIECE_BYTES = 256 * 1024
 _BOM = b"\xef\xbb\xbf"
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.+)`", re.DOTALL)
 _INTEGER = re.compile(r"\s*[+-]?\d{1,18}(?:\.0*)?\s*", re.ASCII)
@@ -170,11 +169,15 @@ def _present(struct: msgspec.Struct) -> dict[str, msgspec.Raw]:
 
 
 def _has_too_many_keys(data: bytes) -> bool:
-    """Looks piece by piece, so that other threads get the GIL. A key across two pieces is not counted."""
+    """Counts piece by piece, so that other threads get the GIL. A key across two pieces is not counted.
+
+    By plain counting, which takes a few nanoseconds for each byte, whatever they are; a regular expression takes up to
+    a hundred for each quote.
+    """
     keys = 0
-    for begin in range(0, len(data), _KEY_PIECE_BYTES):
-        end = begin + _KEY_PIECE_BYTES
-        keys += len(_KEY.findall(data, begin, end)) - len(_IN_TEXT.findall(data, begin, end))
+    for begin in range(0, len(data), _PIECE_BYTES):
+        piece = data[begin : begin + _PIECE_BYTES].translate(None, _WHITESPACE)
+        keys += piece.count(b'":') - piece.count(b'\\":')
         if keys > _MAX_KEYS:
             return True
     return False

@@ -132,6 +132,8 @@ class ClientAnswer:
             extra=self._client.answer_lines + _weights_line(request),
         )
         self._write(text + body)
+        if request.on_answer is not None:
+            request.on_answer()
 
 
 def _weights_line(request: Request) -> bytes:

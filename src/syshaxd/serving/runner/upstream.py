@@ -128,7 +128,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exc is None and head is not None and not head.chunked and head.content_length is None:
             sink.end()
         else:
-            sink.failed(InstanceFailedError(f"the connection broke: {exc or 'closed by the instance'}", broke=True))
+            sink.failed(InstanceFailedError(f"the connection broke: {exc or 'closed by the instance'}"))
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes of the response."""
@@ -270,13 +270,14 @@ class UpstreamPool:
                     lambda: UpstreamConnection(self), self._address.host, self._address.port
                 )
         except TimeoutError:
-            raise InstanceFailedError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
+            raise InstanceFailedError(f"no connection within {CONNECT_TIMEOUT_S:g} s", reached=False) from None
         except (OSError, UnicodeError) as error:
             if is_own_shortage(error):
                 raise UnavailableError(
                     "syshaxd itself lacks descriptors or memory for a connection to an instance", retry_after_s=1.0
                 ) from error
-            raise InstanceFailedError(f"no connection: {why_no_connection(error, self._address.host)}") from None
+            why = why_no_connection(error, self._address.host)
+            raise InstanceFailedError(f"no connection: {why}", reached=False) from None
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:
