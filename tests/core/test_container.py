@@ -11,7 +11,7 @@ from syshaxd.core.address import published_port
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
 from syshaxd.core.launch.container import DONOR_NAME, docker_run, shell_text, with_connector
-from syshaxd.core.launch.container_faults import exit_status, launch_fault, pull_fault
+from syshaxd.core.launch.container_faults import architecture_fault, exit_status, launch_fault, pull_fault
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.secrets import safe_words
 from syshaxd.core.types import ExitStatus, HandoverProtocol, InstanceSpec
@@ -218,6 +218,7 @@ def test_ports(text: str, expected: tuple[str, int, int]) -> None:
         ("No such container: vllm_gpu", "start that first", False),
         ('invalid mount config for type "bind": bind source path does not exist: /m', "container.volumes", True),
         ('exec: "vllm": executable file not found in $PATH', "container.command", True),
+        ("exec /usr/bin/vllm: exec format error", "is for other CPUs than this host's", True),
         ("Requested CPUs are not available - requested 99, available: 0-1", "cpuset_cpus", True),
         ("unable to apply caps: operation not permitted", "privileged", True),
         ("write /x: no space left on device", "disk", False),
@@ -229,6 +230,25 @@ def test_what_the_engine_says_is_named_with_its_remedy(text: str, remedy: str, *
     assert message.startswith("cpu: ")
     assert remedy in message
     assert found is permanent
+
+
+@pytest.mark.parametrize(
+    ("image", "engine", "fault"),
+    [
+        ("amd64", "amd64", False),
+        ("amd64", "x86_64", False),
+        ("arm64", "aarch64", False),
+        ("arm64", "amd64", True),
+        ("amd64", "ARM64", True),
+        ("aarch64", "x86_64", True),
+        ("", "amd64", False),
+        ("arm64", "", False),
+        ("386", "amd64", False),  # runs there
+    ],
+)
+def test_an_image_for_other_cpus_is_recognised(image: str, engine: str, *, fault: bool) -> None:
+    said = architecture_fault(only_cpu(), image, engine)
+    assert ("services.cpu.container.image" in said) is fault
 
 
 @pytest.mark.parametrize(

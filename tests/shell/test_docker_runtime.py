@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 from unittest.mock import Mock, create_autospec
@@ -16,12 +18,15 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from syshaxd.core.errors import SyshaxError
+from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.types import ContainerSpec, RuntimeKind
 from syshaxd.runtime.docker import DockerRuntime
+from syshaxd.runtime.docker import api as api_module
 from syshaxd.runtime.docker.api import ContainerApi
 from syshaxd.runtime.docker.pull import pull
 from syshaxd.runtime.docker.threads import EventReader
 from syshaxd.system.sidetasks import SideTasks
+from tests.fakes.specs import make_spec
 
 # Asks the engine until its input ends.
 PROGRAM = """
@@ -106,6 +111,24 @@ def test_only_containers_that_this_daemon_made_are_its_own(found: Container, is_
     api._client = create_autospec(docker.DockerClient, instance=True, containers=Mock())
     api._client.containers.list.return_value = [found]
     assert [state.name for state in api.find("gpu")] == ([found.name] if is_ours else [])
+
+
+@pytest.mark.parametrize(("host", "emulated", "refused"), [("unix:///x", False, True), ("unix:///x", True, False)])
+def test_an_image_for_other_cpus_is_refused_before_the_start_unless_they_are_emulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, *, emulated: bool, refused: bool
+) -> None:
+    if emulated:
+        (tmp_path / "qemu-aarch64").touch()
+    monkeypatch.setattr(api_module, "_EMULATORS", str(tmp_path))
+    api = ContainerApi(host, owner="/state", timeout_s=1.0)
+    api._client = create_autospec(docker.DockerClient, instance=True, images=Mock())
+    api._client.images.get.return_value = Mock(attrs={"Architecture": "arm64"})
+    api._client.version.return_value = {"Arch": "amd64"}
+    container = ContainerSpec(name="vllm_cpu", image="vllm")
+    spec = replace(make_spec("cpu", runtime=RuntimeKind.DOCKER, argv=("vllm",)), container=container)
+    for ask in (lambda: api.check_image(spec), lambda: api.fetch(spec, Mock(), lambda: True)):
+        with pytest.raises(LaunchFailedError, match="other CPUs") if refused else nullcontext():
+            ask()
 
 
 class Engine:

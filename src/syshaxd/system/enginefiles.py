@@ -140,10 +140,15 @@ def _replace_link(link: Path, target: Path) -> None:
         made.replace(link)
 
 
+def site_packages(python: Path) -> list[Path]:
+    """The folders of packages of an interpreter in an environment of its own."""
+    prefix = python.parent.parent
+    return [folder for pattern in _PACKAGES for folder in prefix.glob(pattern)]
+
+
 def _vllm_version(python: Path) -> str:
     """Empty: not found, or ambiguous."""
-    prefix = python.parent.parent
-    entries = [entry for pattern in _PACKAGES for entry in prefix.glob(f"{pattern}/vllm*.dist-info")]
+    entries = [entry for folder in site_packages(python) for entry in folder.glob("vllm*.dist-info")]
     versions = {found[1] for entry in entries if (found := _DIST_INFO.fullmatch(entry.name))}
     return versions.pop() if len(versions) == 1 else ""
 

@@ -30,6 +30,7 @@ def _rule(pattern: str, meaning: str, *, permanent: bool) -> _Rule:
     return _Rule(re.compile(pattern, re.IGNORECASE | re.DOTALL), meaning, permanent)
 
 
+_ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 # The first match counts.
 _LAUNCH = (
     _rule(
@@ -70,7 +71,13 @@ _LAUNCH = (
         permanent=True,
     ),
     _rule(
-        r"executable file not found|exec: .*no such file or directory|exec format error",
+        r"exec format error",
+        "the image {image} is for other CPUs than this host's (`docker image inspect` tells its architecture): set "
+        "{key}.image",
+        permanent=True,
+    ),
+    _rule(
+        r"executable file not found|exec: .*no such file or directory",
         "the image {image} has no program {program} for this machine: set {key}.command",
         permanent=True,
     ),
@@ -106,6 +113,14 @@ _PULL = (
         permanent=True,
     ),
 )
+
+
+def architecture_fault(spec: InstanceSpec, image: str, engine: str) -> str:
+    """Why the engine's host cannot run an image, by the architectures of both; empty: it can, or one is not known."""
+    image, engine = (_ARCHITECTURES.get(name.lower(), "") for name in (image, engine))
+    if not image or not engine or image == engine:
+        return ""
+    return f"{launch_fault(spec, 'exec format error')[0]} ({image}, and this host is {engine})"
 
 
 def launch_fault(spec: InstanceSpec, text: str) -> tuple[str, bool]:

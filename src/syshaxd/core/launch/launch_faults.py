@@ -131,8 +131,9 @@ _RULES = (
     ),
     _rule(r"((?:SettingsError|FolderError|IdentityError): [^\n]+)", "the connector cannot start: {0}"),
 )
+OTHER_CPUS = "it was built for other CPUs than this host's: install a matching vLLM (`lscpu` lists the CPU features)"
 _SIGNALS = {
-    SIGILL: "it was built for other CPUs than this host's: install a matching vLLM (`lscpu` lists the CPU features)",
+    SIGILL: OTHER_CPUS,
     SIGKILL: "unless a user killed it, the kernel was out of memory: check `dmesg`",
     SIGBUS: "shared memory is full, or a mapped file was truncated: check `df -h /dev/shm`",
     SIGSEGV: "a bug in the engine or a library: check `dmesg` and the end of its log",

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -17,7 +18,7 @@ from docker.types import CancellableStream
 
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.launch.container import DONOR, DONOR_NAME, JOIN, joined_container
-from syshaxd.core.launch.container_faults import NOT_RUN, NVML_LOST, launch_fault, pull_fault
+from syshaxd.core.launch.container_faults import NOT_RUN, NVML_LOST, architecture_fault, launch_fault, pull_fault
 from syshaxd.core.types import ContainerSpec, InstanceSpec
 from syshaxd.runtime.docker.options import create_options
 from syshaxd.runtime.docker.pull import PullError, pull
@@ -26,6 +27,7 @@ from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, NAME, OWN
 DEFAULT_HOST = "unix:///run/docker.sock"
 _DONOR_INSTANCE = "ipc-donor"
 _EXEC_TIMEOUT_S = 0.25
+_EMULATORS = "/proc/sys/fs/binfmt_misc"
 
 
 class EngineAwayError(SyshaxError):
@@ -137,7 +139,7 @@ class ContainerApi:
             raise LaunchFailedError(launch_fault(spec, "already in use")[0], permanent=True)
 
     def check_image(self, spec: InstanceSpec) -> None:
-        """Whether the image is there, or may be fetched.
+        """Whether the image is there and for this host's CPUs, or may be fetched.
 
         Raises:
             LaunchFailedError: It is not.
@@ -145,7 +147,7 @@ class ContainerApi:
         assert spec.container is not None
         with self._connected() as client:
             try:
-                client.images.get(spec.container.image)
+                self._check_architecture(client, spec)
             except ImageNotFound:
                 if not spec.container.pull:
                     raise _no_image(spec) from None
@@ -165,7 +167,7 @@ class ContainerApi:
         image = spec.container.image
         with self._connected() as client:
             try:
-                client.images.get(image)
+                self._check_architecture(client, spec)
                 return
             except ImageNotFound:
                 if not spec.container.pull:
@@ -175,7 +177,7 @@ class ContainerApi:
                 for text in pull(client, image, is_wanted):
                     note(f"fetching the image {image}: {text}")
                 if is_wanted():
-                    client.images.get(image)
+                    self._check_architecture(client, spec)
             except (APIError, ImageNotFound, PullError) as error:
                 message, permanent = pull_fault(spec, _text(error))
                 raise LaunchFailedError(message, permanent=permanent) from error
@@ -235,6 +237,14 @@ class ContainerApi:
                 return
             if not any(state.running and state.joins == donor.ident for state in self.find()):
                 self._remove(client, donor.ident)
+
+    def _check_architecture(self, client: docker.DockerClient, spec: InstanceSpec) -> None:
+        """Raises ImageNotFound, or LaunchFailedError if the image is for other CPUs and nothing here emulates them."""
+        assert spec.container is not None
+        image = str(client.images.get(spec.container.image).attrs.get("Architecture") or "")
+        fault = architecture_fault(spec, image, str(client.version().get("Arch") or ""))
+        if fault and self.is_local and not any(Path(_EMULATORS).glob("qemu-*")):
+            raise LaunchFailedError(fault, permanent=True)
 
     def _namespace(self, client: docker.DockerClient, wanted: ContainerSpec) -> str:
         """The IPC mode to ask for. By id: a name could mean another container by the time it is started."""

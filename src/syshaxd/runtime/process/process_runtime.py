@@ -22,9 +22,10 @@ from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.digest import digest
 from syshaxd.runtime.logfile import LogFile
 from syshaxd.runtime.process import ending, procfs, shm, tempfolder
+from syshaxd.runtime.process.kernels import check_kernels
 from syshaxd.runtime.process.procfs import Process
 from syshaxd.runtime.process.record import Record
-from syshaxd.runtime.process.spawn import check, spawn
+from syshaxd.runtime.process.spawn import check, inherited_environment, spawn
 
 _log = logging.getLogger(__name__)
 _LOG_MAX_BYTES = 16 * 1024 * 1024
@@ -94,6 +95,7 @@ class ProcessRuntime:
             boot_id=await asyncio.to_thread(procfs.boot_id),
         )
         try:
+            await self._check_kernels(spec)
             record = await asyncio.to_thread(self._spawn, spec, record, log.path)
         except LaunchFailedError as error:
             await log.append(f"{title}: {error}")
@@ -104,9 +106,10 @@ class ProcessRuntime:
         """Its program, model, CPUs and port are there, and its files can be written. See InstanceRuntime."""
         await self._open()
         await asyncio.to_thread(partial(check, spec, self._folder, needs_port=needs_port))
+        await self._check_kernels(spec)
 
     def abandon(self, name: str) -> None:
-        """Nothing: a launch takes no time. See InstanceRuntime."""
+        """Nothing: a launch takes seconds at most. See InstanceRuntime."""
 
     async def wait(self, handle: Handle) -> ExitStatus:
         """Returns once no process of the generation is left. See InstanceRuntime."""
@@ -221,6 +224,9 @@ class ProcessRuntime:
             if record.temporary_folder:
                 tempfolder.remove(record.temporary_folder, spec.name)
             raise
+
+    async def _check_kernels(self, spec: InstanceSpec) -> None:
+        await check_kernels(spec, inherited_environment() | dict(spec.env), self._folder)
 
     # Files.
 

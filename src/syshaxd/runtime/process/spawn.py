@@ -132,9 +132,13 @@ def _unbound(spec: InstanceSpec, why: str) -> LaunchFailedError:
     )
 
 
+def inherited_environment() -> dict[str, str]:
+    """The daemon's environment, as far as its instances may have it."""
+    return {key: value for key, value in os.environ.items() if key not in _PRIVATE_VARIABLES}
+
+
 def _environment(spec: InstanceSpec, folder: Path, record: Record) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if key not in _PRIVATE_VARIABLES}
-    environment = {"PYTHONUNBUFFERED": "1"} | inherited
+    environment = {"PYTHONUNBUFFERED": "1"} | inherited_environment()
     if record.temporary_folder:
         environment["TMPDIR"] = record.temporary_folder
         # It is in TMPDIR by default, and would be lost with it.
