@@ -14,8 +14,9 @@ from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.measured import Lengths, Line, Measured
 from syshaxd.core.placement.prediction import pays
 from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.rules import Move, Policy
+from syshaxd.core.placement.rules import RULES, Move, Policy, View
 from syshaxd.core.placement.scheduler import Scheduler
+from syshaxd.core.placement.steps import StepTime
 from tests.fakes.specs import make_spec
 
 GPU, CPU = replace(make_spec("gpu"), max_num_seqs=8), replace(make_spec("cpu"), max_num_seqs=8)
@@ -32,9 +33,18 @@ def line(x: float, y: float) -> Line:
     return Line(x, y, variance=4.0, spread=y / 50, count=50)
 
 
+def steps(batch: float, step_s: float) -> StepTime:
+    return StepTime(line(batch, step_s), Line.first(batch, 0.0), spread=step_s / 50)
+
+
+def seconds(value: float, spread: float) -> Line:
+    """Of a hand-over, whatever its size."""
+    return Line(1000, value, variance=4.0, spread=spread, count=50)
+
+
 def known(gpu_s: float, cpu_s: float) -> Estimates:
     return Estimates(
-        token_s={"gpu": line(8, gpu_s), "cpu": line(4, cpu_s)},
+        token_s={"gpu": steps(8, gpu_s), "cpu": steps(4, cpu_s)},
         prefill_s={"gpu": line(1000, 0.1), "cpu": line(1000, 3.0)},
         lengths=Lengths((), tuple(range(20, 220, 2)), 120.0),
     )
@@ -73,13 +83,15 @@ def test_a_cpu_fifty_times_slower_helps_with_nothing_that_can_wait() -> None:
 
 
 def test_others_on_the_cpu_count() -> None:
-    crowded = replace(LIKE, token_s=LIKE.token_s | {"cpu": replace(line(1, 0.09), covariance=0.1)})
+    crowded = replace(
+        LIKE, token_s=LIKE.token_s | {"cpu": replace(steps(1, 0.09), by_batch=replace(line(1, 0.09), covariance=0.1))}
+    )
     assert decide(LIKE, 40, inflight=FULL | {"cpu": 7}).places[-1] == "cpu"  # type: ignore[union-attr]
     assert decide(crowded, 40, inflight=FULL | {"cpu": 7}).places == ("gpu",)  # type: ignore[union-attr]
 
 
 def test_what_is_unsure_is_not_done() -> None:
-    unsure = replace(LIKE, token_s={name: replace(its, spread=its.y) for name, its in LIKE.token_s.items()})
+    unsure = replace(LIKE, token_s={name: replace(step, spread=step.mean_s) for name, step in LIKE.token_s.items()})
     assert isinstance(decide(LIKE, 25), Offload)
     assert decide(unsure, 25).places == ("gpu",)  # type: ignore[union-attr]
 
@@ -91,7 +103,7 @@ def test_refused_saves_speak_against_an_offload() -> None:
 
 
 def test_how_quick_a_cpu_is_gets_known_by_one_request() -> None:
-    new = Estimates(token_s={"gpu": line(8, 0.03)})
+    new = Estimates(token_s={"gpu": steps(8, 0.03)})
     assert isinstance(decide(new), Offload)
     assert decide(new, inflight=FULL | {"cpu": 1}).places == ("gpu",)  # type: ignore[union-attr]
     whole = replace(SPLIT, whole_because="seed")
@@ -121,8 +133,8 @@ def moves(estimates: Estimates, gpu: InstanceLoad, inflight: dict[str, int] | No
 
 def test_a_stream_leaves_a_gpu_that_preempts_only_where_that_is_quicker_than_computing_it_again() -> None:
     pressed = InstanceLoad(read_at_s=1.0, running=8, waiting=12, kv_usage_ratio=0.95, preempted=2)
-    quick = {("gpu", "cpu"): Measured(0.2, 0.02), ("cpu", "gpu"): Measured(0.2, 0.02)}
-    slow = {("gpu", "cpu"): Measured(0.5, 0.02), ("cpu", "gpu"): Measured(0.8, 0.1)}
+    quick = {("gpu", "cpu"): seconds(0.2, 0.02), ("cpu", "gpu"): seconds(0.2, 0.02)}
+    slow = {("gpu", "cpu"): seconds(0.5, 0.02), ("cpu", "gpu"): seconds(0.8, 0.1)}
     assert moves(replace(LIKE, handover_s=quick), pressed) == (Move("gpu", "cpu", Cause.PRESSURE, 1),)
     assert moves(replace(SLOW, handover_s=slow), pressed) == ()
     assert moves(Estimates(), pressed) == ()
@@ -149,13 +161,17 @@ lines = st.builds(
     count=st.integers(1, 50),
 )
 prompts = st.builds(Line, st.floats(1, 4000), st.floats(0.001, 30.0), spread=st.floats(0, 10), count=st.integers(1, 50))
+step_times = st.builds(
+    StepTime, lines, prompts, variance=st.floats(0, 1), covariance=st.floats(-1, 1), spread=st.floats(0, 1)
+)
 values = st.builds(Measured, st.floats(0, 1), st.floats(0, 1))
 estimates_ = st.builds(
     Estimates,
-    token_s=st.dictionaries(names, lines),
+    token_s=st.dictionaries(names, step_times),
     prefill_s=st.dictionaries(names, prompts),
     kv_per_request=st.dictionaries(names, values),
-    handover_s=st.dictionaries(st.sampled_from(sorted(BOTH)), values),
+    kv_per_token=st.dictionaries(names, st.builds(Measured, st.floats(0, 0.001), st.floats(0, 0.001))),
+    handover_s=st.dictionaries(st.sampled_from(sorted(BOTH)), prompts),
     refused=st.dictionaries(names, values),
 )
 loads = st.builds(
@@ -179,7 +195,16 @@ requests = st.builds(
 )
 
 
-@given(requests, loads, loads, counts, st.integers(0, 100), estimates_, st.sampled_from([BOTH, frozenset()]))
+@given(
+    requests,
+    loads,
+    loads,
+    counts,
+    st.integers(0, 100),
+    estimates_,
+    st.sampled_from([BOTH, frozenset()]),
+    st.integers(0, 4000),
+)
 def test_for_all_loads(
     request_: InferenceRequest,
     gpu: InstanceLoad,
@@ -188,17 +213,34 @@ def test_for_all_loads(
     queued: int,
     estimates: Estimates,
     pairs: frozenset[tuple[str, str]],
+    tokens: int,
 ) -> None:
     snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
-    decision = SCHEDULER.decide(request_, snapshot, inflight, (GPU, CPU), pairs, queued=queued, estimates=estimates)
-    rooms = {spec.name: SCHEDULER.room(spec, snapshot, inflight, {}, estimates) for spec in (GPU, CPU)}
+    own = estimates.kv_tokens(request_)
+    sums = {name: count * tokens for name, count in inflight.items()}
+    decision = SCHEDULER.decide(
+        request_, snapshot, inflight, (GPU, CPU), pairs, queued=queued, estimates=estimates, kv_tokens=sums
+    )
+    view = View(
+        policy=SCHEDULER.policy,
+        snapshot=snapshot,
+        inflight=inflight,
+        ended={},
+        candidates=(GPU, CPU),
+        pairs=pairs,
+        queued=queued,
+        estimates=estimates,
+        kv_tokens=sums,
+        request_kv_tokens=own,
+    )
+    rooms = {spec.name: RULES["cost"].room(view, spec) for spec in (GPU, CPU)}
     assert not isinstance(decision, Reject), "a full fleet makes a request wait"
     if isinstance(decision, Wait):
         assert not rooms["gpu"].has_place, "nothing waits for a GPU that has a place"
         return
     assert rooms[decision.places[-1]].has_place
     for name in decision.places:
-        kv = estimates.kv_per_request.get(name)
+        kv = estimates.kv_share(name, view.mean_kv_tokens(name))
         if kv is not None and rooms[name].slots > 1:
             assert rooms[name].slots * kv.value <= 0.9 + 1e-9, "no more runs than its KV cache has room for"
     if decision.places[-1] == "cpu":

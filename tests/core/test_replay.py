@@ -96,17 +96,23 @@ def run(profile: str, policy: str, requests: list[TracedRequest]) -> Replayed:
     return replay(PROFILES[profile], Policy(name=policy), requests)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("rate", [9, 10, 14])
-def test_the_loss_of_the_former_rules_is_gone(rate: float, seed: int) -> None:
-    """An 8B model on a GPU with scarce KV cache and a CPU that is fifty times slower a token."""
-    requests = poisson(rate, 40, seed)
-    alone, cost = (run("h200-scarce-kv", policy, requests) for policy in ("gpu-only", "cost"))
-    assert whole_s(cost) < 1.015 * whole_s(alone)
-    helped = sum(len(outcome.places) > 1 for outcome in cost.outcomes)
-    assert helped <= 0.01 * len(requests), "the right thing is nearly nothing"
+def test_the_loss_of_the_former_rules_is_gone(rate: float) -> None:
+    """An 8B model on a GPU with scarce KV cache and a CPU that is fifty times slower a token.
+
+    If requests arrive up to 10 ms later, whole answers of the GPU alone take 1 to 4 % more or less.
+    """
+    sums = dict.fromkeys(("gpu-only", "cost", "turn"), 0.0)
+    for seed in (1, 2, 3):
+        requests = poisson(rate, 40, seed)
+        for policy in sums:
+            replayed = run("h200-scarce-kv", policy, requests)
+            sums[policy] += whole_s(replayed)
+            helped = sum(len(outcome.places) > 1 for outcome in replayed.outcomes)
+            assert policy == "turn" or helped <= 0.01 * len(requests), "the right thing is nearly nothing"
+    assert sums["cost"] < 1.02 * sums["gpu-only"]
     if rate > 9:
-        assert whole_s(run("h200-scarce-kv", "turn", requests)) > 1.05 * whole_s(alone)
+        assert sums["turn"] > 1.05 * sums["gpu-only"]
 
 
 def test_a_cpu_that_is_nearly_as_quick_helps_in_overload() -> None:

@@ -15,6 +15,7 @@ from syshaxd.core.placement.measured import Lengths, Line
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.rules import Move, Policy
 from syshaxd.core.placement.scheduler import Scheduler
+from syshaxd.core.placement.steps import StepTime
 from tests.fakes.specs import make_spec
 
 GPU, CPU = replace(make_spec("gpu"), max_num_seqs=8), replace(make_spec("cpu"), max_num_seqs=8)
@@ -22,7 +23,7 @@ BOTH = frozenset({("gpu", "cpu"), ("cpu", "gpu")})
 SCHEDULER = Scheduler(Policy(name="turn"))
 SPLIT = InferenceRequest(request_id="r", model="m", stream=True, whole_because="", prompt_tokens=500, max_tokens=100)
 FULL = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=8, waiting=2)})
-FAST_GPU = Estimates(token_s={"gpu": Line.first(8, 0.0065), "cpu": Line.first(8, 0.35)})
+FAST_GPU = Estimates(token_s={"gpu": StepTime.first(8, 0.0065), "cpu": StepTime.first(8, 0.35)})
 
 
 def decide(request: InferenceRequest = SPLIT, snapshot: Snapshot = FULL, **more: object) -> Decision:
@@ -71,7 +72,7 @@ def test_a_slow_cpu_gets_no_request_that_is_quicker_if_it_waits() -> None:
 
 def test_a_long_prompt_stays_off_a_cpu_that_computes_prompts_slowly() -> None:
     alike = Estimates(
-        token_s={"gpu": Line.first(1, 0.01), "cpu": Line.first(1, 0.01)},
+        token_s={"gpu": StepTime.first(1, 0.01), "cpu": StepTime.first(1, 0.01)},
         prefill_s={"gpu": Line.first(1000, 0.1), "cpu": Line.first(1000, 5.0)},
     )
     whole = replace(SPLIT, whole_because="seed")
@@ -148,7 +149,9 @@ requests = st.builds(
 )
 estimates = st.builds(
     Estimates,
-    token_s=st.dictionaries(st.sampled_from(["gpu", "cpu"]), st.builds(Line.first, st.just(1), st.floats(0.001, 1.0))),
+    token_s=st.dictionaries(
+        st.sampled_from(["gpu", "cpu"]), st.builds(StepTime.first, st.just(1), st.floats(0.001, 1.0))
+    ),
     prefill_s=st.dictionaries(
         st.sampled_from(["gpu", "cpu"]), st.builds(Line.first, st.just(1000), st.floats(0.01, 100.0))
     ),
@@ -205,9 +208,9 @@ def test_the_cpu_helps_only_with_what_does_not_end_sooner_on_the_gpu(
     tokens = min(known.lengths.mean, request_.max_tokens or known.lengths.mean)
     room = SCHEDULER.room(GPU, snapshot, inflight)
     ahead = 1 + queued + max(gpu.waiting, inflight["gpu"] - room.slots)
-    on_gpu_s = ahead * known.lengths.mean * known.token_s["gpu"].y / room.slots
-    on_gpu_s += tokens * known.token_s["gpu"].y
-    on_cpu_s = tokens * known.token_s["cpu"].y
+    on_gpu_s = ahead * known.lengths.mean * known.token_s["gpu"].mean_s / room.slots
+    on_gpu_s += tokens * known.token_s["gpu"].mean_s
+    on_cpu_s = tokens * known.token_s["cpu"].mean_s
     if isinstance(decision, RunOn) and len(known.prefill_s) == 2:
         on_gpu_s += request_.prompt_tokens * known.prefill_s["gpu"].y / 1000
         on_cpu_s += request_.prompt_tokens * known.prefill_s["cpu"].y / 1000

@@ -170,7 +170,7 @@ class Admission:
         decision = self._decide(request, candidates, fleet, queued=len(self._queue), inflight=without)
         if not isinstance(decision, RunOn) or (name, decision.instance) not in fleet.pairs:
             return None
-        return self._slots.take(fleet.specs[decision.instance])
+        return self._slots.take(fleet.specs[decision.instance], self._estimates.kv_tokens(request))
 
     def observe_answer(
         self, request: InferenceRequest, duration_s: float, tokens: int, handovers: Sequence[HandoverRecord] = ()
@@ -187,7 +187,9 @@ class Admission:
     def observe_loads(self, fleet: Fleet) -> list[Effect]:
         """New readings have come: what waits is decided again."""
         self._slots.observe_loads(fleet.snapshot)
-        self._estimates = observe_loads(self._estimates, fleet.snapshot)
+        sums = self._slots.kv_tokens
+        tokens = {name: sums[name] / count for name, count in self.inflight.items() if count}
+        self._estimates = observe_loads(self._estimates, fleet.snapshot, tokens)
         return self.admit(fleet)
 
     def admit(self, fleet: Fleet, *, offered_cpu: int = _OFFERED_CPU) -> list[Effect]:
@@ -207,7 +209,15 @@ class Admission:
             for target in sorted(target for other, target in fleet.pairs if other == source):
                 self._move(Move(source, target, Cause.DRAIN, self.inflight.get(source, 0)), fleet, effects)
         if not self.queued:
-            for move in self._scheduler.moves(fleet.snapshot, self.inflight, fleet.ready, fleet.pairs, self._estimates):
+            moves = self._scheduler.moves(
+                fleet.snapshot,
+                self.inflight,
+                fleet.ready,
+                fleet.pairs,
+                self._estimates,
+                kv_tokens=self._slots.kv_tokens,
+            )
+            for move in moves:
                 self._move(move, fleet, effects)
         return effects
 
@@ -318,6 +328,7 @@ class Admission:
             ended=self._slots.ended if ended is None else ended,
             queued=queued,
             estimates=self._estimates,
+            kv_tokens=self._slots.kv_tokens,
         )
 
     def _decided(
@@ -329,7 +340,11 @@ class Admission:
     # Slots.
 
     def _grant(self, claim: Claim, placement: Placement, fleet: Fleet) -> Granted:
-        slots = tuple(self._slots.take(fleet.specs[name]) for name in placement.places)
+        kv_tokens = self._estimates.kv_tokens(claim.request)
+        parts = (claim.request.prompt_tokens, kv_tokens) if isinstance(placement, Offload) else (kv_tokens,)
+        slots = tuple(
+            self._slots.take(fleet.specs[name], tokens) for name, tokens in zip(placement.places, parts, strict=True)
+        )
         self._running[claim] = None
         return Granted(claim, Grant(placement, slots, released=partial(self._forget, claim)))
 
@@ -341,12 +356,16 @@ class Admission:
                 self._queue.remove(entry)
                 self._returns -= 1
 
-    def _reserve(self, spec: InstanceSpec, fleet: Fleet) -> Slot | None:
-        """Takes a slot on an instance; None: it has no room."""
-        return self._slots.take(spec) if self._room(spec, fleet).has_place else None
+    def _reserve(self, claim: Claim, spec: InstanceSpec, fleet: Fleet) -> Slot | None:
+        """Takes a slot for a stream that moves to an instance; None: it has no room."""
+        if not self._room(spec, fleet).has_place:
+            return None
+        return self._slots.take(spec, self._estimates.kv_tokens(claim.request))
 
     def _room(self, spec: InstanceSpec, fleet: Fleet) -> Room:
-        return self._scheduler.room(spec, fleet.snapshot, self.inflight, self._slots.ended, self._estimates)
+        return self._scheduler.room(
+            spec, fleet.snapshot, self.inflight, self._slots.ended, self._estimates, kv_tokens=self._slots.kv_tokens
+        )
 
     def _retry_after_s(self, fleet: Fleet) -> float:
         """When the present queue will have been served, at the present mean duration."""
@@ -368,7 +387,7 @@ class Admission:
             return False
         if (stream.spec.name, gpu.name) not in fleet.pairs:
             return False  # it was started again meanwhile
-        slot = self._reserve(gpu, fleet)
+        slot = self._reserve(claim, gpu, fleet)
         if slot is not None:
             effects.append(MoveStream(claim, slot, Cause.ROOM))
         return slot is not None
@@ -380,7 +399,7 @@ class Admission:
         for claim in movable(self._running, move):
             if _moves(effects, claim):
                 continue
-            slot = self._reserve(target, fleet)
+            slot = self._reserve(claim, target, fleet)
             if slot is None:
                 return
             effects.append(MoveStream(claim, slot, move.cause))

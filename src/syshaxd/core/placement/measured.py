@@ -114,20 +114,32 @@ class Lengths:
     latest: tuple[int, ...] = ()
     ordered: tuple[int, ...] = _UNKNOWN_LENGTH
     mean: float = 256.0
+    mean_square: float = 2 * 256.0**2
 
     def observe(self, tokens: int) -> "Lengths":
         """Takes one answer more into account."""
         if len(self.latest) < _REMEMBERED:
             latest = (*self.latest, tokens)
-            return Lengths(latest, tuple(sorted(latest)), sum(latest) / len(latest))
-        # It is done for every answer: nothing is sorted or summed anew.
+            count = len(latest)
+            return Lengths(latest, tuple(sorted(latest)), sum(latest) / count, sum(x * x for x in latest) / count)
+        # It is done for every answer: nothing is sorted or summed again.
         oldest, ordered = self.latest[0], self.ordered
         if oldest != tokens:
             gone = bisect_left(ordered, oldest)
             ordered = ordered[:gone] + ordered[gone + 1 :]
             place = bisect_left(ordered, tokens)
             ordered = (*ordered[:place], tokens, *ordered[place:])
-        return Lengths((*self.latest[1:], tokens), ordered, self.mean + (tokens - oldest) / _REMEMBERED)
+        mean = self.mean + (tokens - oldest) / _REMEMBERED
+        mean_square = self.mean_square + (tokens * tokens - oldest * oldest) / _REMEMBERED
+        return Lengths((*self.latest[1:], tokens), ordered, mean, mean_square)
+
+    def made(self, most: int | None = None) -> float:
+        """Tokens that a running answer has on average, if it has `most` at its end.
+
+        Long answers run longer, so that more of those that run are long: half the mean square over the mean.
+        """
+        made = self.mean_square / (2 * self.mean) if self.mean > 0 else 0.0
+        return made if most is None else min(made, most / 2)
 
     def quantile(self, share: float, most: int | None = None) -> int:
         """The length that such a share of answers does not exceed, if they have `most` tokens at most."""

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from syshaxd.core.placement.decision import Prediction
 from syshaxd.core.placement.estimate import Estimates
-from syshaxd.core.placement.measured import Line, Measured
+from syshaxd.core.placement.measured import Measured
+from syshaxd.core.placement.steps import StepTime
 
 _HANDOVER_S = 0.1
 _HANDOVER_STEPS = 2
-"""A hand-over that was never measured takes `_HANDOVER_S` and so many steps of the slower side."""
+"""A hand-over that was never measured is taken to last `_HANDOVER_S` and so many steps of the slower side."""
 _MEDIAN, _LONG = 0.5, 0.9
 """Shares of answers: help must pay for those of these lengths."""
 _MARGIN_S = 0.25
@@ -39,6 +40,8 @@ class Help:
     cpu_running: int
     cpu_slots: int
     """Requests that the CPU runs at the same time."""
+    cpu_kv_ratio: float | None = None
+    """Share of the CPU's KV cache in use, with this request; None: as usual."""
     splits: bool
     """The GPU computes the prompt and hands it over."""
     returns: bool
@@ -80,14 +83,16 @@ def relief_pays(estimates: Estimates, gpu: str, cpu: str, *, waiting: int, slots
         waiting: Requests that wait inside the GPU.
         slots: Requests that it runs at the same time.
     """
-    its, other, prompt = estimates.token_s.get(gpu), estimates.token_s.get(cpu), estimates.prefill_s.get(gpu)
-    if its is None or other is None or prompt is None:
+    gpu_step, cpu_step = estimates.token_s.get(gpu), estimates.token_s.get(cpu)
+    prompt = estimates.prefill_s.get(gpu)
+    if gpu_step is None or cpu_step is None or prompt is None:
         return False
-    gpu_s = its.at(slots) * (1 - min(_MAX_ERROR_RATIO, its.error_ratio))
-    cpu_s = other.y * (1 + other.error_ratio)
+    gpu_s = gpu_step.at(slots) * (1 - min(_MAX_ERROR_RATIO, gpu_step.error_ratio))
+    cpu_s = cpu_step.mean_s * (1 + cpu_step.error_ratio)
     away_s = (waiting + 1) * estimates.lengths.mean * gpu_s / slots
-    gain_s = away_s * min(1.0, gpu_s / cpu_s) + prompt.at(prompt.x + estimates.lengths.mean / 2)
-    moves_s = handover_s(estimates, gpu, cpu).high + handover_s(estimates, cpu, gpu).high
+    tokens = prompt.x + estimates.lengths.mean / 2
+    gain_s = away_s * min(1.0, gpu_s / cpu_s) + prompt.at(tokens)
+    moves_s = handover_s(estimates, gpu, cpu, tokens).high + handover_s(estimates, cpu, gpu, tokens).high
     refused, computes = estimates.refused.get(gpu), estimates.prefill_s.get(cpu)
     if refused is not None and computes is not None:
         moves_s += min(1.0, refused.high) * computes.at(prompt.x)
@@ -96,29 +101,33 @@ def relief_pays(estimates: Estimates, gpu: str, cpu: str, *, waiting: int, slots
 
 def return_pays(estimates: Estimates, gpu: str, cpu: str) -> bool:
     """Whether a stream of ordinary length that a CPU answers is better off at a GPU with room."""
-    its, other = estimates.token_s.get(gpu), estimates.token_s.get(cpu)
-    if its is None or other is None:
+    gpu_step, cpu_step, prompt = estimates.token_s.get(gpu), estimates.token_s.get(cpu), estimates.prefill_s.get(gpu)
+    if gpu_step is None or cpu_step is None:
         return True
-    return estimates.lengths.mean / 2 * (other.y - its.y) - handover_s(estimates, cpu, gpu).high > _MARGIN_S
+    left = estimates.lengths.mean / 2
+    tokens = left + (prompt.x if prompt else 0.0)
+    return left * (cpu_step.mean_s - gpu_step.mean_s) - handover_s(estimates, cpu, gpu, tokens).high > _MARGIN_S
 
 
-def handover_s(estimates: Estimates, source: str, target: str) -> Measured:
-    """Seconds between the tokens of two instances."""
-    known = estimates.handover_s.get((source, target))
-    if known is not None:
-        return known
-    steps_s = [estimates.token_s[name].y for name in (source, target) if name in estimates.token_s]
+def handover_s(estimates: Estimates, source: str, target: str, tokens: float) -> Measured:
+    """Seconds between the tokens of two instances, if the KV cache of so many tokens is handed over."""
+    line = estimates.handover_s.get((source, target))
+    if line is not None:
+        return Measured(max(line.y / 2, line.at(tokens)), line.spread, line.count)
+    steps_s = [estimates.token_s[name].mean_s for name in (source, target) if name in estimates.token_s]
     return Measured.first(_HANDOVER_S + _HANDOVER_STEPS * max(steps_s, default=0.0))
 
 
 class _Case:
     """An answer of one length; with `doubt` 1 everything measured is as it hardly is, and speaks against help."""
 
-    def __init__(self, estimates: Estimates, help_: Help, gpu: Line, cpu: Line, *, tokens: float, doubt: float) -> None:
+    def __init__(
+        self, estimates: Estimates, help_: Help, gpu: StepTime, cpu: StepTime, *, tokens: float, doubt: float
+    ) -> None:
         self._estimates, self._help, self._doubt = estimates, help_, doubt
         self._tokens = tokens if help_.max_tokens is None else min(tokens, help_.max_tokens)
         self._gpu_s = gpu.at(help_.slots) * (1 - doubt * min(_MAX_ERROR_RATIO, gpu.error_ratio))
-        self._cpu_s = cpu.at(help_.cpu_running + 1) * (1 + doubt * cpu.error_ratio)
+        self._cpu_s = cpu.at(help_.cpu_running + 1, help_.cpu_kv_ratio) * (1 + doubt * cpu.error_ratio)
         self._cpu_more_s = cpu.slope
         ahead = help_.queued + help_.inside + 1
         # The GPU ends an answer every so many seconds. Lengths scatter by as much as they are long, sums of many less.
@@ -153,7 +162,7 @@ class _Case:
         help_ = self._help
         if not help_.splits:
             return self._cpu_prompt_s
-        gap_s = self._doubted(handover_s(self._estimates, help_.gpu, help_.cpu))
+        gap_s = self._doubted(handover_s(self._estimates, help_.gpu, help_.cpu, help_.prompt_tokens))
         return self.help_first_s + gap_s + self._refused * self._cpu_prompt_s
 
     def _seconds_of_help(self) -> tuple[float, float]:
@@ -163,7 +172,8 @@ class _Case:
             return whole_s, self._tokens
         # It leaves the CPU with a token, for which its slot at the GPU waits.
         made = max(0.0, self._turn_s - self._begins_s) / self._cpu_s + 1
-        gap_s = self._doubted(handover_s(self._estimates, self._help.cpu, self._help.gpu))
+        tokens = self._help.prompt_tokens + min(made, self._tokens)
+        gap_s = self._doubted(handover_s(self._estimates, self._help.cpu, self._help.gpu, tokens))
         leaves_s = max(self._turn_s, self._begins_s) + self._cpu_s
         returned_s = leaves_s + gap_s + max(0.0, self._tokens - made) * self._gpu_s
         return min((whole_s, self._tokens), (returned_s, min(made, self._tokens)))

@@ -17,6 +17,7 @@ from syshaxd.core.types import InstanceSpec, Role
 
 _NO_PAIRS: Set[tuple[str, str]] = frozenset()
 _NONE_ENDED: Mapping[str, int] = {}
+_NO_TOKENS: Mapping[str, float] = {}
 _NOTHING_KNOWN = Estimates()
 
 
@@ -38,6 +39,7 @@ class Scheduler:
         ended: Mapping[str, int] = _NONE_ENDED,
         queued: int = 0,
         estimates: Estimates = _NOTHING_KNOWN,
+        kv_tokens: Mapping[str, float] = _NO_TOKENS,
     ) -> Decision:
         """Places one request.
 
@@ -50,8 +52,20 @@ class Scheduler:
             ended: Requests of the daemon that ended on each instance since the readings.
             queued: Requests that get the GPU before this one, beside those inside it.
             estimates: What the instances were measured to do.
+            kv_tokens: Sum of what the requests on each instance are expected to have in the KV cache.
         """
-        view = self._view(snapshot, inflight, candidates, pairs, ended=ended, queued=queued, estimates=estimates)
+        view = View(
+            policy=self.policy,
+            snapshot=snapshot,
+            inflight=inflight,
+            ended=ended,
+            candidates=candidates,
+            pairs=pairs,
+            queued=queued,
+            estimates=estimates,
+            kv_tokens=kv_tokens,
+            request_kv_tokens=estimates.kv_tokens(request),
+        )
         rules = self._rules
         if request.pinned is not None:
             rooms = [rules.room(view, spec) for spec in candidates if spec.name == request.pinned]
@@ -69,9 +83,12 @@ class Scheduler:
         inflight: Mapping[str, int],
         ended: Mapping[str, int] = _NONE_ENDED,
         estimates: Estimates = _NOTHING_KNOWN,
+        *,
+        kv_tokens: Mapping[str, float] = _NO_TOKENS,
     ) -> Room:
         """How much more an instance can take. Arguments are those of `decide`."""
-        return self._rules.room(self._view(snapshot, inflight, (spec,), ended=ended, estimates=estimates), spec)
+        view = self._view(snapshot, inflight, (spec,), ended=ended, estimates=estimates, kv_tokens=kv_tokens)
+        return self._rules.room(view, spec)
 
     def moves(
         self,
@@ -80,9 +97,11 @@ class Scheduler:
         ready: Sequence[InstanceSpec],
         pairs: Set[tuple[str, str]],
         estimates: Estimates = _NOTHING_KNOWN,
+        *,
+        kv_tokens: Mapping[str, float] = _NO_TOKENS,
     ) -> tuple[Move, ...]:
         """Which running streams should move. Arguments are those of `decide`; `ready`: all READY instances."""
-        return self._rules.moves(self._view(snapshot, inflight, ready, pairs, estimates=estimates))
+        return self._rules.moves(self._view(snapshot, inflight, ready, pairs, estimates=estimates, kv_tokens=kv_tokens))
 
     @property
     def _rules(self) -> Rules:
@@ -96,8 +115,8 @@ class Scheduler:
         pairs: Set[tuple[str, str]] = _NO_PAIRS,
         *,
         ended: Mapping[str, int] = _NONE_ENDED,
-        queued: int = 0,
         estimates: Estimates,
+        kv_tokens: Mapping[str, float],
     ) -> View:
         return View(
             policy=self.policy,
@@ -106,8 +125,9 @@ class Scheduler:
             ended=ended,
             candidates=candidates,
             pairs=pairs,
-            queued=queued,
+            queued=0,
             estimates=estimates,
+            kv_tokens=kv_tokens,
         )
 
 

@@ -14,11 +14,13 @@ from syshaxd.core.types import InstanceSpec
 class Slot:
     """The right to run one request on one instance, until it is released."""
 
-    __slots__ = ("_slots", "spec")
+    __slots__ = ("_slots", "kv_tokens", "spec")
 
-    def __init__(self, slots: "Slots", spec: InstanceSpec) -> None:
+    def __init__(self, slots: "Slots", spec: InstanceSpec, kv_tokens: float) -> None:
         """Only `Slots.take` makes one."""
         self._slots = slots
+        self.kv_tokens = kv_tokens
+        """What its request was expected to have in the KV cache on average."""
         self.spec = spec
         """The instance, as it was configured when the slot was taken."""
 
@@ -34,6 +36,7 @@ class Slots:
         self._taken: dict[str, set[Slot]] = {}
         self._subscribers: list[Callable[[str], None]] = []
         self._counts: dict[str, int] = {}
+        self._kv_tokens: dict[str, float] = {}
         self._ended: dict[str, int] = {}
         self._read_at_s: dict[str, float] = {}
 
@@ -46,6 +49,11 @@ class Slots:
     def ended(self) -> Mapping[str, int]:
         """Slots released since the instance's last reading, which cannot know of it yet; none: may be missing."""
         return self._ended
+
+    @property
+    def kv_tokens(self) -> Mapping[str, float]:
+        """Sum of Slot.kv_tokens by instance."""
+        return self._kv_tokens
 
     @property
     def any_taken(self) -> bool:
@@ -67,11 +75,12 @@ class Slots:
                 self._read_at_s[name] = load.read_at_s
                 self._ended.pop(name, None)
 
-    def take(self, spec: InstanceSpec) -> Slot:
+    def take(self, spec: InstanceSpec, kv_tokens: float = 0.0) -> Slot:
         """Takes a slot, whether or not the instance has room."""
-        slot = Slot(self, spec)
+        slot = Slot(self, spec, kv_tokens)
         self._taken.setdefault(spec.name, set()).add(slot)
         self._counts[spec.name] = len(self._taken[spec.name])
+        self._kv_tokens[spec.name] = self._kv_tokens.get(spec.name, 0.0) + kv_tokens
         return slot
 
     def give_back(self, slot: Slot) -> None:
@@ -82,6 +91,7 @@ class Slots:
             return
         taken.remove(slot)
         self._counts[name] = len(taken)
+        self._kv_tokens[name] = self._kv_tokens[name] - slot.kv_tokens if taken else 0.0
         self._ended[name] = self._ended.get(name, 0) + 1
         for on_release in self._subscribers:
             on_release(name)

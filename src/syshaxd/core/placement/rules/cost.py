@@ -89,6 +89,10 @@ def ways(view: View, request: InferenceRequest, gpus: list[Room], cpu: Room) -> 
     if request.whole_because or request.prompt_tokens < view.policy.offload_min_prompt_tokens:
         able = []
     able.sort(key=lambda gpu: not gpu.has_prefill_place)
+    share = view.estimates.kv_share(name, view.request_kv_tokens)
+    kv_ratio = None
+    if share and cpu.load.running:
+        kv_ratio = cpu.load.kv_usage_ratio / cpu.load.running * cpu.running + share.value
     for gpu, splits in [(gpu, True) for gpu in able[:1]] + [(gpus[0], False)]:
         pair = name, gpu.spec.name
         yield Help(
@@ -102,6 +106,7 @@ def ways(view: View, request: InferenceRequest, gpus: list[Room], cpu: Room) -> 
             queued=view.queued,
             cpu_running=cpu.running,
             cpu_slots=cpu.slots,
+            cpu_kv_ratio=kv_ratio,
             splits=splits,
             returns=request.movable and (request.stream or splits) and pair in view.pairs,
         )

@@ -19,9 +19,9 @@ class _OneRole:
 
     def decide(self, view: View, request: InferenceRequest) -> Decision:
         """Rules."""
-        its = view.specs(self.role)
-        reason = "the policy" if its else f"no {self.role.value} instance is ready"
-        return least_loaded([self.room(view, spec) for spec in its or view.candidates], (reason,))
+        specs = view.specs(self.role)
+        reason = "the policy" if specs else f"no {self.role.value} instance is ready"
+        return least_loaded([self.room(view, spec) for spec in specs or view.candidates], (reason,))
 
     def moves(self, view: View) -> tuple[Move, ...]:
         """Rules."""

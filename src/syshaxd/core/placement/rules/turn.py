@@ -114,10 +114,10 @@ def _predict(
 ) -> Prediction | None:
     """Seconds with the CPU and without; None: one of them was never seen at work."""
     estimates = view.estimates
-    its, other = estimates.token_s.get(gpu.spec.name), estimates.token_s.get(cpu)
-    if its is None or other is None:
+    gpu_step, cpu_step = estimates.token_s.get(gpu.spec.name), estimates.token_s.get(cpu)
+    if gpu_step is None or cpu_step is None:
         return None
-    gpu_s, cpu_s, mean = its.y, other.y, estimates.lengths.mean
+    gpu_s, cpu_s, mean = gpu_step.mean_s, cpu_step.mean_s, estimates.lengths.mean
     tokens = mean if request.max_tokens is None else min(mean, request.max_tokens)
     turn_s = (view.queued + gpu.queue + 1) * mean * gpu_s / gpu.slots
     wait_s = turn_s + tokens * gpu_s

@@ -3,7 +3,7 @@
 """What rules of placement see, and what they have in common."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from syshaxd.core.config import Config
@@ -70,6 +70,15 @@ class View:
     queued: int
     """Requests that get the GPU before the one in question, beside those inside it."""
     estimates: Estimates
+    kv_tokens: Mapping[str, float] = field(default_factory=dict)
+    """Of the daemon's requests on each instance: the sum of what they are expected to have in the KV cache."""
+    request_kv_tokens: float = 0.0
+    """Of the request in question; 0: there is none."""
+
+    def mean_kv_tokens(self, name: str) -> float:
+        """What a request on an instance has in the KV cache, with the one in question; 0: nothing runs there."""
+        count = self.inflight.get(name, 0) + (1 if self.request_kv_tokens else 0)
+        return (self.kv_tokens.get(name, 0.0) + self.request_kv_tokens) / count if count > 0 else 0.0
 
     def specs(self, role: Role) -> list[InstanceSpec]:
         """The candidates in a role."""
@@ -140,7 +149,7 @@ def room_by_kv(view: View, spec: InstanceSpec) -> Room:
         view.inflight.get(name, 0),
         view.ended.get(name, 0),
         policy.backlog_ratio,
-        slots_by_kv(spec, view.estimates.kv_per_request.get(name), policy.gpu_cache_threshold),
+        slots_by_kv(spec, view.estimates.kv_share(name, view.mean_kv_tokens(name)), policy.gpu_cache_threshold),
         policy.gpu_cache_threshold,
     )
 
