@@ -8,7 +8,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 
@@ -27,23 +27,22 @@ _log = logging.getLogger(__name__)
 _FIRST_REPORT_S = 5.0
 _LONGEST_PAUSE_S = 30.0
 _TEST_TIMEOUT_S = 120.0
+_CHAT = ("POST", "/v1/chat/completions")
 
 
 async def watch_start(
     registry: InstanceRegistry,
     instances: InstanceOperations,
-    model: str,
     params: ModelParams,
     *,
     key: str = "",
     dashboard: bool,
 ) -> str:
-    """Reports progress until every wanted instance is ready or has failed, then tests each ready one with a chat.
+    """Reports progress until every wanted instance is ready or has failed, then tests each ready one that chats.
 
     Args:
         registry: The instances.
         instances: Their operations.
-        model: The model's name in the API.
         params: The test's request.
         key: An API key for the test; empty: the endpoint needs none.
         dashboard: There is one.
@@ -64,13 +63,15 @@ async def watch_start(
                 _log.info("%s", await progress(instances.supervisor, status))
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TEST_TIMEOUT_S)) as session:
-        for spec in registry.ready:
+        chatting = [spec for spec in registry.ready if registry.instances[spec.name].catalog.serves_route(*_CHAT)]
+        for spec in chatting:
             headers = {"Authorization": f"Bearer {key}"} if key else own_headers(spec)
-            await _chat(session, instances.endpoint, spec, model, params, headers=headers)
+            await _chat(session, instances.endpoint, spec, params, headers=headers)
+    models = tuple(dict.fromkeys(spec.served_model for spec in registry.ready))
     return _banner(
         instances.status(),
-        bool(registry.ready),
-        model,
+        models,
+        chatting[0].served_model if chatting else "",
         await asyncio.to_thread(_syshaxctl),
         dashboard=dashboard,
         needs_key=bool(key),
@@ -132,12 +133,11 @@ async def _chat(
     session: aiohttp.ClientSession,
     endpoint: str,
     spec: InstanceSpec,
-    model: str,
     params: ModelParams,
     *,
     headers: Mapping[str, str],
 ) -> None:
-    name = spec.name
+    name, model = spec.name, spec.served_model
     body = {
         "model": model,
         "messages": [{"role": "user", "content": params.test_prompt}],
@@ -147,7 +147,7 @@ async def _chat(
     started_s = time.monotonic()
     try:
         async with session.post(
-            f"{endpoint}/v1/chat/completions", json=body, headers={"X-Syshax-Instance": name, **headers}
+            f"{endpoint}{_CHAT[1]}", json=body, headers={"X-Syshax-Instance": name, **headers}
         ) as answer:
             said = json.loads(await answer.text())
         if not answer.ok:
@@ -156,7 +156,7 @@ async def _chat(
     except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError, InstanceFailedError) as error:
         look = f"`syshaxctl logs {name}` may tell why"
         if spec.runtime is RuntimeKind.EXTERNAL:
-            look = f"does {spec.address.url('/v1/models')} name {model} (models.default)?"
+            look = f"does {spec.address.url('/v1/models')} name {model}, as the configuration does?"
         _log.warning("connectivity test: %s failed: %s; %s", name, error, look, extra={"instance": name})
         return
     _log.info(
@@ -168,16 +168,19 @@ async def _chat(
     )
 
 
-def _banner(status: EngineStatus, ready: bool, model: str, syshaxctl: str, *, dashboard: bool, needs_key: bool) -> str:
+def _banner(
+    status: EngineStatus, models: Sequence[str], chats: str, syshaxctl: str, *, dashboard: bool, needs_key: bool
+) -> str:
     endpoint = status.endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-    serves = f"sysHAX serves the model {model} at {endpoint}/v1"
-    lines = ["", serves if ready else f"No instance is ready: {endpoint}/v1 answers 503 until one is"]
+    serves = f"sysHAX serves the model{'s' if len(models) > 1 else ''} {', '.join(models)} at {endpoint}/v1"
+    lines = ["", serves if models else f"No instance is ready: {endpoint}/v1 answers 503 until one is"]
+    width = max((4, *(len(instance.spec.name) for instance in status.instances)))
     for instance in status.instances:
         device = device_text(instance.spec, status.snapshot)
-        lines.append(f"  {instance.spec.name:<4} {instance.state:<9} on {device}, port {instance.spec.port}")
+        lines.append(f"  {instance.spec.name:<{width}} {instance.state:<9} on {device}, port {instance.spec.port}")
         if instance.state is State.FAILED:
             lines.append(f"       {instance.reason}; see `syshaxctl logs {instance.spec.name}`")
-    lines += ["", *(_example(endpoint, model, needs_key=needs_key) if ready else ())]
+    lines += ["", *(_example(endpoint, chats, needs_key=needs_key) if chats else ())]
     lines += [f"Look inside: {syshaxctl} top{f', {endpoint}/dashboard' if dashboard else ''}      Stop: Ctrl-C", ""]
     return "\n".join(lines)
 

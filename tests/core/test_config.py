@@ -234,7 +234,9 @@ def test_lists_on_a_command_line(key: str, text: str, value: object) -> None:
 def test_every_default_is_what_its_key_takes() -> None:
     for key in describe():
         if key.default:
-            parse(nested(key.name, parse_text(key.name, key.default)))
+            service = {"role": "gpu", "port": 1, "model": "NAME"}
+            whole = {"services": {"NAME": service}, "models": {"NAME": None}} if ".NAME." in key.name else {}
+            parse(set_value(whole, key.name, parse_text(key.name, key.default)))
 
 
 @pytest.mark.parametrize(

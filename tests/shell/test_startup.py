@@ -30,7 +30,7 @@ async def test_where_no_instance_gets_ready_nothing_is_promised(daemon: FakeDaem
         daemon.supervisor.restart(name, drain=False)
     while set(daemon.states().values()) != {State.FAILED}:
         await asyncio.sleep(0.005)
-    text = await watch_start(daemon.registry, daemon.instances, "m", ModelParams(), dashboard=True)
+    text = await watch_start(daemon.registry, daemon.instances, ModelParams(), dashboard=True)
     assert text.startswith("\nNo instance is ready: ")
     assert "gpu is broken; see `syshaxctl logs gpu`" in text
     assert "curl" not in text
@@ -51,7 +51,7 @@ async def test_it_waits_until_requests_can_go_to_every_instance(daemon: FakeDaem
         await asyncio.sleep(0)
     async with FakeInstance("endpoint", Role.GPU, _refuse) as endpoint:
         daemon.instances.endpoint = f"http://127.0.0.1:{endpoint.port}"
-        await watch_start(daemon.registry, daemon.instances, "m", ModelParams(), dashboard=True)
+        await watch_start(daemon.registry, daemon.instances, ModelParams(), dashboard=True)
     assert {spec.name for spec in daemon.registry.ready} == {"gpu", "cpu"}
 
 
@@ -66,10 +66,10 @@ async def test_a_failed_connectivity_test_says_what_was_answered_and_where_to_lo
     await daemon.offered("gpu", "cpu")
     async with FakeInstance("endpoint", Role.GPU, _refuse) as endpoint:
         daemon.instances.endpoint = f"http://127.0.0.1:{endpoint.port}"
-        await watch_start(daemon.registry, daemon.instances, "m", ModelParams(), dashboard=True)
+        await watch_start(daemon.registry, daemon.instances, ModelParams(), dashboard=True)
     told = [record.getMessage() for record in caplog.records if record.name == "syshaxd.startup"]
     failed = "failed: 503: no such model here"
     assert told == [
         f"connectivity test: gpu {failed}; `syshaxctl logs gpu` may tell why",
-        f"connectivity test: cpu {failed}; does http://127.0.0.1:8002/v1/models name m (models.default)?",
+        f"connectivity test: cpu {failed}; does http://127.0.0.1:8002/v1/models name m, as the configuration does?",
     ]

@@ -3,13 +3,14 @@
 """Shell completion. Any error here means no completions."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from syshaxd.core.config import ENTRY, describe, enabled_services, find_key
+from syshaxd.core.config import ENTRY, enabled_services, find_key, keys_in
 from syshaxd.core.errors import SyshaxError
 from syshaxd.system import configfile, rundir
 
@@ -40,9 +41,16 @@ def _configured() -> tuple[str, ...]:
         return ()
 
 
+def _content() -> Mapping[str, Any]:
+    try:
+        return configfile.read(configfile.default_path())
+    except SyshaxError:
+        return {}
+
+
 def keys(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Keys of the configuration. For a key with entries, the part before the entry's name."""
-    names = {key.name.removesuffix(ENTRY): key.meaning for key in describe()}
+    names = {key.name.removesuffix(ENTRY): key.meaning for key in keys_in(_content())}
     return [CompletionItem(name, help=meaning) for name, meaning in names.items() if name.startswith(incomplete)]
 
 

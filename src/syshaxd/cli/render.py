@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from syshaxd.cli import default_config
+from syshaxd.cli import complete, default_config
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.launch.container import docker_run, shell_text
 from syshaxd.core.numa.cpulist import format_cpulist
@@ -19,7 +19,7 @@ from syshaxd.system import configfile
 
 
 @click.command()
-@click.argument("name", type=click.Choice(["gpu", "cpu"]))
+@click.argument("name", shell_complete=complete.instances)
 @click.option(
     "--config",
     "path",
@@ -47,10 +47,10 @@ def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> 
     except SyshaxError as error:
         raise click.ClickException(configfile.fault_text(path, error)) from None
     if name not in specs:
-        raise click.ClickException(f"{path}: services.{name}.enabled is false")
+        raise click.ClickException(f"{path}: no instance {name} is enabled; there is {', '.join(specs)}")
     spec = specs[name]
     if spec.runtime is RuntimeKind.EXTERNAL:
-        raise click.ClickException(f"syshaxd does not start {name} (services.{name}.runtime is external)")
+        raise click.ClickException(f"syshaxd does not start {name} ({spec.key}.runtime is external)")
     if spec.weights is not None and spec.weights.source and not Path(spec.model).exists():
         click.echo(f"# {spec.model} is made at the first start, or by `syshax quantize`", err=True)
     words = _words(spec) if show_secrets else safe_words(_words(spec))

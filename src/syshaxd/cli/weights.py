@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from syshaxd.cli import default_config
-from syshaxd.core.config import Config, enabled_services
+from syshaxd.core.config import Config, default_model, device_of, enabled_services, model_of
 from syshaxd.core.errors import ConfigError, SyshaxError
-from syshaxd.core.types import Device, Role
+from syshaxd.core.types import Device
 from syshaxd.core.weights import Quantize, WeightsPlan
 from syshaxd.runtime.quantiser import Progress, make_weights
 from syshaxd.system import configfile, rundir
@@ -88,17 +88,17 @@ def quantize(
 
 
 def _model(config: Config) -> Path:
-    services = enabled_services(config)
-    cpu = services.get(Role.CPU)
-    path = (cpu.model if cpu else None) or config.models.path
+    services = enabled_services(config).values()
+    on_cpus = [model_of(config, service).path for service in services if device_of(service) is Device.CPU]
+    path = next(filter(None, on_cpus), None) or default_model(config).path
     if path is None:
         raise click.UsageError("which model? Give its folder, or set models.path")
     return Path(path)
 
 
 def _python(config: Config) -> str:
-    for name, service in enabled_services(config).items():
-        if service.python and (name == Role.CPU or service.device is Device.CPU):
+    for service in enabled_services(config).values():
+        if service.python and device_of(service) is Device.CPU:
             return service.python
     raise click.UsageError("which interpreter? Give one with NumPy as --python, or set services.cpu.python")
 

@@ -14,7 +14,7 @@ import grpc
 from syshaxd.api.v1 import config_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
 from syshaxd.control.messages import make
-from syshaxd.core.config import describe, find_key, get_value
+from syshaxd.core.config import find_key, get_value, keys_in, path_of
 from syshaxd.core.config.diff import waiting_keys
 from syshaxd.core.secrets import is_private, safe_value
 from syshaxd.reconfigure import Reconfigurer
@@ -47,10 +47,10 @@ class DaemonMethods(AdminServiceServicer):
 
     async def GetConfig(self, request: api.GetConfigRequest, context: Context) -> api.GetConfigResponse:
         reconfigurer = self._operations.reconfigurer
-        names = request.keys or [key.name for key in describe()]
-        known = [find_key(name).name for name in names]
         waiting = waiting_keys(reconfigurer.started_with, reconfigurer.config)
         applied, started = (each.model_dump(mode="json") for each in (reconfigurer.config, reconfigurer.started_with))
+        names = request.keys or [key.name for key in keys_in(applied)]
+        known = [find_key(name).name for name in names]
         values = [(started if key in waiting else applied, name) for name, key in zip(names, known, strict=True)]
         return make(
             api.GetConfigResponse,
@@ -104,8 +104,8 @@ def _values(values: dict[str, Any], key: str) -> list[api.ConfigValue]:
     if known.has_entries and key == known.name:
         prefix = key.rpartition(".")[0]
         section: Any = values
-        for part in prefix.split("."):
-            section = section[part]
+        for part in path_of(key)[:-1]:
+            section = section.get(part, {})
         return [_value(f"{prefix}.{name}", value) for name, value in section.items()]
     return [_value(key, get_value(values, key))]
 

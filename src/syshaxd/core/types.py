@@ -139,6 +139,13 @@ class InstanceSpec:
     """Further names of the model in the API."""
     weights: QuantisedWeights | None = None
     """None: the model's own."""
+    service: str = ""
+    """The service that it is a replica of; empty: the one with its name."""
+
+    @property
+    def key(self) -> str:
+        """The section of the configuration that describes it."""
+        return f"services.{self.service or self.name}"
 
     @property
     def weights_text(self) -> str:

@@ -131,16 +131,15 @@ async def closed(what: str, closing: Awaitable[None]) -> Exception | None:
 
 
 async def _show_start(its: Service) -> None:
-    model = its.config.models.default
     text = await startup.watch_start(
         its.registry,
         its.instances,
-        model,
         its.config.models.params,
         key=its.authentication.own_secret,
         dashboard=its.config.gateway.dashboard,
     )
-    sdnotify.notify(f"STATUS=serving {model} at {its.instances.endpoint}")
+    models = dict.fromkeys(spec.served_model for spec in its.registry.specs.values())
+    sdnotify.notify(f"STATUS=serving {', '.join(models)} at {its.instances.endpoint}")
     if not logs.is_journal(sys.stdout):
         click.echo(text)
 

@@ -16,7 +16,7 @@ from syshaxd.core.handover.pairs import Refusal
 from syshaxd.core.parity import PROMPTS, Agreement, Bounds, ParityReport, PromptAnswer, compare, unknown
 from syshaxd.core.types import InstanceSpec
 from syshaxd.instances.registry import InstanceRegistry, RegisteredInstance
-from syshaxd.observe.parity_ask import ask
+from syshaxd.observe.parity_ask import PATH, ask
 
 __all__ = ["Ask", "ParityService", "ask"]
 
@@ -131,7 +131,11 @@ class ParityService:
         """Asks instances that became ready, one at a time, until cancelled."""
         while True:
             self._woken.clear()
-            waiting = [known for known in self._known.values() if self._enabled and known.ready and not known.answers]
+            waiting = [
+                known
+                for known in self._known.values()
+                if self._enabled and known.ready and not known.answers and self._is_compared(known)
+            ]
             due = [known for known in waiting if known.ask_at_s <= self._loop.time()]
             if due:
                 await self._learn(due[0])
@@ -141,6 +145,13 @@ class ParityService:
                     await self._woken.wait()
             except TimeoutError:
                 continue
+
+    def _is_compared(self, known: _Known) -> bool:
+        """Whether another instance serves its model, and it generates text."""
+        its = known.spec
+        return any(
+            other is not known and other.spec.served_model == its.served_model for other in self._known.values()
+        ) and self._registry.instances[its.name].catalog.serves_route("POST", PATH)
 
     async def compare(self, first: str, second: str) -> ParityReport:
         """Asks both now, even if reports exist.

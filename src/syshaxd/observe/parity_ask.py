@@ -12,7 +12,7 @@ from syshaxd.core.parity import PROMPTS, PromptAnswer, parse_answer, request_bod
 from syshaxd.core.types import InstanceSpec
 from syshaxd.system.connecting import NO_ANSWER, why_no_answer
 
-_PATH = "/v1/completions"
+PATH = "/v1/completions"
 _SHOWN_CHARACTERS = 300
 
 
@@ -37,10 +37,10 @@ async def ask(session: aiohttp.ClientSession, spec: InstanceSpec, *, timeout_s: 
 
 
 async def _ask_one(session: aiohttp.ClientSession, spec: InstanceSpec, prompt: str) -> PromptAnswer:
-    what = f"{spec.name}: POST {_PATH}"
+    what = f"{spec.name}: POST {PATH}"
     try:
         async with session.post(
-            spec.address.url(_PATH),
+            spec.address.url(PATH),
             json=request_body(spec.served_model, prompt),
             headers=own_headers(spec),
             timeout=aiohttp.ClientTimeout(total=None),

@@ -19,7 +19,7 @@ def check_port(spec: InstanceSpec, host: str, port: int) -> None:
     Raises:
         LaunchFailedError: It can't: another program does, or this host has no such address.
     """
-    keys = f"services.{spec.name}"
+    keys = spec.key
     try:
         owner = listener(host, port)
     except (OSError, UnicodeError) as error:

@@ -100,7 +100,7 @@ class Handover:
             (source.name, target.name): self._refusal(source, target)
             for source in self._registry.specs.values()
             for target in self._registry.specs.values()
-            if source is not target
+            if source is not target and source.served_model == target.served_model
         }
 
     def _refusal(self, source: InstanceSpec, target: InstanceSpec) -> Refusal:

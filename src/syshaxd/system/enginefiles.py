@@ -11,7 +11,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from syshaxd.core.config import Config, ServiceConfig, enabled_services
+from syshaxd.core.config import Config, ServiceConfig, enabled_services, model_of
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.handover.connector import PACKAGE, EngineFiles, LaunchHost, PlannedWeights
 from syshaxd.core.launch.quantised import quantised_by_us
@@ -40,10 +40,10 @@ def read_launch_host(config: Config) -> LaunchHost:
     engines = {
         name: EngineFiles(
             version=_vllm_version(Path(service.python)) if service.python else "",
-            model=_model_config(folder := Path(service.model or config.models.path or "")),
+            model=_model_config(folder := Path(model_of(config, service).path or "")),
             is_sentence_transformer=_exists(folder / "modules.json"),
             identity=_model_identity(folder),
-            weights=_planned_weights(name, folder, service),
+            weights=_planned_weights(folder, service),
         )
         for name, service in enabled_services(config).items()
         if service.runtime is not RuntimeKind.EXTERNAL
@@ -58,8 +58,8 @@ def read_launch_host(config: Config) -> LaunchHost:
     )
 
 
-def _planned_weights(name: str, folder: Path, service: ServiceConfig) -> PlannedWeights | str | None:
-    if not quantised_by_us(name, service):
+def _planned_weights(folder: Path, service: ServiceConfig) -> PlannedWeights | str | None:
+    if not quantised_by_us(service):
         made = record_of(folder).get("quantize")
         return PlannedWeights(quantize=str(made), folder=os.fspath(folder)) if made else None
     try:

@@ -2,17 +2,31 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The configuration: turns a file's content into one frozen `Config`, or reports every fault at once.
 
-`schema` defines the keys, `parse` the rules between them, `keys` access by dotted key, `aliases` other names of keys.
+`schema` defines the keys, `parse` and `rules` the rules between them, `instances` what they describe together, `keys`
+access by dotted key, `aliases` other names of keys.
 """
 
 from syshaxd.core.config.aliases import RENAMED_KEYS, SHORT_KEYS, full_keys, new_name, old_names, old_names_in
 from syshaxd.core.config.exposures import exposures, secret_keys, unprotected
+from syshaxd.core.config.instances import (
+    ServedModel,
+    container_name,
+    default_model,
+    device_of,
+    enabled_services,
+    flag_name,
+    model_of,
+    named_models,
+    section_of,
+    sections,
+)
 from syshaxd.core.config.keys import (
     ENTRY,
     Key,
     describe,
     find_key,
     get_value,
+    keys_in,
     known_keys,
     parse_text,
     path_of,
@@ -26,8 +40,6 @@ from syshaxd.core.config.schema import (
     LifecycleConfig,
     ModelParams,
     TcpConfig,
-    container_name,
-    enabled_services,
 )
 from syshaxd.core.config.services import (
     AUTO,
@@ -52,16 +64,23 @@ __all__ = [
     "Key",
     "LifecycleConfig",
     "ModelParams",
+    "ServedModel",
     "ServiceConfig",
     "TcpConfig",
     "container_name",
+    "default_model",
     "describe",
+    "device_of",
     "enabled_services",
     "exposures",
     "find_key",
+    "flag_name",
     "full_keys",
     "get_value",
+    "keys_in",
     "known_keys",
+    "model_of",
+    "named_models",
     "new_name",
     "old_names",
     "old_names_in",
@@ -69,6 +88,8 @@ __all__ = [
     "parse_text",
     "path_of",
     "secret_keys",
+    "section_of",
+    "sections",
     "set_value",
     "unprotected",
     "unset_value",

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What a new configuration changes: instances to relaunch, what takes effect at once, what needs a restart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -77,18 +77,26 @@ def waiting_keys(started_with: Config, config: Config) -> tuple[str, ...]:
 
 
 def changed_keys(old: Config, new: Config) -> tuple[str, ...]:
-    """The dotted keys whose values differ; a free-form mapping such as `services.gpu.env` counts as one."""
-    after = dict(_values(new))
-    return tuple(key for key, value in _values(old) if after[key] != value)
+    """The dotted keys whose values differ.
+
+    A free-form mapping such as `services.gpu.env` counts as one, and so does a service or a model that is new or gone.
+    """
+    return tuple(_differing(old, new))
 
 
-def _values(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            yield from _values(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def _differing(old: BaseModel, new: BaseModel, prefix: str = "") -> Iterator[str]:
+    before, after = _values(old), _values(new)
+    for name in {**before, **after}:
+        mine, other = before.get(name), after.get(name)
+        if isinstance(mine, BaseModel) and isinstance(other, BaseModel):
+            yield from _differing(mine, other, f"{prefix}{name}.")
+        elif mine != other:
+            yield f"{prefix}{name}"
+
+
+def _values(section: BaseModel) -> Mapping[str, object]:
+    own = {name: getattr(section, name) for name in type(section).model_fields}
+    return own | (section.__pydantic_extra__ or {})
 
 
 def is_proven(now: InstanceStatus) -> bool:

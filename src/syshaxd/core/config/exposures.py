@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What a valid configuration exposes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 
-from syshaxd.core.config.schema import Config, enabled_services
+from syshaxd.core.config.instances import enabled_services, named_models, sections
+from syshaxd.core.config.schema import Config
 from syshaxd.core.config.services import ServiceConfig
 from syshaxd.core.secrets import is_secret, safe_value
 
@@ -48,10 +49,13 @@ def _asks_for_a_key(service: ServiceConfig) -> bool:
 
 def secret_keys(config: Config) -> tuple[str, ...]:
     """Returns the dotted keys that hold secrets."""
+    mappings: dict[str, Mapping[str, object]] = {}
+    for name, service in sections(config).items():
+        mappings |= {f"services.{name}.args": service.args, f"services.{name}.env": service.env}
+    mappings |= {f"models.{name}.args": model.args for name, model in named_models(config).items()}
     return tuple(
-        f"services.{name}.{section}.{key}"
-        for name, service in (("gpu", config.services.gpu), ("cpu", config.services.cpu))
-        for section in ("args", "env")
-        for key, value in getattr(service, section).items()
+        f"{section}.{key}"
+        for section, values in mappings.items()
+        for key, value in values.items()
         if value is not None and (is_secret(key) or safe_value(key, value) != value)
     )

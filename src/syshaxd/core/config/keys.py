@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Dotted keys such as `services.gpu.port`: their types and meaning, and access to a mapping by them.
 
-A free-form mapping such as `services.gpu.env` holds entries of any name: `services.gpu.env.OMP_NUM_THREADS`.
+A free-form mapping such as `services.gpu.env` holds entries of any name: `services.gpu.env.OMP_NUM_THREADS`. A section
+such as `services.NAME` may have any name but those of its siblings.
 """
 
 import copy
 import difflib
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Never, TypeVar, cast
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Never, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -21,7 +23,7 @@ from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.secrets import is_private, safe_text
 
 ENTRY = "NAME"
-"""Placeholder for an entry's name in the list of keys."""
+"""Placeholder for the name of an entry or of a section in the list of keys."""
 _KINDS = {
     "array": "a list",
     "boolean": "true or false",
@@ -37,7 +39,7 @@ class Key:
     """One key of the configuration."""
 
     name: str
-    """Dotted; ends in `.NAME` where the user chooses the name."""
+    """Dotted, with `NAME` where the user chooses the name."""
     allowed: str
     """Type and range; reads well after "must be"."""
     default: str
@@ -49,18 +51,32 @@ class Key:
     """All values as written in a file, if they can be listed."""
     is_list: bool = False
     """It takes a list; on a command line, comma-separated items."""
+    section: str = ""
+    """Pattern of the names of the section whose name the user chooses; empty: the key is in none."""
+    pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
+    """Matches the keys that it stands for, and splits them into their parts."""
+
+    def __post_init__(self) -> None:
+        """Derives the pattern."""
+        *sections, last = self.name.split(".")
+        parts = [self.section if part == ENTRY else f"({re.escape(part)})" for part in sections]
+        end = "(.+)" if last == ENTRY else f"({re.escape(last)})"
+        object.__setattr__(self, "pattern", re.compile(r"\.".join((*parts, end)), re.DOTALL))
 
     @property
     def has_entries(self) -> bool:
         """Whether it stands for all entries of a free-form mapping."""
         return self.name.endswith(f".{ENTRY}")
 
-    def holds(self, key: str) -> bool:
-        """Whether `key` is this key or an entry under it."""
-        if not self.has_entries:
-            return key == self.name
-        prefix = self.name.removesuffix(ENTRY)
-        return key.startswith(prefix) and key != prefix
+    def in_section(self, key: str) -> "Key":
+        """This key with the names of sections that `key`, which it stands for, has in it."""
+        return replace(self, name=".".join((*path_of(key)[:-1], self.name.rpartition(".")[2])))
+
+
+def _section_pattern(section: type[BaseModel], inner: type[BaseModel]) -> str:
+    """Names, also with dots, except those of the section's own keys; none contains the name of a section within it."""
+    within = "|".join(name for name, info in inner.model_fields.items() if info.default_factory is not None)
+    return rf"(?!(?:{'|'.join(section.model_fields)})\.)((?:(?!\.(?:{within})\.).)+?)"
 
 
 @functools.cache
@@ -80,9 +96,30 @@ def find_key(key: str) -> Key:
     Raises:
         ConfigError: There is no such key; the message suggests the nearest one.
     """
+    known, _ = _found(key)
+    return known.in_section(new_name(key)) if known.section else known
+
+
+def keys_in(mapping: Mapping[str, Any]) -> tuple[Key, ...]:
+    """Every key, in the order of the file; where the user chooses a section's name, for each section that is there."""
+    found: list[Key] = []
     for known in describe():
-        if known.holds(new_name(key)):
-            return known
+        above, chosen, below = known.name.partition(f".{ENTRY}.")
+        if not chosen:
+            found.append(known)
+            continue
+        section = mapping.get(above)
+        names = section if isinstance(section, Mapping) else {}
+        own = re.compile(rf"{known.section}\.", re.DOTALL)
+        found += [replace(known, name=f"{above}.{name}.{below}") for name in names if own.fullmatch(f"{name}.")]
+    return tuple(found)
+
+
+def _found(key: str) -> tuple[Key, list[str]]:
+    """The definition of a key, and the parts of its name."""
+    for known in describe():
+        if match := known.pattern.fullmatch(new_name(key)):
+            return known, list(match.groups())
     raise ConfigError((ConfigFault(key, no_such_key(key)),))
 
 
@@ -91,8 +128,8 @@ def no_such_key(key: str) -> str:
     inside = [known.name for known in describe() if known.name.startswith(f"{key.rstrip('.')}.")]
     if inside:
         return f"is a section; name one of its keys, such as {inside[0]}"
-    ends = [name for name in (*_sections(), *known_keys()) if name.endswith(f".{key}")]
-    near = ends or difflib.get_close_matches(key, (*_sections(), *known_keys()), n=1, cutoff=0.6)
+    ends = [name for name in (*_sections(), *_suggested()) if name.endswith(f".{key}")]
+    near = ends or difflib.get_close_matches(key, (*_sections(), *_suggested()), n=1, cutoff=0.6)
     return (
         f"no such key; did you mean {' or '.join(near)}?" if near else "no such key; `syshax config --help` lists all"
     )
@@ -193,33 +230,48 @@ def unset_value(mapping: M, key: str) -> M:
 
 def path_of(key: str) -> list[str]:
     """The path to a key. The name of an entry may contain dots."""
-    known = find_key(key)
-    return key.split(".", known.name.count("."))
+    known, parts = _found(key)
+    return parts if new_name(key) == key else key.split(".", known.name.count("."))
+
+
+def _suggested() -> tuple[str, ...]:
+    return tuple(name for name in known_keys() if f".{ENTRY}." not in name)
 
 
 def _sections() -> tuple[str, ...]:
-    parts = [name.split(".") for name in known_keys()]
+    parts = [name.split(".") for name in _suggested()]
     return tuple(dict.fromkeys(".".join(part[:depth]) for part in parts for depth in range(1, len(part))))
 
 
-def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[Key]:
-    for name, field in section.model_fields.items():
-        inner = field.annotation
+def _keys(section: type[BaseModel], prefix: str = "", chosen: str = "") -> Iterator[Key]:
+    for name, info in section.model_fields.items():
+        inner = info.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _keys(inner, f"{prefix}{name}.")
+            yield from _keys(inner, f"{prefix}{name}.", chosen)
             continue
-        values: TypeAdapter[Any] = TypeAdapter(cast("Any", Annotated[inner, field]))
+        values: TypeAdapter[Any] = TypeAdapter(cast("Any", Annotated[inner, info]))
         schema = values.json_schema()
         entry = schema.get("additionalProperties")
         yield Key(
             name=f"{prefix}{name}.{ENTRY}" if entry else f"{prefix}{name}",
             allowed=_allowed(entry or schema, schema.get("$defs", {})),
             default=_default_text(schema.get("default")),
-            meaning=field.description or "",
+            meaning=info.description or "",
             values=values,
             choices=() if entry else _choices(schema, schema.get("$defs", {})),
             is_list=any(kind.get("type") == "array" for kind in schema.get("anyOf", [schema])),
+            section=chosen,
         )
+    if inner := _chosen(section):
+        yield from _keys(inner, f"{prefix}{ENTRY}.", _section_pattern(section, inner))
+
+
+def _chosen(section: type[BaseModel]) -> type[BaseModel] | None:
+    """What the sections are that a user may add under a section; None: there are none."""
+    if section.model_config.get("extra") != "allow":
+        return None
+    inner: type[BaseModel] = get_args(get_type_hints(section)["__pydantic_extra__"])[1]
+    return inner
 
 
 def _choices(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> tuple[str, ...]:

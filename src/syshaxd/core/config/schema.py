@@ -5,14 +5,13 @@
 Keys of upstream sysHAX 0.2 keep their names.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import ConfigDict, Field, model_validator
 
 from syshaxd.core.config.section import Count, Host, Port, Ratio, Seconds, Section
-from syshaxd.core.config.services import ServiceConfig, ServicesConfig
+from syshaxd.core.config.services import ArgValue, ServicesConfig
 
 
 class ModelParams(Section):
@@ -25,15 +24,44 @@ class ModelParams(Section):
     )
 
 
-class ModelsConfig(Section):
-    """The model that is served."""
+Names = list[Annotated[str, Field(min_length=1)]]
 
-    default: str = Field("default", min_length=1, description="The model's name in the API (vLLM's served-model-name).")
-    aliases: list[Annotated[str, Field(min_length=1)]] = Field(
-        [], description="Additional names of the model in the API."
-    )
+
+class ModelConfig(Section):
+    """A model that services name as their `model`."""
+
     path: str | None = Field(None, description="Folder of the weights, for instances that syshaxd starts.")
+    aliases: Names = Field([], description="Names of the model in the API, in addition to its key.")
+    args: dict[str, ArgValue | list[ArgValue] | None] = Field(
+        default_factory=dict,
+        description="Arguments of `vllm serve` for all instances of the model; those of a service come first.",
+    )
+
+
+class ModelsConfig(Section):
+    """The models that are served."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, ModelConfig] = Field(init=False)
+
+    default: str = Field(
+        "default",
+        min_length=1,
+        description="Name in the API (vLLM's served-model-name) of the default model, which services without `model` "
+        "serve; may be the key of another model.",
+    )
+    aliases: Names = Field([], description="Additional names of the default model in the API.")
+    path: str | None = Field(
+        None, description="Folder of the default model's weights, for instances that syshaxd starts."
+    )
     params: ModelParams = Field(default_factory=ModelParams, description="The connectivity test's request.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_without_keys_is_a_model(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {key: {} if value is None and key not in cls.model_fields else value for key, value in data.items()}
 
 
 class SystemConfig(Section):
@@ -243,7 +271,7 @@ class Config(Section):
     """The whole configuration. All defaults together are valid."""
 
     services: ServicesConfig = Field(default_factory=ServicesConfig, description="Addresses and instances.")
-    models: ModelsConfig = Field(default_factory=ModelsConfig, description="The model that is served.")
+    models: ModelsConfig = Field(default_factory=ModelsConfig, description="The models that are served.")
     system: SystemConfig = Field(default_factory=SystemConfig, description="Limits of the whole system.")
     scheduler: SchedulerConfig = Field(
         default_factory=SchedulerConfig, description="By which rules requests are placed."
@@ -261,14 +289,3 @@ class Config(Section):
         default_factory=GatewayConfig, description="Limits and features of the OpenAI endpoint."
     )
     control: ControlConfig = Field(default_factory=ControlConfig, description="The control plane.")
-
-
-def enabled_services(config: Config) -> dict[str, ServiceConfig]:
-    """The enabled instances, by name, in start order."""
-    services: dict[str, ServiceConfig] = {"gpu": config.services.gpu, "cpu": config.services.cpu}
-    return {name: service for name, service in services.items() if service.enabled}
-
-
-def container_name(name: str, service: ServiceConfig) -> str:
-    """The name of an instance's container: upstream's, unless configured."""
-    return service.container.name or f"vllm_{name}"

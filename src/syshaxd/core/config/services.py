@@ -3,19 +3,22 @@
 """The keys of `services`: how instances are started and where they listen, and where the endpoint does."""
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import (
+    ConfigDict,
     Field,
     StrictFloat,
     StrictInt,
     field_validator,
+    model_validator,
 )
 
 from syshaxd.core.address import published_port
 from syshaxd.core.config.section import Count, Host, Port, Section
 from syshaxd.core.numa.cpulist import parse_cpulist
-from syshaxd.core.types import Device, HandoverProtocol, RuntimeKind
+from syshaxd.core.types import Device, HandoverProtocol, Role, RuntimeKind
 from syshaxd.core.weights import Quantize
 
 ArgValue = bool | int | float | str
@@ -43,7 +46,9 @@ class ContainerConfig(Section):
     image: str | None = Field(None, min_length=1, description="Image; pulled if it is missing.")
     pull: bool = Field(True, description="Pull a missing image from its registry.")
     name: str | None = Field(
-        None, pattern=r"^[a-zA-Z0-9][\w.-]+$", description="Name of the container. Unset: `vllm_gpu` or `vllm_cpu`."
+        None,
+        pattern=r"^[a-zA-Z0-9][\w.-]+$",
+        description="Name of the container; replicas add `-0`, `-1`, ... Unset: `vllm_` and the instance's name.",
     )
     command: list[str] = Field(
         ["vllm", "serve"],
@@ -55,7 +60,7 @@ class ContainerConfig(Section):
         pattern=r"^(shareable|private|host|donor|container:[a-zA-Z0-9][\w.-]+)$",
         description="IPC namespace: `shareable`, `private`, `host`, `container:NAME` to join another container's, or "
         "`donor`: a separate small container keeps it across restarts. "
-        "Unset: the GPU's is shareable and the CPU's joins it.",
+        "Unset: the GPU's is shareable and the CPU's joins it; `donor` if a model has several GPU containers.",
     )
     shm_size: str = Field("64g", description="Size of /dev/shm.")
     gpus: int | Literal["all"] | list[str | StrictInt] | None = Field(
@@ -118,21 +123,35 @@ class ContainerConfig(Section):
 
 
 class ServiceConfig(Section):
-    """One inference server."""
+    """One inference server, or several equal ones."""
 
     enabled: bool = Field(True, description="Use this instance.")
+    role: Role = Field(description="The instance's role in placement.")
+    replicas: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        strict=True,
+        description="Number of equal instances, called `NAME-0`, `NAME-1`, ..., whose ports count up from `port`. "
+        "Unset: one, called `NAME`.",
+    )
     host: Host = Field("127.0.0.1", description="Address at which the instance listens.")
-    port: Port = Field(description="Port at which the instance listens.")
+    port: Port = Field(description="Port at which the instance listens; with `replicas`, the first one.")
     runtime: RuntimeKind = Field(
         RuntimeKind.EXTERNAL,
         description="How it is started: `docker` (by syshaxd, as a container), `process` (by syshaxd, as a child "
         "process) or `external` (not by syshaxd).",
     )
     device: Device | None = Field(
-        None, description="The device that computes: `cuda` or `cpu`. Unset: the one that the instance is named after."
+        None, description="The device that computes: `cuda` or `cpu`. Unset: the one that the role is named after."
     )
     python: str | None = Field(None, description="Python interpreter of the environment with vLLM (runtime `process`).")
-    model: str | None = Field(None, description="Folder of the model's weights. Unset: models.path.")
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="Key of the model under `models`, or the folder of other weights of the default model. "
+        "Unset: the default model.",
+    )
     quantize: Quantize = Field(
         Quantize.NONE,
         description="Weights of 8 bits (`q8_0`) or 4 bits (`q4_0`) instead of the model's own, on CPUs; syshaxd makes "
@@ -170,13 +189,19 @@ class ServiceConfig(Section):
 class GpuServiceConfig(ServiceConfig):
     """The instance in the role `gpu`."""
 
-    port: Port = Field(8001, description="Port at which the instance listens.")
+    role: Literal[Role.GPU] = Field(Role.GPU, description="The instance's role in placement.")
+    port: Port = Field(8001, description="Port at which the instance listens; with `replicas`, the first one.")
 
 
 class CpuServiceConfig(ServiceConfig):
     """The instance in the role `cpu`."""
 
-    port: Port = Field(8002, description="Port at which the instance listens.")
+    role: Literal[Role.CPU] = Field(Role.CPU, description="The instance's role in placement.")
+    port: Port = Field(8002, description="Port at which the instance listens; with `replicas`, the first one.")
+
+
+class NamedServiceConfig(ServiceConfig):
+    """An instance with a name of the user's choice."""
 
 
 class ConductorConfig(Section):
@@ -187,8 +212,24 @@ class ConductorConfig(Section):
 
 
 class ServicesConfig(Section):
-    """Addresses, and how the instances are started."""
+    """Addresses, and how the instances are started.
+
+    With a service of another name, `gpu` and `cpu` are enabled only if they are there, too.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, NamedServiceConfig] = Field(init=False)
 
     gpu: GpuServiceConfig = Field(default_factory=GpuServiceConfig, description="The instance in the role `gpu`.")
     cpu: CpuServiceConfig = Field(default_factory=CpuServiceConfig, description="The instance in the role `cpu`.")
     conductor: ConductorConfig = Field(default_factory=ConductorConfig, description="The OpenAI endpoint.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _disable_what_is_not_there(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        services = {name: value for name, value in data.items() if value is not None}
+        if services.keys() <= cls.model_fields.keys():
+            return services
+        return {name: {"enabled": False} for name in ("gpu", "cpu")} | services

@@ -166,18 +166,18 @@ def offloading_fault(args: Mapping[str, Any], env: Mapping[str, Any]) -> str:
     return ""
 
 
-def connector_doubt(name: str, files: EngineFiles, args: Mapping[str, Any], env: Mapping[str, Any]) -> str:
+def connector_doubt(key: str, files: EngineFiles, args: Mapping[str, Any], env: Mapping[str, Any]) -> str:
     """Why an instance is not given the connector unasked, for a person; empty: it surely works.
 
     Args:
-        name: Of the service.
+        key: Of the service: `services.NAME`.
         files: What is known of the instance.
         args: Its flags, by name with dashes.
         env: Its variables.
     """
     found = _VERSION.match(files.version)
     if found is None:
-        return f"its vLLM's version is not known: set services.{name}.protocol to connector if it is {SINCE} or later"
+        return f"its vLLM's version is not known: set {key}.protocol to connector if it is {SINCE} or later"
     if (int(found[1]), int(found[2])) < _SINCE:
         return f"its vLLM {files.version} is older than {SINCE}"
     if KV_TRANSFER_FLAG in args:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The plan of `cores: auto`, as changes to a configuration."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.numa import Weights
 from syshaxd.core.numa.binding import AFFINITY, CPU_VARIABLES, FUSED, OMP_BIND, THREADS
 from syshaxd.core.numa.cpulist import format_cpulist
-from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
+from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
 
 _RANKS = "tensor-parallel-size"
 
@@ -30,7 +30,7 @@ class PlanRequest:
     stock: bool = False
     """It uses vLLM's own CPU backend, as does any instance that sets VLLM_CPU_OMP_THREADS_BIND."""
     gpu_cores: int | None = None
-    """Cores for the instance gpu, near the accelerators; None: unchanged."""
+    """Cores for each instance in the role gpu, near the accelerators; None: unchanged."""
 
 
 def plan_changes(
@@ -49,10 +49,11 @@ def plan_changes(
             binding.
     """
     specs = {spec.name: spec for spec in instance_specs(parse(content))}
-    names = [request.instance] + (["gpu"] if request.gpu_cores else [])
+    gpus = [name for name, spec in specs.items() if spec.role is Role.GPU and spec.runtime is not RuntimeKind.EXTERNAL]
+    names = [request.instance, *((gpus or ["gpu"]) if request.gpu_cores else [])]
     if faults := tuple(_not_ours(names, specs)):
         raise ConfigError(faults)
-    asked = _asked(request, specs[request.instance])
+    asked = _asked(request, specs[request.instance], names[1:])
     wanted: Any = dict(content)
     for key, value in asked.items():
         wanted = unset_value(wanted, key) if value is None else set_value(wanted, key, value)
@@ -77,15 +78,18 @@ def _not_ours(names: list[str], specs: Mapping[str, InstanceSpec]) -> Iterator[C
             yield ConfigFault(f"services.{name}", f"no such instance is enabled; there is {', '.join(specs)}")
         elif specs[name].runtime is RuntimeKind.EXTERNAL:
             problem = "`external`: syshaxd does not start this instance and so can't bind it"
-            yield ConfigFault(f"services.{name}.runtime", problem)
+            yield ConfigFault(f"{specs[name].key}.runtime", problem)
+        elif specs[name].service:
+            problem = f"{name} is a replica, which has no keys of its own; set `cores: auto`, which plans each replica"
+            yield ConfigFault(f"{specs[name].key}.cores", problem)
 
 
-def _asked(request: PlanRequest, spec: InstanceSpec) -> dict[str, Any]:
+def _asked(request: PlanRequest, spec: InstanceSpec, gpus: Sequence[str]) -> dict[str, Any]:
     """The configuration keys that request such a plan; None: unset the key."""
     prefix = f"services.{request.instance}"
     asked: dict[str, Any] = {f"{prefix}.cores": AUTO}
     if request.gpu_cores is not None:
-        asked |= {"services.gpu.cores": AUTO, "numa.gpu_cores": request.gpu_cores}
+        asked |= {f"services.{name}.cores": AUTO for name in gpus} | {"numa.gpu_cores": request.gpu_cores}
     if request.ranks is not None:
         asked[f"{prefix}.args.{_RANKS}"] = request.ranks
     if spec.device is Device.CPU:

@@ -6,11 +6,11 @@ import re
 from dataclasses import replace
 
 from syshaxd.core.address import Address, published_port
-from syshaxd.core.config import ContainerConfig, ServiceConfig, container_name
+from syshaxd.core.config import ContainerConfig, ServiceConfig, container_name, device_of
 from syshaxd.core.config.services import size_bytes
 from syshaxd.core.handover.connector import PACKAGE
 from syshaxd.core.numa.cpulist import format_cpulist
-from syshaxd.core.types import ContainerSpec, Device, HandoverProtocol, InstanceSpec, Role
+from syshaxd.core.types import ContainerSpec, Device, HandoverProtocol, InstanceSpec
 
 DONOR = "donor"
 """As `ipc`: a separate container keeps the namespace, and with it /dev/shm, across restarts of all others."""
@@ -28,18 +28,17 @@ def inner_host(service: ServiceConfig) -> str:
     return "::" if ":" in service.host else _BIND_ALL
 
 
-def container_spec(role: Role, service: ServiceConfig, *, model: str, joins: str | None) -> ContainerSpec:
+def container_spec(name: str, service: ServiceConfig, *, model: str, ipc: str) -> ContainerSpec:
     """The container of an instance.
 
     Args:
-        role: The instance's part.
+        name: The instance's name.
         service: Its configuration.
         model: Its weights.
-        joins: Name of the container whose IPC namespace it joins by default; None: it shares its own.
+        ipc: Its IPC namespace, unless configured.
     """
     container: ContainerConfig = service.container
-    device = service.device or (Device.CUDA if role is Role.GPU else Device.CPU)
-    on_gpu = device is Device.CUDA
+    on_gpu = device_of(service) is Device.CUDA
     gpus = container.gpus if container.gpus is not None else ("all" if on_gpu else 0)
     caps = container.cap_add if container.cap_add is not None else ([] if on_gpu else ["SYS_NICE"])
     volumes = (
@@ -49,10 +48,10 @@ def container_spec(role: Role, service: ServiceConfig, *, model: str, joins: str
     )
     inner = container.container_port or service.port
     return ContainerSpec(
-        name=container_name(role, service),
+        name=container_name(name, service),
         image=container.image or "",
         pull=container.pull,
-        ipc=container.ipc or (f"{JOIN}{joins}" if joins else "shareable"),
+        ipc=container.ipc or ipc,
         shm_size_bytes=size_bytes(container.shm_size),
         gpus=ALL_GPUS if gpus == "all" else gpus if isinstance(gpus, int) else tuple(map(str, gpus)),
         ports=((service.host, service.port, inner), *map(published_port, container.ports)),

@@ -166,7 +166,7 @@ def _diagnose(rules: tuple[_Rule, ...], spec: InstanceSpec, text: str) -> tuple[
             meaning = rule.meaning.format(
                 text,
                 name=spec.name,
-                key=f"services.{spec.name}.container",
+                key=f"{spec.key}.container",
                 container=container.name,
                 image=container.image,
                 ipc=container.ipc,

@@ -23,6 +23,7 @@ from syshaxd.core.numa import (
     plan_binding,
     read_settings,
     reserve_cores,
+    share_out,
 )
 from syshaxd.core.numa.binding import (
     AFFINITY,
@@ -212,20 +213,31 @@ def _plan_all(
 ) -> dict[str, Binding]:
     """Plans one instance after the other, GPU instances first: they need few cores, but near ones.
 
+    Those that may have any number of threads share out what is left when all others are planned.
+
     Raises:
         ConfigError: With each instance for which there is no binding.
     """
     planned: dict[str, Binding] = {}
     faults: list[ConfigFault] = []
-    for name in sorted(settings, key=lambda name: (settings[name].dialect is not Dialect.PLAIN, name)):
+    order = sorted(settings, key=lambda name: (settings[name].dialect is not Dialect.PLAIN, _is_open(settings[name])))
+    for at, name in enumerate(order):
         taken = {**constraints[name].taken, **{other: binding.cpuset for other, binding in planned.items()}}
         try:
+            if _is_open(settings[name]) and order[at + 1 :]:
+                parts = share_out(topology, replace(constraints[name], taken=taken), len(order) - at)
+                taken |= dict(zip(order[at + 1 :], parts[1:], strict=True))
             planned[name] = _plan(settings[name], replace(constraints[name], taken=taken), topology, gpu_cores)
         except NoBindingError as error:
             faults.append(ConfigFault(f"services.{name}.cores", f"{error}; set the cores of every instance"))
     if faults:
         raise ConfigError(tuple(faults))
     return planned
+
+
+def _is_open(settings: BindingSettings) -> bool:
+    """Whether an instance takes as many CPUs as it gets."""
+    return settings.dialect is not Dialect.PLAIN and not settings.env.get(THREADS)
 
 
 def _plan(settings: BindingSettings, constraints: Constraints, topology: NumaTopology, gpu_cores: int) -> Binding:

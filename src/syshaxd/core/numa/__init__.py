@@ -12,7 +12,7 @@ from syshaxd.core.numa.drift import BindingStatus, Unverified, next_status
 from syshaxd.core.numa.memory import Weights, memory_needs
 from syshaxd.core.numa.model import Accelerator, AcceleratorKind, Node, NumaTopology
 from syshaxd.core.numa.picture import picture
-from syshaxd.core.numa.plan import plan_binding, plan_nearest, reserve_cores
+from syshaxd.core.numa.plan import plan_binding, plan_nearest, reserve_cores, share_out
 from syshaxd.core.numa.reading import binding_of, read_settings
 from syshaxd.core.numa.text import parse_lscpu, parse_numactl, parse_topology
 from syshaxd.core.numa.verify import Drift, DriftKind, Memory, NumaUsage, Thread, Verification, verify_binding
@@ -52,5 +52,6 @@ __all__ = [
     "plan_nearest",
     "read_settings",
     "reserve_cores",
+    "share_out",
     "verify_binding",
 ]

@@ -4,7 +4,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 
 from syshaxd.core.errors import NoBindingError
 from syshaxd.core.numa.binding import Binding, Constraints, Dialect
@@ -116,6 +116,21 @@ def reserve_cores(
         owner: tuple(sorted(cpu for _ in range(count) for cpu in topology.core_of(next(line))))
         for owner, count in cores.items()
     }
+
+
+def share_out(topology: NumaTopology, constraints: Constraints, count: int) -> list[tuple[int, ...]]:
+    """Returns the free CPUs in so many parts: of whole nodes if there are enough, else of whole cores.
+
+    A part may be empty.
+    """
+    free = _free_cpus(topology, constraints)
+    nodes = [[topology.core_of(cpu) for cpu in cpus] for cpus in free.values()]
+    units = nodes if len(nodes) >= count else [[core] for cores in nodes for core in cores]
+    bounds = [round(len(units) * part / count) for part in range(count + 1)]
+    return [
+        tuple(sorted(cpu for cores in units[start:end] for core in cores for cpu in core))
+        for start, end in pairwise(bounds)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -332,7 +332,7 @@ def _no_image(spec: InstanceSpec) -> LaunchFailedError:
     assert spec.container is not None
     return LaunchFailedError(
         f"{spec.name}: there is no image {spec.container.image} here: load it (`docker load`), or set "
-        f"services.{spec.name}.container.pull to true",
+        f"{spec.key}.container.pull to true",
         permanent=True,
     )
 

@@ -308,7 +308,7 @@ class DockerRuntime:
             last = [line async for line in log.lines(tail=LAST_LINES, follow=False)]
             status = exit_status(
                 state.exit_code,
-                name=running.spec.name,
+                name=running.spec.service or running.spec.name,
                 out_of_memory=state.out_of_memory,
                 asked=running.asked,
                 last_lines=lines_of_last_launch(last, running.spec.name),
@@ -405,7 +405,7 @@ def _check_host(spec: InstanceSpec, *, needs_port: bool) -> None:
     assert spec.container is not None
     for source in (volume.partition(":")[0] for volume in spec.container.volumes):
         if source.startswith("/") and not Path(source).exists():
-            keys = f"models.path, or services.{spec.name}.container.volumes"
+            keys = f"models.path, or {spec.key}.container.volumes"
             raise LaunchFailedError(f"{spec.name}: there is no {source} for its container; set {keys}", permanent=True)
     if needs_port:
         for host, outer, _ in spec.container.ports:

@@ -89,7 +89,7 @@ def check(spec: InstanceSpec, folder: Path, *, needs_port: bool) -> None:
     if shutil.which(spec.argv[0]) is None:
         raise LaunchFailedError(
             f"{spec.name} cannot start {spec.argv[0]}: no such program; "
-            f"set services.{spec.name}.python to the interpreter with vLLM",
+            f"set {spec.key}.python to the interpreter with vLLM",
             permanent=True,
         )
     _check_cores(spec)
@@ -106,7 +106,7 @@ def _check_model(spec: InstanceSpec) -> None:
     """A path that leads nowhere would be taken for the name of a model on a hub, half a minute later."""
     if Path(spec.model).is_absolute() and not Path(spec.model).exists():
         raise LaunchFailedError(
-            f"{spec.name} cannot find its model {spec.model}; set models.path, or services.{spec.name}.model",
+            f"{spec.name} cannot find its model {spec.model}; set models.path, or {spec.key}.model",
             permanent=True,
         )
 
@@ -127,9 +127,7 @@ def _check_cores(spec: InstanceSpec) -> None:
 
 def _unbound(spec: InstanceSpec, why: str) -> LaunchFailedError:
     cpus = format_cpulist(spec.cores)
-    return LaunchFailedError(
-        f"{spec.name} cannot be bound to CPUs {cpus}: {why}; set services.{spec.name}.cores", permanent=True
-    )
+    return LaunchFailedError(f"{spec.name} cannot be bound to CPUs {cpus}: {why}; set {spec.key}.cores", permanent=True)
 
 
 def inherited_environment() -> dict[str, str]:
@@ -163,7 +161,7 @@ def _failure(spec: InstanceSpec, report: bytes, log_path: Path) -> LaunchFailedE
         case "bind":
             return _unbound(spec, why)
         case "exec":
-            text = f"cannot start {spec.argv[0]}: {why}; set services.{spec.name}.python to the interpreter with vLLM"
+            text = f"cannot start {spec.argv[0]}: {why}; set {spec.key}.python to the interpreter with vLLM"
         case _:
             return LaunchFailedError(f"{spec.name}: cannot write its record next to {log_path}: {why}", permanent=False)
     return LaunchFailedError(f"{spec.name} {text}", permanent=number not in {errno.EAGAIN, errno.ENOMEM})
