@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from syshaxd.core.config import Config, get_value, parse, parse_text, set_value, unset_value
 from syshaxd.core.errors import ConfigError, ConflictError
 from syshaxd.system import configfile, replacing
+from syshaxd.system.api_keys import ApiKeys
 
 
 @pytest.fixture
@@ -487,6 +488,16 @@ def test_an_endpoint_that_strangers_can_use_is_told(path: Path, host: str, setti
     written(path, text).chmod(0o600)
     told = configfile.warnings(path, configfile.load(path))
     assert [f"services.conductor.host is {host}" in text for text in told] == [True] * is_open
+
+
+def test_keys_that_travel_unencrypted_are_told(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    ApiKeys(tmp_path / "api_keys").create("alice")
+    text = "services: {conductor: {host: 0.0.0.0}}\n"
+    for tls, is_told in (("", True), ("gateway: {tls: {cert: c, key: k}}\n", False)):
+        written(path, text + tls).chmod(0o600)
+        told = configfile.warnings(path, configfile.load(path))
+        assert ["API keys travel unencrypted" in text for text in told] == [True] * is_told
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from syshaxd.core.placement.decision import Prediction
 from syshaxd.core.placement.records import Cause, HandoverRecord, Outcome, RequestRecord
 from syshaxd.core.types import Device, EngineStatus, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
 from syshaxd.observe.metric_aliases import RENAMED, REPLACED
-from syshaxd.observe.metrics import MetricsService
+from syshaxd.observe.metrics import ClientCounts, MetricsService
 from tests.fakes.engine import DRIFT, GIB, parity_report, seen
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -183,7 +183,7 @@ def render(service: MetricsService, snapshot: Snapshot = SNAPSHOT) -> Exposition
         parity=parity,
         bindings={"cpu": BindingStatus(verification=seen(DRIFT), read_at_s=1700.5, drifts=(DRIFT,), drifted_at_s=1.0)},
     )
-    text = service.render(status).decode()
+    text = service.render(status, ClientCounts(certificates_end_at_s={"cert": 1.0})).decode()
     theirs = {
         (sample.name, frozenset((key, _escape(value)) for key, value in sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)

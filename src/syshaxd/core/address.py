@@ -35,9 +35,9 @@ class Address:
             name = self.host.encode("ascii", "backslashreplace").decode("ascii")
         return f"{name}:{self.port}"
 
-    def url(self, path: str = "") -> str:
+    def url(self, path: str = "", *, scheme: str = "http") -> str:
         """The server's URL for `path`, which is empty or starts with a slash."""
-        return f"http://{self.authority}{path}"
+        return f"{scheme}://{self.authority}{path}"
 
     def __str__(self) -> str:
         return self.authority

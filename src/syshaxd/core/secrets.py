@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 HIDDEN = "(hidden)"
-_PATHS = frozenset(("control.tcp.key",))
+_PATHS = frozenset(("control.tcp.key", "gateway.tls.key"))
 """Configuration keys that hold file names, despite their own names."""
 _SECRET_WORD = re.compile(r"secret|passw(?:or)?d|passphrase|credential|apikey|bearer|authorization")
 _LAST_WORD = re.compile(r".*(?:token|secret|pwd)|key|auth|pat|cookie")

@@ -24,6 +24,7 @@ from syshaxd.daemon.service import Service, closed
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.authentication import Authentication, check_exposure
 from syshaxd.gateway.dashboard import Dashboard
+from syshaxd.gateway.tls import Tls
 from syshaxd.instances import binder
 from syshaxd.instances.arenas import ArenaSweeper, read_with_arena
 from syshaxd.instances.capabilities import read_facts
@@ -78,6 +79,7 @@ async def build(
     session = await stack.enter_async_context(aiohttp.ClientSession())
     keys = await asyncio.to_thread(ApiKeys, api_keys.default_path())
     authentication = Authentication.from_config(config, keys)
+    tls = await asyncio.to_thread(Tls.from_config, config.gateway.tls)
     stopped = await asyncio.to_thread(StoppedInstances.load, rundir.state_dir() / "stopped.json")
     _close_with(stack, "stopped instances", stopped.close)
 
@@ -188,8 +190,9 @@ async def build(
         supervisor=supervisor,
         registry=registry,
         instances=instances,
-        gateway=_gateway(config, bound, engine, metrics, instances, authentication=authentication),
+        gateway=_gateway(config, bound, engine, metrics, instances, authentication=authentication, tls=tls),
         authentication=authentication,
+        tls=tls,
         control=control,
         leases=leases,
         reconfigurer=reconfigurer,
@@ -200,6 +203,7 @@ async def build(
             "sweeper": runner.sweep,
             "parity": parity.run,
             "discovery": discovery.run,
+            **({} if tls is None else {"certificate": tls.run}),
         },
     )
 
@@ -212,6 +216,7 @@ def _gateway(
     instances: InstanceOperations,
     *,
     authentication: Authentication,
+    tls: Tls | None,
 ) -> Gateway:
     its = config.gateway
     return Gateway(
@@ -222,6 +227,7 @@ def _gateway(
         cors_origins=its.cors_origins,
         allow_router_fields=its.allow_kv_transfer_params,
         authentication=authentication,
+        tls=tls,
         dashboard=Dashboard(instances.status, bound.topology, engine.events, engine.requests.decisions)
         if its.dashboard
         else None,

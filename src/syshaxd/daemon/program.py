@@ -21,6 +21,7 @@ from syshaxd.core.errors import SyshaxError
 from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.daemon.composition import build
 from syshaxd.daemon.orders import Orders
+from syshaxd.gateway.tls import Tls
 from syshaxd.instances import binder
 from syshaxd.system import configfile, descriptors, logs, sdnotify
 from syshaxd.system.terminal import Program
@@ -63,6 +64,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     try:
         text = configfile.read_text(path)
         config = configfile.parse_file(text)
+        Tls.from_config(config.gateway.tls)
         bound = binder.bind(config)
     except SyshaxError as error:
         raise click.ClickException(configfile.fault_text(path, error)) from None

@@ -20,6 +20,7 @@ from syshaxd.core.types import RuntimeKind
 from syshaxd.daemon.orders import Orders
 from syshaxd.gateway import Gateway
 from syshaxd.gateway.authentication import Authentication
+from syshaxd.gateway.tls import Tls
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.reconfigure import Reconfigurer
@@ -53,6 +54,7 @@ class Service:
     instances: InstanceOperations
     gateway: Gateway
     authentication: Authentication
+    tls: Tls | None
     control: ControlServer
     leases: Leases
     reconfigurer: Reconfigurer
@@ -136,6 +138,7 @@ async def _show_start(its: Service) -> None:
         its.instances,
         its.config.models.params,
         key=its.authentication.own_secret,
+        is_testable=its.tls is None or not its.tls.wants_certificates,
         dashboard=its.config.gateway.dashboard,
     )
     models = dict.fromkeys(spec.served_model for spec in its.registry.specs.values())

@@ -233,7 +233,8 @@ class ClientConnection(BaseProtocol):
         self._ends = True
         self._enter(Phase.CLOSING)
         if not self._socket_transport.is_closing():
-            self._socket_transport.write_eof()
+            if self._socket_transport.can_write_eof():  # not with TLS
+                self._socket_transport.write_eof()
             self._socket_transport.resume_reading()
 
     def _enter(self, phase: Phase) -> None:

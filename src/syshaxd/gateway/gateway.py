@@ -10,6 +10,7 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from syshaxd.core.address import Address
 from syshaxd.core.errors import (
@@ -42,6 +43,7 @@ from syshaxd.gateway.errors import Answer, error_answer, internal_error
 from syshaxd.gateway.front import Front
 from syshaxd.gateway.limits import Limits
 from syshaxd.gateway.own import OwnRoutes
+from syshaxd.gateway.tls import Tls
 from syshaxd.observe.metrics import ClientCounts, MetricsService
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.request import Request
@@ -53,6 +55,7 @@ __all__ = ["Gateway", "Limits"]
 _log = logging.getLogger(__name__)
 _BACKLOG = 4096
 _FIRST_REQUEST_LIMIT_S = 0.2
+_CLOSING_LIMIT_S = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _MAX_NAME_CHARACTERS = 128
 # Prompts are estimated before they are tokenized.
@@ -72,6 +75,7 @@ class Gateway:
         cors_origins: Sequence[str] = ("*",),
         allow_router_fields: bool = False,
         authentication: Authentication | None = None,
+        tls: Tls | None = None,
         dashboard: Dashboard | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -85,6 +89,7 @@ class Gateway:
             cors_origins: Whose pages may use the endpoint.
             allow_router_fields: Clients may set what only routers need.
             authentication: Checks the clients' API keys; None: none are needed.
+            tls: Encrypts the connections; None: they are not encrypted.
             dashboard: The page of states and loads; None: there is none.
             clock: Seconds that never go back; None: the loop's.
         """
@@ -95,6 +100,7 @@ class Gateway:
         self._cors = Cors(cors_origins)
         self._allow_router_fields = allow_router_fields
         self._authentication = authentication or Authentication()
+        self._tls = tls
         self._intake = BodyIntake(limits or Limits())
         self._front = Front(self._handle, limits or Limits(), clock or self._loop.time)
         self._stopping = False
@@ -134,7 +140,7 @@ class Gateway:
         """
         try:
             if not any(listens_at(ready, host, port) for ready in handed):
-                own = await self._loop.create_server(self._front, host, port, backlog=_BACKLOG)
+                own = await self._loop.create_server(self._front, host, port, backlog=_BACKLOG, **self._encryption())
                 self._servers.append(own)
                 port = own.sockets[0].getsockname()[1]
                 if handed:
@@ -149,12 +155,19 @@ class Gateway:
             ) from error
         self._handed = handed
         self._sweeper = self._loop.create_task(self._front.sweep_for_ever(self.sweep))
-        return Address(host, port).url()
+        return Address(host, port).url(scheme="http" if self._tls is None else "https")
+
+    def _encryption(self) -> dict[str, Any]:
+        """Options of a listening server."""
+        if self._tls is None:
+            return {}
+        limit_s = self._front.limits.head_timeout_s
+        return {"ssl": self._tls.context, "ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": _CLOSING_LIMIT_S}
 
     async def serve_handed(self) -> None:
         """Accepts connections of the inherited sockets, including those that are waiting."""
         for ready in self._handed:
-            server = await self._loop.create_server(self._front, sock=ready, backlog=_BACKLOG)
+            server = await self._loop.create_server(self._front, sock=ready, backlog=_BACKLOG, **self._encryption())
             self._servers.append(server)
 
     async def stop(self, drain_timeout_s: float) -> None:
@@ -319,7 +332,13 @@ class Gateway:
         return self._engine.queued + sum(self._engine.inflight.values())
 
     def _render_metrics(self) -> bytes:
-        counts = ClientCounts(self.connections, self._front.refused, self.held_bytes)
+        counts = ClientCounts(
+            self.connections,
+            self._front.refused,
+            self.held_bytes,
+            self._authentication.refused,
+            {} if self._tls is None else self._tls.ends_at_s,
+        )
         return self._metrics.render(self._status(), counts)
 
 

@@ -9,7 +9,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from prometheus_client import generate_latest
@@ -64,6 +64,10 @@ class ClientCounts:
     """Connections refused so far."""
     body_bytes: int = 0
     """Of the bodies that are held at this moment."""
+    unauthorized: int = 0
+    """Requests without a valid API key so far."""
+    certificates_end_at_s: Mapping[str, float] = field(default_factory=dict)
+    """When the endpoint's certificates end, in Unix time, by the key of gateway.tls."""
 
 
 class MetricsService:
@@ -207,3 +211,13 @@ def _client_families(clients: ClientCounts) -> Iterator[Metric]:
         "syshax_client_connections_refused", "Client connections over a limit, which got 503.", value=clients.refused
     )
     yield gauge("syshax_request_bodies_held_bytes", "Bytes of request bodies in memory.", clients.body_bytes)
+    yield CounterMetricFamily(
+        "syshax_requests_unauthorized", "Requests without a valid API key, which got 401.", value=clients.unauthorized
+    )
+    if clients.certificates_end_at_s:
+        yield gauges(
+            "syshax_tls_certificate_expiry_timestamp_seconds",
+            "When the first certificate of a file of gateway.tls ends.",
+            "file",
+            clients.certificates_end_at_s,
+        )

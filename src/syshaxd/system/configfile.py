@@ -92,7 +92,7 @@ def load(path: Path) -> Config:
 
 def warnings(path: Path, config: Config) -> tuple[str, ...]:
     """Warnings about a valid configuration: old names of keys, unsafe file modes, and who can reach the endpoint."""
-    found = [] if _are_enforced(config) else [f"{path}: {text}" for text in exposures(config)]
+    found = [f"{path}: {text}" for text in exposures(config, keys_exist=api_keys.default_path().exists())]
     old_name = f"{path}: {{}} is now {{}}; the old name works until the next release"
     found += [old_name.format(old, RENAMED_KEYS[old]) for old in _old(path)]
     if (mode := _mode(path)) is not None:
@@ -100,17 +100,10 @@ def warnings(path: Path, config: Config) -> tuple[str, ...]:
             found.append(f"every user of this host can write {path}, and so run programs as syshaxd: chmod o-w")
         if mode & stat.S_IROTH and (keys := secret_keys(config)):
             found.append(f"every user of this host can read {path}, which holds {', '.join(keys)}: chmod o-r")
-    key = config.control.tcp.key
-    if key is not None and (mode := _mode(Path(key))) is not None and mode & _BEYOND_THE_GROUPS_READING:
-        found.append(
-            f"control.tcp.key: {key} is accessible to others than its owner (mode {mode:04o}): chmod 0600, or 0640"
-        )
+    for name, key in (("control.tcp.key", config.control.tcp.key), ("gateway.tls.key", config.gateway.tls.key)):
+        if key is not None and (mode := _mode(Path(key))) is not None and mode & _BEYOND_THE_GROUPS_READING:
+            found.append(f"{name}: {key} is accessible to others than its owner (mode {mode:04o}): chmod 0600, or 0640")
     return tuple(found)
-
-
-def _are_enforced(config: Config) -> bool:
-    """Whether requests need an API key, as far as this user's environment tells."""
-    return not config.gateway.insecure and api_keys.default_path().exists()
 
 
 def _old(path: Path) -> tuple[str, ...]:

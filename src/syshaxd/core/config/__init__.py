@@ -40,6 +40,7 @@ from syshaxd.core.config.schema import (
     LifecycleConfig,
     ModelParams,
     TcpConfig,
+    TlsConfig,
 )
 from syshaxd.core.config.services import (
     AUTO,
@@ -67,6 +68,7 @@ __all__ = [
     "ServedModel",
     "ServiceConfig",
     "TcpConfig",
+    "TlsConfig",
     "container_name",
     "default_model",
     "describe",

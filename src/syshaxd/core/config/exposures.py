@@ -14,13 +14,17 @@ _API_KEY = "api-key"
 _API_KEY_VARIABLE = "VLLM_API_KEY"
 
 
-def exposures(config: Config) -> tuple[str, ...]:
-    """Returns what others can reach and how to prevent that, as messages; API keys may prevent it already."""
+def exposures(config: Config, *, keys_exist: bool) -> tuple[str, ...]:
+    """Returns what others can reach or read and how to prevent that, as messages; there are API keys, or not."""
     host = config.services.conductor.host
     if not unprotected(config, (host,)):
         return ()
     if config.gateway.insecure:
         text = "gateway.insecure gives other hosts access without a key; a proxy or a firewall must keep strangers away"
+    elif keys_exist and config.gateway.tls.cert is not None:
+        return ()
+    elif keys_exist:
+        text = "API keys travel unencrypted; set gateway.tls.cert and key, or put a proxy with TLS in front"
     else:
         text = "syshaxd starts there only with API keys (`syshaxctl keys create`) or with gateway.insecure: true"
     return (f"services.conductor.host is {host}: {text}",)
@@ -28,7 +32,8 @@ def exposures(config: Config) -> tuple[str, ...]:
 
 def unprotected(config: Config, hosts: Iterable[str]) -> str:
     """The first of these addresses of the endpoint at which other hosts could use an instance that asks for no key."""
-    if all(map(_asks_for_a_key, enabled_services(config).values())):
+    services = enabled_services(config).values()
+    if services and all(map(_asks_for_a_key, services)):
         return ""
     return next((host for host in hosts if not _is_loopback(host)), "")
 

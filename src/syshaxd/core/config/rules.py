@@ -16,7 +16,7 @@ from syshaxd.core.config.instances import (
     section_of,
     sections,
 )
-from syshaxd.core.config.schema import Config
+from syshaxd.core.config.schema import Config, TlsConfig
 from syshaxd.core.config.services import ServiceConfig
 from syshaxd.core.errors import ConfigFault
 from syshaxd.core.types import RuntimeKind
@@ -38,6 +38,7 @@ def faults_between_keys(config: Config) -> Iterator[ConfigFault]:
         for name in ("cert", "key", "client_ca"):
             if getattr(tcp, name) is None:
                 yield ConfigFault(f"control.tcp.{name}", "required with control.tcp.port: a PEM file")
+    yield from _faults_of_tls(config.gateway.tls)
     yield from _faults_of_ports(config)
     if config.lifecycle.backoff_cap_s < config.lifecycle.backoff_base_s:
         yield ConfigFault("lifecycle.backoff_cap_s", "must not be less than lifecycle.backoff_base_s")
@@ -100,6 +101,13 @@ def _faults_of_aliases(config: Config) -> Iterator[ConfigFault]:
             if other != aliases_key or aliases.count(alias) > 1:
                 whose = "given twice" if other in {key, aliases_key} else f"already a name by {other}"
                 yield ConfigFault(aliases_key, f"{alias} is {whose}")
+
+
+def _faults_of_tls(tls: TlsConfig) -> Iterator[ConfigFault]:
+    if tls.cert or tls.key or tls.client_ca:
+        for name in ("cert", "key"):
+            if getattr(tls, name) is None:
+                yield ConfigFault(f"gateway.tls.{name}", "required with the other keys of gateway.tls: a PEM file")
 
 
 def _faults_of_ports(config: Config) -> Iterator[ConfigFault]:

@@ -198,6 +198,16 @@ class LifecycleConfig(Section):
     stop_grace_s: Seconds = Field(15.0, description="Seconds between asking an instance to exit and killing it.")
 
 
+class TlsConfig(Section):
+    """TLS at the OpenAI endpoint. Renewed files are used without a restart."""
+
+    cert: str | None = Field(None, description="The endpoint's certificate chain: a PEM file. Unset: no TLS.")
+    key: str | None = Field(None, description="Private key of the certificate: a PEM file.")
+    client_ca: str | None = Field(
+        None, description="CA that signs clients' certificates: a PEM file. Unset: clients need no certificate."
+    )
+
+
 class GatewayConfig(Section):
     """Limits and features of the OpenAI endpoint."""
 
@@ -205,6 +215,7 @@ class GatewayConfig(Section):
         False,
         description="Serve requests without an API key, also to other hosts: something else must keep strangers away.",
     )
+    tls: TlsConfig = Field(default_factory=TlsConfig, description="TLS at the OpenAI endpoint.")
     metrics_open: bool = Field(False, description="Serve GET /metrics without an API key.")
     dashboard: bool = Field(True, description="Serve GET /dashboard, which shows states and loads.")
     dashboard_open: bool = Field(False, description="Serve GET /dashboard without an API key.")
