@@ -26,13 +26,14 @@ from syshaxd.instances.discovery import Discovery
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
+from syshaxd.observe.liveness import Liveness
 from syshaxd.observe.parity import ParityService
 from syshaxd.reconfigure import Reconfigurer
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover, HandoverPolicy
 from syshaxd.serving.operations import InstanceOperations
-from syshaxd.serving.runner import Runner
+from syshaxd.serving.runner import Runner, TimeLimits
 from syshaxd.system import configfile
 from tests.fakes.bindings import unbound
 from tests.fakes.quiet import assert_quiet
@@ -111,6 +112,10 @@ async def _probe(spec: InstanceSpec) -> None:
         raise InstanceFailedError("it is broken")
 
 
+async def _no_token(spec: InstanceSpec, timeout_s: float) -> None:
+    pass
+
+
 async def _facts(spec: InstanceSpec) -> InstanceFacts:
     """What it says tells where it was asked."""
     return InstanceFacts(version="0.32.0", max_model_len=spec.port, probe_ids=(1, 2))
@@ -138,7 +143,10 @@ async def fake_daemon(
     config = await asyncio.to_thread(configfile.parse_file, CONFIG)
     bound, runtime = bind(config), FakeRuntime()
     registry = InstanceRegistry(bound.specs)
-    discovery = Discovery(registry, health=_probe, read_catalog=_catalog, read_facts=_facts)
+    liveness = Liveness(
+        _probe, _no_token, registry=registry, snapshot=Snapshot, report=lambda name: None, interval_s=None
+    )
+    discovery = Discovery(registry, health=liveness.probe, read_catalog=_catalog, read_facts=_facts)
     supervisor = Supervisor(
         bound.specs,
         {RuntimeKind.PROCESS: runtime, RuntimeKind.EXTERNAL: ExternalRuntime()},
@@ -159,7 +167,7 @@ async def fake_daemon(
         return tuple(PromptAnswer(steps, steps) for _ in PROMPTS)
 
     parity = ParityService(registry, answers, Bounds())
-    runner = Runner(silence_limit_s=30.0)
+    runner = Runner(TimeLimits(silence_s=30.0))
     handover = Handover(registry, runner, pair_refusal=parity.refusal, policy=HandoverPolicy())
     parity.subscribe(handover.refresh)
     engine = Engine(
@@ -182,7 +190,15 @@ async def fake_daemon(
         snapshot=Snapshot,
         stopped=stopped,
     )
-    its = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine, bindings=bindings)
+    its = partial(
+        settle,
+        supervisor=supervisor,
+        runner=runner,
+        handover=handover,
+        engine=engine,
+        bindings=bindings,
+        liveness=liveness,
+    )
     reconfigurer = Reconfigurer(
         path,
         CONFIG,

@@ -17,13 +17,14 @@ from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import HandoverProtocol, InstanceSpec, QuantisedWeights, Role, State
 from syshaxd.gateway import Gateway, Limits
+from syshaxd.instances.breakers import Ask
 from syshaxd.instances.catalog import Catalog, assumed
 from syshaxd.instances.discovery import Discovery
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover, HandoverPolicy
 from syshaxd.serving.operations import InstanceOperations
-from syshaxd.serving.runner import Runner
+from syshaxd.serving.runner import Runner, TimeLimits
 from tests.fakes.bindings import unbound
 from tests.fakes.handover import no_facts, well
 from tests.fakes.instance import FakeInstance, Request, json_answer
@@ -101,6 +102,10 @@ async def stands() -> AsyncIterator[MakeStand]:
             max_queue_size: int = 10,
             max_queue_wait_s: float = 5.0,
             silence_limit_s: float = 30.0,
+            time_limits: TimeLimits | None = None,
+            breaker_failures: int = 0,
+            retry_ratio: float = 0.2,
+            ask_token: Ask = well,
             catalog: Callable[[InstanceSpec], Catalog] = assumed,
             limits: Limits = LIMITS,
             movable: bool = False,
@@ -117,7 +122,7 @@ async def stands() -> AsyncIterator[MakeStand]:
                 replace(cpu.spec(slots), protocol=protocol, env=env, weights=cpu_weights),
             )
             supervisor = FakeSupervisor(specs)
-            runner = Runner(silence_limit_s=silence_limit_s)
+            runner = Runner(time_limits or TimeLimits(silence_s=silence_limit_s))
             sweeper = asyncio.create_task(runner.sweep())
             stack.callback(sweeper.cancel)
             stack.callback(runner.close)
@@ -141,6 +146,9 @@ async def stands() -> AsyncIterator[MakeStand]:
                 look_up=discovery.look_up,
                 max_queue_size=max_queue_size,
                 max_queue_wait_s=max_queue_wait_s,
+                breaker_failures=breaker_failures,
+                retry_ratio=retry_ratio,
+                ask_token=ask_token,
             )
             metrics = RecordingMetrics()
             instances = InstanceOperations(

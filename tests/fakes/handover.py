@@ -28,7 +28,7 @@ from syshaxd.observe.metrics import MetricsService
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover, HandoverPolicy
 from syshaxd.serving.operations import InstanceOperations
-from syshaxd.serving.runner import Runner
+from syshaxd.serving.runner import Runner, TimeLimits
 from tests.fakes.bindings import unbound
 from tests.fakes.parity import no_parity
 from tests.fakes.quiet import assert_quiet
@@ -144,7 +144,7 @@ async def duo(
         ]
         session = await stack.enter_async_context(aiohttp.ClientSession())
         supervisor = FakeSupervisor(specs)
-        runner = Runner(silence_limit_s=30.0)
+        runner = Runner(TimeLimits(silence_s=30.0))
         sweeper = asyncio.create_task(runner.sweep())
         stack.callback(sweeper.cancel)
         stack.callback(runner.close)

@@ -71,6 +71,36 @@ async def test_an_instance_hangs(make_bed: MakeBed, row: Row) -> None:
     assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
 
 
+async def test_an_instance_fails_every_request(bed: Bed, row: Row) -> None:
+    row.done = f"gpu answers 500 to everything but its probes, beside {STREAMS} streams; then it is well again"
+    async with under_load(bed.port, at_once=STREAMS, tokens=20) as load:
+        row.counts = load.counts
+        await asyncio.to_thread(bed.fault, "gpu", api_status=500)
+        await until_async(lambda: _circuit_open(bed), LIMIT_S, "gpu gets no requests")
+        await asyncio.to_thread(bed.fault, "gpu", api_status=200)
+        await until_async(lambda: _circuit_closed(bed), LIMIT_S, "gpu gets requests again")
+    assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
+
+
+async def _circuit_open(bed: Bed) -> bool:
+    return await asyncio.to_thread(bed.metric, 'syshax_instance_circuit_open{name="gpu"}') == 1
+
+
+async def _circuit_closed(bed: Bed) -> bool:
+    return not await _circuit_open(bed)
+
+
+@pytest.mark.long
+async def test_an_instance_generates_nothing(make_bed: MakeBed, row: Row) -> None:
+    row.done = "gpu answers /health and makes no token any more, while nobody asks it anything"
+    bed = make_bed(changes={"lifecycle": {"liveness_interval_s": 1.0}})
+    bed.told_to_end.add("gpu")
+    pid = bed.pid("gpu")
+    await asyncio.to_thread(bed.fault, "gpu", stall=True)
+    await until_async(lambda: asyncio.to_thread(lambda: _pid(bed, "gpu") not in {0, pid}), 120, "gpu is new")
+    await bed.ready()
+
+
 def _pid(bed: Bed, name: str) -> int:
     try:
         return bed.pid(name)

@@ -206,6 +206,7 @@ async def test_status_as_json(socket: Path) -> None:
         "gpus",
         "gpu_error",
         "parity",
+        "open_circuits",
         "faults",
     ]
     assert status["faults"] == []

@@ -195,6 +195,8 @@ def _notes(view: _View) -> Iterator[Text]:
                 Text.assemble((f"{name}: ", "bold"), (f"drifted from its CPU binding for {age}: {drift}", "red"))
                 for drift in binding.drifts
             ]
+    for name, reason in view.status.open_circuits.items():
+        notes.append(Text.assemble((f"{name}: ", "bold"), (f"gets no requests: {reason}", "red")))
     notes += _handovers(view.status.handover_refusals)
     notes += [Text.assemble("parity: ", parity_line(report)) for report in view.status.parity]
     notes += [Text.assemble(("syshaxd: ", "bold"), (fault, "red")) for fault in view.status.faults]

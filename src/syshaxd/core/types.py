@@ -234,6 +234,8 @@ class EngineStatus:
     """Faults of CPU bindings and advice, by instance, one line each."""
     handover_refusals: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Why an instance cannot hand over to another, by source and target; empty: it can."""
+    open_circuits: Mapping[str, str] = field(default_factory=dict)
+    """Why instances get no requests although they are READY, by name: they failed too many."""
     faults: tuple[str, ...] = ()
     """Faults of the daemon itself, one line each."""
     parity: tuple[ParityReport, ...] = ()

@@ -29,11 +29,12 @@ from syshaxd.instances import binder
 from syshaxd.instances.arenas import ArenaSweeper, read_with_arena
 from syshaxd.instances.capabilities import read_facts
 from syshaxd.instances.catalog import read_catalog
-from syshaxd.instances.discovery import Discovery
+from syshaxd.instances.discovery import Discovery, Health
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.cpu_bindings import BindingMonitor
+from syshaxd.observe.liveness import Liveness, generate_token
 from syshaxd.observe.metrics import LAG_S, Histogram, MetricsService
 from syshaxd.observe.monitor import SystemMonitor, probe_health
 from syshaxd.observe.parity import ParityService, ask
@@ -47,7 +48,7 @@ from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover, HandoverPolicy
 from syshaxd.serving.leases import Leases
 from syshaxd.serving.operations import InstanceOperations
-from syshaxd.serving.runner import Runner
+from syshaxd.serving.runner import Runner, TimeLimits
 from syshaxd.system import activation, api_keys, descriptors, rundir
 from syshaxd.system.api_keys import ApiKeys
 from syshaxd.system.looplag import LoopLag
@@ -86,6 +87,9 @@ async def build(
     def note_launch(name: str, generation: int, text: str) -> None:
         supervisor.note_launch(name, generation, text)
 
+    def note_failure(name: str) -> None:
+        supervisor.report_failure(name)
+
     processes = ProcessRuntime(rundir.state_dir())
     containers = DockerRuntime(
         rundir.state_dir() / "containers",
@@ -103,7 +107,20 @@ async def build(
     for runtime in (processes, containers):
         _close_with(stack, type(runtime).__name__, runtime.close)
     registry = InstanceRegistry(bound.specs)
-    discovery = _discovery(registry, session)
+    monitor = SystemMonitor(
+        lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
+        interval_s=config.monitor.interval_s,
+        timeout_s=lifecycle.probe_timeout_s,
+    )
+    liveness = Liveness(
+        partial(probe_health, session),
+        partial(generate_token, session),
+        registry=registry,
+        snapshot=monitor.latest,
+        report=note_failure,
+        interval_s=lifecycle.liveness_interval_s,
+    )
+    discovery = _discovery(registry, session, liveness.probe)
     _close_with(stack, "discovery", discovery.close)
     supervisor = Supervisor(
         bound.specs,
@@ -119,15 +136,10 @@ async def build(
     supervisor.subscribe(registry.on_status)
     supervisor.subscribe_instances(registry.on_instances)
     _close_with(stack, "arenas", ArenaSweeper(supervisor.statuses, supervisor.subscribe).close)
-    monitor = SystemMonitor(
-        lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
-        interval_s=config.monitor.interval_s,
-        timeout_s=lifecycle.probe_timeout_s,
-    )
     bindings = BindingMonitor(
         bound, supervisor.statuses, partial(_pid, runtimes), interval_s=config.numa.verify_interval_s
     )
-    runner = Runner(silence_limit_s=config.system.request_timeout_s)
+    runner = Runner(TimeLimits.from_config(config.system))
     stack.callback(runner.close)
     parity = _parity(config, registry, session)
     handover = Handover(registry, runner, pair_refusal=parity.refusal, policy=_handover_policy(config))
@@ -141,6 +153,9 @@ async def build(
         look_up=discovery.look_up,
         max_queue_size=config.system.max_queue_size,
         max_queue_wait_s=config.system.max_queue_wait_s,
+        breaker_failures=config.system.breaker_failures,
+        retry_ratio=config.system.retry_ratio,
+        ask_token=partial(generate_token, session),
     )
     instances = InstanceOperations(
         engine,
@@ -153,7 +168,15 @@ async def build(
         faults=lambda: side_tasks.faults,
     )
     monitor.subscribe(lambda _: engine.on_snapshot())
-    settled = partial(settle, supervisor=supervisor, runner=runner, handover=handover, engine=engine, bindings=bindings)
+    settled = partial(
+        settle,
+        supervisor=supervisor,
+        runner=runner,
+        handover=handover,
+        engine=engine,
+        bindings=bindings,
+        liveness=liveness,
+    )
     reconfigurer = Reconfigurer(
         path,
         text,
@@ -201,6 +224,8 @@ async def build(
             "monitor": monitor.run,
             "bindings": bindings.run,
             "sweeper": runner.sweep,
+            "breakers": engine.breakers.run,
+            "liveness": liveness.run,
             "parity": parity.run,
             "discovery": discovery.run,
             **({} if tls is None else {"certificate": tls.run}),
@@ -245,10 +270,10 @@ async def _pid(runtimes: Mapping[RuntimeKind, InstanceRuntime], status: Instance
     return None if status.handle is None else await runtimes[status.spec.runtime].pid(status.handle)
 
 
-def _discovery(registry: InstanceRegistry, session: aiohttp.ClientSession) -> Discovery:
+def _discovery(registry: InstanceRegistry, session: aiohttp.ClientSession, health: Health) -> Discovery:
     return Discovery(
         registry,
-        health=partial(probe_health, session),
+        health=health,
         read_catalog=partial(read_catalog, session),
         read_facts=partial(read_with_arena, partial(read_facts, session)),
     )
@@ -277,6 +302,7 @@ def settle(
     handover: Handover,
     engine: Engine,
     bindings: BindingMonitor,
+    liveness: Liveness,
 ) -> None:
     """Puts a configuration into effect, except for starting and stopping instances and keys that need a restart."""
     times, system = config.lifecycle, config.system
@@ -286,8 +312,10 @@ def settle(
         probe_timeout_s=times.probe_timeout_s,
         stop_grace_s=times.stop_grace_s,
     )
-    runner.silence_limit_s = system.request_timeout_s
+    liveness.interval_s = times.liveness_interval_s
+    runner.limits = TimeLimits.from_config(system)
     handover.set_policy(_handover_policy(config))
+    engine.set_failure_limits(breaker_failures=system.breaker_failures, retry_ratio=system.retry_ratio)
     engine.set_limits(max_queue_size=system.max_queue_size, max_queue_wait_s=system.max_queue_wait_s)
     bindings.set_bound(bound)
     engine.set_policy(Policy.from_config(config))

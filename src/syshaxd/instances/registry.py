@@ -56,6 +56,8 @@ class InstanceRegistry:
             spec.name: RegisteredInstance(InstanceStatus(spec=spec), assumed(spec)) for spec in specs
         }
         """All instances, by name, in the order of the configuration."""
+        self.open_circuits: frozenset[str] = frozenset()
+        """Instances that fail requests and get none, although they are READY."""
         self._subscribers: list[Callable[[], None]] = []
         self._derive()
 
@@ -63,7 +65,9 @@ class InstanceRegistry:
         self.specs: Mapping[str, InstanceSpec] = {name: instance.spec for name, instance in self.instances.items()}
         """The settings of all instances, by name."""
         self.ready: tuple[InstanceSpec, ...] = tuple(
-            instance.spec for instance in self.instances.values() if instance.takes_requests
+            instance.spec
+            for name, instance in self.instances.items()
+            if instance.takes_requests and name not in self.open_circuits
         )
         """Those that requests can go to now."""
         self._kept: dict[tuple[str, str, str, str | None, bool], tuple[InstanceSpec, ...]] = {}
@@ -106,6 +110,12 @@ class InstanceRegistry:
         if known is not None and known.spec == spec:
             news = replace(known, catalog=catalog or known.catalog, facts=facts, discovered=True)
             self._publish({**self.instances, spec.name: news})
+
+    def set_open(self, names: frozenset[str]) -> None:
+        """Replaces the list of instances that get no requests, as they fail them."""
+        if names != self.open_circuits:
+            self.open_circuits = names
+            self._publish(self.instances)
 
     def _publish(self, instances: Mapping[str, RegisteredInstance]) -> None:
         self.instances = instances

@@ -13,8 +13,8 @@ from syshaxd.core.types import InstanceStatus, State
 from syshaxd.observe.metric_aliases import OLD_DRIFT_KINDS
 
 
-def state_families(statuses: Sequence[InstanceStatus]) -> Iterator[Metric]:
-    """The state and the number of launches of each instance."""
+def state_families(statuses: Sequence[InstanceStatus], open_circuits: Mapping[str, str]) -> Iterator[Metric]:
+    """The state, the circuit breaker and the number of launches of each instance."""
     states = GaugeMetricFamily(
         "syshax_instance_state", "1 for the state that the instance is in.", labels=("name", "state")
     )
@@ -24,6 +24,12 @@ def state_families(statuses: Sequence[InstanceStatus]) -> Iterator[Metric]:
             states.add_metric((status.spec.name, state), status.state is state)
         launches.add_metric((status.spec.name,), status.generation)
     yield states
+    yield gauges(
+        "syshax_instance_circuit_open",
+        "1 while the instance gets no requests because it failed too many.",
+        "name",
+        {status.spec.name: status.spec.name in open_circuits for status in statuses},
+    )
     yield launches
 
 

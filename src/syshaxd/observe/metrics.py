@@ -135,7 +135,7 @@ class MetricsService:
             *self._handovers.families(),
             gauge("syshax_requests_queued", "Requests in the admission queue.", status.queued),
             gauges("syshax_requests_inflight", "Requests now running, by instance.", "name", status.inflight),
-            *state_families(status.instances),
+            *state_families(status.instances, status.open_circuits),
             *load_families(snapshot.instances, to_unix_s),
             *parity_families(status.parity),
             *binding_families(status.bindings),

@@ -23,10 +23,12 @@ from syshaxd.core.placement.admission import Admission, begun
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload
 from syshaxd.core.placement.records import Cause, Outcome
+from syshaxd.core.placement.retry_budget import RetryBudget
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant
-from syshaxd.core.types import InstanceStatus, State
+from syshaxd.core.types import InstanceSpec, InstanceStatus, State
+from syshaxd.instances.breakers import Ask, Breakers
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.failures import Failures
@@ -37,6 +39,10 @@ from syshaxd.serving.runner.movable import MovableAnswer
 from syshaxd.system.events import EventLog
 
 _log = logging.getLogger(__name__)
+
+
+async def _ask_nothing(spec: InstanceSpec) -> None:
+    """An instance that cannot be probed with a token counts as well."""
 
 
 class Engine:
@@ -53,6 +59,9 @@ class Engine:
         look_up: Callable[[], Awaitable[bool]],
         max_queue_size: int,
         max_queue_wait_s: float,
+        breaker_failures: int = 0,
+        retry_ratio: float = 0.2,
+        ask_token: Ask = _ask_nothing,
         events: EventLog | None = None,
     ) -> None:
         self.requests = RequestBook()
@@ -67,7 +76,8 @@ class Engine:
         self._handover = handover
         self._snapshot = snapshot
         self._look_up = look_up
-        self._failures = Failures(registry, supervisor)
+        self.breakers = Breakers(registry, ask_token, failures=breaker_failures, tell=self._tell_state)
+        self._failures = Failures(registry, supervisor, self.breakers, RetryBudget(retry_ratio))
         self._ready = registry.ready
         self._drained: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()  # asking for it costs a system call each time
@@ -119,6 +129,8 @@ class Engine:
                         took_s = self._loop.time() - placed_at_s
                         self._admission.observe_answer(claim.request, took_s, answer.usage[1], request.handovers)
                     self._failures.end(request, failed=answer.outcome is Outcome.FAILED)
+                    if answer.outcome is not Outcome.FAILED:
+                        self.breakers.succeeded(answer.instance)
                     return answer.outcome
             await self._may_start_over(request, instance, failure, last_try=last_try)
             claim = Claim(claim.request, () if request.tries.suspect else (instance,))
@@ -159,7 +171,7 @@ class Engine:
                     answer.break_off(refusal if isinstance(refusal, InstanceFailedError) else error)
                 continue
             if answer.outcome is Outcome.FAILED:
-                self._supervisor.report_failure(answer.instance)
+                self._failures.answered_badly(answer.instance, request.status)
             if isinstance(answer, MovableAnswer) and answer.part_over:
                 target = self._admission.redecide(claim, self._fleet())
                 if target is not None:
@@ -170,7 +182,7 @@ class Engine:
         self, request: Request, claim: Claim, grant: Grant, answer: Answer, error: SyshaxError
     ) -> None:
         """Has the rest of an answer made by another instance. Raises SyshaxError: none can, or may."""
-        if not isinstance(answer, MovableAnswer) or not answer.may_go_on:
+        if not isinstance(answer, MovableAnswer) or not answer.may_go_on or request.expired:
             raise error
         self._failures.check(request, answer.instance, error)
         await self._failures.clear(request, answer.instance, error, within_s=self._max_queue_wait_s)
@@ -210,6 +222,7 @@ class Engine:
             self._failures.check(request, instance, error)
             if last_try:
                 raise InstanceFailedError(text) from error
+            self._failures.spend_retry(text)
             await self._failures.clear(request, instance, error, within_s=self._max_queue_wait_s)
         except SyshaxError:
             self._failures.end(request, failed=True)
@@ -217,6 +230,9 @@ class Engine:
         extra = {"instance": instance, "request_id": request.id}
         _log.warning("request %s: %s; trying another", request.id, text, extra=extra)
         request.retries += 1
+
+    def _tell_state(self, name: str, text: str) -> None:
+        self.events.add(EventKind.STATE, text, instance=name)
 
     def _tell_handovers(self, request: Request) -> None:
         for handover in request.handovers:
@@ -359,6 +375,11 @@ class Engine:
         """Decides by other thresholds from now on."""
         self._scheduler.policy = policy
         self._readmit()
+
+    def set_failure_limits(self, *, breaker_failures: int, retry_ratio: float) -> None:
+        """Sets after how many failures a circuit breaker opens, and how many retries there may be."""
+        self.breakers.set_failures(breaker_failures)
+        self._failures.budget.ratio = retry_ratio
 
     def set_limits(self, *, max_queue_size: int, max_queue_wait_s: float) -> None:
         """Sets the admission queue's limits; a request that waits already keeps its time."""

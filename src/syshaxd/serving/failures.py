@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from syshaxd.core.errors import InstanceFailedError, SyshaxError
 from syshaxd.core.placement.retries import HARMLESS_S, Suspects, Trials
+from syshaxd.core.placement.retry_budget import RetryBudget
 from syshaxd.core.types import InstanceStatus, State
+from syshaxd.instances.breakers import Breakers
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.request import Request
@@ -19,9 +21,13 @@ _TOO_FEW = "a request may have ended an instance, and only one is ready"
 class Failures:
     """Counts the failures of each request. Lives in one event loop."""
 
-    def __init__(self, registry: InstanceRegistry, supervisor: Supervisor) -> None:
+    def __init__(
+        self, registry: InstanceRegistry, supervisor: Supervisor, breakers: Breakers, budget: RetryBudget
+    ) -> None:
         self._registry = registry
         self._supervisor = supervisor
+        self._breakers = breakers
+        self.budget = budget
         self._suspects = Suspects()
         self._trials = Trials()
         self._on_trial: dict[Request, asyncio.TimerHandle] = {}
@@ -42,6 +48,7 @@ class Failures:
         Raises:
             InstanceFailedError: Such a request may have ended an instance lately, and only one is ready.
         """
+        self.budget.earn()
         if self._suspects.knows(request.path, request.body, self._loop.time()):
             request.tries.remember()
             if len(self._ready) < 2 <= len(self._registry.specs):
@@ -68,7 +75,10 @@ class Failures:
             progressed: It had made some of the answer.
             ran_s: For how long it had run the request.
         """
+        if request.expired:
+            return  # the instance may have done well
         self._supervisor.report_failure(instance)
+        self._breakers.failed(instance, str(error))
         ended = await self._has_ended(instance, error)
         unresponsive = instance in self._given_up
         request.tries.failed(error, ended=ended, unresponsive=unresponsive, begun=progressed, ran_s=ran_s)
@@ -91,6 +101,17 @@ class Failures:
         if not is_well and self._states.get(instance) is State.READY:
             self._ending.add(instance)
         return not is_well
+
+    def answered_badly(self, instance: str, status: int) -> None:
+        """An instance has answered with an error of its own, which went to the client."""
+        self._supervisor.report_failure(instance)
+        self._breakers.failed(instance, f"the instance answered {status}")
+
+    def spend_retry(self, why: str) -> None:
+        """Raises InstanceFailedError if so many requests fail that no more are tried again."""
+        reserve = 2 * sum(spec.max_num_seqs for spec in self._registry.specs.values())
+        if not self.budget.spend(reserve, self._loop.time()):
+            raise InstanceFailedError(f"{why}; too many requests fail to try each on another (system.retry_ratio)")
 
     def check(self, request: Request, instance: str, error: SyshaxError) -> None:
         """Raises InstanceFailedError if a request that an instance has failed must not be tried again."""

@@ -76,6 +76,7 @@ class InstanceOperations:
             bindings=self.bindings.latest(),
             handover_refusals=self._handover.report(),
             parity=self.parity.reports(),
+            open_circuits=self._engine.breakers.reasons,
             faults=self._faults(),
         )
 

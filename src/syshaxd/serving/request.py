@@ -92,6 +92,8 @@ class Request:
     """That which answers it; None: it has not begun, or another gateway does."""
     cancelled: bool = False
     """By an operator."""
+    expired: bool = False
+    """It has taken longer than requests may."""
     started_at_s: float
     """Monotonic."""
     queue_s: float = 0.0

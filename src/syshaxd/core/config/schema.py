@@ -76,6 +76,28 @@ class SystemConfig(Section):
     request_timeout_s: Seconds = Field(
         600.0, description="Seconds without any data from an instance after which a request fails (504)."
     )
+    connect_timeout_s: Seconds = Field(
+        5.0, description="Seconds that a connection to an instance may take before another one is tried."
+    )
+    first_token_timeout_s: Seconds | None = Field(
+        None,
+        description="The same as request_timeout_s, but until the first token of a stream. Unset: request_timeout_s.",
+    )
+    total_timeout_s: Seconds | None = Field(
+        None, description="Seconds from a request's arrival to the end of its answer. Unset: no limit."
+    )
+    breaker_failures: int = Field(
+        5,
+        ge=0,
+        strict=True,
+        description="Failed requests within 30 s, if at least half of all, after which an instance gets none until it "
+        "has generated a token as a test. The last instance of a model keeps getting requests. 0: never.",
+    )
+    retry_ratio: Ratio = Field(
+        0.2,
+        description="Retries on another instance, as a share (0..1) of the requests, beyond a reserve of twice the "
+        "slots of all instances a minute.",
+    )
 
 
 class DeciderConfig(Section):
@@ -181,6 +203,11 @@ class LifecycleConfig(Section):
     probe_interval_s: Seconds = Field(2.0, description="Seconds between two health probes.")
     probe_timeout_s: Seconds = Field(5.0, description="Seconds after which a probe counts as failed.")
     probe_failures: Count = Field(3, description="Failed probes in a row after which an unhealthy instance is ended.")
+    liveness_interval_s: Seconds | None = Field(
+        60.0,
+        description="Seconds without a token after which an instance is asked for one, to find engines that answer "
+        "health probes and generate nothing. Unset: never.",
+    )
     busy_timeout_s: Seconds = Field(
         300.0, description="Seconds after which an instance that computes but answers no probes is ended."
     )

@@ -31,6 +31,7 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
         "gpus": [asdict(gpu) for gpu in snapshot.gpus],
         "gpu_error": snapshot.gpu_error,
         "parity": [{**report_json(report), "prompts": len(report.prompts)} for report in status.parity],
+        "open_circuits": dict(status.open_circuits),
         "faults": list(status.faults),
     }
     return dict(_without_odd_numbers(result))

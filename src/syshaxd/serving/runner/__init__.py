@@ -3,5 +3,6 @@
 """Sends requests to instances, and their answers to clients."""
 
 from syshaxd.serving.runner.runner import Runner
+from syshaxd.serving.runner.time_limits import TimeLimits
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "TimeLimits"]

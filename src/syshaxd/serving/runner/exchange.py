@@ -65,8 +65,8 @@ class Exchange(Sink):
             self._seen_progress, self._seen_at_s = self.progress, now_s
         return now_s - self._seen_at_s
 
-    def timed_out(self, after_s: float) -> None:
-        """The sweeper: nothing moved for so long, by the instance's fault or the client's."""
+    def timed_out(self, why: str, after_s: float) -> None:
+        """The sweeper: the answer has taken too long; `why` tells what the instance did, unless the client is slow."""
         raise NotImplementedError
 
     def _settle(self, error: InstanceFailedError | InstanceTimeoutError | None) -> None:

@@ -62,11 +62,10 @@ class Response(Exchange):
         self._connection = None
         self._settle(error)
 
-    def timed_out(self, after_s: float) -> None:
+    def timed_out(self, why: str, after_s: float) -> None:
         """Exchange: fails."""
         self.client_stalled = self._paused
-        who = "the client took nothing" if self._paused else "the instance was silent"
-        self.fail(InstanceTimeoutError(f"{who} for {after_s:g} s"))
+        self.fail(InstanceTimeoutError(f"{'the client took nothing' if self._paused else why} for {after_s:g} s"))
 
     @property
     def is_stream(self) -> bool:

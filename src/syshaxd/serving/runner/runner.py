@@ -11,6 +11,7 @@ from syshaxd.core.types import InstanceSpec
 from syshaxd.core.wire.http1 import request_head
 from syshaxd.serving.request import Request
 from syshaxd.serving.runner.exchange import Exchange, Part
+from syshaxd.serving.runner.time_limits import TimeLimits
 from syshaxd.serving.runner.upstream import IDLE_LIMIT_S, UpstreamPool
 
 SWEEP_INTERVAL_S = 1.0
@@ -19,12 +20,13 @@ SWEEP_INTERVAL_S = 1.0
 class Runner:
     """Has the connections to all instances. Lives in one event loop."""
 
-    def __init__(self, *, silence_limit_s: float) -> None:
-        """`silence_limit_s`: an instance (or a client) that moves nothing for so long is given up."""
+    def __init__(self, limits: TimeLimits) -> None:
+        """Has no connection yet."""
         self._loop = asyncio.get_running_loop()
-        self.silence_limit_s = silence_limit_s
+        self.limits = limits
+        """May be changed at any time."""
         self._pools: dict[Address, UpstreamPool] = {}
-        self._exchanges: set[Exchange] = set()
+        self._exchanges: dict[Exchange, Request] = {}
         self._authorizations: dict[str, tuple[InstanceSpec, bytes]] = {}
 
     async def exchange(
@@ -45,14 +47,14 @@ class Runner:
         body = request.body if part is None else part.body
         pool = self._pool(spec)
         connection = pool.take()
-        self._exchanges.add(exchange)
+        self._exchanges[exchange] = request
         reused = connection is not None
         broken: InstanceFailedError | None = None
         try:
             while True:
                 if connection is None:
                     try:
-                        connection = await pool.connect()
+                        connection = await pool.connect(self.limits.connect_s)
                     except InstanceFailedError as error:
                         raise broken or error from None  # the instance has gone with its connection
                 exchange.start(connection)
@@ -68,7 +70,7 @@ class Runner:
                 else:
                     return
         finally:
-            self._exchanges.remove(exchange)
+            del self._exchanges[exchange]
             exchange.cancel()
 
     def _pool(self, spec: InstanceSpec) -> UpstreamPool:
@@ -103,9 +105,19 @@ class Runner:
             now = self._loop.time()
             for pool in self._pools.values():
                 pool.close_idle(IDLE_LIMIT_S - SWEEP_INTERVAL_S)
-            for exchange in list(self._exchanges):
-                if exchange.silent_s(now) > self.silence_limit_s:
-                    exchange.timed_out(self.silence_limit_s)
+            for exchange, request in list(self._exchanges.items()):
+                self._check_time(exchange, request, now)
+
+    def _check_time(self, exchange: Exchange, request: Request, now_s: float) -> None:
+        limits = self.limits
+        if limits.total_s is not None and now_s - request.started_at_s > limits.total_s:
+            request.expired = True
+            exchange.timed_out("the answer was not complete", limits.total_s)
+            return
+        begins = request.inference.stream and request.ttft_s is None
+        limit_s = (limits.first_token_s if begins else None) or limits.silence_s
+        if exchange.silent_s(now_s) > limit_s:
+            exchange.timed_out("the instance was silent", limit_s)
 
     def close(self) -> None:
         """Closes all idle connections."""

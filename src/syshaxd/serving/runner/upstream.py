@@ -22,7 +22,6 @@ from syshaxd.core.wire.http1 import (
 from syshaxd.system.connecting import why_no_connection
 from syshaxd.system.descriptors import is_own_shortage
 
-CONNECT_TIMEOUT_S = 5.0
 # uvicorn closes a connection that is idle for 5 s: be earlier.
 IDLE_LIMIT_S = 4.0
 # A chunk is passed on whole, so that an error can be added after it; one over this size goes in pieces.
@@ -257,20 +256,20 @@ class UpstreamPool:
                 return connection
         return None
 
-    async def connect(self) -> UpstreamConnection:
-        """A new connection.
+    async def connect(self, timeout_s: float) -> UpstreamConnection:
+        """A new connection, within so many seconds.
 
         Raises:
             InstanceFailedError: Refused, unreachable or too slow.
             UnavailableError: The daemon itself lacks what it needs.
         """
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 _, connection = await self._loop.create_connection(
                     lambda: UpstreamConnection(self), self._address.host, self._address.port
                 )
         except TimeoutError:
-            raise InstanceFailedError(f"no connection within {CONNECT_TIMEOUT_S:g} s", reached=False) from None
+            raise InstanceFailedError(f"no connection within {timeout_s:g} s", reached=False) from None
         except (OSError, UnicodeError) as error:
             if is_own_shortage(error):
                 raise UnavailableError(
