@@ -26,11 +26,12 @@ lock: build/tools/.done
 	@build/tools/bin/uv pip compile --quiet --upgrade pyproject.toml --extra speed --generate-hashes --no-annotate --no-header \
 	    --python-version 3.11 --python-platform aarch64-manylinux_2_28 --only-binary :all: >> $(LOCK)
 
+# With --require-hashes pip refuses a lock that lacks what one of its packages needs, or has it in another version.
 # glibc 2.28 is that of the oldest distribution that vLLM's own wheels run on; openEuler 24.03 has 2.38.
 build/wheels/%/.done: $(LOCK) build/tools/.done
 	@echo "==> fetching the wheels for $*"
 	@rm -rf $(@D) && mkdir -p $(@D)
-	@build/tools/bin/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps -r $(LOCK) -d $(@D) \
+	@build/tools/bin/python -m pip download --quiet --disable-pip-version-check --require-hashes -r $(LOCK) -d $(@D) \
 	    --only-binary=:all: --implementation cp --python-version 3.11 \
 	    --platform manylinux_2_28_$* --platform manylinux_2_17_$* --platform manylinux2014_$*
 	@touch $@

@@ -4,14 +4,20 @@
 
 import re
 import tomllib
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from syshaxd import __version__
 from tests.machine.package.commands import TRIALS, all_commands
 
 ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "packaging/rpm/requirements.lock").read_text("utf-8")
+TARGETS = [
+    {"python_version": "3.11", "python_full_version": "3.11.9", "platform_machine": machine, "extra": ""}
+    for machine in ("x86_64", "aarch64")
+]
 NAME = r"[A-Za-z0-9._-]+"
 
 
@@ -35,12 +41,25 @@ def test_the_lock_has_every_dependency_in_a_version_that_will_do() -> None:
             assert version >= bound if sign == ">=" else version < bound, (wanted, version)
 
 
-def test_the_lock_has_what_the_dependencies_need() -> None:
-    for name in _locked():
-        found: Distribution = distribution(name)
-        plain = [need for need in found.requires or () if ";" not in need]
-        missing = [need for need in plain if (match := re.match(NAME, need)) and _normal(match[0]) not in _locked()]
-        assert not missing, (name, missing)
+def test_the_locked_packages_need_no_others() -> None:
+    """Of those that are installed in the locked version; `make wheels` has pip check all of them."""
+    locked, checked = _locked(), 0
+    for name, version in locked.items():
+        if _installed_version(name) != version:
+            continue
+        checked += 1
+        for need in map(Requirement, distribution(name).requires or ()):
+            wanted = any(need.marker is None or need.marker.evaluate(target) for target in TARGETS)
+            found = locked.get(_normal(need.name), "")
+            assert not wanted or (found and need.specifier.contains(found)), f"{name} {version} needs {need}"
+    assert checked > len(locked) / 2
+
+
+def _installed_version(name: str) -> str:
+    try:
+        return distribution(name).version
+    except PackageNotFoundError:
+        return ""
 
 
 def test_the_lock_gives_hashes_and_no_index() -> None:

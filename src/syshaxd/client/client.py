@@ -233,9 +233,9 @@ class ControlClient:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            code, told = error.code(), error.details() or error.code().name
+            code, text = error.code(), error.details() or error.code().name
             detail = dict(error.trailing_metadata() or ()).get(METADATA_KEY)
-            if detail is not None and (restored := error_detail.restored(str(detail), told)) is not None:
+            if detail is not None and (restored := error_detail.restored(str(detail), text)) is not None:
                 raise restored from None
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise self._slow() from None
@@ -243,7 +243,7 @@ class ControlClient:
                 raise errors.SyshaxError(f"syshaxd on {self.path} can't do that: it is of another version") from None
             if code in _GONE:
                 raise self._gone() from None
-            raise _ERRORS.get(code, errors.SyshaxError)(told) from None
+            raise _ERRORS.get(code, errors.SyshaxError)(text) from None
 
 
 def _request(method: str, fields: dict[str, Any]) -> Any:

@@ -21,10 +21,10 @@ def value_of(kind: type[T], message: Message, /, **others: Any) -> T:
     Args:
         kind: The dataclass.
         message: The message. What it does not have keeps its default.
-        others: Attributes that are not told so.
+        others: Attributes that are not set by the message.
     """
-    told = message.DESCRIPTOR.fields_by_name
-    names = [field.name for field in fields(kind) if field.name in told]  # type: ignore[arg-type]
+    known = message.DESCRIPTOR.fields_by_name
+    names = [field.name for field in fields(kind) if field.name in known]  # type: ignore[arg-type]
     hints = _hints(kind)  # type: ignore[arg-type]
     return kind(**{name: _attribute(hints[name], message, name) for name in names if name not in others}, **others)
 
@@ -34,9 +34,9 @@ def named(kind: type[E], text: str) -> E:
     try:
         return kind(text)
     except ValueError:
-        stranger = str.__new__(kind, text)
-        stranger._name_ = stranger._value_ = text
-        return stranger
+        member = str.__new__(kind, text)
+        member._name_ = member._value_ = text
+        return member
 
 
 @cache
@@ -46,11 +46,11 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def _attribute(hint: Any, message: Message, name: str) -> Any:
     field, inner = message.DESCRIPTOR.fields_by_name[name], _without_none(hint)
-    told = getattr(message, name)
+    value = getattr(message, name)
     if inner is hint:
-        return _converted(hint, told, field)
-    is_there = message.HasField(name) if field.has_presence else bool(told)
-    return _converted(inner, told, field) if is_there else None
+        return _converted(hint, value, field)
+    is_there = message.HasField(name) if field.has_presence else bool(value)
+    return _converted(inner, value, field) if is_there else None
 
 
 def _without_none(hint: Any) -> Any:
@@ -58,20 +58,20 @@ def _without_none(hint: Any) -> Any:
     return kinds[0] if isinstance(hint, UnionType) and len(kinds) == 1 else hint
 
 
-def _converted(hint: Any, told: Any, field: Any) -> Any:
+def _converted(hint: Any, value: Any, field: Any) -> Any:
     if get_origin(hint) is tuple:
-        if isinstance(told, Message):  # that has nothing but the list
-            (field,) = told.DESCRIPTOR.fields
-            told = getattr(told, field.name)
-        return tuple(_converted(get_args(hint)[0], each, field) for each in told)
-    if isinstance(told, Mapping):
+        if isinstance(value, Message):  # that has nothing but the list
+            (field,) = value.DESCRIPTOR.fields
+            value = getattr(value, field.name)
+        return tuple(_converted(get_args(hint)[0], each, field) for each in value)
+    if isinstance(value, Mapping):
         inner = field.message_type.fields_by_name["value"]
-        return {key: _converted(get_args(hint)[1], told[key], inner) for key in sorted(told)}
+        return {key: _converted(get_args(hint)[1], value[key], inner) for key in sorted(value)}
     if is_dataclass(hint):
-        return value_of(hint, told)  # type: ignore[arg-type]
+        return value_of(hint, value)  # type: ignore[arg-type]
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return _numbered(hint, told, field.enum_type) if field.enum_type is not None else named(hint, told)
-    return told
+        return _numbered(hint, value, field.enum_type) if field.enum_type is not None else named(hint, value)
+    return value
 
 
 def _numbered(kind: type[E], number: int, enum: Any) -> E:

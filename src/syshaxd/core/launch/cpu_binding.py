@@ -73,7 +73,7 @@ class Bound:
 
     def owners(self) -> dict[str, Cpus]:
         """CPUs to which instances are bound, by name."""
-        return {name: tuple(sorted({*its.cpus, *its.cpuset})) for name, its in self.bindings.items()}
+        return {name: tuple(sorted({*binding.cpus, *binding.cpuset})) for name, binding in self.bindings.items()}
 
 
 def bind_instances(
@@ -94,14 +94,15 @@ def bind_instances(
         ConfigError: No binding can be planned for an instance.
     """
     services, topology = enabled_services(config), host.topology
-    ours = {spec.name: spec for spec in specs if spec.runtime is not RuntimeKind.EXTERNAL}
-    settings = {name: _settings(spec, services[name]) for name, spec in ours.items()}
+    launched = {spec.name: spec for spec in specs if spec.runtime is not RuntimeKind.EXTERNAL}
+    settings = {name: _settings(spec, services[name]) for name, spec in launched.items()}
     alone = {
-        name: _surroundings(host, *_memory_needs(its, services[name], (weights or {}).get(name)))
-        for name, its in settings.items()
+        name: _surroundings(host, *_memory_needs(setting, services[name], (weights or {}).get(name)))
+        for name, setting in settings.items()
     }
-    to_plan = {name for name in ours if services[name].cores == AUTO}
-    taken = {name: cpus for name, its in settings.items() if name not in to_plan and (cpus := _claimed(its, topology))}
+    to_plan = {name for name in launched if services[name].cores == AUTO}
+    claimed = {name: _claimed(setting, topology) for name, setting in settings.items() if name not in to_plan}
+    taken = {name: cpus for name, cpus in claimed.items() if cpus}
     planned = _plan_all(
         {name: settings[name] for name in to_plan},
         {name: replace(alone[name], taken=taken) for name in to_plan},
@@ -109,24 +110,24 @@ def bind_instances(
         config.numa.gpu_cores,
     )
     for name, binding in planned.items():
-        ours[name] = _planned(ours[name], binding)
-        settings[name] = _settings(ours[name], services[name])
+        launched[name] = _planned(launched[name], binding)
+        settings[name] = _settings(launched[name], services[name])
         taken[name] = binding.cpuset
-    must_share = _cores_to_be_had(host) < len(ours)
+    must_share = _cores_to_be_had(host) < len(launched)
     constraints = {
-        name: its if must_share or name not in taken else replace(its, taken=_without(taken, name))
-        for name, its in alone.items()
+        name: limits if must_share or name not in taken else replace(limits, taken=_without(taken, name))
+        for name, limits in alone.items()
     }
-    faults = {name: check_binding(its, topology, constraints[name]) for name, its in settings.items()}
-    readings = {name: read_settings(its, topology, constraints[name]) for name, its in settings.items()}
+    faults = {name: check_binding(setting, topology, constraints[name]) for name, setting in settings.items()}
+    readings = {name: read_settings(setting, topology, constraints[name]) for name, setting in settings.items()}
     bindings = {name: binding_of(reading, topology) for name, reading in readings.items()}
     return Bound(
-        specs=tuple(ours.get(spec.name, spec) for spec in specs),
+        specs=tuple(launched.get(spec.name, spec) for spec in specs),
         topology=topology,
-        faults={name: its for name, its in faults.items() if its},
+        faults={name: found for name, found in faults.items() if found},
         settings=settings,
         constraints=constraints,
-        bindings={name: its for name, its in bindings.items() if its.groups or its.cpuset},
+        bindings={name: binding for name, binding in bindings.items() if binding.groups or binding.cpuset},
     )
 
 
@@ -134,8 +135,8 @@ def refusal(bound: Bound) -> ConfigError | None:
     """Returns an error with every blocking fault and its remedy; None: the instances may start."""
     faults = tuple(
         ConfigFault(f"services.{name}", describe_fault(fault))
-        for name, its_faults in bound.faults.items()
-        for fault in its_faults
+        for name, found in bound.faults.items()
+        for fault in found
         if fault.blocking
     )
     if not faults:
@@ -146,13 +147,13 @@ def refusal(bound: Bound) -> ConfigError | None:
 
 def describe_fault(fault: Fault) -> str:
     """Returns a fault and its remedy in one line."""
-    its, text = fault.proposal, str(fault).replace(CPUSET_CPUS, "cores")
-    if its is None:
+    proposal, text = fault.proposal, str(fault).replace(CPUSET_CPUS, "cores")
+    if proposal is None:
         return f"{text}; no valid binding exists next to the other instances"
-    right = [f"cores={its.cpuset_cpus}"] if its.cpuset_cpus else []
-    right += [f"{key}={value}" for key, value in without_secrets(its).env.items()]
-    right += [f"tensor-parallel-size={its.ranks}"] if its.ranks > 1 else []
-    return f"{text}; valid: {' '.join(right) or 'name no CPUs'}"
+    valid = [f"cores={proposal.cpuset_cpus}"] if proposal.cpuset_cpus else []
+    valid += [f"{key}={value}" for key, value in without_secrets(proposal).env.items()]
+    valid += [f"tensor-parallel-size={proposal.ranks}"] if proposal.ranks > 1 else []
+    return f"{text}; valid: {' '.join(valid) or 'name no CPUs'}"
 
 
 def without_secrets(settings: BindingSettings) -> BindingSettings:
@@ -183,10 +184,10 @@ def _ranks(service: ServiceConfig) -> int:
 def _planned(spec: InstanceSpec, binding: Binding) -> InstanceSpec:
     """The instance with a binding; configured memory nodes of a container are kept."""
     planned = binding.settings(dict(spec.env))
-    its = spec.container
-    if its is not None:
-        its = replace(its, cpuset_mems=its.cpuset_mems or planned.cpuset_mems)
-    return replace(spec, cores=binding.cpuset, env=tuple(planned.env.items()), container=its)
+    container = spec.container
+    if container is not None:
+        container = replace(container, cpuset_mems=container.cpuset_mems or planned.cpuset_mems)
+    return replace(spec, cores=binding.cpuset, env=tuple(planned.env.items()), container=container)
 
 
 def _claimed(settings: BindingSettings, topology: NumaTopology) -> Cpus:
