@@ -154,7 +154,7 @@ async def test_an_event_that_makes_no_sense_is_told_and_listening_begins_again(t
     tasks, reconnected = SideTasks(sleep=lambda _: asyncio.sleep(0)), asyncio.Event()
     runtime = DockerRuntime(tmp_path, tasks=tasks, reconnected=reconnected.set)
     engine = Engine(odd, SyshaxError("away"), [{"id": "a"}])
-    runtime._api = cast("ContainerApi", engine)
+    runtime._engine.api = cast("ContainerApi", engine)
     try:
         await runtime._open()
         async with asyncio.timeout(20):
@@ -162,7 +162,7 @@ async def test_an_event_that_makes_no_sense_is_told_and_listening_begins_again(t
         assert tasks.failures == {"docker events": 1}
         assert "docker events failed 1 times" in tasks.faults[0]
     finally:
-        runtime._api = Mock()
+        runtime._engine.api = Mock()
         await runtime.close()
         await tasks.close()
 

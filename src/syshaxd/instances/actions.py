@@ -8,10 +8,11 @@ An exception that was not expected is that instance's fault alone.
 import logging
 from collections.abc import Callable
 
-from syshaxd.core.errors import LaunchFailedError, SyshaxError
+from syshaxd.core.errors import ConflictError, LaunchFailedError, SyshaxError
 from syshaxd.core.lifecycle import Event, Exited, Launched, LaunchFailed, Terminate, TerminateFailed, WatchFailed
-from syshaxd.core.types import ExitStatus, Handle, State
+from syshaxd.core.types import ExitStatus, Handle, InstanceSpec, State
 from syshaxd.instances.instance import Instance
+from syshaxd.runtime import InstanceRuntime
 
 _log = logging.getLogger(__name__)
 # For a server that was never ready: vLLM doesn't hear SIGTERM while its engine starts (seen for 40 s with 0.32).
@@ -19,6 +20,18 @@ _UNSERVED_GRACE_S = 1.0
 
 Post = Callable[[Event], None]
 """Hands an event of the instance to the supervisor."""
+
+
+async def check_launch(spec: InstanceSpec, runtime: InstanceRuntime, *, needs_port: bool) -> None:
+    """Looks whether a launch would surely fail; see InstanceRuntime.check.
+
+    Raises:
+        ConflictError: It would.
+    """
+    try:
+        await runtime.check(spec, needs_port=needs_port)
+    except (SyshaxError, OSError) as error:
+        raise ConflictError(f"{spec.name} keeps running: it could not be started again: {text_of(error)}") from error
 
 
 async def launch(instance: Instance, generation: int, post: Post) -> None:

@@ -4,10 +4,11 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from syshaxd.core.errors import SyshaxError
-from syshaxd.core.lifecycle import Adopted, Lifecycle, RestartPolicy
+from syshaxd.core.lifecycle import HOLDING, Adopted, Lifecycle, RestartPolicy
 from syshaxd.core.secrets import safe_text
 from syshaxd.core.types import InstanceSpec, InstanceStatus, State
 from syshaxd.instances.clock import Cancellable, Clock
@@ -59,6 +60,17 @@ class Instance:
             text = f"{name}: {old.state} -> {now.state} ({self.status.since_s - old.since_s:.1f} s)"
             _log.log(level, "%s", f"{text}: {now.reason}" if now.reason else text, extra={"instance": name})
         return self.status != old
+
+    async def is_at_work(self, computes: Callable[[int], Awaitable[bool]]) -> bool:
+        """Whether it, which was ready, computes; `computes` tells that of a process, by its PID."""
+        if self.lifecycle.state not in HOLDING or self.lifecycle.handle is None:
+            return False
+        try:
+            pid = await self.runtime.pid(self.lifecycle.handle)
+            return pid is not None and await computes(pid)
+        except Exception:  # noqa: BLE001 - what can't be seen is not at work
+            _log.exception("%s: cannot tell whether it is at work", self.spec.name, extra={"instance": self.spec.name})
+            return False
 
     async def find(self, clock: Clock) -> Adopted | None:
         """What an earlier daemon left running of it; None: nothing."""

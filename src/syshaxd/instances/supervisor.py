@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from functools import partial
 
-from syshaxd.core.errors import ConflictError, NotFoundError, SyshaxError
+from syshaxd.core.errors import ConflictError, NotFoundError
 from syshaxd.core.lifecycle import (
     HOLDING,
     PROBED,
@@ -38,16 +38,13 @@ from syshaxd.instances.instance import Instance
 from syshaxd.instances.prober import Fault, Probe, Prober
 from syshaxd.instances.shutdown import end_all, settle
 from syshaxd.instances.start_order import levels
+from syshaxd.instances.subscribers import OnInstances, OnStatus, Subscribers
 from syshaxd.runtime import InstanceRuntime
-
-__all__ = ["Probe", "Supervisor"]
 
 _log = logging.getLogger(__name__)
 # While it starts, an instance is probed this often, to notice a quick start quickly.
 _STARTING_PROBE_INTERVAL_S = 0.5
 _STAYS_STOPPED = "stays stopped, as it was before syshaxd was started; `syshaxctl start` starts it"
-
-Callback = Callable[[InstanceStatus], None]
 
 
 class _ShutDown(Exception):  # noqa: N818 - not an error: the way out of the task group
@@ -104,8 +101,7 @@ class Supervisor:
         self._retired: dict[str, int] = {}
         self._levels = levels(specs)
         self._events: asyncio.Queue[tuple[Instance, Event] | None] = asyncio.Queue()
-        self._callbacks: list[Callback] = []
-        self._on_instances: list[Callable[[Sequence[InstanceStatus]], None]] = []
+        self._subscribers = Subscribers()
         self._tasks = asyncio.TaskGroup()
         self._has_begun = False
         self._ended = asyncio.Event()
@@ -135,16 +131,8 @@ class Supervisor:
         )
 
     async def _is_at_work(self, name: str) -> bool:
-        """Whether an instance that was ready computes."""
         instance = self._instances.get(name)
-        if instance is None or instance.lifecycle.state not in HOLDING or instance.lifecycle.handle is None:
-            return False
-        try:
-            pid = await instance.runtime.pid(instance.lifecycle.handle)
-            return pid is not None and await self._computes(pid)
-        except Exception:  # noqa: BLE001 - what can't be seen is not at work
-            _log.exception("%s: cannot tell whether it is at work", name, extra={"instance": name})
-            return False
+        return instance is not None and await instance.is_at_work(self._computes)
 
     # Commands.
 
@@ -171,12 +159,7 @@ class Supervisor:
         if instance is None or instance.lifecycle.state is not State.READY:
             return
         has_port = {each.spec.port for each in self._instances.values() if each.lifecycle.handle is not None}
-        try:
-            await self._runtimes[spec.runtime].check(spec, needs_port=spec.port not in has_port)
-        except (SyshaxError, OSError) as error:
-            raise ConflictError(
-                f"{spec.name} keeps running: it could not be started again: {actions.text_of(error)}"
-            ) from error
+        await actions.check_launch(spec, self._runtimes[spec.runtime], needs_port=spec.port not in has_port)
 
     def drained(self, name: str) -> None:
         """No request runs on the instance any more. Raises NotFoundError for an unknown name."""
@@ -240,11 +223,7 @@ class Supervisor:
             self._instances[spec.name] = new = self._make(spec, lifecycle)
             new.terminating = None if old is None else old.terminating
         self._levels = levels(specs)
-        for on_instances in self._on_instances:
-            try:
-                on_instances(self.statuses())
-            except Exception:  # noqa: BLE001 - who listens must not break what it listens to
-                _log.exception("a subscriber to the list of instances failed")
+        self._subscribers.publish_instances(self.statuses())
 
     def _missing(self, spec: InstanceSpec) -> str | None:
         """The dependency, if it is not up."""
@@ -261,14 +240,13 @@ class Supervisor:
         """All instances, in the order of the specs."""
         return tuple(instance.status for instance in self._instances.values())
 
-    def subscribe(self, callback: Callback) -> Callable[[], None]:
+    def subscribe(self, on_status: OnStatus) -> Callable[[], None]:
         """Calls back at every status change of any instance, until the returned function is called."""
-        self._callbacks.append(callback)
-        return lambda: self._callbacks.remove(callback)
+        return self._subscribers.subscribe(on_status)
 
-    def subscribe_instances(self, on_instances: Callable[[Sequence[InstanceStatus]], None]) -> None:
+    def subscribe_instances(self, on_instances: OnInstances) -> None:
         """Has `on_instances` called with all statuses when instances were exchanged."""
-        self._on_instances.append(on_instances)
+        self._subscribers.subscribe_instances(on_instances)
 
     async def wait_until(
         self, name: str, predicate: Callable[[InstanceStatus], bool], timeout_s: float
@@ -280,20 +258,9 @@ class Supervisor:
             TimeoutError: None came within `timeout_s`.
         """
         self._get(name)
-        fits: asyncio.Future[InstanceStatus] = asyncio.get_running_loop().create_future()
-
-        def check(status: InstanceStatus) -> None:
-            if status.spec.name == name and not fits.done() and predicate(status):
-                fits.set_result(status)
-
         async with asyncio.timeout(timeout_s):
             await self._events.join()
-            unsubscribe = self.subscribe(check)
-            try:
-                check(self.status(name))
-                return await fits
-            finally:
-                unsubscribe()
+            return await self._subscribers.first(self.status(name), predicate)
 
     def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
         """The instance's output, as InstanceRuntime.logs gives it. Raises NotFoundError for an unknown name."""
@@ -386,7 +353,7 @@ class Supervisor:
         if state is not before.state:
             instance.cancel_timer()
         if instance.update_status(self._clock.time()):
-            self._publish(instance.status)
+            self._subscribers.publish(instance.status)
         for effect in effects:
             self._carry_out(instance, effect)
         self._plan_probe(instance)
@@ -411,13 +378,6 @@ class Supervisor:
         else:
             longest_s = _STARTING_PROBE_INTERVAL_S if lifecycle.state is State.STARTING else math.inf
             instance.prober.plan(lifecycle.generation, min(self._probe_interval_s, longest_s))
-
-    def _publish(self, status: InstanceStatus) -> None:
-        for callback in tuple(self._callbacks):
-            try:
-                callback(status)
-            except Exception:  # noqa: BLE001 - who listens must not break what it listens to
-                _log.exception("%s: a subscriber failed", status.spec.name)
 
     # Effects out.
 

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from syshaxd.core.backoff import backoff_s
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.launch.container_faults import GPU_LOST, exit_status
 from syshaxd.core.launch.launch_faults import LAST_LINES, lines_of_last_launch
@@ -20,25 +19,20 @@ from syshaxd.core.secrets import safe_words
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.digest import digest
 from syshaxd.runtime.docker.api import ContainerApi, EngineAwayError
+from syshaxd.runtime.docker.connection import CHECK_INTERVAL_S, EngineConnection, soon
 from syshaxd.runtime.docker.running import Running
 from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, ContainerState
-from syshaxd.runtime.docker.threads import EventReader, OutputReader
+from syshaxd.runtime.docker.threads import OutputReader
 from syshaxd.runtime.logfile import LogFile, check_room
 from syshaxd.runtime.ports import check_port
 from syshaxd.system.sidetasks import SideTasks
-from syshaxd.system.threads import in_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _LOG_MAX_BYTES = 16 * 1024 * 1024
-# Events report every exit; this catches missed ones, and limits the log.
-_CHECK_INTERVAL_S = 10.0
 _GPU_CHECK_INTERVAL_S = 30.0
-# The first pause after the connection was lost; it doubles up to the interval of checks, unless one has lasted.
-_RETRY_S = 1.0
-_STABLE_S = 60.0
 _KILL_TIMEOUT_S = 10.0
 _LAST_OUTPUT_TIMEOUT_S = 5.0
 # For an instance of an earlier daemon that no longer fits.
@@ -76,17 +70,19 @@ class DockerRuntime:
         """
         self._folder = folder
         self._api = ContainerApi(host, owner=str(folder), timeout_s=timeout_s)
-        self._tasks = tasks or SideTasks()
+        self._engine = EngineConnection(
+            self._api,
+            tasks or SideTasks(),
+            on_end=self._on_end,
+            on_connection=self._on_connection,
+            reconnected=reconnected,
+        )
         self._note = note
-        self._reconnected = reconnected
         self._log_max_bytes = log_max_bytes
         self._logs: dict[str, LogFile] = {}
         self._running: dict[str, Running] = {}
         self._given_up: dict[str, asyncio.Event] = {}
         """Of the launches under way."""
-        self._events: EventReader | None = None
-        self._closed = asyncio.Event()
-        self._is_away = False
 
     async def launch(self, spec: InstanceSpec, generation: int) -> Handle:
         """Makes and starts the container; a missing image is fetched first. See InstanceRuntime."""
@@ -100,9 +96,9 @@ class DockerRuntime:
         title = f"==== {spec.name}, generation {generation}"
         await log.append(f"{title}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(safe_words(spec.argv))}")
         try:
-            await self._call(self._api.clear, spec)
+            await self._engine.call(self._api.clear, spec)
             await self._fetch(spec, generation, given_up)
-            state = await self._call(self._api.launch, spec, generation, digest(spec))
+            state = await self._engine.call(self._api.launch, spec, generation, digest(spec))
         except SyshaxError as error:
             await log.append(f"{title}: {error}")
             raise
@@ -114,7 +110,7 @@ class DockerRuntime:
         await asyncio.to_thread(check_room, self._folder, spec.name)
         if self._api.is_local:
             await asyncio.to_thread(_check_host, spec, needs_port=needs_port)
-        await self._call(self._api.check_image, spec)
+        await self._engine.call(self._api.check_image, spec)
 
     def abandon(self, name: str) -> None:
         """An image is not fetched any further. See InstanceRuntime."""
@@ -139,7 +135,7 @@ class DockerRuntime:
             return
         running.asked = True
         for signal, patience_s in (("SIGTERM", grace_s), ("SIGKILL", _KILL_TIMEOUT_S)):
-            await self._call(self._api.send, handle.ident, signal)
+            await self._engine.call(self._api.send, handle.ident, signal)
             await asyncio.wait([running.watch], timeout=patience_s)
             if running.watch.done():
                 return
@@ -152,9 +148,9 @@ class DockerRuntime:
         """
         await self._open()
         adopted: Handle | None = None
-        for state in await self._call(self._api.find, spec.name):
+        for state in await self._engine.call(self._api.find, spec.name):
             if not state.running:
-                await self._call(self._api.remove, state.ident)
+                await self._engine.call(self._api.remove, state.ident)
                 continue
             handle = self._watch_from_now(
                 spec, state, since_s=await asyncio.to_thread(_last_written_s, self._log_of(spec.name).path)
@@ -173,10 +169,10 @@ class DockerRuntime:
             return
         await self._open()
         try:
-            for state in await self._call(self._api.find):
+            for state in await self._engine.call(self._api.find):
                 if state.labels[INSTANCE] not in names:
                     _log.info("%s: is no longer configured but has a container: removing it", state.labels[INSTANCE])
-                    await self._call(self._api.remove, state.ident)
+                    await self._engine.call(self._api.remove, state.ident)
         except EngineAwayError as error:
             _log.warning("cannot check for containers of former instances: %s", error)
 
@@ -185,7 +181,7 @@ class DockerRuntime:
         running = self._running.get(handle.name)
         if running is None or running.handle != handle or running.watch.done():
             return None
-        state = await self._call(self._api.state, handle.ident)
+        state = await self._engine.call(self._api.state, handle.ident)
         return state.pid or None if state is not None and state.running else None
 
     def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncIterator[str]:
@@ -194,7 +190,7 @@ class DockerRuntime:
 
     def is_away(self) -> bool:
         """Whether the engine does not answer. The ports that it publishes may be closed then. See InstanceRuntime."""
-        return self._is_away
+        return self._engine.is_away
 
     async def close(self) -> None:
         """Stops all watching; the containers keep running."""
@@ -202,51 +198,23 @@ class DockerRuntime:
         for watch in watches:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
-        self._closed.set()
-        if self._events is not None:
-            stops = [self._events.stop, *(running.output.stop for running in self._running.values())]
-            self._events = None
-            await asyncio.gather(*map(asyncio.to_thread, stops))
-            await asyncio.to_thread(self._api.close)
+        await self._engine.close(*(running.output.stop for running in self._running.values()))
 
     # The engine.
 
     async def _open(self) -> None:
-        if self._events is None:
-            loop = asyncio.get_running_loop()
-            self._events = events = EventReader(
-                self._api,
-                ended=lambda ident: _soon(loop, partial(self._on_end, ident)),
-                connected=lambda: _soon(loop, self._on_connection),
-            )
+        if not self._engine.is_open:
+            self._engine.open()
             await asyncio.to_thread(partial(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True))
-            self._tasks.start("docker events", partial(self._listen, events))
-
-    async def _listen(self, events: EventReader) -> None:
-        """Hears of the engine's events until the runtime is closed. What is not the engine going away is raised."""
-        loop, losses = asyncio.get_running_loop(), 0
-        while not self._closed.is_set():
-            began_s = loop.time()
-            reason = await in_thread(events.read)
-            if not self._closed.is_set():
-                self._on_loss(reason)
-            losses = 1 if loop.time() - began_s > _STABLE_S else losses + 1
-            with suppress(TimeoutError):
-                async with asyncio.timeout(backoff_s(losses, first_s=_RETRY_S, cap_s=_CHECK_INTERVAL_S)):
-                    await self._closed.wait()
-
-    async def _call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Does blocking work in a thread of its own: a slow engine must not hold up anybody else, nor the exit."""
-        return await in_thread(partial(work, *args, **kwargs))
 
     async def _fetch(self, spec: InstanceSpec, generation: int, given_up: asyncio.Event) -> None:
         """Fetches the image, unless the launch is given up: then the thread is left to find that out."""
         loop = asyncio.get_running_loop()
 
         def note(text: str) -> None:
-            _soon(loop, partial(self._note, spec.name, generation, text))
+            soon(loop, partial(self._note, spec.name, generation, text))
 
-        fetching = asyncio.ensure_future(self._call(self._api.fetch, spec, note, lambda: not given_up.is_set()))
+        fetching = asyncio.ensure_future(self._engine.call(self._api.fetch, spec, note, lambda: not given_up.is_set()))
         giving_up = asyncio.create_task(given_up.wait())
         try:
             await asyncio.wait((fetching, giving_up), return_when=asyncio.FIRST_COMPLETED)
@@ -264,17 +232,8 @@ class DockerRuntime:
                 running.changed.set()
 
     def _on_connection(self) -> None:
-        if self._is_away:
-            _log.info("the container engine at %s answers again", self._api.host)
-            self._is_away = False
-            self._reconnected()
         for running in self._running.values():
             running.changed.set()
-
-    def _on_loss(self, reason: str) -> None:
-        if not self._is_away:
-            _log.warning("%s; instances are watched again once it answers", reason)
-        self._is_away = True
 
     # Watching.
 
@@ -353,7 +312,7 @@ class DockerRuntime:
             with suppress(OSError):
                 await self._log_of(running.spec.name).limit()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_CHECK_INTERVAL_S):
+                async with asyncio.timeout(CHECK_INTERVAL_S):
                     await running.changed.wait()
 
     async def _resume_output(self, running: Running) -> None:
@@ -371,33 +330,15 @@ class DockerRuntime:
         return float("inf") if lost is None else _GPU_CHECK_INTERVAL_S
 
     async def _until_answered(self, running: Running, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Does the work once the engine is there: as long as it is away, nothing is known."""
-        told = self._is_away
-        while True:
-            try:
-                return await self._call(work, *args, **kwargs)
-            except EngineAwayError as error:
-                if not told:
-                    _log.warning("%s: nothing is known of it for now: %s", running.spec.name, error)
-                told = True
-                running.changed.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_CHECK_INTERVAL_S):
-                        await running.changed.wait()
+        return await self._engine.call_until_answered(running.spec.name, running.changed, work, *args, **kwargs)
 
     async def _misfit(self, spec: InstanceSpec, state: ContainerState) -> str:
         """Why a running container is not the one that is wanted; empty: it is."""
         if state.labels.get(DIGEST) != digest(spec):
             return f"runs with other settings (generation {state.labels[GENERATION]})"
-        if not await self._call(self._api.is_coupled, state, spec):
+        if not await self._engine.call(self._api.is_coupled, state, spec):
             return "sits in an IPC namespace that is not the present one"
         return ""
-
-
-def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    """From another thread; nothing is done once the loop is closed."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(callback)
 
 
 def _check_host(spec: InstanceSpec, *, needs_port: bool) -> None:
