@@ -171,8 +171,10 @@ async def test_a_body_over_the_limit_that_hides_its_length_is_refused_too(make_s
         ("GET", "/nothing", 404),
         ("GET", "/", 404),
         ("POST", "/sleep", 404),
-        ("POST", "/v1/load_lora_adapter", 403),
-        ("POST", "/v1%2Fload_lora_adapter", 403),
+        ("POST", "/v1/load_lora_adapter", 404),
+        ("POST", "/v1%2Fload_lora_adapter", 404),
+        ("POST", "/v1/responses/../load_lora_adapter", 404),
+        ("POST", "/v1/anything", 404),
     ],
 )
 async def test_unknown_routes_and_methods(make_stand: MakeStand, method: str, path: str, status: int) -> None:

@@ -253,6 +253,7 @@ def _gateway(
         allow_router_fields=its.allow_kv_transfer_params,
         authentication=authentication,
         tls=tls,
+        public_routes=its.public_routes,
         dashboard=Dashboard(instances.status, bound.topology, engine.events, engine.requests.decisions)
         if its.dashboard
         else None,

@@ -9,10 +9,11 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from syshaxd.core.address import Address
+from syshaxd.core.config.api_keys import Access
 from syshaxd.core.errors import (
     BadRequestError,
     OverloadedError,
@@ -76,6 +77,7 @@ class Gateway:
         allow_router_fields: bool = False,
         authentication: Authentication | None = None,
         tls: Tls | None = None,
+        public_routes: Collection[str] = (),
         dashboard: Dashboard | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class Gateway:
             allow_router_fields: Clients may set what only routers need.
             authentication: Checks the clients' API keys; None: none are needed.
             tls: Encrypts the connections; None: they are not encrypted.
+            public_routes: Further routes of the instances that clients may use.
             dashboard: The page of states and loads; None: there is none.
             clock: Seconds that never go back; None: the loop's.
         """
@@ -101,6 +104,7 @@ class Gateway:
         self._allow_router_fields = allow_router_fields
         self._authentication = authentication or Authentication()
         self._tls = tls
+        self._routes = routes.PublicRoutes(engine.registry.methods, public_routes)
         self._intake = BodyIntake(limits or Limits())
         self._front = Front(self._handle, limits or Limits(), clock or self._loop.time)
         self._stopping = False
@@ -262,7 +266,7 @@ class Gateway:
         )
 
     def _is_known(self, path: str) -> bool:
-        return self._own.knows(path) or routes.methods(path, self._engine.registry.methods) != frozenset()
+        return self._own.knows(path) or self._routes.methods(path) != frozenset()
 
     async def _serve_recorded(self, client: ClientConnection, request: ClientRequest, asked: Request) -> bool | Answer:
         """Whether the connection may stay open, when an instance's answer has been sent; else the answer."""
@@ -292,10 +296,11 @@ class Gateway:
     async def _read(self, client: ClientConnection, request: ClientRequest, asked: Request, held: HeldBody) -> None:
         """Receives a request's body, and reads of it what placement needs. Raises SyshaxError: it is refused."""
         path = asked.path
-        routes.check(asked.method, path, self._engine.registry.methods)
+        place = _instance_of(request.headers)
+        admin = asked.key is not None and asked.key.access is Access.ADMIN
+        self._routes.check(asked.method, path, admin=admin, pinned=place is not None)
         asked.body = await self._intake.receive(request, client, held)
         body = asked.fields = await self._intake.read(asked.body, request.headers.get("Content-Type", ""))
-        place = _instance_of(request.headers)
         if body is None:
             body = RequestBody({})
         model = model_of(body)

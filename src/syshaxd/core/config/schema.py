@@ -279,6 +279,11 @@ class GatewayConfig(Section):
         description="Origins of web pages that may use the endpoint (CORS), such as `https://chat.example`; "
         "`*`: all, as in vLLM.",
     )
+    public_routes: list[Annotated[str, Field(pattern=r"^/")]] = Field(
+        [],
+        description="Further routes of the instances that clients may use, such as `/v1/videos`. Others than those of "
+        "the API need an API key with the access admin.",
+    )
     allow_kv_transfer_params: bool = Field(
         False,
         description="Accept the KV transfer fields that routers set; otherwise requests with them get 400.",
