@@ -33,6 +33,7 @@ from syshaxd.instances.discovery import Discovery, Health
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
+from syshaxd.observe.access_log import AccessLog
 from syshaxd.observe.cpu_bindings import BindingMonitor
 from syshaxd.observe.liveness import Liveness, generate_token
 from syshaxd.observe.metrics import LAG_S, Histogram, MetricsService
@@ -202,6 +203,7 @@ async def build(
     socket_path = rundir.socket_path(config.control.socket)
     control = ControlServer(operations, socket_path, tls=_tls_endpoint(config.control.tcp))
     _close_with(stack, "control plane", lambda: control.stop(leave_socket=orders.restart))
+    access_log = None if config.gateway.access_log is None else AccessLog(config.gateway.access_log)
     metrics = MetricsService(task_failures=side_tasks.failures, loop_lag=lags)
     return Service(
         orders=orders,
@@ -213,7 +215,16 @@ async def build(
         supervisor=supervisor,
         registry=registry,
         instances=instances,
-        gateway=_gateway(config, bound, engine, metrics, instances, authentication=authentication, tls=tls),
+        gateway=_gateway(
+            config,
+            bound,
+            engine,
+            metrics,
+            instances,
+            authentication=authentication,
+            tls=tls,
+            access_log=access_log,
+        ),
         authentication=authentication,
         tls=tls,
         control=control,
@@ -228,6 +239,7 @@ async def build(
             "liveness": liveness.run,
             "parity": parity.run,
             "discovery": discovery.run,
+            **({} if access_log is None else {"access log": access_log.run}),
             **({} if tls is None else {"certificate": tls.run}),
         },
     )
@@ -242,6 +254,7 @@ def _gateway(
     *,
     authentication: Authentication,
     tls: Tls | None,
+    access_log: AccessLog | None,
 ) -> Gateway:
     its = config.gateway
     return Gateway(
@@ -254,6 +267,7 @@ def _gateway(
         authentication=authentication,
         tls=tls,
         public_routes=its.public_routes,
+        access_log=access_log,
         dashboard=Dashboard(instances.status, bound.topology, engine.events, engine.requests.decisions)
         if its.dashboard
         else None,

@@ -23,6 +23,7 @@ from syshaxd.core.errors import (
 )
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.records import Outcome
+from syshaxd.core.secrets import safe_text
 from syshaxd.core.types import FULL_WEIGHTS, EngineStatus
 from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.http1 import ProtocolError, end_to_end_headers
@@ -45,6 +46,7 @@ from syshaxd.gateway.front import Front
 from syshaxd.gateway.limits import Limits
 from syshaxd.gateway.own import OwnRoutes
 from syshaxd.gateway.tls import Tls
+from syshaxd.observe.access_log import AccessLog, Caller
 from syshaxd.observe.metrics import ClientCounts, MetricsService
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.request import Request
@@ -59,6 +61,7 @@ _FIRST_REQUEST_LIMIT_S = 0.2
 _CLOSING_LIMIT_S = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _MAX_NAME_CHARACTERS = 128
+_MAX_LOGGED_PATH = 2048
 # Prompts are estimated before they are tokenized.
 _BYTES_PER_TOKEN = 4
 
@@ -79,6 +82,7 @@ class Gateway:
         tls: Tls | None = None,
         public_routes: Collection[str] = (),
         dashboard: Dashboard | None = None,
+        access_log: AccessLog | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Prepares to serve.
@@ -94,6 +98,7 @@ class Gateway:
             tls: Encrypts the connections; None: they are not encrypted.
             public_routes: Further routes of the instances that clients may use.
             dashboard: The page of states and loads; None: there is none.
+            access_log: Gets a line for each request; None: there is none.
             clock: Seconds that never go back; None: the loop's.
         """
         self._engine = engine
@@ -107,6 +112,7 @@ class Gateway:
         self._routes = routes.PublicRoutes(engine.registry.methods, public_routes)
         self._intake = BodyIntake(limits or Limits())
         self._front = Front(self._handle, limits or Limits(), clock or self._loop.time)
+        self._access_log = access_log
         self._stopping = False
         self._servers: list[asyncio.Server] = []
         self._handed: Sequence[socket.socket] = ()
@@ -203,7 +209,14 @@ class Gateway:
         request_id = self._request_id(request.headers.get("X-Request-Id"))
         try:
             found = self._examine(client, request, request_id)
-            result = found if isinstance(found, Answer) else await self._serve_recorded(client, request, found)
+            if isinstance(found, Answer):
+                result: Answer | bool = found
+                if self._access_log is not None and found.status >= 400:
+                    path = safe_text(request.target.partition("?")[0][:_MAX_LOGGED_PATH])
+                    caller = Caller(client=_address(client), method=request.method, path=path)
+                    self._access_log.refused(caller, request_id, found.status)
+            else:
+                result = await self._serve_recorded(client, request, found)
         except asyncio.CancelledError:
             if client.answer_begun:
                 client.abort()
@@ -289,6 +302,15 @@ class Gateway:
         finally:
             held.give_back()
             record = asked.record(outcome, self._loop.time())
+            if self._access_log is not None:
+                caller = Caller(
+                    client=_address(client),
+                    method=asked.method,
+                    path=asked.route,
+                    model=asked.inference.model,
+                    key="" if asked.key is None else asked.key.name,
+                )
+                self._access_log.request(caller, record)
             asked.release()
             self._metrics.record(record)
             self._engine.requests.keep(record)
@@ -345,6 +367,11 @@ class Gateway:
             {} if self._tls is None else self._tls.ends_at_s,
         )
         return self._metrics.render(self._status(), counts)
+
+
+def _address(client: ClientConnection) -> str:
+    peer = client.peer
+    return str(peer[0]) if isinstance(peer, tuple) and peer else ""
 
 
 def _instance_of(headers: Mapping[str, str]) -> str | None:

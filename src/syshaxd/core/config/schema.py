@@ -246,6 +246,12 @@ class GatewayConfig(Section):
     metrics_open: bool = Field(False, description="Serve GET /metrics without an API key.")
     dashboard: bool = Field(True, description="Serve GET /dashboard, which shows states and loads.")
     dashboard_open: bool = Field(False, description="Serve GET /dashboard without an API key.")
+    access_log: str | None = Field(
+        None,
+        pattern=r"^(stderr|/.+)$",
+        description="File that gets a line of JSON for each request, such as /var/lib/syshax/access.log, or `stderr`. "
+        "Unset: no access log.",
+    )
     max_body_bytes: Count = Field(
         32 * 1024 * 1024, description="Largest request body, in bytes; a larger one gets 413."
     )
