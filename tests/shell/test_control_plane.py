@@ -27,6 +27,7 @@ from syshaxd.core.errors import (
     NotFoundError,
     SyshaxError,
 )
+from syshaxd.core.placement.rules import RULES
 from syshaxd.core.types import InstanceStatus, QuantisedWeights, State
 from syshaxd.serving.leases import Leases
 from syshaxd.system.api_keys import ApiKeys
@@ -253,11 +254,35 @@ async def test_events_can_be_watched_by_instance(plane: Plane) -> None:
 
 async def test_a_threshold_set_live_holds_at_once(plane: Plane) -> None:
     got = (await plane.client.ask("SetPolicy", policy={"gpu_cache_threshold": 0.5}))["policy"]
-    assert got == {"gpu_cache_threshold": 0.5, "cpu_throughput_threshold": 0.0, "offload_min_prompt_tokens": 64}
+    assert got == {
+        "name": "turn",
+        "gpu_cache_threshold": 0.5,
+        "cpu_throughput_threshold": 0.0,
+        "offload_min_prompt_tokens": 64,
+        "holdout": 0.0,
+    }
     assert (await plane.client.ask("GetPolicy"))["policy"] == got
     assert plane.daemon.engine.policy.name == "turn", "the rules stay"
     loads = {"gpu": {"running": 1, "kv_usage_ratio": 0.6}}
     assert (await plane.client.ask("DryRun", loads=loads))["decision"]["decode"] == "cpu"
+
+
+async def test_a_policy_chosen_by_name_holds_at_once_and_is_told_with_all_others(plane: Plane) -> None:
+    answer = await plane.client.ask("GetPolicy")
+    assert {choice["name"] for choice in answer["choices"]} == set(RULES)
+    assert all(choice["summary"] for choice in answer["choices"])
+    assert (await plane.client.ask("SetPolicy", policy={"name": "cpu-only"}))["policy"]["name"] == "cpu-only"
+    assert (await plane.client.ask("DryRun"))["decision"]["decode"] == "cpu"
+    with pytest.raises(ConfigError, match=r"scheduler.policy: must be cost or turn"):
+        await plane.client.ask("SetPolicy", policy={"name": "gpu"})
+    assert plane.daemon.engine.policy.name == "cpu-only"
+
+
+async def test_the_ways_that_a_decision_had_are_explained(plane: Plane) -> None:
+    await plane.client.ask("PlaceRequest", request_id="one", query={"prompt_tokens": 7, "max_tokens": 9})
+    (entry,) = (await plane.client.ask("ExplainDecision", request_id="one"))["decisions"]
+    assert (entry["prompt_tokens"], entry["max_tokens"], entry["policy"]) == (7, 9, "turn")
+    assert [(way["places"], way["chosen"]) for way in entry["alternatives"]] == [(["gpu"], True), (["cpu"], False)]
 
 
 async def test_a_threshold_out_of_range_is_refused_as_in_the_file(plane: Plane) -> None:

@@ -48,6 +48,20 @@ async def test_an_answer_comes_through_as_it_is_with_placement_and_id(make_stand
     assert (record.tokens_in, record.tokens_out) == (3, 5)
 
 
+async def test_why_a_request_was_placed_there_is_told_in_a_header_on_demand(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    async with stand.post(headers={"X-Syshax-Explain": "1"}) as response:
+        told = response.headers["x-syshax-explain"]
+    assert told.startswith("run-on gpu; ")
+    assert "the GPU has room" in told
+    assert b"x-syshax-explain" not in stand.gpu.requests[0].head.lower()
+    async with stand.post() as response:
+        assert "x-syshax-explain" not in response.headers
+    async with stand.post(headers={"X-Syshax-Explain": "yes"}) as response:
+        assert response.status == 400
+        assert (await _error(response))["code"] == "invalid_explain"
+
+
 async def test_a_stream_comes_through_byte_by_byte_and_its_connection_is_used_again(make_stand: MakeStand) -> None:
     stand = await make_stand()
     events = [b'{"i":%d}' % i for i in range(20)]

@@ -3,7 +3,7 @@
 """syshaxctl's commands for requests and their placement."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from rich.text import Text
 
 from syshaxd.cli import show
 from syshaxd.cli.connection import output_option, run
+from syshaxd.cli.explain import decision_line, decision_text
 from syshaxd.client import ControlClient
-from syshaxd.core.types import FULL_WEIGHTS
+from syshaxd.core.placement.rules import RULES
 
 _LOADS = {"running": int, "waiting": int, "kv_usage_ratio": float, "generation_tokens_per_s": float}
 
@@ -88,39 +89,6 @@ def cancel(socket: Path | None, request_id: str) -> None:
     async def work(client: ControlClient) -> None:
         count = (await client.ask("CancelRequest", request_id=request_id))["cancelled"]
         click.echo(f"{count} cancelled")
-
-    run(socket, work)
-
-
-@click.command()
-@click.argument("request_id")
-@output_option
-@click.pass_obj
-def explain(socket: Path | None, request_id: str, output: str) -> None:
-    """Shows where the request REQUEST_ID ran, why, and how it ended.
-
-    Responses carry the ID as X-Request-Id; `syshaxctl decisions` lists recent ones.
-
-    \b
-    Examples:
-      syshaxctl explain 5f1c22ab-1f
-    """  # noqa: D301
-
-    async def work(client: ControlClient) -> None:
-        answer = await client.ask("ExplainDecision", request_id=request_id)
-        if output == "json":
-            click.echo(json.dumps(answer, indent=2))
-            return
-        for entry in answer["decisions"]:
-            click.echo(decision_line(entry))
-            for item in entry["candidates"]:
-                loads = [f"{name}={item[name]:g}" for name in ("inflight", *_LOADS) if name in item]
-                loads += _weights(item)
-                click.echo(f"    {item['name']}: {', '.join(loads)}")
-        for end in answer["ends"]:
-            for move in end["handovers"]:
-                click.echo(f"moved: {_handover_text(move)}")
-            click.echo(f"ended: {end['outcome']} after {end['duration_s']:.3f} s, {end['tokens_out']} tokens")
 
     run(socket, work)
 
@@ -228,12 +196,13 @@ def dry_run(socket: Path | None, /, loads: Sequence[str], output: str, **query: 
 
     async def work(client: ControlClient) -> None:
         answer = await client.ask("DryRun", query=_query(**query), loads=assumed)
-        click.echo(json.dumps(answer["decision"], indent=2) if output == "json" else _decision_text(answer["decision"]))
+        click.echo(json.dumps(answer["decision"], indent=2) if output == "json" else decision_text(answer["decision"]))
 
     run(socket, work)
 
 
 @click.command()
+@click.argument("name", type=click.Choice(list(RULES)), required=False)
 @click.option("--gpu-cache-threshold", type=float, help="KV cache usage (0..1) at which the GPU counts as full.")
 @click.option(
     "--cpu-throughput-threshold", type=float, help="Tokens/s below which the CPU gets no more requests; 0: no limit."
@@ -241,22 +210,39 @@ def dry_run(socket: Path | None, /, loads: Sequence[str], output: str, **query: 
 @click.option(
     "--offload-min-prompt-tokens", type=int, help="Tokens below which a prompt is prefilled where it is decoded."
 )
+@click.option("--holdout", type=float, help="Share of requests that wait for the GPU to measure the CPU's help.")
 @output_option
 @click.pass_obj
-def policy(socket: Path | None, /, output: str, **values: float | None) -> None:
-    """Shows or sets the placement thresholds. New values last until the next reload or restart.
+def policy(socket: Path | None, /, output: str, **values: str | float | None) -> None:
+    """Shows the placement policy, or switches to the policy NAME and sets thresholds.
+
+    New values hold at once, until the next reload or restart. `syshaxctl config set scheduler.policy NAME --apply`
+    sets the policy for good.
 
     \b
     Examples:
       syshaxctl policy
+      syshaxctl policy gpu-only
       syshaxctl policy --gpu-cache-threshold 0.8
     """  # noqa: D301
     given = {name: value for name, value in values.items() if value is not None}
 
     async def work(client: ControlClient) -> None:
-        answer = await (client.ask("SetPolicy", policy=given) if given else client.ask("GetPolicy"))
-        item = answer["policy"]
-        click.echo(json.dumps(item) if output == "json" else "\n".join(f"{name} = {item[name]:g}" for name in item))
+        if given:
+            await client.ask("SetPolicy", policy=given)
+        answer = await client.ask("GetPolicy")
+        item, choices = answer["policy"], answer["choices"]
+        if output == "json":
+            click.echo(json.dumps(item | {"choices": choices}))
+            return
+        click.echo(f"policy = {item['name']}")
+        for key in (key for key in item if key != "name"):
+            click.echo(f"{key} = {item[key]:g}")
+        click.echo()
+        for choice in choices:
+            click.echo(f"{'*' if choice['name'] == item['name'] else ' '} {choice['name']:<20}{choice['summary']}")
+        if given:
+            click.echo("\nUntil the next reload or restart; `syshaxctl config set KEY VALUE --apply` sets it for good.")
 
     run(socket, work)
 
@@ -271,26 +257,3 @@ def _load(text: str) -> tuple[str, dict[str, float]]:
             f"{text!r} does not look like gpu:running=3,kv_usage_ratio=0.5 (keys: {', '.join(_LOADS)})",
             param_hint="--load",
         ) from None
-
-
-def _handover_text(move: Mapping[str, Any]) -> str:
-    target = ", ".join([move["target"], *_weights(move)])
-    text = f"from {move['source']} to {target} ({move['cause']}) with {move['tokens']} tokens"
-    gap = f", {move['gap_s'] * 1000:.0f} ms between two tokens" if "gap_s" in move else ""
-    return f"{text}, KV cache {move['result']}{gap}"
-
-
-def _weights(item: Mapping[str, Any]) -> list[str]:
-    """What an instance computes with, unless that is the model's own weights."""
-    return [f"{item['weights']} weights"] if item["weights"] not in {"", FULL_WEIGHTS} else []
-
-
-def decision_line(entry: Mapping[str, Any]) -> str:
-    """A decision in one line: time, request, decision and reasons."""
-    return f"{show.clock_text(entry['at_s'])}  {entry['request_id']}  {_decision_text(entry['decision'])}"
-
-
-def _decision_text(decision: Mapping[str, Any]) -> str:
-    kind = str(decision["kind"]).removeprefix("DECISION_KIND_").lower().replace("_", " ")
-    where = "+".join(dict.fromkeys(name for name in (decision["prefill"], decision["decode"]) if name))
-    return f"{kind} {where}".rstrip() + f": {'; '.join(decision['reasons'])}"

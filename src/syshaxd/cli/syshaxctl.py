@@ -23,12 +23,13 @@ from syshaxd.cli import complete, show
 from syshaxd.cli.connection import run
 from syshaxd.cli.control import config, events, reload, shutdown
 from syshaxd.cli.endpoints import endpoints
+from syshaxd.cli.explain import explain
 from syshaxd.cli.keys import keys
 from syshaxd.cli.numa import numa
 from syshaxd.cli.parity import parity_table
 from syshaxd.cli.render import render
 from syshaxd.cli.replay import replay
-from syshaxd.cli.scheduling import cancel, decisions, dry_run, explain, place, policy, renew_lease, report_end, requests
+from syshaxd.cli.scheduling import cancel, decisions, dry_run, place, policy, renew_lease, report_end, requests
 from syshaxd.cli.sections import SectionedGroup
 from syshaxd.cli.top import TopView, latest_decisions, watch
 from syshaxd.client import ControlClient, UnreachableError

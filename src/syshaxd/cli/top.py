@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from syshaxd.cli import show
-from syshaxd.cli.scheduling import decision_line
+from syshaxd.cli.explain import decision_line
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.loads import GpuLoad, HostLoad
 from syshaxd.core.types import EngineStatus, State

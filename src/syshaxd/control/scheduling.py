@@ -20,10 +20,11 @@ from syshaxd.core.config import parse
 from syshaxd.core.errors import BadRequestError, NotFoundError
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement.alternatives import alternatives, expected_tokens
 from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn
 from syshaxd.core.placement.records import Outcome, RequestRecord
-from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.rules import RULES, Policy
 from syshaxd.core.types import InstanceSpec
 from syshaxd.serving.leases import DEFAULT_TTL_S
 from syshaxd.serving.request import Request
@@ -33,6 +34,7 @@ _MAX_ID_CHARACTERS = 128
 _CHAT = "/v1/chat/completions"
 _SECTIONS = {
     "name": ("scheduler", "policy"),
+    "holdout": ("scheduler", "holdout"),
     "gpu_cache_threshold": ("decider", "gpu_cache_threshold"),
     "cpu_throughput_threshold": ("decider", "cpu_throughput_threshold"),
     "offload_min_prompt_tokens": ("offload", "min_prompt_tokens"),
@@ -121,7 +123,8 @@ class SchedulingServicer(SchedulingServiceServicer):
         return make(api.CancelRequestResponse, cancelled=count)
 
     async def GetPolicy(self, request: api.GetPolicyRequest, context: Context) -> api.GetPolicyResponse:
-        return make(api.GetPolicyResponse, policy=_policy(self._engine.policy))
+        choices = [make(api.NamedPolicy, name=name, summary=rules.summary) for name, rules in RULES.items()]
+        return make(api.GetPolicyResponse, policy=_policy(self._engine.policy), choices=choices)
 
     async def SetPolicy(self, request: api.SetPolicyRequest, context: Context) -> api.SetPolicyResponse:
         given = {field.name: value for field, value in request.policy.ListFields()}
@@ -132,7 +135,7 @@ class SchedulingServicer(SchedulingServiceServicer):
                 sections.setdefault(section, {})[key] = value
         policy = Policy.from_config(parse(sections))
         self._engine.set_policy(policy)
-        changed = ", ".join(f"{name}={value:g}" for name, value in given.items()) or "nothing"
+        changed = ", ".join(f"{name}={value}" for name, value in given.items()) or "nothing"
         self._engine.events.add(EventKind.CONFIG, f"policy set until the next reload: {changed}")
         return make(api.SetPolicyResponse, policy=_policy(policy))
 
@@ -179,7 +182,6 @@ def _decision(decision: Decision, specs: Mapping[str, InstanceSpec]) -> api.Deci
     if not isinstance(decision, RunOn | Offload):
         return make(api.Decision, kind=api.DECISION_KIND_WAIT, reasons=decision.reasons)
     first, last = decision.places[0], decision.places[-1]
-    expected = decision.prediction if isinstance(decision, Offload) else None
     return make(
         api.Decision,
         kind=api.DECISION_KIND_OFFLOAD if isinstance(decision, Offload) else api.DECISION_KIND_RUN_ON,
@@ -188,7 +190,7 @@ def _decision(decision: Decision, specs: Mapping[str, InstanceSpec]) -> api.Deci
         prefill_address=specs[first].address.authority if first in specs else "",
         decode_address=specs[last].address.authority if last in specs else "",
         reasons=decision.reasons,
-        prediction=expected,
+        prediction=decision.prediction,
     )
 
 
@@ -202,7 +204,21 @@ def _entry(decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.DecisionE
         decision=_decision(decided.decision, specs),
         candidates=[_candidate(name, decided, specs) for name in decided.candidates],
         queued=decided.queued,
+        prompt_tokens=decided.request.prompt_tokens,
+        max_tokens=decided.request.max_tokens,
+        **_predicted(decided),
     )
+
+
+def _predicted(decided: Decided) -> dict[str, Any]:
+    """What the decision's inputs tell of the ways that there were."""
+    if decided.view is None:
+        return {}
+    return {
+        "alternatives": alternatives(decided.view, decided.request, decided.decision),
+        "expected_tokens": expected_tokens(decided.view, decided.request),
+        "policy": decided.view.policy.name,
+    }
 
 
 def _candidate(name: str, decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.Candidate:
@@ -222,7 +238,8 @@ def _end(record: RequestRecord, specs: Mapping[str, InstanceSpec]) -> api.Reques
         message_of(api.RequestHandover, each, tokens=each.known_tokens, weights=_weights(each.target, specs))
         for each in record.handovers
     ]
-    return message_of(api.RequestEnd, record, handovers=handovers)
+    arrived_at_s = time.time() - time.monotonic() + record.started_at_s
+    return message_of(api.RequestEnd, record, handovers=handovers, arrived_at_s=arrived_at_s)
 
 
 def _in_flight(running: Request, now_s: float) -> api.RequestInFlight:

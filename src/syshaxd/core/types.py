@@ -216,6 +216,38 @@ class HostTopology:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OffloadTrial:
+    """Whether help by a CPU pays: requests that it helped with, against requests held out, which waited for the GPU.
+
+    Benefits are seconds to the end of an answer, less what help was predicted to take from others.
+    """
+
+    on: bool = True
+    """The CPU may help."""
+    off_until_s: float = 0.0
+    """Unix time at which help is tried again; 0: it is on."""
+    text: str = ""
+    """What is known, in a sentence; empty: nothing is measured."""
+    holdout: float = 0.0
+    """Share of the requests that the CPU would help with, which are held out."""
+    held_out: int = 0
+    """Answers that have ended, in the present round."""
+    helped: int = 0
+    """As above."""
+    predicted_s: float | None = None
+    """Mean of the predicted benefits."""
+    measured_s: float | None = None
+    """The measured benefit; None: too few answers."""
+    low_s: float | None = None
+    """Bounds of its confidence interval, which holds at all times."""
+    high_s: float | None = None
+    all_held_out: int = 0
+    """Since the daemon started."""
+    times_off: int = 0
+    """As above."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
     """The daemon's status at one moment, for `syshaxctl status`."""
 
@@ -244,3 +276,5 @@ class EngineStatus:
     """Requests in the admission queue, by the model that they name."""
     bindings: Mapping[str, BindingStatus] = field(default_factory=dict)
     """Binding status by instance; instances that are unbound or not read yet are absent."""
+    offload: OffloadTrial = field(default_factory=OffloadTrial)
+    """Whether help by a CPU pays, as measured."""

@@ -335,6 +335,7 @@ class Gateway:
         offload = path == routes.OFFLOADED_CHAT
         if offload:
             path = asked.path = asked.target = routes.CHAT
+        asked.wants_explanation = _wants_explanation(request.headers)
         asked.inference = InferenceRequest(
             request_id=asked.id,
             model=model,
@@ -386,6 +387,14 @@ def _wants_full_weights(headers: Mapping[str, str]) -> bool:
     if asked not in {None, FULL_WEIGHTS}:
         raise BadRequestError(f"X-Syshax-Weights takes {FULL_WEIGHTS} only", code="invalid_weights")
     return asked is not None
+
+
+def _wants_explanation(headers: Mapping[str, str]) -> bool:
+    """Whether the answer is to tell why it was placed where it was. Raises BadRequestError."""
+    asked = headers.get("X-Syshax-Explain", "0")
+    if asked not in {"0", "1"}:
+        raise BadRequestError("X-Syshax-Explain takes 1 or 0", code="invalid_explain")
+    return asked == "1"
 
 
 def _outcome_of(error: SyshaxError) -> Outcome:

@@ -115,7 +115,7 @@ class HandoverSums:
         self.seconds = dict.fromkeys(_OFFLOAD_SECONDS, 0.0)
 
     def compare(self, prediction: Prediction, measured_s: float) -> None:
-        """Counts the predicted and the measured duration of an offload."""
+        """Counts the predicted and the measured duration of a request that the CPU helped with."""
         self.seconds["predicted"] += prediction.offload_s
         self.seconds["measured"] += measured_s
         self.seconds["predicted_wait"] += prediction.wait_s
@@ -157,5 +157,7 @@ class HandoverSums:
             gaps.add_metric((cause,), gap.buckets(), gap.total)
         yield gaps
         for kind, sum_s in self.seconds.items():
-            text = f"{_OFFLOAD_SECONDS[kind]}, summed over offloads that had a prediction and succeeded."
+            text = (
+                f"{_OFFLOAD_SECONDS[kind]}, summed over successful requests that the CPU helped with by a prediction."
+            )
             yield CounterMetricFamily(f"syshax_offload_{kind}_seconds", text, value=sum_s)

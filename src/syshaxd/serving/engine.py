@@ -21,7 +21,7 @@ from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.admission import Admission, begun
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
-from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload
+from syshaxd.core.placement.decision import Decision, InferenceRequest
 from syshaxd.core.placement.records import Cause, Outcome
 from syshaxd.core.placement.retry_budget import RetryBudget
 from syshaxd.core.placement.rules import Policy
@@ -143,8 +143,10 @@ class Engine:
         request.placement = "+".join(placement.places)
         specs = [slot.spec for slot in grant.slots]
         request.weights = "+".join(spec.weights_text for spec in specs) if any(spec.weights for spec in specs) else ""
-        request.prediction = placement.prediction if isinstance(placement, Offload) else None
+        request.prediction = placement.prediction
         request.queue_s = self._loop.time() - request.started_at_s
+        if request.wants_explanation:
+            request.explanation = self.requests.short_explanation(request.id)
         request.answer = answer = self._handover.answer(request, grant, last_try=last_try)
         claim.stream = answer if isinstance(answer, MovableAnswer) else None
         return answer

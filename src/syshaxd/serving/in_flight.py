@@ -5,6 +5,7 @@
 import asyncio
 from collections import deque
 
+from syshaxd.core.placement.alternatives import short_form
 from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.records import RequestRecord
 from syshaxd.serving.request import Request
@@ -43,6 +44,13 @@ class RequestBook:
         """The decisions on a request, and the records of those with that id that have ended; both oldest first."""
         decisions = [entry for entry in self.decisions.latest() if entry.request.request_id == request_id]
         return decisions, [record for record in self._ended if record.request_id == request_id]
+
+    def short_explanation(self, request_id: str) -> str:
+        """The latest decision on a request in one line of ASCII; empty: it is not remembered."""
+        for entry in reversed(self.decisions.latest()):
+            if entry.request.request_id == request_id and entry.view is not None:
+                return short_form(entry.view, entry.request, entry.decision)
+        return ""
 
     def cancel(self, request_id: str) -> int:
         """Ends requests in flight that the daemon answers; returns how many."""

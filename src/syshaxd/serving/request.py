@@ -103,7 +103,13 @@ class Request:
     weights: str = ""
     """What these instances compute with; empty: the model's own weights."""
     prediction: Prediction | None = None
-    """Of an offload."""
+    """Of help by a CPU."""
+    wants_explanation: bool = False
+    """Its client asks for the reasons of its placement in a header."""
+    explanation: str = ""
+    """For that header; ASCII."""
+    held_out: bool = False
+    """It waits for the GPU to measure what help by a CPU gains."""
     status: int = 0
     """HTTP status sent to the client; 0: none was."""
     ttft_s: float | None = None
@@ -146,4 +152,9 @@ class Request:
             retries=self.retries,
             handovers=tuple(self.handovers),
             prediction=self.prediction,
+            path=self.path,
+            model=self.inference.model,
+            prompt_tokens=self.inference.prompt_tokens,
+            max_tokens=self.inference.max_tokens,
+            held_out=self.held_out,
         )

@@ -63,7 +63,12 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
         Trial("--prompt-tokens 2000", "gpu"),
         Trial("--load gpu:running=256,waiting=3,kv_usage_ratio=0.95 -o json", '"reasons"'),
     ),
-    "syshaxctl policy": (Trial("", "gpu_cache_threshold"), Trial("--gpu-cache-threshold 0.9", "0.9")),
+    "syshaxctl policy": (
+        Trial("", r"\* cost .*"),
+        Trial("--gpu-cache-threshold 0.9", "0.9"),
+        Trial("gpu-only", r"policy = gpu-only"),
+        Trial("cost -o json", '"name": "cost"'),
+    ),
     "syshaxctl config get": (Trial("system.max_queue_size", r"\d"), Trial("-o json", "services")),
     "syshaxctl config set": (Trial("system.max_queue_size 61 --apply", "max_queue_size"),),
     "syshaxctl config validate": (Trial(), Trial("/etc/syshax/config.yaml -o json", r"\{|\[")),

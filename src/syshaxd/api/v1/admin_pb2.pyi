@@ -107,7 +107,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "started_at_s", "endpoint", "faults", "open_circuits", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs", "parity")
+    __slots__ = ("version", "started_at_s", "endpoint", "faults", "open_circuits", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs", "parity", "offload")
     class OpenCircuitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +149,7 @@ class GetStatusResponse(_message.Message):
     BINDINGS_FIELD_NUMBER: _ClassVar[int]
     HANDOVER_PAIRS_FIELD_NUMBER: _ClassVar[int]
     PARITY_FIELD_NUMBER: _ClassVar[int]
+    OFFLOAD_FIELD_NUMBER: _ClassVar[int]
     version: str
     started_at_s: float
     endpoint: str
@@ -162,7 +163,36 @@ class GetStatusResponse(_message.Message):
     bindings: _containers.MessageMap[str, BindingStatus]
     handover_pairs: _containers.RepeatedCompositeFieldContainer[HandoverPair]
     parity: _containers.RepeatedCompositeFieldContainer[ParityReport]
-    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., faults: _Optional[_Iterable[str]] = ..., open_circuits: _Optional[_Mapping[str, str]] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ..., parity: _Optional[_Iterable[_Union[ParityReport, _Mapping]]] = ...) -> None: ...
+    offload: OffloadTrial
+    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., faults: _Optional[_Iterable[str]] = ..., open_circuits: _Optional[_Mapping[str, str]] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ..., parity: _Optional[_Iterable[_Union[ParityReport, _Mapping]]] = ..., offload: _Optional[_Union[OffloadTrial, _Mapping]] = ...) -> None: ...
+
+class OffloadTrial(_message.Message):
+    __slots__ = ("on", "off_until_s", "text", "holdout", "held_out", "helped", "predicted_s", "measured_s", "low_s", "high_s", "all_held_out", "times_off")
+    ON_FIELD_NUMBER: _ClassVar[int]
+    OFF_UNTIL_S_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    HOLDOUT_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    HELPED_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_S_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_S_FIELD_NUMBER: _ClassVar[int]
+    LOW_S_FIELD_NUMBER: _ClassVar[int]
+    HIGH_S_FIELD_NUMBER: _ClassVar[int]
+    ALL_HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    TIMES_OFF_FIELD_NUMBER: _ClassVar[int]
+    on: bool
+    off_until_s: float
+    text: str
+    holdout: float
+    held_out: int
+    helped: int
+    predicted_s: float
+    measured_s: float
+    low_s: float
+    high_s: float
+    all_held_out: int
+    times_off: int
+    def __init__(self, on: bool = ..., off_until_s: _Optional[float] = ..., text: _Optional[str] = ..., holdout: _Optional[float] = ..., held_out: _Optional[int] = ..., helped: _Optional[int] = ..., predicted_s: _Optional[float] = ..., measured_s: _Optional[float] = ..., low_s: _Optional[float] = ..., high_s: _Optional[float] = ..., all_held_out: _Optional[int] = ..., times_off: _Optional[int] = ...) -> None: ...
 
 class HandoverPair(_message.Message):
     __slots__ = ("source", "target", "refusal")

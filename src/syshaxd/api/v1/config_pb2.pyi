@@ -14,12 +14,14 @@ class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_KIND_DRIFT: _ClassVar[EventKind]
     EVENT_KIND_HANDOVER: _ClassVar[EventKind]
     EVENT_KIND_REQUEST: _ClassVar[EventKind]
+    EVENT_KIND_OFFLOAD: _ClassVar[EventKind]
 EVENT_KIND_UNSPECIFIED: EventKind
 EVENT_KIND_STATE: EventKind
 EVENT_KIND_CONFIG: EventKind
 EVENT_KIND_DRIFT: EventKind
 EVENT_KIND_HANDOVER: EventKind
 EVENT_KIND_REQUEST: EventKind
+EVENT_KIND_OFFLOAD: EventKind
 
 class GetConfigRequest(_message.Message):
     __slots__ = ("keys",)

@@ -58,12 +58,20 @@ class Decision(_message.Message):
     def __init__(self, kind: _Optional[_Union[DecisionKind, str]] = ..., prefill: _Optional[str] = ..., decode: _Optional[str] = ..., prefill_address: _Optional[str] = ..., decode_address: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., retry_after_s: _Optional[float] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("offload_s", "wait_s")
+    __slots__ = ("offload_s", "wait_s", "offload_first_s", "wait_first_s", "others_s", "least_s")
     OFFLOAD_S_FIELD_NUMBER: _ClassVar[int]
     WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    OFFLOAD_FIRST_S_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIRST_S_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_S_FIELD_NUMBER: _ClassVar[int]
+    LEAST_S_FIELD_NUMBER: _ClassVar[int]
     offload_s: float
     wait_s: float
-    def __init__(self, offload_s: _Optional[float] = ..., wait_s: _Optional[float] = ...) -> None: ...
+    offload_first_s: float
+    wait_first_s: float
+    others_s: float
+    least_s: float
+    def __init__(self, offload_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., offload_first_s: _Optional[float] = ..., wait_first_s: _Optional[float] = ..., others_s: _Optional[float] = ..., least_s: _Optional[float] = ...) -> None: ...
 
 class PlaceRequestRequest(_message.Message):
     __slots__ = ("query", "request_id", "ttl_s")
@@ -151,7 +159,7 @@ class DryRunResponse(_message.Message):
     def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ...) -> None: ...
 
 class DecisionEntry(_message.Message):
-    __slots__ = ("at_s", "request_id", "path", "model", "decision", "candidates", "queued")
+    __slots__ = ("at_s", "request_id", "path", "model", "decision", "candidates", "queued", "alternatives", "prompt_tokens", "max_tokens", "expected_tokens", "policy")
     AT_S_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +167,11 @@ class DecisionEntry(_message.Message):
     DECISION_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     at_s: float
     request_id: str
     path: str
@@ -166,7 +179,28 @@ class DecisionEntry(_message.Message):
     decision: Decision
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
     queued: int
-    def __init__(self, at_s: _Optional[float] = ..., request_id: _Optional[str] = ..., path: _Optional[str] = ..., model: _Optional[str] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., queued: _Optional[int] = ...) -> None: ...
+    alternatives: _containers.RepeatedCompositeFieldContainer[Alternative]
+    prompt_tokens: int
+    max_tokens: int
+    expected_tokens: float
+    policy: str
+    def __init__(self, at_s: _Optional[float] = ..., request_id: _Optional[str] = ..., path: _Optional[str] = ..., model: _Optional[str] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., queued: _Optional[int] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., expected_tokens: _Optional[float] = ..., policy: _Optional[str] = ...) -> None: ...
+
+class Alternative(_message.Message):
+    __slots__ = ("places", "chosen", "first_s", "whole_s", "others_s", "least_s")
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_S_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_S_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_S_FIELD_NUMBER: _ClassVar[int]
+    LEAST_S_FIELD_NUMBER: _ClassVar[int]
+    places: _containers.RepeatedScalarFieldContainer[str]
+    chosen: bool
+    first_s: float
+    whole_s: float
+    others_s: float
+    least_s: float
+    def __init__(self, places: _Optional[_Iterable[str]] = ..., chosen: bool = ..., first_s: _Optional[float] = ..., whole_s: _Optional[float] = ..., others_s: _Optional[float] = ..., least_s: _Optional[float] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("name", "inflight", "running", "waiting", "kv_usage_ratio", "generation_tokens_per_s", "weights")
@@ -201,7 +235,7 @@ class ExplainDecisionResponse(_message.Message):
     def __init__(self, decisions: _Optional[_Iterable[_Union[DecisionEntry, _Mapping]]] = ..., ends: _Optional[_Iterable[_Union[RequestEnd, _Mapping]]] = ...) -> None: ...
 
 class RequestEnd(_message.Message):
-    __slots__ = ("outcome", "status", "placement", "queue_s", "ttft_s", "duration_s", "tokens_in", "tokens_out", "retries", "handovers")
+    __slots__ = ("outcome", "status", "placement", "queue_s", "ttft_s", "duration_s", "tokens_in", "tokens_out", "retries", "handovers", "request_id", "arrived_at_s", "path", "model", "prompt_tokens", "max_tokens", "prediction", "held_out")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -212,6 +246,14 @@ class RequestEnd(_message.Message):
     TOKENS_OUT_FIELD_NUMBER: _ClassVar[int]
     RETRIES_FIELD_NUMBER: _ClassVar[int]
     HANDOVERS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ARRIVED_AT_S_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
     outcome: str
     status: int
     placement: str
@@ -222,7 +264,15 @@ class RequestEnd(_message.Message):
     tokens_out: int
     retries: int
     handovers: _containers.RepeatedCompositeFieldContainer[RequestHandover]
-    def __init__(self, outcome: _Optional[str] = ..., status: _Optional[int] = ..., placement: _Optional[str] = ..., queue_s: _Optional[float] = ..., ttft_s: _Optional[float] = ..., duration_s: _Optional[float] = ..., tokens_in: _Optional[int] = ..., tokens_out: _Optional[int] = ..., retries: _Optional[int] = ..., handovers: _Optional[_Iterable[_Union[RequestHandover, _Mapping]]] = ...) -> None: ...
+    request_id: str
+    arrived_at_s: float
+    path: str
+    model: str
+    prompt_tokens: int
+    max_tokens: int
+    prediction: Prediction
+    held_out: bool
+    def __init__(self, outcome: _Optional[str] = ..., status: _Optional[int] = ..., placement: _Optional[str] = ..., queue_s: _Optional[float] = ..., ttft_s: _Optional[float] = ..., duration_s: _Optional[float] = ..., tokens_in: _Optional[int] = ..., tokens_out: _Optional[int] = ..., retries: _Optional[int] = ..., handovers: _Optional[_Iterable[_Union[RequestHandover, _Mapping]]] = ..., request_id: _Optional[str] = ..., arrived_at_s: _Optional[float] = ..., path: _Optional[str] = ..., model: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., held_out: bool = ...) -> None: ...
 
 class RequestHandover(_message.Message):
     __slots__ = ("source", "target", "cause", "tokens", "result", "gap_s", "weights")
@@ -241,6 +291,16 @@ class RequestHandover(_message.Message):
     gap_s: float
     weights: str
     def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., cause: _Optional[str] = ..., tokens: _Optional[int] = ..., result: _Optional[str] = ..., gap_s: _Optional[float] = ..., weights: _Optional[str] = ...) -> None: ...
+
+class ListEndsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListEndsResponse(_message.Message):
+    __slots__ = ("end",)
+    END_FIELD_NUMBER: _ClassVar[int]
+    end: RequestEnd
+    def __init__(self, end: _Optional[_Union[RequestEnd, _Mapping]] = ...) -> None: ...
 
 class WatchDecisionsRequest(_message.Message):
     __slots__ = ("last", "follow")
@@ -299,24 +359,38 @@ class CancelRequestResponse(_message.Message):
     def __init__(self, cancelled: _Optional[int] = ...) -> None: ...
 
 class Policy(_message.Message):
-    __slots__ = ("gpu_cache_threshold", "cpu_throughput_threshold", "offload_min_prompt_tokens")
+    __slots__ = ("gpu_cache_threshold", "cpu_throughput_threshold", "offload_min_prompt_tokens", "name", "holdout")
     GPU_CACHE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     CPU_THROUGHPUT_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     OFFLOAD_MIN_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    HOLDOUT_FIELD_NUMBER: _ClassVar[int]
     gpu_cache_threshold: float
     cpu_throughput_threshold: float
     offload_min_prompt_tokens: int
-    def __init__(self, gpu_cache_threshold: _Optional[float] = ..., cpu_throughput_threshold: _Optional[float] = ..., offload_min_prompt_tokens: _Optional[int] = ...) -> None: ...
+    name: str
+    holdout: float
+    def __init__(self, gpu_cache_threshold: _Optional[float] = ..., cpu_throughput_threshold: _Optional[float] = ..., offload_min_prompt_tokens: _Optional[int] = ..., name: _Optional[str] = ..., holdout: _Optional[float] = ...) -> None: ...
+
+class NamedPolicy(_message.Message):
+    __slots__ = ("name", "summary")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    summary: str
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ...) -> None: ...
 
 class GetPolicyRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetPolicyResponse(_message.Message):
-    __slots__ = ("policy",)
+    __slots__ = ("policy", "choices")
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
     policy: Policy
-    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
+    choices: _containers.RepeatedCompositeFieldContainer[NamedPolicy]
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., choices: _Optional[_Iterable[_Union[NamedPolicy, _Mapping]]] = ...) -> None: ...
 
 class SetPolicyRequest(_message.Message):
     __slots__ = ("policy",)

@@ -39,6 +39,11 @@ class SchedulingServiceStub(object):
                 request_serializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ExplainDecisionRequest.SerializeToString,
                 response_deserializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ExplainDecisionResponse.FromString,
                 )
+        self.ListEnds = channel.unary_stream(
+                '/syshaxd.api.v1.SchedulingService/ListEnds',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ListEndsRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ListEndsResponse.FromString,
+                )
         self.WatchDecisions = channel.unary_stream(
                 '/syshaxd.api.v1.SchedulingService/WatchDecisions',
                 request_serializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.WatchDecisionsRequest.SerializeToString,
@@ -105,6 +110,13 @@ class SchedulingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEnds(self, request, context):
+        """The requests that have ended, oldest first; the latest 2000 are kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchDecisions(self, request, context):
         """The latest decisions, oldest first.
         """
@@ -134,7 +146,7 @@ class SchedulingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetPolicy(self, request, context):
-        """Changes thresholds until the next restart or reload. Unset fields stay. INVALID_ARGUMENT: with every fault.
+        """Changes policy and thresholds until the next restart or reload. Unset fields stay. INVALID_ARGUMENT: with every fault.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,6 +179,11 @@ def add_SchedulingServiceServicer_to_server(servicer, server):
                     servicer.ExplainDecision,
                     request_deserializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ExplainDecisionRequest.FromString,
                     response_serializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ExplainDecisionResponse.SerializeToString,
+            ),
+            'ListEnds': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListEnds,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ListEndsRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ListEndsResponse.SerializeToString,
             ),
             'WatchDecisions': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchDecisions,
@@ -285,6 +302,23 @@ class SchedulingService(object):
         return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.SchedulingService/ExplainDecision',
             syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ExplainDecisionRequest.SerializeToString,
             syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ExplainDecisionResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListEnds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/syshaxd.api.v1.SchedulingService/ListEnds',
+            syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ListEndsRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_scheduling__pb2.ListEndsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -120,6 +120,13 @@ class SchedulerConfig(Section):
         description="`cost`: the CPU helps only with what surely ends sooner so; `turn`: the rules of 0.3.0; "
         "`gpu-only` and `cpu-only`: no help from the other; `upstream-threshold`: by the GPU's KV usage alone.",
     )
+    holdout: float = Field(
+        0.05,
+        ge=0,
+        le=0.5,
+        description="Share of the requests that the CPU would help with, chosen by chance, which wait for the GPU "
+        "instead. They measure what the CPU's help gains; it is switched off while it gains nothing. 0: not measured.",
+    )
 
 
 class OffloadConfig(Section):

@@ -140,7 +140,7 @@ class Admission:
             decision = Wait((f"{self.queued} requests wait already",))
         else:
             decision = self._decide(claim.request, candidates, fleet, queued=len(self._queue))
-        effects: list[Effect] = [self._decided(claim.request, candidates, decision, fleet)]
+        effects: list[Effect] = [self._decided(claim.request, candidates, decision, fleet, queued=len(self._queue))]
         if isinstance(decision, RunOn | Offload):
             effects.append(self._grant(claim, decision, fleet))
         return decision, effects
@@ -297,15 +297,15 @@ class Admission:
         if isinstance(decision, RunOn | Offload):
             if only is not None and fleet.specs[decision.places[-1]].role is not only:
                 return Wait(cpu_has_room=True)
-            effects.append(self._decided(request, candidates, decision, fleet))
+            effects.append(self._decided(request, candidates, decision, fleet, queued=queued))
             effects.append(self._grant(claim, decision, fleet))
         elif isinstance(decision, Wait):
             if arrives:
-                effects.append(self._decided(request, candidates, decision, fleet))
+                effects.append(self._decided(request, candidates, decision, fleet, queued=queued))
         elif only is not None:
             return Wait(cpu_has_room=True)
         else:
-            effects.append(self._decided(request, candidates, decision, fleet))
+            effects.append(self._decided(request, candidates, decision, fleet, queued=queued))
             effects.append(Refused(claim, UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)))
         return decision
 
@@ -332,10 +332,27 @@ class Admission:
         )
 
     def _decided(
-        self, request: InferenceRequest, candidates: Sequence[InstanceSpec], decision: Decision, fleet: Fleet
+        self,
+        request: InferenceRequest,
+        candidates: Sequence[InstanceSpec],
+        decision: Decision,
+        fleet: Fleet,
+        *,
+        queued: int,
     ) -> Decided:
         names = [spec.name for spec in candidates]
-        return Decided(fleet.at_s, request, decision, names, dict(self.inflight), len(self._queue), fleet.snapshot)
+        view = self._scheduler.view(
+            fleet.snapshot,
+            dict(self.inflight),
+            candidates,
+            fleet.pairs,
+            ended=dict(self._slots.ended),
+            queued=queued,
+            estimates=self._estimates.for_kind(request.kind),
+            kv_tokens=dict(self._slots.kv_tokens),
+            request_kv_tokens=self._estimates.kv_tokens(request),
+        )
+        return Decided(fleet.at_s, request, decision, names, view.inflight, len(self._queue), fleet.snapshot, view)
 
     # Slots.
 

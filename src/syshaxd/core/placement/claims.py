@@ -10,6 +10,7 @@ from syshaxd.core.errors import SyshaxError
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.decision import Decision, InferenceRequest
 from syshaxd.core.placement.records import Cause
+from syshaxd.core.placement.rules import View
 from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.types import InstanceSpec
 
@@ -113,6 +114,8 @@ class Decided:
     """Requests that the daemon had running, by instance, before this one."""
     queued: int
     snapshot: Snapshot
+    view: View | None = None
+    """What the rules saw."""
 
 
 Effect = Granted | Refused | MoveStream | Decided

@@ -69,6 +69,12 @@ class Estimates:
             return self.kv_per_request.get(name)
         return Measured(per_token.value * tokens, per_token.spread * tokens, per_token.count)
 
+    def for_kind(self, kind: str) -> "Estimates":
+        """What concerns requests of a kind: small enough to be kept with each decision."""
+        own = self.lengths_by_kind.get(kind)
+        kept = {} if own is None else {kind: replace(own, latest=own.latest[:_MIN_FOR_A_KIND])}
+        return replace(self, lengths=replace(self.lengths, latest=()), lengths_by_kind=kept)
+
 
 def observe_loads(estimates: Estimates, snapshot: Snapshot, tokens: Mapping[str, float] = _NO_TOKENS) -> Estimates:
     """Takes new readings into account; they tell nothing of an instance without work.

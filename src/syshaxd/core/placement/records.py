@@ -105,4 +105,13 @@ class RequestRecord:
     retries: int = 0
     handovers: tuple[HandoverRecord, ...] = ()
     prediction: Prediction | None = None
-    """Of an offload."""
+    """Of help by a CPU."""
+    path: str = ""
+    """The route that the instances got."""
+    model: str = ""
+    prompt_tokens: int = 0
+    """Estimated from the length of the body; 0: not known."""
+    max_tokens: int | None = None
+    """Limit of the answer."""
+    held_out: bool = False
+    """It waited for the GPU to measure what help by a CPU gains."""

@@ -54,13 +54,12 @@ class Scheduler:
             estimates: What the instances were measured to do.
             kv_tokens: Sum of what the requests on each instance are expected to have in the KV cache.
         """
-        view = View(
-            policy=self.policy,
-            snapshot=snapshot,
-            inflight=inflight,
+        view = self.view(
+            snapshot,
+            inflight,
+            candidates,
+            pairs,
             ended=ended,
-            candidates=candidates,
-            pairs=pairs,
             queued=queued,
             estimates=estimates,
             kv_tokens=kv_tokens,
@@ -87,7 +86,7 @@ class Scheduler:
         kv_tokens: Mapping[str, float] = _NO_TOKENS,
     ) -> Room:
         """How much more an instance can take. Arguments are those of `decide`."""
-        view = self._view(snapshot, inflight, (spec,), ended=ended, estimates=estimates, kv_tokens=kv_tokens)
+        view = self.view(snapshot, inflight, (spec,), ended=ended, estimates=estimates, kv_tokens=kv_tokens)
         return self._rules.room(view, spec)
 
     def moves(
@@ -101,13 +100,13 @@ class Scheduler:
         kv_tokens: Mapping[str, float] = _NO_TOKENS,
     ) -> tuple[Move, ...]:
         """Which running streams should move. Arguments are those of `decide`; `ready`: all READY instances."""
-        return self._rules.moves(self._view(snapshot, inflight, ready, pairs, estimates=estimates, kv_tokens=kv_tokens))
+        return self._rules.moves(self.view(snapshot, inflight, ready, pairs, estimates=estimates, kv_tokens=kv_tokens))
 
     @property
     def _rules(self) -> Rules:
         return RULES[self.policy.name]
 
-    def _view(
+    def view(
         self,
         snapshot: Snapshot,
         inflight: Mapping[str, int],
@@ -115,9 +114,12 @@ class Scheduler:
         pairs: Set[tuple[str, str]] = _NO_PAIRS,
         *,
         ended: Mapping[str, int] = _NONE_ENDED,
+        queued: int = 0,
         estimates: Estimates,
         kv_tokens: Mapping[str, float],
+        request_kv_tokens: float = 0.0,
     ) -> View:
+        """What the rules see. Arguments are those of `decide`."""
         return View(
             policy=self.policy,
             snapshot=snapshot,
@@ -125,9 +127,10 @@ class Scheduler:
             ended=ended,
             candidates=candidates,
             pairs=pairs,
-            queued=0,
+            queued=queued,
             estimates=estimates,
             kv_tokens=kv_tokens,
+            request_kv_tokens=request_kv_tokens,
         )
 
 

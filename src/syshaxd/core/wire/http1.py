@@ -35,6 +35,7 @@ _NOT_TO_INSTANCE = _HOP_BY_HOP | {
     b"x-syshax-instance",
     b"x-syshax-place",
     b"x-syshax-weights",
+    b"x-syshax-explain",
 }
 _WITH_CREDENTIALS = _NOT_TO_INSTANCE | {b"authorization", b"cookie", b"x-api-key"}
 _NOT_TO_CLIENT = _HOP_BY_HOP | {
@@ -43,6 +44,7 @@ _NOT_TO_CLIENT = _HOP_BY_HOP | {
     b"x-request-id",
     b"x-syshax-placement",
     b"x-syshax-weights",
+    b"x-syshax-explain",
 }
 
 

@@ -129,7 +129,7 @@ class ClientAnswer:
             placement=request.placement,
             dechunked=self._client.http10,
             close=not request.keep_alive,
-            extra=self._client.answer_lines + _weights_line(request),
+            extra=self._client.answer_lines + _weights_line(request) + _explain_line(request),
         )
         self._write(text + body)
         if request.on_answer is not None:
@@ -138,3 +138,7 @@ class ClientAnswer:
 
 def _weights_line(request: Request) -> bytes:
     return f"x-syshax-weights: {request.weights}\r\n".encode("ascii") if request.weights else b""
+
+
+def _explain_line(request: Request) -> bytes:
+    return f"x-syshax-explain: {request.explanation}\r\n".encode("ascii") if request.explanation else b""

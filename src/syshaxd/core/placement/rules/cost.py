@@ -23,6 +23,8 @@ _SHORT_PROMPT = 256
 class CostRules:
     """See the module."""
 
+    summary = "the GPU first; the CPU helps only if that certainly pays, including what it costs other requests"
+
     def room(self, view: View, spec: InstanceSpec) -> Room:
         """Rules."""
         return room_by_kv(view, spec)

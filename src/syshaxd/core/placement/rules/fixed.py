@@ -12,6 +12,7 @@ class _OneRole:
     """All requests go to instances in one role; to others only while none of it is ready."""
 
     role: Role
+    summary: str
 
     def room(self, view: View, spec: InstanceSpec) -> Room:
         """Rules."""
@@ -32,18 +33,21 @@ class GpuOnlyRules(_OneRole):
     """The GPU alone, to compare with."""
 
     role = Role.GPU
+    summary = "the CPU gets requests only while no GPU instance is ready"
 
 
 class CpuOnlyRules(_OneRole):
     """The CPU alone, to compare with."""
 
     role = Role.CPU
+    summary = "the GPU gets requests only while no CPU instance is ready"
 
 
 class UpstreamThresholdRules(_OneRole):
     """As upstream sysHAX 0.2: over a KV usage of the GPU, the CPU decodes, unless it is too slow."""
 
     role = Role.GPU
+    summary = "as upstream sysHAX 0.2: over a KV usage of the GPU the CPU decodes, unless it is too slow"
 
     def decide(self, view: View, request: InferenceRequest) -> Decision:
         """Rules."""

@@ -18,6 +18,8 @@ _HANDOVER_S = 0.1
 class TurnRules:
     """See the module."""
 
+    summary = "the rules up to 0.3.0: the CPU helps if the request is expected to finish sooner, by any margin"
+
     def room(self, view: View, spec: InstanceSpec) -> Room:
         """Rules: with no KV left, an instance has as many slots as it runs requests now."""
         load, threshold = view.snapshot.load(spec.name), view.policy.gpu_cache_threshold

@@ -29,6 +29,8 @@ class Policy:
     """Requests kept waiting inside a full instance, as a share of its slots, so that it never runs dry."""
     offload_min_prompt_tokens: int = 64
     """Prompts under this are computed where they are decoded: handing them over gains nothing."""
+    holdout: float = 0.0
+    """Share of the requests that a CPU would help with, which wait for the GPU instead, to measure what help gains."""
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -38,6 +40,7 @@ class Policy:
             gpu_cache_threshold=config.decider.gpu_cache_threshold,
             cpu_throughput_threshold=config.decider.cpu_throughput_threshold,
             offload_min_prompt_tokens=config.offload.min_prompt_tokens,
+            holdout=config.scheduler.holdout,
         )
 
 
@@ -87,6 +90,9 @@ class View:
 
 class Rules(Protocol):
     """Rules of placement: pure, so that the same view gives the same decision."""
+
+    summary: str
+    """For operators, in one line."""
 
     def room(self, view: View, spec: InstanceSpec) -> Room:
         """How much more an instance can take."""
