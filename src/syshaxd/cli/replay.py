@@ -51,8 +51,9 @@ def replay(
 ) -> None:
     """Compares policies of placement on a trace. Needs no daemon.
 
-    TRACE is a file in the form of Azure's CSV (TIMESTAMP, ContextTokens, GeneratedTokens) or Mooncake's JSON lines
-    (timestamp, input_length, output_length); `-` is standard input.
+    TRACE is a file that `syshaxctl decisions --export` wrote, or one in the form of Azure's CSV (TIMESTAMP,
+    ContextTokens, GeneratedTokens) or of Mooncake's JSON lines (timestamp, input_length, output_length). `-` is
+    standard input.
 
     \b
     Examples:

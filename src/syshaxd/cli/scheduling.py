@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.table import Table
@@ -16,6 +16,7 @@ from syshaxd.cli import show
 from syshaxd.cli.connection import output_option, run
 from syshaxd.cli.explain import decision_line, decision_text
 from syshaxd.client import ControlClient
+from syshaxd.core.placement.replay.export import header, line
 from syshaxd.core.placement.rules import RULES
 
 _LOADS = {"running": int, "waiting": int, "kv_usage_ratio": float, "generation_tokens_per_s": float}
@@ -98,16 +99,35 @@ def cancel(socket: Path | None, request_id: str) -> None:
     "-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Show this many recent decisions."
 )
 @click.option("-f", "--follow", is_flag=True, help="Continue with new ones until Ctrl-C.")
+@click.option(
+    "--export", type=click.File("w", "utf-8", lazy=False), help="File for a trace of the recent requests; `-`: stdout."
+)
 @output_option
 @click.pass_obj
-def decisions(socket: Path | None, lines: int, output: str, *, follow: bool) -> None:
+def decisions(socket: Path | None, lines: int, output: str, *, follow: bool, export: TextIO | None) -> None:
     """Shows where requests were placed and why. JSON output has one line per decision.
+
+    With --export, writes the requests that were answered (the latest 2000 are kept) as JSON lines, which `syshaxctl
+    replay` reads: arrival, tokens, placement, prediction and measured times, but no text.
 
     \b
     Examples:
       syshaxctl decisions -n 20
       syshaxctl decisions -f -o json | jq -r .decision.decode
+      syshaxctl decisions --export trace.jsonl && syshaxctl replay trace.jsonl
     """  # noqa: D301
+
+    async def write(client: ControlClient) -> None:
+        assert export is not None
+        left_out = count = 0
+        export.write(header() + "\n")
+        async with aclosing(client.stream("ListEnds")) as answers:
+            async for answer in answers:
+                text = line(answer["end"])
+                left_out, count = left_out + (text is None), count + (text is not None)
+                export.write("" if text is None else text + "\n")
+        omitted = f"; {left_out} omitted: not answered, or tokens not counted" if left_out else ""
+        click.echo(f"{count} requests exported{omitted}", err=True)
 
     async def work(client: ControlClient) -> None:
         async with aclosing(client.stream("WatchDecisions", last=lines, follow=follow)) as answers:
@@ -115,7 +135,7 @@ def decisions(socket: Path | None, lines: int, output: str, *, follow: bool) -> 
                 entry = answer["decision"]
                 click.echo(json.dumps(entry) if output == "json" else decision_line(entry))
 
-    run(socket, work)
+    run(socket, work if export is None else write)
 
 
 @click.command()

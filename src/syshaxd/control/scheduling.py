@@ -101,6 +101,11 @@ class SchedulingServicer(SchedulingServiceServicer):
             ends=[_end(record, specs) for record in records],
         )
 
+    async def ListEnds(self, request: api.ListEndsRequest, context: Context) -> None:
+        specs = self._specs()
+        for record in self._engine.requests.ended():
+            await context.write(make(api.ListEndsResponse, end=_end(record, specs)))
+
     async def WatchDecisions(self, request: api.WatchDecisionsRequest, context: Context) -> None:
         await context.send_initial_metadata(())
         async with aclosing(self._engine.requests.decisions.watch(request.last, follow=request.follow)) as stream:

@@ -45,6 +45,10 @@ class RequestBook:
         decisions = [entry for entry in self.decisions.latest() if entry.request.request_id == request_id]
         return decisions, [record for record in self._ended if record.request_id == request_id]
 
+    def ended(self) -> list[RequestRecord]:
+        """How the latest requests have ended, oldest first."""
+        return list(self._ended)
+
     def short_explanation(self, request_id: str) -> str:
         """The latest decision on a request in one line of ASCII; empty: it is not remembered."""
         for entry in reversed(self.decisions.latest()):

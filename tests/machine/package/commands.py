@@ -56,7 +56,11 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
     "syshaxctl restart": (Trial("cpu --wait", both_ready=False), Trial("gpu --now --wait")),
     "syshaxctl render": (Trial("gpu", "docker"), Trial("cpu -o json", "/opt/engine/bin/python")),
     "syshaxctl requests": (Trial(), Trial("-o json", r"\[")),
-    "syshaxctl decisions": (Trial("", FIRST), Trial("-n 1 -o json", '"request_id"')),
+    "syshaxctl decisions": (
+        Trial("", FIRST),
+        Trial("-n 1 -o json", '"request_id"'),
+        Trial("--export -", '"format": "syshax-decisions"'),
+    ),
     "syshaxctl explain": (Trial(FIRST, "ok"), Trial(f"{FIRST} -o json", '"decisions"')),
     "syshaxctl cancel": (Trial("{found}", "1", before=TAKE_A_SLOT, finds='"request_id": "([^"]+)"'),),
     "syshaxctl dry-run": (

@@ -344,10 +344,11 @@ def _stream(claim: Claim) -> _Stream:
 def _request(traced: TracedRequest, told_limits: bool) -> InferenceRequest:
     return InferenceRequest(
         request_id="",
-        model="m",
+        model=traced.model or "m",
+        path=traced.path,
         stream=True,
         prompt_tokens=traced.prompt_tokens,
-        max_tokens=traced.answer_tokens if told_limits else None,
+        max_tokens=traced.answer_tokens if told_limits else traced.max_tokens,
         whole_because="",
         movable=True,
     )

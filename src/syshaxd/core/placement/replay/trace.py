@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from syshaxd.core.placement.replay.export import check_header
+
 
 @dataclass(frozen=True, slots=True)
 class TracedRequest:
@@ -18,14 +20,19 @@ class TracedRequest:
     """Seconds since the start of the trace."""
     prompt_tokens: int
     answer_tokens: int
+    model: str = ""
+    path: str = ""
+    """With the model: answers to requests of the same two have similar lengths. Empty: not told."""
+    max_tokens: int | None = None
+    """Limit of the answer, as the request told it."""
 
 
 def parse(text: str) -> list[TracedRequest]:
     """Reads a trace in the order of arrival.
 
     Args:
-        text: Azure's CSV (TIMESTAMP, ContextTokens, GeneratedTokens), or Mooncake's JSON lines (timestamp in
-            milliseconds, input_length, output_length).
+        text: Azure's CSV (TIMESTAMP, ContextTokens, GeneratedTokens), Mooncake's JSON lines (timestamp in
+            milliseconds, input_length, output_length), or what `syshaxctl decisions --export` writes.
 
     Raises:
         ValueError: It is neither, or names a line that is not right.
@@ -42,13 +49,32 @@ def parse(text: str) -> list[TracedRequest]:
 
 def _json_rows(lines: Sequence[str]) -> Iterable[TracedRequest]:
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if not line.strip() or (number == 1 and _is_header(line)):
             continue
         try:
             row = json.loads(line)
-            yield _checked(float(row["timestamp"]) / 1000, int(row["input_length"]), int(row["output_length"]))
+            checked = _checked(float(row["timestamp"]) / 1000, int(row["input_length"]), int(row["output_length"]))
+            limit = row.get("max_tokens")
+            yield replace(
+                checked,
+                model=str(row.get("model", "")),
+                path=str(row.get("path", "")),
+                max_tokens=None if limit is None else int(limit),
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"line {number}: needs timestamp, input_length and output_length: {error!r}") from None
+
+
+def _is_header(line: str) -> bool:
+    """Whether the line names the format of an export. Raises ValueError: one that is not known."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    found = isinstance(row, dict) and "format" in row
+    if found:
+        check_header(row)
+    return found
 
 
 def _csv_rows(lines: Sequence[str]) -> Iterable[TracedRequest]:
@@ -79,7 +105,7 @@ def fit(requests: Sequence[TracedRequest], max_tokens: int) -> list[TracedReques
     """Cuts what is longer than an instance holds: the answer to half of that, then the prompt."""
     answers = [min(request.answer_tokens, max_tokens // 2) for request in requests]
     return [
-        TracedRequest(request.at_s, min(request.prompt_tokens, max_tokens - tokens), tokens)
+        replace(request, prompt_tokens=min(request.prompt_tokens, max_tokens - tokens), answer_tokens=tokens)
         for request, tokens in zip(requests, answers, strict=True)
     ]
 
