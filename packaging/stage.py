@@ -42,6 +42,8 @@ FILES = {
     "systemd/sysusers.conf": "usr/lib/sysusers.d/syshax.conf",
     "systemd/tmpfiles.conf": "usr/lib/tmpfiles.d/syshax.conf",
     "systemd/environment": "etc/syshax/environment",
+    "packaging/monitoring/syshax.rules.yaml": "usr/share/syshax/monitoring/syshax.rules.yaml",
+    "packaging/monitoring/syshax.dashboard.json": "usr/share/syshax/monitoring/syshax.dashboard.json",
     "LICENSE": f"{LICENCES}/LICENSE",
 }
 # In the folders that they have here, so that links between them lead somewhere.
