@@ -18,7 +18,7 @@ from syshaxd.core.placement.replay.device import Device, Job
 from syshaxd.core.placement.replay.plot import draw
 from syshaxd.core.placement.replay.profiles import PROFILES, DeviceProfile
 from syshaxd.core.placement.replay.run import Replayed, replay
-from syshaxd.core.placement.replay.trace import TracedRequest, at_rate, fit, parse, section
+from syshaxd.core.placement.replay.trace import TracedRequest, at_rate, fit, parse, section, with_batch
 from syshaxd.core.placement.rules import RULES, Policy
 
 SMALL = DeviceProfile(
@@ -195,3 +195,16 @@ def test_a_comparison_tells_means_the_ideal_and_what_is_chance() -> None:
     picture = draw(rows)
     assert picture.count("<polyline") == 2 * 3
     ElementTree.fromstring(picture)
+
+
+def test_interactive_requests_hardly_notice_batch_requests_and_all_are_answered() -> None:
+    requests = poisson(2.5, 100, 1)
+    mixed = with_batch(requests, 0.5, seed=1)
+    outcomes = run("cpu-3x", "cost", mixed).outcomes
+    interactive = [outcome.whole_s for outcome in outcomes if not outcome.traced.is_batch]
+    batch = [outcome.whole_s for outcome in outcomes if outcome.traced.is_batch]
+    assert len(interactive) + len(batch) == len(requests)
+    alone = whole_s(run("cpu-3x", "cost", [one for one in mixed if not one.is_batch]))
+    assert fmean(interactive) < 1.5 * alone
+    assert fmean(interactive) < 0.6 * fmean(batch)
+    assert fmean(interactive) < 0.7 * whole_s(run("cpu-3x", "cost", requests))

@@ -283,6 +283,33 @@ async def test_a_client_can_insist_on_the_full_weights(make_stand: MakeStand) ->
         assert (await _error(response))["code"] == "invalid_weights"
 
 
+@pytest.mark.parametrize(
+    ("headers", "fields", "expected"),
+    [
+        ({}, {}, "interactive"),
+        ({}, {"service_tier": "auto"}, "interactive"),
+        ({}, {"service_tier": "flex"}, "batch"),
+        ({"X-Syshax-Class": "batch"}, {}, "batch"),
+        ({"X-Syshax-Class": "interactive"}, {"service_tier": "flex"}, "interactive"),
+    ],
+)
+async def test_a_request_names_its_class(
+    make_stand: MakeStand, headers: dict[str, str], fields: dict[str, str], expected: str
+) -> None:
+    stand = await make_stand()
+    async with stand.post({**CHAT, **fields}, headers=headers) as response:
+        assert response.status == 200
+    assert stand.engine.requests.decisions.latest()[-1].request.request_class == expected
+    assert b"x-syshax-class" not in stand.gpu.requests[0].head.lower()
+
+
+async def test_an_unknown_class_is_refused(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+    async with stand.post(headers={"X-Syshax-Class": "gold"}) as response:
+        assert response.status == 400
+        assert (await _error(response))["code"] == "invalid_class"
+
+
 async def test_a_stream_of_full_weights_never_moves_to_others(make_stand: MakeStand) -> None:
     stand = await make_stand(cpu_weights=Q8, movable=True)
     request = InferenceRequest(request_id="1", model="m", stream=True, full_weights=True)

@@ -20,7 +20,21 @@ from syshaxd.core.placement.rules import RULES
 from syshaxd.system.terminal import FileText
 
 _BAR_WIDTH = 12
-_COLUMNS = ("LOAD", "POLICY", "GOOD/S", "", "TOKENS/S", "OF IDEAL", "FIRST", "P99", "WHOLE", "P99", "TOKEN", "HELPED")
+_COLUMNS = (
+    "LOAD",
+    "POLICY",
+    "GOOD/S",
+    "",
+    "TOKENS/S",
+    "OF IDEAL",
+    "FIRST",
+    "P99",
+    "WHOLE",
+    "P99",
+    "TOKEN",
+    "HELPED",
+    "BATCH",
+)
 
 
 @click.command()
@@ -35,6 +49,9 @@ _COLUMNS = ("LOAD", "POLICY", "GOOD/S", "", "TOKENS/S", "OF IDEAL", "FIRST", "P9
               help="Requests of each section of the trace.")  # fmt: skip
 @click.option("--sections", type=click.IntRange(min=1), default=3, show_default=True, help="Sections of the trace.")
 @click.option("--told-limits", is_flag=True, help="Requests tell the length of their answers as max_tokens.")
+@click.option("--batch", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+              help="Share of requests of the class batch. The other columns then count interactive ones.")  # fmt: skip
+@click.option("--targets", is_flag=True, help="Placement knows the profile's targets (scheduler.slo.interactive).")
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="File for a plot.")
 @output_option
 def replay(
@@ -46,6 +63,8 @@ def replay(
     requests: int,
     sections: int,
     told_limits: bool,
+    batch: float,
+    targets: bool,
     svg: Path | None,
     output: str,
 ) -> None:
@@ -71,6 +90,8 @@ def replay(
         requests=requests,
         seeds=range(1, sections + 1),
         told_limits=told_limits,
+        batch_share=batch,
+        targets=targets,
     )
     rows = list(compare(requests_, what))
     if svg is not None:
@@ -98,5 +119,6 @@ def _table(rows: Sequence[Row]) -> Table:
             *(f"{value:.2f}" for value in (row.first_s, row.first_p99_s, row.whole_s, row.whole_p99_s)),
             f"{row.token_s:.3f}",
             f"{row.helped:.0%}",
+            f"{row.batch_whole_s:.2f}" if row.batch_whole_s else "-",
         )
     return table

@@ -27,7 +27,16 @@ _MAX_PAUSE_S = 0.5
 _ROUTER_FIELDS = ("kv_transfer_params", "ec_transfer_params")
 _EXTRA_FIELDS = "vllm_xargs"
 _STORED_FIELDS = ("previous_response_id", "background")
-_NEEDED = ("model", "stream", "max_tokens", "max_completion_tokens", *_ROUTER_FIELDS, _EXTRA_FIELDS, *_STORED_FIELDS)
+_NEEDED = (
+    "model",
+    "stream",
+    "max_tokens",
+    "max_completion_tokens",
+    "service_tier",
+    *_ROUTER_FIELDS,
+    _EXTRA_FIELDS,
+    *_STORED_FIELDS,
+)
 
 
 class BodyIntake:

@@ -23,6 +23,7 @@ from syshaxd.core.errors import (
 )
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.records import Outcome
+from syshaxd.core.placement.targets import RequestClass
 from syshaxd.core.secrets import safe_text
 from syshaxd.core.types import FULL_WEIGHTS, EngineStatus
 from syshaxd.core.wire.body import RequestBody
@@ -347,6 +348,7 @@ class Gateway:
             offload=offload,
             prompt_tokens=len(asked.body) // _BYTES_PER_TOKEN,
             max_tokens=answer_limit(path, body),
+            request_class=_class_of(request.headers, body),
         )
 
     def _request_id(self, given: str | None) -> str:
@@ -379,6 +381,17 @@ def _instance_of(headers: Mapping[str, str]) -> str | None:
     """The instance that the client requires. `X-Syshax-Place` is the old name of the field."""
     name = headers.get("X-Syshax-Instance", headers.get("X-Syshax-Place"))
     return None if name is None else name[:_MAX_NAME_CHARACTERS].encode("utf-8", "replace").decode()
+
+
+def _class_of(headers: Mapping[str, str], body: RequestBody) -> RequestClass:
+    """The request's class: that of the header field, else batch for OpenAI's flex tier. Raises BadRequestError."""
+    name = headers.get("X-Syshax-Class")
+    if name is None:
+        return RequestClass.BATCH if body.short("service_tier") == "flex" else RequestClass.INTERACTIVE
+    try:
+        return RequestClass(name)
+    except ValueError:
+        raise BadRequestError("X-Syshax-Class takes interactive or batch", code="invalid_class") from None
 
 
 def _wants_full_weights(headers: Mapping[str, str]) -> bool:

@@ -112,6 +112,28 @@ class DeciderConfig(Section):
     )
 
 
+class TargetConfig(Section):
+    """Latencies that a class of requests is to get."""
+
+    ttft_s: Seconds | None = Field(None, description="Seconds to the first token. Unset: as few as possible.")
+    tpot_s: Seconds | None = Field(
+        None, description="Seconds between two tokens, on average. Unset: as few as possible."
+    )
+    refuse: bool = Field(
+        False,
+        description="Refuse a request (429) that can't get its first token in time, instead of serving it late.",
+    )
+
+
+class SloConfig(Section):
+    """Targets of the classes of requests."""
+
+    interactive: TargetConfig = Field(default_factory=TargetConfig, description="Requests without another class.")
+    batch: TargetConfig = Field(
+        default_factory=TargetConfig, description="Requests with `service_tier: flex` or `X-Syshax-Class: batch`."
+    )
+
+
 class SchedulerConfig(Section):
     """By which rules requests are placed."""
 
@@ -127,6 +149,7 @@ class SchedulerConfig(Section):
         description="Share of the requests that the CPU would help with, chosen by chance, which wait for the GPU "
         "instead. They measure what the CPU's help gains; it is switched off while it gains nothing. 0: not measured.",
     )
+    slo: SloConfig = Field(default_factory=SloConfig, description="Latencies that requests are to get, by class.")
 
 
 class OffloadConfig(Section):

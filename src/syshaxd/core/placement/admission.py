@@ -11,7 +11,7 @@ order. When a slot is released, `admit` is to be called.
 """
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,10 +22,12 @@ from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates, observe_answer, observe_handover, observe_loads
 from syshaxd.core.placement.migration import movable
+from syshaxd.core.placement.prediction import predict_first_s
 from syshaxd.core.placement.records import Cause, HandoverRecord
 from syshaxd.core.placement.rules import Move
 from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant, Slot, Slots
+from syshaxd.core.placement.waiting import WaitingQueue
 from syshaxd.core.types import InstanceSpec, Role
 
 _MAX_RETRY_AFTER_S = 60.0
@@ -42,6 +44,11 @@ class _Return:
     claim: Claim
     gpu: str
 
+    @property
+    def is_batch(self) -> bool:
+        """Whether it waits behind interactive requests."""
+        return self.claim.is_batch
+
 
 class Admission:
     """Grants slots in the order of arrival. A grant is held as a context manager until the request ends."""
@@ -57,7 +64,7 @@ class Admission:
         self.max_queue_size = max_queue_size
         """May be changed at any time."""
         self._slots = Slots()
-        self._queue: deque[Claim | _Return] = deque()
+        self._queue: WaitingQueue[Claim | _Return] = WaitingQueue()
         self._returns = 0
         self._running: dict[Claim, None] = {}  # in the order in which they were granted
         self._mean_duration_s = 1.0
@@ -103,16 +110,18 @@ class Admission:
             NotFoundError: No instance has such a model or route.
         """
         candidates = fleet.candidates(request, ())
+        queued = self._queue.ahead_of(batch=request.is_batch)
         if assumed_inflight is None:
-            return self._decide(request, candidates, fleet, queued=len(self._queue))
-        return self._decide(request, candidates, fleet, queued=len(self._queue), inflight=assumed_inflight, ended={})
+            return self._decide(request, candidates, fleet, queued=queued)
+        return self._decide(request, candidates, fleet, queued=queued, inflight=assumed_inflight, ended={})
 
     # Requests come and go.
 
     def arrive(self, claim: Claim, fleet: Fleet) -> list[Effect]:
         """A request asks for slots: it gets them now, or when its turn in the queue comes, or is refused."""
         effects: list[Effect] = []
-        if claim.first or not self._queue or claim.request.pinned is not None:
+        ahead = self._queue.ahead_of(batch=claim.is_batch)
+        if claim.first or not ahead or claim.request.pinned is not None:
             decision = self._settle(claim, fleet, effects, arrives=True)
             if not isinstance(decision, Wait):
                 if isinstance(decision, RunOn | Offload) and decision.returns_to:
@@ -126,7 +135,11 @@ class Admission:
             text = f"all instances are full and {self.queued} requests wait already"
             effects.append(Refused(claim, OverloadedError(text, retry_after_s=self._retry_after_s(fleet))))
             return effects
-        return effects + self.admit(fleet, offered_cpu=1)
+        effects += self.admit(fleet, offered_cpu=1)
+        refusal = None if claim.first else self._too_late(claim, ahead, fleet)
+        if refusal is not None and self._queue.remove(claim):
+            effects.append(Refused(claim, refusal))
+        return effects
 
     def place(self, claim: Claim, fleet: Fleet) -> tuple[Decision, list[Effect]]:
         """A request that another gateway carries out asks for slots: it gets them now, or not at all.
@@ -147,8 +160,7 @@ class Admission:
 
     def give_up(self, claim: Claim) -> None:
         """A request does not want to wait any more."""
-        if claim in self._queue:
-            self._queue.remove(claim)
+        self._queue.remove(claim)
 
     def timed_out(self, claim: Claim, fleet: Fleet, after_s: float) -> UnavailableError:
         """A request has waited for as long as it may."""
@@ -208,7 +220,8 @@ class Admission:
         for source in draining:
             for target in sorted(target for other, target in fleet.pairs if other == source):
                 self._move(Move(source, target, Cause.DRAIN, self.inflight.get(source, 0)), fleet, effects)
-        if not self.queued:
+        first = self._queue[0] if self._queue else None
+        if not self.queued or (isinstance(first, Claim) and not first.is_batch):
             moves = self._scheduler.moves(
                 fleet.snapshot,
                 self.inflight,
@@ -216,6 +229,7 @@ class Admission:
                 fleet.pairs,
                 self._estimates,
                 kv_tokens=self._slots.kv_tokens,
+                queued=self.queued,
             )
             for move in moves:
                 self._move(move, fleet, effects)
@@ -225,31 +239,30 @@ class Admission:
 
     def _admit_first(self, fleet: Fleet, effects: list[Effect]) -> bool:
         """Returns whether the CPU may have room for others than the first that has to wait."""
-        passed_over: list[Claim | _Return] = []
-        cpu_has_room = False
-        while self._queue:
-            entry = self._queue.popleft()
+        position = 0  # of the first entry that is not passed over
+        while position < len(self._queue):
+            entry = self._queue[position]
             if isinstance(entry, _Return):
                 gpu = fleet.find_ready(entry.gpu)
                 if gpu is not None and not self._room(gpu, fleet).has_slot:
-                    passed_over.append(entry)
-                    cpu_has_room = True
-                    break
+                    return True
                 if gpu is not None and self._returned(entry.claim, gpu, fleet, effects):
                     self._returns -= 1
+                    del self._queue[position]
                 else:
-                    passed_over.append(entry)
+                    position += 1
                 continue
             decision = self._settle(entry, fleet, effects)
             if isinstance(decision, Wait):
-                passed_over.append(entry)
                 if entry.request.pinned is None:
-                    cpu_has_room = decision.cpu_has_room
-                    break
+                    return decision.cpu_has_room
+                position += 1
             elif isinstance(decision, RunOn | Offload) and decision.returns_to:
-                passed_over.append(self._return(entry, decision.returns_to))
-        self._queue.extendleft(reversed(passed_over))
-        return cpu_has_room
+                self._queue[position] = self._return(entry, decision.returns_to)
+                position += 1
+            else:
+                del self._queue[position]
+        return False
 
     def _admit_last(self, count: int, fleet: Fleet, effects: list[Effect]) -> None:
         last = len(self._queue) - 1
@@ -384,6 +397,19 @@ class Admission:
             spec, fleet.snapshot, self.inflight, self._slots.ended, self._estimates, kv_tokens=self._slots.kv_tokens
         )
 
+    def _too_late(self, claim: Claim, ahead: int, fleet: Fleet) -> OverloadedError | None:
+        """Why a request that has to wait is refused at once; None: it waits."""
+        target = self._scheduler.policy.target(claim.request)
+        if not target.refuse or target.ttft_s is None or claim.request.pinned is not None:
+            return None
+        rooms = [self._room(spec, fleet) for spec in fleet.candidates(claim.request, ()) if spec.role is Role.GPU]
+        first_s = [predict_first_s(self._estimates, room, claim.request, ahead) for room in rooms]
+        if not first_s or min(first_s) <= target.ttft_s:
+            return None
+        late_s = min(first_s) - target.ttft_s
+        text = f"the first token would take {min(first_s):.1f} s, the target of its class is {target.ttft_s:g} s"
+        return OverloadedError(text, retry_after_s=min(_MAX_RETRY_AFTER_S, max(1.0, math.ceil(late_s))))
+
     def _retry_after_s(self, fleet: Fleet) -> float:
         """When the present queue will have been served, at the present mean duration."""
         slots = sum(self._room(spec, fleet).slots for spec in fleet.ready) or 1
@@ -423,6 +449,8 @@ class Admission:
             if move.cause is Cause.PRESSURE:
                 # As the GPU would have thrown it out of its batch, but for a while only.
                 self._queue.appendleft(self._return(claim, move.source))
+            elif move.cause is Cause.PRIORITY:
+                self._queue.append(self._return(claim, move.source))
 
 
 def _moves(effects: Sequence[Effect], claim: Claim) -> bool:

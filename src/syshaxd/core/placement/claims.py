@@ -50,6 +50,11 @@ class Claim:
     stream: MovableStream | None = None
     """Its answer, as soon as it is made and if it can move."""
 
+    @property
+    def is_batch(self) -> bool:
+        """Whether it waits behind interactive requests."""
+        return self.request.is_batch
+
 
 @dataclass(frozen=True, slots=True)
 class Fleet:

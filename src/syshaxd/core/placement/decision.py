@@ -4,6 +4,8 @@
 
 from dataclasses import dataclass
 
+from syshaxd.core.placement.targets import RequestClass
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRequest:
@@ -30,11 +32,17 @@ class InferenceRequest:
     """Why it must stay on one instance; empty: it can go on elsewhere."""
     movable: bool = False
     """Its answer may move while it is made."""
+    request_class: RequestClass = RequestClass.INTERACTIVE
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it only fills what interactive requests leave."""
+        return self.request_class is RequestClass.BATCH
 
     @property
     def kind(self) -> str:
         """Requests of one kind have answers of similar lengths."""
-        return f"{self.model} {self.path}"
+        return f"{self.request_class} {self.model} {self.path}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@
 import math
 from dataclasses import dataclass
 
-from syshaxd.core.placement.decision import Prediction
+from syshaxd.core.placement.capacity import Room
+from syshaxd.core.placement.decision import InferenceRequest, Prediction
 from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.measured import Measured
 from syshaxd.core.placement.steps import StepTime
@@ -64,6 +65,15 @@ def predict_help(estimates: Estimates, help_: Help) -> Prediction | None:
         wait_first_s=expected.wait_first_s,
         others_s=expected.others_s,
     )
+
+
+def predict_first_s(estimates: Estimates, gpu: Room, request: InferenceRequest, queued: int) -> float:
+    """Seconds until a GPU makes a request's first token, behind so many in the queue; 0: the GPU was not seen yet."""
+    step, prompt = estimates.token_s.get(gpu.spec.name), estimates.prefill_s.get(gpu.spec.name)
+    if step is None:
+        return 0.0
+    turn_s = (queued + gpu.queue + 1) * estimates.lengths.mean * step.at(gpu.slots) / gpu.slots
+    return turn_s + (prompt.at(request.prompt_tokens) if prompt else 0.0)
 
 
 def pays(prediction: Prediction) -> bool:

@@ -35,6 +35,8 @@ class Cause(StrEnum):
     """The instance is stopping."""
     PRESSURE = "pressure"
     """The instance ran out of KV cache."""
+    PRIORITY = "priority"
+    """A batch request made room for an interactive one."""
     ROOM = "room"
     """The preferred instance has capacity again."""
     FAILURE = "failure"

@@ -6,6 +6,7 @@ What a client insists on comes first; all else the rules of the policy decide.
 """
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.capacity import Room
@@ -98,9 +99,21 @@ class Scheduler:
         estimates: Estimates = _NOTHING_KNOWN,
         *,
         kv_tokens: Mapping[str, float] = _NO_TOKENS,
+        queued: int = 0,
     ) -> tuple[Move, ...]:
-        """Which running streams should move. Arguments are those of `decide`; `ready`: all READY instances."""
-        return self._rules.moves(self.view(snapshot, inflight, ready, pairs, estimates=estimates, kv_tokens=kv_tokens))
+        """Which running streams should move. Arguments are those of `decide`.
+
+        Args:
+            snapshot: As in `decide`.
+            inflight: As in `decide`.
+            ready: All READY instances.
+            pairs: As in `decide`.
+            estimates: As in `decide`.
+            kv_tokens: As in `decide`.
+            queued: Requests that wait, of which the first is an interactive one.
+        """
+        view = self.view(snapshot, inflight, ready, pairs, estimates=estimates, kv_tokens=kv_tokens)
+        return self._rules.moves(replace(view, queued=queued) if queued else view)
 
     @property
     def _rules(self) -> Rules:

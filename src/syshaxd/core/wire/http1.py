@@ -32,6 +32,7 @@ _NOT_TO_INSTANCE = _HOP_BY_HOP | {
     b"expect",
     b"origin",  # the gateway answers it for the endpoint
     b"x-request-id",
+    b"x-syshax-class",
     b"x-syshax-instance",
     b"x-syshax-place",
     b"x-syshax-weights",

@@ -9,8 +9,9 @@ from statistics import fmean
 
 from syshaxd.core.placement.replay.profiles import Profile
 from syshaxd.core.placement.replay.run import Outcome, Replayed, replay
-from syshaxd.core.placement.replay.trace import TracedRequest, at_rate, fit, section
+from syshaxd.core.placement.replay.trace import TracedRequest, at_rate, fit, section, with_batch
 from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.targets import RequestClass, Target
 
 DEFAULT_LOADS = (0.5, 1.0, 1.2, 2.0, 3.0)
 """Times what the GPU alone can do."""
@@ -26,7 +27,7 @@ class Row:
     """Requests that arrive, as a share of those that the GPU alone can answer in the time."""
     policy: str
     goodput: float
-    """Requests a second that met both targets."""
+    """Interactive requests a second that met both targets."""
     tokens_per_s: float
     """From the first arrival to the last."""
     ideal_tokens_per_s: float
@@ -39,6 +40,8 @@ class Row:
     """Between two tokens."""
     helped: float
     """Share of requests with tokens from the CPU."""
+    batch_whole_s: float = 0.0
+    """Mean of whole answers to batch requests; the other times are those of interactive ones."""
     worst_whole_p99: float = 1.0
     """Of all sections the highest ratio of the p99 of whole answers to that of `gpu-only`."""
     worst_goodput: float = 1.0
@@ -62,13 +65,21 @@ class Comparison:
     """One section each."""
     told_limits: bool = False
     """Whether requests tell the lengths of their answers as limits."""
+    batch_share: float = 0.0
+    """Share of batch requests."""
+    targets: bool = False
+    """Whether placement knows the profile's targets for interactive requests."""
 
 
 def compare(trace: Sequence[TracedRequest], what: Comparison) -> Iterator[Row]:
     """Replays sections of a trace; yields rows by load, then by policy, as they come."""
     profile = what.profile
     longest = min(profile.gpu.max_model_len, profile.cpu.max_model_len)
-    sections = [fit(section(trace, what.requests, seed), longest) for seed in what.seeds]
+    sections = [
+        with_batch(fit(section(trace, what.requests, seed), longest), what.batch_share, seed) for seed in what.seeds
+    ]
+    target = Target(ttft_s=profile.slo_first_s, tpot_s=profile.slo_token_s)
+    targets = {RequestClass.INTERACTIVE: target} if what.targets else {}
     capacities = [(_capacity(profile, "gpu-only", its), _capacity(profile, "cpu-only", its)) for its in sections]
     for load in what.loads:
         runs: dict[str, list[Row]] = {}
@@ -77,7 +88,7 @@ def compare(trace: Sequence[TracedRequest], what: Comparison) -> Iterator[Row]:
             ideal = min(load * gpu.tokens_per_s, gpu.tokens_per_s + cpu.tokens_per_s)
             named = dict.fromkeys(("gpu-only", *what.policies), arriving) | {_NOISE: _jittered(arriving)}
             for name, its in named.items():
-                policy = Policy(name="gpu-only" if name == _NOISE else name)
+                policy = Policy(name="gpu-only" if name == _NOISE else name, targets=targets)
                 replayed = replay(profile, policy, its, told_limits=what.told_limits)
                 runs.setdefault(name, []).append(_row(profile, load, name, replayed, ideal))
         noise_p99, noise_goodput = _worst(runs[_NOISE], runs["gpu-only"])
@@ -110,7 +121,8 @@ def _capacity(profile: Profile, policy: str, requests: Sequence[TracedRequest]) 
 
 
 def _row(profile: Profile, load: float, policy: str, replayed: Replayed, ideal: float) -> Row:
-    outcomes = replayed.outcomes
+    batch = [outcome for outcome in replayed.outcomes if outcome.traced.is_batch]
+    outcomes = [outcome for outcome in replayed.outcomes if not outcome.traced.is_batch] or batch
     arrivals_s = max(replayed.arrivals_s, 1e-9)
     good = sum(
         outcome.to_first_s <= profile.slo_first_s and outcome.token_s <= profile.slo_token_s for outcome in outcomes
@@ -127,7 +139,8 @@ def _row(profile: Profile, load: float, policy: str, replayed: Replayed, ideal: 
         whole_s=fmean(outcome.whole_s for outcome in outcomes),
         whole_p99_s=_p99([outcome.whole_s for outcome in outcomes]),
         token_s=fmean(outcome.token_s for outcome in outcomes),
-        helped=sum(_helped(outcome) for outcome in outcomes) / len(outcomes),
+        helped=sum(_helped(outcome) for outcome in replayed.outcomes) / len(replayed.outcomes),
+        batch_whole_s=fmean(outcome.whole_s for outcome in batch) if batch else 0.0,
     )
 
 
@@ -159,6 +172,7 @@ def _mean(rows: Sequence[Row], alone: Sequence[Row]) -> Row:
         whole_p99_s=mean("whole_p99_s"),
         token_s=mean("token_s"),
         helped=mean("helped"),
+        batch_whole_s=mean("batch_whole_s"),
         worst_whole_p99=worst_p99,
         worst_goodput=worst_goodput,
     )

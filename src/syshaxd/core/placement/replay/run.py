@@ -19,6 +19,7 @@ from syshaxd.core.placement.replay.trace import TracedRequest
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant, Slot
+from syshaxd.core.placement.targets import RequestClass
 from syshaxd.core.types import Device as DeviceKind
 from syshaxd.core.types import InstanceSpec, Role, RuntimeKind
 
@@ -351,6 +352,7 @@ def _request(traced: TracedRequest, told_limits: bool) -> InferenceRequest:
         max_tokens=traced.answer_tokens if told_limits else traced.max_tokens,
         whole_because="",
         movable=True,
+        request_class=RequestClass.BATCH if traced.is_batch else RequestClass.INTERACTIVE,
     )
 
 

@@ -25,6 +25,8 @@ class TracedRequest:
     """With the model: answers to requests of the same two have similar lengths. Empty: not told."""
     max_tokens: int | None = None
     """Limit of the answer, as the request told it."""
+    is_batch: bool = False
+    """Of the class batch."""
 
 
 def parse(text: str) -> list[TracedRequest]:
@@ -117,3 +119,9 @@ def at_rate(requests: Sequence[TracedRequest], per_s: float) -> list[TracedReque
         return [replace(request, at_s=number / per_s) for number, request in enumerate(requests)]
     factor = len(requests) / per_s / span_s
     return [replace(request, at_s=request.at_s * factor) for request in requests]
+
+
+def with_batch(requests: Sequence[TracedRequest], share: float, seed: int) -> list[TracedRequest]:
+    """The same requests, of which such a share, chosen at random, is of the class batch."""
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    return [replace(request, is_batch=chance.random() < share) for request in requests]

@@ -7,7 +7,7 @@ must exceed a margin even if all measurements are off, and what it takes from ot
 preempts, and come back, by the same measure.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from syshaxd.core.placement.capacity import HYSTERESIS, Room
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, Prediction, RunOn
@@ -42,6 +42,8 @@ class CostRules:
 
     def moves(self, view: View) -> tuple[Move, ...]:
         """Rules."""
+        if view.queued:
+            return _make_room(view, self.room)
         moves: list[Move] = []
         for gpu in (self.room(view, spec) for spec in view.specs(Role.GPU)):
             for cpu in (self.room(view, spec) for spec in view.specs(Role.CPU)):
@@ -55,28 +57,56 @@ def _help(
     view: View, request: InferenceRequest, gpus: list[Room], cpu: Room, reasons: tuple[str, ...]
 ) -> Placement | str:
     """What a CPU with room takes over from full GPUs; a text: why it is better to wait."""
-    best: tuple[Help, Prediction] | None = None
+    if request.is_batch and 2 * cpu.running >= cpu.slots:
+        return "the other half of its slots is for interactive requests"
+    found: list[tuple[Help, Prediction]] = []
     refusal = ""
     for help_ in ways(view, request, gpus, cpu):
         prediction = predict_help(view.estimates, help_)
-        if prediction is None:
-            if not cpu.running and (
-                _has_place(gpus, help_) if help_.splits else request.prompt_tokens <= _SHORT_PROMPT
-            ):
-                return _placement(help_, None, reasons)
-            refusal = refusal or "has room, but how quick it is gets known first, by one request"
-        elif pays(prediction) and (best is None or prediction.least_s > best[1].least_s):
-            best = help_, prediction
-        else:
+        if prediction is not None:
+            found.append((help_, prediction))
             refusal = (
                 f"would take {prediction.offload_s:.1f} s, the wait for {help_.gpu} {prediction.wait_s:.1f} s; "
                 f"surely gained: {prediction.least_s:.1f} s"
             )
+        elif not cpu.running and (_has_place(gpus, help_) if help_.splits else request.prompt_tokens <= _SHORT_PROMPT):
+            return _placement(help_, None, reasons)
+        else:
+            refusal = refusal or "has room, but how quick it is gets known first, by one request"
+    best = _best(view, request, found)
     if best is None:
         return refusal
     if best[0].splits and not _has_place(gpus, best[0]):
         return "has room, but a GPU has none to compute the prompt"
     return _placement(*best, reasons)
+
+
+def _best(
+    view: View, request: InferenceRequest, found: Sequence[tuple[Help, Prediction]]
+) -> tuple[Help, Prediction] | None:
+    """The way of help that a request takes; None: it is better to wait.
+
+    What pays comes first. Otherwise a request whose target only help meets takes the way that costs others least, if it
+    costs them no more than it gains; so does a batch request, which leaves the GPU to others.
+    """
+    target = view.policy.target(request)
+    tokens = view.estimates.lengths_of(request.kind).mean
+    tokens = max(1.0, tokens if request.max_tokens is None else min(tokens, request.max_tokens))
+    paying: list[tuple[Help, Prediction]] = []
+    meeting: list[tuple[Help, Prediction]] = []
+    for help_, prediction in found:
+        offload_first_s, wait_first_s = prediction.offload_first_s or 0.0, prediction.wait_first_s or 0.0
+        others_s = prediction.others_s or 0.0
+        met = target.met(offload_first_s, (prediction.offload_s - offload_first_s) / tokens)
+        met_by_waiting = target.met(wait_first_s, (prediction.wait_s - wait_first_s) / tokens)
+        if pays(prediction) and (met or not met_by_waiting):
+            paying.append((help_, prediction))
+        wanted = met and (request.is_batch or not met_by_waiting)
+        if wanted and others_s <= max(0.0, wait_first_s - offload_first_s):
+            meeting.append((help_, prediction))
+    if paying:
+        return max(paying, key=lambda one: one[1].least_s)
+    return min(meeting, key=lambda one: one[1].others_s or 0.0, default=None)
 
 
 def _has_place(gpus: list[Room], help_: Help) -> bool:
@@ -140,3 +170,14 @@ def _relief(view: View, gpu: Room, cpu: Room) -> Move | None:
     if not relief_pays(view.estimates, *pair, waiting=gpu.queue, slots=gpu.slots):
         return None
     return Move(*pair, Cause.PRESSURE, 1)
+
+
+def _make_room(view: View, room: Callable[[View, InstanceSpec], Room]) -> tuple[Move, ...]:
+    """As interactive requests wait, a batch stream leaves each full GPU for a CPU that has slots to spare."""
+    moves: list[Move] = []
+    for gpu in (room(view, spec) for spec in view.specs(Role.GPU)):
+        cpus = [room(view, spec) for spec in view.specs(Role.CPU) if (gpu.spec.name, spec.name) in view.pairs]
+        cpu = next((cpu for cpu in cpus if not cpu.full and 2 * cpu.running < cpu.slots), None)
+        if gpu.full and cpu is not None:
+            moves.append(Move(gpu.spec.name, cpu.spec.name, Cause.PRIORITY, 1))
+    return tuple(moves)

@@ -45,6 +45,8 @@ class TurnRules:
 
     def moves(self, view: View) -> tuple[Move, ...]:
         """Rules."""
+        if view.queued:
+            return ()
         moves: list[Move] = []
         for gpu in view.specs(Role.GPU):
             preempts = view.snapshot.load(gpu.name).preempted > 0

@@ -12,6 +12,7 @@ from syshaxd.core.placement.capacity import Room, slots_by_kv
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Placement, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.records import Cause
+from syshaxd.core.placement.targets import NO_TARGET, RequestClass, Target
 from syshaxd.core.types import InstanceSpec, Role
 
 
@@ -31,6 +32,12 @@ class Policy:
     """Prompts under this are computed where they are decoded: handing them over gains nothing."""
     holdout: float = 0.0
     """Share of the requests that a CPU would help with, which wait for the GPU instead, to measure what help gains."""
+    targets: Mapping[RequestClass, Target] = field(default_factory=dict)
+    """Latencies that each class is to get; one that is missing has no target."""
+
+    def target(self, request: InferenceRequest) -> Target:
+        """The latencies that a request is to get."""
+        return self.targets.get(request.request_class, NO_TARGET)
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -41,6 +48,10 @@ class Policy:
             cpu_throughput_threshold=config.decider.cpu_throughput_threshold,
             offload_min_prompt_tokens=config.offload.min_prompt_tokens,
             holdout=config.scheduler.holdout,
+            targets={
+                RequestClass(name): Target(ttft_s=target.ttft_s, tpot_s=target.tpot_s, refuse=target.refuse)
+                for name, target in config.scheduler.slo
+            },
         )
 
 

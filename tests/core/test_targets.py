@@ -1,0 +1,250 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Classes of requests: batch fills what interactive requests leave, none starves, and targets are met or refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syshaxd.core.config import parse
+from syshaxd.core.errors import OverloadedError
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement.admission import Admission
+from syshaxd.core.placement.claims import Claim, Effect, Fleet, Granted, MoveStream, Refused
+from syshaxd.core.placement.decision import InferenceRequest, Offload, Wait
+from syshaxd.core.placement.estimate import Estimates
+from syshaxd.core.placement.measured import Lengths, Line
+from syshaxd.core.placement.records import Cause
+from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.scheduler import Scheduler
+from syshaxd.core.placement.slots import Slot
+from syshaxd.core.placement.steps import StepTime
+from syshaxd.core.placement.targets import RequestClass, Target
+from syshaxd.core.placement.waiting import WaitingQueue
+from syshaxd.core.types import InstanceSpec
+from tests.fakes.specs import make_spec
+
+GPU, CPU = replace(make_spec("gpu"), max_num_seqs=4), replace(make_spec("cpu"), max_num_seqs=4)
+BOTH = frozenset({("gpu", "cpu"), ("cpu", "gpu")})
+
+
+@dataclass(frozen=True)
+class Item:
+    number: int
+    is_batch: bool
+
+
+@given(st.lists(st.sampled_from(["batch", "interactive", "next"]), max_size=120), st.integers(0, 10))
+def test_batch_is_overtaken_but_not_without_end(events: list[str], most: int) -> None:
+    queue: WaitingQueue[Item] = WaitingQueue(most)
+    left: list[Item] = []
+    for number, event in enumerate([*events, *["next"] * len(events)]):
+        if event != "next":
+            queue.append(Item(number, event == "batch"))
+        elif len(queue):
+            left.append(queue[0])
+            del queue[0]
+    assert not len(queue)
+    for position, item in enumerate(left):
+        overtaking = [other for other in left[:position] if other.number > item.number]
+        assert not overtaking or item.is_batch, "interactive requests keep the order of arrival"
+        assert not any(other.is_batch for other in overtaking), "so do batch requests"
+        assert len(overtaking) <= most
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.data())
+def test_a_queue_is_a_sequence(kinds: list[bool], data: st.DataObject) -> None:
+    queue: WaitingQueue[Item] = WaitingQueue(3)
+    for number, batch in enumerate(kinds):
+        queue.append(Item(number, batch))
+    assert [queue[position] for position in range(len(queue))] == list(queue)
+    assert queue.ahead_of(batch=True) == len(kinds) >= queue.ahead_of(batch=False)
+    gone = data.draw(st.sampled_from(list(queue)))
+    assert queue.remove(gone)
+    assert not queue.remove(gone)
+    assert gone not in list(queue)
+
+
+def request(name: str = "r", *, batch: bool = False, **fields: object) -> InferenceRequest:
+    kind = RequestClass.BATCH if batch else RequestClass.INTERACTIVE
+    base = InferenceRequest(
+        request_id=name, model="m", stream=True, whole_because="", prompt_tokens=500, movable=True, request_class=kind
+    )
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+def known(gpu_s: float, cpu_s: float) -> Estimates:
+    def line(x: float, y: float) -> Line:
+        return Line(x, y, variance=4.0, spread=y / 50, count=50)
+
+    def step(batch: float, step_s: float) -> StepTime:
+        return StepTime(line(batch, step_s), Line.first(batch, 0.0), spread=step_s / 50)
+
+    return Estimates(
+        token_s={"gpu": step(4, gpu_s), "cpu": step(4, cpu_s)},
+        prefill_s={"gpu": line(1000, 0.1), "cpu": line(1000, 3.0)},
+        lengths=Lengths((), tuple(range(20, 220, 2)), 120.0),
+    )
+
+
+def scheduler(targets: Mapping[RequestClass, Target]) -> Scheduler:
+    return Scheduler(Policy(targets=targets))
+
+
+def test_a_request_whose_target_only_help_meets_gets_it_although_it_would_not_pay() -> None:
+    targets = {RequestClass.INTERACTIVE: Target(ttft_s=5.0, tpot_s=0.5)}
+    without, within = (
+        scheduler(of).decide(request(), Snapshot(), {"gpu": 4}, (GPU, CPU), BOTH, queued=30, estimates=known(0.01, 0.3))
+        for of in ({}, targets | {RequestClass.INTERACTIVE: Target(ttft_s=5.0)})
+    )
+    assert without.places == ("gpu",)  # type: ignore[union-attr]
+    assert isinstance(within, Offload)
+    assert within.prediction is not None
+    assert (within.prediction.wait_first_s or 0) > 5.0 >= (within.prediction.offload_first_s or 9)
+
+
+def test_help_that_breaks_the_target_which_waiting_meets_is_not_taken() -> None:
+    of = known(0.03, 0.09)
+    free = scheduler({}).decide(request(), Snapshot(), {"gpu": 4}, (GPU, CPU), BOTH, queued=40, estimates=of)
+    assert isinstance(free, Offload)
+    tight = {RequestClass.INTERACTIVE: Target(ttft_s=100.0, tpot_s=0.04)}
+    decision = scheduler(tight).decide(request(), Snapshot(), {"gpu": 4}, (GPU, CPU), BOTH, queued=40, estimates=of)
+    assert decision.places == ("gpu",)  # type: ignore[union-attr]
+
+
+def test_batch_takes_a_cpu_that_pays_nobody_but_half_of_its_slots_only() -> None:
+    for cpu, place in ((0, "cpu"), (1, "cpu"), (2, "gpu")):
+        decision = scheduler({}).decide(
+            request(batch=True),
+            Snapshot(),
+            {"gpu": 4, "cpu": cpu},
+            (GPU, CPU),
+            BOTH,
+            queued=30,
+            estimates=known(0.01, 0.3),
+        )
+        assert not isinstance(decision, Wait)
+        assert decision.places[-1] == place  # type: ignore[union-attr]
+
+
+class Stream:
+    """An answer that can always move."""
+
+    def __init__(self, slot: Slot, tokens: int) -> None:
+        self.slot, self.tokens = slot, tokens
+        self.may_move = self.may_return = True
+
+    @property
+    def spec(self) -> InstanceSpec:
+        return self.slot.spec
+
+    def move(self, target: Slot, cause: Cause) -> bool:
+        self.slot.release()
+        self.slot = target
+        return True
+
+
+class Bench:
+    """An admission whose requests run until they are ended."""
+
+    def __init__(self, targets: Mapping[RequestClass, Target], snapshot: Snapshot | None = None) -> None:
+        self.admission = Admission(scheduler(targets), max_queue_size=1000)
+        self.admission.on_release(lambda _: self.carry_out(self.admission.admit(self.fleet)))
+        self.snapshot = snapshot or Snapshot()
+        self.running: dict[str, Granted] = {}
+        self.refused: dict[str, Exception] = {}
+        self.moves: list[tuple[str, Cause]] = []
+
+    @property
+    def fleet(self) -> Fleet:
+        specs = {"gpu": GPU, "cpu": CPU}
+        return Fleet(specs, (GPU, CPU), lambda _, tried: (GPU, CPU), BOTH, self.snapshot, 0.0)
+
+    def arrive(self, name: str, **fields: object) -> None:
+        self.carry_out(self.admission.arrive(Claim(request(name, **fields)), self.fleet))  # type: ignore[arg-type]
+
+    def carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Granted):
+                self.running[effect.claim.request.request_id] = effect
+                effect.claim.stream = Stream(effect.grant.slots[-1], len(self.running))
+            elif isinstance(effect, Refused):
+                self.refused[effect.claim.request.request_id] = effect.error
+            elif isinstance(effect, MoveStream) and effect.claim.stream is not None:
+                self.moves.append((effect.claim.request.request_id, effect.cause))
+                effect.claim.stream.move(effect.slot, effect.cause)
+
+    def read(self, **loads: InstanceLoad) -> None:
+        self.snapshot = Snapshot(instances=loads)
+        self.carry_out(self.admission.observe_loads(self.fleet))
+        self.carry_out(self.admission.migrate(self.fleet, ()))
+
+
+WORKING = {
+    "gpu": InstanceLoad(read_at_s=1.0, running=4, token_s=0.1, prefill_tokens=500, prefill_s=0.1),
+    "cpu": InstanceLoad(read_at_s=1.0, running=4, token_s=0.4, prefill_tokens=500, prefill_s=3.0),
+}
+WHOLE = {"whole_because": "seed", "movable": False}
+
+
+def test_a_request_that_cannot_get_its_first_token_in_time_is_refused_at_once_with_the_time_to_come_again() -> None:
+    bench = Bench({RequestClass.INTERACTIVE: Target(ttft_s=15.0, refuse=True)})
+    bench.read(**WORKING)
+    for number in range(12):
+        bench.arrive(f"i{number}", **WHOLE)
+    assert bench.refused
+    assert len(bench.running) + bench.admission.queued + len(bench.refused) == 12
+    error = bench.refused["i11"]
+    assert isinstance(error, OverloadedError)
+    assert "the target of its class is 15 s" in str(error)
+    assert 1 <= error.retry_after_s <= 60
+    assert bench.admission.queued > 0, "those that can be served in time wait"
+
+
+@pytest.mark.parametrize("target", [Target(), Target(ttft_s=15.0), Target(refuse=True)])
+def test_without_a_wish_to_be_refused_requests_are_served_late(target: Target) -> None:
+    bench = Bench({RequestClass.INTERACTIVE: target})
+    bench.read(**WORKING)
+    for number in range(12):
+        bench.arrive(f"i{number}", **WHOLE)
+    assert not bench.refused
+
+
+def test_interactive_requests_go_before_batch_requests_that_wait() -> None:
+    bench = Bench({})
+    bench.read(**WORKING)
+    for number in range(9):
+        bench.arrive(f"b{number}", batch=True, **WHOLE)
+    waiting = bench.admission.queued
+    assert waiting > 0
+    bench.arrive("i", **WHOLE)
+    assert "i" not in bench.running
+    next(one for one in bench.running.values() if one.grant.placement.places == ("gpu",)).grant.release()
+    assert "i" in bench.running
+    assert bench.admission.queued == waiting
+
+
+def test_a_batch_stream_makes_room_for_an_interactive_request_that_waits_and_comes_back_behind_it() -> None:
+    bench = Bench({})
+    bench.read(**WORKING | {"cpu": replace(WORKING["cpu"], running=0)})
+    bench.arrive("b", batch=True, pinned="gpu")
+    for number in range(4):
+        bench.arrive(f"p{number}", pinned="gpu", **WHOLE)
+    assert set(bench.running) == {"b", "p0", "p1", "p2", "p3"}
+    bench.arrive("i", **WHOLE)
+    assert bench.admission.queued == 1
+    bench.read(gpu=replace(WORKING["gpu"], read_at_s=2.0), cpu=InstanceLoad(read_at_s=2.0))
+    assert bench.moves[0] == ("b", Cause.PRIORITY)
+    assert "i" in bench.running
+    assert bench.admission.entries == 1, "the position to which the batch stream returns"
+
+
+def test_targets_are_configured_by_class() -> None:
+    slo = {"interactive": {"ttft_s": 2, "tpot_s": 0.1, "refuse": True}, "batch": {"ttft_s": 600}}
+    config = parse({"scheduler": {"slo": slo}})
+    policy = Policy.from_config(config)
+    assert policy.target(request()) == Target(ttft_s=2.0, tpot_s=0.1, refuse=True)
+    assert policy.target(request(batch=True)) == Target(ttft_s=600.0)
