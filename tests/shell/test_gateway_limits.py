@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from syshaxd.core.placement.records import Outcome
 from syshaxd.core.types import InstanceSpec, State
 from syshaxd.gateway import Limits
 from syshaxd.gateway.connection import Phase
@@ -143,6 +144,33 @@ async def test_a_connection_that_is_answered_is_not_swept(make_stand: MakeStand)
     writer.close()
 
 
+async def test_a_client_that_leaves_its_answer_unread_loses_the_connection(make_stand: MakeStand) -> None:
+    clock = FakeClock()
+    stand = await make_stand(clock=clock.time)
+
+    async def answer(request: Request) -> None:
+        await request.send(SSE_HEAD)
+        while not request.gone.is_set():
+            await request.send(sse(b"x" * 100_000))
+            await asyncio.sleep(0)
+
+    stand.gpu.answer = answer
+    _, writer = await stand.raw()
+    writer.transport.pause_reading()
+    writer.write(post())
+    await until(lambda: stand.gateway.connections == 1)
+    (connection,) = stand.gateway._front.open
+    await until(lambda: connection._paused)
+    clock.advance(59)
+    stand.gateway.sweep()
+    assert stand.gateway.connections == 1
+    clock.advance(2)
+    stand.gateway.sweep()
+    await until(lambda: not stand.gateway.connections and stand.gpu.requests[0].gone.is_set())
+    assert stand.metrics.records[0].outcome is Outcome.CLIENT_GONE
+    writer.close()
+
+
 async def test_a_client_that_does_not_take_small_answers_is_dropped(make_stand: MakeStand) -> None:
     clock = FakeClock()
     stand = await make_stand(clock=clock.time)
@@ -248,9 +276,9 @@ async def test_a_shortage_of_our_own_is_not_an_instances_failure(
 def connect_with(create_connection: Any) -> Any:
     connect = UpstreamPool.connect
 
-    async def connecting(pool: UpstreamPool) -> Any:
+    async def connecting(pool: UpstreamPool, timeout_s: float) -> Any:
         pool._loop = SimpleNamespace(create_connection=create_connection, time=pool._loop.time)  # type: ignore[assignment]
-        return await connect(pool)
+        return await connect(pool, timeout_s)
 
     return connecting
 
@@ -324,9 +352,9 @@ async def test_targets_are_read_as_an_instance_reads_them(make_stand: MakeStand,
     [
         (b"POST http://h HTTP/1.1\r\n", 404),
         (b"OPTIONS * HTTP/1.1\r\n", 400),
-        (b"POST /v1/%FF%FE%00/x HTTP/1.1\r\n", 200),
+        (b"POST /v1/%FF%FE%00/x HTTP/1.1\r\n", 404),
         (b"POST /v1/\xe6\x97\xa5 HTTP/1.1\r\n", 400),
-        (b"POST /v1/../sleep HTTP/1.1\r\n", 200),  # an instance does not resolve dots either
+        (b"POST /v1/../sleep HTTP/1.1\r\n", 404),
         (b"POST //sleep HTTP/1.1\r\n", 404),
         (b"POST /" + b"a" * 40_000 + b" HTTP/1.1\r\n", 431),
         (CHAT_LINE + b"X: " + b"a" * 40_000 + b"\r\n", 431),
@@ -472,7 +500,7 @@ def listed(*more: tuple[str, str]) -> Callable[[InstanceSpec], Catalog]:
         ("POST", "/tokenize", 200, None),
         ("GET", "/version?x=1", 200, None),
         ("GET", "/openapi.json", 200, None),
-        ("POST", "/sleep", 404, None),
+        ("POST", "/sleep", 403, None),
         ("POST", "/score", 404, None),
         ("POST", "/version", 405, ("allow", "GET")),
         ("HEAD", "/version", 405, ("allow", "GET")),

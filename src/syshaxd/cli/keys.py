@@ -64,6 +64,10 @@ def keys() -> None:
 )
 @click.option("--model", "models", multiple=True, help="A model that it may ask for; repeatable. Unset: all.")
 @click.option("--expires-in", callback=_seconds, metavar="TIME", help="Such as 90d, 12h or 30m. Unset: never.")
+@click.option("--requests-per-minute", type=click.IntRange(min=1), help="Unset: no such limit, as for those below.")
+@click.option("--tokens-per-minute", type=click.IntRange(min=1), help="Of prompts and answers together.")
+@click.option("--max-requests", type=click.IntRange(min=1), help="That run or wait at a time.")
+@click.option("--max-prompt-tokens", type=click.IntRange(min=1), help="Of one request, at about four bytes a token.")
 @_file_option
 @output_option
 @click.pass_obj
@@ -76,9 +80,10 @@ def create(socket: Path | None, /, file: Path | None, output: str, expires_in: f
     Examples:
       syshaxctl keys create alice
       syshaxctl keys create prometheus --access monitor
-      syshaxctl keys create bob --model ds-32b --expires-in 30d -o json
+      syshaxctl keys create bob --model ds-32b --expires-in 30d --tokens-per-minute 100000 --max-requests 8
     """  # noqa: D301
-    expiry: dict[str, Any] = {} if expires_in is None else {"expires_at_s": time.time() + expires_in}
+    fields["expires_at_s"] = None if expires_in is None else time.time() + expires_in
+    fields = {name: value for name, value in fields.items() if value is not None}
 
     def tell(secret: str, key: Mapping[str, Any]) -> None:
         if output == "json":
@@ -88,11 +93,11 @@ def create(socket: Path | None, /, file: Path | None, output: str, expires_in: f
         click.echo(f"Keep it: it is not shown again. `syshaxctl keys revoke {key['name']}` revokes it.", err=True)
 
     async def work(client: ControlClient) -> None:
-        answer = await client.ask("CreateKey", key={**fields, **expiry})
+        answer = await client.ask("CreateKey", key=fields)
         tell(answer["secret"], answer["key"])
 
     def directly(stored: ApiKeys) -> None:
-        new = stored.create(**fields, **expiry)
+        new = stored.create(**fields)
         tell(new.secret, _plain(new.key))
 
     _run(socket, file, work, directly)
@@ -157,12 +162,22 @@ def _plain(key: ApiKey) -> dict[str, Any]:
     return key.model_dump(mode="json", exclude={"sha256"}, exclude_none=True)
 
 
+def _limits_text(key: Mapping[str, Any]) -> str:
+    forms = {
+        "requests_per_minute": "{} requests/min",
+        "tokens_per_minute": "{} tokens/min",
+        "max_requests": "{} at a time",
+        "max_prompt_tokens": "prompts of {}",
+    }
+    return ", ".join(form.format(key[name]) for name, form in forms.items() if key.get(name)) or "-"
+
+
 def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
     if output == "json":
         click.echo(json.dumps(found, indent=2))
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("NAME", "ACCESS", "MODELS", "CREATED", "EXPIRES"):
+    for name in ("NAME", "ACCESS", "MODELS", "LIMITS", "CREATED", "EXPIRES"):
         table.add_column(name)
     for key in found:
         expires_at_s = key.get("expires_at_s")
@@ -170,6 +185,6 @@ def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
         if expires_at_s is not None and expires_at_s <= time.time():
             expiry = f"expired ({expiry})"
         created = show.clock_text(key["created_at_s"], "%Y-%m-%d %H:%M")
-        texts = (key["name"], key["access"], ", ".join(key["models"]) or "all", created, expiry)
+        texts = (key["name"], key["access"], ", ".join(key["models"]) or "all", _limits_text(key), created, expiry)
         table.add_row(*map(Text, texts))
     show.console().print(table)

@@ -15,6 +15,11 @@ from syshaxd.control.config import Operations
 from syshaxd.control.messages import make, message_of
 from syshaxd.core.config.api_keys import Access, ApiKey
 
+_OPTIONAL = (
+    *("expires_at_s", "requests_per_minute", "tokens_per_minute"),
+    *("max_requests", "max_prompt_tokens"),
+)
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -30,7 +35,7 @@ class KeyMethods(AdminServiceServicer):
             asked.name,
             access=asked.access or Access.API,
             models=tuple(asked.models),
-            expires_at_s=asked.expires_at_s if asked.HasField("expires_at_s") else None,
+            **{name: getattr(asked, name) if asked.HasField(name) else None for name in _OPTIONAL},
         )
         new = await asyncio.to_thread(create)
         return make(api.CreateKeyResponse, secret=new.secret, key=_message(new.key))

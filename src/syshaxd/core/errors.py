@@ -108,6 +108,18 @@ class OverloadedError(RetryableError):
     """All slots and the admission queue are full."""
 
 
+class RateLimitedError(OverloadedError):
+    """The client, or all together, exceed a limit of requests or tokens.
+
+    Attributes:
+        limit: `requests`, `tokens` or `concurrent`.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float, limit: str) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.limit = limit
+
+
 class UnavailableError(RetryableError):
     """No instance that serves the request is ready."""
 

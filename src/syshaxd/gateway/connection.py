@@ -98,6 +98,7 @@ class ClientConnection(BaseProtocol):
         "_flow",
         "_is_too_far_ahead",
         "_owner",
+        "_paused_at_s",
         "_received_bytes",
         "_seen_at_s",
         "_seen_bytes",
@@ -132,7 +133,7 @@ class ClientConnection(BaseProtocol):
         self._flow: Flow | None = None
         self._body: StreamReader | None = None
         self._received_bytes = self._body_began_bytes = self._seen_bytes = 0
-        self._since_s = self._seen_at_s = owner.clock()
+        self._since_s = self._seen_at_s = self._paused_at_s = owner.clock()
         self.phase = Phase.IDLE
         self.task: asyncio.Task[None] | None = None
         """Answers the present request."""
@@ -275,6 +276,8 @@ class ClientConnection(BaseProtocol):
             case Phase.BODY if self._body_is_late(now_s):
                 assert self._body is not None
                 self._body.set_exception(TimeoutError())
+            case Phase.ANSWER if self._paused and now_s - self._paused_at_s > limits.send_timeout_s:
+                self.abort()
             case Phase.FLUSH if waited_s > limits.body_timeout_s:
                 self.abort()
             case _:
@@ -343,6 +346,7 @@ class ClientConnection(BaseProtocol):
     def pause_writing(self) -> None:
         """asyncio: the client's socket is full."""
         super().pause_writing()
+        self._paused_at_s = self._owner.clock()
         if self._flow is not None:
             self._flow.pause()
 

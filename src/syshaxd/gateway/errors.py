@@ -18,6 +18,7 @@ from syshaxd.core.errors import (
     MethodNotAllowedError,
     NotFoundError,
     OverloadedError,
+    RateLimitedError,
     RequestCancelledError,
     RequestTimeoutError,
     RetryableError,
@@ -26,6 +27,7 @@ from syshaxd.core.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from syshaxd.core.placement.records import Outcome
 from syshaxd.core.wire.openai import error_body
 
 # The first matching class gives status, OpenAI's error type, and the default code.
@@ -38,6 +40,7 @@ _KINDS: tuple[tuple[type[SyshaxError], int, str, str | None], ...] = (
     (RequestTimeoutError, 408, "invalid_request_error", "request_timeout"),
     (TooLargeError, 413, "invalid_request_error", "body_too_large"),
     (BadRequestError, 400, "invalid_request_error", None),
+    (RateLimitedError, 429, "rate_limit_error", "rate_limit_exceeded"),
     (OverloadedError, 429, "rate_limit_error", "overloaded"),
     (UnavailableError, 503, "service_unavailable_error", "no_instance_ready"),
     (InstanceFailedError, 502, "upstream_error", "instance_failed"),
@@ -112,3 +115,16 @@ def internal_error(request_id: str) -> Answer:
     """The answer to an internal error."""
     body = error_body("internal error; syshaxd's log has the details", kind="internal_error")
     return Answer(500, body, headers={"x-request-id": request_id})
+
+
+def outcome_of(error: SyshaxError) -> Outcome:
+    """How a request has ended that the daemon itself answers with an error."""
+    match error:
+        case BadRequestError():
+            return Outcome.CLIENT_ERROR
+        case RequestCancelledError():
+            return Outcome.CANCELLED
+        case OverloadedError() | UnavailableError():
+            return Outcome.REJECTED
+        case _:
+            return Outcome.FAILED

@@ -9,6 +9,7 @@ import logging
 import re
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,7 @@ from syshaxd.core.address import Address
 from syshaxd.core.config.api_keys import Access
 from syshaxd.core.errors import (
     BadRequestError,
-    OverloadedError,
-    RequestCancelledError,
+    RateLimitedError,
     SyshaxError,
     UnavailableError,
 )
@@ -42,10 +42,11 @@ from syshaxd.gateway.bodies import (
 from syshaxd.gateway.connection import ClientConnection, ClientRequest
 from syshaxd.gateway.cors import Cors
 from syshaxd.gateway.dashboard import Dashboard
-from syshaxd.gateway.errors import Answer, error_answer, internal_error
+from syshaxd.gateway.errors import Answer, error_answer, internal_error, outcome_of
 from syshaxd.gateway.front import Front
 from syshaxd.gateway.limits import Limits
 from syshaxd.gateway.own import OwnRoutes
+from syshaxd.gateway.rates import LimitedRequest, RateLimiter, used_tokens
 from syshaxd.gateway.tls import Tls
 from syshaxd.observe.access_log import AccessLog, Caller
 from syshaxd.observe.metrics import ClientCounts, MetricsService
@@ -110,6 +111,9 @@ class Gateway:
         self._allow_router_fields = allow_router_fields
         self._authentication = authentication or Authentication()
         self._tls = tls
+        its = limits or Limits()
+        self._limiter = RateLimiter(its.rates, its.max_prompt_tokens, clock or self._loop.time)
+        self._limited: Counter[str] = Counter()
         self._routes = routes.PublicRoutes(engine.registry.methods, public_routes)
         self._intake = BodyIntake(limits or Limits())
         self._front = Front(self._handle, limits or Limits(), clock or self._loop.time)
@@ -286,14 +290,21 @@ class Gateway:
         """Whether the connection may stay open, when an instance's answer has been sent; else the answer."""
         outcome = Outcome.FAILED
         held = HeldBody(self._intake)
+        limited: LimitedRequest | None = None
         try:
+            limited = self._limiter.begin(asked.key)
             await self._read(client, request, asked, held)
+            limited.expect(asked.inference.prompt_tokens)
+            client.answer_lines += self._limiter.header_lines(asked.key)
             outcome = await self._engine.dispatch(asked)
             return asked.keep_alive
         except SyshaxError as error:
+            if isinstance(error, RateLimitedError):
+                self._limited[error.limit] += 1
+                client.answer_lines += self._limiter.header_lines(asked.key)
             answer = error_answer(error, asked.id, asked.route)
             asked.status = answer.status
-            outcome = _outcome_of(error)
+            outcome = outcome_of(error)
             if outcome is Outcome.FAILED:
                 _log.warning("request %s: %s", asked.id, error, extra={"request_id": asked.id})
             return answer
@@ -312,7 +323,10 @@ class Gateway:
                     key="" if asked.key is None else asked.key.name,
                 )
                 self._access_log.request(caller, record)
+            prompt_tokens = asked.inference.prompt_tokens
             asked.release()
+            if limited is not None:
+                limited.end(used_tokens(record, prompt_tokens))
             self._metrics.record(record)
             self._engine.requests.keep(record)
 
@@ -368,6 +382,7 @@ class Gateway:
             self.held_bytes,
             self._authentication.refused,
             {} if self._tls is None else self._tls.ends_at_s,
+            self._limited,
         )
         return self._metrics.render(self._status(), counts)
 
@@ -408,19 +423,6 @@ def _wants_explanation(headers: Mapping[str, str]) -> bool:
     if asked not in {"0", "1"}:
         raise BadRequestError("X-Syshax-Explain takes 1 or 0", code="invalid_explain")
     return asked == "1"
-
-
-def _outcome_of(error: SyshaxError) -> Outcome:
-    """How a request has ended that the daemon itself answers with an error."""
-    match error:
-        case BadRequestError():
-            return Outcome.CLIENT_ERROR
-        case RequestCancelledError():
-            return Outcome.CANCELLED
-        case OverloadedError() | UnavailableError():
-            return Outcome.REJECTED
-        case _:
-            return Outcome.FAILED
 
 
 def _why_not(error: OSError | UnicodeError, host: str) -> str:

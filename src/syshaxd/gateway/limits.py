@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Limits for one client and for all of them together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from syshaxd.core.config import GatewayConfig
 from syshaxd.core.errors import UnavailableError
+from syshaxd.core.placement.rate_limits import RateLimits
 
 # A client's connection needs a second one, to an instance.
 _FILES_PER_CONNECTION = 2
@@ -28,6 +29,10 @@ class Limits:
     body_timeout_s: float = 20.0
     min_body_bytes_per_s: int = 1024
     idle_timeout_s: float = 75.0
+    send_timeout_s: float = 60.0
+    max_prompt_tokens: int | None = None
+    rates: RateLimits = field(default_factory=RateLimits)
+    """Of all clients together."""
 
     @classmethod
     def from_config(cls, config: GatewayConfig, max_files: int) -> "Limits":
@@ -43,6 +48,11 @@ class Limits:
             body_timeout_s=config.body_timeout_s,
             min_body_bytes_per_s=config.min_body_bytes_per_s,
             idle_timeout_s=config.idle_timeout_s,
+            send_timeout_s=config.send_timeout_s,
+            max_prompt_tokens=config.max_prompt_tokens,
+            rates=RateLimits(
+                requests_per_minute=config.requests_per_minute, tokens_per_minute=config.tokens_per_minute
+            ),
         )
 
 

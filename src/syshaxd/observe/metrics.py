@@ -68,6 +68,8 @@ class ClientCounts:
     """Requests without a valid API key so far."""
     certificates_end_at_s: Mapping[str, float] = field(default_factory=dict)
     """When the endpoint's certificates end, in Unix time, by the key of gateway.tls."""
+    limited: Mapping[str, int] = field(default_factory=dict)
+    """Requests over a limit so far, by the limit."""
 
 
 class MetricsService:
@@ -214,6 +216,12 @@ def _client_families(clients: ClientCounts) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "syshax_requests_unauthorized", "Requests without a valid API key, which got 401.", value=clients.unauthorized
     )
+    limited = CounterMetricFamily(
+        "syshax_requests_limited", "Requests over a limit of their key or of all, which got 429.", labels=("limit",)
+    )
+    for limit in ("concurrent", "requests", "tokens"):
+        limited.add_metric((limit,), clients.limited.get(limit, 0))
+    yield limited
     if clients.certificates_end_at_s:
         yield gauges(
             "syshax_tls_certificate_expiry_timestamp_seconds",

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from syshaxd.core.config.section import Section
+from syshaxd.core.config.section import Count, Section
 from syshaxd.core.errors import ConfigError, ConfigFault, UnauthorizedError
 
 PREFIX = "sk-syshax-"
@@ -44,6 +44,17 @@ class ApiKey(Section):
     """The models that it may ask for; empty: all."""
     created_at_s: float = 0.0
     expires_at_s: float | None = None
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    """Of prompts and answers together."""
+    max_requests: Count | None = None
+    """That run or wait at a time."""
+    max_prompt_tokens: Count | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """It has a limit of requests or tokens in a time, or at a time."""
+        return not (self.requests_per_minute is self.tokens_per_minute is self.max_requests is None)
 
 
 class _KeyFile(Section):

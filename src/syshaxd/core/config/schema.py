@@ -292,6 +292,15 @@ class GatewayConfig(Section):
     max_header_bytes: Count = Field(
         32 * 1024, description="Longest request target or header field, in bytes; a longer one gets 431."
     )
+    max_prompt_tokens: Count | None = Field(
+        None, description="Longest prompt, at about four bytes a token; a longer one gets 400. Unset: no such limit."
+    )
+    requests_per_minute: Count | None = Field(
+        None, description="Requests a minute of all clients together; further ones get 429. Unset: no such limit."
+    )
+    tokens_per_minute: Count | None = Field(
+        None, description="The same for tokens of prompts and answers. Unset: no such limit."
+    )
     max_connections: Count = Field(
         10_000,
         description="Client connections at a time; further ones get 503. Half of the process's limit of open "
@@ -309,6 +318,9 @@ class GatewayConfig(Section):
     )
     idle_timeout_s: Seconds = Field(
         75.0, description="Seconds that a connection may stay idle. Should be longer than the clients' own limit."
+    )
+    send_timeout_s: Seconds = Field(
+        60.0, description="Seconds that a client may leave its answer unread before it loses the connection."
     )
     cors_origins: list[str] = Field(
         ["*"],
