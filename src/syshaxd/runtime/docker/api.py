@@ -26,7 +26,7 @@ from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, NAME, OWN
 
 DEFAULT_HOST = "unix:///run/docker.sock"
 _DONOR_INSTANCE = "ipc-donor"
-_EXEC_TIMEOUT_S = 0.25
+_EXEC_TIMEOUT_S = 0.5
 _EMULATORS = "/proc/sys/fs/binfmt_misc"
 
 
