@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from syshaxd.control import ControlServer, Operations, TlsEndpoint
-from syshaxd.core.config import Config, TcpConfig
+from syshaxd.core.config import Config, TcpConfig, TracingConfig
+from syshaxd.core.errors import SyshaxError
 from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
@@ -54,6 +56,9 @@ from syshaxd.system import activation, api_keys, descriptors, rundir
 from syshaxd.system.api_keys import ApiKeys
 from syshaxd.system.looplag import LoopLag
 from syshaxd.system.sidetasks import SideTasks
+
+if TYPE_CHECKING:
+    from syshaxd.observe.tracing import Tracing  # which needs OpenTelemetry
 
 _log = logging.getLogger(__name__)
 _SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))
@@ -224,6 +229,7 @@ async def build(
             authentication=authentication,
             tls=tls,
             access_log=access_log,
+            tracing=_tracing(stack, config.tracing),
         ),
         authentication=authentication,
         tls=tls,
@@ -245,6 +251,22 @@ async def build(
     )
 
 
+def _tracing(stack: AsyncExitStack, config: TracingConfig) -> "Tracing | None":
+    """Imports OpenTelemetry only if it is needed. Raises SyshaxError: it is missing."""
+    if config.endpoint is None:
+        return None
+    try:
+        from syshaxd.observe.tracing import Tracing, provider_of  # noqa: PLC0415
+    except ImportError as error:
+        raise SyshaxError(
+            f"tracing.endpoint needs OpenTelemetry: {error}; install opentelemetry-sdk and "
+            "opentelemetry-exporter-otlp-proto-http for syshaxd's Python, or unset it"
+        ) from error
+    tracing = Tracing(provider_of(config), asyncio.get_running_loop().time)
+    _close_with(stack, "tracing", tracing.close)
+    return tracing
+
+
 def _gateway(
     config: Config,
     bound: Bound,
@@ -255,6 +277,7 @@ def _gateway(
     authentication: Authentication,
     tls: Tls | None,
     access_log: AccessLog | None,
+    tracing: "Tracing | None",
 ) -> Gateway:
     its = config.gateway
     return Gateway(
@@ -268,6 +291,7 @@ def _gateway(
         tls=tls,
         public_routes=its.public_routes,
         access_log=access_log,
+        tracing=tracing,
         dashboard=Dashboard(instances.status, bound.topology, engine.events, engine.requests.decisions)
         if its.dashboard
         else None,

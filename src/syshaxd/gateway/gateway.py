@@ -11,7 +11,7 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from syshaxd.core.address import Address
 from syshaxd.core.config.api_keys import Access
@@ -55,6 +55,9 @@ from syshaxd.serving.request import Request
 from syshaxd.system.activation import listens_at
 from syshaxd.system.connecting import why_no_connection
 
+if TYPE_CHECKING:
+    from syshaxd.observe.tracing import Tracing  # which needs OpenTelemetry
+
 __all__ = ["Gateway", "Limits"]
 
 _log = logging.getLogger(__name__)
@@ -85,6 +88,7 @@ class Gateway:
         public_routes: Collection[str] = (),
         dashboard: Dashboard | None = None,
         access_log: AccessLog | None = None,
+        tracing: "Tracing | None" = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Prepares to serve.
@@ -101,6 +105,7 @@ class Gateway:
             public_routes: Further routes of the instances that clients may use.
             dashboard: The page of states and loads; None: there is none.
             access_log: Gets a line for each request; None: there is none.
+            tracing: Traces requests; None: none are.
             clock: Seconds that never go back; None: the loop's.
         """
         self._engine = engine
@@ -118,6 +123,7 @@ class Gateway:
         self._intake = BodyIntake(limits or Limits())
         self._front = Front(self._handle, limits or Limits(), clock or self._loop.time)
         self._access_log = access_log
+        self._tracing = tracing
         self._stopping = False
         self._servers: list[asyncio.Server] = []
         self._handed: Sequence[socket.socket] = ()
@@ -291,6 +297,10 @@ class Gateway:
         outcome = Outcome.FAILED
         held = HeldBody(self._intake)
         limited: LimitedRequest | None = None
+        trace = None
+        if self._tracing is not None:
+            trace = self._tracing.begin(asked.started_at_s, request.headers, asked.headers)
+            asked.headers = trace.lines
         try:
             limited = self._limiter.begin(asked.key)
             await self._read(client, request, asked, held)
@@ -314,6 +324,8 @@ class Gateway:
         finally:
             held.give_back()
             record = asked.record(outcome, self._loop.time())
+            if trace is not None:
+                trace.end(record, method=asked.method, model=asked.inference.model)
             if self._access_log is not None:
                 caller = Caller(
                     client=_address(client),

@@ -41,6 +41,7 @@ from syshaxd.core.config.schema import (
     ModelParams,
     TcpConfig,
     TlsConfig,
+    TracingConfig,
 )
 from syshaxd.core.config.services import (
     AUTO,
@@ -69,6 +70,7 @@ __all__ = [
     "ServiceConfig",
     "TcpConfig",
     "TlsConfig",
+    "TracingConfig",
     "container_name",
     "default_model",
     "describe",

@@ -19,6 +19,7 @@ _NEEDS_RESTART = (
     "monitor.",
     "numa.verify_interval_s",
     "parity.",
+    "tracing.",
 )
 _GIVEN_UP = frozenset((State.FAILED, State.BACKOFF))
 

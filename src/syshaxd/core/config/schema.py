@@ -338,6 +338,20 @@ class GatewayConfig(Section):
     )
 
 
+class TracingConfig(Section):
+    """Traces of requests, sent to an OpenTelemetry collector. Needs the extra `otel`."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where spans are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces. Unset: none are.",
+    )
+    service_name: str = Field("syshax", min_length=1, description="The name of this service in traces.")
+    sample_ratio: Ratio = Field(
+        1.0, description="Share (0..1) of the requests that are traced, unless their client has decided it."
+    )
+
+
 class TcpConfig(Section):
     """The control plane over TCP, for clients with a certificate (mutual TLS)."""
 
@@ -378,5 +392,8 @@ class Config(Section):
     lifecycle: LifecycleConfig = Field(default_factory=LifecycleConfig, description="When instances are restarted.")
     gateway: GatewayConfig = Field(
         default_factory=GatewayConfig, description="Limits and features of the OpenAI endpoint."
+    )
+    tracing: TracingConfig = Field(
+        default_factory=TracingConfig, description="Traces of requests, sent to an OpenTelemetry collector."
     )
     control: ControlConfig = Field(default_factory=ControlConfig, description="The control plane.")

@@ -60,6 +60,8 @@ class HandoverRecord:
     """Size of the KV cache that was handed over; 0: not reported."""
     gap_s: float | None = None
     """From the source's last token to the target's first; None: none came."""
+    at_s: float = 0.0
+    """Monotonic time of the target's first token, if one came."""
 
     @property
     def result(self) -> str:

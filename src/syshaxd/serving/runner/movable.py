@@ -412,7 +412,7 @@ class MovableAnswer:
         if self._source is not None:
             self._leave_source()
         if self._handover is not None and self._handover.gap_s is None:
-            self._handover = replace(self._handover, gap_s=self._last_at_s - before_s)
+            self._handover = replace(self._handover, gap_s=self._last_at_s - before_s, at_s=self._last_at_s)
         if self.target is not None:
             self._cut_if_due()
 
