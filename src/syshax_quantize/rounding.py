@@ -1,8 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Numbers of 16 or 32 bits rounded to few bits, with the scale that leaves the least squared error. No files here."""
+"""Rounds numbers of 16 or 32 bits to few bits, with the scale that leaves the least squared error. No files here."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,21 +11,16 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.int8]
 
-# So many steps of the scale make the largest number of a group. Where the integers have fewer, it is cut off, and all
-# other numbers are finer.
-_STEPS_8_BITS = (127.0, 132.0, 138.0, 145.0, 155.0)
-_STEPS_4_BITS = (7.0, 7.5, 8.0, 8.5, 9.0, 9.75, 10.5)
-
 
 class NotFiniteError(ValueError):
-    """Among the weights are infinities, or what is no number."""
+    """The weights contain infinities or NaN."""
 
 
 def as_floats(raw: bytes, dtype: str) -> Floats:
-    """Numbers as they stand in a file.
+    """Decodes the bytes of a file.
 
     Args:
-        raw: Their bytes.
+        raw: The bytes.
         dtype: `BF16`, `F16` or `F32`.
     """
     if dtype == "BF16":
@@ -33,7 +29,7 @@ def as_floats(raw: bytes, dtype: str) -> Floats:
 
 
 def bf16_bits(values: Floats) -> npt.NDArray[np.uint16]:
-    """The nearest numbers of 16 bits; of two that are as near, the even one."""
+    """Encodes the nearest numbers of 16 bits; ties go to the even one."""
     bits = values.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
@@ -42,54 +38,69 @@ def _bf16(values: Floats) -> Floats:
     return (bf16_bits(values).astype(np.uint32) << 16).view(np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The integers that stand for the numbers of a row, and the scales that are tried."""
+
+    low: int
+    high: int
+    peaks: Sequence[float]
+    """What the number of largest magnitude may become, in steps of the scale. What exceeds the integers is clipped, and
+    all other numbers get finer steps. The first one is plain rounding to nearest."""
+    stored: Callable[[Floats], Floats] = lambda scales: scales
+    """A scale as the engine reads it back."""
+    signed: bool = False
+    """Scales are negative where the number of largest magnitude is positive: there is one more negative integer."""
+
+    @property
+    def nearest(self) -> "Grid":
+        """The same without a choice of scales."""
+        return replace(self, peaks=self.peaks[:1], signed=False)
+
+
+EIGHT_BITS = Grid(-127, 127, (127.0, 132.0, 138.0, 145.0, 155.0))
+FOUR_BITS = Grid(-8, 7, (7.0, 7.5, 8.0, 8.5, 9.0, 9.75, 10.5), _bf16, signed=True)
+
+
 def int8_rows(rows: Floats) -> tuple[bytes, bytes]:
-    """Rows in 8 bits, and a scale of 32 bits for each."""
-    numbers, scales = _rounded(rows, -127, 127, _STEPS_8_BITS, lambda scales: scales)
+    """Returns rows in 8 bits, and a scale of 32 bits for each."""
+    numbers, scales = rounded(rows, EIGHT_BITS)
     return numbers.tobytes(), scales.tobytes()
 
 
 def int4_groups(rows: Floats, group: int) -> tuple[bytes, bytes]:
-    """Rows in 4 bits, each in a byte, and scales of 16 bits, one for each `group` numbers."""
-    numbers, scales = _four_bits(rows, group)
+    """Returns rows in 4 bits, each number in a byte, and a scale of 16 bits for each `group` numbers."""
+    numbers, scales = rounded(rows.reshape(-1, group), FOUR_BITS)
     return numbers.tobytes(), bf16_bits(scales).tobytes()
 
 
 def pack4_groups(rows: Floats, group: int) -> tuple[bytes, bytes]:
-    """The same, eight numbers to a word of 32 bits, the first in the lowest bits, each raised by 8."""
-    numbers, scales = _four_bits(rows, group)
+    """Returns the same, eight numbers to a word of 32 bits, the first in the lowest bits, each increased by 8."""
+    numbers, scales = rounded(rows.reshape(-1, group), FOUR_BITS)
     nibbles = (numbers.reshape(-1, 8) + 8).astype(np.uint32)
     words = np.bitwise_or.reduce(nibbles << np.arange(0, 32, 4, dtype=np.uint32), axis=1)
     return words.tobytes(), bf16_bits(scales).tobytes()
 
 
-def _four_bits(rows: Floats, group: int) -> tuple[Bytes, Floats]:
-    return _rounded(rows.reshape(-1, group), -8, 7, _STEPS_4_BITS, _bf16)
+def rounded(rows: Floats, grid: Grid) -> tuple[Bytes, Floats]:
+    """Returns integers and scales, one scale for each row: the one with the least squared error.
 
-
-def _rounded(
-    rows: Floats, low: int, high: int, steps: Sequence[float], stored: Callable[[Floats], Floats]
-) -> tuple[Bytes, Floats]:
-    """Integers and scales of rows: of the scales that are tried, the one with the least squared error.
-
-    Args:
-        rows: Each gets one scale.
-        low: Least integer.
-        high: Greatest integer.
-        steps: What the largest number of a row may become.
-        stored: A scale as it will be read again.
+    Raises:
+        NotFiniteError: A row contains infinities or NaN.
     """
     largest = np.abs(rows).max(axis=1)
     if not np.isfinite(largest).all():
-        raise NotFiniteError("there are infinities, or what is no number, among them")
+        raise NotFiniteError("they contain infinities or NaN")
+    signs = np.where(grid.signed & (rows.max(axis=1) == largest), np.float32(-1), np.float32(1))
     best = np.zeros(rows.shape, np.int8)
     best_scales = np.ones(len(rows), np.float32)
     least = np.full(len(rows), np.inf, np.float32)
-    for step in steps:
-        scales = stored((largest / np.float32(step)).astype(np.float32))
+    for peak in grid.peaks:
+        scales = grid.stored(signs * largest / np.float32(peak))
         scales[scales == 0] = 1
         numbers = np.divide(rows, scales[:, None])
         np.rint(numbers, out=numbers)
-        np.clip(numbers, low, high, out=numbers)
+        np.clip(numbers, grid.low, grid.high, out=numbers)
         error = numbers * scales[:, None]
         error -= rows
         # In units of the largest, or the squares of small weights would vanish.

@@ -12,7 +12,7 @@ from syshaxd.core.weights.choice import choose
 from syshaxd.core.weights.scheme import GROUP, Quantize, Scheme, record
 from syshaxd.core.weights.tensors import Tensor, header
 
-VERSION = 1
+VERSION = 2
 """Of the way in which weights are made: raised with every change of the result, so that they are made again."""
 RECORD = "syshax_weights.json"
 """The file in the new folder that tells what it was made of."""
