@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import Protocol
 
 from syshaxd.core.config import Config
 from syshaxd.core.config.diff import Changes, changes, is_proven
@@ -23,8 +24,15 @@ _log = logging.getLogger(__name__)
 # Margin on top of draining, grace and an instance's time to start.
 _MARGIN_S = 10.0
 
-Bind = Callable[[Config], Bound]
 Settle = Callable[[Config, Bound], None]
+
+
+class Bind(Protocol):
+    """Makes instances of a configuration. It blocks, and raises ConfigError."""
+
+    def __call__(self, config: Config, *, measure: bool = False) -> Bound:
+        """With `measure` it measures what `quantize: auto` needs, if this was not done yet."""
+        ...
 
 
 class Reconfigurer:
@@ -50,7 +58,7 @@ class Reconfigurer:
             text: Its text when the daemon started.
             config: The configuration in it.
             bound: The present instances.
-            bind: Makes instances of a configuration. It blocks, and raises ConfigError.
+            bind: Makes instances of a configuration.
             settle: Makes a configuration hold, apart from starting and stopping instances.
             supervisor: Starts and stops the instances.
             instances: Carries out commands on them.
@@ -136,7 +144,7 @@ class Reconfigurer:
     async def _apply(self, given: str | None) -> Changes:
         async with self._lock:
             try:
-                text, config, bound = await self._read(given)
+                text, config, bound = await self._read(given, measure=True)
             except ConfigError as error:
                 self._say(logging.ERROR, f"refused, nothing has changed:\n{error}")
                 raise
@@ -174,14 +182,14 @@ class Reconfigurer:
                 self._events.add(EventKind.CONFIG, warning)
             return todo
 
-    async def _read(self, text: str | None) -> tuple[str, Config, Bound]:
-        return await asyncio.to_thread(self._read_blocking, text)
+    async def _read(self, text: str | None, *, measure: bool = False) -> tuple[str, Config, Bound]:
+        return await asyncio.to_thread(self._read_blocking, text, measure=measure)
 
-    def _read_blocking(self, text: str | None) -> tuple[str, Config, Bound]:
+    def _read_blocking(self, text: str | None, *, measure: bool = False) -> tuple[str, Config, Bound]:
         if text is None:
             text = configfile.read_text(self.path)
         config = configfile.parse_file(text)
-        return text, config, self._bind(config)
+        return text, config, self._bind(config, measure=measure)
 
     def _changes(self, config: Config, bound: Bound) -> Changes:
         return changes(self.config, config, self._bound.specs, bound.specs, started_with=self.started_with)

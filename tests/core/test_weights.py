@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.weights import Checkpoint, Quantize, Scheme, Tensor, WeightsError, choose, parse_header, plan_weights
+from syshaxd.core.weights.auto import choose_auto
 from syshaxd.core.weights.scheme import Cpu, scheme_of
 from syshaxd.core.weights.tensors import header
 
@@ -136,3 +137,38 @@ def test_the_engine_is_told_what_is_left() -> None:
     config = json.loads(plan.texts["config.json"])["quantization_config"]
     assert config["ignore"] == ["lm_head", "model.layers.0.self_attn.o_proj"]
     assert config["config_groups"]["group_0"]["weights"]["num_bits"] == 8
+
+
+FULL_MS = {"1": 10.0, "8": 12.0, "16": 16.0}
+
+
+def faster(times: float) -> dict[str, float]:
+    return {rows: ms / times for rows, ms in FULL_MS.items()}
+
+
+@pytest.mark.parametrize(
+    ("q8_0", "q4_0", "chosen"),
+    [
+        (1.7, 0.8, "q8_0"),
+        (1.7, 2.0, "q8_0"),  # 4 bits gain too little for what they lose
+        (1.7, 2.2, "q4_0"),
+        (0.9, 1.2, "q4_0"),
+        (1.05, 0.9, "none"),
+        (0.6, 0.5, "none"),
+    ],
+)
+def test_auto_takes_fewer_bits_only_where_they_gain_enough(q8_0: float, q4_0: float, chosen: str) -> None:
+    choice = choose_auto({"none": FULL_MS, "q8_0": faster(q8_0), "q4_0": faster(q4_0)})
+    assert choice.quantize == chosen
+    assert f"on this host: q8_0 {q8_0:.2f} and q4_0 {q4_0:.2f} times as fast" in choice.reason
+
+
+def test_auto_says_what_could_not_be_measured() -> None:
+    choice = choose_auto({"none": FULL_MS, "q8_0": faster(1.5), "q4_0": "ValueError: no kernel"})
+    assert choice.quantize == "q8_0"
+    assert choice.reason.endswith("q4_0 was not measured (ValueError: no kernel)")
+    failed = choose_auto({"none": "No module named 'vllm'"})
+    assert (failed.quantize, failed.reason) == (
+        "none",
+        "full weights: a layer could not be measured (No module named 'vllm')",
+    )

@@ -103,7 +103,7 @@ class FakeDaemon:
         )
 
 
-def bind(config: Config) -> Bound:
+def bind(config: Config, *, measure: bool = False) -> Bound:
     return Bound(specs=instance_specs(config))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from syshaxd.core.config import Config, parse
-from syshaxd.system import enginefiles
+from syshaxd.system import enginefiles, importable
 
 
 def config_of(folder: Path, **service: str) -> Config:
@@ -60,8 +60,8 @@ def test_what_is_not_found_or_not_understood_is_left_empty(tmp_path: Path, conte
 def test_an_interpreter_finds_the_connector_and_nothing_else_of_ours(tmp_path: Path) -> None:
     (tmp_path / "python").mkdir()
     (tmp_path / "python/syshax_connector").symlink_to("/nowhere")  # left by an older installation
-    folder = enginefiles.importable_folder(tmp_path)
-    assert enginefiles.importable_folder(tmp_path) == folder
+    folder = importable.importable_folder(tmp_path)
+    assert importable.importable_folder(tmp_path) == folder
     look = "import importlib.util as u; print([bool(u.find_spec(n)) for n in ('syshax_connector', 'syshaxd')])"
     environment = {"PYTHONPATH": str(folder)}
     done = subprocess.run([sys.executable, "-S", "-c", look], env=environment, capture_output=True, text=True)
@@ -74,7 +74,7 @@ def test_instances_that_start_side_by_side_all_get_the_connector(tmp_path: Path)
 
     def start(base: Path) -> Path:
         together.wait()
-        return enginefiles.importable_folder(base)
+        return importable.importable_folder(base)
 
     with ThreadPoolExecutor(together.parties) as starts:
         for number in range(20):

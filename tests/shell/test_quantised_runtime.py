@@ -3,6 +3,7 @@
 """Instances get their quantised weights before they are launched; what happens to a launch on the way."""
 
 import asyncio
+import json
 import os
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from syshaxd.core.weights import Quantize
 from syshaxd.instances import binder
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.runtime.quantised import QuantisedRuntime
+from syshaxd.runtime.quantiser import ProcessWorker, Worker
 from syshaxd.system.enginefiles import read_launch_host
 from syshaxd.system.weights import plan_for, weight_samples, weights_dir
 from tests.fakes import checkpoint
@@ -30,9 +32,14 @@ from tests.shell.test_fake_runtime import FakeHarness
 Q8 = {"services": {"cpu": {"runtime": "process", "python": sys.executable, "quantize": "q8_0"}}}
 
 
+def worker(spec: InstanceSpec, generation: int) -> Worker:
+    assert spec.weights is not None
+    return ProcessWorker(spec.weights.python, weights_dir().parent)
+
+
 class WithWeightsHarness(FakeHarness):
     def new_runtime(self) -> InstanceRuntime:  # type: ignore[override]
-        return QuantisedRuntime(super().new_runtime(), Path("/nowhere"), lambda *news: None)
+        return QuantisedRuntime(super().new_runtime(), worker, lambda *news: None)
 
 
 class TestContract(RuntimeContract):
@@ -73,7 +80,7 @@ def test_the_instance_starts_on_the_weights_and_their_size_counts(home: Path, sp
 
 async def test_weights_are_made_before_the_launch_and_once(home: Path, spec: InstanceSpec, inner: FakeRuntime) -> None:
     news: list[tuple[str, int, str]] = []
-    runtime = QuantisedRuntime(inner, home / "state", lambda *told: news.append(told))
+    runtime = QuantisedRuntime(inner, worker, lambda *told: news.append(told))
     await runtime.check(spec, needs_port=True)
     handle = await runtime.launch(spec, 3)
     assert handle.generation == 3
@@ -91,7 +98,7 @@ async def test_weights_are_made_before_the_launch_and_once(home: Path, spec: Ins
 async def test_a_launch_that_is_not_wanted_any_more_stops_the_making(
     home: Path, spec: InstanceSpec, inner: FakeRuntime
 ) -> None:
-    runtime: QuantisedRuntime = QuantisedRuntime(inner, home / "state", lambda *_: runtime.abandon("cpu"))
+    runtime: QuantisedRuntime = QuantisedRuntime(inner, worker, lambda *_: runtime.abandon("cpu"))
     with pytest.raises(LaunchFailedError, match="no longer wanted"):
         await runtime.launch(spec, 1)
     assert not inner.launched
@@ -101,7 +108,7 @@ async def test_a_model_that_changed_since_the_start_is_not_quantised(
     home: Path, spec: InstanceSpec, inner: FakeRuntime
 ) -> None:
     await asyncio.to_thread(checkpoint.write_model, home / "m", shards=4, seed=1)
-    runtime = QuantisedRuntime(inner, home / "state", lambda *_: None)
+    runtime = QuantisedRuntime(inner, worker, lambda *_: None)
     for attempt in (runtime.launch(spec, 1), runtime.check(spec, needs_port=False)):
         with pytest.raises(LaunchFailedError, match="has changed since the start") as caught:
             await attempt
@@ -110,13 +117,13 @@ async def test_a_model_that_changed_since_the_start_is_not_quantised(
 
 async def test_what_fails_in_the_making_fails_the_launch(home: Path, spec: InstanceSpec, inner: FakeRuntime) -> None:
     weights = replace(spec.weights or QuantisedWeights(quantize="q8_0"), python="/bin/false")
-    runtime = QuantisedRuntime(inner, home / "state", lambda *_: None)
+    runtime = QuantisedRuntime(inner, worker, lambda *_: None)
     with pytest.raises(LaunchFailedError, match=r"no q8_0 weights of .*/m: its process ended with code 1"):
         await runtime.launch(replace(spec, weights=weights), 1)
 
 
 async def test_instances_without_quantised_weights_are_left_alone(home: Path, inner: FakeRuntime) -> None:
-    runtime = QuantisedRuntime(inner, home / "state", lambda *_: pytest.fail("there is nothing to make"))
+    runtime = QuantisedRuntime(inner, worker, lambda *_: pytest.fail("there is nothing to make"))
     await runtime.launch(make_spec("gpu"), 1)
     await runtime.launch(replace(make_spec("cpu"), weights=QuantisedWeights(quantize="q8_0")), 1)
     assert inner.launched == [("gpu", 1), ("cpu", 1)]
@@ -139,8 +146,12 @@ def test_a_model_that_cannot_be_quantised_is_a_fault_of_the_key(home: Path) -> N
         ),
         ({"runtime": "external"}, r"services.cpu.quantize: syshaxd does not start this instance"),
         (
-            {"runtime": "docker", "container": {"image": "vllm"}, "model": "/m"},
-            r"services.cpu.python: needed with services.cpu.quantize",
+            {"runtime": "docker", "container": {"image": "vllm"}, "model": "/m", "quantize": "auto"},
+            r"services.cpu.python: needed with services.cpu.quantize .auto",
+        ),
+        (
+            {"runtime": "docker", "container": {"image": "i"}, "model": "/m", "protocol": "syshax", "quantize": "auto"},
+            r"services.cpu.quantize: auto is for stock vLLM",
         ),
         (
             {"runtime": "docker", "container": {"image": "i"}, "model": "/m", "protocol": "syshax",
@@ -151,7 +162,7 @@ def test_a_model_that_cannot_be_quantised_is_a_fault_of_the_key(home: Path) -> N
 )  # fmt: skip
 def test_where_it_has_no_effect_the_key_is_refused(home: Path, service: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        binder.planned_specs(parse({"services": {"cpu": service | {"quantize": "q8_0"}}}))
+        binder.planned_specs(parse({"services": {"cpu": {"quantize": "q8_0"} | service}}))
 
 
 def test_the_sysHAX_images_quantise_by_themselves(home: Path) -> None:  # noqa: N802 - the product's name
@@ -179,3 +190,54 @@ def test_weights_are_of_the_model_that_they_were_made_of(home: Path, spec: Insta
     assert samples_of(made) == samples_of(model) == weight_samples(model) != samples_of(other)
     by_hand["gpu"]["model"] = str(other)
     assert read_launch_host(parse({"services": by_hand})).engines["gpu"].identity != host.engines["cpu"].identity
+
+
+def engine(folder: Path, says: str) -> Path:
+    """An interpreter that answers each order with this, and counts them."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\necho . >> {folder}/asked\ncat > {folder}/order\n{says}\n")
+    path.chmod(0o755)
+    return path
+
+
+def auto_spec(home: Path, python: Path, *, measure: bool = True) -> InstanceSpec:
+    service = {"runtime": "process", "python": str(python), "quantize": "auto", "cores": "0"}
+    config = parse({"services": {"cpu": service}, "models": {"path": str(home / "m")}})
+    return next(spec for spec in binder.planned_specs(config, measure=measure) if spec.name == "cpu")
+
+
+def test_only_the_daemon_measures_and_others_say_what_is_missing(home: Path) -> None:
+    checkpoint.write_model(home / "m")
+    spec = auto_spec(home, engine(home, "exit 1"), measure=False)
+    assert (spec.weights, spec.model) == (None, str(home / "m"))
+    assert spec.weights_reason.startswith("full weights: not measured on this host yet")
+    assert not (home / "asked").exists()
+
+
+def test_auto_measures_once_and_takes_the_fastest(home: Path) -> None:
+    checkpoint.write_model(home / "m")
+    times = {"none": {"1": 9.0}, "q8_0": {"1": 4.5}, "q4_0": "no kernel"}
+    python = engine(home, f"echo '{json.dumps(times)}'")
+    for measure in (True, True, False):
+        spec = auto_spec(home, python, measure=measure)
+        assert spec.weights_text == "q8_0"
+        assert "q8_0 2.00 times as fast" in spec.weights_reason
+    assert (home / "asked").read_text() == ".\n"
+    order = json.loads((home / "order").read_text())
+    assert (order["shape"], order["threads"], order["cores"]) == ([checkpoint.INNER, checkpoint.HIDDEN], 1, [0])
+    assert order["configs"].keys() >= {"none", "q8_0"}
+
+
+@pytest.mark.parametrize("says", ["exit 1", "echo no json", "echo '{}'", "echo '[1]'"])
+def test_where_auto_cannot_measure_the_weights_stay_full(home: Path, says: str) -> None:
+    checkpoint.write_model(home / "m")
+    spec = auto_spec(home, engine(home, f"echo 'it is broken' >&2; {says}"))
+    assert (spec.weights, spec.model) == (None, str(home / "m"))
+    assert spec.weights_reason == "full weights: a layer could not be measured (it is broken)"
+
+
+def test_auto_leaves_a_model_that_cannot_be_quantised(home: Path) -> None:
+    checkpoint.write_model(home / "m", config={"num_experts": 8})
+    spec = auto_spec(home, Path("/no/such/python"))
+    assert spec.weights is None
+    assert "mixture of experts" in spec.weights_reason

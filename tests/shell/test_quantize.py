@@ -23,7 +23,7 @@ from syshax_quantize.maker import Maker, MakingError
 from syshaxd.core.errors import LaunchFailedError, NotFoundError
 from syshaxd.core.weights import Quantize, Scheme, WeightsError, WeightsPlan, plan_weights
 from syshaxd.core.weights.scheme import Cpu
-from syshaxd.runtime.quantiser import Progress, make_weights
+from syshaxd.runtime.quantiser import ProcessWorker, Progress, make_weights
 from syshaxd.system import weights
 from tests.fakes import checkpoint
 
@@ -186,6 +186,10 @@ def test_a_checkpoint_larger_than_the_memory(tmp_path: Path) -> None:
     assert made.exists()
 
 
+def local(state: Path) -> ProcessWorker:
+    return ProcessWorker(sys.executable, state)
+
+
 @pytest.fixture
 def large(tmp_path: Path) -> WeightsPlan:
     """Of a model that takes a while."""
@@ -195,10 +199,7 @@ def large(tmp_path: Path) -> WeightsPlan:
 
 async def test_the_process_tells_how_far_it_is_and_two_make_one(tmp_path: Path, large: WeightsPlan) -> None:
     news: list[Progress] = []
-    making = [
-        make_weights(large, tmp_path / "kept", python=sys.executable, state=tmp_path, cores=(), report=news.append)
-        for _ in range(2)
-    ]
+    making = [make_weights(large, tmp_path / "kept", worker=local(tmp_path), report=news.append) for _ in range(2)]
     first, second = await asyncio.gather(*making)
     assert first == second == tmp_path / "kept" / large.name
     assert any(its.done_bytes == its.total_bytes > 0 for its in news)
@@ -219,7 +220,7 @@ def test_an_instance_that_is_spawned_meanwhile_keeps_nothing_of_it(tmp_path: Pat
     async def make_all() -> None:
         for number in range(8):
             kept = tmp_path / f"kept-{number}"
-            await make_weights(plan, kept, python=sys.executable, state=tmp_path, report=lambda _: None)
+            await make_weights(plan, kept, worker=local(tmp_path), report=lambda _: None)
 
     spawner = threading.Thread(target=spawn_instances)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -237,20 +238,20 @@ def test_an_instance_that_is_spawned_meanwhile_keeps_nothing_of_it(tmp_path: Pat
 async def test_cancelled_it_ends_and_goes_on_later(tmp_path: Path, large: WeightsPlan) -> None:
     begun = asyncio.Event()
     making = asyncio.create_task(
-        make_weights(large, tmp_path / "kept", report=lambda _: begun.set(), python=sys.executable, state=tmp_path)
+        make_weights(large, tmp_path / "kept", report=lambda _: begun.set(), worker=local(tmp_path))
     )
     await begun.wait()
     making.cancel()
     with pytest.raises(asyncio.CancelledError):
         await making
-    await make_weights(large, tmp_path / "kept", report=lambda _: None, python=sys.executable, state=tmp_path)
+    await make_weights(large, tmp_path / "kept", report=lambda _: None, worker=local(tmp_path))
     assert (tmp_path / "kept" / large.name / "config.json").exists()
 
 
 async def test_an_interpreter_that_cannot_make_them_is_told(tmp_path: Path, large: WeightsPlan) -> None:
     for python, says in (("/no/such/python", "cannot start"), ("/bin/false", "ended with code 1")):
         with pytest.raises(LaunchFailedError, match=says):
-            await make_weights(large, tmp_path / "kept", python=python, state=tmp_path, report=lambda _: None)
+            await make_weights(large, tmp_path / "kept", worker=ProcessWorker(python, tmp_path), report=lambda _: None)
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,7 @@ async def test_status_as_json(socket: Path) -> None:
             "depends_on",
             "max_num_seqs",
             "weights",
+            "weights_reason",
             "state",
             "wanted",
             "reason",

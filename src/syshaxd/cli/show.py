@@ -181,6 +181,8 @@ def _notes(view: _View) -> Iterator[Text]:
         name, load = instance.spec.name, view.load(instance)
         if instance.reason:
             notes.append(Text.assemble((f"{name}: ", "bold"), instance.reason, _where_it_is_told(instance)))
+        if instance.spec.weights_reason:
+            notes.append(Text.assemble((f"{name}: ", "bold"), instance.spec.weights_reason))
         if load is not None and (load.error or view.monotonic_s - load.read_at_s > _STALE_S):
             age = duration_text(view.monotonic_s - load.read_at_s)
             why = f": {load.error}" if load.error else ""

@@ -15,7 +15,7 @@ from syshaxd.core.config import Config, default_model, device_of, enabled_servic
 from syshaxd.core.errors import ConfigError, SyshaxError
 from syshaxd.core.types import Device
 from syshaxd.core.weights import Quantize, WeightsPlan
-from syshaxd.runtime.quantiser import Progress, make_weights
+from syshaxd.runtime.quantiser import ProcessWorker, Progress, make_weights
 from syshaxd.system import configfile, rundir
 from syshaxd.system.terminal import controlled, visible
 from syshaxd.system.weights import kept, left_texts, plan_for, remove, weights_dir
@@ -37,7 +37,7 @@ _into_option = click.option(
 @click.option(
     "--to",
     "quantize_",
-    type=click.Choice([str(each) for each in Quantize if each is not Quantize.NONE]),
+    type=click.Choice([str(each) for each in (Quantize.Q8_0, Quantize.Q4_0)]),
     default=str(Quantize.Q8_0),
     show_default=True,
     help="8 or 4 bits a weight.",
@@ -121,7 +121,7 @@ async def _make(plan: WeightsPlan, folder: Path, python: str) -> Path:
             click.echo(str(progress), err=True)
 
     try:
-        return await make_weights(plan, folder, python=python, state=rundir.state_dir(), report=show)
+        return await make_weights(plan, folder, worker=ProcessWorker(python, rundir.state_dir()), report=show)
     finally:
         if sys.stderr.isatty():
             click.echo(_ERASE_LINE, nl=False, file=controlled(sys.stderr))

@@ -100,7 +100,7 @@ class QuantisedWeights:
     source: str = ""
     """The model's folder, from which syshaxd makes them before it launches the instance; empty: it does not."""
     python: str = ""
-    """The interpreter that makes them."""
+    """The interpreter that makes them; empty: one in a container of the instance's image."""
     loaded_bytes: int = 0
     """Their size in memory; 0: not known."""
 
@@ -139,6 +139,8 @@ class InstanceSpec:
     """Further names of the model in the API."""
     weights: QuantisedWeights | None = None
     """None: the model's own."""
+    weights_reason: str = field(default="", compare=False)
+    """Why they were chosen, for a person; empty: the configuration says so."""
     service: str = ""
     """The service that it is a replica of; empty: the one with its name."""
 

@@ -20,7 +20,7 @@ from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
-from syshaxd.core.types import InstanceStatus, RuntimeKind, State
+from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.daemon.orders import Orders
 from syshaxd.daemon.service import Service, closed
 from syshaxd.gateway import Gateway, Limits
@@ -47,6 +47,7 @@ from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.runtime.process import ProcessRuntime
 from syshaxd.runtime.quantised import QuantisedRuntime
+from syshaxd.runtime.quantiser import ProcessWorker, Worker
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover, HandoverPolicy
 from syshaxd.serving.leases import Leases
@@ -106,8 +107,8 @@ async def build(
         reconnected=lambda: _start_again(supervisor),
     )
     runtimes: dict[RuntimeKind, InstanceRuntime] = {
-        RuntimeKind.PROCESS: QuantisedRuntime(processes, rundir.state_dir(), note_launch),
-        RuntimeKind.DOCKER: QuantisedRuntime(containers, rundir.state_dir(), note_launch),
+        RuntimeKind.PROCESS: QuantisedRuntime(processes, _process_worker, note_launch),
+        RuntimeKind.DOCKER: QuantisedRuntime(containers, partial(_weights_worker, containers), note_launch),
         RuntimeKind.EXTERNAL: ExternalRuntime(),
     }
     for runtime in (processes, containers):
@@ -296,6 +297,17 @@ def _gateway(
         if its.dashboard
         else None,
     )
+
+
+def _process_worker(spec: InstanceSpec, _generation: int) -> Worker:
+    return ProcessWorker(spec.weights.python if spec.weights else "", rundir.state_dir())
+
+
+def _weights_worker(containers: DockerRuntime, spec: InstanceSpec, generation: int) -> Worker:
+    """The interpreter of this host that the configuration names, or a container of the instance's image."""
+    if spec.weights is not None and spec.weights.python:
+        return _process_worker(spec, generation)
+    return containers.weights_worker(spec, generation)
 
 
 def _start_again(supervisor: Supervisor) -> None:

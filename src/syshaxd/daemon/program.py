@@ -65,7 +65,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
         text = configfile.read_text(path)
         config = configfile.parse_file(text)
         Tls.from_config(config.gateway.tls)
-        bound = binder.bind(config)
+        bound = binder.bind(config, measure=not check_config)
     except SyshaxError as error:
         raise click.ClickException(configfile.fault_text(path, error)) from None
     for warning in configfile.warnings(path, config):

@@ -15,28 +15,37 @@ from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.numa import Weights
 from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
 from syshaxd.system import host
-from syshaxd.system.enginefiles import package_folder, read_launch_host
+from syshaxd.system.enginefiles import read_launch_host
+from syshaxd.system.importable import package_folder
 
 _log = logging.getLogger(__name__)
 
 
-def planned_specs(config: Config) -> tuple[InstanceSpec, ...]:
+def planned_specs(config: Config, *, measure: bool = False) -> tuple[InstanceSpec, ...]:
     """Returns the instances to start, not yet bound to CPUs.
+
+    Args:
+        config: The configuration.
+        measure: Measure what `quantize: auto` needs, if this was not done yet.
 
     Raises:
         SyshaxError: Part of the configuration can't be passed to vLLM.
     """
-    specs = instance_specs(config, read_launch_host(config))
+    specs = instance_specs(config, read_launch_host(config, measure=measure))
     return tuple(with_connector(spec, os.fspath(package_folder())) if spec.container else spec for spec in specs)
 
 
-def bind(config: Config) -> Bound:
+def bind(config: Config, *, measure: bool = False) -> Bound:
     """Returns the enabled instances, bound to their CPUs; logs what could be better.
+
+    Args:
+        config: The configuration.
+        measure: Measure what `quantize: auto` needs, if this was not done yet.
 
     Raises:
         SyshaxError: An instance's binding is wrong, unless `numa.enforce` is off, or can't be planned.
     """
-    specs = planned_specs(config)
+    specs = planned_specs(config, measure=measure)
     try:
         here = this_host()
     except TopologyError as error:

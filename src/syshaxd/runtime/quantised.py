@@ -11,23 +11,28 @@ from syshaxd.core.errors import LaunchFailedError
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.core.weights import Quantize, WeightsError, WeightsPlan
 from syshaxd.runtime.instance_runtime import InstanceRuntime
-from syshaxd.runtime.quantiser import Progress, make_weights
+from syshaxd.runtime.quantiser import Progress, Worker, make_weights
 from syshaxd.system.weights import plan_for
 
 
 class QuantisedRuntime:
     """An InstanceRuntime over another one. Lives in one event loop."""
 
-    def __init__(self, inner: InstanceRuntime, state: Path, note: Callable[[str, int, str], None]) -> None:
+    def __init__(
+        self,
+        inner: InstanceRuntime,
+        worker_of: Callable[[InstanceSpec, int], Worker],
+        note: Callable[[str, int, str], None],
+    ) -> None:
         """Starts nothing yet.
 
         Args:
             inner: What launches and ends the instances.
-            state: Folder for what an interpreter needs to find the quantiser.
+            worker_of: Returns what makes the weights for a launch of an instance, by its spec and generation.
             note: Is told of an instance's launch, by its name and generation, how far it is.
         """
         self._inner = inner
-        self._state = state
+        self._worker_of = worker_of
         self._note = note
         self._making: dict[str, asyncio.Task[Path]] = {}
 
@@ -51,15 +56,9 @@ class QuantisedRuntime:
                 told = text
                 self._note(spec.name, generation, text)
 
+        worker = self._worker_of(spec, generation)
         making = asyncio.create_task(
-            make_weights(
-                plan,
-                folder.parent,
-                python=spec.weights.python,
-                state=self._state,
-                cores=spec.cores,
-                report=report,
-            ),
+            make_weights(plan, folder.parent, worker=worker, cores=spec.cores, report=report),
             name=f"weights of {spec.name}",
         )
         self._making[spec.name] = making
@@ -79,7 +78,7 @@ class QuantisedRuntime:
         weights = spec.weights
         if weights is not None and weights.source and not await asyncio.to_thread(Path(spec.model).exists):
             await asyncio.to_thread(_planned, spec, Path(spec.model))
-            spec = replace(spec, model=weights.source)
+            spec = _of_source(spec, weights.source)
         await self._inner.check(spec, needs_port=needs_port)
 
     def abandon(self, name: str) -> None:
@@ -115,6 +114,15 @@ class QuantisedRuntime:
     async def close(self) -> None:
         """See InstanceRuntime."""
         await self._inner.close()
+
+
+def _of_source(spec: InstanceSpec, source: str) -> InstanceSpec:
+    """The instance with the model's own weights, which are there already."""
+    container = spec.container
+    if container is not None:
+        volumes = [volume.replace(f"{spec.model}:", f"{source}:", 1) for volume in container.volumes]
+        container = replace(container, volumes=tuple(volumes))
+    return replace(spec, model=source, container=container)
 
 
 def _planned(spec: InstanceSpec, folder: Path) -> WeightsPlan:

@@ -3,19 +3,20 @@
 """Reads facts about an instance from disk before it starts: its vLLM's version and its model's configuration."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
 import stat
-import tempfile
 from pathlib import Path
 
-from syshaxd.core.config import Config, ServiceConfig, enabled_services, model_of
+from syshaxd.core.config import AUTO, Config, ServiceConfig, enabled_services, model_of
 from syshaxd.core.errors import SyshaxError
-from syshaxd.core.handover.connector import PACKAGE, EngineFiles, LaunchHost, PlannedWeights
+from syshaxd.core.handover.connector import EngineFiles, LaunchHost, PlannedWeights
 from syshaxd.core.launch.quantised import quantised_by_us
+from syshaxd.core.numa.cpulist import parse_cpulist
 from syshaxd.core.types import RuntimeKind
+from syshaxd.core.weights import Quantize
+from syshaxd.system.auto_weights import auto_choice
 from syshaxd.system.weights import plan_for, record_of, weight_samples, weights_dir
 
 _SHM = "/dev/shm"  # noqa: S108 - only its size is read
@@ -26,24 +27,23 @@ _PACKAGES = ("lib*/python3*/site-packages", "lib*/python3*/dist-packages", "loca
 _OF_THE_MODEL = re.compile(
     r"model_type|architectures|hidden_size|intermediate_size|num_.*|head_dim|vocab_size|rope_.*|quantization_config"
 )
-QUANTISER = "syshax_quantize"
-"""The package that makes quantised weights."""
-_WITHOUT = {
-    PACKAGE: ", or set services.NAME.protocol to none",
-    QUANTISER: ", or set services.NAME.quantize to none",
-}
 _DIST_INFO = re.compile(r"vllm(?:_cpu)?-(\d[^-]*)\.dist-info")
 
 
-def read_launch_host(config: Config) -> LaunchHost:
-    """Reads what the instances that syshaxd starts will run, and where. Unknown facts are left empty."""
+def read_launch_host(config: Config, *, measure: bool = False) -> LaunchHost:
+    """Reads what the instances that syshaxd starts will run, and where. Unknown facts are left empty.
+
+    Args:
+        config: The configuration.
+        measure: Also measure what `quantize: auto` needs, if this was not done yet. It takes half a minute.
+    """
     engines = {
         name: EngineFiles(
             version=_vllm_version(Path(service.python)) if service.python else "",
             model=_model_config(folder := Path(model_of(config, service).path or "")),
             is_sentence_transformer=_exists(folder / "modules.json"),
             identity=_model_identity(folder),
-            weights=_planned_weights(folder, service),
+            weights=_planned_weights(folder, service, measure=measure),
         )
         for name, service in enabled_services(config).items()
         if service.runtime is not RuntimeKind.EXTERNAL
@@ -58,13 +58,22 @@ def read_launch_host(config: Config) -> LaunchHost:
     )
 
 
-def _planned_weights(folder: Path, service: ServiceConfig) -> PlannedWeights | str | None:
+def _planned_weights(folder: Path, service: ServiceConfig, *, measure: bool) -> PlannedWeights | str | None:
     if not quantised_by_us(service):
         made = record_of(folder).get("quantize")
         return PlannedWeights(quantize=str(made), folder=os.fspath(folder)) if made else None
+    quantize, reason = service.quantize, ""
+    if quantize is Quantize.AUTO:
+        cores = () if service.cores in {None, AUTO} else parse_cpulist(service.cores)
+        python = service.python or ""
+        choice = auto_choice(folder, python, _vllm_version(Path(python)), cores, measure=measure)
+        quantize, reason = choice.quantize, choice.reason
+        if quantize is Quantize.NONE:
+            return PlannedWeights(quantize=quantize, folder=os.fspath(folder), reason=reason)
     try:
-        plan = plan_for(folder, service.quantize)
+        plan = plan_for(folder, quantize)
         return PlannedWeights(
+            reason=reason,
             quantize=plan.quantize,
             folder=os.fspath(weights_dir() / plan.name),
             source=os.fspath(folder),
@@ -97,47 +106,6 @@ def _shm_total_bytes() -> int:
     except OSError:
         return 0
     return shm.f_blocks * shm.f_frsize
-
-
-def package_folder(name: str = PACKAGE) -> Path:
-    """The folder of a package of ours that needs vLLM's environment, without importing it.
-
-    Raises:
-        SyshaxError: It is not installed with syshaxd.
-    """
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None:
-        raise SyshaxError(f"{name} is not installed: install sysHAX again{_WITHOUT[name]}")
-    return Path(found.origin).parent
-
-
-def importable_folder(base: Path, name: str = PACKAGE) -> Path:
-    """Returns a folder under `base` that has a package of ours for vLLM's environment in it, for a PYTHONPATH.
-
-    Nothing but such packages is in there. The package's own parent would not do: where sysHAX is installed, it holds
-    packages of other versions than vLLM's.
-
-    Raises:
-        SyshaxError: The package is not installed, or the folder cannot be made.
-    """
-    package = package_folder(name)
-    folder = base / "python"
-    link = folder / name
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not link.is_symlink() or link.readlink() != package:
-            _replace_link(link, package)
-    except OSError as error:
-        raise SyshaxError(f"cannot create {link}: {error.strerror}") from error
-    return folder
-
-
-def _replace_link(link: Path, target: Path) -> None:
-    """Points `link` to `target` atomically: instances may start at the same time."""
-    with tempfile.TemporaryDirectory(dir=link.parent.parent) as scratch:
-        made = Path(scratch, link.name)
-        made.symlink_to(target)
-        made.replace(link)
 
 
 def site_packages(python: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 # What the simulated instance imports, and what that imports.
@@ -40,18 +40,27 @@ echo "GPU 0: stub"
 """
 
 
-def make_tar(path: Path) -> None:
-    """Writes the image's content: `vllm serve` is the simulator, `nvidia-smi` a stub that /tmp/gpus-lost makes fail."""
+def make_tar(path: Path, packages: Sequence[str] = ()) -> None:
+    """Writes the image's content: `vllm serve` is the simulator, `nvidia-smi` a stub that /tmp/gpus-lost makes fail.
+
+    Args:
+        path: Of the archive.
+        packages: Further ones that its `python3` imports.
+    """
     python = f"{sys.base_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     files = dict(_python_files(Path(python)))
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *packages):
         files.update(_package_files(name))
     programs = [Path(found) for name in _PROGRAMS if (found := shutil.which(name))]
     for program in programs:
         files[f"/usr/bin/{program.name}"] = program.resolve()
     for library in _libraries([*files.values()]):
         files[str(library)] = library.resolve()
-    scripts = {"/usr/local/bin/vllm": _VLLM.format(python=python, site=_SITE), "/usr/local/bin/nvidia-smi": _NVIDIA_SMI}
+    scripts = {
+        "/usr/local/bin/vllm": _VLLM.format(python=python, site=_SITE),
+        "/usr/local/bin/nvidia-smi": _NVIDIA_SMI,
+        "/usr/local/bin/python3": f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{_SITE}" exec {python} "$@"\n',
+    }
     with tarfile.open(path, "w") as archive:
         for name in ("bin", "sbin", "lib", "lib64"):
             link = tarfile.TarInfo(name)
@@ -92,8 +101,9 @@ def _package_files(name: str) -> Iterator[tuple[str, Path]]:
     if origin.name != "__init__.py":
         yield f"{_SITE}/{origin.name}", origin
         return
-    for path in _walk(origin.parent):
-        yield f"{_SITE}/{name}/{path.relative_to(origin.parent)}", path
+    for folder in (origin.parent, origin.parent.with_name(f"{name}.libs")):
+        for path in _walk(folder) if folder.is_dir() else ():
+            yield f"{_SITE}/{path.relative_to(folder.parent)}", path
 
 
 def _walk(folder: Path) -> Iterator[Path]:

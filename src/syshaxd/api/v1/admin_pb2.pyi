@@ -273,7 +273,7 @@ class StreamLogsResponse(_message.Message):
     def __init__(self, line: _Optional[str] = ...) -> None: ...
 
 class InstanceSpec(_message.Message):
-    __slots__ = ("name", "role", "device", "runtime", "model", "served_model", "host", "port", "cores", "depends_on", "max_num_seqs", "weights")
+    __slots__ = ("name", "role", "device", "runtime", "model", "served_model", "host", "port", "cores", "depends_on", "max_num_seqs", "weights", "weights_reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -286,6 +286,7 @@ class InstanceSpec(_message.Message):
     DEPENDS_ON_FIELD_NUMBER: _ClassVar[int]
     MAX_NUM_SEQS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_REASON_FIELD_NUMBER: _ClassVar[int]
     name: str
     role: Role
     device: Device
@@ -298,7 +299,8 @@ class InstanceSpec(_message.Message):
     depends_on: str
     max_num_seqs: int
     weights: QuantisedWeights
-    def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., device: _Optional[_Union[Device, str]] = ..., runtime: _Optional[_Union[RuntimeKind, str]] = ..., model: _Optional[str] = ..., served_model: _Optional[str] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., cores: _Optional[_Iterable[int]] = ..., depends_on: _Optional[str] = ..., max_num_seqs: _Optional[int] = ..., weights: _Optional[_Union[QuantisedWeights, _Mapping]] = ...) -> None: ...
+    weights_reason: str
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., device: _Optional[_Union[Device, str]] = ..., runtime: _Optional[_Union[RuntimeKind, str]] = ..., model: _Optional[str] = ..., served_model: _Optional[str] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., cores: _Optional[_Iterable[int]] = ..., depends_on: _Optional[str] = ..., max_num_seqs: _Optional[int] = ..., weights: _Optional[_Union[QuantisedWeights, _Mapping]] = ..., weights_reason: _Optional[str] = ...) -> None: ...
 
 class QuantisedWeights(_message.Message):
     __slots__ = ("quantize", "source", "loaded_bytes")

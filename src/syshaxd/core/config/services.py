@@ -155,7 +155,7 @@ class ServiceConfig(Section):
     quantize: Quantize = Field(
         Quantize.NONE,
         description="Weights of 8 bits (`q8_0`) or 4 bits (`q4_0`) instead of the model's own, on CPUs; syshaxd makes "
-        "them once, from the model.",
+        "them once, from the model. `auto`: the fastest on this host, which syshaxd measures once.",
     )
     cores: str | None = Field(
         None,

@@ -35,12 +35,14 @@ class PlannedWeights:
     """Quantised weights that are there, or will be made."""
 
     quantize: str
-    """`q8_0` or `q4_0`."""
+    """`q8_0` or `q4_0`; `none`: they are the model's own."""
     folder: str
     source: str = ""
     """The model that they are made of; empty: they are what the configuration names as its model."""
     loaded_bytes: int = 0
     """In memory; 0: not known."""
+    reason: str = ""
+    """Why they were chosen, for a person; empty: the configuration says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,11 +48,13 @@ def quantise_faults(
     elif service.runtime is RuntimeKind.EXTERNAL:
         yield ConfigFault(key, "syshaxd does not start this instance (runtime external), nor choose its weights")
     elif _is_image(service):
-        if service.env.get(QUANTIZE, service.quantize) != service.quantize:
+        if service.quantize is Quantize.AUTO:
+            yield ConfigFault(key, "auto is for stock vLLM: choose q8_0 or q4_0 for a sysHAX image")
+        elif service.env.get(QUANTIZE, service.quantize) != service.quantize:
             text = f"differs from {key} ({service.quantize}): leave it out"
             yield ConfigFault(f"{section}.env.{QUANTIZE}", text)
-    elif service.python is None:
-        text = f"needed with {key}: an interpreter with NumPy, which makes the weights"
+    elif service.python is None and service.quantize is Quantize.AUTO:
+        text = f"needed with {key} (auto): an interpreter of this host with the same vLLM, which measures its layers"
         yield ConfigFault(f"{section}.python", text)
     elif any(flag.replace("_", "-") == _OWN_FLAG and value for flag, value in service.args.items()):
         yield ConfigFault(f"{section}.args.{_OWN_FLAG}", f"does not go with {key}: leave out one of the two")
@@ -75,6 +77,8 @@ def weights_of(service: ServiceConfig, planned: PlannedWeights | str | None) -> 
         planned: The weights that syshaxd makes, or made; None: they are the model's own.
     """
     if isinstance(planned, PlannedWeights):
+        if planned.quantize == Quantize.NONE:
+            return None
         return QuantisedWeights(
             quantize=planned.quantize,
             source=planned.source,

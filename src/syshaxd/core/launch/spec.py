@@ -129,6 +129,7 @@ def _spec(
         container=container_spec(name, service, model=model, ipc=default_ipc(config)[name]) if in_container else None,
         weights=weights_of(service, files.weights),
         service="" if section == name else section,
+        weights_reason=files.weights.reason if isinstance(files.weights, PlannedWeights) else "",
     )
 
 

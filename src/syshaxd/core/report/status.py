@@ -64,6 +64,7 @@ def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: 
         "depends_on": spec.depends_on,
         "max_num_seqs": spec.max_num_seqs,
         "weights": spec.weights_text,
+        "weights_reason": spec.weights_reason,
         "state": instance.state,
         "wanted": instance.wanted,
         "reason": instance.reason,

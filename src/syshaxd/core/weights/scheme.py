@@ -24,6 +24,8 @@ class Quantize(StrEnum):
     NONE = "none"
     Q8_0 = "q8_0"
     Q4_0 = "q4_0"
+    AUTO = "auto"
+    """What is quickest on this host, by measurement."""
 
 
 class Scheme(StrEnum):

@@ -15,17 +15,19 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import CancellableStream
+from docker.utils.socket import frames_iter
 
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.launch.container import DONOR, DONOR_NAME, JOIN, joined_container
 from syshaxd.core.launch.container_faults import NOT_RUN, NVML_LOST, architecture_fault, launch_fault, pull_fault
 from syshaxd.core.types import ContainerSpec, InstanceSpec
-from syshaxd.runtime.docker.options import create_options
+from syshaxd.runtime.docker.options import Program, create_options, program_options
 from syshaxd.runtime.docker.pull import PullError, pull
 from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, NAME, OWNER, ContainerState, read_state
 
 DEFAULT_HOST = "unix:///run/docker.sock"
 _DONOR_INSTANCE = "ipc-donor"
+_ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
 _EXEC_TIMEOUT_S = 0.5
 _EMULATORS = "/proc/sys/fs/binfmt_misc"
 
@@ -212,6 +214,55 @@ class ContainerApi:
                 self._remove(client, str(container.id))
                 raise _launch_failed(spec, error) from error
 
+    def run(
+        self,
+        spec: InstanceSpec,
+        program: Program,
+        order: bytes,
+        *,
+        on_start: Callable[[str], None],
+        on_output: Callable[[int, bytes], None],
+    ) -> int:
+        """Runs a program in a container of the instance's image, and removes the container. Returns the exit code.
+
+        Args:
+            spec: The instance; its image is here.
+            program: The program.
+            order: What it gets on its standard input, which is closed when this process ends.
+            on_start: Is called with the container's id before the order is sent.
+            on_output: Is called with a stream (1 or 2) and what the program has written to it.
+
+        Raises:
+            LaunchFailedError: It can't be started.
+            OSError: The engine went away meanwhile.
+        """
+        wanted = spec.container
+        assert wanted is not None
+        name = f"{wanted.name}_weights"
+        with self._connected() as client:
+            left = self.state(name)
+            if left is not None and left.is_of(self._owner):
+                self._remove(client, left.ident)
+            try:
+                options = program_options(spec, wanted, program, _own_user(client))
+                container = client.containers.create(**options, name=name, labels={OWNER: self._owner, NAME: name})
+            except (APIError, NotFound, ImageNotFound) as error:
+                raise _launch_failed(spec, error) from error
+            try:
+                attached: Any = container.attach_socket(params=_ATTACHED)
+                with attached, attached._sock as connection:
+                    connection.settimeout(None)
+                    container.start()
+                    on_start(str(container.id))
+                    connection.sendall(order)
+                    for stream, data in frames_iter(attached, tty=False):  # type: ignore[no-untyped-call]
+                        on_output(stream, data)
+                return int(container.wait()["StatusCode"])
+            except (APIError, NotFound) as error:
+                raise _launch_failed(spec, error) from error
+            finally:
+                self._remove(client, str(container.id))
+
     def send(self, ident: str, signal: str) -> None:
         """Sends a signal to the container's main process; one that has ended is no error."""
         with self._connected() as client:
@@ -321,6 +372,12 @@ def _check_program(container: Container) -> None:
         if code in NOT_RUN:
             output = container.logs(tail=5).decode(errors="replace").strip()
             raise _NoProgramError(f"executable file not found: {output}")
+
+
+def _own_user(client: docker.DockerClient) -> str | None:
+    """As whom a container must run so that its files are this process's; None: as root, who is that."""
+    rootless = any("rootless" in option for option in client.info().get("SecurityOptions") or ())
+    return None if rootless else f"{os.getuid()}:{os.getgid()}"
 
 
 def _launch_failed(spec: InstanceSpec, error: Exception) -> LaunchFailedError:

@@ -23,8 +23,10 @@ from syshaxd.runtime.docker.connection import CHECK_INTERVAL_S, EngineConnection
 from syshaxd.runtime.docker.running import Running
 from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, ContainerState
 from syshaxd.runtime.docker.threads import OutputReader
+from syshaxd.runtime.docker.weights import ContainerWorker
 from syshaxd.runtime.logfile import LogFile, check_room
 from syshaxd.runtime.ports import check_port
+from syshaxd.runtime.quantiser import Worker
 from syshaxd.system.sidetasks import SideTasks
 
 P = ParamSpec("P")
@@ -116,6 +118,13 @@ class DockerRuntime:
         """An image is not fetched any further. See InstanceRuntime."""
         if name in self._given_up:
             self._given_up[name].set()
+
+    def weights_worker(self, spec: InstanceSpec, generation: int) -> Worker:
+        """What makes the quantised weights of an instance, in a container of its image."""
+        loop = asyncio.get_running_loop()
+        return ContainerWorker(
+            self._api, spec, lambda text: soon(loop, partial(self._note, spec.name, generation, text))
+        )
 
     async def wait(self, handle: Handle) -> ExitStatus:
         """Returns once the container has ended and is removed. See InstanceRuntime."""

@@ -1,7 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The arguments of the SDK's `containers.create` for an instance."""
+"""The arguments of the SDK's `containers.create` for an instance, and for a program that runs once."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from docker.types import DeviceRequest, LogConfig, Mount
@@ -46,6 +48,34 @@ def create_options(spec: InstanceSpec, container: ContainerSpec, ipc: str) -> di
             )
         ]
     return options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What runs once in a container of an instance's image."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    volumes: tuple[str, ...]
+    """`SOURCE:TARGET[:ro]`."""
+
+
+def program_options(spec: InstanceSpec, container: ContainerSpec, program: Program, user: str | None) -> dict[str, Any]:
+    """All of them but name and labels. The program has no network, and its standard input is open."""
+    return {
+        "image": container.image,
+        "entrypoint": [program.argv[0]],
+        "command": list(program.argv[1:]),
+        "environment": dict(program.env),
+        "mounts": [_mount(text) for text in program.volumes],
+        "user": user,
+        "network_mode": "none",
+        "stdin_open": True,
+        "cpuset_cpus": cpuset_cpus(spec) or None,
+        "cpuset_mems": container.cpuset_mems or None,
+        "init": True,
+        "log_config": _LOG_CONFIG,
+    }
 
 
 def _mount(text: str) -> Mount:

@@ -17,7 +17,7 @@ from syshaxd.runtime.logfile import check_room
 from syshaxd.runtime.ports import check_port
 from syshaxd.runtime.process import procfs, shim, tempfolder
 from syshaxd.runtime.process.record import Record
-from syshaxd.system.enginefiles import importable_folder
+from syshaxd.system.importable import importable_folder
 
 # Between systemd and the daemon: an instance that got them could speak in the daemon's name.
 _PRIVATE_VARIABLES = frozenset(
