@@ -17,9 +17,12 @@ from syshaxd.core.config import Config, parse
 from syshaxd.core.config.api_keys import Access
 from syshaxd.core.errors import ConfigError
 from syshaxd.core.loads import Snapshot
+from syshaxd.core.placement.targets import RequestClass
 from syshaxd.core.types import EngineStatus
+from syshaxd.core.wire.body import RequestBody
 from syshaxd.gateway.authentication import Authentication, check_exposure
 from syshaxd.gateway.dashboard import Dashboard
+from syshaxd.gateway.fields import class_of
 from syshaxd.system.api_keys import ApiKeys
 from syshaxd.system.events import EventLog, History
 from tests.fakes.gateway import CHAT, MakeStand, Stand
@@ -142,6 +145,16 @@ async def test_a_key_is_for_its_models(make_stand: MakeStand, keys: ApiKeys) -> 
         async with stand.post(body, headers=headers) as response:
             assert response.status == 403
             assert (await response.json())["error"]["code"] == "model_not_permitted"
+
+
+async def test_a_key_may_be_for_batch_alone(make_stand: MakeStand, keys: ApiKeys) -> None:
+    stand = await make_stand(authentication=Authentication(keys))
+    batch = bearer(await made(keys, "night", batch_only=True))
+    (key,) = await asyncio.to_thread(keys.list)
+    assert class_of({}, RequestBody({}), key) is RequestClass.BATCH
+    assert class_of({}, RequestBody({}), None) is RequestClass.INTERACTIVE
+    assert await status(stand, **batch, **{"X-Syshax-Class": "batch"}) == 200
+    assert await status(stand, **batch, **{"X-Syshax-Class": "interactive"}) == 403
 
 
 async def test_an_instance_gets_its_own_key_and_never_the_clients(make_stand: MakeStand, keys: ApiKeys) -> None:

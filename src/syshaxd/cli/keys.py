@@ -68,6 +68,7 @@ def keys() -> None:
 @click.option("--tokens-per-minute", type=click.IntRange(min=1), help="Of prompts and answers together.")
 @click.option("--max-requests", type=click.IntRange(min=1), help="That run or wait at a time.")
 @click.option("--max-prompt-tokens", type=click.IntRange(min=1), help="Of one request, at about four bytes a token.")
+@click.option("--batch-only", is_flag=True, help="All its requests are of the class batch, which waits behind others.")
 @_file_option
 @output_option
 @click.pass_obj
@@ -169,7 +170,8 @@ def _limits_text(key: Mapping[str, Any]) -> str:
         "max_requests": "{} at a time",
         "max_prompt_tokens": "prompts of {}",
     }
-    return ", ".join(form.format(key[name]) for name, form in forms.items() if key.get(name)) or "-"
+    texts = [form.format(key[name]) for name, form in forms.items() if key.get(name)]
+    return ", ".join([*texts, *(["batch"] if key["batch_only"] else [])]) or "-"
 
 
 def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:

@@ -35,6 +35,7 @@ class KeyMethods(AdminServiceServicer):
             asked.name,
             access=asked.access or Access.API,
             models=tuple(asked.models),
+            batch_only=asked.batch_only,
             **{name: getattr(asked, name) if asked.HasField(name) else None for name in _OPTIONAL},
         )
         new = await asyncio.to_thread(create)

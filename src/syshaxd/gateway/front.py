@@ -3,6 +3,7 @@
 """The HTTP server: clients' connections, with one set of limits for all that clients may do to it."""
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import select
@@ -13,6 +14,7 @@ from typing import Any
 from syshaxd.gateway.connection import ClientConnection, ClientRequest
 from syshaxd.gateway.limits import Limits
 from syshaxd.system import descriptors
+from syshaxd.system.connecting import why_no_connection
 
 _log = logging.getLogger(__name__)
 SWEEP_INTERVAL_S = 2.0
@@ -138,3 +140,17 @@ def _limited_address(peer: object) -> str:
     if address.version == 4:
         return str(address)
     return str(ipaddress.IPv6Network((int(address), 64), strict=False))
+
+
+def why_not_listening(error: OSError | UnicodeError, host: str) -> str:
+    """Why an address can't be bound, and the remedy."""
+    match getattr(error, "errno", None):
+        case errno.EADDRINUSE:
+            return "the port is taken; find the program (ss -ltnp), or set services.conductor.port to another"
+        case errno.EACCES:
+            return "this user may not listen there; set services.conductor.port to 1024 or more"
+        case _:
+            return (
+                f"{why_no_connection(error, host)}; "
+                "set services.conductor.host to an address of this host, or 0.0.0.0 for all"
+            )

@@ -3,14 +3,13 @@
 """The OpenAI endpoint: reads each request once, passes it to the Engine, and answers the daemon's own routes."""
 
 import asyncio
-import errno
 import itertools
 import logging
 import re
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from syshaxd.core.address import Address
@@ -23,9 +22,8 @@ from syshaxd.core.errors import (
 )
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.records import Outcome
-from syshaxd.core.placement.targets import RequestClass
 from syshaxd.core.secrets import safe_text
-from syshaxd.core.types import FULL_WEIGHTS, EngineStatus
+from syshaxd.core.types import EngineStatus
 from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.http1 import ProtocolError, end_to_end_headers
 from syshaxd.gateway import routes
@@ -43,7 +41,8 @@ from syshaxd.gateway.connection import ClientConnection, ClientRequest
 from syshaxd.gateway.cors import Cors
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.gateway.errors import Answer, error_answer, internal_error, outcome_of
-from syshaxd.gateway.front import Front
+from syshaxd.gateway.fields import class_of, instance_of, wants_explanation, wants_full_weights
+from syshaxd.gateway.front import Front, why_not_listening
 from syshaxd.gateway.limits import Limits
 from syshaxd.gateway.own import OwnRoutes
 from syshaxd.gateway.rates import LimitedRequest, RateLimiter, used_tokens
@@ -53,7 +52,6 @@ from syshaxd.observe.metrics import ClientCounts, MetricsService
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.request import Request
 from syshaxd.system.activation import listens_at
-from syshaxd.system.connecting import why_no_connection
 
 if TYPE_CHECKING:
     from syshaxd.observe.tracing import Tracing  # which needs OpenTelemetry
@@ -65,7 +63,6 @@ _BACKLOG = 4096
 _FIRST_REQUEST_LIMIT_S = 0.2
 _CLOSING_LIMIT_S = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_MAX_NAME_CHARACTERS = 128
 _MAX_LOGGED_PATH = 2048
 # Prompts are estimated before they are tokenized.
 _BYTES_PER_TOKEN = 4
@@ -172,7 +169,7 @@ class Gateway:
                     )
         except (OSError, UnicodeError) as error:
             raise SyshaxError(
-                f"services.conductor: cannot listen on {Address(host, port)}: {_why_not(error, host)}"
+                f"services.conductor: cannot listen on {Address(host, port)}: {why_not_listening(error, host)}"
             ) from error
         self._handed = handed
         self._sweeper = self._loop.create_task(self._front.sweep_for_ever(self.sweep))
@@ -345,7 +342,7 @@ class Gateway:
     async def _read(self, client: ClientConnection, request: ClientRequest, asked: Request, held: HeldBody) -> None:
         """Receives a request's body, and reads of it what placement needs. Raises SyshaxError: it is refused."""
         path = asked.path
-        place = _instance_of(request.headers)
+        place = instance_of(request.headers)
         admin = asked.key is not None and asked.key.access is Access.ADMIN
         self._routes.check(asked.method, path, admin=admin, pinned=place is not None)
         asked.body = await self._intake.receive(request, client, held)
@@ -362,7 +359,7 @@ class Gateway:
         offload = path == routes.OFFLOADED_CHAT
         if offload:
             path = asked.path = asked.target = routes.CHAT
-        asked.wants_explanation = _wants_explanation(request.headers)
+        asked.wants_explanation = wants_explanation(request.headers)
         asked.inference = InferenceRequest(
             request_id=asked.id,
             model=model,
@@ -370,11 +367,11 @@ class Gateway:
             method=asked.method,
             path=path,
             pinned=place,
-            full_weights=_wants_full_weights(request.headers),
+            full_weights=wants_full_weights(request.headers),
             offload=offload,
             prompt_tokens=len(asked.body) // _BYTES_PER_TOKEN,
             max_tokens=answer_limit(path, body),
-            request_class=_class_of(request.headers, body),
+            request_class=class_of(request.headers, body, asked.key),
         )
 
     def _request_id(self, given: str | None) -> str:
@@ -402,50 +399,3 @@ class Gateway:
 def _address(client: ClientConnection) -> str:
     peer = client.peer
     return str(peer[0]) if isinstance(peer, tuple) and peer else ""
-
-
-def _instance_of(headers: Mapping[str, str]) -> str | None:
-    """The instance that the client requires. `X-Syshax-Place` is the old name of the field."""
-    name = headers.get("X-Syshax-Instance", headers.get("X-Syshax-Place"))
-    return None if name is None else name[:_MAX_NAME_CHARACTERS].encode("utf-8", "replace").decode()
-
-
-def _class_of(headers: Mapping[str, str], body: RequestBody) -> RequestClass:
-    """The request's class: that of the header field, else batch for OpenAI's flex tier. Raises BadRequestError."""
-    name = headers.get("X-Syshax-Class")
-    if name is None:
-        return RequestClass.BATCH if body.short("service_tier") == "flex" else RequestClass.INTERACTIVE
-    try:
-        return RequestClass(name)
-    except ValueError:
-        raise BadRequestError("X-Syshax-Class takes interactive or batch", code="invalid_class") from None
-
-
-def _wants_full_weights(headers: Mapping[str, str]) -> bool:
-    """Whether the client refuses answers of quantised weights. Raises BadRequestError."""
-    asked = headers.get("X-Syshax-Weights")
-    if asked not in {None, FULL_WEIGHTS}:
-        raise BadRequestError(f"X-Syshax-Weights takes {FULL_WEIGHTS} only", code="invalid_weights")
-    return asked is not None
-
-
-def _wants_explanation(headers: Mapping[str, str]) -> bool:
-    """Whether the answer is to tell why it was placed where it was. Raises BadRequestError."""
-    asked = headers.get("X-Syshax-Explain", "0")
-    if asked not in {"0", "1"}:
-        raise BadRequestError("X-Syshax-Explain takes 1 or 0", code="invalid_explain")
-    return asked == "1"
-
-
-def _why_not(error: OSError | UnicodeError, host: str) -> str:
-    """Why an address can't be bound, and the remedy."""
-    match getattr(error, "errno", None):
-        case errno.EADDRINUSE:
-            return "the port is taken; find the program (ss -ltnp), or set services.conductor.port to another"
-        case errno.EACCES:
-            return "this user may not listen there; set services.conductor.port to 1024 or more"
-        case _:
-            return (
-                f"{why_no_connection(error, host)}; "
-                "set services.conductor.host to an address of this host, or 0.0.0.0 for all"
-            )

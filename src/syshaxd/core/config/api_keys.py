@@ -50,6 +50,8 @@ class ApiKey(Section):
     max_requests: Count | None = None
     """That run or wait at a time."""
     max_prompt_tokens: Count | None = None
+    batch_only: bool = False
+    """All its requests are of the class batch."""
 
     @property
     def is_limited(self) -> bool:
