@@ -234,7 +234,9 @@ def dry_run(socket: Path | None, /, loads: Sequence[str], output: str, **query: 
 @output_option
 @click.pass_obj
 def policy(socket: Path | None, /, output: str, **values: str | float | None) -> None:
-    """Shows the placement policy, or switches to the policy NAME and sets thresholds.
+    """Shows the placement policy, or changes it.
+
+    NAME is the policy to switch to.
 
     New values hold at once, until the next reload or restart. `syshaxctl config set scheduler.policy NAME --apply`
     sets the policy for good.

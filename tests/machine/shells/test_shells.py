@@ -1,7 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What takes programs that `setup.sh` installs: completion in zsh and fish, manual pages, the dashboard's script."""
+"""What takes programs that `setup.sh` installs: completion in zsh and fish, manual pages, the dashboard's script, and
+Prometheus' own check of the rules and of all expressions."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from syshaxd.system import configfile
+from tests.shell.test_monitoring import EXPRESSIONS, RULES
 
 ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
@@ -80,3 +83,11 @@ def test_manual_pages_are_good_roff(made: Path, env: dict[str, str], page: str) 
 
 def test_the_dashboards_script_parses(env: dict[str, str]) -> None:
     output(env, "node", "--check", str(ROOT / "src/syshaxd/gateway/dashboard/page.js"))
+
+
+def test_promtool_accepts_rules_and_expressions(tmp_path: Path) -> None:
+    recorded = [{"record": f"r:{number}", "expr": each} for number, (_, each) in enumerate(EXPRESSIONS, start=1)]
+    others = tmp_path / "expressions.yaml"
+    others.write_text(json.dumps({"groups": [{"name": "g", "rules": recorded}]}))
+    done = subprocess.run(["promtool", "check", "rules", str(RULES), str(others)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
