@@ -54,6 +54,16 @@ def test_a_key_that_has_expired_is_not_made(path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_file_that_has_gone_opens_nothing(path: Path) -> None:
+    keys = ApiKeys(path)
+    new = keys.create("alice")
+    path.unlink()
+    assert keys.list() == ()
+    assert keys.exist
+    with pytest.raises(UnauthorizedError):
+        keys.find(new.secret)
+
+
 def test_programs_that_make_keys_at_the_same_time_lose_none(path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda number: ApiKeys(path).create(f"k{number}"), range(16)))

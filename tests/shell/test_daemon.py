@@ -5,13 +5,16 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 
 from syshaxd.core.errors import SyshaxError
 from syshaxd.daemon import composition, program
@@ -21,6 +24,7 @@ from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.monitor import SystemMonitor
 from syshaxd.runtime.process import ProcessRuntime
 from syshaxd.system import configfile
+from syshaxd.system.api_keys import ApiKeys
 from tests.fakes.ports import free_port
 
 CONFIG = """\
@@ -42,12 +46,16 @@ lifecycle:
 
 
 @asynccontextmanager
-async def serving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
+async def serving(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
     """The daemon's URL and its task."""
     for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(folder))
     port = free_port()
     text = CONFIG.format(port=port)
+    if changes:
+        text = await asyncio.to_thread(configfile.edited, text, dict(changes))
     config = await asyncio.to_thread(configfile.parse_file, text)
     bound = await asyncio.to_thread(binder.bind, config)
     task = asyncio.create_task(program.serve(folder / "config.yaml", text, config, bound))
@@ -157,3 +165,48 @@ async def test_an_error_while_closing_does_not_hide_why_it_could_not_start(
     async with serving(tmp_path, monkeypatch) as (_, task):
         with pytest.raises(SyshaxError, match="the port is taken"):
             await task
+
+
+# Who may use it.
+
+
+async def test_a_daemon_that_other_hosts_could_use_without_a_key_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, monkeypatch, {"services.conductor.host": "0.0.0.0"}) as (_, task):
+        with pytest.raises(SyshaxError, match=r"services\.conductor\.host: at 0\.0\.0\.0, other hosts could use"):
+            await task
+
+
+async def test_a_daemon_with_keys_and_tls_serves_those_who_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = trustme.CA()
+    cert = ca.issue_cert("localhost")
+    await asyncio.to_thread(cert.private_key_pem.write_to_path, str(tmp_path / "key.pem"))
+    await asyncio.to_thread(cert.cert_chain_pems[0].write_to_path, str(tmp_path / "cert.pem"))
+    keys = await asyncio.to_thread(ApiKeys, tmp_path / "syshax" / "api_keys")
+    secret = (await asyncio.to_thread(keys.create, "alice", access="admin")).secret
+    changes = {
+        "services.conductor.host": "0.0.0.0",
+        "gateway.tls.cert": str(tmp_path / "cert.pem"),
+        "gateway.tls.key": str(tmp_path / "key.pem"),
+    }
+    trusting = ssl.create_default_context()
+    ca.configure_trust(trusting)
+    async with serving(tmp_path, monkeypatch, changes) as (plain, task), aiohttp.ClientSession() as session:
+        url = plain.replace("http://127.0.0.1", "https://localhost")
+        while True:
+            assert not task.done()
+            try:
+                async with session.get(f"{url}/live", ssl=trusting) as answer:
+                    assert answer.status == 200
+                    break
+            except aiohttp.ClientConnectorError:
+                await asyncio.sleep(0.01)
+        for headers, status in (({}, 401), ({"Authorization": f"Bearer {secret}"}, 200)):
+            async with session.get(f"{url}/metrics", headers=headers, ssl=trusting) as answer:
+                assert answer.status == status
+                text = await answer.text()
+        assert 'syshax_tls_certificate_expiry_timestamp_seconds{file="cert"}' in text
+        assert secret not in text

@@ -62,7 +62,8 @@ class ApiKeys:
     def list(self) -> Sequence[ApiKey]:
         """All keys, also those that have expired."""
         if self.path is not None:
-            self._ring = _read(self.path)
+            # A file that has gone must not open the endpoint.
+            self._ring = _read(self.path) or (None if self._ring is None else KeyRing())
         return () if self._ring is None else self._ring.keys
 
     def create(self, name: str, **fields: Any) -> NewKey:
