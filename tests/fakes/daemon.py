@@ -36,6 +36,7 @@ from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner, TimeLimits
 from syshaxd.system import configfile
 from tests.fakes.bindings import unbound
+from tests.fakes.calibrator import no_calibrator
 from tests.fakes.quiet import assert_quiet
 from tests.fakes.runtime import FakeRuntime
 
@@ -183,6 +184,7 @@ async def fake_daemon(
     bindings = unbound(supervisor)
     instances = InstanceOperations(
         engine,
+        calibrator=no_calibrator(registry),
         supervisor=supervisor,
         handover=handover,
         parity=parity,

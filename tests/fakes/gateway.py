@@ -26,6 +26,7 @@ from syshaxd.serving.handover import Handover, HandoverPolicy
 from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner, TimeLimits
 from tests.fakes.bindings import unbound
+from tests.fakes.calibrator import no_calibrator
 from tests.fakes.handover import no_facts, well
 from tests.fakes.instance import FakeInstance, Request, json_answer
 from tests.fakes.parity import no_parity
@@ -153,6 +154,7 @@ async def stands() -> AsyncIterator[MakeStand]:
             metrics = RecordingMetrics()
             instances = InstanceOperations(
                 engine,
+                calibrator=no_calibrator(registry),
                 supervisor=supervisor,
                 handover=handover,
                 parity=no_parity(registry),

@@ -30,6 +30,7 @@ from syshaxd.serving.handover import Handover, HandoverPolicy
 from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner, TimeLimits
 from tests.fakes.bindings import unbound
+from tests.fakes.calibrator import no_calibrator
 from tests.fakes.parity import no_parity
 from tests.fakes.quiet import assert_quiet
 from tests.fakes.supervisor import FakeSupervisor
@@ -176,6 +177,7 @@ async def duo(
         metrics = KeptMetrics()
         instances = InstanceOperations(
             engine,
+            calibrator=no_calibrator(registry),
             supervisor=supervisor,
             handover=hands,
             parity=no_parity(registry),

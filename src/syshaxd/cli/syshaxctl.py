@@ -20,6 +20,7 @@ from rich.text import Text
 
 from syshaxd import __version__
 from syshaxd.cli import complete, show
+from syshaxd.cli.calibrate import calibrate
 from syshaxd.cli.connection import run
 from syshaxd.cli.control import config, events, reload, shutdown
 from syshaxd.cli.endpoints import endpoints
@@ -357,7 +358,7 @@ class _Live:
         self._progress.update(self._task, description=f"{self._name} {status.state}")
 
 
-main.add_section("State", status, top, logs, events, topology, numa, parity)
+main.add_section("State", status, top, logs, events, topology, numa, parity, calibrate)
 main.add_section("Instances", start, stop, drain, restart, render)
 main.add_section("Requests", requests, decisions, explain, cancel, dry_run, policy, replay)
 main.add_section("Configuration and daemon", config, keys, reload, shutdown)

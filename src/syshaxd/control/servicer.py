@@ -14,6 +14,7 @@ import grpc
 
 from syshaxd import __version__
 from syshaxd.api.v1 import admin_pb2 as api
+from syshaxd.api.v1 import calibration_pb2
 from syshaxd.control import render
 from syshaxd.control.config import DaemonMethods, Operations
 from syshaxd.control.keys import KeyMethods
@@ -55,6 +56,11 @@ class AdminServicer(DaemonMethods, KeyMethods):
     ) -> api.CompareInstancesResponse:
         report = await self._instances.parity.compare(request.first, request.second)
         return make(api.CompareInstancesResponse, report=render.parity(report))
+
+    async def Calibrate(self, request: calibration_pb2.CalibrateRequest, context: Context) -> None:
+        async with aclosing(self._instances.calibrator.calibrate(force=request.force)) as results:
+            async for result, runs in results:
+                await context.write(make(calibration_pb2.CalibrateResponse, result=result, runs=runs))
 
     async def StreamLogs(self, request: api.StreamLogsRequest, context: Context) -> None:
         tail = request.tail if request.HasField("tail") else None

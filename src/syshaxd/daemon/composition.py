@@ -36,6 +36,7 @@ from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.access_log import AccessLog
+from syshaxd.observe.calibrator import Calibrator
 from syshaxd.observe.cpu_bindings import BindingMonitor
 from syshaxd.observe.liveness import Liveness, generate_token
 from syshaxd.observe.metrics import LAG_S, Histogram, MetricsService
@@ -166,6 +167,7 @@ async def build(
     )
     instances = InstanceOperations(
         engine,
+        calibrator=_calibrator(engine, registry, monitor),
         supervisor=supervisor,
         handover=handover,
         parity=parity,
@@ -245,6 +247,7 @@ async def build(
             "breakers": engine.breakers.run,
             "liveness": liveness.run,
             "parity": parity.run,
+            "calibration": instances.calibrator.run,
             "discovery": discovery.run,
             **({} if access_log is None else {"access log": access_log.run}),
             **({} if tls is None else {"certificate": tls.run}),
@@ -327,6 +330,16 @@ def _discovery(registry: InstanceRegistry, session: aiohttp.ClientSession, healt
         health=health,
         read_catalog=partial(read_catalog, session),
         read_facts=partial(read_with_arena, partial(read_facts, session)),
+    )
+
+
+def _calibrator(engine: Engine, registry: InstanceRegistry, monitor: SystemMonitor) -> Calibrator:
+    return Calibrator(
+        registry,
+        path=rundir.state_dir() / "calibration.json",
+        running=lambda: len(engine.requests.running),
+        snapshot=monitor.latest,
+        seed=engine.seed_estimates,
     )
 
 

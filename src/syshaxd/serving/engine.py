@@ -20,6 +20,7 @@ from syshaxd.core.errors import (
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.admission import Admission, begun
+from syshaxd.core.placement.calibration import Calibration
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest
 from syshaxd.core.placement.records import Cause, Outcome
@@ -387,6 +388,10 @@ class Engine:
         """Sets the admission queue's limits; a request that waits already keeps its time."""
         self._admission.max_queue_size = max_queue_size
         self._max_queue_wait_s = max_queue_wait_s
+
+    def seed_estimates(self, calibration: Calibration, name: str) -> None:
+        """Has the estimates of an instance begin with what a calibration measured."""
+        self._admission.seed_estimates(calibration.results, name)
 
     # Instances.
 

@@ -13,6 +13,7 @@ from syshaxd.core.numa import BindingStatus
 from syshaxd.core.types import EngineStatus, InstanceStatus, State
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
+from syshaxd.observe.calibrator import Calibrator
 from syshaxd.observe.cpu_bindings import BindingMonitor
 from syshaxd.observe.parity import ParityService
 from syshaxd.serving.engine import Engine
@@ -30,6 +31,7 @@ class InstanceOperations:
         handover: Handover,
         parity: ParityService,
         bindings: BindingMonitor,
+        calibrator: Calibrator,
         snapshot: Callable[[], Snapshot],
         stopped: StoppedInstances | None = None,
         faults: Callable[[], tuple[str, ...]] = tuple,
@@ -42,6 +44,7 @@ class InstanceOperations:
             handover: Knows which of them can hand over.
             parity: Compares them.
             bindings: Knows the CPUs on which they run.
+            calibrator: Measures them.
             snapshot: The latest readings.
             stopped: Remembers which instances an operator has stopped.
             faults: Of the daemon itself, for people.
@@ -49,6 +52,7 @@ class InstanceOperations:
         self.supervisor = supervisor
         self.parity = parity
         self.bindings = bindings
+        self.calibrator = calibrator
         self.endpoint = ""
         """The URL at which clients are served."""
         self._engine = engine

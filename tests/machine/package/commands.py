@@ -50,6 +50,10 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
     ),
     "syshaxctl numa verify": (Trial("-o json", "."),),
     "syshaxctl parity": (Trial("gpu cpu", "gpu and cpu"), Trial("gpu cpu -o json", '"allowed": true')),
+    "syshaxctl calibrate": (
+        Trial("--force --svg /srv/plot.svg", "TOKENS/S"),
+        Trial("--force -o json", '"token_s"'),
+    ),
     "syshaxctl stop": (Trial("cpu --wait", both_ready=False),),
     "syshaxctl start": (Trial("cpu --wait"),),
     "syshaxctl drain": (Trial("cpu --wait", both_ready=False), Trial("gpu", both_ready=False)),

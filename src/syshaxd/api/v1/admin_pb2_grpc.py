@@ -3,6 +3,7 @@
 import grpc
 
 from syshaxd.api.v1 import admin_pb2 as syshaxd_dot_api_dot_v1_dot_admin__pb2
+from syshaxd.api.v1 import calibration_pb2 as syshaxd_dot_api_dot_v1_dot_calibration__pb2
 from syshaxd.api.v1 import config_pb2 as syshaxd_dot_api_dot_v1_dot_config__pb2
 from syshaxd.api.v1 import keys_pb2 as syshaxd_dot_api_dot_v1_dot_keys__pb2
 
@@ -45,6 +46,11 @@ class AdminServiceStub(object):
                 '/syshaxd.api.v1.AdminService/CompareInstances',
                 request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesRequest.SerializeToString,
                 response_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesResponse.FromString,
+                )
+        self.Calibrate = channel.unary_stream(
+                '/syshaxd.api.v1.AdminService/Calibrate',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_calibration__pb2.CalibrateRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_calibration__pb2.CalibrateResponse.FromString,
                 )
         self.StreamLogs = channel.unary_stream(
                 '/syshaxd.api.v1.AdminService/StreamLogs',
@@ -161,6 +167,14 @@ class AdminServiceServicer(object):
 
     def CompareInstances(self, request, context):
         """Compares two instances' answers to the same prompts; takes seconds to minutes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Calibrate(self, request, context):
+        """Measures the READY instances by short runs of requests, alone and together; a response follows each run. The results
+        are kept, and the estimates begin with them, once the call ends with OK. FAILED_PRECONDITION: requests of clients run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,6 +312,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CompareInstances,
                     request_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesRequest.FromString,
                     response_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesResponse.SerializeToString,
+            ),
+            'Calibrate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Calibrate,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_calibration__pb2.CalibrateRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_calibration__pb2.CalibrateResponse.SerializeToString,
             ),
             'StreamLogs': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamLogs,
@@ -478,6 +497,23 @@ class AdminService(object):
         return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/CompareInstances',
             syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesRequest.SerializeToString,
             syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Calibrate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/syshaxd.api.v1.AdminService/Calibrate',
+            syshaxd_dot_api_dot_v1_dot_calibration__pb2.CalibrateRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_calibration__pb2.CalibrateResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
+from syshaxd.core.placement.calibration import RunResult, seed
 from syshaxd.core.placement.capacity import Room
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, RunOn, Wait
@@ -193,6 +194,10 @@ class Admission:
             self._estimates = observe_answer(self._estimates, tokens, request.kind)
         for handover in handovers:
             self._estimates = observe_handover(self._estimates, handover)
+
+    def seed_estimates(self, results: Sequence[RunResult], name: str) -> None:
+        """Has the estimates of an instance begin with what a calibration measured."""
+        self._estimates = seed(self._estimates, results, name)
 
     # Instances change.
 
