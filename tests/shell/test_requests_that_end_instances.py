@@ -25,19 +25,26 @@ async def _dead_engine(request: Request) -> None:
 
 
 class Ending:
-    """What a stand's instance answers: it ends with each request, and is ready again when the test says so."""
+    """What a stand's instance answers: once it has so many requests, it ends with them."""
 
-    def __init__(self, stand: Stand, name: str, *after: State) -> None:
+    def __init__(self, stand: Stand, name: str, *after: State, requests: int = 1) -> None:
         self._stand, self._name, self._after = stand, name, after or (State.BACKOFF,)
+        self._missing = requests
+        self._over = asyncio.Event()
 
     async def __call__(self, request: Request) -> None:
-        for state in self._after:
-            self._stand.supervisor.become(self._name, state)
+        self._missing -= 1
+        if self._missing <= 0:
+            for state in self._after:
+                self._stand.supervisor.become(self._name, state)
+            self._over.set()
+        await self._over.wait()
         request.abort()
 
 
-async def _gone(stand: Stand, name: str) -> None:
-    while any(spec.name == name for spec in stand.engine.registry.ready):
+async def _noted(stand: Stand, failures: int = 1) -> None:
+    """So many requests have failed, and the engine knows it."""
+    while len(stand.supervisor.suspected) < failures:
         await asyncio.sleep(0.001)
 
 
@@ -45,7 +52,7 @@ async def test_a_request_that_ends_instances_never_reaches_the_last_one(make_sta
     stand = await make_stand()
     stand.gpu.answer, stand.cpu.answer = Ending(stand, "gpu"), Ending(stand, "cpu")
     sent = asyncio.create_task(_status_and_error(stand))
-    await _gone(stand, "gpu")
+    await _noted(stand)
     await stand.ready("gpu")
     status, message = await sent
     assert (status, "2 instances ended while they ran this request" in message) == (502, True), message
@@ -73,14 +80,15 @@ async def test_what_may_have_ended_an_instance_is_tried_again_beside_a_second_on
     make_stand: MakeStand, after: tuple[State, ...]
 ) -> None:
     stand = await make_stand()
-    stand.gpu.answer = Ending(stand, "gpu", *after)
-    waiting = [asyncio.create_task(_status_and_error(stand)) for _ in range(5)]
-    await _gone(stand, "gpu")
+    stand.gpu.answer = Ending(stand, "gpu", *after, requests=4)
+    waiting = [asyncio.create_task(_status_and_error(stand)) for _ in range(4)]
+    await _noted(stand, 4)
     async with stand.post(CHAT | {"user": "another"}) as response:
         assert response.headers["x-syshax-placement"] == "cpu"
     stand.gpu.answer = _answer_well
+    stand.supervisor.become("gpu", State.STARTING)
     await stand.ready("gpu")
-    assert [status for status, _ in await asyncio.gather(*waiting)] == [200] * 5
+    assert [status for status, _ in await asyncio.gather(*waiting)] == [200] * 4
 
 
 async def test_the_server_of_a_dead_engine_answers_before_its_end_is_known(make_stand: MakeStand) -> None:
