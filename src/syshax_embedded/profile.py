@@ -94,7 +94,8 @@ def render(model: Path, cpu_python: Path, cuda: Cuda | None, found: str, cores: 
     gpu_cores, cpu_cores = split(cores, gpu_computes=cuda is not None)
     services = {
         "gpu": {"port": 8001} | (_cuda_service(cuda, gpu_cores) if cuda else _cpu_service(cpu_python, gpu_cores)),
-        "cpu": {"port": 8002} | _cpu_service(cpu_python, cpu_cores),
+        # Half the bytes of each step, and quicker kernels.
+        "cpu": {"port": 8002, "quantize": "q8_0"} | _cpu_service(cpu_python, cpu_cores),
         "conductor": {"port": 8010},
     }
     # 23 KB a token: 11,000 tokens on their way from one instance to the other.
