@@ -1,9 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""`python -m syshax_quantize FOLDER` makes the folder by the plan on its standard input: one line of JSON.
+"""`python -m syshax_quantize FOLDER` makes the folder from the plan on its standard input, one line of JSON.
 
-It says on its standard output how far it is, a JSON object a line. When its standard input is closed, it ends: the
-process that started it has gone.
+It writes its progress to standard output, one JSON object per line. It ends when its standard input is closed, because
+then the process that started it is gone.
 """
 
 import json
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy would take memory for each CPU, for what is not used here
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else NumPy allocates memory for each CPU, which nothing here uses
 
 from syshax_quantize.maker import Maker, MakingError
 
@@ -23,7 +23,7 @@ _INTERVAL_S = 0.5
 _NICE = 19
 _ORPHANED = 3
 _MOST_THREADS = 16
-"""Each takes memory, and a disk is not quicker than so many."""
+"""Each needs memory, and no disk is faster than this many."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(_NICE)
     if plan["cores"]:
-        with suppress(OSError):  # they are not to be had any more: any others do
+        with suppress(OSError):  # these CPUs no longer exist, or are not allowed: any others do
             os.sched_setaffinity(0, plan["cores"])
     told_s = 0.0
 

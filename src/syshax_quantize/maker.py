@@ -1,9 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Carries a plan out: file after file, each whole or not there, and the folder at last.
+"""Carries out a plan: one file after the other, then the folder.
 
-A file gets its name when all of it is on the disk, and the folder when all its files are. So whatever ends this,
-what has a name is whole, and the next run goes on with the files that are missing.
+A file gets its name when all of it is on the disk, and the folder when all its files are. So whatever interrupts this,
+what has a name is complete, and the next run continues with the missing files.
 """
 
 import fcntl
@@ -19,14 +19,14 @@ from syshax_quantize import rounding
 
 GROUP = 32
 _BLOCK_NUMBERS = 1 << 20
-"""Numbers that a thread has in memory: some 30 MB, with what is reckoned with them."""
+"""Numbers that a thread holds in memory: some 30 MB, including what is computed from them."""
 _COPY_BYTES = 1 << 22
 _SPARE_BYTES = 64 << 20
-"""Of the disk: for small files, and for others."""
+"""Disk space for small files, and for others."""
 
 
 class MakingError(Exception):
-    """The folder could not be made. The message says why, and what helps."""
+    """The folder could not be made. The message says why, and what to do."""
 
 
 class Maker:
@@ -38,10 +38,10 @@ class Maker:
         """Does no I/O yet.
 
         Args:
-            plan: As `WeightsPlan.as_json` gives it.
-            folder: What is to be made. Nothing has that name until it is whole.
-            threads: That compute.
-            report: Is called before and after each step with the bytes of the model that are done, and with all.
+            plan: As `WeightsPlan.as_json` returns it.
+            folder: The folder to make. It does not exist until it is complete.
+            threads: Number of threads that compute.
+            report: Is called before and after each step with the bytes of the model that are done, and their total.
         """
         self._plan = plan
         self._folder = folder
@@ -53,13 +53,13 @@ class Maker:
         self._total = sum(_source_bytes(file) for file in plan["files"])
 
     def make(self, *, waiting: Callable[[], None] = lambda: None) -> None:
-        """Makes what is missing. Returns once the folder is there, whoever made it.
+        """Makes what is missing. Returns once the folder exists, even if another process made it.
 
         Args:
-            waiting: Is called if another process makes weights in the same place, which is waited for.
+            waiting: Is called before this waits for another process that makes weights in the same place.
 
         Raises:
-            MakingError: It can't be made.
+            MakingError: The folder can't be made.
         """
         try:
             self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class Maker:
 
     def _make_all(self) -> None:
         self._staging.mkdir(mode=0o700, exist_ok=True)
-        self._remove_what_is_not_whole()
+        self._remove_incomplete()
         missing = [file for file in self._plan["files"] if not (self._staging / file["name"]).exists()]
         self._check_room(sum(_size(file) for file in missing))
         self._done = self._total - sum(_source_bytes(file) for file in missing)
@@ -91,7 +91,7 @@ class Maker:
     def _step(self) -> None:
         self._report(self._done, self._total)
 
-    def _remove_what_is_not_whole(self) -> None:
+    def _remove_incomplete(self) -> None:
         sizes = {file["name"]: _size(file) for file in self._plan["files"]}
         for path in self._staging.iterdir():
             if sizes.get(path.name) != path.stat().st_size:
@@ -106,7 +106,7 @@ class Maker:
             )
 
     def _write(self, name: str, parts: Iterable[bytes]) -> None:
-        """Writes a small file. The folder has no name yet, so it may be seen half."""
+        """Writes a small file. The folder has no name yet, so nobody reads it before it is complete."""
         self._step()
         with (self._staging / name).open("wb") as file:
             for part in parts:
@@ -162,7 +162,7 @@ def _source_bytes(file: Mapping[str, Any]) -> int:
 
 
 def _jobs(tensor: Mapping[str, Any]) -> Iterator[Callable[[int, int], int]]:
-    """A tensor in parts. Each reads its part, writes what becomes of it, and returns the bytes that it has read."""
+    """Yields a job for each part of a tensor: it reads the part, writes the result, and returns the bytes read."""
     if tensor["scheme"] is None:
         for start in range(0, tensor["bytes"], _COPY_BYTES):
             yield _copying(tensor, start, min(_COPY_BYTES, tensor["bytes"] - start))
@@ -192,9 +192,9 @@ def _rounding(tensor: Mapping[str, Any], first: int, rows: int) -> Callable[[int
         try:
             parts = _rounded(values, tensor["scheme"])
         except rounding.NotFiniteError as error:
-            raise MakingError(f"the weights of {tensor['name']} are not sound: {error}; copy the model again") from None
+            raise MakingError(f"the weights of {tensor['name']} are damaged: {error}; copy the model again") from None
         for data, offset in zip(parts, tensor["to"], strict=False):
-            # Rows have equal sizes, so these begin where all before them end.
+            # All rows have the same size.
             _pwrite(target, data, offset + len(data) // rows * first)
         if len(tensor["to"]) > len(parts) and not first:
             shape = all_rows.to_bytes(8, "little") + columns.to_bytes(8, "little")
@@ -219,7 +219,7 @@ def _pread(file: int, size: int, offset: int) -> bytes:
     while size:
         part = os.pread(file, size, offset)
         if not part:
-            raise MakingError("a file of the model has become shorter meanwhile; copy it again")
+            raise MakingError("a file of the model was truncated meanwhile; copy it again")
         parts.append(part)
         size -= len(part)
         offset += len(part)

@@ -97,7 +97,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, odd: fl
     (tmp_path / "m").mkdir()
     checkpoint.write_file(tmp_path / "m/model.safetensors", arrays)
     (tmp_path / "m/config.json").write_text("{}")
-    with pytest.raises(MakingError, match=f"{MATRIX} are not sound"):
+    with pytest.raises(MakingError, match=f"{MATRIX} are damaged"):
         make(plan_of(tmp_path / "m"), tmp_path / "kept")
 
 

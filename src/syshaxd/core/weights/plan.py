@@ -13,9 +13,9 @@ from syshaxd.core.weights.scheme import GROUP, Quantize, Scheme, record
 from syshaxd.core.weights.tensors import Tensor, header
 
 VERSION = 2
-"""Of the way in which weights are made: raised with every change of the result, so that they are made again."""
+"""Version of the method. A change of the result increases it, so that weights are made again."""
 RECORD = "syshax_weights.json"
-"""The file in the new folder that tells what it was made of."""
+"""The file in the new folder that records what it was made from."""
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 _LENGTH = 12
@@ -39,7 +39,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Making:
-    """What becomes of one tensor."""
+    """How one tensor is made."""
 
     source: Tensor
     results: tuple[Tensor, ...]
@@ -50,10 +50,10 @@ class Making:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsPlan:
-    """All that is to be done."""
+    """Everything to be done."""
 
     name: str
-    """Of the new folder: the model's, what it is, and a fingerprint of what it is made from and how."""
+    """Name of the new folder: the model's, the kind of weights, and a fingerprint of the source and the method."""
     source: str
     quantize: Quantize
     scheme: Scheme
@@ -95,10 +95,10 @@ class WeightsPlan:
 
 
 def plan_weights(checkpoint: Checkpoint, quantize: Quantize, scheme: Scheme) -> WeightsPlan:
-    """Returns how a model is quantised.
+    """Returns the plan that quantises a model.
 
     Raises:
-        WeightsError: It can't be.
+        WeightsError: The model can't be quantised.
     """
     choice = choose(checkpoint.config, [tensor for its in checkpoint.files.values() for tensor in its])
     files = {name: _file(tensors, choice.quantised, scheme) for name, tensors in checkpoint.files.items()}
