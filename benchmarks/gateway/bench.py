@@ -12,7 +12,8 @@ gateways.json: {"name": {"cmd": [...], "port": N, "cwd": "...", "env": {...},
                          "cpus": "0,1", "model": "...", "slow": 0.1,
                          "rounds": 2, "skip": ["c"], "start_timeout": 60}}
   port: where it listens on 127.0.0.1; slow: scales the number of requests (not of c,
-  c50); rounds, skip: fewer rounds, scenarios left out; cpus: instead of --gw-cpus.
+  c50); rounds, skip: fewer rounds, scenarios left out; cpus: instead of --gw-cpus;
+  movable: its streams can move between the engines: it counts as started once they can.
 The name "direct" needs no entry.  Only the standard library is used.
 """
 
@@ -27,7 +28,7 @@ import sys
 import time
 import urllib.request
 
-WORK = "."  # the folder of gateways.json: bin/, logs/ and results are in it (peers.sh makes it)
+WORK = "."  # the folder of gateways.json: bin/, logs/ and results are in it (run.sh makes it)
 ENGINE_PORTS = (9101, 9102)
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -120,13 +121,16 @@ class Gateway:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+        movable = self.spec.get("movable", False)
         body = json.dumps(
             {
                 "model": self.spec.get("model", "mock-model"),
                 "max_tokens": 2,
                 "messages": [{"role": "user", "content": "x"}],
+                "stream": movable,
             }
         ).encode()
+        before = stats()["movable"]
         end = time.time() + self.spec.get("start_timeout", 60)
         err = None
         while time.time() < end:
@@ -137,8 +141,10 @@ class Gateway:
                     f"http://127.0.0.1:{self.port}/v1/chat/completions", body, {"content-type": "application/json"}
                 )
                 with urllib.request.urlopen(req, timeout=5) as r:
-                    if r.status == 200:
+                    r.read()
+                    if r.status == 200 and (stats()["movable"] > before or not movable):
                         return
+                    err = "its streams cannot move" if movable else r.status
             except OSError as e:
                 err = e
             time.sleep(0.2)
@@ -195,6 +201,12 @@ def set_delay(us):
         urllib.request.urlopen(f"http://127.0.0.1:{p}/mock/delay?us={us}", timeout=5).read()
 
 
+def stats():
+    """What the engine has counted so far."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{ENGINE_PORTS[0]}/mock/stats", timeout=5) as r:
+        return json.loads(r.read())
+
+
 def bench(a):
     with open(a.gateways) as f:
         specs = json.load(f)
@@ -237,10 +249,12 @@ def bench(a):
                         run_load(g.port, opts, warm, 5, a.load_cpus, g.spec, 0)
                         for _attempt in range(3):
                             wait_quiet()
+                            before = stats()
                             u0, s0, _ = usage(pid)
                             b0, o0, t0 = machine_busy(), own_cpu(engine, g), time.time()
                             r = run_load(g.port, opts, n, sec, a.load_cpus, g.spec, 0)
                             u1, s1, rss = usage(pid)
+                            after = stats()
                             # CPUs' worth of work of others meanwhile
                             foreign = (machine_busy() - b0 - (own_cpu(engine, g) - o0)) / (time.time() - t0)
                             if foreign < a.max_foreign:
@@ -253,6 +267,8 @@ def bench(a):
                             cpu_sys=round(s1 - s0, 3),
                             rss=round(rss, 1),
                             foreign=round(foreign, 2),
+                            streams=after["streams"] - before["streams"],
+                            movable=after["movable"] - before["movable"],
                         )
                         r["cpu_us_req"] = round((u1 - u0 + s1 - s0) * 1e6 / max(r["ok"], 1), 2)
                         if r["chunks"]:
@@ -263,7 +279,8 @@ def bench(a):
                             f"{rnd} {name:12} {s:4} rps {r['rps']:9.1f} chunks/s {r['chunks_s']:9.0f} "
                             f"p50 {r['total_p50']:.3f} cpu/req {r['cpu_us_req']:.0f}us "
                             f"ms/1000ch {r.get('cpu_ms_1000chunks', 0):.2f} foreign {foreign:.2f} err {r['errors']} "
-                            f"corrupt {r['corrupt']} rewr {r['rewritten']} {r['failures'] or ''}",
+                            f"corrupt {r['corrupt']} rewr {r['rewritten']} movable {r['movable']}/{r['streams']} "
+                            f"{r['failures'] or ''}",
                             flush=True,
                         )
                 except Exception as e:  # the others go on
@@ -338,7 +355,7 @@ def table(files, max_foreign=0.2):
             ["gateway"]
             + [c[0] for c in cols]
             + ["x direct", "CPU us/req"]
-            + (["CPU ms/1000 chunks"] if stream else [])
+            + (["CPU ms/1000 chunks", "movable streams"] if stream else [])
             + ["PSS MiB", "errors", "corrupt", "rewritten", "rounds", "foreign CPUs"]
         )
         print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
@@ -346,6 +363,7 @@ def table(files, max_foreign=0.2):
             if med(g, s, "rps") is None:
                 continue
             out = [g]
+            sel = [r for r in rows if r["gateway"] == g and r["scenario"] == s]
             for _title, k, d in cols:
                 if k is None:
                     base = med("direct", s, "total_p50")
@@ -358,8 +376,8 @@ def table(files, max_foreign=0.2):
             out.append(cell(med(g, s, "cpu_us_req"), 0) if own else "-")
             if stream:
                 out.append(cell(med(g, s, "cpu_ms_1000chunks"), 2) if own else "-")
+                out.append("{} of {}".format(*(sum(r.get(k, 0) for r in sel) for k in ("movable", "streams"))))
             out.append(cell(med(g, s, "rss"), 0) if own else "-")
-            sel = [r for r in rows if r["gateway"] == g and r["scenario"] == s]
             out += [str(sum(r[k] for r in sel)) for k in ("errors", "corrupt", "rewritten")] + [
                 str(len(sel)),
                 cell(med(g, s, "foreign"), 2),

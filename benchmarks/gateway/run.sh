@@ -34,15 +34,21 @@ http {
                  proxy_buffering off; proxy_request_buffering off; } }
 }
 N
-cat > "$work/syshax.yaml" <<Y
+# As by default, streams can move between the two instances; then with that switched off.
+# The mock engine counts for both ports together, so neither may look full.
+config() {
+  cat <<Y
 services:
-  # The mock engine counts for both ports together, so neither may look full.
-  gpu: {port: 9101, max_num_seqs: 1000}
-  cpu: {port: 9102, max_num_seqs: 1000}
+  gpu: {port: 9101, max_num_seqs: 1000, protocol: connector}
+  cpu: {port: 9102, max_num_seqs: 1000, protocol: connector}
   conductor: {port: 9215}
 models: {default: mock-model}
+offload: {enabled: $1}
 control: {socket: $work/run/admin.sock}
 Y
+}
+config true > "$work/syshax.yaml"
+config false > "$work/syshax-off.yaml"
 python3 - "$work" "$syshaxd" <<'P'
 import json
 import sys
@@ -50,17 +56,24 @@ import sys
 work, syshaxd = sys.argv[1:]
 engines = ["http://127.0.0.1:9101", "http://127.0.0.1:9102"]
 router = [f"{work}/vllm-router/bin/vllm-router", "--host", "127.0.0.1", "--port", "9214", "--prometheus-port", "29214"]
+
+
+def syshax(config):
+    return {
+        "cmd": [syshaxd, "--config", f"{work}/{config}.yaml"],
+        "port": 9215,
+        "env": {"XDG_STATE_HOME": f"{work}/state"},
+    }
+
+
 gateways = {
     "nginx": {"cmd": ["nginx", "-c", f"{work}/nginx.conf"], "port": 9211},
     "vllm-router": {
         "cmd": [*router, "--worker-urls", *engines, "--policy", "power_of_two", "--log-level", "error"],
         "port": 9214,
     },
-    "sysHAX": {
-        "cmd": [syshaxd, "--config", f"{work}/syshax.yaml"],
-        "port": 9215,
-        "env": {"XDG_STATE_HOME": f"{work}/state"},
-    },
+    "sysHAX": {**syshax("syshax"), "movable": True},
+    "sysHAX (hand-over off)": syshax("syshax-off"),
 }
 with open(f"{work}/gateways.json", "w") as file:
     json.dump(gateways, file, indent=1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import CHAT_PATH, COMPLETIONS_PATH
 from syshaxd.core.handover.joining import JoinedAnswer, incomplete_tail
-from syshaxd.core.wire.http1 import chunk
+from syshaxd.core.handover.plain_events import PLAIN_EVENT
 
 PATHS = (CHAT_PATH, COMPLETIONS_PATH)
 texts = st.text(min_size=1, max_size=12)
@@ -95,43 +95,63 @@ def test_the_first_instances_events_pass_as_they_are_but_for_ids(
 
 
 @pytest.mark.parametrize("path", PATHS)
-@given(text=texts, number=st.integers(0, 2**20), more=st.booleans())
-def test_the_quick_way_gives_what_the_thorough_one_gives(path: str, text: str, number: int, more: bool) -> None:
-    quick, thorough = passing(path), passing(path)
-    event = sse(event_of(path, text, [number]) | ({"usage": None} if more else {}))
-    out = quick.pass_chunk(chunk(event))
-    assert out == chunk(thorough.pass_on(event))
-    assert (quick.token_ids, quick.tokens, quick.surely_whole) == (
-        thorough.token_ids,
-        thorough.tokens,
-        thorough.surely_whole,
+@given(text=texts.filter(bool), number=st.integers(0, 2**20), more=st.booleans())
+def test_plain_events_pass_without_parsing_as_they_would_with_it(path: str, text: str, number: int, more: bool) -> None:
+    event = event_of(path, text, [number]) | ({"usage": None} if more else {})
+    unusual = {"x": []} | event
+    assert PLAIN_EVENT.fullmatch(sse(event))
+    assert not PLAIN_EVENT.match(sse(unusual))
+    unparsed, parsed = passing(path), passing(path)
+    (passed,) = events(unparsed.pass_on(sse(event)))
+    assert [{"x": []} | passed] == events(parsed.pass_on(sse(unusual)))
+    assert (unparsed.token_ids, unparsed.tokens, unparsed.surely_whole) == (
+        parsed.token_ids,
+        parsed.tokens,
+        parsed.surely_whole,
     )
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_is_not_plain_is_left_to_the_thorough_way(path: str) -> None:
+def test_what_is_not_plain_is_parsed(path: str) -> None:
     plain = event_of(path, "b", [6])
     others = [
         sse(event_of(path, "", [6])),
         sse(event_of(path, "b", [])),
         sse(event_of(path, "b", [6, 7])),
         sse(event_of(path, "b", [6], "stop")),
-        sse(plain, plain),
         sse(plain)[:-1],
         sse({"error": {"message": "b"}}),
     ]
     if path == CHAT_PATH:
         others.append(sse(plain | {"choices": [plain["choices"][0] | {"delta": {"content": "b", "reasoning": "r"}}]}))
     for other in others:
-        assert passing(path).pass_chunk(chunk(other)) is None
-    assert passing(path, return_token_ids=True).pass_chunk(chunk(sse(plain))) is None
-    assert JoinedAnswer(path, {"stream": True}).pass_chunk(chunk(sse(plain))) is None
+        assert not PLAIN_EVENT.match(other)
+    failing = passing(path)
+    assert failing.pass_on(sse({"error": {"message": "b"}}, plain)) == b""
+    assert failing.failure is not None
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(made=st.lists(st.tuples(texts, ids), min_size=1, max_size=6), odd=st.sampled_from(["", '"', '\\"},"logprobs":']))
+def test_plain_events_in_a_row_are_read_as_their_json_says(
+    path: str, made: list[tuple[str, list[int]]], odd: str
+) -> None:
+    answer = passing(path)
+    told = [event_of(path, odd + text, numbers) for text, numbers in made]
+    passed = events(answer.pass_on(sse(*told, event_of(path, "z", [8]))))
+    assert answer.failure is None
+    assert answer.token_ids == [5, *(number for _, numbers in made for number in numbers), 8]
+    for event in told:
+        event["choices"][0]["token_ids"] = None
+    assert passed[:-1] == told
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_plain_event_after_a_held_one_completes_its_character(path: str) -> None:
     held = passing(path)
-    held.pass_on(sse(event_of(path, "", [6])))
-    assert held.pass_chunk(chunk(sse(plain))) is None
-    cut = passing(path)
-    cut.pass_on(b"data: {")
-    assert cut.pass_chunk(chunk(sse(plain))) is None
+    held.pass_on(sse(event_of(path, "", [6]), event_of(path, "b", [7])))
+    assert held.token_ids == [5, 6, 7]
+    assert held.tokens == 3
 
 
 @pytest.mark.parametrize("path", PATHS)

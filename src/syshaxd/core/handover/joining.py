@@ -16,6 +16,7 @@ from typing import Any
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import dump_body, token_limit
 from syshaxd.core.handover.chunks import PLAIN_DELTA, ChunkWriter, Piece, read_piece, usage_of
+from syshaxd.core.handover.plain_events import PlainEvents
 from syshaxd.core.handover.restated import RestatedText
 from syshaxd.core.report.describe import excerpt
 from syshaxd.core.wire.openai import error_text, is_refusal
@@ -23,13 +24,6 @@ from syshaxd.core.wire.openai import error_text, is_refusal
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # An instance that shuts down ends its answers so.
 _BROKEN_OFF = frozenset(("abort", "error"))
-_PLAIN_CHUNK = re.compile(
-    rb'[0-9a-fA-F]+\r\n(data: \{[^\[]*"choices":\[\{"index":0,(?:"delta":\{"content"|"text"):"(?!")'
-    rb'[^"\\]*(?:\\.[^"\\]*)*"\}?'
-    rb',"logprobs":null,"finish_reason":null(?:,"stop_reason":null,"prompt_token_ids":null)?'
-    rb',"token_ids":)\[(\d+)\](\}\][^\n]*\n\n)\r\n'
-)
-"""A chunk with one event, which has the text of one token and nothing else of note, as vLLM writes it: most are."""
 # A string's own quotes are escaped, so these are keys.
 _IDS = re.compile(rb'("(?:prompt_)?token_ids":)\[[^\]]*\]')
 _DATA = b"data: "
@@ -95,7 +89,8 @@ class JoinedAnswer:
         self._finish = Piece("", ())
         self._prompt_details: Any = None
         self._template: dict[str, Any] = {}
-        self._passes_quickly = False
+        self._takes_unparsed = False
+        self._plain_events = PlainEvents()
         self._rest = b""  # the beginning of an event
         self._held_events = b""  # those of the held pieces, where the client gets their ids
         self._sent_early = 0  # held pieces that the client has got as empty events
@@ -169,35 +164,30 @@ class JoinedAnswer:
         if self._to_be_continued:
             self._restated = RestatedText(self.text)
 
-    def pass_chunk(self, data: bytes) -> bytes | None:
-        """Takes a whole chunk of the first instance's stream, if it is as most are; returns the chunk to send.
-
-        It costs a third of `pass_on`, which is to take the others (None is returned).
-        """
-        found = _PLAIN_CHUNK.fullmatch(data) if self._passes_quickly else None
-        if found is None:
-            return None
-        before, number, after = found.groups()
-        self.token_ids.append(int(number))
-        self.tokens += 1
-        self._last_size = 1
-        return b"%x\r\n%bnull%b\r\n" % (len(before) + len(after) + 4, before, after)
-
     def pass_on(self, data: bytes) -> bytes:
         """Takes bytes of the first instance's stream; returns what to send: the same, but for ids that nobody wants.
 
         If `failure` is set afterwards, the rest of the part is of no use.
         """
-        data = self._rest + data
-        self._rest = b""
-        end = data.find(b"\n\n") + 2
-        out = []
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        out: list[bytes] = []
         begin = 0
         try:
-            while end > 1:
+            while begin < len(data):
+                if self._takes_unparsed and (plain := self._plain_events.read(data, begin)):
+                    event, digits, begin = plain
+                    out.append(event)
+                    self.token_ids.append(int(digits))
+                    self.tokens += 1
+                    self._last_size = 1
+                    continue
+                end = data.find(b"\n\n", begin) + 2
+                if end < 2:
+                    break
                 out.append(self._pass_event(data[begin:end]))
                 begin = end
-                end = data.find(b"\n\n", begin) + 2
+                self._takes_unparsed = self._begun and not (self._held or self.tells_ids or self._keeps_text)
         except InstanceFailedError as error:
             self.failure = error
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
@@ -208,7 +198,6 @@ class JoinedAnswer:
             self._rest = data[begin:]
             if len(self._rest) > _MAX_EVENT_BYTES:
                 self.failure = InstanceFailedError(f"the instance sent an event of over {_MAX_EVENT_BYTES} bytes")
-        self._passes_quickly = self._begun and not (self.tells_ids or self._held or self._rest)
         return b"".join(out)
 
     def _pass_event(self, event: bytes) -> bytes:

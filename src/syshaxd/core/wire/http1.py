@@ -215,8 +215,11 @@ def complete_chunks(data: bytes) -> tuple[int, bool]:
     Raises:
         ProtocolError: Not a chunked body.
     """
-    position = 0
     size = len(data)
+    line_end = data.find(b"\r\n")
+    if line_end > 0 and _SIZES.get(data[:line_end]) == size - line_end - 4 > 0 and data.endswith(b"\r\n"):
+        return size, False  # the common case: one complete chunk
+    position = 0
     while position < size:
         line_end = data.find(b"\r\n", position, position + MAX_SIZE_LINE_BYTES)
         if line_end < 0:
@@ -257,11 +260,6 @@ class Dechunker:
         self.ended = False
         """The last chunk has arrived; trailers are ignored."""
 
-    @property
-    def at_boundary(self) -> bool:
-        """The next byte starts a chunk."""
-        return not self._left and not self._line
-
     def feed(self, data: bytes) -> bytes:
         """Returns the payload in the next bytes of the body.
 
@@ -270,7 +268,7 @@ class Dechunker:
         """
         if not self._left and not self._line:  # the common case: one complete chunk
             line_end = data.find(b"\r\n")
-            if _SIZES.get(data[:line_end], 0) == len(data) - line_end - 4 > 0:
+            if line_end > 0 and _SIZES.get(data[:line_end]) == len(data) - line_end - 4 > 0:
                 return data[line_end + 2 : -2]
         data = self._line + data
         self._line = b""
@@ -289,8 +287,15 @@ class Dechunker:
                     raise ProtocolError("a chunk's first line has no end")
                 self._line = data[position:]
                 break
-            size = chunk_size(data[position:line_end])
+            line = data[position:line_end]
+            size = _SIZES.get(line, -1)
+            if size < 0:
+                size = chunk_size(line)
             position = line_end + 2
+            if 0 < size <= len(data) - position - 2:
+                out.append(data[position : position + size])
+                position += size + 2
+                continue
             self._left = size + 2 if size else 0
             self.ended = not size
         return b"".join(out)

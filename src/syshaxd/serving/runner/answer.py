@@ -24,6 +24,7 @@ class ClientAnswer:
         self._clock = clock
         self._write: Callable[[bytes], None] | None = None
         self._head: ResponseHead | None = None
+        self._chunked = False  # what the client gets is
         self.outcome = Outcome.OK
         """How the request has ended, as far as the client's answer tells."""
         request.keep_alive = request.keep_alive and not self._client.http10
@@ -32,11 +33,6 @@ class ClientAnswer:
     def begun(self) -> bool:
         """Bytes have gone to the client: no other instance can answer from the start any more."""
         return self._write is not None
-
-    @property
-    def chunked(self) -> bool:
-        """What the client gets is."""
-        return self._head is not None and self._head.chunked and not self._client.http10
 
     def begin(self, head: ResponseHead, body: bytes) -> Callable[[bytes], None]:
         """Sends an instance's head and the beginning of its body.
@@ -58,12 +54,8 @@ class ClientAnswer:
         self._send(head, body)
         return write
 
-    def begin_events(self, head: ResponseHead) -> Callable[[bytes], None]:
-        """Sends the head of an instance's answer as that of an event stream.
-
-        Returns:
-            What sends bytes of the body, framed already.
-        """
+    def begin_events(self, head: ResponseHead) -> None:
+        """Sends the head of an instance's answer as that of an event stream."""
         lines = [line for line in head.lines if not line.lower().startswith(b"content-type:")]
         self._send(
             replace(
@@ -75,17 +67,16 @@ class ClientAnswer:
             ),
             b"",
         )
-        return self._client.writer()
 
     def events(self, events: bytes) -> None:
         """Sends more events."""
         assert self._write is not None
-        self._write(b"%x\r\n%b\r\n" % (len(events), events) if self.chunked else events)
+        self._write(b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events)
 
     def end(self, events: bytes = b"") -> None:
         """Sends the last events of a stream, and its proper end."""
         assert self._write is not None
-        self._write((events and chunk(events)) + LAST_CHUNK if self.chunked else events)
+        self._write((events and chunk(events)) + LAST_CHUNK if self._chunked else events)
 
     def whole(self, head: ResponseHead, body: bytes) -> None:
         """Sends an answer in one piece, in place of what an instance has answered with that head."""
@@ -122,6 +113,7 @@ class ClientAnswer:
         if head.status >= 400:
             self.outcome = Outcome.FAILED if head.status >= 500 else Outcome.CLIENT_ERROR
         self._head = head
+        self._chunked = head.chunked and not self._client.http10
         self._write = self._client.writer()
         text = response_head(
             head,

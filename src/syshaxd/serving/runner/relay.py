@@ -190,7 +190,7 @@ class Relay(Response):
 class MovableRelay(Relay):
     """Passes the first part of an answer that may go on elsewhere to the client, and its stream through the joining."""
 
-    __slots__ = ("_dechunker", "_joined", "_quick", "joins", "on_taken")
+    __slots__ = ("_dechunker", "_joined", "joins", "on_taken")
 
     def __init__(
         self,
@@ -214,7 +214,6 @@ class MovableRelay(Relay):
         """
         super().__init__(answer, request, done, last_try=last_try, paused=paused)
         self._joined = joined
-        self._quick = False  # whole chunks may go through as such
         self.on_taken: Callable[[], None] | None = None
         """Called when something has come, while a move waits for it."""
         self.joins = False
@@ -233,10 +232,7 @@ class MovableRelay(Relay):
             super().body(data, whole=whole)
             return
         self.progress += 1
-        if self._quick and whole and (plain := self._joined.pass_chunk(data)) is not None:
-            self._write(plain)
-        else:
-            self._pass_on(data)
+        self._pass_on(data)
         if self.on_taken is not None:
             self.on_taken()
 
@@ -265,7 +261,7 @@ class MovableRelay(Relay):
         self.committed = True
         data = b"".join(self._held)
         self._held.clear()
-        self._write = self._answer.begin_events(self.head_)
+        self._answer.begin_events(self.head_)
         self._pass_on(data)
 
     def _pass_on(self, data: bytes) -> None:
@@ -275,4 +271,3 @@ class MovableRelay(Relay):
             self._answer.events(out)
         if joined.failure is not None:
             self.fail(joined.failure)
-        self._quick = dechunker is not None and dechunker.at_boundary and self._answer.chunked
