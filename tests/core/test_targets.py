@@ -3,7 +3,7 @@
 """Classes of requests: batch fills what interactive requests leave, none starves, and targets are met or refused."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,13 +17,13 @@ from syshaxd.core.placement.claims import Claim, Effect, Fleet, Granted, MoveStr
 from syshaxd.core.placement.decision import InferenceRequest, Offload, Wait
 from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.measured import Lengths, Line
+from syshaxd.core.placement.queue import Queue
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Slot
 from syshaxd.core.placement.steps import StepTime
 from syshaxd.core.placement.targets import RequestClass, Target
-from syshaxd.core.placement.waiting import WaitingQueue
 from syshaxd.core.types import InstanceSpec
 from tests.fakes.specs import make_spec
 
@@ -31,41 +31,44 @@ GPU, CPU = replace(make_spec("gpu"), max_num_seqs=4), replace(make_spec("cpu"), 
 BOTH = frozenset({("gpu", "cpu"), ("cpu", "gpu")})
 
 
-@dataclass(frozen=True)
-class Item:
-    number: int
-    is_batch: bool
-
-
 @given(st.lists(st.sampled_from(["batch", "interactive", "next"]), max_size=120), st.integers(0, 10))
 def test_batch_is_overtaken_but_not_without_end(events: list[str], most: int) -> None:
-    queue: WaitingQueue[Item] = WaitingQueue(most)
-    left: list[Item] = []
-    for number, event in enumerate([*events, *["next"] * len(events)]):
+    queue = Queue(most)
+    arrived: list[Claim] = []
+    left: list[Claim] = []
+    for event in [*events, *["next"] * len(events)]:
         if event != "next":
-            queue.append(Item(number, event == "batch"))
+            arrived.append(Claim(request(batch=event == "batch")))
+            queue.append(arrived[-1])
         elif len(queue):
-            left.append(queue[0])
-            del queue[0]
+            left.append(queue.pop_first().claim)
     assert not len(queue)
     for position, item in enumerate(left):
-        overtaking = [other for other in left[:position] if other.number > item.number]
+        overtaking = [other for other in left[:position] if arrived.index(other) > arrived.index(item)]
         assert not overtaking or item.is_batch, "interactive requests keep the order of arrival"
         assert not any(other.is_batch for other in overtaking), "so do batch requests"
         assert len(overtaking) <= most
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.data())
-def test_a_queue_is_a_sequence(kinds: list[bool], data: st.DataObject) -> None:
-    queue: WaitingQueue[Item] = WaitingQueue(3)
-    for number, batch in enumerate(kinds):
-        queue.append(Item(number, batch))
-    assert [queue[position] for position in range(len(queue))] == list(queue)
+def test_what_is_taken_out_and_put_back_is_where_it_was(kinds: list[bool], data: st.DataObject) -> None:
+    queue = Queue(3)
+    for batch in kinds:
+        queue.append(Claim(request(batch=batch)))
+    entries = list(queue)
+    queue.put_back([queue.pop_first() for _ in range(data.draw(st.integers(0, len(kinds))))])
+    assert list(queue) == entries
     assert queue.ahead_of(batch=True) == len(kinds) >= queue.ahead_of(batch=False)
-    gone = data.draw(st.sampled_from(list(queue)))
-    assert queue.remove(gone)
-    assert not queue.remove(gone)
-    assert gone not in list(queue)
+    assert queue.last(9) == [(at, entry.claim) for at, entry in enumerate(entries) if at][:-10:-1]
+    gone = data.draw(st.sampled_from(entries))
+    queue.replace(gone.claim, "gpu")
+    assert queue.waiting == len(kinds) - 1
+    assert not queue.remove_waiting(gone.claim)
+    queue.remove_return(gone.claim)
+    assert list(queue) == [entry for entry in entries if entry is not gone]
+    assert queue.waiting == len(queue)
+    assert all(queue.remove_waiting(claim) for claim in list(queue.claims()))
+    assert not queue.waiting
 
 
 def request(name: str = "r", *, batch: bool = False, **fields: object) -> InferenceRequest:

@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from syshaxd.core.errors import BadRequestError, RequestTimeoutError, TooLargeError
 from syshaxd.core.handover.rules import KNOWN_FIELDS, whole_because
 from syshaxd.core.wire.body import SMALL_BYTES, UNREADABLE, BodyReader, RequestBody, as_bool, as_int
+from syshaxd.core.wire.form import model_in_form
 from syshaxd.gateway.connection import ClientConnection, ClientRequest
 from syshaxd.gateway.limits import BodyBudget, Limits
 from syshaxd.gateway.routes import CHAT, COMPLETIONS, OFFLOADED_CHAT
@@ -23,6 +24,9 @@ _MAX_NAME_CHARACTERS = 1024
 # OpenAI's default, and vLLM's.
 _COMPLETION_TOKENS = 16
 _MAX_PAUSE_S = 0.5
+# What is looked at of a conversation, and what of a prompt without turns: less is in no KV cache worth looking for.
+_MAX_HEAD_BYTES = 16 * 1024
+_MIN_HEAD_BYTES = 512
 # Fields that engines exchange through gateways, wherever they are in a body.
 _ROUTER_FIELDS = ("kv_transfer_params", "ec_transfer_params")
 _EXTRA_FIELDS = "vllm_xargs"
@@ -102,9 +106,11 @@ class BodyIntake:
         """
         if not data:
             return None
+        if content_type.lower().startswith("multipart/"):
+            if not (model := model_in_form(data, content_type)):
+                return None
+            return RequestBody(RequestBody.of({"model": model}).raw, unknown="all fields of a form but its model")
         content_type = content_type.partition(";")[0].strip().lower()
-        if content_type.startswith("multipart/"):
-            return None
         try:
             if len(data) <= SMALL_BYTES:
                 return self._reader.read(data)
@@ -175,6 +181,22 @@ def model_of(body: RequestBody) -> str:
     if not isinstance(model, str):
         return ""
     return model[:_MAX_NAME_CHARACTERS].encode("utf-8", "replace").decode()
+
+
+def conversation_of(body: RequestBody) -> int:
+    """A hash of how a conversation begins, up to the first answer in it; 0: there is no conversation.
+
+    Turns of one conversation have the same, as each turn repeats the ones before. It need not always be so: it only
+    decides where a KV cache may be found.
+    """
+    messages, prompt = body.raw.get("messages"), body.raw.get("prompt")
+    if messages is not None:
+        head = bytes(memoryview(messages)[:_MAX_HEAD_BYTES])
+        answer = head.find(b'"assistant"')
+        return hash(head[: head.rfind(b"}", 0, None if answer < 0 else answer)])
+    if prompt is not None and len(memoryview(prompt)) >= _MIN_HEAD_BYTES:
+        return hash(bytes(memoryview(prompt)[:_MIN_HEAD_BYTES]))
+    return 0
 
 
 def streams(body: RequestBody) -> bool:

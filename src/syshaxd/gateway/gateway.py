@@ -32,6 +32,7 @@ from syshaxd.gateway.bodies import (
     BodyIntake,
     HeldBody,
     answer_limit,
+    conversation_of,
     model_of,
     refuse_router_fields,
     refuse_stored,
@@ -372,6 +373,7 @@ class Gateway:
             prompt_tokens=len(asked.body) // _BYTES_PER_TOKEN,
             max_tokens=answer_limit(path, body),
             request_class=class_of(request.headers, body, asked.key),
+            conversation=conversation_of(body),
         )
 
     def _request_id(self, given: str | None) -> str:

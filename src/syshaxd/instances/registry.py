@@ -17,6 +17,7 @@ from syshaxd.instances.catalog import Catalog, assumed
 _log = logging.getLogger(__name__)
 # Cached answers to "which instances serve this model and route?"; paths with IDs must not fill memory.
 _MAX_KEPT = 1000
+_MAX_SHOWN_ROUTES = 20
 # Facts about a process end with it.
 _GONE = frozenset((State.STOPPED, State.STOPPING, State.BACKOFF, State.FAILED))
 
@@ -145,13 +146,27 @@ class InstanceRegistry:
                 for spec in self.ready
                 if request.pinned in {None, spec.name}
                 and not (request.full_weights and spec.weights)
-                and self.instances[spec.name].catalog.serves_model(request.model)
-                and self.instances[spec.name].catalog.serves_route(request.method, request.path)
+                and self._serves(spec, request)
             )
+            if not request.model and request.method == "POST":
+                default = self._default_model(request)
+                found = tuple(spec for spec in found if spec.served_model == default)
             if len(self._kept) >= _MAX_KEPT:
                 self._kept.clear()
             self._kept[key] = found
         return tuple(spec for spec in found if spec.name not in tried) if tried else found
+
+    def _serves(self, spec: InstanceSpec, request: InferenceRequest) -> bool:
+        catalog = self.instances[spec.name].catalog
+        return catalog.serves_model(request.model) and catalog.serves_route(request.method, request.path)
+
+    def _default_model(self, request: InferenceRequest) -> str:
+        """The model for a request that names none: the first one of the configuration that has its route."""
+        return next(
+            spec.served_model
+            for spec in self.specs.values()
+            if request.pinned in {None, spec.name} and self._serves(spec, request)
+        )
 
     def models(self) -> list[Mapping[str, Any]]:
         """The models of the instances that are ready, as /v1/models lists them; all instances' if none is ready."""
@@ -188,7 +203,13 @@ class InstanceRegistry:
             raise NotFoundError(
                 f"{who} quantised weights, and the request asks for full ones", code="weights_not_found"
             )
-        if not any(catalog.serves_route(request.method, request.path) for catalog in catalogs):
+        serving = [catalog for catalog in catalogs if catalog.serves_model(request.model)]
+        if not any(catalog.serves_route(request.method, request.path) for catalog in serving):
             who = request.pinned or "no instance"
             not_served = "does not serve" if request.pinned else "serves"
-            raise NotFoundError(f"{who} {not_served} {request.method} {request.path}", code="route_not_found")
+            text = f"{who} {not_served} {request.method} {request.path}"
+            if any(catalog.serves_route(request.method, request.path) for catalog in catalogs):
+                routes = sorted({path for catalog in serving for verb, path in catalog.plain if verb == "POST"})
+                shown = [path for path in routes if path.startswith("/v1/")] or routes
+                text = f"{text} for the model {request.model!r}; it has {', '.join(shown[:_MAX_SHOWN_ROUTES])}"
+            raise NotFoundError(text, code="route_not_found")

@@ -68,7 +68,10 @@ class SystemConfig(Section):
     """Limits of the whole system."""
 
     max_queue_size: int = Field(
-        1024, ge=0, strict=True, description="Requests that may wait in the admission queue; further ones get 429."
+        1024,
+        ge=0,
+        strict=True,
+        description="Requests that may wait in the admission queue of each model; further ones get 429.",
     )
     max_queue_wait_s: Seconds = Field(
         60.0, description="Seconds that a request may wait in the admission queue before it gets 503."

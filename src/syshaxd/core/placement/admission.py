@@ -2,33 +2,34 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Admission: which request gets slots now, and which waits for them. Pure: events in, effects out.
 
-The queue is that for the GPU. A request that a CPU can serve sooner leaves it, from its end, where the wait is longest;
-no request is overtaken. If the answer can move, the request's position stays in the queue: when it comes up, the stream
-migrates to the GPU.
+Each model has a queue, which is that for its GPUs. A request that a CPU can serve sooner leaves it, from its end, where
+the wait is longest; no request is overtaken within its model. If the answer can move, the request's position stays in
+the queue: when it comes up, the stream migrates to a GPU. Models whose instances are the same get slots in turns.
 
 Each method but the questions is an event. It returns the effects, which the Engine (or a simulator) carries out in
 order. When a slot is released, `admit` is to be called.
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
 from syshaxd.core.placement.calibration import RunResult, seed
 from syshaxd.core.placement.capacity import Room
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
+from syshaxd.core.placement.conversations import Conversations
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates, observe_answer, observe_handover, observe_loads
 from syshaxd.core.placement.migration import movable
 from syshaxd.core.placement.prediction import predict_first_s
+from syshaxd.core.placement.queue import Entry, Queue, Queues
 from syshaxd.core.placement.records import Cause, HandoverRecord
 from syshaxd.core.placement.rules import Move
 from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant, Slot, Slots
-from syshaxd.core.placement.waiting import WaitingQueue
 from syshaxd.core.types import InstanceSpec, Role
 
 _MAX_RETRY_AFTER_S = 60.0
@@ -36,19 +37,6 @@ _MAX_RETRY_AFTER_S = 60.0
 _MEAN_WEIGHT = 0.05
 # Of the requests that wait longest for the GPU, so many are offered a CPU with room at a time.
 _OFFERED_CPU = 16
-
-
-@dataclass(slots=True, eq=False)
-class _Return:
-    """The position in the queue of a request that a CPU answers meanwhile: its stream returns to the GPU."""
-
-    claim: Claim
-    gpu: str
-
-    @property
-    def is_batch(self) -> bool:
-        """Whether it waits behind interactive requests."""
-        return self.claim.is_batch
 
 
 class Admission:
@@ -59,14 +47,14 @@ class Admission:
 
         Args:
             scheduler: Decides.
-            max_queue_size: Requests that may wait; one more is refused.
+            max_queue_size: Requests that may wait for each model; one more is refused.
         """
         self._scheduler = scheduler
         self.max_queue_size = max_queue_size
         """May be changed at any time."""
         self._slots = Slots()
-        self._queue: WaitingQueue[Claim | _Return] = WaitingQueue()
-        self._returns = 0
+        self._queues = Queues()
+        self._conversations = Conversations()
         self._running: dict[Claim, None] = {}  # in the order in which they were granted
         self._mean_duration_s = 1.0
         self._estimates = Estimates()
@@ -76,17 +64,17 @@ class Admission:
     @property
     def queued(self) -> int:
         """Requests that wait; those that a CPU answers until their position comes up do not."""
-        return len(self._queue) - self._returns
+        return self._queues.waiting
 
     @property
     def queued_models(self) -> Mapping[str, int]:
         """Requests that wait, by the model that they name."""
-        return Counter(entry.request.model for entry in self._queue if isinstance(entry, Claim))
+        return Counter(claim.request.model for claim in self._queues.claims())
 
     @property
     def entries(self) -> int:
-        """Everything in the queue: requests that wait, and positions of those that a CPU answers."""
-        return len(self._queue)
+        """Everything in the queues: requests that wait, and positions of those that a CPU answers."""
+        return self._queues.entries
 
     @property
     def inflight(self) -> Mapping[str, int]:
@@ -111,7 +99,7 @@ class Admission:
             NotFoundError: No instance has such a model or route.
         """
         candidates = fleet.candidates(request, ())
-        queued = self._queue.ahead_of(batch=request.is_batch)
+        queued = self._queues.of_instances(candidates).ahead_of(batch=request.is_batch)
         if assumed_inflight is None:
             return self._decide(request, candidates, fleet, queued=queued)
         return self._decide(request, candidates, fleet, queued=queued, inflight=assumed_inflight, ended={})
@@ -121,24 +109,25 @@ class Admission:
     def arrive(self, claim: Claim, fleet: Fleet) -> list[Effect]:
         """A request asks for slots: it gets them now, or when its turn in the queue comes, or is refused."""
         effects: list[Effect] = []
-        ahead = self._queue.ahead_of(batch=claim.is_batch)
+        queue = self._queues.of(claim, fleet)
+        ahead = queue.ahead_of(batch=claim.is_batch)
         if claim.first or not ahead or claim.request.pinned is not None:
             decision = self._settle(claim, fleet, effects, arrives=True)
             if not isinstance(decision, Wait):
                 if isinstance(decision, RunOn | Offload) and decision.returns_to:
-                    self._queue.append(self._return(claim, decision.returns_to))
+                    queue.append(claim, decision.returns_to)
                 return effects
         if claim.first:
-            self._queue.appendleft(claim)
-        elif self.queued < self.max_queue_size:
-            self._queue.append(claim)
+            queue.prepend(claim)
+        elif queue.waiting < self.max_queue_size:
+            queue.append(claim)
         else:
-            text = f"all instances are full and {self.queued} requests wait already"
-            effects.append(Refused(claim, OverloadedError(text, retry_after_s=self._retry_after_s(fleet))))
+            text = f"all instances are full and {queue.waiting} requests wait already"
+            effects.append(Refused(claim, OverloadedError(text, retry_after_s=self._retry_after_s(claim, fleet))))
             return effects
         effects += self.admit(fleet, offered_cpu=1)
         refusal = None if claim.first else self._too_late(claim, ahead, fleet)
-        if refusal is not None and self._queue.remove(claim):
+        if refusal is not None and queue.remove_waiting(claim):
             effects.append(Refused(claim, refusal))
         return effects
 
@@ -149,24 +138,27 @@ class Admission:
             NotFoundError: No instance has such a model or route.
         """
         candidates = fleet.candidates(claim.request, ())
+        queue = self._queues.of(claim, fleet)
         decision: Decision
-        if self.queued:
-            decision = Wait((f"{self.queued} requests wait already",))
+        if queue.waiting:
+            decision = Wait((f"{queue.waiting} requests wait already",))
         else:
-            decision = self._decide(claim.request, candidates, fleet, queued=len(self._queue))
-        effects: list[Effect] = [self._decided(claim.request, candidates, decision, fleet, queued=len(self._queue))]
+            decision = self._decide(claim.request, candidates, fleet, queued=len(queue))
+        effects: list[Effect] = [self._decided(claim.request, candidates, decision, fleet, queued=len(queue))]
         if isinstance(decision, RunOn | Offload):
             effects.append(self._grant(claim, decision, fleet))
         return decision, effects
 
     def give_up(self, claim: Claim) -> None:
         """A request does not want to wait any more."""
-        self._queue.remove(claim)
+        self._queues.get(claim.queue).remove_waiting(claim)
 
     def timed_out(self, claim: Claim, fleet: Fleet, after_s: float) -> UnavailableError:
         """A request has waited for as long as it may."""
         self.give_up(claim)
-        return UnavailableError(f"no slot came free within {after_s:g} s", retry_after_s=self._retry_after_s(fleet))
+        return UnavailableError(
+            f"no slot came free within {after_s:g} s", retry_after_s=self._retry_after_s(claim, fleet)
+        )
 
     def redecide(self, claim: Claim, fleet: Fleet) -> Slot | None:
         """An instance has made its part of a claim's stream, and the next can be made elsewhere: takes a slot there.
@@ -180,7 +172,9 @@ class Admission:
         request = begun(claim.request)
         without = {**self.inflight, name: self.inflight.get(name, 0) - 1}  # its own slot is not in its way
         candidates = fleet.candidates(request, ())
-        decision = self._decide(request, candidates, fleet, queued=len(self._queue), inflight=without)
+        decision = self._decide(
+            request, candidates, fleet, queued=len(self._queues.of_instances(candidates)), inflight=without
+        )
         if not isinstance(decision, RunOn) or (name, decision.instance) not in fleet.pairs:
             return None
         return self._slots.take(fleet.specs[decision.instance], self._estimates.kv_tokens(request))
@@ -210,79 +204,120 @@ class Admission:
         return self.admit(fleet)
 
     def admit(self, fleet: Fleet, *, offered_cpu: int = _OFFERED_CPU) -> list[Effect]:
-        """Slots may have come free: they are granted in the order of arrival, until a request has to wait.
+        """Slots may have come free: each model's are granted in the order of arrival, until a request has to wait.
 
-        Then so many requests at the end of the queue, who wait longest, are offered what room the CPU has.
+        Then so many requests at the end of its queue, who wait longest, are offered what room the CPU has.
         """
         effects: list[Effect] = []
-        if self._queue and self._admit_first(fleet, effects):
-            self._admit_last(offered_cpu, fleet, effects)
+        cpu_has_room: list[Queue] = []
+        models = self._queues.in_turn()
+        turns = deque(self._admit_first(model, fleet, effects, cpu_has_room) for model in models)
+        while turns:
+            turn = turns.popleft()
+            for _ in turn:
+                turns.append(turn)
+                break
+        for queue in cpu_has_room:
+            self._admit_last(queue, offered_cpu, fleet, effects)
         return effects
 
     def migrate(self, fleet: Fleet, draining: Sequence[str]) -> list[Effect]:
         """Has streams migrate: off the instances that are to stop, and to where they are better off by the readings."""
         effects: list[Effect] = []
         for source in draining:
-            for target in sorted(target for other, target in fleet.pairs if other == source):
-                self._move(Move(source, target, Cause.DRAIN, self.inflight.get(source, 0)), fleet, effects)
-        first = self._queue[0] if self._queue else None
-        if not self.queued or (isinstance(first, Claim) and not first.is_batch):
+            targets = [spec for spec in fleet.ready if (source, spec.name) in fleet.pairs]
+            for target in sorted(targets, key=self._load):
+                self._move(Move(source, target.name, Cause.DRAIN, self.inflight.get(source, 0)), fleet, effects)
+        models: dict[str, list[InstanceSpec]] = {}
+        for spec in fleet.ready:
+            models.setdefault(spec.served_model, []).append(spec)
+        for model, ready in models.items():
+            queue = self._queues.get(model)
+            first = next(iter(queue), None)
+            if queue.waiting and (first is None or first.gpu or first.claim.is_batch):
+                continue
             moves = self._scheduler.moves(
                 fleet.snapshot,
                 self.inflight,
-                fleet.ready,
+                ready,
                 fleet.pairs,
                 self._estimates,
                 kv_tokens=self._slots.kv_tokens,
-                queued=self.queued,
+                queued=queue.waiting,
             )
             for move in moves:
                 self._move(move, fleet, effects)
         return effects
 
-    # The queue.
+    def _load(self, spec: InstanceSpec) -> tuple[bool, float]:
+        """By which streams of an instance that stops find another: a GPU first, and the one with most slots free."""
+        return spec.role is Role.CPU, self.inflight.get(spec.name, 0) / spec.max_num_seqs
 
-    def _admit_first(self, fleet: Fleet, effects: list[Effect]) -> bool:
-        """Returns whether the CPU may have room for others than the first that has to wait."""
-        position = 0  # of the first entry that is not passed over
-        while position < len(self._queue):
-            entry = self._queue[position]
-            if isinstance(entry, _Return):
-                gpu = fleet.find_ready(entry.gpu)
-                if gpu is not None and not self._room(gpu, fleet).has_slot:
-                    return True
-                if gpu is not None and self._returned(entry.claim, gpu, fleet, effects):
-                    self._returns -= 1
-                    del self._queue[position]
-                else:
-                    position += 1
+    # The queues.
+
+    def _admit_first(
+        self, model: str, fleet: Fleet, effects: list[Effect], cpu_has_room: list[Queue]
+    ) -> Iterator[None]:
+        """Grants slots in the order of arrival until a request has to wait. Yields after each, for other models' turns.
+
+        Args:
+            model: Whose queue it is.
+            fleet: The instances.
+            effects: Are added here.
+            cpu_has_room: The queue is added here if the CPU may have room for others than the one that has to wait.
+        """
+        queue = self._queues.get(model)
+        passed_over: list[Entry] = []
+        while len(queue):
+            entry = queue.pop_first()
+            if entry.gpu:
+                gpus = self._gpus_for(entry, fleet)
+                free = [gpu for gpu in gpus if self._room(gpu, fleet).has_slot]
+                if gpus and not free:
+                    passed_over.append(entry)
+                    cpu_has_room.append(queue)
+                    break
+                if not any(self._returned(entry.claim, gpu, fleet, effects) for gpu in free):
+                    passed_over.append(entry)
                 continue
-            decision = self._settle(entry, fleet, effects)
+            decision = self._settle(entry.claim, fleet, effects)
             if isinstance(decision, Wait):
-                if entry.request.pinned is None:
-                    return decision.cpu_has_room
-                position += 1
-            elif isinstance(decision, RunOn | Offload) and decision.returns_to:
-                self._queue[position] = self._return(entry, decision.returns_to)
-                position += 1
-            else:
-                del self._queue[position]
-        return False
+                passed_over.append(entry)
+                if entry.claim.request.pinned is None:
+                    if decision.cpu_has_room:
+                        cpu_has_room.append(queue)
+                    break
+            elif isinstance(decision, RunOn | Offload):
+                if decision.returns_to:
+                    entry.gpu = decision.returns_to
+                    passed_over.append(entry)
+                self._queues.has_had_turn(model)
+                yield
+        queue.put_back(passed_over)
 
-    def _admit_last(self, count: int, fleet: Fleet, effects: list[Effect]) -> None:
-        last = len(self._queue) - 1
-        for position in range(last, max(0, last - count), -1):
-            entry = self._queue[position]
-            if isinstance(entry, _Return) or entry.request.pinned is not None:
+    def _gpus_for(self, entry: Entry, fleet: Fleet) -> list[InstanceSpec]:
+        """The GPUs to which a stream may return: the one named, and others that can take it over, if they are ready."""
+        claim, name = entry.claim, entry.gpu
+        source = claim.stream.spec.name if claim.stream is not None and claim.stream.spec is not None else ""
+        found = [
+            spec
+            for spec in fleet.ready
+            if spec.name == name or (spec.role is Role.GPU and (source, spec.name) in fleet.pairs)
+        ]
+        return sorted(found, key=lambda spec: spec.name != name)
+
+    def _admit_last(self, queue: Queue, count: int, fleet: Fleet, effects: list[Effect]) -> None:
+        for position, claim in queue.last(count):
+            if claim.request.pinned is not None:
                 continue
-            decision = self._settle(entry, fleet, effects, queued=position, only=Role.CPU)
+            decision = self._settle(claim, fleet, effects, queued=position, only=Role.CPU)
             if isinstance(decision, Wait):
                 if not decision.cpu_has_room:
                     return
             elif isinstance(decision, RunOn | Offload) and decision.returns_to:
-                self._queue[position] = self._return(entry, decision.returns_to)
+                queue.replace(claim, decision.returns_to)
             else:
-                del self._queue[position]
+                queue.remove_waiting(claim)
 
     def _settle(
         self,
@@ -347,6 +382,7 @@ class Admission:
             queued=queued,
             estimates=self._estimates,
             kv_tokens=self._slots.kv_tokens,
+            cached_at=self._conversations.instance(request.conversation),
         )
 
     def _decided(
@@ -369,8 +405,10 @@ class Admission:
             estimates=self._estimates.for_kind(request.kind),
             kv_tokens=dict(self._slots.kv_tokens),
             request_kv_tokens=self._estimates.kv_tokens(request),
+            cached_at=self._conversations.instance(request.conversation),
         )
-        return Decided(fleet.at_s, request, decision, names, view.inflight, len(self._queue), fleet.snapshot, view)
+        waiting = len(self._queues.of_instances(candidates))
+        return Decided(fleet.at_s, request, decision, names, view.inflight, waiting, fleet.snapshot, view)
 
     # Slots.
 
@@ -381,15 +419,13 @@ class Admission:
             self._slots.take(fleet.specs[name], tokens) for name, tokens in zip(placement.places, parts, strict=True)
         )
         self._running[claim] = None
+        self._conversations.note(claim.request.conversation, placement.places[-1])
         return Granted(claim, Grant(placement, slots, released=partial(self._forget, claim)))
 
     def _forget(self, claim: Claim) -> None:
         """The request, of which a position may be in the queue, has ended."""
         self._running.pop(claim, None)
-        if self._returns:
-            for entry in [entry for entry in self._queue if isinstance(entry, _Return) and entry.claim is claim]:
-                self._queue.remove(entry)
-                self._returns -= 1
+        self._queues.get(claim.queue).remove_return(claim)
 
     def _reserve(self, claim: Claim, spec: InstanceSpec, fleet: Fleet) -> Slot | None:
         """Takes a slot for a stream that moves to an instance; None: it has no room."""
@@ -408,23 +444,24 @@ class Admission:
         if not target.refuse or target.ttft_s is None or claim.request.pinned is not None:
             return None
         rooms = [self._room(spec, fleet) for spec in fleet.candidates(claim.request, ()) if spec.role is Role.GPU]
-        first_s = [predict_first_s(self._estimates, room, claim.request, ahead) for room in rooms]
+        slots = sum(room.slots for room in rooms)
+        first_s = [
+            predict_first_s(self._estimates, room, claim.request, math.ceil(ahead * room.slots / slots))
+            for room in rooms
+        ]
         if not first_s or min(first_s) <= target.ttft_s:
             return None
         late_s = min(first_s) - target.ttft_s
         text = f"the first token would take {min(first_s):.1f} s, the target of its class is {target.ttft_s:g} s"
         return OverloadedError(text, retry_after_s=min(_MAX_RETRY_AFTER_S, max(1.0, math.ceil(late_s))))
 
-    def _retry_after_s(self, fleet: Fleet) -> float:
-        """When the present queue will have been served, at the present mean duration."""
-        slots = sum(self._room(spec, fleet).slots for spec in fleet.ready) or 1
-        return min(_MAX_RETRY_AFTER_S, math.ceil(1 + self.queued * self._mean_duration_s / slots))
+    def _retry_after_s(self, claim: Claim, fleet: Fleet) -> float:
+        """When the present queue of a claim's model will have been served, at the present mean duration."""
+        slots = sum(self._room(spec, fleet).slots for spec in fleet.ready if spec.served_model == claim.queue) or 1
+        queued = self._queues.get(claim.queue).waiting
+        return min(_MAX_RETRY_AFTER_S, math.ceil(1 + queued * self._mean_duration_s / slots))
 
     # Streams.
-
-    def _return(self, claim: Claim, gpu: str) -> _Return:
-        self._returns += 1
-        return _Return(claim, gpu)
 
     def _returned(self, claim: Claim, gpu: InstanceSpec, fleet: Fleet, effects: list[Effect]) -> bool:
         """Has a stream return to the GPU, whose room is for it; false: it cannot move right now."""
@@ -451,11 +488,11 @@ class Admission:
             if slot is None:
                 return
             effects.append(MoveStream(claim, slot, move.cause))
-            if move.cause is Cause.PRESSURE:
+            if move.cause is Cause.PRESSURE and target.role is Role.CPU:
                 # As the GPU would have thrown it out of its batch, but for a while only.
-                self._queue.appendleft(self._return(claim, move.source))
+                self._queues.of(claim, fleet).prepend(claim, move.source)
             elif move.cause is Cause.PRIORITY:
-                self._queue.append(self._return(claim, move.source))
+                self._queues.of(claim, fleet).append(claim, move.source)
 
 
 def _moves(effects: Sequence[Effect], claim: Claim) -> bool:

@@ -49,6 +49,8 @@ class Claim:
     """It goes before all that waits."""
     stream: MovableStream | None = None
     """Its answer, as soon as it is made and if it can move."""
+    queue: str = ""
+    """The model in whose queue it is, or would be."""
 
     @property
     def is_batch(self) -> bool:

@@ -41,6 +41,7 @@ class Scheduler:
         queued: int = 0,
         estimates: Estimates = _NOTHING_KNOWN,
         kv_tokens: Mapping[str, float] = _NO_TOKENS,
+        cached_at: str = "",
     ) -> Decision:
         """Places one request.
 
@@ -54,6 +55,7 @@ class Scheduler:
             queued: Requests that get the GPU before this one, beside those inside it.
             estimates: What the instances were measured to do.
             kv_tokens: Sum of what the requests on each instance are expected to have in the KV cache.
+            cached_at: The instance that has answered the previous turn of the conversation; empty: none.
         """
         view = self.view(
             snapshot,
@@ -65,6 +67,7 @@ class Scheduler:
             estimates=estimates,
             kv_tokens=kv_tokens,
             request_kv_tokens=estimates.kv_tokens(request),
+            cached_at=cached_at,
         )
         rules = self._rules
         if request.pinned is not None:
@@ -131,6 +134,7 @@ class Scheduler:
         estimates: Estimates,
         kv_tokens: Mapping[str, float],
         request_kv_tokens: float = 0.0,
+        cached_at: str = "",
     ) -> View:
         """What the rules see. Arguments are those of `decide`."""
         return View(
@@ -144,6 +148,7 @@ class Scheduler:
             estimates=estimates,
             kv_tokens=kv_tokens,
             request_kv_tokens=request_kv_tokens,
+            cached_at=cached_at,
         )
 
 

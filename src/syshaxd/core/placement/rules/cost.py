@@ -44,13 +44,9 @@ class CostRules:
         """Rules."""
         if view.queued:
             return _make_room(view, self.room)
-        moves: list[Move] = []
-        for gpu in (self.room(view, spec) for spec in view.specs(Role.GPU)):
-            for cpu in (self.room(view, spec) for spec in view.specs(Role.CPU)):
-                move = _back(view, gpu, cpu) or _relief(view, gpu, cpu)
-                if move:
-                    moves.append(move)
-        return tuple(moves)
+        gpus, cpus = ([self.room(view, spec) for spec in view.specs(role)] for role in (Role.GPU, Role.CPU))
+        found = [_back(view, gpu, cpu) or _relief(view, gpu, cpu) for gpu in gpus for cpu in cpus]
+        return tuple(move for move in [*(_aside(view, gpu, gpus) for gpu in gpus), *found] if move)
 
 
 def _help(
@@ -160,6 +156,15 @@ def _back(view: View, gpu: Room, cpu: Room) -> Move | None:
         return None
     count = min(int(gpu.slots * (1 - HYSTERESIS)) - gpu.running, 1 + gpu.slots // 8)
     return Move(*pair, Cause.ROOM, count) if count > 0 else None
+
+
+def _aside(view: View, gpu: Room, gpus: list[Room]) -> Move | None:
+    """A stream leaves a GPU that preempts for another with room."""
+    if not gpu.load.preempted:
+        return None
+    able = [other for other in gpus if (gpu.spec.name, other.spec.name) in view.pairs and not other.full]
+    target = min(able, key=lambda other: other.running / other.slots, default=None)
+    return target and Move(gpu.spec.name, target.spec.name, Cause.PRESSURE, 1)
 
 
 def _relief(view: View, gpu: Room, cpu: Room) -> Move | None:

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What rules of placement see, and what they have in common."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 from syshaxd.core.config import Config
@@ -14,6 +15,9 @@ from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.targets import NO_TARGET, RequestClass, Target
 from syshaxd.core.types import InstanceSpec, Role
+
+CACHED_RATIO = 0.2
+"""What the KV cache of the previous turn saves, as a share of a request's time, while nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,8 @@ class View:
     """Of the daemon's requests on each instance: the sum of what they are expected to have in the KV cache."""
     request_kv_tokens: float = 0.0
     """Of the request in question; 0: there is none."""
+    cached_at: str = ""
+    """The instance whose KV cache probably holds how the request in question begins; empty: none."""
 
     def mean_kv_tokens(self, name: str) -> float:
         """What a request on an instance has in the KV cache, with the one in question; 0: nothing runs there."""
@@ -124,7 +130,7 @@ def gpu_first(
     cpu_full: Callable[[Room], str],
     help_: Callable[[View, InferenceRequest, list[Room], Room, tuple[str, ...]], Placement | str],
 ) -> Decision:
-    """Takes a GPU that is not full; else what a CPU helps with; else the least loaded GPU, or the wait for one.
+    """Takes the best GPU that is not full; else what a CPU helps with; else the least loaded GPU, or the wait for one.
 
     Args:
         view: What the decision rests on.
@@ -136,13 +142,17 @@ def gpu_first(
     """
     gpus = [room(view, spec) for spec in view.specs(Role.GPU)]
     if not gpus:
-        return least_loaded([room(view, spec) for spec in view.candidates], ("no GPU instance is ready",))
-    reasons: list[str] = []
-    for gpu in gpus:
-        full = gpu_full(gpu)
-        if not full:
-            return RunOn(gpu.spec.name, ("the GPU has room",))
-        reasons.append(f"{gpu.spec.name}: {full}")
+        return least_loaded([room(view, spec) for spec in view.candidates], ("no GPU instance is ready",), view=view)
+    full = {gpu.spec.name: gpu_full(gpu) for gpu in gpus}
+    able = [gpu for gpu in gpus if not full[gpu.spec.name]]
+    if able:
+        return RunOn(*soonest(view, request, able))
+    reasons = [f"{name}: {why}" for name, why in full.items()]
+    if len(gpus) > 1:
+        # They serve one queue, each its share, and the one with the least inside gets to it first.
+        gpus.sort(key=lambda gpu: gpu.queue / gpu.slots)
+        share = gpus[0].slots / sum(gpu.slots for gpu in gpus)
+        view = replace(view, queued=math.ceil(view.queued * share))
     cpu_has_room = False
     for spec in view.specs(Role.CPU):
         cpu = room(view, spec)
@@ -154,7 +164,37 @@ def gpu_first(
                 return helped
             refusal = helped
         reasons.append(f"{spec.name}: {refusal}")
-    return least_loaded(gpus, tuple(reasons), cpu_has_room=cpu_has_room)
+    return least_loaded(gpus, tuple(reasons), cpu_has_room=cpu_has_room, view=view)
+
+
+def soonest(view: View, request: InferenceRequest, able: Sequence[Room]) -> tuple[str, tuple[str, ...]]:
+    """Of GPUs that are not full, the one expected to answer first, and why.
+
+    What counts is how quick each was seen to be, what share of its slots and KV cache is taken, and what the KV cache
+    of the previous turn saves. While one of them was not seen at work, all count as equally quick.
+    """
+    if len(able) == 1:
+        return able[0].spec.name, ("the GPU has room",)
+    first_s: dict[str, float] = {}
+    rest_s: dict[str, float] = {}
+    for gpu in able:
+        prompt, token = (its.get(gpu.spec.name) for its in (view.estimates.prefill_s, view.estimates.token_s))
+        if prompt is None or token is None:
+            first_s, rest_s = {}, {}
+            break
+        tokens = view.estimates.lengths_of(request.kind).mean
+        first_s[gpu.spec.name] = prompt.at(request.prompt_tokens)
+        rest_s[gpu.spec.name] = token.at(gpu.running + 1) * tokens
+
+    def cost(gpu: Room) -> float:
+        name = gpu.spec.name
+        load = max(gpu.running / gpu.slots, gpu.load.kv_usage_ratio)
+        prompt_s, answer_s = first_s.get(name, CACHED_RATIO), rest_s.get(name, 1 - CACHED_RATIO)
+        return (1 + load) * (answer_s + (0.0 if name == view.cached_at else prompt_s))
+
+    best = min(able, key=cost).spec.name
+    why = "it has answered the previous turn" if best == view.cached_at else "it is expected to answer first"
+    return best, ("the GPU has room", why)
 
 
 def room_by_kv(view: View, spec: InstanceSpec) -> Room:
@@ -171,11 +211,18 @@ def room_by_kv(view: View, spec: InstanceSpec) -> Room:
     )
 
 
-def least_loaded(rooms: Sequence[Room], reasons: tuple[str, ...], *, cpu_has_room: bool = False) -> Decision:
-    """The least loaded of them, backlog included."""
+def least_loaded(
+    rooms: Sequence[Room], reasons: tuple[str, ...], *, cpu_has_room: bool = False, view: View | None = None
+) -> Decision:
+    """The least loaded of them, backlog included; one that has the request's beginning in its cache may have more."""
     able = [room for room in rooms if room.has_place]
+    cached_at = "" if view is None else view.cached_at
     if able:
-        return RunOn(min(able, key=lambda room: room.inflight / room.spec.max_num_seqs).spec.name, reasons)
+        loads = {
+            room.spec.name: room.inflight / room.spec.max_num_seqs - (room.spec.name == cached_at) * CACHED_RATIO
+            for room in able
+        }
+        return RunOn(min(loads, key=loads.__getitem__), reasons)
     return Wait((*reasons, *(f"{room.spec.name}: its backlog is full too" for room in rooms)), cpu_has_room)
 
 

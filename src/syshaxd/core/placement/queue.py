@@ -1,0 +1,179 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The admission queues, one for each model. What an operation costs does not depend on a queue's length."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from syshaxd.core.errors import NotFoundError
+from syshaxd.core.placement.claims import Claim, Fleet
+from syshaxd.core.types import InstanceSpec
+
+MOST_OVERTAKEN = 256
+"""A batch request is overtaken by at most so many interactive ones that arrived later."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A claim in a queue."""
+
+    claim: Claim
+    gpu: str = ""
+    """Where its stream returns when its position comes up, as a CPU answers it meanwhile; empty: it waits."""
+    overtaking: int | None = None
+    """Of a batch request that interactive ones may overtake: how many had overtaken others when it came."""
+
+
+class Queue:
+    """The claims of one model: in the order of arrival, batch behind interactive ones.
+
+    No batch request starves: once `most_overtaken` requests that arrived later are before it, it keeps its position. So
+    what arrives with `n` entries in the queue waits for at most `n + most_overtaken` of them.
+    """
+
+    def __init__(self, most_overtaken: int = MOST_OVERTAKEN) -> None:
+        """Begins empty."""
+        self._most_overtaken = most_overtaken
+        self._settled: OrderedDict[Claim, Entry] = OrderedDict()
+        self._batch: OrderedDict[Claim, Entry] = OrderedDict()
+        """Those that interactive requests may overtake."""
+        self._overtaking = 0
+        self._returns = 0
+
+    def __len__(self) -> int:
+        return len(self._settled) + len(self._batch)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return chain(self._settled.values(), self._batch.values())
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait; those that a CPU answers meanwhile do not."""
+        return len(self) - self._returns
+
+    def claims(self) -> Iterator[Claim]:
+        """Those that wait, in order."""
+        return (entry.claim for entry in self if not entry.gpu)
+
+    def ahead_of(self, *, batch: bool) -> int:
+        """Entries that come before one that arrives now."""
+        return len(self) if batch else len(self._settled)
+
+    def append(self, claim: Claim, gpu: str = "") -> None:
+        """Adds a claim that has arrived."""
+        self._discard(claim)
+        self._returns += bool(gpu)
+        if claim.is_batch:
+            self._batch[claim] = Entry(claim, gpu, self._overtaking)
+            return
+        self._overtaking += 1
+        while self._batch:
+            first = next(iter(self._batch.values()))
+            if self._overtaking - (first.overtaking or 0) <= self._most_overtaken:
+                break
+            del self._batch[first.claim]
+            first.overtaking = None
+            self._settled[first.claim] = first
+        self._settled[claim] = Entry(claim, gpu)
+
+    def prepend(self, claim: Claim, gpu: str = "") -> None:
+        """Adds a claim before all others; one that is there already moves there."""
+        self._discard(claim)
+        self.put_back([Entry(claim, gpu)])
+
+    def replace(self, claim: Claim, gpu: str) -> None:
+        """A CPU answers a claim that waits; its position stays."""
+        entry = self._settled.get(claim) or self._batch[claim]
+        self._returns += 1
+        entry.gpu = gpu
+
+    def pop_first(self) -> Entry:
+        """Takes the first entry out of the queue, which is not empty."""
+        _, entry = (self._settled or self._batch).popitem(last=False)
+        self._returns -= bool(entry.gpu)
+        return entry
+
+    def put_back(self, entries: Sequence[Entry]) -> None:
+        """Puts entries that were taken out back where they were, in their order."""
+        for entry in reversed(entries):
+            part = self._settled if entry.overtaking is None else self._batch
+            part[entry.claim] = entry
+            part.move_to_end(entry.claim, last=False)
+            self._returns += bool(entry.gpu)
+
+    def last(self, count: int) -> list[tuple[int, Claim]]:
+        """Of the last entries those that wait, and how many are before each; the first entry is not among them."""
+        size = len(self)
+        ends = islice(chain(reversed(self._batch.values()), reversed(self._settled.values())), min(count, size - 1))
+        return [(size - 1 - at, entry.claim) for at, entry in enumerate(ends) if not entry.gpu]
+
+    def remove_waiting(self, claim: Claim) -> bool:
+        """Removes a claim if it waits; false: it does not."""
+        entry = self._settled.get(claim) or self._batch.get(claim)
+        if entry is None or entry.gpu:
+            return False
+        self._discard(claim)
+        return True
+
+    def remove_return(self, claim: Claim) -> None:
+        """Removes a claim if a CPU answers it meanwhile."""
+        entry = self._settled.get(claim) or self._batch.get(claim)
+        if entry is not None and entry.gpu:
+            self._discard(claim)
+
+    def _discard(self, claim: Claim) -> None:
+        entry = self._settled.pop(claim, None) or self._batch.pop(claim, None)
+        self._returns -= bool(entry is not None and entry.gpu)
+
+
+class Queues:
+    """The queue of each model."""
+
+    def __init__(self) -> None:
+        self._queues: OrderedDict[str, Queue] = OrderedDict()  # that of the model which had its turn last comes last
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait, of all models."""
+        return sum(queue.waiting for queue in self._queues.values())
+
+    @property
+    def entries(self) -> int:
+        """Entries of all queues."""
+        return sum(map(len, self._queues.values()))
+
+    def claims(self) -> Iterator[Claim]:
+        """Those that wait, model by model."""
+        return (claim for queue in self._queues.values() for claim in queue.claims())
+
+    def get(self, model: str) -> Queue:
+        """A model's queue; an empty one if it never had any."""
+        queue = self._queues.get(model)
+        return Queue() if queue is None else queue
+
+    def of(self, claim: Claim, fleet: Fleet) -> Queue:
+        """The queue of the model that a claim's instances serve; a claim that none serves is in no queue."""
+        if not claim.queue:
+            with suppress(NotFoundError):  # it is refused when it is decided
+                claim.queue = _model_of(fleet.candidates(claim.request, ()))
+        return self._queues.setdefault(claim.queue, Queue()) if claim.queue else Queue()
+
+    def of_instances(self, candidates: Sequence[InstanceSpec]) -> Queue:
+        """The queue of the model that these instances serve."""
+        return self.get(_model_of(candidates))
+
+    def in_turn(self) -> list[str]:
+        """The models with entries; the one that has had its turn last comes last."""
+        return [model for model, queue in self._queues.items() if len(queue)]
+
+    def has_had_turn(self, model: str) -> None:
+        """A request for a model has got a slot."""
+        self._queues.move_to_end(model)
+
+
+def _model_of(candidates: Sequence[InstanceSpec]) -> str:
+    """The model that instances serve; of several models, the first one's."""
+    return candidates[0].served_model if candidates else ""

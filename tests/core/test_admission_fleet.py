@@ -1,0 +1,356 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Admission for any number of instances of several models."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from syshaxd.core.errors import NotFoundError
+from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement.admission import Admission
+from syshaxd.core.placement.claims import Claim, Effect, Fleet, Granted, MoveStream, Refused
+from syshaxd.core.placement.decision import InferenceRequest, RunOn
+from syshaxd.core.placement.estimate import Estimates
+from syshaxd.core.placement.measured import Line
+from syshaxd.core.placement.records import Cause
+from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.scheduler import Scheduler
+from syshaxd.core.placement.slots import Grant, Slot
+from syshaxd.core.types import InstanceSpec, Role
+from tests.fakes.specs import make_spec
+
+
+def instance(name: str, model: str, *, slots: int = 2) -> InstanceSpec:
+    role = Role.CPU if name.startswith("cpu") else Role.GPU
+    return replace(make_spec(role.value), name=name, served_model=model, max_num_seqs=slots)
+
+
+FLEET = (
+    instance("gpu-a0", "a"),
+    instance("gpu-a1", "a"),
+    instance("cpu-a", "a"),
+    instance("gpu-b", "b", slots=1),
+    instance("cpu-c0", "c"),
+    instance("cpu-c1", "c", slots=1),
+)
+SHARED = instance("cpu-shared", "d", slots=1)
+"""Serves the models d and e, as a server that syshaxd does not start may."""
+ROOM = {spec.name: spec.max_num_seqs + max(1, int(spec.max_num_seqs * 0.25)) + 1 for spec in FLEET}
+"""Slots, a backlog, and a prefill more."""
+
+
+@dataclass(eq=False)
+class Client:
+    """A request, and what it holds. It is its own stream."""
+
+    number: int
+    claim: Claim
+    grant: Grant | None = None
+    slots: tuple[Slot, ...] = ()
+    leaves: Slot | None = None
+    refused: bool = False
+    tokens: int = 1
+    may_move: bool = True
+    may_return: bool = True
+
+    @property
+    def spec(self) -> InstanceSpec | None:
+        return self.slots[-1].spec if self.slots else None
+
+    @property
+    def waits(self) -> bool:
+        return self.grant is None and not self.refused
+
+    def move(self, target: Slot, cause: Cause) -> bool:
+        raise NotImplementedError
+
+
+class Bench:
+    """Clients of one Admission."""
+
+    def __init__(self, specs: Sequence[InstanceSpec] = FLEET, *, policy: str = "cost", max_queue_size: int = 1000):
+        self.specs = {spec.name: spec for spec in specs}
+        self.ready = tuple(specs)
+        self.snapshot = Snapshot()
+        self.clients: list[Client] = []
+        self.overtaken: list[int] = []
+        self.admission = Admission(Scheduler(Policy(name=policy)), max_queue_size=max_queue_size)
+        self.admission.on_release(lambda _: self.carry_out(self.admission.admit(self.fleet)))
+        self._numbers = itertools.count()
+
+    @property
+    def fleet(self) -> Fleet:
+        pairs = {
+            (source.name, target.name)
+            for source, target in itertools.permutations(self.ready, 2)
+            if source.served_model == target.served_model
+        }
+        return Fleet(self.specs, self.ready, self._candidates, pairs, self.snapshot, 0.0)
+
+    def _candidates(self, request: InferenceRequest, tried: Sequence[str]) -> tuple[InstanceSpec, ...]:
+        if request.model not in {"a", "b", "c", "d", "e"}:
+            raise NotFoundError("no such model")
+        return tuple(spec for spec in self.ready if serves(spec, request.model) and spec.name not in tried)
+
+    def carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Granted():
+                    self._granted(self._client(effect.claim), effect.grant)
+                case Refused():
+                    self._client(effect.claim).refused = True
+                case MoveStream():
+                    self._moves(self._client(effect.claim), effect.slot)
+
+    def _client(self, claim: Claim) -> Client:
+        return next(client for client in self.clients if client.claim is claim)
+
+    def _granted(self, client: Client, grant: Grant) -> None:
+        assert client.waits
+        client.grant, client.slots = grant, grant.slots
+        client.claim.stream = client if client.claim.request.movable else None
+        assert all(serves(slot.spec, client.claim.request.model) for slot in grant.slots)
+        if grant.slots[-1].spec.role is Role.GPU and isinstance(grant.placement, RunOn) is not False:
+            mine = [other for other in self.clients if other.claim.request.model == client.claim.request.model]
+            self.overtaken += [other.number for other in mine if other.waits and other.number < client.number]
+
+    def _moves(self, client: Client, slot: Slot) -> None:
+        assert client.grant is not None
+        assert serves(slot.spec, client.claim.request.model)
+        assert slot.spec is not client.spec
+        client.leaves = client.slots[-1]
+        client.grant.add(slot)
+        client.slots += (slot,)
+
+    def settle(self) -> None:
+        """Streams that move have left their source, and prefills are over."""
+        while moving := [client for client in self.clients if len(client.slots) > 1]:
+            left, moving[0].slots = moving[0].slots[:-1], moving[0].slots[-1:]
+            for slot in left:
+                slot.release()
+
+    def arrive(self, model: str = "a", *, movable: bool = False, conversation: int = 0) -> Client:
+        request = InferenceRequest(
+            request_id="",
+            model=model,
+            stream=True,
+            prompt_tokens=500,
+            whole_because="" if movable else "test",
+            movable=movable,
+            conversation=conversation,
+        )
+        client = Client(next(self._numbers), Claim(request))
+        self.clients.append(client)
+        self.carry_out(self.admission.arrive(client.claim, self.fleet))
+        self.settle()
+        return client
+
+    def end(self, client: Client) -> None:
+        client.slots = ()
+        self.clients.remove(client)
+        if client.grant is None:
+            self.admission.give_up(client.claim)
+        else:
+            client.grant.release()
+        self.settle()
+
+    def read(self, snapshot: Snapshot, draining: Sequence[str] = ()) -> None:
+        self.snapshot = snapshot
+        self.carry_out(self.admission.observe_loads(self.fleet))
+        self.settle()
+        self.carry_out(self.admission.migrate(self.fleet, draining))
+        self.settle()
+
+    def where(self, *clients: Client) -> list[str]:
+        return ["-" if client.spec is None else client.spec.name for client in clients]
+
+
+def serves(spec: InstanceSpec, model: str) -> bool:
+    return model in {"d", "e"} if spec is SHARED else spec.served_model == model
+
+
+class Machine(RuleBasedStateMachine):
+    """Requests of three models come, end and give up; readings come; instances go and come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench(policy="turn")
+        self.read_at_s = 0.0
+
+    @rule(model=st.sampled_from("aaabbc"), movable=st.booleans(), conversation=st.integers(0, 3))
+    def arrive(self, model: str, movable: bool, conversation: int) -> None:
+        self.bench.arrive(model, movable=movable, conversation=conversation)
+
+    @precondition(lambda self: self.bench.clients)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        self.bench.end(data.draw(st.sampled_from(self.bench.clients), label="client"))
+
+    @rule(
+        name=st.sampled_from([spec.name for spec in FLEET]),
+        running=st.integers(0, 2),
+        kv_ratio=st.sampled_from([0.1, 0.95]),
+        preempted=st.integers(0, 1),
+        draining=st.sampled_from([(), ("gpu-a0",), ("cpu-a",)]),
+    )
+    def reading(self, name: str, running: int, kv_ratio: float, preempted: int, draining: tuple[str, ...]) -> None:
+        self.read_at_s += 1
+        load = InstanceLoad(read_at_s=self.read_at_s, running=running, kv_usage_ratio=kv_ratio, preempted=preempted)
+        self.bench.read(Snapshot(instances={name: load}), draining)
+
+    @rule(gone=st.sets(st.sampled_from([spec.name for spec in FLEET]), max_size=3))
+    def instances_go_and_come(self, gone: set[str]) -> None:
+        self.bench.ready = tuple(spec for spec in FLEET if spec.name not in gone)
+        self.bench.carry_out(self.bench.admission.admit(self.bench.fleet))
+        self.bench.settle()
+
+    @invariant()
+    def no_slot_is_given_twice_or_lost(self) -> None:
+        for name, most in ROOM.items():
+            held = sum(slot.spec.name == name for client in self.bench.clients for slot in client.slots)
+            assert self.bench.admission.inflight.get(name, 0) == held <= most
+
+    @invariant()
+    def nobody_is_overtaken_within_a_model(self) -> None:
+        assert not self.bench.overtaken
+
+    @invariant()
+    def requests_that_wait_are_counted(self) -> None:
+        waiting = [client.claim.request.model for client in self.bench.clients if client.waits]
+        assert self.bench.admission.queued == len(waiting)
+        counts = {model: waiting.count(model) for model in waiting}
+        assert self.bench.admission.queued_models == counts
+
+    @invariant()
+    def no_model_waits_for_another(self) -> None:
+        for model in {client.claim.request.model for client in self.bench.clients if client.waits}:
+            its = [spec.name for spec in self.bench.ready if spec.served_model == model]
+            taken = sum(self.bench.admission.inflight.get(name, 0) for name in its)
+            if its and not taken:
+                pytest.fail(f"a request for {model} waits, and nothing runs on {its}")
+
+    def teardown(self) -> None:
+        """In the end all get a slot, as long as others end."""
+        bench = self.bench
+        bench.ready = FLEET
+        bench.read(Snapshot())
+        while bench.clients:
+            client = next((client for client in bench.clients if client.slots or client.refused), None)
+            assert client is not None, "all wait, and none holds a slot"
+            bench.end(client)
+        assert bench.admission.is_quiet
+        assert not bench.admission.entries
+        assert not any(bench.admission.inflight.values())
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_gpus_of_a_model_are_filled_evenly() -> None:
+    bench = Bench()
+    assert bench.where(*(bench.arrive("a") for _ in range(4))) == ["gpu-a0", "gpu-a1", "gpu-a0", "gpu-a1"]
+
+
+def test_a_full_kv_cache_counts_like_slots() -> None:
+    bench = Bench()
+    bench.read(Snapshot(instances={"gpu-a0": InstanceLoad(read_at_s=1.0, kv_usage_ratio=0.8)}))
+    assert bench.where(bench.arrive("a"), bench.arrive("a")) == ["gpu-a1", "gpu-a1"]
+
+
+def test_a_quicker_gpu_comes_first_until_it_has_more_to_do() -> None:
+    bench = Bench([instance("gpu-a0", "a", slots=8), instance("gpu-a1", "a", slots=8)])
+    estimates = Estimates(
+        token_s={"gpu-a0": Line.first(1, 0.03), "gpu-a1": Line.first(1, 0.02)},
+        prefill_s={"gpu-a0": Line.first(500, 0.3), "gpu-a1": Line.first(500, 0.2)},
+    )
+    scheduler = Scheduler(Policy())
+    request = bench.arrive("a").claim.request
+    for running, best in ((0, "gpu-a1"), (6, "gpu-a0")):
+        decision = scheduler.decide(request, Snapshot(), {"gpu-a1": running}, bench.ready, estimates=estimates)
+        assert isinstance(decision, RunOn)
+        assert decision.instance == best, running
+
+
+def test_the_turns_of_a_conversation_go_where_their_beginning_is_cached() -> None:
+    bench = Bench([instance(f"gpu-a{at}", "a", slots=16) for at in range(3)])
+    bench.arrive("a")
+    first = bench.arrive("a", conversation=7)
+    bench.end(first)
+    for _ in range(3):
+        turn = bench.arrive("a", conversation=7)
+        assert bench.where(turn) == ["gpu-a1"]
+        assert turn.grant is not None
+        assert turn.grant.placement.reasons == ("the GPU has room", "it has answered the previous turn")
+
+
+def test_a_conversation_leaves_an_instance_that_has_much_more_to_do() -> None:
+    bench = Bench([instance(f"gpu-a{at}", "a", slots=16) for at in range(2)])
+    turns = [bench.arrive("a", conversation=7) for _ in range(16)]
+    assert set(bench.where(*turns)) == {"gpu-a0", "gpu-a1"}
+
+
+def test_the_same_for_instances_on_cpus() -> None:
+    bench = Bench([instance(f"cpu-a{at}", "a", slots=16) for at in range(2)])
+    bench.arrive("a", conversation=3)
+    assert bench.where(*(bench.arrive("a", conversation=number) for number in (3, 4))) == ["cpu-a0", "cpu-a1"]
+
+
+def test_a_model_does_not_wait_for_another() -> None:
+    bench = Bench()
+    first = [bench.arrive("b") for _ in range(4)]
+    assert first[-1].waits
+    assert bench.where(bench.arrive("a"), bench.arrive("c")) == ["gpu-a0", "cpu-c0"]
+    assert not bench.arrive("a").waits
+
+
+def test_each_model_has_its_own_limit_of_the_queue() -> None:
+    bench = Bench(max_queue_size=1)
+    for model in "bbbb":
+        bench.arrive(model)
+    assert bench.clients[-1].refused
+    assert not any(bench.arrive("c").refused for _ in range(6))
+
+
+def test_models_that_share_an_instance_get_slots_in_turns() -> None:
+    bench = Bench([instance("gpu-d", "d", slots=1), instance("gpu-e", "e", slots=1), SHARED], policy="turn")
+    for model in "dddddeeeee":
+        bench.arrive(model)
+    got: list[str] = []
+    for _ in range(4):
+        waited = [client for client in bench.clients if client.waits]
+        bench.end(next(client for client in bench.clients if client.spec is SHARED))
+        got += [client.claim.request.model for client in waited if not client.waits]
+    assert sorted(got[:2]) == sorted(got[2:]) == ["d", "e"]
+
+
+def test_a_stream_returns_to_whichever_gpu_of_its_model_has_a_slot() -> None:
+    bench = Bench([instance("gpu-a0", "a"), instance("gpu-a1", "a"), instance("cpu-a", "a")], policy="turn")
+    on_gpus = [bench.arrive("a") for _ in range(4)]
+    helped = bench.arrive("a", movable=True)
+    assert bench.where(helped) == ["cpu-a"]
+    bench.end(on_gpus[1])
+    assert bench.where(helped) == ["gpu-a1"]
+
+
+def test_streams_of_an_instance_that_stops_go_to_the_gpu_with_most_slots_free() -> None:
+    bench = Bench([instance(f"gpu-a{at}", "a", slots=4) for at in range(3)] + [instance("cpu-a", "a", slots=4)])
+    clients = [bench.arrive("a", movable=True) for _ in range(5)]
+    assert bench.where(*clients) == ["gpu-a0", "gpu-a1", "gpu-a2", "gpu-a0", "gpu-a1"]
+    bench.read(Snapshot(), draining=("gpu-a0",))
+    assert bench.where(clients[0], clients[3]) == ["gpu-a2", "gpu-a2"]
+
+
+def test_a_stream_leaves_a_gpu_that_preempts_for_another_with_room() -> None:
+    bench = Bench([instance(f"gpu-a{at}", "a", slots=4) for at in range(2)])
+    clients = [bench.arrive("a", movable=True) for _ in range(2)]
+    load = InstanceLoad(read_at_s=1.0, running=4, kv_usage_ratio=0.99, preempted=1)
+    bench.read(Snapshot(instances={"gpu-a0": load}))
+    assert bench.where(*clients) == ["gpu-a1", "gpu-a1"]
+    assert not bench.admission.entries

@@ -1,0 +1,132 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Which instances serve a request, by the model and the route that it names."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from syshaxd.core.errors import NotFoundError
+from syshaxd.core.placement.decision import InferenceRequest
+from syshaxd.core.types import InstanceStatus, State
+from syshaxd.core.wire.body import RequestBody
+from syshaxd.core.wire.form import model_in_form
+from syshaxd.gateway.bodies import conversation_of
+from syshaxd.instances.catalog import Catalog
+from syshaxd.instances.registry import InstanceRegistry
+from tests.fakes.specs import make_spec
+
+CHAT, EMBEDDINGS = ("POST", "/v1/chat/completions"), ("POST", "/v1/embeddings")
+
+
+def registry() -> InstanceRegistry:
+    """Two instances that chat, and one that computes vectors; all are ready."""
+    named = {"chat-0": ("chat", "gpu"), "chat-1": ("chat", "gpu"), "vectors": ("minilm", "cpu")}
+    specs = [replace(make_spec(role), name=name, served_model=model) for name, (model, role) in named.items()]
+    found = InstanceRegistry(specs)
+    for spec in specs:
+        found.on_status(InstanceStatus(spec=spec, state=State.READY))
+        names = {spec.served_model: {}, "lora": {}} if spec.name == "chat-1" else {spec.served_model: {}}
+        routes = frozenset((CHAT if spec.served_model == "chat" else EMBEDDINGS, ("POST", "/tokenize")))
+        found.learn(spec, Catalog(names, (), routes), None)
+    return found
+
+
+def asked(model: str, route: tuple[str, str] = CHAT, **more: Any) -> InferenceRequest:
+    return InferenceRequest(request_id="", model=model, stream=False, method=route[0], path=route[1], **more)
+
+
+def names_of(request: InferenceRequest) -> list[str]:
+    return [spec.name for spec in registry().candidates(request)]
+
+
+@pytest.mark.parametrize(
+    ("model", "route", "names"),
+    [
+        ("chat", CHAT, ["chat-0", "chat-1"]),
+        ("lora", CHAT, ["chat-1"]),
+        ("minilm", EMBEDDINGS, ["vectors"]),
+        ("minilm", ("POST", "/tokenize"), ["vectors"]),
+        ("", CHAT, ["chat-0", "chat-1"]),
+        ("", EMBEDDINGS, ["vectors"]),
+        ("", ("POST", "/tokenize"), ["chat-0", "chat-1"]),
+    ],
+)
+def test_a_request_goes_to_the_instances_that_serve_its_model(
+    model: str, route: tuple[str, str], names: list[str]
+) -> None:
+    assert names_of(asked(model, route)) == names
+
+
+def test_a_pinned_request_without_a_model_stays_there() -> None:
+    assert names_of(asked("", ("POST", "/tokenize"), pinned="vectors")) == ["vectors"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        (asked("x"), "the model 'x' does not exist; there is chat, lora, minilm"),
+        (asked("x", pinned="vectors"), "vectors does not serve the model 'x'; it serves minilm"),
+        (
+            asked("minilm"),
+            "no instance serves POST /v1/chat/completions for the model 'minilm'; it has /v1/embeddings",
+        ),
+        (asked("chat", ("POST", "/v1/x")), "no instance serves POST /v1/x"),
+        (asked("chat", ("POST", "/v1/x"), pinned="chat-0"), "chat-0 does not serve POST /v1/x"),
+    ],
+)
+def test_what_is_not_served_is_told_with_what_is(request_: InferenceRequest, text: str) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        registry().candidates(request_)
+    assert str(caught.value) == text
+
+
+# The model that a form names.
+
+FORM = (
+    b'--B\r\nContent-Disposition: form-data; name="file"; filename="model"\r\nContent-Type: audio/wav\r\n\r\n%b\r\n'
+    b'--B\r\nContent-Disposition: form-data; name="model"\r\n%b\r\nwhisper\r\n--B--\r\n'
+)
+
+
+@pytest.mark.parametrize("file", [b"", b"x\r\ny", b'--C\r\nContent-Disposition: form-data; name="model"\r\n\r\nno\r\n'])
+@pytest.mark.parametrize("more", [b"", b"Content-Type: text/plain\r\n"])
+@pytest.mark.parametrize("boundary", ["B", '"B"'])
+def test_the_model_that_a_form_names(file: bytes, more: bytes, boundary: str) -> None:
+    assert model_in_form(FORM % (file, more), f"multipart/form-data; boundary={boundary}") == "whisper"
+
+
+@pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=X"])
+def test_a_form_without_a_readable_model_names_none(content_type: str) -> None:
+    assert model_in_form(FORM % (b"", b""), content_type) == ""
+    assert model_in_form(b"--X", "multipart/form-data; boundary=X") == ""
+
+
+# Conversations.
+
+
+def turns(*texts: str, system: str = "Be brief.") -> int:
+    messages = [{"role": "system", "content": system}] if system else []
+    for at, text in enumerate(texts):
+        messages.append({"role": "assistant" if at % 2 else "user", "content": text})
+    return conversation_of(RequestBody.of({"messages": messages}))
+
+
+@pytest.mark.parametrize("system", ["", "Be brief.", "s" * 20_000])
+def test_all_turns_of_a_conversation_are_known_as_one(system: str) -> None:
+    first = turns("Hello {you}", system=system)
+    assert first
+    assert turns("Hello {you}", "Hi", "And {then}?", system=system) == first
+    assert turns("Hello {you}", "Hi", "And {then}?", "No", "Why?", system=system) == first
+
+
+def test_other_conversations_are_others() -> None:
+    assert len({turns("a"), turns("b"), turns("a", system=""), turns("a", "x", system="S"), 0}) == 5
+
+
+def test_a_short_prompt_without_turns_is_no_conversation() -> None:
+    assert conversation_of(RequestBody.of({"prompt": "x" * 100})) == 0
+    long = [conversation_of(RequestBody.of({"prompt": "x" * 600 + end})) for end in ("a", "bcd")]
+    assert long[0] == long[1] != 0
+    assert conversation_of(RequestBody.of({"input": "x"})) == 0
