@@ -31,7 +31,7 @@ class Generation:
     chunk: int = 0
     """Those of them that the present step computes."""
     begun_s: float = 0.0
-    """The engine's busy seconds when it was let in."""
+    """The engine's busy seconds when it was admitted."""
     spoke_s: float = 0.0
     """The same at its last token."""
 
@@ -76,7 +76,7 @@ class Engine:
     waiting: deque[Generation] = field(default_factory=deque)
     kv_used_tokens: int = 0
     stalled: bool = False
-    """A fault: requests are let in, but no step ends."""
+    """A fault: requests are admitted, but no step ends."""
     _step_ends_s: float = 0.0
     _work: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -102,7 +102,7 @@ class Engine:
         self._changed.set()
 
     def stall(self, stalled: bool) -> None:
-        """Stops ending steps, or goes on."""
+        """Stops ending steps, or continues."""
         self.stalled = stalled
         self._work.set()
 
@@ -156,7 +156,7 @@ class Engine:
         """Lets waiting requests in as far as there is room."""
         while self.waiting and len(self.running) < self.profile.max_num_seqs:
             needed = self.waiting[0].kv_tokens
-            # One token for each is kept free, so that the next step need not throw anybody out.
+            # One token for each request stays free, so that the next step preempts none.
             if self.running and self.kv_used_tokens + needed + len(self.running) + 1 > self.profile.kv_tokens:
                 break
             generation = self.waiting.popleft()

@@ -12,7 +12,7 @@ class Faults:
     """The faults now in force; none by default. `POST /sim/fault` sets those that its JSON object names."""
 
     hang: bool = False
-    """Connections are taken, but no request is answered, whatever its route."""
+    """Connections are accepted, but no request is answered, whatever its route."""
     stall: bool = False
     """The engine's steps do not end: streams fall silent while everything else is answered."""
     health_status: int = 200

@@ -22,7 +22,7 @@ class Images:
     restates: bool = True
     """A part begins with the text of those before it."""
     part_tokens: int | None = None
-    """A part that goes on with an answer is never longer."""
+    """A part that continues an answer is never longer."""
 
     def part(self, ask: Ask, body: Mapping[str, Any], ident: str) -> tuple[Ask, str]:
         """Returns what is to be made of an answer, and the id under which another part can follow.

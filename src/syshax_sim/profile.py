@@ -22,7 +22,7 @@ class Profile:
     max_batched_tokens: int = 8192
     """Prompt tokens that one step computes at most: longer prompts take several."""
     kv_tokens: int = 500_000
-    """Tokens that the KV cache holds. When it is full, the youngest request is thrown out and computed again later."""
+    """Tokens that the KV cache holds. When it is full, the youngest request is preempted and computed again later."""
     max_model_len: int = 32_768
     """Tokens of prompt and answer together."""
     kv_token_bytes: int = 1024

@@ -19,15 +19,14 @@ from syshax_sim.faults import Faults
 from syshax_sim.handover import Arena, KvStore
 from syshax_sim.images import Images
 from syshax_sim.profile import Profile
+from syshax_sim.reply import Reply, compact
 from syshax_sim.stream import Stream
 from syshax_sim.text import detokenize, render_chat, tokenize
 from syshax_sim.wire import (
     VERSION,
     ApiError,
     Ask,
-    Reply,
     check_model,
-    compact,
     malformed,
     messages_of,
     parse_ask,
@@ -67,7 +66,7 @@ class SimInstance:
             version: That of vLLM, as /version tells it.
             kv_store: Where KV caches are handed over; instances that share one can do that.
             images: Speaks the dialect of the patched images 0.2.x, in this way. Default: it does not.
-            die: What the fault `die` does. Default: all connections are broken, and no new ones are taken.
+            die: What the fault `die` does. Default: all connections are closed, and no new ones are accepted.
         """
         self.engine = Engine(profile)
         self.faults = Faults()

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from aiohttp import web
 
 from syshax_sim.engine import Generation
-from syshax_sim.wire import DONE, Ask, Reply
+from syshax_sim.reply import DONE, Reply
+from syshax_sim.wire import Ask
 
 _MAX_BUFFERED_BYTES = 64 * 1024
 """A client that is slower than the engine gets several tokens in one event, as from vLLM."""
