@@ -62,6 +62,7 @@ def test_without_a_gpu_cpu_cores_play_its_role(tmp_path: Path) -> None:
         assert dict(spec.env)["VLLM_CPU_OMP_THREADS_BIND"] == profile.cpulist(list(cores))
         assert dict(spec.env)["CUDA_VISIBLE_DEVICES"] == ""
     assert (config.services.gpu.quantize, config.services.cpu.quantize) == ("none", "q8_0")
+    assert config.parity.max_distance_quantised == 0.2
     assert config.services.conductor.port == 8010
     assert config.models.default == "smollm2"
 
