@@ -413,6 +413,7 @@ async def test_a_request_has_one_host(make_stand: MakeStand, host: bytes) -> Non
         (b"Content-Encoding: gzip", b"not gzip"),
         (b"Content-Encoding: gzip", gzip.compress(BODY)[:-12]),
         (b"Content-Encoding: deflate", b"\x00\x01"),
+        (b"Content-Encoding: br", b"\x00\x01"),
     ],
 )
 async def test_a_body_that_is_not_coded_as_told_is_a_400(
@@ -422,6 +423,7 @@ async def test_a_body_that_is_not_coded_as_told_is_a_400(
     status, _, told = await ask(stand, post(coding, body=body))
     assert status == 400
     assert set(json.loads(told)) == {"error"}
+    assert "install" not in told.decode()
     assert not [record for record in caplog.records if record.levelname in {"ERROR", "WARNING"}]
     assert stand.gateway.held_bytes == 0
 

@@ -23,7 +23,7 @@ from syshaxd.control import ControlServer
 from syshaxd.core.loads import GpuLoad
 from syshaxd.core.types import State
 from syshaxd.serving.leases import Leases
-from syshaxd.system.terminal import _ERRORS
+from syshaxd.system.terminal import _ERRORS, Program
 from tests.core.topologies import KUNPENG_LSCPU
 from tests.fakes.control import operations_of
 from tests.fakes.daemon import fake_daemon
@@ -274,6 +274,15 @@ async def test_files_are_utf_8_in_any_locale(tmp_path: Path) -> None:
     code, _, err = await _run(tmp_path, "config", "apply", str(tmp_path))
     assert code != 0
     assert b"Traceback" not in err
+
+
+def test_an_error_that_no_command_has_foreseen_names_its_file() -> None:
+    @click.command(cls=Program)
+    def reads() -> None:
+        Path("/nowhere/file").read_text("utf-8")
+
+    done = CliRunner().invoke(reads)
+    assert (done.exit_code, done.stderr) == (1, "Error: /nowhere/file: No such file or directory\n")
 
 
 def test_errors_of_decoding_are_not_ours() -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser, HttpVersion11, RawRequestMessage
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.tcp_helpers import tcp_keepalive
 
@@ -370,6 +370,8 @@ class ClientConnection(BaseProtocol):
         if isinstance(error, LineTooLong):
             limit = f"(gateway.max_header_bytes is {self._owner.limits.max_header_bytes})"
             return _bad_request(431, f"the request's target or one of its header fields is too long {limit}")
+        if isinstance(error, ContentEncodingError):
+            return _bad_request(400, "the body has a Content-Encoding other than gzip and deflate")
         return _bad_request(400, _first_line(error.message) or "not an HTTP request")
 
 

@@ -25,6 +25,14 @@ def default_path() -> Path:
     return rundir.state_dir() / "api_keys"
 
 
+def have_been_made() -> bool:
+    """Whether there is such a file; false if that cannot be seen, which ApiKeys reports."""
+    try:
+        return default_path().exists()
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class NewKey:
     """A key that was made just now."""
@@ -135,7 +143,8 @@ def _read(path: Path) -> KeyRing | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise SyshaxError(f"{path}: {replacing.reason(error)}") from error
+        text = f"{path}: {replacing.reason(error)}; XDG_STATE_HOME chooses another folder"
+        raise SyshaxError(text) from error
     with os.fdopen(descriptor, encoding="utf-8") as file:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         if mode & (stat.S_IRWXG | stat.S_IRWXO):

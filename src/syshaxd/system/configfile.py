@@ -92,7 +92,7 @@ def load(path: Path) -> Config:
 
 def warnings(path: Path, config: Config) -> tuple[str, ...]:
     """Warnings about a valid configuration: old names of keys, unsafe file modes, and who can reach the endpoint."""
-    found = [f"{path}: {text}" for text in exposures(config, keys_exist=api_keys.default_path().exists())]
+    found = [f"{path}: {text}" for text in exposures(config, keys_exist=api_keys.have_been_made())]
     old_name = f"{path}: {{}} is now {{}}; the old name works until the next release"
     found += [old_name.format(old, RENAMED_KEYS[old]) for old in _old(path)]
     if (mode := _mode(path)) is not None:

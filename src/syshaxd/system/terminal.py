@@ -72,7 +72,8 @@ class _OnAnyTerminal(click.Command):
             return super().main(*args, **options)
         except OSError as error:  # of the output: commands turn their own errors into messages
             _give_up_stdout()
-            click.echo(f"Error: {error.strerror or error}{_advice(error)}", err=True)
+            what = f"{error.filename}: " if error.filename else ""
+            click.echo(f"Error: {what}{error.strerror or error}{_advice(error)}", err=True)
             sys.exit(1)
 
 
