@@ -4,6 +4,7 @@
 
 import importlib.util
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -118,7 +119,8 @@ def _libraries(files: Iterable[Path]) -> set[Path]:
     """The shared libraries that programs and modules need, the loader among them."""
     elves = [str(path) for path in files if _is_elf(path)]
     listed = subprocess.run(["ldd", *elves], capture_output=True, text=True).stdout
-    return {Path(found) for found in re.findall(r"^\s.*?(/\S+) \(0x", listed, re.MULTILINE) if found not in elves}
+    found = map(os.path.normpath, re.findall(r"^\s.*?(/\S+) \(0x", listed, re.MULTILINE))
+    return {Path(path) for path in found if path not in elves}
 
 
 def _is_elf(path: Path) -> bool:
