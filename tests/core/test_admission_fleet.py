@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Admission for any number of instances of several models."""
 
+import heapq
 import itertools
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -354,3 +356,32 @@ def test_a_stream_leaves_a_gpu_that_preempts_for_another_with_room() -> None:
     bench.read(Snapshot(instances={"gpu-a0": load}))
     assert bench.where(*clients) == ["gpu-a1", "gpu-a1"]
     assert not bench.admission.entries
+
+
+def test_with_16_instances_and_5_models_nobody_starves() -> None:
+    """One model gets more than its instances can do; the others are served as if it were not there."""
+    fleet = [instance(f"gpu-{model}{at}", model, slots=4) for model in "abc" for at in range(3)]
+    fleet += [instance(f"cpu-{model}", model, slots=4) for model in "abc"]
+    fleet += [instance(f"gpu-{model}{at}", model, slots=4) for model in "de" for at in range(2)]
+    bench, chance, now_s = Bench(fleet, policy="turn"), random.Random(7), 0.0
+    arrivals = [(chance.uniform(0, 60), chance.choice("aaaaaaaaaabcde")) for _ in range(2000)]
+    events: list[tuple[float, int, Client | str]] = [(at_s, at, model) for at, (at_s, model) in enumerate(arrivals)]
+    heapq.heapify(events)
+    came: dict[Client, float] = {}
+    waited: dict[str, list[float]] = {model: [] for model in "abcde"}
+    running: set[Client] = set()
+    while events:
+        now_s, _, what = heapq.heappop(events)
+        if isinstance(what, str):
+            came[bench.arrive(what)] = now_s
+        else:
+            bench.end(what)
+            running.discard(what)
+        for client in [client for client in bench.clients if client.slots and client not in running]:
+            running.add(client)
+            waited[client.claim.request.model].append(now_s - came[client])
+            heapq.heappush(events, (now_s + chance.expovariate(1.0), 10_000 + client.number, client))
+    assert sum(map(len, waited.values())) == 2000
+    assert not bench.overtaken
+    assert max(max(waited[model]) for model in "bcde") < 1.0 < max(waited["a"])
+    assert bench.admission.is_quiet

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from syshaxd.cli.parity import parity_line
+from syshaxd.cli.groups import by_model, handover_notes, model_cells, parity_notes
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad
 from syshaxd.core.report.describe import device_text
 from syshaxd.core.types import EngineStatus, InstanceSpec, InstanceStatus, RuntimeKind, State
@@ -73,8 +73,13 @@ def status_table(
     for column in columns:
         name = column.name if width >= _WIDE else column.short_name or column.name
         table.add_column(name, justify=column.justify, no_wrap=not column.wraps, overflow=column.overflow)
-    for instance in status.instances:
-        table.add_row(*(column.cell(view, instance) for column in columns))
+    models = by_model(status.instances)
+    for model, instances in models.items():
+        if len(models) > 1:
+            cells = model_cells(status, model, instances)
+            table.add_row(*(cells.get(column.name, "") for column in columns))
+        for instance in instances:
+            table.add_row(*(column.cell(view, instance) for column in columns))
     parts = [_headline(status, now_s)]
     if devices and status.snapshot.host is not None:
         parts.append(Text(_host_text(status.snapshot.host)))
@@ -88,6 +93,12 @@ class _View:
     status: EngineStatus
     now_s: float
     monotonic_s: float
+
+    @property
+    def indent(self) -> str:
+        """Before instances below the row of their model."""
+        models = {instance.spec.served_model for instance in self.status.instances}
+        return "  " if len(models) > 1 else ""
 
     def load(self, instance: InstanceStatus) -> InstanceLoad | None:
         return self.status.snapshot.instances.get(instance.spec.name)
@@ -136,7 +147,7 @@ def _model_text(spec: InstanceSpec) -> str:
 
 _WIDE = 120
 _COLUMNS = (
-    _Column("INSTANCE", lambda view, instance: instance.spec.name),
+    _Column("INSTANCE", lambda view, instance: f"{view.indent}{instance.spec.name}"),
     _Column("ROLE", lambda view, instance: instance.spec.role, from_width=_WIDE),
     _Column("STATE", lambda view, instance: state_text(instance.state)),
     _Column("FOR", lambda view, instance: duration_text(view.now_s - instance.since_s), justify="right"),
@@ -199,27 +210,14 @@ def _notes(view: _View) -> Iterator[Text]:
             ]
     for name, reason in view.status.open_circuits.items():
         notes.append(Text.assemble((f"{name}: ", "bold"), (f"gets no requests: {reason}", "red")))
-    notes += _handovers(view.status.handover_refusals)
-    notes += [Text.assemble("parity: ", parity_line(report)) for report in view.status.parity]
+    notes += handover_notes(view.status.handover_refusals)
+    notes += parity_notes(view.status.parity)
     notes += [Text.assemble(("syshaxd: ", "bold"), (fault, "red")) for fault in view.status.faults]
     if view.status.snapshot.gpu_error:
         notes.append(Text.assemble(("GPUs: ", "bold"), (view.status.snapshot.gpu_error, "yellow")))
     if notes:
         yield Text()
         yield from notes
-
-
-def _handovers(refusals: Mapping[tuple[str, str], str]) -> Iterator[Text]:
-    """Which instances can hand over to which, or why not; a reason that applies both ways appears once."""
-    shown: set[tuple[str, str]] = set()
-    for (source, target), refusal in refusals.items():
-        if (target, source) in shown:
-            continue
-        both = bool(refusal) and refusals.get((target, source)) == refusal
-        if both:
-            shown.add((source, target))
-        said = f"no hand-over: {refusal}" if refusal else "can hand over"
-        yield Text.assemble((f"{source} {'and' if both else 'to'} {target}: ", "bold"), said)
 
 
 def _where_it_is_told(instance: InstanceStatus) -> str:

@@ -175,6 +175,7 @@ def soonest(view: View, request: InferenceRequest, able: Sequence[Room]) -> tupl
     """
     if len(able) == 1:
         return able[0].spec.name, ("the GPU has room",)
+    tokens = view.estimates.lengths_of(request.kind).mean
     first_s: dict[str, float] = {}
     rest_s: dict[str, float] = {}
     for gpu in able:
@@ -182,7 +183,6 @@ def soonest(view: View, request: InferenceRequest, able: Sequence[Room]) -> tupl
         if prompt is None or token is None:
             first_s, rest_s = {}, {}
             break
-        tokens = view.estimates.lengths_of(request.kind).mean
         first_s[gpu.spec.name] = prompt.at(request.prompt_tokens)
         rest_s[gpu.spec.name] = token.at(gpu.running + 1) * tokens
 
