@@ -275,7 +275,7 @@ def daemon(
         "models": {"default": MODEL, "path": str(tiny_model)},
         "gateway": {"max_body_bytes": BODY_LIMIT_BYTES},
         "offload": {"arena_dir": str(arenas), "arena_bytes": 64 * 1024 * 1024},
-        "scheduler": {"policy": "turn"},  # both work, whether that pays or not
+        "scheduler": {"policy": "turn", "holdout": 0},  # both work, whether that pays or not
         # So that an instance that hangs is given up in seconds.
         "lifecycle": {
             "backoff_base_s": 0.5,

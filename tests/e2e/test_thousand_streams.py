@@ -194,7 +194,7 @@ async def bed(folder: Path) -> AsyncIterator[Bed]:
         config.write_text(
             f"""
 models: {{default: m}}
-scheduler: {{policy: turn}}  # both work, whether that pays or not
+scheduler: {{policy: turn, holdout: 0}}  # both work, whether that pays or not
 services:
   gpu: {{runtime: external, port: {sims[0]}, max_num_seqs: {STREAMS // 2}}}
   cpu: {{runtime: external, port: {sims[1]}, max_num_seqs: {STREAMS // 2}}}

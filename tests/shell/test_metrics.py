@@ -15,7 +15,16 @@ from syshaxd.core.numa import BindingStatus
 from syshaxd.core.parity import Figures, unknown
 from syshaxd.core.placement.decision import Prediction
 from syshaxd.core.placement.records import Cause, HandoverRecord, Outcome, RequestRecord
-from syshaxd.core.types import Device, EngineStatus, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
+from syshaxd.core.types import (
+    Device,
+    EngineStatus,
+    InstanceSpec,
+    InstanceStatus,
+    OffloadTrial,
+    Role,
+    RuntimeKind,
+    State,
+)
 from syshaxd.observe.metric_aliases import RENAMED, REPLACED
 from syshaxd.observe.metrics import ClientCounts, MetricsService
 from tests.fakes.engine import DRIFT, GIB, parity_report, seen
@@ -181,6 +190,7 @@ def render(service: MetricsService, snapshot: Snapshot = SNAPSHOT) -> Exposition
         instances=STATUSES,
         snapshot=snapshot,
         parity=parity,
+        offload=OffloadTrial(predicted_s=2.0, measured_s=1.5, low_s=1.0, high_s=2.0),
         bindings={"cpu": BindingStatus(verification=seen(DRIFT), read_at_s=1700.5, drifts=(DRIFT,), drifted_at_s=1.0)},
     )
     text = service.render(status, ClientCounts(certificates_end_at_s={"cert": 1.0})).decode()

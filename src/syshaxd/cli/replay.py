@@ -48,6 +48,8 @@ _COLUMNS = (
 @click.option("--requests", type=click.IntRange(min=10), default=1000, show_default=True,
               help="Requests of each section of the trace.")  # fmt: skip
 @click.option("--sections", type=click.IntRange(min=1), default=3, show_default=True, help="Sections of the trace.")
+@click.option("--holdout", type=click.FloatRange(0, 0.5), default=0.0, show_default=True,
+              help="Share of requests that wait for the GPU to measure the CPU's help.")  # fmt: skip
 @click.option("--told-limits", is_flag=True, help="Requests tell the length of their answers as max_tokens.")
 @click.option("--batch", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Share of requests of the class batch. The other columns then count interactive ones.")  # fmt: skip
@@ -62,6 +64,7 @@ def replay(
     *,
     requests: int,
     sections: int,
+    holdout: float,
     told_limits: bool,
     batch: float,
     targets: bool,
@@ -92,6 +95,7 @@ def replay(
         told_limits=told_limits,
         batch_share=batch,
         targets=targets,
+        holdout=holdout,
     )
     rows = list(compare(requests_, what))
     if svg is not None:

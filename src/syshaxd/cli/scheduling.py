@@ -5,6 +5,7 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -234,12 +235,10 @@ def dry_run(socket: Path | None, /, loads: Sequence[str], output: str, **query: 
 @output_option
 @click.pass_obj
 def policy(socket: Path | None, /, output: str, **values: str | float | None) -> None:
-    """Shows the placement policy, or changes it.
+    """Shows or sets the placement policy.
 
-    NAME is the policy to switch to.
-
-    New values hold at once, until the next reload or restart. `syshaxctl config set scheduler.policy NAME --apply`
-    sets the policy for good.
+    NAME switches to another policy; the options set thresholds. New values hold at once, until the next reload or
+    restart. `syshaxctl config set scheduler.policy NAME --apply` sets the policy for good.
 
     \b
     Examples:
@@ -267,6 +266,49 @@ def policy(socket: Path | None, /, output: str, **values: str | float | None) ->
             click.echo("\nUntil the next reload or restart; `syshaxctl config set KEY VALUE --apply` sets it for good.")
 
     run(socket, work)
+
+
+@click.command()
+@output_option
+@click.pass_obj
+def offload(socket: Path | None, output: str) -> None:
+    """Shows whether the CPU's help pays: predicted against measured.
+
+    A share of the requests that the CPU would help with (scheduler.holdout) waits for the GPU instead. The benefit is
+    what help gains compared with them, in seconds to the end of an answer, less what it takes from others. Help that is
+    not sure to gain is switched off, and tried again later.
+
+    \b
+    Examples:
+      syshaxctl offload
+      syshaxctl offload -o json | jq .low_s
+    """  # noqa: D301
+
+    async def work(client: ControlClient) -> None:
+        trial = (await client.status()).offload
+        if output == "json":
+            click.echo(json.dumps(asdict(trial), indent=2))
+            return
+        state = "on" if trial.on else f"off until {show.clock_text(trial.off_until_s)}"
+        click.echo(f"help by the CPU: {state}; {trial.text}")
+        table = Table(box=None, pad_edge=False)
+        for name in ("BENEFIT", "SECONDS", "95% INTERVAL", "ANSWERS"):
+            table.add_column(name, justify="left" if name == "BENEFIT" else "right")
+        bounds = "-" if trial.low_s is None or trial.high_s is None else f"{trial.low_s:.2f} to {trial.high_s:.2f}"
+        counts = f"{trial.helped} helped, {trial.held_out} held out"
+        table.add_row("predicted", _optional(trial.predicted_s), "", str(trial.helped + trial.held_out))
+        table.add_row("measured", _optional(trial.measured_s), bounds, counts)
+        show.console().print(table)
+        click.echo(
+            f"scheduler.holdout = {trial.holdout:g}; since the start {trial.all_held_out} held out, "
+            f"switched off {trial.times_off} times"
+        )
+
+    run(socket, work)
+
+
+def _optional(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.2f}"
 
 
 def _load(text: str) -> tuple[str, dict[str, float]]:

@@ -212,6 +212,10 @@ def _notes(view: _View) -> Iterator[Text]:
         notes.append(Text.assemble((f"{name}: ", "bold"), (f"gets no requests: {reason}", "red")))
     notes += handover_notes(view.status.handover_refusals)
     notes += parity_notes(view.status.parity)
+    if not view.status.offload.on:
+        until = clock_text(view.status.offload.off_until_s)
+        text = f"the CPU does not help until {until}: {view.status.offload.text}; see `syshaxctl offload`"
+        notes.append(Text.assemble(("offload: ", "bold"), (text, "yellow")))
     notes += [Text.assemble(("syshaxd: ", "bold"), (fault, "red")) for fault in view.status.faults]
     if view.status.snapshot.gpu_error:
         notes.append(Text.assemble(("GPUs: ", "bold"), (view.status.snapshot.gpu_error, "yellow")))

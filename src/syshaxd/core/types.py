@@ -233,7 +233,7 @@ class OffloadTrial:
     holdout: float = 0.0
     """Share of the requests that the CPU would help with, which are held out."""
     held_out: int = 0
-    """Answers that have ended, in the present round."""
+    """Answers that have ended, in the present round or, as long as that has too few, in the last one."""
     helped: int = 0
     """As above."""
     predicted_s: float | None = None

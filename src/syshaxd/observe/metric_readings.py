@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.numa import BindingStatus, DriftKind
 from syshaxd.core.parity import Agreement, Figures, ParityReport
-from syshaxd.core.types import InstanceStatus, State
+from syshaxd.core.types import InstanceStatus, OffloadTrial, State
 from syshaxd.observe.metric_aliases import OLD_DRIFT_KINDS
 
 
@@ -105,6 +105,18 @@ _PARITY_GAUGES: tuple[tuple[str, str, Callable[[Figures], float]], ...] = (
     ("syshax_parity_greedy_ratio", "Answers that are the same to the end.", lambda figures: figures.greedy_ratio),
     ("syshax_parity_common_prefix_ratio", "Tokens before answers part.", lambda figures: figures.common_prefix_ratio),
 )
+
+
+def offload_families(trial: OffloadTrial) -> Iterator[Metric]:
+    """What is measured of help by the CPU."""
+    yield GaugeMetricFamily("syshax_offload_enabled", "0 while the CPU does not help, as it gains nothing.", trial.on)
+    values = {"measured": trial.measured_s, "low": trial.low_s, "high": trial.high_s, "predicted": trial.predicted_s}
+    known = {name: value for name, value in values.items() if value is not None}
+    yield gauges("syshax_offload_benefit_seconds", "What help by the CPU gains for a request.", "value", known)
+    yield CounterMetricFamily(
+        "syshax_offload_held_out", "Requests that waited for the GPU to measure that.", value=trial.all_held_out
+    )
+    yield CounterMetricFamily("syshax_offload_switched_off", "Times that help was switched off.", value=trial.times_off)
 
 
 def binding_families(bindings: Mapping[str, BindingStatus]) -> Iterator[Metric]:

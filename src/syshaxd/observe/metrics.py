@@ -27,6 +27,7 @@ from syshaxd.observe.metric_readings import (
     host_families,
     info,
     load_families,
+    offload_families,
     parity_families,
     state_families,
 )
@@ -141,6 +142,7 @@ class MetricsService:
             *load_families(snapshot.instances, to_unix_s),
             *parity_families(status.parity),
             *binding_families(status.bindings),
+            *offload_families(status.offload),
             *gpu_families(snapshot, to_unix_s),
             *(host_families(snapshot.host) if snapshot.host else ()),
             *vllm_families(status, self._placements),

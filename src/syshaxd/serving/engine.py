@@ -21,14 +21,15 @@ from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.admission import Admission, begun
 from syshaxd.core.placement.calibration import Calibration
-from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
+from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, HelpSwitched, MoveStream, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest
+from syshaxd.core.placement.holdout import report_trial
 from syshaxd.core.placement.records import Cause, Outcome
 from syshaxd.core.placement.retry_budget import RetryBudget
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant
-from syshaxd.core.types import InstanceSpec, InstanceStatus, State
+from syshaxd.core.types import InstanceSpec, InstanceStatus, OffloadTrial, State
 from syshaxd.instances.breakers import Ask, Breakers
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
@@ -127,6 +128,7 @@ class Engine:
                     instance, last_try, failure = answer.instance, answer.last_try, error
                 else:
                     if answer.outcome is Outcome.OK:
+                        self._admission.observe_help(claim, self._loop.time())
                         took_s = self._loop.time() - placed_at_s
                         self._admission.observe_answer(claim.request, took_s, answer.usage[1], request.handovers)
                     self._failures.end(request, failed=answer.outcome is Outcome.FAILED)
@@ -145,6 +147,7 @@ class Engine:
         specs = [slot.spec for slot in grant.slots]
         request.weights = "+".join(spec.weights_text for spec in specs) if any(spec.weights for spec in specs) else ""
         request.prediction = placement.prediction
+        request.held_out = claim.held_out
         request.queue_s = self._loop.time() - request.started_at_s
         if request.wants_explanation:
             request.explanation = self.requests.short_explanation(request.id)
@@ -250,7 +253,13 @@ class Engine:
     def _fleet(self) -> Fleet:
         registry = self.registry
         return Fleet(
-            registry.specs, registry.ready, registry.candidates, self._handover.pairs, self._snapshot(), time.time()
+            registry.specs,
+            registry.ready,
+            registry.candidates,
+            self._handover.pairs,
+            self._snapshot(),
+            at_s=time.time(),
+            now_s=self._loop.time(),
         )
 
     async def _admit(self, claim: Claim) -> Grant:
@@ -303,6 +312,9 @@ class Engine:
                         effect.claim.stream.move(effect.slot, effect.cause)
                 case Decided():
                     self.requests.decisions.append(effect)
+                case HelpSwitched():
+                    self.events.add(EventKind.OFFLOAD, effect.text)
+                    _log.log(logging.INFO if effect.on else logging.WARNING, "%s", effect.text)
 
     def _readmit(self) -> None:
         """Slots may have come free."""
@@ -367,6 +379,11 @@ class Engine:
         if self._supervisor.status(name).state is State.DRAINING:
             self._supervisor.drained(name)
 
+    @property
+    def offload(self) -> OffloadTrial:
+        """What is measured of help by the CPU."""
+        return report_trial(self._admission.holdout, self.policy.holdout, to_unix_s=time.time() - self._loop.time())
+
     # Settings.
 
     @property
@@ -375,7 +392,9 @@ class Engine:
         return self._scheduler.policy
 
     def set_policy(self, policy: Policy) -> None:
-        """Decides by other thresholds from now on."""
+        """Decides by another policy, or by other thresholds, from now on."""
+        if policy != self._scheduler.policy:
+            self._admission.restart_measuring()
         self._scheduler.policy = policy
         self._readmit()
 

@@ -82,6 +82,7 @@ class InstanceOperations:
             parity=self.parity.reports(),
             open_circuits=self._engine.breakers.reasons,
             faults=self._faults(),
+            offload=self._engine.offload,
         )
 
     def start(self, name: str) -> None:

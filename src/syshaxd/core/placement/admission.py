@@ -19,10 +19,11 @@ from functools import partial
 from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
 from syshaxd.core.placement.calibration import RunResult, seed
 from syshaxd.core.placement.capacity import Room
-from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
+from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, HelpSwitched, MoveStream, Refused
 from syshaxd.core.placement.conversations import Conversations
-from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, RunOn, Wait
+from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, Reject, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates, observe_answer, observe_handover, observe_loads
+from syshaxd.core.placement.holdout import Holdout
 from syshaxd.core.placement.migration import movable
 from syshaxd.core.placement.prediction import predict_first_s
 from syshaxd.core.placement.queue import Entry, Queue, Queues
@@ -37,6 +38,7 @@ _MAX_RETRY_AFTER_S = 60.0
 _MEAN_WEIGHT = 0.05
 # Of the requests that wait longest for the GPU, so many are offered a CPU with room at a time.
 _OFFERED_CPU = 16
+_HELD_OUT = "held out: it waits for the GPU, to measure what help by the CPU gains"
 
 
 class Admission:
@@ -58,8 +60,14 @@ class Admission:
         self._running: dict[Claim, None] = {}  # in the order in which they were granted
         self._mean_duration_s = 1.0
         self._estimates = Estimates()
+        self._holdout = Holdout()
 
     # Questions.
+
+    @property
+    def holdout(self) -> Holdout:
+        """What is measured of help by CPUs."""
+        return self._holdout
 
     @property
     def queued(self) -> int:
@@ -100,6 +108,7 @@ class Admission:
         """
         candidates = fleet.candidates(request, ())
         queued = self._queues.of_instances(candidates).ahead_of(batch=request.is_batch)
+        candidates = self._allowed(Claim(request), candidates)
         if assumed_inflight is None:
             return self._decide(request, candidates, fleet, queued=queued)
         return self._decide(request, candidates, fleet, queued=queued, inflight=assumed_inflight, ended={})
@@ -143,7 +152,7 @@ class Admission:
         if queue.waiting:
             decision = Wait((f"{queue.waiting} requests wait already",))
         else:
-            decision = self._decide(claim.request, candidates, fleet, queued=len(queue))
+            decision = self._decide(claim.request, self._allowed(claim, candidates), fleet, queued=len(queue))
         effects: list[Effect] = [self._decided(claim.request, candidates, decision, fleet, queued=len(queue))]
         if isinstance(decision, RunOn | Offload):
             effects.append(self._grant(claim, decision, fleet))
@@ -152,6 +161,8 @@ class Admission:
     def give_up(self, claim: Claim) -> None:
         """A request does not want to wait any more."""
         self._queues.get(claim.queue).remove_waiting(claim)
+        if claim.member is not None:
+            claim.member.over = True
 
     def timed_out(self, claim: Claim, fleet: Fleet, after_s: float) -> UnavailableError:
         """A request has waited for as long as it may."""
@@ -171,7 +182,7 @@ class Admission:
         name = claim.stream.spec.name
         request = begun(claim.request)
         without = {**self.inflight, name: self.inflight.get(name, 0) - 1}  # its own slot is not in its way
-        candidates = fleet.candidates(request, ())
+        candidates = self._allowed(claim, fleet.candidates(request, ()))
         decision = self._decide(
             request, candidates, fleet, queued=len(self._queues.of_instances(candidates)), inflight=without
         )
@@ -193,15 +204,26 @@ class Admission:
         """Has the estimates of an instance begin with what a calibration measured."""
         self._estimates = seed(self._estimates, results, name)
 
+    def observe_help(self, claim: Claim, now_s: float) -> None:
+        """The answer to a claim has ended well, at a time of `Fleet.now_s`; before its grant is released."""
+        if claim.member is not None:
+            claim.member.whole_s = now_s - claim.member.since_s
+
+    def restart_measuring(self) -> None:
+        """Other rules decide from now on: whether help pays is measured anew, with help."""
+        self._holdout.restart()
+
     # Instances change.
 
     def observe_loads(self, fleet: Fleet) -> list[Effect]:
         """New readings have come: what waits is decided again."""
+        switched = self._holdout.settle(fleet.now_s)
         self._slots.observe_loads(fleet.snapshot)
         sums = self._slots.kv_tokens
         tokens = {name: sums[name] / count for name, count in self.inflight.items() if count}
         self._estimates = observe_loads(self._estimates, fleet.snapshot, tokens)
-        return self.admit(fleet)
+        effects: list[Effect] = [] if switched is None else [HelpSwitched(not self._holdout.is_off, switched)]
+        return effects + self.admit(fleet)
 
     def admit(self, fleet: Fleet, *, offered_cpu: int = _OFFERED_CPU) -> list[Effect]:
         """Slots may have come free: each model's are granted in the order of arrival, until a request has to wait.
@@ -346,14 +368,15 @@ class Admission:
             # Its traceback refers to `effects`: a cycle, which would keep the request.
             effects.append(Refused(claim, error.with_traceback(None)))
             return None
-        decision = self._decide(request, candidates, fleet, queued=queued)
+        before = claim.held_out
+        decision = self._decide_claim(claim, candidates, fleet, queued=queued)
         if isinstance(decision, RunOn | Offload):
             if only is not None and fleet.specs[decision.places[-1]].role is not only:
                 return Wait(cpu_has_room=True)
             effects.append(self._decided(request, candidates, decision, fleet, queued=queued))
             effects.append(self._grant(claim, decision, fleet))
         elif isinstance(decision, Wait):
-            if arrives:
+            if arrives or claim.held_out is not before:
                 effects.append(self._decided(request, candidates, decision, fleet, queued=queued))
         elif only is not None:
             return Wait(cpu_has_room=True)
@@ -361,6 +384,29 @@ class Admission:
             effects.append(self._decided(request, candidates, decision, fleet, queued=queued))
             effects.append(Refused(claim, UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)))
         return decision
+
+    def _decide_claim(self, claim: Claim, candidates: Sequence[InstanceSpec], fleet: Fleet, *, queued: int) -> Decision:
+        """As `_decide`; of the interactive claims that a CPU is about to help with, some are held out."""
+        decision = self._decide(claim.request, self._allowed(claim, candidates), fleet, queued=queued)
+        share = self._scheduler.policy.holdout
+        if share and claim.member is None and not (claim.first or claim.is_batch):
+            prediction = decision.prediction if isinstance(decision, RunOn | Offload) else None
+            if prediction is not None:
+                claim.member = self._holdout.enroll(prediction, fleet.now_s, share)
+                if claim.held_out:
+                    decision = self._decide(claim.request, self._allowed(claim, candidates), fleet, queued=queued)
+        if not claim.held_out or isinstance(decision, Reject):
+            return decision
+        decision = replace(decision, reasons=(*decision.reasons, _HELD_OUT))
+        # What the CPU has room for is for others.
+        return replace(decision, cpu_has_room=True) if isinstance(decision, Wait) else decision
+
+    def _allowed(self, claim: Claim, candidates: Sequence[InstanceSpec]) -> Sequence[InstanceSpec]:
+        """The instances on which a claim may run: no CPU beside a GPU, if it is held out or help is switched off."""
+        asked = claim.request.pinned is not None or claim.request.offload
+        if asked or not (self._holdout.is_off or claim.held_out):
+            return candidates
+        return [spec for spec in candidates if spec.role is Role.GPU] or candidates
 
     def _decide(
         self,
@@ -426,6 +472,8 @@ class Admission:
         """The request, of which a position may be in the queue, has ended."""
         self._running.pop(claim, None)
         self._queues.get(claim.queue).remove_return(claim)
+        if claim.member is not None:
+            claim.member.over = True
 
     def _reserve(self, claim: Claim, spec: InstanceSpec, fleet: Fleet) -> Slot | None:
         """Takes a slot for a stream that moves to an instance; None: it has no room."""
@@ -481,7 +529,8 @@ class Admission:
         target = fleet.find_ready(move.target)
         if target is None:
             return
-        for claim in movable(self._running, move):
+        running = self._running if move.cause is not Cause.PRESSURE else self._helped()
+        for claim in movable(running, move):
             if _moves(effects, claim):
                 continue
             slot = self._reserve(claim, target, fleet)
@@ -493,6 +542,10 @@ class Admission:
                 self._queues.of(claim, fleet).prepend(claim, move.source)
             elif move.cause is Cause.PRIORITY:
                 self._queues.of(claim, fleet).append(claim, move.source)
+
+    def _helped(self) -> Iterator[Claim]:
+        """Claims that a CPU may help with."""
+        return (claim for claim in self._running if not (claim.held_out or self._holdout.is_off))
 
 
 def _moves(effects: Sequence[Effect], claim: Claim) -> bool:

@@ -9,6 +9,7 @@ from typing import Protocol
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.decision import Decision, InferenceRequest
+from syshaxd.core.placement.holdout import Member
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.rules import View
 from syshaxd.core.placement.slots import Grant, Slot
@@ -51,11 +52,18 @@ class Claim:
     """Its answer, as soon as it is made and if it can move."""
     queue: str = ""
     """The model in whose queue it is, or would be."""
+    member: Member | None = None
+    """Of the experiment that measures what help by a CPU gains; None: no CPU was about to help."""
 
     @property
     def is_batch(self) -> bool:
         """Whether it waits behind interactive requests."""
         return self.request.is_batch
+
+    @property
+    def held_out(self) -> bool:
+        """It waits for the GPU as if there were no CPU."""
+        return self.member is not None and self.member.held_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,8 @@ class Fleet:
     """The latest readings."""
     at_s: float
     """Unix time, for the history of decisions."""
+    now_s: float = 0.0
+    """Monotonic."""
 
     def find_ready(self, name: str) -> InstanceSpec | None:
         """The instance of that name, if requests can go to it."""
@@ -125,4 +135,13 @@ class Decided:
     """What the rules saw."""
 
 
-Effect = Granted | Refused | MoveStream | Decided
+@dataclass(frozen=True, slots=True)
+class HelpSwitched:
+    """Help by the CPU was switched off, as it gains nothing, or on again."""
+
+    on: bool
+    text: str
+    """Why."""
+
+
+Effect = Granted | Refused | MoveStream | Decided | HelpSwitched

@@ -14,6 +14,8 @@ from syshaxd.core.types import InstanceSpec
 
 MOST_OVERTAKEN = 256
 """A batch request is overtaken by at most so many interactive ones that arrived later."""
+_SCANNED = 4
+"""Times as many entries are looked at as are offered the CPU."""
 
 
 @dataclass(slots=True, eq=False)
@@ -105,10 +107,20 @@ class Queue:
             self._returns += bool(entry.gpu)
 
     def last(self, count: int) -> list[tuple[int, Claim]]:
-        """Of the last entries those that wait, and how many are before each; the first entry is not among them."""
-        size = len(self)
-        ends = islice(chain(reversed(self._batch.values()), reversed(self._settled.values())), min(count, size - 1))
-        return [(size - 1 - at, entry.claim) for at, entry in enumerate(ends) if not entry.gpu]
+        """Of the last entries those that wait, and how many are before each; the first entry is not among them.
+
+        What is held out does not count: it must not keep others from the CPU.
+        """
+        size, found, seen = len(self), list[tuple[int, Claim]](), 0
+        ends = islice(chain(reversed(self._batch.values()), reversed(self._settled.values())), size - 1)
+        for at, entry in enumerate(islice(ends, _SCANNED * count)):
+            if seen == count:
+                break
+            if entry.gpu or not entry.claim.held_out:
+                seen += 1
+                if not entry.gpu:
+                    found.append((size - 1 - at, entry.claim))
+        return found
 
     def remove_waiting(self, claim: Claim) -> bool:
         """Removes a claim if it waits; false: it does not."""

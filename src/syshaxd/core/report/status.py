@@ -33,6 +33,7 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
         "parity": [{**report_json(report), "prompts": len(report.prompts)} for report in status.parity],
         "open_circuits": dict(status.open_circuits),
         "faults": list(status.faults),
+        "offload": asdict(status.offload),
     }
     return dict(_without_odd_numbers(result))
 

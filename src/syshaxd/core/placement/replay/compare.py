@@ -69,6 +69,8 @@ class Comparison:
     """Share of batch requests."""
     targets: bool = False
     """Whether placement knows the profile's targets for interactive requests."""
+    holdout: float = 0.0
+    """Share of the requests that a CPU would help with, which wait for the GPU (`scheduler.holdout`)."""
 
 
 def compare(trace: Sequence[TracedRequest], what: Comparison) -> Iterator[Row]:
@@ -88,7 +90,8 @@ def compare(trace: Sequence[TracedRequest], what: Comparison) -> Iterator[Row]:
             ideal = min(load * gpu.tokens_per_s, gpu.tokens_per_s + cpu.tokens_per_s)
             named = dict.fromkeys(("gpu-only", *what.policies), arriving) | {_NOISE: _jittered(arriving)}
             for name, its in named.items():
-                policy = Policy(name="gpu-only" if name == _NOISE else name, targets=targets)
+                rules = "gpu-only" if name == _NOISE else name
+                policy = Policy(name=rules, targets=targets, holdout=what.holdout)
                 replayed = replay(profile, policy, its, told_limits=what.told_limits)
                 runs.setdefault(name, []).append(_row(profile, load, name, replayed, ideal))
         noise_p99, noise_goodput = _worst(runs[_NOISE], runs["gpu-only"])

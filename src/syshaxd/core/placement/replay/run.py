@@ -12,6 +12,7 @@ from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.admission import Admission
 from syshaxd.core.placement.claims import Claim, Effect, Fleet, Granted, MoveStream
 from syshaxd.core.placement.decision import InferenceRequest, Offload
+from syshaxd.core.placement.holdout import Holdout
 from syshaxd.core.placement.records import Cause, HandoverRecord
 from syshaxd.core.placement.replay.device import Device, Job
 from syshaxd.core.placement.replay.profiles import DeviceProfile, Profile
@@ -64,6 +65,8 @@ class Replayed:
     """Made up to then, by all devices."""
     preemptions: int
     """Of the GPU."""
+    holdout: Holdout
+    """What was measured of help by the CPU."""
 
 
 def replay(
@@ -246,7 +249,7 @@ class _Replay:
             self._readmit()
         arrivals_s, tokens = self._arrived
         outcomes = [stream.outcome for stream in self._streams]
-        return Replayed(outcomes, arrivals_s, tokens, self.devices["gpu"].preemptions)
+        return Replayed(outcomes, arrivals_s, tokens, self.devices["gpu"].preemptions, self._admission.holdout)
 
     def release(self, slot: Slot) -> None:
         """The daemon gives a slot back."""
@@ -303,6 +306,7 @@ class _Replay:
         outcome = stream.outcome
         outcome.end_s = self.now_s
         self._left -= 1
+        self._admission.observe_help(stream.claim, self.now_s)
         self._admission.observe_answer(
             stream.claim.request, self.now_s - stream.placed_at_s, outcome.traced.answer_tokens, outcome.handovers
         )
@@ -329,7 +333,7 @@ class _Replay:
 
     def _new_fleet(self) -> Fleet:
         ready = tuple(self._specs.values())
-        return Fleet(self._specs, ready, lambda request, tried: ready, _PAIRS, self._snapshot, self.now_s)
+        return Fleet(self._specs, ready, lambda request, tried: ready, _PAIRS, self._snapshot, self.now_s, self.now_s)
 
 
 def _owner(job: Job) -> _Stream:
