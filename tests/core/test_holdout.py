@@ -97,7 +97,7 @@ def test_help_that_does_harm_is_switched_off_and_tried_again_ever_more_seldom() 
         assert holdout.off_until_s == now_s + FIRST_PAUSE_S * 2**failures
         assert holdout.settle(holdout.off_until_s - 1.0) is None
         now_s = holdout.off_until_s
-        assert holdout.settle(now_s) == "the CPU may help again, to measure anew what that gains"
+        assert holdout.settle(now_s) == "the CPU may help again: what that gains is measured again"
         assert not holdout.is_off
         assert holdout.round == Round()
     assert fill(holdout, 3.0, now_s) is None

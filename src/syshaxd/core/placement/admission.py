@@ -210,7 +210,7 @@ class Admission:
             claim.member.whole_s = now_s - claim.member.since_s
 
     def restart_measuring(self) -> None:
-        """Other rules decide from now on: whether help pays is measured anew, with help."""
+        """Other rules decide from now on: whether help pays is measured again, with help."""
         self._holdout.restart()
 
     # Instances change.

@@ -190,7 +190,7 @@ class Holdout:
             if now_s < self.off_until_s:
                 return None
             self.off_until_s, self.round = None, Round()
-            return "the CPU may help again, to measure anew what that gains"
+            return "the CPU may help again: what that gains is measured again"
         while self._members and self._members[0].over:
             member = self._members.popleft()
             if member.whole_s is not None:
