@@ -172,10 +172,13 @@ def _has_too_many_keys(data: bytes) -> bool:
     """Counts piece by piece, so that other threads get the GIL. A key across two pieces is not counted.
 
     By plain counting, which takes a few nanoseconds for each byte, whatever they are; a regular expression takes up to
-    a hundred for each quote.
+    a hundred for each quote. Most bodies have too few quotes for so many keys.
     """
+    pieces = range(0, len(data), _PIECE_BYTES)
+    if sum(data.count(b'"', begin, begin + _PIECE_BYTES) for begin in pieces) <= _MAX_KEYS:
+        return False
     keys = 0
-    for begin in range(0, len(data), _PIECE_BYTES):
+    for begin in pieces:
         piece = data[begin : begin + _PIECE_BYTES].translate(None, _WHITESPACE)
         keys += piece.count(b'":') - piece.count(b'\\":')
         if keys > _MAX_KEYS:
