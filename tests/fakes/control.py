@@ -19,6 +19,7 @@ def operations_of(engine: FakeEngine, **others: Any) -> Operations:
         "reconfigurer": create_autospec(Reconfigurer, instance=True),
         "leases": create_autospec(Leases, instance=True),
         "keys": ApiKeys(),
+        "batches": lambda: None,
         "stop": lambda leave_running: None,
     }
     return Operations(engine=cast("Engine", engine), **(parts | others))

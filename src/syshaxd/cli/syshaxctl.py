@@ -20,6 +20,7 @@ from rich.text import Text
 
 from syshaxd import __version__
 from syshaxd.cli import complete, show
+from syshaxd.cli.batches import batches
 from syshaxd.cli.calibrate import calibrate
 from syshaxd.cli.connection import run
 from syshaxd.cli.control import config, events, reload, shutdown
@@ -360,6 +361,6 @@ class _Live:
 
 main.add_section("State", status, top, logs, events, topology, numa, parity, calibrate)
 main.add_section("Instances", start, stop, drain, restart, render)
-main.add_section("Requests", requests, decisions, explain, cancel, dry_run, policy, offload, replay)
+main.add_section("Requests", requests, batches, decisions, explain, cancel, dry_run, policy, offload, replay)
 main.add_section("Configuration and daemon", config, keys, reload, shutdown)
 main.add_section("For other gateways", endpoints, place, renew_lease, report_end)

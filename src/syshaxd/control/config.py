@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -17,6 +17,7 @@ from syshaxd.control.messages import make
 from syshaxd.core.config import find_key, get_value, keys_in, path_of
 from syshaxd.core.config.diff import waiting_keys
 from syshaxd.core.secrets import is_private, safe_value
+from syshaxd.core.wire.batches import Batch
 from syshaxd.reconfigure import Reconfigurer
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.leases import Leases
@@ -24,6 +25,16 @@ from syshaxd.serving.operations import InstanceOperations
 from syshaxd.system.api_keys import ApiKeys
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class BatchControl(Protocol):
+    """Carries out the batches of clients."""
+
+    async def every(self) -> list[Batch]:
+        """Those of all clients, the latest first."""
+
+    async def cancel(self, its_id: str, owner: str | None) -> Batch:
+        """Cancels a batch; `owner` None: whosever it is. Raises NotFoundError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +46,8 @@ class Operations:
     reconfigurer: Reconfigurer
     leases: Leases
     keys: ApiKeys
+    batches: Callable[[], BatchControl | None]
+    """None: there are none."""
     stop: Callable[[bool | None], None]
     """Begins the daemon's end; tells whether the instances run on, None: as the configuration says."""
 

@@ -16,6 +16,7 @@ from syshaxd import __version__
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.api.v1 import calibration_pb2
 from syshaxd.control import render
+from syshaxd.control.batches import BatchMethods
 from syshaxd.control.config import DaemonMethods, Operations
 from syshaxd.control.keys import KeyMethods
 from syshaxd.control.messages import make
@@ -25,7 +26,7 @@ from syshaxd.core.secrets import safe_text
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class AdminServicer(DaemonMethods, KeyMethods):
+class AdminServicer(DaemonMethods, KeyMethods, BatchMethods):
     """Translates between protobuf and the Engine. Errors pass through to the interceptor."""
 
     def __init__(self, operations: Operations) -> None:

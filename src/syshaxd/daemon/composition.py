@@ -25,6 +25,7 @@ from syshaxd.daemon.orders import Orders
 from syshaxd.daemon.service import Service, closed
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.authentication import Authentication, check_exposure
+from syshaxd.gateway.batches import BatchOptions
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.gateway.tls import Tls
 from syshaxd.instances import binder
@@ -56,6 +57,7 @@ from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner, TimeLimits
 from syshaxd.system import activation, api_keys, descriptors, rundir
 from syshaxd.system.api_keys import ApiKeys
+from syshaxd.system.batch_store import BatchStore
 from syshaxd.system.looplag import LoopLag
 from syshaxd.system.sidetasks import SideTasks
 
@@ -206,13 +208,23 @@ async def build(
         reconfigurer=reconfigurer,
         leases=leases,
         keys=keys,
+        batches=lambda: gateway.batch_worker,
         stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
     )
     socket_path = rundir.socket_path(config.control.socket)
     control = ControlServer(operations, socket_path, tls=_tls_endpoint(config.control.tcp))
     _close_with(stack, "control plane", lambda: control.stop(leave_socket=orders.restart))
-    access_log = None if config.gateway.access_log is None else AccessLog(config.gateway.access_log)
     metrics = MetricsService(task_failures=side_tasks.failures, loop_lag=lags)
+    gateway = _gateway(
+        stack,
+        config,
+        engine,
+        bound=bound,
+        metrics=metrics,
+        instances=instances,
+        authentication=authentication,
+        tls=tls,
+    )
     return Service(
         orders=orders,
         config=config,
@@ -223,17 +235,7 @@ async def build(
         supervisor=supervisor,
         registry=registry,
         instances=instances,
-        gateway=_gateway(
-            config,
-            bound,
-            engine,
-            metrics,
-            instances,
-            authentication=authentication,
-            tls=tls,
-            access_log=access_log,
-            tracing=_tracing(stack, config.tracing),
-        ),
+        gateway=gateway,
         authentication=authentication,
         tls=tls,
         control=control,
@@ -244,15 +246,23 @@ async def build(
             "monitor": monitor.run,
             "bindings": bindings.run,
             "sweeper": runner.sweep,
+            **gateway.works,
             "breakers": engine.breakers.run,
             "liveness": liveness.run,
             "parity": parity.run,
             "calibration": instances.calibrator.run,
             "discovery": discovery.run,
-            **({} if access_log is None else {"access log": access_log.run}),
             **({} if tls is None else {"certificate": tls.run}),
         },
     )
+
+
+def _batches(config: Config) -> BatchOptions | None:
+    its = config.batches
+    if not its.enabled:
+        return None
+    store = partial(BatchStore, rundir.state_dir() / "batches", max_bytes=its.max_bytes, file_ttl_s=its.file_ttl_s)
+    return BatchOptions(store=store, max_concurrency=its.max_concurrency)
 
 
 def _tracing(stack: AsyncExitStack, config: TracingConfig) -> "Tracing | None":
@@ -272,19 +282,18 @@ def _tracing(stack: AsyncExitStack, config: TracingConfig) -> "Tracing | None":
 
 
 def _gateway(
+    stack: AsyncExitStack,
     config: Config,
-    bound: Bound,
     engine: Engine,
+    *,
+    bound: Bound,
     metrics: MetricsService,
     instances: InstanceOperations,
-    *,
     authentication: Authentication,
     tls: Tls | None,
-    access_log: AccessLog | None,
-    tracing: "Tracing | None",
 ) -> Gateway:
     its = config.gateway
-    return Gateway(
+    gateway = Gateway(
         engine,
         metrics,
         instances.status,
@@ -294,12 +303,16 @@ def _gateway(
         authentication=authentication,
         tls=tls,
         public_routes=its.public_routes,
-        access_log=access_log,
-        tracing=tracing,
+        access_log=None if its.access_log is None else AccessLog(its.access_log),
+        tracing=_tracing(stack, config.tracing),
+        batches=_batches(config),
         dashboard=Dashboard(instances.status, bound.topology, engine.events, engine.requests.decisions)
         if its.dashboard
         else None,
     )
+    if gateway.batch_worker is not None:
+        _close_with(stack, "batches", gateway.batch_worker.close)
+    return gateway
 
 
 def _process_worker(spec: InstanceSpec, _generation: int) -> Worker:

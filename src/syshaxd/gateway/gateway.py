@@ -9,7 +9,7 @@ import re
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from syshaxd.core.address import Address
@@ -28,6 +28,7 @@ from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.http1 import ProtocolError, end_to_end_headers
 from syshaxd.gateway import routes
 from syshaxd.gateway.authentication import Authentication, check_model
+from syshaxd.gateway.batches import BatchApi, BatchOptions, BatchWorker, Lines, send_file
 from syshaxd.gateway.bodies import (
     BodyIntake,
     HeldBody,
@@ -87,6 +88,7 @@ class Gateway:
         dashboard: Dashboard | None = None,
         access_log: AccessLog | None = None,
         tracing: "Tracing | None" = None,
+        batches: BatchOptions | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Prepares to serve.
@@ -104,6 +106,7 @@ class Gateway:
             dashboard: The page of states and loads; None: there is none.
             access_log: Gets a line for each request; None: there is none.
             tracing: Traces requests; None: none are.
+            batches: How files and batches are kept; None: there are none.
             clock: Seconds that never go back; None: the loop's.
         """
         self._engine = engine
@@ -122,6 +125,13 @@ class Gateway:
         self._front = Front(self._handle, limits or Limits(), clock or self._loop.time)
         self._access_log = access_log
         self._tracing = tracing
+        self.batch_worker: BatchWorker | None = None
+        """Carries batches out; None: there are none."""
+        self._batches: BatchApi | None = None
+        if batches is not None:
+            lines = Lines(engine, metrics, self._intake, router_fields=allow_router_fields)
+            self.batch_worker = BatchWorker(batches.store, lines.answer, max_concurrency=batches.max_concurrency)
+            self._batches = BatchApi(self.batch_worker)
         self._stopping = False
         self._servers: list[asyncio.Server] = []
         self._handed: Sequence[socket.socket] = ()
@@ -129,6 +139,16 @@ class Gateway:
         self._id_prefix = secrets.token_hex(4)
         self._ids = itertools.count(1)
         self._own = OwnRoutes(engine.registry, self._render_metrics, self._load, dashboard)
+
+    @property
+    def works(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """What runs beside the endpoint, by name."""
+        works: dict[str, Callable[[], Awaitable[None]]] = {}
+        if self._access_log is not None:
+            works["access log"] = self._access_log.run
+        if self.batch_worker is not None:
+            works["batches"] = self.batch_worker.run
+        return works
 
     @property
     def connections(self) -> int:
@@ -194,6 +214,8 @@ class Gateway:
         if self._sweeper is None:
             return
         self._stopping = True
+        if self.batch_worker is not None:
+            self.batch_worker.stop()
         for server in self._servers:
             server.close()
         self._sweeper.cancel()
@@ -224,6 +246,8 @@ class Gateway:
                     path = safe_text(request.target.partition("?")[0][:_MAX_LOGGED_PATH])
                     caller = Caller(client=_address(client), method=request.method, path=path)
                     self._access_log.refused(caller, request_id, found.status)
+            elif self._batches is not None and self._batches.knows(found.path):
+                result = await self._serve_batches(self._batches, client, request, found)
             else:
                 result = await self._serve_recorded(client, request, found)
         except asyncio.CancelledError:
@@ -289,6 +313,27 @@ class Gateway:
 
     def _is_known(self, path: str) -> bool:
         return self._own.knows(path) or self._routes.methods(path) != frozenset()
+
+    async def _serve_batches(
+        self, batches: BatchApi, client: ClientConnection, request: ClientRequest, asked: Request
+    ) -> bool | Answer:
+        held = HeldBody(self._intake)
+        try:
+            result = await batches.answer(
+                asked.method,
+                asked.path,
+                asked.target.partition("?")[2],
+                key=asked.key,
+                content_type=request.headers.get("Content-Type", ""),
+                body=await self._intake.receive(request, client, held),
+            )
+        except SyshaxError as error:
+            return error_answer(error, asked.id, asked.route)
+        finally:
+            held.give_back()
+        if isinstance(result, Answer):
+            return result
+        return await send_file(client, result, keep_alive=asked.keep_alive)
 
     async def _serve_recorded(self, client: ClientConnection, request: ClientRequest, asked: Request) -> bool | Answer:
         """Whether the connection may stay open, when an instance's answer has been sent; else the answer."""

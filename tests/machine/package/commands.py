@@ -60,6 +60,8 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
     "syshaxctl restart": (Trial("cpu --wait", both_ready=False), Trial("gpu --now --wait")),
     "syshaxctl render": (Trial("gpu", "docker"), Trial("cpu -o json", "/opt/engine/bin/python")),
     "syshaxctl requests": (Trial(), Trial("-o json", r"\[")),
+    "syshaxctl batches list": (Trial("", "BATCH"), Trial("-o json", r"\[")),
+    "syshaxctl batches cancel": (Trial("batch_none", "no batch", code=1),),
     "syshaxctl decisions": (
         Trial("", FIRST),
         Trial("-n 1 -o json", '"request_id"'),

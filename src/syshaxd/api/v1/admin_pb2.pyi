@@ -1,4 +1,5 @@
 from syshaxd.api.v1 import calibration_pb2 as _calibration_pb2
+from syshaxd.api.v1 import batches_pb2 as _batches_pb2
 from syshaxd.api.v1 import config_pb2 as _config_pb2
 from syshaxd.api.v1 import keys_pb2 as _keys_pb2
 from google.protobuf.internal import containers as _containers

@@ -3,6 +3,7 @@
 import grpc
 
 from syshaxd.api.v1 import admin_pb2 as syshaxd_dot_api_dot_v1_dot_admin__pb2
+from syshaxd.api.v1 import batches_pb2 as syshaxd_dot_api_dot_v1_dot_batches__pb2
 from syshaxd.api.v1 import calibration_pb2 as syshaxd_dot_api_dot_v1_dot_calibration__pb2
 from syshaxd.api.v1 import config_pb2 as syshaxd_dot_api_dot_v1_dot_config__pb2
 from syshaxd.api.v1 import keys_pb2 as syshaxd_dot_api_dot_v1_dot_keys__pb2
@@ -111,6 +112,16 @@ class AdminServiceStub(object):
                 '/syshaxd.api.v1.AdminService/RevokeKey',
                 request_serializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyResponse.FromString,
+                )
+        self.ListBatches = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/ListBatches',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_batches__pb2.ListBatchesRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_batches__pb2.ListBatchesResponse.FromString,
+                )
+        self.CancelBatch = channel.unary_unary(
+                '/syshaxd.api.v1.AdminService/CancelBatch',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_batches__pb2.CancelBatchRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_batches__pb2.CancelBatchResponse.FromString,
                 )
         self.WatchEvents = channel.unary_stream(
                 '/syshaxd.api.v1.AdminService/WatchEvents',
@@ -266,6 +277,20 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBatches(self, request, context):
+        """Those of all clients. FAILED_PRECONDITION: there are none (batches.enabled).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelBatch(self, request, context):
+        """Ends a batch; one that has ended stays as it is. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """Events, oldest first: states, configuration, drift, hand-overs. The latest 1000 are kept.
         """
@@ -377,6 +402,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RevokeKey,
                     request_deserializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyRequest.FromString,
                     response_serializer=syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyResponse.SerializeToString,
+            ),
+            'ListBatches': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBatches,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_batches__pb2.ListBatchesRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_batches__pb2.ListBatchesResponse.SerializeToString,
+            ),
+            'CancelBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelBatch,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_batches__pb2.CancelBatchRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_batches__pb2.CancelBatchResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -718,6 +753,40 @@ class AdminService(object):
         return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/RevokeKey',
             syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyRequest.SerializeToString,
             syshaxd_dot_api_dot_v1_dot_keys__pb2.RevokeKeyResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListBatches(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/ListBatches',
+            syshaxd_dot_api_dot_v1_dot_batches__pb2.ListBatchesRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_batches__pb2.ListBatchesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CancelBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/syshaxd.api.v1.AdminService/CancelBatch',
+            syshaxd_dot_api_dot_v1_dot_batches__pb2.CancelBatchRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_batches__pb2.CancelBatchResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -20,6 +20,7 @@ _NEEDS_RESTART = (
     "numa.verify_interval_s",
     "parity.",
     "tracing.",
+    "batches.",
 )
 _GIVEN_UP = frozenset((State.FAILED, State.BACKOFF))
 

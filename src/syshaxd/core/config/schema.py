@@ -341,6 +341,20 @@ class GatewayConfig(Section):
     )
 
 
+class BatchesConfig(Section):
+    """OpenAI's Batch API: files of requests that run in the class `batch`, when others leave room."""
+
+    enabled: bool = Field(True, description="Serve /v1/files and /v1/batches.")
+    max_concurrency: Count = Field(
+        16, description="Requests of batches that run or wait for a slot at a time, of all batches together."
+    )
+    max_bytes: Count = Field(
+        10 * 1024 * 1024 * 1024,
+        description="Bytes of all files of batches in the state folder; uploads beyond that get 413.",
+    )
+    file_ttl_s: Seconds = Field(30 * 86_400.0, description="Seconds after which a file is removed.")
+
+
 class TracingConfig(Section):
     """Traces of requests, sent to an OpenTelemetry collector. Needs the extra `otel`."""
 
@@ -396,6 +410,7 @@ class Config(Section):
     gateway: GatewayConfig = Field(
         default_factory=GatewayConfig, description="Limits and features of the OpenAI endpoint."
     )
+    batches: BatchesConfig = Field(default_factory=BatchesConfig, description="OpenAI's Batch API.")
     tracing: TracingConfig = Field(
         default_factory=TracingConfig, description="Traces of requests, sent to an OpenTelemetry collector."
     )
