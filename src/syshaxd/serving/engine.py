@@ -117,7 +117,7 @@ class Engine:
             self._tell_handovers(request)
 
     async def _answer(self, request: Request) -> Outcome:
-        """Has a request answered where it is placed; anew elsewhere if the instance fails before it has begun."""
+        """Has a request answered where it is placed; from the start elsewhere if the instance fails before it begins."""
         claim = Claim(request.inference)
         while True:
             with await self._admit(claim) as grant, self._begin(request, claim, grant) as answer:
@@ -156,10 +156,10 @@ class Engine:
         return answer
 
     async def _run(self, request: Request, claim: Claim, grant: Grant, answer: Answer) -> None:
-        """Has an answer made, segment by segment, each where it goes on.
+        """Has an answer made, segment by segment.
 
         Raises:
-            InstanceFailedError: The instance has failed, no other can go on, and the client has got nothing.
+            InstanceFailedError: The instance has failed, no other can continue, and the client has got nothing.
             InstanceTimeoutError: As above, and the instance was silent for too long.
         """
         while not answer.over:
@@ -194,7 +194,7 @@ class Engine:
         await self._failures.clear(request, answer.instance, error, within_s=self._max_queue_wait_s)
         if answer.target is None:
             _log.warning(
-                "request %s: instance %s: %s; its answer goes on elsewhere", request.id, answer.instance, error
+                "request %s: instance %s: %s; another instance continues its answer", request.id, answer.instance, error
             )
             grant.take_over(await self._failover_slot(claim, answer.instance))
         answer.go_on_at(answer.target or grant.slots[-1], Cause.FAILURE)
@@ -203,7 +203,7 @@ class Engine:
         """Gets a slot for the rest of an answer whose instance has failed, before all that has not begun yet.
 
         Raises:
-            SyshaxError: No instance can go on, nor has one become ready in the time that a request may wait.
+            SyshaxError: No instance can continue, nor has one become ready in the time that a request may wait.
         """
         rest = replace(begun(claim.request), offload=False)
         tried: tuple[str, ...] = (failed,)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Handover: which instances can hand over to which, and the answers that two of them make together."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from weakref import WeakSet
@@ -34,7 +35,7 @@ class HandoverPolicy:
 
 
 class Handover:
-    """Lives in one event loop, beside the Engine."""
+    """Knows the pairs of instances, and chooses who makes an answer. Lives in one event loop."""
 
     def __init__(
         self,
@@ -57,6 +58,8 @@ class Handover:
         self._policy = policy
         self._pair_refusal = pair_refusal
         self._facts: dict[str, InstanceFacts] = {}
+        self._max_tokens = math.inf
+        """That every instance holds, as far as they have told."""
         self._dialects: dict[HandoverProtocol, HandoverDialect] = {
             HandoverProtocol.CONNECTOR: ConnectorDialect(),
             HandoverProtocol.SYSHAX: SyshaxDialect(),
@@ -77,9 +80,11 @@ class Handover:
 
     def refresh(self) -> None:
         """Finds out again which pairs are possible."""
-        facts = {name: its.facts for name, its in self._registry.instances.items() if its.facts is not None}
+        facts = {name: known.facts for name, known in self._registry.instances.items() if known.facts is not None}
         self._facts.clear()  # requests that run look into it, too
         self._facts.update(facts)
+        lengths = [fact.max_model_len for fact in facts.values() if fact.max_model_len]
+        self._max_tokens = min(lengths, default=math.inf)
         refusals = self._refusals()
         self.pairs = frozenset(pair for pair, why in refusals.items() if not why)
         # A new generation is compared some seconds after its start: streams that begin before that may move after it.
@@ -122,9 +127,8 @@ class Handover:
             why = "the client asks for one instance"
         if not why and inference.full_weights and any(spec.weights for spec in self._registry.specs.values()):
             why = "the client asks for the full weights"
-        lengths = [facts.max_model_len for facts in self._facts.values() if facts.max_model_len]
-        if not why and lengths and (inference.max_tokens or 0) > min(lengths):
-            why = f"max_tokens: over the {min(lengths)} tokens that an instance holds"
+        if not why and (inference.max_tokens or 0) > self._max_tokens:
+            why = f"max_tokens: over the {self._max_tokens:.0f} tokens that an instance holds"
         return replace(inference, whole_because=why, movable=self._movable and not why and not inference.offload)
 
     def answer(self, request: Request, grant: Grant, *, last_try: bool) -> Answer:

@@ -132,5 +132,5 @@ class InstanceOperations:
         )
 
     def _on_drift(self, name: str, status: BindingStatus) -> None:
-        told = "; ".join(drift.detail for drift in status.drifts)
-        self._engine.events.add(EventKind.DRIFT, told or "keeps to its binding again", instance=name)
+        drifts = "; ".join(drift.detail for drift in status.drifts)
+        self._engine.events.add(EventKind.DRIFT, drifts or "keeps to its binding again", instance=name)

@@ -35,7 +35,7 @@ class Downstream(Protocol):
     http10: bool
     """The client speaks HTTP/1.0: no chunks, and the end of the connection ends the body."""
     answer_lines: bytes
-    """Header lines that the present answer gets beside the instance's, each with its end."""
+    """Header lines that the present answer gets in addition to the instance's, each with its end."""
 
     def attach(self, flow: Flow) -> None:
         """From now on the flow's `pause` and `resume` are called when the client is slower than the instance."""

@@ -72,8 +72,8 @@ class Estimates:
     def for_kind(self, kind: str) -> "Estimates":
         """What concerns requests of a kind: small enough to be kept with each decision."""
         own = self.lengths_by_kind.get(kind)
-        kept = {} if own is None else {kind: replace(own, latest=own.latest[:_MIN_FOR_A_KIND])}
-        return replace(self, lengths=replace(self.lengths, latest=()), lengths_by_kind=kept)
+        kept = {} if own is None else {kind: own.shortened(_MIN_FOR_A_KIND)}
+        return replace(self, lengths=self.lengths.shortened(0), lengths_by_kind=kept)
 
 
 def observe_loads(estimates: Estimates, snapshot: Snapshot, tokens: Mapping[str, float] = _NO_TOKENS) -> Estimates:

@@ -15,7 +15,7 @@ _EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 
 class ClientAnswer:
-    """One answer to a client, whoever makes it. Nothing is sent before its first byte is there."""
+    """One answer to a client, of one instance or several. Nothing is sent before its first byte has come."""
 
     def __init__(self, request: Request, *, clock: Callable[[], float]) -> None:
         assert request.client is not None

@@ -54,7 +54,7 @@ class Exchange(Sink):
             self._connection.resume_reading()
 
     def cancel(self) -> None:
-        """Flow: nobody wants the rest; the instance is told by dropping its connection."""
+        """Flow: the rest is not wanted; the connection is dropped, so that the instance stops."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()

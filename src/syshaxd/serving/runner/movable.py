@@ -5,8 +5,7 @@
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,9 +22,10 @@ from syshaxd.serving.request import Request
 from syshaxd.serving.runner.answer import ClientAnswer
 from syshaxd.serving.runner.detokenize import incomplete_tokens
 from syshaxd.serving.runner.exchange import Part
+from syshaxd.serving.runner.exchanges import Exchanges
+from syshaxd.serving.runner.handing_over import HandoverUnderWay
 from syshaxd.serving.runner.relay import MovableRelay
 from syshaxd.serving.runner.relayed import RelayedAnswer
-from syshaxd.serving.runner.response import Response
 from syshaxd.serving.runner.runner import Runner
 from syshaxd.serving.runner.segment import Segment
 
@@ -36,7 +36,7 @@ _USAGE_UNASKED = "--enable-force-include-usage"
 
 
 class MovableAnswer:
-    """One answer; each `run` has a segment of it made (a `Flow`, and placement's `MovableStream`)."""
+    """One answer; each `run` has a segment of it made (placement's `MovableStream`)."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class MovableAnswer:
         self._movable = movable and dialect.movable
         self.last_try = last_try
         self.recoverable = recoverable
-        """If its instance fails, another one may go on: it is known to compute the same."""
+        """If its instance fails, another one may continue: it is known to compute the same."""
         self.may_return = not request.inference.offload
         """It need not stay where it was offloaded to."""
         self._loop = asyncio.get_running_loop()
@@ -87,9 +87,7 @@ class MovableAnswer:
         self._whole: RelayedAnswer | None = None
         self._first: MovableRelay | None = None
         self._head: ResponseHead | None = None  # of the first instance's answer
-        self._response: Response | None = None
-        self._requests = 0
-        self._paused = False
+        self._exchanges = Exchanges(runner, request)
         *prefills, slot = grant.slots
         self._slot: Slot | None = slot
         self._prefill = prefills[0] if prefills else None
@@ -98,12 +96,10 @@ class MovableAnswer:
         self.target: Slot | None = None
         """The slot to which it is about to move."""
         self._events_to_wait = 0
-        self._source: Slot | None = None
         self._had = 0  # tokens before the present segment
         self._spoken = False
-        self._cut = False
         self._cause = Cause.OFFLOAD
-        self._handover: HandoverRecord | None = None
+        self._handover: HandoverUnderWay | None = None
         self._last_at_s = 0.0
         self.over = False
         """The client has got all that it gets."""
@@ -111,7 +107,7 @@ class MovableAnswer:
         """The instance has made its part, and the rest may be made elsewhere."""
 
     def __enter__(self) -> Self:
-        self._client.attach(self)
+        self._client.attach(self._exchanges)
         return self
 
     def __exit__(
@@ -119,26 +115,7 @@ class MovableAnswer:
     ) -> None:
         self._client.detach()
         self._end_handover()
-        self._slot = self.target = self._source = None
-
-    # What the client's connection says.
-
-    def pause(self) -> None:
-        """Flow: the client takes no more for now."""
-        self._paused = True
-        if self._response is not None:
-            self._response.pause()
-
-    def resume(self) -> None:
-        """Flow: the client takes more again."""
-        self._paused = False
-        if self._response is not None:
-            self._response.resume()
-
-    def cancel(self) -> None:
-        """Flow: the client is gone."""
-        if self._response is not None:
-            self._response.cancel()
+        self._slot = self.target = None
 
     # How far it has come.
 
@@ -149,7 +126,7 @@ class MovableAnswer:
 
     @property
     def instance(self) -> str:
-        """That which makes the present segment."""
+        """The one that makes the present segment."""
         slot = self._prefill or self._slot
         assert slot is not None
         return slot.spec.name
@@ -186,7 +163,7 @@ class MovableAnswer:
         """Another instance could make the rest."""
         return self.recoverable and (self._joined.may_go_on or (self._prefilled and self._joined.plain))
 
-    # Where it goes on.
+    # Where it continues.
 
     @property
     def may_move(self) -> bool:
@@ -195,7 +172,7 @@ class MovableAnswer:
         return self._movable and self._spoken and self._joined.may_be_cut and self.target is None
 
     def move(self, target: Slot, cause: Cause) -> bool:
-        """Goes on at `target` as soon as what the client has got ends with a whole character.
+        """Continues at `target` as soon as what the client has got ends with a whole character.
 
         Args:
             target: Where to; it is this request's from now on.
@@ -210,8 +187,8 @@ class MovableAnswer:
         self._grant.add(target)
         self.target, self._cause = target, cause
         self._events_to_wait = _EVENTS_TO_WAIT
-        if isinstance(self._response, MovableRelay):
-            self._response.on_taken = self._cut_if_due
+        if isinstance(self._exchanges.response, MovableRelay):
+            self._exchanges.response.on_taken = self._cut_if_due
         self._cut_if_due()
         return True
 
@@ -220,15 +197,14 @@ class MovableAnswer:
         source = self._slot
         assert source is not None
         self._slot, self.target, self._cause = target, None, cause
-        self._leave_source()
+        if self._handover is not None:
+            self._handover.release_source()
         self._end_handover()
         if cause is Cause.FAILURE:
             self._load = None
             source.release()
             self._request.retries += 1
-        else:
-            self._source = source  # it may not stop before its KV cache has been loaded
-        self._handover = self._new_handover(source.spec.name, target.spec.name)
+        self._begin_handover(source, target)
 
     # Segments.
 
@@ -252,13 +228,14 @@ class MovableAnswer:
             else:
                 await self._go_on(self._slot.spec)
         except (InstanceFailedError, InstanceTimeoutError):
-            if self._response is not None and self._response.client_stalled:
+            response = self._exchanges.response
+            if response is not None and response.client_stalled:
                 self._answer.abandon()
                 self.over = True
             elif not self._joined.finished:  # else nothing but the last words is missing
                 raise
         finally:
-            self._response = None
+            self._exchanges.response, self._spoken = None, False
         if self._joined.finished and not self.over:
             self._finish()
 
@@ -268,12 +245,12 @@ class MovableAnswer:
         stays = False
         try:
             body = self._dialect.prefill(self._body, key)
-            response = await self._read(spec, self._request.path, body, _ignore, last_try=self.last_try)
+            response = await self._exchanges.read(spec, self._request.path, body, last_try=self.last_try)
             if self._passed_on(response):
                 return
             try:
-                told = json.loads(response.payload())
-                out = self._joined.take_prefill(told, max_model_len=self._facts[spec.name].max_model_len)
+                answered = json.loads(response.payload())
+                out = self._joined.take_prefill(answered, max_model_len=self._facts[spec.name].max_model_len)
             except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
                 raise InstanceFailedError(
                     f"the instance's first token cannot be read: {excerpt(repr(error))}"
@@ -282,7 +259,7 @@ class MovableAnswer:
             if not self._joined.plain:
                 await self._answer_whole(slot)
                 return
-            self._load = self._dialect.load_key(told, key)
+            self._load = self._dialect.load_key(answered, key)
             # Where the KV cache could not be saved, the target would compute all of the prompt, and its other streams
             # would wait for that; the source most likely still has it.
             stays = self._load is None and self.may_return
@@ -299,8 +276,7 @@ class MovableAnswer:
         if out:
             self._stream(out)
         if not stays and not self._joined.finished:
-            size_bytes = self._dialect.size_bytes(told)
-            self._handover = replace(self._new_handover(spec.name, self._slot.spec.name), size_bytes=size_bytes)
+            self._begin_handover(slot, self._slot, size_bytes=self._dialect.size_bytes(answered))
 
     async def _answer_whole(self, slot: Slot) -> None:
         """The first token cannot be told by its id: one instance makes all of the answer."""
@@ -318,7 +294,7 @@ class MovableAnswer:
             await self._pass_on(spec, save)
         if self.over:
             return
-        if self._cut:
+        if self._exchanges.cut_off:
             self._load = save
             assert self.target is not None
             self.go_on_at(self.target, self._cause)
@@ -341,12 +317,12 @@ class MovableAnswer:
             self._loop.create_future(),
             joined=self._joined,
             last_try=self.last_try,
-            paused=self._paused,
+            paused=self._exchanges.paused,
         )
         self._first = relay
         self._spoken = True  # nothing was handed over to it
         try:
-            await self._exchange(spec, relay, part)
+            await self._exchanges.send(spec, relay, part)
         finally:
             self._head = relay.head_
             now_s = self._loop.time()
@@ -361,33 +337,9 @@ class MovableAnswer:
         )
         self._had = self._joined.tokens
         self._joined.begin_part()
-        response = await self._read(spec, path, body, self._take)
+        response = await self._exchanges.read(spec, path, body, self._take)
         if not response.streamed:
             raise response.fault()
-
-    async def _read(
-        self,
-        spec: InstanceSpec,
-        path: str,
-        body: bytes,
-        take: Callable[[Mapping[str, Any]], None],
-        *,
-        last_try: bool = False,
-    ) -> Segment:
-        # Should one instance get two parts, its log can tell them apart.
-        ident = f"{self._request.id}-{self._requests}" if self._requests else self._request.id
-        response = Segment(take, self._loop.create_future(), last_try=last_try, paused=self._paused)
-        await self._exchange(spec, response, Part(path, body, ident))
-        return response
-
-    async def _exchange(self, spec: InstanceSpec, response: Response, part: Part) -> None:
-        self._requests += 1
-        self._response, self._cut = response, False
-        try:
-            await self._runner.exchange(spec, self._request, response, part)
-            self._cut = response.cut_off
-        finally:
-            self._spoken = False
 
     # Events.
 
@@ -408,20 +360,19 @@ class MovableAnswer:
     def _taken(self) -> None:
         """The present instance has made some of the answer."""
         self._spoken = True
-        self._last_at_s, before_s = self._loop.time(), self._last_at_s
-        if self._source is not None:
-            self._leave_source()
-        if self._handover is not None and self._handover.gap_s is None:
-            self._handover = replace(self._handover, gap_s=self._last_at_s - before_s, at_s=self._last_at_s)
+        self._last_at_s = self._loop.time()
+        if self._handover is not None:
+            self._handover.observe_token(self._last_at_s)
         if self.target is not None:
             self._cut_if_due()
 
     def _cut_if_due(self) -> None:
-        if self.target is None or self._response is None or not self._joined.may_be_cut:
+        response = self._exchanges.response
+        if self.target is None or response is None or not self._joined.may_be_cut:
             return
         self._events_to_wait -= 1
         if self._joined.surely_whole or (self._events_to_wait < 0 and not self._joined.tells_ids):
-            self._response.cut()
+            response.cut()
 
     def _passed_on(self, response: Segment) -> bool:
         """Gives the client an answer other than 200 as it is; an instance's fault is raised: others may do better."""
@@ -442,7 +393,7 @@ class MovableAnswer:
         model = self._body.get("model") or spec.served_model
 
         async def ask(body: bytes) -> Segment:
-            return await self._read(spec, "/detokenize", body, _ignore)
+            return await self._exchanges.read(spec, "/detokenize", body)
 
         if not self._joined.drop_tail(await incomplete_tokens(ask, model, self._joined.tail_ids())):
             raise InstanceFailedError("the answer broke off inside a character whose tokens the client has")
@@ -467,26 +418,23 @@ class MovableAnswer:
             self._answer.begin_events(self._head)
         self._answer.end(self._joined.end())
 
-    def _leave_source(self) -> None:
-        source, self._source = self._source, None
-        if source is not None:
-            source.release()
-
-    def _new_handover(self, source: str, target: str) -> HandoverRecord:
+    def _begin_handover(self, source: Slot, target: Slot, *, size_bytes: int = 0) -> None:
         known = self._joined.prompt_tokens + self._joined.tokens
-        return HandoverRecord(
-            source=source, target=target, cause=self._cause, known_tokens=known, asked=self._load is not None
+        record = HandoverRecord(
+            source=source.spec.name,
+            target=target.spec.name,
+            cause=self._cause,
+            known_tokens=known,
+            asked=self._load is not None,
+            size_bytes=size_bytes,
         )
+        self._handover = HandoverUnderWay(record, source, last_token_at_s=self._last_at_s)
 
     def _end_handover(self) -> None:
         """The segment that followed the last hand-over is over."""
         handover, self._handover = self._handover, None
         if handover is not None:
-            self._request.handovers.append(replace(handover, cached_tokens=self._joined.cached_tokens))
-
-
-def _ignore(event: Mapping[str, Any]) -> None:
-    """An event where none was to come."""
+            self._request.handovers.append(handover.end(self._joined.cached_tokens))
 
 
 def _new_key() -> str:

@@ -188,7 +188,7 @@ class Relay(Response):
 
 
 class MovableRelay(Relay):
-    """Passes the first part of an answer that may go on elsewhere to the client, and its stream through the joining."""
+    """Passes the first part of an answer that another instance may continue to the client."""
 
     __slots__ = ("_dechunker", "_joined", "joins", "on_taken")
 

@@ -16,7 +16,7 @@ from syshaxd.serving.runner.runner import Runner
 
 
 class RelayedAnswer:
-    """It can begin again elsewhere for as long as the client has got nothing of it, and go on nowhere else."""
+    """Another instance can start it over as long as the client has got nothing; none can continue it."""
 
     def __init__(
         self, runner: Runner, request: Request, slot: Slot, *, last_try: bool, answer: ClientAnswer | None = None

@@ -13,7 +13,7 @@ from syshaxd.serving.runner.exchange import Exchange
 
 # Statuses with which another instance may do better.
 INSTANCE_FAULTS = frozenset((500, 502, 503, 504))
-# More of a body that tells of a fault nobody reads.
+# Enough of the body of a fault: it is quoted, not passed on.
 MAX_FAULT_BYTES = 64 * 1024
 
 

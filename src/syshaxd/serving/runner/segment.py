@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A segment of an answer that the daemon reads itself: a first token, or the events of an instance that goes on."""
+"""A segment of an answer that the daemon reads itself: a first token, or the events of a later instance."""
 
 import asyncio
 import json

@@ -93,7 +93,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.writelines((head, body))
 
     def abort(self) -> None:
-        """Drops the connection at once and tells nobody; the instance cancels what it was doing for it."""
+        """Drops the connection at once, without telling the sink; the instance cancels its work on the request."""
         self._sink = None
         if self._transport is not None:
             self._transport.abort()
@@ -131,7 +131,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes of the response."""
-        if self._sink is None:  # nobody asked: an instance that answers twice is not to be trusted with a request
+        if self._sink is None:  # an instance that answers unasked is not to be trusted with a request
             self.abort()
             return
         if self._held:
