@@ -117,7 +117,7 @@ class Engine:
             self._tell_handovers(request)
 
     async def _answer(self, request: Request) -> Outcome:
-        """Has a request answered where it is placed; from the start elsewhere if the instance fails before it begins."""
+        """Has a request answered where it is placed, or elsewhere if the instance fails before it begins."""
         claim = Claim(request.inference)
         while True:
             with await self._admit(claim) as grant, self._begin(request, claim, grant) as answer:
