@@ -75,10 +75,11 @@ include packaging/packages.mk
 
 # A real daemon over simulated instances, under load and faults; the table of docs/reliability.md goes to FAULTS_TABLE.
 # `FAULTS_SCALE=full` takes the numbers of that page, and half an hour; FAULTS_SEED repeats what was drawn at random.
+# `FAULTS_SECURE=1` lets the load have TLS and an API key with limits; the hostile clients are left out then.
 FAULTS_SCALE ?= small
 FAULTS_TABLE ?= build/faults.md
 test-faults: .venv/.dev build/vllm-router/.done
-	FAULTS_SCALE=$(FAULTS_SCALE) FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/pytest tests/faults
+	FAULTS_SCALE=$(FAULTS_SCALE) FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/pytest $(if $(FAULTS_SECURE),$(addprefix tests/faults/test_,bodies.py kills.py load.py operators.py soak.py),tests/faults)
 
 # A router that was made for several vLLM servers: it stands in front of two syshaxd in a test, and beside one in a benchmark.
 .PHONY: vllm-router

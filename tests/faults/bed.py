@@ -22,6 +22,7 @@ import psutil
 
 from tests.fakes.ports import free_port
 from tests.faults.report import Leaks, Row, sized
+from tests.faults.secure import AUTHORIZATION, SCHEME, trusting, write
 
 NAMES = ("gpu", "cpu")
 READY_S = 60.0
@@ -53,7 +54,9 @@ async def until_async(state: Callable[[], Awaitable[Any]], limit_s: float, what:
 def get(url: str, timeout_s: float = 10.0) -> tuple[int, str]:
     """Status and body; 0: no answer."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+        order = urllib.request.Request(url, headers=AUTHORIZATION)
+        context = trusting() if url.startswith("https:") else None
+        with urllib.request.urlopen(order, timeout=timeout_s, context=context) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -150,6 +153,7 @@ class Bed:
             "offload": {"arena_dir": f"/dev/shm/syshax-faults-{self.port}"},
             "system": {"max_queue_size": 100_000},
             "numa": {"enforce": False},
+            "gateway": write(self.folder, self.state or self.folder / "state"),
             "lifecycle": {
                 "backoff_base_s": 0.2,
                 "backoff_cap_s": 2.0,
@@ -172,7 +176,7 @@ class Bed:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{SCHEME}://127.0.0.1:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from syshax_sim.text import answer, render_chat
+from tests.faults.secure import HEADERS, trusting
 
 LIMIT_S = 120.0
 """A request that has no end after so long hangs."""
@@ -66,7 +67,7 @@ def request(body: Any, *, path: str = "/v1/chat/completions", version: str = "1.
     """A whole request whose connection ends with it."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = f"POST {path} HTTP/{version}\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    return f"{head}{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data
+    return f"{head}{HEADERS}{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
 class TruncatedError(Exception):
@@ -77,7 +78,7 @@ async def exchange(port: int, data: bytes, *, pauses: list[float] | None = None)
     """Sends bytes; returns all that comes back, and whether the connection ended in order rather than by a reset."""
     loop = asyncio.get_running_loop()
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20, ssl=trusting())
     except OSError:
         return b"", False
     pieces, last_s = [], loop.time()
