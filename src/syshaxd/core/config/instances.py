@@ -49,7 +49,10 @@ def replicas(name: str, service: ServiceConfig) -> Iterator[tuple[str, ServiceCo
         container = service.container
         if container.name:
             container = container.model_copy(update={"name": f"{container.name}-{number}"})
-        own = {"replicas": None, "port": service.port + number, "container": container}
+        own: dict[str, object] = {"replicas": None, "port": service.port + number, "container": container}
+        if service.gpus and len(service.gpus) % service.replicas == 0:
+            each = len(service.gpus) // service.replicas
+            own["gpus"] = service.gpus[number * each : (number + 1) * each]
         yield f"{name}-{number}", service.model_copy(update=own)
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from syshaxd.core.address import PUBLISHED_AT, is_ip
+from syshaxd.core.config.gpus import faults_of_gpus
 from syshaxd.core.config.instances import (
     ServedModel,
     container_name,
@@ -29,7 +30,7 @@ _LOCAL_HOSTS = frozenset(("127.0.0.1", "localhost", "0.0.0.0", "::", "::1"))  # 
 
 def faults_between_keys(config: Config) -> Iterator[ConfigFault]:
     """Every fault of a configuration whose keys are right by themselves."""
-    found = [*_faults_of_names(config), *_faults_of_models(config)]
+    found = [*_faults_of_names(config), *_faults_of_models(config), *faults_of_gpus(config)]
     for name, service in enabled_services(config).items():
         found += _faults_of_service(config, name, service)
     yield from dict.fromkeys(found)  # replicas have their faults in common

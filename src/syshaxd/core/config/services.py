@@ -24,6 +24,7 @@ from syshaxd.core.weights import Quantize
 ArgValue = bool | int | float | str
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt])?b?", re.ASCII)
 _VOLUME = re.compile(r"[^:]+:/[^:]*(?::(?:ro|rw))?")
+_GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+", re.ASCII)
 AUTO = "auto"
 """As `cores`: plan the binding at start."""
 
@@ -161,6 +162,11 @@ class ServiceConfig(Section):
         None,
         description="CPUs to bind the instance to, such as `0-39,80-119`; `auto`: the best for this host. Unset: all.",
     )
+    gpus: list[str | StrictInt] | None = Field(
+        None,
+        description="Indices or UUIDs of the GPUs that the instance may use; replicas share the list out evenly. "
+        "Unset: all, unless `container.gpus` or `env.CUDA_VISIBLE_DEVICES` says otherwise.",
+    )
     max_num_seqs: Count = Field(256, description="Requests that the instance runs concurrently (its slots).")
     protocol: HandoverProtocol | None = Field(
         None,
@@ -177,6 +183,13 @@ class ServiceConfig(Section):
         default_factory=dict, description="Environment variables of the instance, such as `VLLM_CPU_KVCACHE_SPACE: 4`."
     )
     container: ContainerConfig = Field(default_factory=ContainerConfig, description="The container (runtime `docker`).")
+
+    @field_validator("gpus")
+    @classmethod
+    def _are_gpus(cls, value: list[str | int] | None) -> list[str | int] | None:
+        if value is not None and not (value and all(_GPU.fullmatch(str(gpu)) for gpu in value)):
+            raise ValueError("must be a list of indices or UUIDs, such as `[0, 1]`")
+        return value
 
     @field_validator("cores")
     @classmethod

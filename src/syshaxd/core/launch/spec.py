@@ -16,6 +16,7 @@ from syshaxd.core.config import (
     model_of,
     section_of,
 )
+from syshaxd.core.config.gpus import VISIBLE, gpus_of
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.handover.connector import (
     KV_TRANSFER_FLAG,
@@ -120,7 +121,7 @@ def _spec(
         host=service.host,
         port=service.port,
         argv=argv if service.runtime is not RuntimeKind.EXTERNAL else (),
-        env=tuple((image_env(service) | {key: str(value) for key, value in service.env.items()}).items()),
+        env=tuple((image_env(service) | _gpu_env(service) | {key: str(it) for key, it in service.env.items()}).items()),
         cores=parse_cpulist(service.cores) if service.cores and service.cores != AUTO else (),
         depends_on=ipc_donors(config).get(name),
         max_num_seqs=service.max_num_seqs,
@@ -131,6 +132,13 @@ def _spec(
         service="" if section == name else section,
         weights_reason=files.weights.reason if isinstance(files.weights, PlannedWeights) else "",
     )
+
+
+def _gpu_env(service: ServiceConfig) -> dict[str, str]:
+    """What confines a child process to its GPUs; a container is given no others."""
+    if not service.gpus or service.runtime is not RuntimeKind.PROCESS:
+        return {}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", VISIBLE: ",".join(gpus_of(service))}
 
 
 def _args(service: ServiceConfig) -> dict[str, Value]:
