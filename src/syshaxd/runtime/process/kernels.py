@@ -81,7 +81,7 @@ def _run(argv: list[str], environment: Mapping[str, str]) -> int | None:
 
 def _key(python: Path, dtype: str) -> str:
     """What was checked, on which host; empty: there is no vLLM for CPUs."""
-    files = [file for folder in site_packages(python) for file in sorted(folder.glob("vllm/_C*.so"))]
+    files = sorted({file.resolve() for folder in site_packages(python) for file in folder.glob("vllm/_C*.so")})
     if not files:
         return ""
     built = ":".join(f"{file.name}-{(stat := file.stat()).st_size}-{stat.st_mtime_ns}" for file in files)
