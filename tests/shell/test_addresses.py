@@ -87,14 +87,14 @@ async def test_whoever_asks_an_instance_says_which_name_cannot_be_resolved(way: 
 async def test_a_request_for_such_an_instance_says_so_too() -> None:
     pool = UpstreamPool(Address(NOWHERE, 1), asyncio.get_running_loop())
     with pytest.raises(InstanceFailedError, match=f"no connection: {RESOLUTION}"):
-        await pool.connect()
+        await pool.connect(IN_TIME_S)
 
 
 @pytest.mark.parametrize("host", ["cpu..local", "a" * 64, "\ud800"])
 async def test_a_host_that_no_configuration_could_have_is_an_error_as_any_other(host: str) -> None:
     spec = make_spec(host=host, port=1)
     with pytest.raises(InstanceFailedError, match="not a valid host name"):
-        await UpstreamPool(spec.address, asyncio.get_running_loop()).connect()
+        await UpstreamPool(spec.address, asyncio.get_running_loop()).connect(IN_TIME_S)
     with pytest.raises(LaunchFailedError, match=re.escape("services.gpu.host")):
         check_port(spec, spec.host, spec.port)
     async with aiohttp.ClientSession() as session:

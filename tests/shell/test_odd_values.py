@@ -79,7 +79,7 @@ def test_what_a_later_daemon_says_is_shown_as_it_is(seed: int) -> None:
     got = _engine_status(api.GetStatusResponse.FromString(message.SerializeToString()), 7.0)
     text = json.dumps(status_json(got, monotonic_s=7.0))
     assert not got.instances or '"state": "unknown-99"' in text
-    table = _shown(show.status_table(got, width=200, now_s=9.0, monotonic_s=7.0), 200)
+    table = _shown(show.status_table(got, width=1000, now_s=9.0, monotonic_s=7.0), 1000)  # where no odd text cuts it
     assert not got.instances or "unknown-99" in table
     _shown(TopView().render(width=200, now_s=9.0, monotonic_s=7.0), 200)
     for report in got.parity:
