@@ -57,7 +57,7 @@ services:
     host: 127.0.0.1
     port: 8002
 
-  # The OpenAI endpoint. The host 0.0.0.0 opens it to the network.
+  # The OpenAI endpoint. The host 0.0.0.0 opens it to the network, for clients with a key (`syshaxctl keys create`).
   conductor:
     host: 127.0.0.1
     port: 8010

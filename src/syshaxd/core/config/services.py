@@ -220,7 +220,10 @@ class NamedServiceConfig(ServiceConfig):
 class ConductorConfig(Section):
     """The OpenAI endpoint."""
 
-    host: Host = Field("127.0.0.1", description="Address of the OpenAI endpoint; `0.0.0.0` opens it to the network.")
+    host: Host = Field(
+        "127.0.0.1",
+        description="Address of the OpenAI endpoint; `0.0.0.0`: the network, which needs API keys.",
+    )
     port: Port = Field(8010, description="Port of the OpenAI endpoint.")
 
 
