@@ -208,6 +208,7 @@ async def test_status_as_json(socket: Path) -> None:
         "parity",
         "open_circuits",
         "faults",
+        "offload",
     ]
     assert status["faults"] == []
     gpu, cpu = status["instances"]

@@ -82,6 +82,9 @@ COMMANDS = [
     ["requests"],
     ["requests", "-o", "json"],
     ["decisions"],
+    ["decisions", "--export", "-"],
+    ["offload"],
+    ["offload", "-o", "json"],
     ["explain", "größe-中"],
     ["explain", "größe-中", "-o", "json"],
     ["events"],
@@ -116,6 +119,20 @@ async def test_every_command_can_be_shown_in_every_encoding(socket: Path, encodi
         code, out = await _outcome(socket, words, encoding)
         assert out or code or words == ["numa", "verify"], words
         assert code in {0, 1, 2}, words
+
+
+async def test_explanations_fit_100_columns_and_an_export_begins_with_its_format(socket: Path) -> None:
+    code, out = await _outcome(socket, ["explain", "größe-中"], "utf-8")
+    lines = out.decode().splitlines()
+    assert code == 0
+    assert "WAY" in out.decode()
+    assert "chosen" in out.decode()
+    assert max(map(len, lines)) <= 100, lines
+    code, out = await _outcome(socket, ["decisions", "--export", "-"], "utf-8")
+    assert (code, json.loads(out.splitlines()[0])["format"]) == (0, "syshax-decisions")
+    code, out = await _outcome(socket, ["offload"], "utf-8")
+    assert code == 0
+    assert out.startswith(b"help by the CPU: on; not measured")
 
 
 def test_what_is_drawn_keeps_its_shape() -> None:

@@ -290,7 +290,7 @@ def offload(socket: Path | None, output: str) -> None:
             click.echo(json.dumps(asdict(trial), indent=2))
             return
         state = "on" if trial.on else f"off until {show.clock_text(trial.off_until_s)}"
-        click.echo(f"help by the CPU: {state}; {trial.text}")
+        click.echo(f"help by the CPU: {state}; {trial.text or 'not measured'}")
         table = Table(box=None, pad_edge=False)
         for name in ("BENEFIT", "SECONDS", "95% INTERVAL", "ANSWERS"):
             table.add_column(name, justify="left" if name == "BENEFIT" else "right")
