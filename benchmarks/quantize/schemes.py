@@ -89,6 +89,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="schemes with this text in their names")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
@@ -105,6 +106,8 @@ def main():
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     print(f"| full (bfloat16) | 16 | {full.perplexity():.3f} | | | | |", flush=True)
     for name, (group, grid, activations) in SCHEMES.items():
+        if options.only not in name:
+            continue
         begun_s = time.monotonic()
         for layer, its in layers.items():
             its.weight.data = rounded(weights[layer], group, grid)
