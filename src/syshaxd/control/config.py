@@ -46,10 +46,10 @@ class Operations:
     reconfigurer: Reconfigurer
     leases: Leases
     keys: ApiKeys
-    batches: Callable[[], BatchControl | None]
-    """None: there are none."""
     stop: Callable[[bool | None], None]
     """Begins the daemon's end; tells whether the instances run on, None: as the configuration says."""
+    batches: Callable[[], BatchControl | None] = lambda: None
+    """None: there are none."""
 
 
 class DaemonMethods(AdminServiceServicer):
