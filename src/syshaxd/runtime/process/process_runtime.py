@@ -93,6 +93,7 @@ class ProcessRuntime:
             started_at_s=time.time(),
             spec_digest=digest(spec),
             boot_id=await asyncio.to_thread(procfs.boot_id),
+            service=spec.service,
         )
         try:
             await self._check_kernels(spec)
@@ -279,7 +280,7 @@ class ProcessRuntime:
         with suppress(OSError):
             lines = [line async for line in self._log_of(record.name).lines(tail=LAST_LINES, follow=False)]
         lines = lines_of_last_launch(lines, record.name)
-        return launch_cause(lines, name=record.name, signal=status.signal)
+        return launch_cause(lines, name=record.service or record.name, signal=status.signal)
 
     async def _look(self, running: _Running) -> None:
         """Notes what would have to be cleared away if the main process died now."""

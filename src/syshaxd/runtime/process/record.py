@@ -26,6 +26,8 @@ class Record:
     """Unix time."""
     spec_digest: str
     boot_id: str
+    service: str = ""
+    """The service that the instance is a replica of; empty: the one with its name."""
     pid: int = 0
     start_ticks: int = 0
     temporary_folder: str = ""
