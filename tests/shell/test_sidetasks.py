@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from syshaxd.core.errors import SyshaxError
 from syshaxd.system.sidetasks import SideTasks
 
 YEAR_S = 365 * 86400.0
@@ -79,3 +80,20 @@ async def test_one_that_is_done_is_no_fault() -> None:
     await asyncio.sleep(0)
     await tasks.close()
     assert tasks.faults == ()
+
+
+async def test_what_was_foreseen_is_told_without_a_trace(caplog: pytest.LogCaptureFixture) -> None:
+    failed = asyncio.Event()
+
+    async def fails() -> None:
+        failed.set()
+        raise SyshaxError("it cannot be written; let this user write there")
+
+    tasks = SideTasks(sleep=lambda _: asyncio.sleep(3600))
+    tasks.start("store", fails)
+    await failed.wait()
+    await asyncio.sleep(0)
+    await tasks.close()
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert "store failed: it cannot be written" in record.message

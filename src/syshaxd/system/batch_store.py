@@ -17,7 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from syshaxd.core.errors import BadRequestError, ConflictError, NotFoundError, TooLargeError
+from syshaxd.core.errors import BadRequestError, ConflictError, NotFoundError, SyshaxError, TooLargeError
 from syshaxd.core.wire.batches import (
     ENDED,
     MAX_FAULTS,
@@ -68,16 +68,23 @@ class BatchStore:
             max_bytes: Of all files together.
             file_ttl_s: Seconds after which a file is removed.
             clock: Unix time.
+
+        Raises:
+            SyshaxError: The folder or the database cannot be used.
         """
         self._files = folder / "files"
-        self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._max_bytes = max_bytes
         self._file_ttl_s = file_ttl_s
         self._clock = clock
-        self._db = sqlite3.connect(folder / "batches.sqlite", isolation_level=None, check_same_thread=False)
-        os.chmod(folder / "batches.sqlite", 0o600)  # noqa: PTH101
-        self._db.executescript(_SCHEMA)
-        self._sweep_files()
+        try:
+            self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = sqlite3.connect(folder / "batches.sqlite", isolation_level=None, check_same_thread=False)
+            os.chmod(folder / "batches.sqlite", 0o600)  # noqa: PTH101
+            self._db.executescript(_SCHEMA)
+            self._sweep_files()
+        except (OSError, sqlite3.Error) as error:
+            text = f"batches cannot be kept in {folder}: {error}; let this user write there, or set XDG_STATE_HOME"
+            raise SyshaxError(text) from error
 
     def close(self) -> None:
         """Closes the database."""

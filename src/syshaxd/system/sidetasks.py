@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from syshaxd.core.backoff import backoff_s
+from syshaxd.core.errors import SyshaxError
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 1.0
@@ -91,11 +92,12 @@ class SideTasks:
         """Returns the pause before it is started again."""
         now_s, before = self._now(), self._failed.get(name)
         in_a_row = before.in_a_row + 1 if before is not None and now_s - before.at_s < _STABLE_S else 1
-        reason = f"{type(error).__name__}: {error}"
+        expected = isinstance(error, SyshaxError)
+        reason = str(error) if expected else f"{type(error).__name__}: {error}"
         pause_s = backoff_s(in_a_row, first_s=_FIRST_PAUSE_S, cap_s=_LONGEST_PAUSE_S)
         self._counts[name] += 1
         self._failed[name] = _Failure(reason, in_a_row, now_s)
         # The traceback once: repeating it would only fill the log.
-        trace = None if before is not None and before.reason == reason else error
+        trace = None if expected or (before is not None and before.reason == reason) else error
         _log.error("%s failed: %s; restarting in %g s", name, reason, pause_s, exc_info=trace)
         return pause_s
