@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""syshaxctl replay: what would have become of a trace's requests by other policies, or on other hosts."""
+"""syshaxctl replay: how the requests of a trace fare under other policies, or on other hosts."""
 
 import json
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ _COLUMNS = (
 @click.command()
 @click.argument("trace", type=FileText())
 @click.option("--policy", "policies", multiple=True, type=click.Choice(sorted(RULES)),
-              help="To compare; may be repeated. Unset: gpu-only, cost, turn and upstream-threshold.")  # fmt: skip
+              help="Policy to compare; repeatable. Unset: gpu-only, cost, turn and upstream-threshold.")  # fmt: skip
 @click.option("--profile", type=click.Choice(sorted(PROFILES)), default="h200-scarce-kv", show_default=True,
               help="Host to simulate.")  # fmt: skip
 @click.option("--load", "loads", multiple=True, type=click.FloatRange(min=0, min_open=True),
@@ -50,7 +50,7 @@ _COLUMNS = (
 @click.option("--sections", type=click.IntRange(min=1), default=3, show_default=True, help="Sections of the trace.")
 @click.option("--holdout", type=click.FloatRange(0, 0.5), default=0.0, show_default=True,
               help="Share of requests that wait for the GPU to measure the CPU's help.")  # fmt: skip
-@click.option("--told-limits", is_flag=True, help="Requests tell the length of their answers as max_tokens.")
+@click.option("--told-limits", is_flag=True, help="Requests send the length of their answers as max_tokens.")
 @click.option("--batch", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Share of requests of the class batch. The other columns then count interactive ones.")  # fmt: skip
 @click.option("--targets", is_flag=True, help="Placement knows the profile's targets (scheduler.slo.interactive).")

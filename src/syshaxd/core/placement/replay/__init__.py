@@ -1,3 +1,3 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What would have become of the requests of a trace, by other policies and on other hosts."""
+"""Replay: how the requests of a trace fare under other policies or on other hosts."""

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Policies compared over loads and sections of a trace, with what both devices could do together beside them."""
+"""Policies compared over loads and sections of a trace, next to what both devices could do together."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ class Row:
     tokens_per_s: float
     """From the first arrival to the last."""
     ideal_tokens_per_s: float
-    """What was asked for, or what both devices can do at most."""
+    """The demand, or what both devices can do at most if that is less."""
     first_s: float
     first_p99_s: float
     whole_s: float
@@ -64,7 +64,7 @@ class Comparison:
     seeds: Sequence[int] = (1, 2, 3)
     """One section each."""
     told_limits: bool = False
-    """Whether requests tell the lengths of their answers as limits."""
+    """Whether requests send the lengths of their answers as limits."""
     batch_share: float = 0.0
     """Share of batch requests."""
     targets: bool = False

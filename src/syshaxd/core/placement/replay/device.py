@@ -13,21 +13,21 @@ from syshaxd.core.placement.replay.profiles import DeviceProfile
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request, or the part of one, on a device."""
+    """A request, or a part of one, on a device."""
 
     owner: object
     context: int
     """Tokens before those that it is to make."""
     uncomputed: int
-    """Of them, whose KV is missing."""
+    """Those of them that have no KV yet."""
     wanted: int
     """Tokens to make."""
     made: int = 0
-    """As far as `Device.made` does not say more."""
+    """Tokens made, without those of the present run; `Device.made` has all."""
     from_step: int = -1
     """The step before its first token in this run; -1: its prompt is being computed, or it waits."""
     leaves: bool = False
-    """It is to leave with its next token."""
+    """It leaves with its next token."""
     begun_s: float = 0.0
     """When the engine began to compute its prompt."""
     computes: int = 0
@@ -36,18 +36,18 @@ class Job:
 
 @dataclass(slots=True)
 class Progress:
-    """What steps have brought."""
+    """What the steps that ended have produced."""
 
     spoke: list[Job] = field(default_factory=list)
     """Made their first token."""
     finished: list[Job] = field(default_factory=list)
     left: list[Job] = field(default_factory=list)
-    """Left with a token, as they were to."""
+    """Left with a token."""
 
 
 @dataclass(slots=True)
 class _Read:
-    """What has been counted up to the last reading, and since."""
+    """Counters at the last reading, and sums since."""
 
     at_s: float = 0.0
     generated: int = 0

@@ -30,7 +30,7 @@ _PAIRS = frozenset({("gpu", "cpu"), ("cpu", "gpu")})
 
 @dataclass(slots=True, eq=False)
 class Outcome:
-    """What became of one request. Times are seconds since the start of the replay."""
+    """How one request fared. Times are seconds since the start of the replay."""
 
     traced: TracedRequest
     places: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A replay that is over."""
+    """A finished replay."""
 
     outcomes: Sequence[Outcome]
     arrivals_s: float
@@ -72,13 +72,13 @@ class Replayed:
 def replay(
     profile: Profile, policy: Policy, requests: Sequence[TracedRequest], *, told_limits: bool = True
 ) -> Replayed:
-    """Has requests answered.
+    """Replays requests until all are answered.
 
     Args:
         profile: The host.
         policy: Decides.
         requests: In the order of arrival.
-        told_limits: Whether each request tells the length of its answer as its limit.
+        told_limits: Whether each request sends the length of its answer as its limit.
     """
     return _Replay(profile, policy, requests, told_limits=told_limits).run()
 
@@ -139,7 +139,7 @@ class _Stream:
         return True
 
     def begin(self, grant: Grant) -> None:
-        """It has its slots."""
+        """The request got its slots."""
         self.grant, self.placed_at_s = grant, self._replay.now_s
         self.outcome.places = grant.placement.places
         self.slot = grant.slots[0]
@@ -147,12 +147,12 @@ class _Stream:
         self.compute(self.context, 1 if self.prefills else self.outcome.traced.answer_tokens)
 
     def compute(self, uncomputed: int, wanted: int) -> None:
-        """Has the present device make tokens."""
+        """Queues a job on the present device."""
         self.job = Job(self, self.context, uncomputed, wanted)
         self.device.add(self.job, self._replay.now_s)
 
     def spoke(self) -> None:
-        """The present device has made its first token of it."""
+        """The present device made its first token."""
         now_s = self._replay.now_s
         if math.isnan(self.outcome.first_s):
             self.outcome.first_s = now_s
@@ -173,7 +173,7 @@ class _Stream:
         self.prefills = False
         prefill, decode = self.grant.slots[0], self.grant.slots[1]
         if not self._replay.saves(prefill, self):
-            # A save that was refused: the answer goes on where its prompt has been computed.
+            # The save was refused: the answer continues where its prompt was computed.
             self._replay.release(decode)
             self.compute(self.context, self.outcome.traced.answer_tokens - self.made)
             return False
@@ -232,7 +232,7 @@ class _Replay:
         self._arrived: tuple[float, int] = (0.0, 0)
 
     def run(self) -> Replayed:
-        """Until all answers are complete."""
+        """Runs until all answers are complete."""
         for stream in self._streams:
             self._at(stream.outcome.traced.at_s, lambda stream=stream: self._arrive(stream))  # type: ignore[misc]
         self._at(_READING_INTERVAL_S, self._read)
@@ -252,7 +252,7 @@ class _Replay:
         return Replayed(outcomes, arrivals_s, tokens, self.devices["gpu"].preemptions, self._admission.holdout)
 
     def release(self, slot: Slot) -> None:
-        """The daemon gives a slot back."""
+        """Releases a slot, as the daemon does."""
         slot.release()
 
     def saves(self, source: Slot, stream: _Stream) -> bool:
@@ -264,7 +264,7 @@ class _Replay:
         return True
 
     def hand_over(self, stream: _Stream, source: Slot, *, saved: bool) -> None:
-        """Has a stream go on at its present slot, as soon as its KV cache is there, if it was saved."""
+        """Continues a stream at its present slot, once its KV cache has arrived if it was saved."""
         its, size = self._profile.handover, stream.context * self._profile.handover.token_bytes
 
         def arrive() -> None:

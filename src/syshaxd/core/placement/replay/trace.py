@@ -37,7 +37,7 @@ def parse(text: str) -> list[TracedRequest]:
             milliseconds, input_length, output_length), or what `syshaxctl decisions --export` writes.
 
     Raises:
-        ValueError: It is neither, or names a line that is not right.
+        ValueError: It is none of these, or a line is wrong; the message names it.
     """
     lines = text.splitlines()
     if not lines:
