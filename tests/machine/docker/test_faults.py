@@ -158,7 +158,7 @@ class TestEnd:
         self, harness: DockerHarness, runtime: DockerRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(syshaxd.runtime.docker.docker_runtime, "_GPU_CHECK_INTERVAL_S", 0.2)
-        monkeypatch.setattr(syshaxd.runtime.docker.docker_runtime, "_CHECK_INTERVAL_S", 0.1)
+        monkeypatch.setattr(syshaxd.runtime.docker.docker_runtime, "CHECK_INTERVAL_S", 0.1)
         handle = await runtime.launch(harness.spec(gpus=-1), 1)
         await harness.ready(handle)
         assert await harness.is_alive(handle)
