@@ -128,6 +128,19 @@ async def test_nothing_is_kept_of_a_calibration_that_failed(bench: Bench) -> Non
     assert not bench.seeded
 
 
+async def test_a_run_beside_an_instance_that_fails_counts_for_nothing(bench: Bench) -> None:
+    alone = [result for result in await bench.calibrate() if not result.beside]
+    bench.path.unlink()
+    async with asyncio.timeout(LIMIT_S):
+        results = bench.new().calibrate(force=False)
+        for _ in alone:
+            await anext(results)
+        bench.both.cpu.kill()
+        with pytest.raises(SyshaxError, match="cpu: POST /v1/completions"):
+            await anext(results)  # the GPU beside the CPU
+    assert not bench.path.exists()
+
+
 async def test_one_calibration_runs_at_a_time(bench: Bench) -> None:
     calibrator = bench.new()
     first = calibrator.calibrate(force=False)

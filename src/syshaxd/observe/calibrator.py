@@ -136,21 +136,26 @@ class Calibrator:
     async def _run(self, session: aiohttp.ClientSession, run: Run, specs: Mapping[str, InstanceSpec]) -> RunResult:
         spec = specs[run.instance]
         other = specs.get(run.beside)
-        beside = [] if other is None else [_keep_busy(session, other) for _ in range(beside_batch(other))]
-        tasks = [asyncio.ensure_future(each) for each in beside]
         try:
-            async with asyncio.timeout(_RUN_TIMEOUT_S):
+            async with asyncio.timeout(_RUN_TIMEOUT_S), asyncio.TaskGroup() as group:
+                neighbours = []
+                if other is not None:
+                    begun = asyncio.Barrier(beside_batch(other) + 1)
+                    neighbours = [
+                        group.create_task(_keep_busy(session, other, begun)) for _ in range(begun.parties - 1)
+                    ]
+                    await begun.wait()
                 asked = (
                     _ask(session, spec, number, run.prompt_tokens, run.answer_tokens) for number in range(run.batch)
                 )
                 answers = await asyncio.gather(*asked)
+                for task in neighbours:
+                    task.cancel()
         except TimeoutError:
             text = f"{spec.name}: {run.batch} short requests were not answered within {_RUN_TIMEOUT_S:g} s"
             raise InstanceTimeoutError(text) from None
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         return RunResult(
             instance=spec.name,
             batch=run.batch,
@@ -189,7 +194,10 @@ class Calibrator:
         return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:16]
 
 
-async def _keep_busy(session: aiohttp.ClientSession, spec: InstanceSpec) -> None:
+async def _keep_busy(session: aiohttp.ClientSession, spec: InstanceSpec, begun: asyncio.Barrier) -> None:
+    """Sends one request after another; waits at `begun` after the first. Raises InstanceFailedError."""
+    await _ask(session, spec, time.monotonic_ns() % 1_000_000, 32, 16)
+    await begun.wait()
     while True:
         await _ask(session, spec, time.monotonic_ns() % 1_000_000, 32, 16)
 
