@@ -5,6 +5,7 @@
 # run.sh WORKDIR SYSHAXD [bench.py options]: sysHAX's gateway beside nginx and vllm-router, against a mock engine.
 # Needs Go, nginx and taskset (on Debian: apt-get install golang-go nginx), Python 3.11 with pip. Ports 9101, 9102, 9211, 9214,
 # 9215 and 29214 on loopback. About two minutes a round; prints Markdown tables, keeps results.jsonl in WORKDIR.
+# BASELINE=SYSHAXD adds the syshaxd of another version, with hand-over off.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -49,18 +50,18 @@ Y
 }
 config true > "$work/syshax.yaml"
 config false > "$work/syshax-off.yaml"
-python3 - "$work" "$syshaxd" <<'P'
+python3 - "$work" "$syshaxd" "${BASELINE:+$(realpath "$BASELINE")}" <<'P'
 import json
 import sys
 
-work, syshaxd = sys.argv[1:]
+work, syshaxd, baseline = sys.argv[1:]
 engines = ["http://127.0.0.1:9101", "http://127.0.0.1:9102"]
 router = [f"{work}/vllm-router/bin/vllm-router", "--host", "127.0.0.1", "--port", "9214", "--prometheus-port", "29214"]
 
 
-def syshax(config):
+def syshax(config, program=syshaxd):
     return {
-        "cmd": [syshaxd, "--config", f"{work}/{config}.yaml"],
+        "cmd": [program, "--config", f"{work}/{config}.yaml"],
         "port": 9215,
         "env": {"XDG_STATE_HOME": f"{work}/state"},
     }
@@ -75,6 +76,8 @@ gateways = {
     "sysHAX": {**syshax("syshax"), "movable": True},
     "sysHAX (hand-over off)": syshax("syshax-off"),
 }
+if baseline:
+    gateways["baseline (hand-over off)"] = syshax("syshax-off", baseline)
 with open(f"{work}/gateways.json", "w") as file:
     json.dump(gateways, file, indent=1)
 P
