@@ -35,7 +35,7 @@ if [[ ! $folder/packages/complete -nt $0 ]]; then  # what is fetched stands in t
     kernel=$(dependency "linux-image-cloud-$debian" 'linux-image-.*')
     (cd "$folder/packages" && apt-get "${guest_apt[@]}" download "$kernel" busybox-static "$python" "lib$python" \
         "lib${python%-minimal}-stdlib" libc6 zlib1g libexpat1 numactl libnuma1 util-linux libsmartcols1 libtinfo6 \
-        libstdc++6 libgcc-s1 libffi8 libssl3)
+        libstdc++6 libgcc-s1 libffi8 libssl3 libsqlite3-0)
     touch "$folder/packages/complete"
 fi
 
