@@ -296,7 +296,8 @@ def daemon(
         until(lambda: len(list(arenas.glob("*.arena"))) == 2, 60, "instances that ended before have left no arena")
         for port in ports.values():
             save_kv_cache(port)
-        until(lambda: len(list(arenas.glob("*.kv"))) == 2, 60, "there are hand-overs that nobody will load")
+        # Those that tests have given up are dropped a minute after they were made.
+        until(lambda: len(list(arenas.glob("*.kv"))) == 2, 90, "there are hand-overs that nobody will load")
         children = running.children()
         for name in ports:  # stopped alone: the first leaves it to the other to clear away, the other to the daemon
             assert running.syshaxctl("stop", name, "--wait").returncode == 0
