@@ -3,7 +3,6 @@
 """An answer that several instances make, one after the other: an offload, or a stream that migrates."""
 
 import asyncio
-import json
 import secrets
 from collections.abc import Mapping
 from types import TracebackType
@@ -15,15 +14,15 @@ from syshaxd.core.handover.joining import JoinedAnswer
 from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.placement.records import Cause, HandoverRecord, Outcome
 from syshaxd.core.placement.slots import Grant, Slot
-from syshaxd.core.report.describe import excerpt
 from syshaxd.core.types import InstanceSpec
-from syshaxd.core.wire.http1 import ResponseHead
 from syshaxd.serving.request import Request
 from syshaxd.serving.runner.answer import ClientAnswer
+from syshaxd.serving.runner.delivery import Delivery
 from syshaxd.serving.runner.detokenize import incomplete_tokens
 from syshaxd.serving.runner.exchange import Part
 from syshaxd.serving.runner.exchanges import Exchanges
-from syshaxd.serving.runner.handing_over import HandoverUnderWay
+from syshaxd.serving.runner.first_token import FirstToken, read_first_token
+from syshaxd.serving.runner.handing_over import HandoverMeter
 from syshaxd.serving.runner.relay import MovableRelay
 from syshaxd.serving.runner.relayed import RelayedAnswer
 from syshaxd.serving.runner.runner import Runner
@@ -83,10 +82,9 @@ class MovableAnswer:
             to_be_continued=dialect.to_be_continued,
             tells_usage=any(_USAGE_UNASKED in slot.spec.argv for slot in grant.slots),
         )
-        self._answer = ClientAnswer(request, clock=self._loop.time)
+        self._delivery = Delivery(ClientAnswer(request, clock=self._loop.time), self._joined)
         self._whole: RelayedAnswer | None = None
         self._first: MovableRelay | None = None
-        self._head: ResponseHead | None = None  # of the first instance's answer
         self._exchanges = Exchanges(runner, request)
         *prefills, slot = grant.slots
         self._slot: Slot | None = slot
@@ -99,10 +97,7 @@ class MovableAnswer:
         self._had = 0  # tokens before the present segment
         self._spoken = False
         self._cause = Cause.OFFLOAD
-        self._handover: HandoverUnderWay | None = None
-        self._last_at_s = 0.0
-        self.over = False
-        """The client has got all that it gets."""
+        self._handovers = HandoverMeter(request)
         self.part_over = False
         """The instance has made its part, and the rest may be made elsewhere."""
 
@@ -114,7 +109,7 @@ class MovableAnswer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.detach()
-        self._end_handover()
+        self._handovers.end(self._joined.cached_tokens)
         self._slot = self.target = None
 
     # How far it has come.
@@ -144,9 +139,14 @@ class MovableAnswer:
         return tokens_in or self._joined.prompt_tokens, tokens_out or self._joined.tokens
 
     @property
+    def over(self) -> bool:
+        """The client has got all that it gets."""
+        return self._delivery.over
+
+    @property
     def begun(self) -> bool:
         """The client has got some of it."""
-        return self._answer.begun
+        return self._delivery.answer.begun
 
     @property
     def progressed(self) -> bool:
@@ -156,7 +156,7 @@ class MovableAnswer:
     @property
     def outcome(self) -> Outcome:
         """How it has ended."""
-        return self._answer.outcome
+        return self._delivery.answer.outcome
 
     @property
     def may_go_on(self) -> bool:
@@ -197,9 +197,8 @@ class MovableAnswer:
         source = self._slot
         assert source is not None
         self._slot, self.target, self._cause = target, None, cause
-        if self._handover is not None:
-            self._handover.release_source()
-        self._end_handover()
+        self._handovers.release_source()
+        self._handovers.end(self._joined.cached_tokens)
         if cause is Cause.FAILURE:
             self._load = None
             source.release()
@@ -230,60 +229,60 @@ class MovableAnswer:
         except (InstanceFailedError, InstanceTimeoutError):
             response = self._exchanges.response
             if response is not None and response.client_stalled:
-                self._answer.abandon()
-                self.over = True
+                self._delivery.abandon()
             elif not self._joined.finished:  # else nothing but the last words is missing
                 raise
         finally:
             self._exchanges.response, self._spoken = None, False
         if self._joined.finished and not self.over:
-            self._finish()
+            self._delivery.finish()
 
     async def _make_first_token(self, slot: Slot) -> None:
-        spec = slot.spec
-        key = _new_key()
         stays = False
         try:
-            body = self._dialect.prefill(self._body, key)
-            response = await self._exchanges.read(spec, self._request.path, body, last_try=self.last_try)
-            if self._passed_on(response):
+            first = await self._prefill_at(slot)
+            if first is None:
                 return
-            try:
-                answered = json.loads(response.payload())
-                out = self._joined.take_prefill(answered, max_model_len=self._facts[spec.name].max_model_len)
-            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                raise InstanceFailedError(
-                    f"the instance's first token cannot be read: {excerpt(repr(error))}"
-                ) from error
-            self._head = response.head_
-            if not self._joined.plain:
-                await self._answer_whole(slot)
-                return
-            self._load = self._dialect.load_key(answered, key)
+            self._load = first.load
             # Where the KV cache could not be saved, the target would compute all of the prompt, and its other streams
             # would wait for that; the source most likely still has it.
-            stays = self._load is None and self.may_return
+            stays = first.load is None and self.may_return
         finally:
             if not stays:
                 slot.release()
         self._prefill, self._prefilled = None, True
-        self._last_at_s = self._loop.time()
+        self._handovers.last_token_at_s = self._loop.time()
         assert self._slot is not None
         if stays:
             self._slot.release()
             self._slot = slot
-            self._request.placement = spec.name
-        if out:
-            self._stream(out)
+            self._request.placement = slot.spec.name
+        self._delivery.send(first.events)
         if not stays and not self._joined.finished:
-            self._begin_handover(slot, self._slot, size_bytes=self._dialect.size_bytes(answered))
+            self._begin_handover(slot, self._slot, size_bytes=first.size_bytes)
+
+    async def _prefill_at(self, slot: Slot) -> FirstToken | None:
+        """Has the prompt read; None: the client has got its answer from this instance."""
+        spec = slot.spec
+        key = _new_key()
+        body = self._dialect.prefill(self._body, key)
+        response = await self._exchanges.read(spec, self._request.path, body, last_try=self.last_try)
+        if self._delivery.pass_on(response):
+            return None
+        max_model_len = self._facts[spec.name].max_model_len
+        first = read_first_token(response, self._joined, self._dialect, key=key, max_model_len=max_model_len)
+        self._delivery.head = response.head_
+        if self._joined.plain:
+            return first
+        await self._answer_whole(slot)
+        return None
 
     async def _answer_whole(self, slot: Slot) -> None:
         """The first token cannot be told by its id: one instance makes all of the answer."""
         self._request.placement = slot.spec.name
-        self._whole = RelayedAnswer(self._runner, self._request, slot, last_try=True, answer=self._answer)
+        self._whole = RelayedAnswer(self._runner, self._request, slot, last_try=True, answer=self._delivery.answer)
         await self._whole.run()
-        self.over = True
+        self._delivery.over = True
 
     async def _go_on(self, spec: InstanceSpec) -> None:
         save = _new_key() if self._movable else None
@@ -312,7 +311,7 @@ class MovableAnswer:
         part = Part(self._request.target, self._dialect.movable_stream(self._body, save), self._request.id)
         self._joined.parts += 1
         relay = MovableRelay(
-            self._answer,
+            self._delivery.answer,
             self._request,
             self._loop.create_future(),
             joined=self._joined,
@@ -324,10 +323,10 @@ class MovableAnswer:
         try:
             await self._exchanges.send(spec, relay, part)
         finally:
-            self._head = relay.head_
+            self._delivery.head = relay.head_
             now_s = self._loop.time()
-            self._last_at_s = now_s - relay.silent_s(now_s)
-        self.over = not relay.joins
+            self._handovers.last_token_at_s = now_s - relay.silent_s(now_s)
+        self._delivery.over = not relay.joins
 
     async def _continue(self, spec: InstanceSpec, save: str | None) -> None:
         """Reads the rest, which goes to the client in the name of the first instance."""
@@ -345,26 +344,12 @@ class MovableAnswer:
 
     def _take(self, event: Mapping[str, Any]) -> None:
         had = self._joined.tokens
-        out = self._joined.take(event)
-        if out:
-            self._stream(out)
+        self._delivery.send(self._joined.take(event))
         if self._joined.tokens > had:
-            self._taken()
-
-    def _stream(self, events: bytes) -> None:
-        if not self._answer.begun:
-            assert self._head is not None
-            self._answer.begin_events(self._head)
-        self._answer.events(events)
-
-    def _taken(self) -> None:
-        """The present instance has made some of the answer."""
-        self._spoken = True
-        self._last_at_s = self._loop.time()
-        if self._handover is not None:
-            self._handover.observe_token(self._last_at_s)
-        if self.target is not None:
-            self._cut_if_due()
+            self._spoken = True
+            self._handovers.observe_token(self._loop.time())
+            if self.target is not None:
+                self._cut_if_due()
 
     def _cut_if_due(self) -> None:
         response = self._exchanges.response
@@ -373,18 +358,6 @@ class MovableAnswer:
         self._events_to_wait -= 1
         if self._joined.surely_whole or (self._events_to_wait < 0 and not self._joined.tells_ids):
             response.cut()
-
-    def _passed_on(self, response: Segment) -> bool:
-        """Gives the client an answer other than 200 as it is; an instance's fault is raised: others may do better."""
-        head = response.head_
-        assert head is not None
-        if head.status == 200:
-            return False
-        if response.is_fault:
-            raise response.fault()
-        self._answer.whole(head, response.payload())
-        self.over = True
-        return True
 
     async def _drop_incomplete(self, spec: InstanceSpec) -> None:
         """Has tokens made again whose character was not delivered, as its end was to come with the next token."""
@@ -403,20 +376,10 @@ class MovableAnswer:
     def break_off(self, error: SyshaxError) -> None:
         """Ends what the client has got with an error event, or its connection."""
         if self._whole is None:
-            self._answer.break_off(error, at_event_end=True)
+            self._delivery.break_off(error)
         else:
             self._whole.break_off(error)
-        self.over = True
-
-    def _finish(self) -> None:
-        assert self._head is not None
-        self.over = True
-        if not self._joined.stream:
-            self._answer.whole(self._head, self._joined.whole())
-            return
-        if not self._answer.begun:
-            self._answer.begin_events(self._head)
-        self._answer.end(self._joined.end())
+            self._delivery.over = True
 
     def _begin_handover(self, source: Slot, target: Slot, *, size_bytes: int = 0) -> None:
         known = self._joined.prompt_tokens + self._joined.tokens
@@ -428,13 +391,7 @@ class MovableAnswer:
             asked=self._load is not None,
             size_bytes=size_bytes,
         )
-        self._handover = HandoverUnderWay(record, source, last_token_at_s=self._last_at_s)
-
-    def _end_handover(self) -> None:
-        """The segment that followed the last hand-over is over."""
-        handover, self._handover = self._handover, None
-        if handover is not None:
-            self._request.handovers.append(handover.end(self._joined.cached_tokens))
+        self._handovers.begin(record, source)
 
 
 def _new_key() -> str:
