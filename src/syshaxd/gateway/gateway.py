@@ -10,50 +10,32 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from syshaxd.core.address import Address
-from syshaxd.core.config.api_keys import Access
-from syshaxd.core.errors import (
-    BadRequestError,
-    RateLimitedError,
-    SyshaxError,
-    UnavailableError,
-)
-from syshaxd.core.placement.decision import InferenceRequest
+from syshaxd.core.errors import BadRequestError, RateLimitedError, SyshaxError, UnavailableError
 from syshaxd.core.placement.records import Outcome
 from syshaxd.core.secrets import safe_text
 from syshaxd.core.types import EngineStatus
-from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.http1 import ProtocolError, end_to_end_headers
 from syshaxd.gateway import routes
-from syshaxd.gateway.authentication import Authentication, check_model
+from syshaxd.gateway.authentication import Authentication
 from syshaxd.gateway.batches import BatchApi, BatchOptions, BatchWorker, Lines, send_file
-from syshaxd.gateway.bodies import (
-    BodyIntake,
-    HeldBody,
-    answer_limit,
-    conversation_of,
-    model_of,
-    refuse_router_fields,
-    refuse_stored,
-    streams,
-)
+from syshaxd.gateway.bodies import BodyIntake, HeldBody
 from syshaxd.gateway.connection import ClientConnection, ClientRequest
 from syshaxd.gateway.cors import Cors
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.gateway.errors import Answer, error_answer, internal_error, outcome_of
-from syshaxd.gateway.fields import class_of, instance_of, wants_explanation, wants_full_weights
-from syshaxd.gateway.front import Front, why_not_listening
+from syshaxd.gateway.front import Front
 from syshaxd.gateway.limits import Limits
+from syshaxd.gateway.listening import Listener
 from syshaxd.gateway.own import OwnRoutes
 from syshaxd.gateway.rates import LimitedRequest, RateLimiter, used_tokens
+from syshaxd.gateway.reading import RequestReader
 from syshaxd.gateway.tls import Tls
 from syshaxd.observe.access_log import AccessLog, Caller
 from syshaxd.observe.metrics import ClientCounts, MetricsService
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.request import Request
-from syshaxd.system.activation import listens_at
 
 if TYPE_CHECKING:
     from syshaxd.observe.tracing import Tracing  # which needs OpenTelemetry
@@ -61,13 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["Gateway", "Limits"]
 
 _log = logging.getLogger(__name__)
-_BACKLOG = 4096
 _FIRST_REQUEST_LIMIT_S = 0.2
-_CLOSING_LIMIT_S = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _MAX_LOGGED_PATH = 2048
-# Prompts are estimated before they are tokenized.
-_BYTES_PER_TOKEN = 4
 
 
 class Gateway:
@@ -114,15 +92,16 @@ class Gateway:
         self._status = status
         self._loop = asyncio.get_running_loop()
         self._cors = Cors(cors_origins)
-        self._allow_router_fields = allow_router_fields
         self._authentication = authentication or Authentication()
         self._tls = tls
         its = limits or Limits()
         self._limiter = RateLimiter(its.rates, its.max_prompt_tokens, clock or self._loop.time)
         self._limited: Counter[str] = Counter()
         self._routes = routes.PublicRoutes(engine.registry.methods, public_routes)
-        self._intake = BodyIntake(limits or Limits())
-        self._front = Front(self._handle, limits or Limits(), clock or self._loop.time)
+        self._intake = BodyIntake(its)
+        self._reader = RequestReader(self._intake, self._routes, engine.registry, router_fields=allow_router_fields)
+        self._front = front = Front(self._handle, its, clock or self._loop.time)
+        self._listener = Listener(front, tls=tls, handshake_limit_s=lambda: front.limits.head_timeout_s)
         self._access_log = access_log
         self._tracing = tracing
         self.batch_worker: BatchWorker | None = None
@@ -133,8 +112,6 @@ class Gateway:
             self.batch_worker = BatchWorker(batches.store, lines.answer, max_concurrency=batches.max_concurrency)
             self._batches = BatchApi(self.batch_worker)
         self._stopping = False
-        self._servers: list[asyncio.Server] = []
-        self._handed: Sequence[socket.socket] = ()
         self._sweeper: asyncio.Task[None] | None = None
         self._id_prefix = secrets.token_hex(4)
         self._ids = itertools.count(1)
@@ -177,37 +154,13 @@ class Gateway:
         Raises:
             SyshaxError: The address can't be bound.
         """
-        try:
-            if not any(listens_at(ready, host, port) for ready in handed):
-                own = await self._loop.create_server(self._front, host, port, backlog=_BACKLOG, **self._encryption())
-                self._servers.append(own)
-                port = own.sockets[0].getsockname()[1]
-                if handed:
-                    _log.warning(
-                        "syshaxd.socket has not the address of services.conductor (%s), which refuses connections "
-                        "while syshaxd restarts; set its ListenStream= with `systemctl edit syshaxd.socket`",
-                        Address(host, port),
-                    )
-        except (OSError, UnicodeError) as error:
-            raise SyshaxError(
-                f"services.conductor: cannot listen on {Address(host, port)}: {why_not_listening(error, host)}"
-            ) from error
-        self._handed = handed
+        url = await self._listener.start(host, port, handed)
         self._sweeper = self._loop.create_task(self._front.sweep_for_ever(self.sweep))
-        return Address(host, port).url(scheme="http" if self._tls is None else "https")
-
-    def _encryption(self) -> dict[str, Any]:
-        """Options of a listening server."""
-        if self._tls is None:
-            return {}
-        limit_s = self._front.limits.head_timeout_s
-        return {"ssl": self._tls.context, "ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": _CLOSING_LIMIT_S}
+        return url
 
     async def serve_handed(self) -> None:
         """Accepts connections of the inherited sockets, including those that are waiting."""
-        for ready in self._handed:
-            server = await self._loop.create_server(self._front, sock=ready, backlog=_BACKLOG, **self._encryption())
-            self._servers.append(server)
+        await self._listener.serve_handed()
 
     async def stop(self, drain_timeout_s: float) -> None:
         """Stops accepting, waits for running requests, then closes every connection. May be called again."""
@@ -216,8 +169,7 @@ class Gateway:
         self._stopping = True
         if self.batch_worker is not None:
             self.batch_worker.stop()
-        for server in self._servers:
-            server.close()
+        self._listener.close()
         self._sweeper.cancel()
         self._close_idle(lambda connection: not connection.fresh)
         if drain_timeout_s and any(connection.fresh for connection in self._front.open):
@@ -346,7 +298,7 @@ class Gateway:
             asked.headers = trace.lines
         try:
             limited = self._limiter.begin(asked.key)
-            await self._read(client, request, asked, held)
+            await self._reader.read(client, request, asked, held)
             limited.expect(asked.inference.prompt_tokens)
             client.answer_lines += self._limiter.header_lines(asked.key)
             outcome = await self._engine.dispatch(asked)
@@ -384,42 +336,6 @@ class Gateway:
                 limited.end(used_tokens(record, prompt_tokens))
             self._metrics.record(record)
             self._engine.requests.keep(record)
-
-    async def _read(self, client: ClientConnection, request: ClientRequest, asked: Request, held: HeldBody) -> None:
-        """Receives a request's body, and reads of it what placement needs. Raises SyshaxError: it is refused."""
-        path = asked.path
-        place = instance_of(request.headers)
-        admin = asked.key is not None and asked.key.access is Access.ADMIN
-        self._routes.check(asked.method, path, admin=admin, pinned=place is not None)
-        asked.body = await self._intake.receive(request, client, held)
-        body = asked.fields = await self._intake.read(asked.body, request.headers.get("Content-Type", ""))
-        if body is None:
-            body = RequestBody({})
-        model = model_of(body)
-        check_model(asked.key, model)
-        if not self._allow_router_fields:
-            refuse_router_fields(body)
-        if path.startswith(routes.RESPONSES) and place is None and len(self._engine.registry.specs) > 1:
-            routes.check_stored(path)
-            refuse_stored(body)
-        offload = path == routes.OFFLOADED_CHAT
-        if offload:
-            path = asked.path = asked.target = routes.CHAT
-        asked.wants_explanation = wants_explanation(request.headers)
-        asked.inference = InferenceRequest(
-            request_id=asked.id,
-            model=model,
-            stream=streams(body),
-            method=asked.method,
-            path=path,
-            pinned=place,
-            full_weights=wants_full_weights(request.headers),
-            offload=offload,
-            prompt_tokens=len(asked.body) // _BYTES_PER_TOKEN,
-            max_tokens=answer_limit(path, body),
-            request_class=class_of(request.headers, body, asked.key),
-            conversation=conversation_of(body),
-        )
 
     def _request_id(self, given: str | None) -> str:
         """The client's own ID if it is valid, else a new one."""
