@@ -15,7 +15,6 @@ from syshaxd.core.placement.admission import Admission
 from syshaxd.core.placement.claims import Claim, Effect, Fleet, Granted
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant
 from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
 
@@ -63,7 +62,7 @@ class Bench:
             Snapshot(instances=loads),
             0.0,
         )
-        self.admission = Admission(Scheduler(Policy(name=policy)), max_queue_size=10**9)
+        self.admission = Admission(Policy(name=policy), max_queue_size=10**9)
         self.grants: list[Grant] = []
         self.claims = [self.arrive(f"m{number % MODELS}") for number in range(per_model * MODELS)]
 

@@ -16,7 +16,6 @@ from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted
 from syshaxd.core.placement.decision import InferenceRequest, Offload, Placement
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.types import InstanceSpec
 from tests.fakes.specs import make_spec
@@ -78,7 +77,7 @@ class Bench:
         self.clients: list[Client] = []
         self.overtaken: list[int] = []
         self.ready: tuple[InstanceSpec, ...] = (GPU, CPU)
-        self.admission = Admission(Scheduler(Policy(name="turn")), max_queue_size=max_queue_size)
+        self.admission = Admission(Policy(name="turn"), max_queue_size=max_queue_size)
         self.admission.on_release(lambda _: self.admit())
         self._numbers = itertools.count()
 

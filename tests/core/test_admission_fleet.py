@@ -21,8 +21,8 @@ from syshaxd.core.placement.decision import InferenceRequest, RunOn
 from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.measured import Line
 from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.scheduler import Scheduler
+from syshaxd.core.placement.rules import Policy, View
+from syshaxd.core.placement.scheduler import decide
 from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.types import InstanceSpec, Role
 from tests.fakes.specs import make_spec
@@ -82,7 +82,7 @@ class Bench:
         self.snapshot = Snapshot()
         self.clients: list[Client] = []
         self.overtaken: list[int] = []
-        self.admission = Admission(Scheduler(Policy(name=policy)), max_queue_size=max_queue_size)
+        self.admission = Admission(Policy(name=policy), max_queue_size=max_queue_size)
         self.admission.on_release(lambda _: self.carry_out(self.admission.admit(self.fleet)))
         self._numbers = itertools.count()
 
@@ -272,10 +272,10 @@ def test_a_quicker_gpu_comes_first_until_it_has_more_to_do() -> None:
         token_s={"gpu-a0": Line.first(1, 0.03), "gpu-a1": Line.first(1, 0.02)},
         prefill_s={"gpu-a0": Line.first(500, 0.3), "gpu-a1": Line.first(500, 0.2)},
     )
-    scheduler = Scheduler(Policy())
     request = bench.arrive("a").claim.request
     for running, best in ((0, "gpu-a1"), (6, "gpu-a0")):
-        decision = scheduler.decide(request, Snapshot(), {"gpu-a1": running}, bench.ready, estimates=estimates)
+        view = View(policy=Policy(), inflight={"gpu-a1": running}, candidates=bench.ready, estimates=estimates)
+        decision = decide(view, request)
         assert isinstance(decision, RunOn)
         assert decision.instance == best, running
 

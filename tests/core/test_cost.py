@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement import scheduler
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.measured import Lengths, Line, Measured
 from syshaxd.core.placement.prediction import pays
 from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.rules import RULES, Move, Policy, View
-from syshaxd.core.placement.scheduler import Scheduler
+from syshaxd.core.placement.rules import Move, Policy, View
 from syshaxd.core.placement.steps import StepTime
 from tests.fakes.specs import make_spec
 
 GPU, CPU = replace(make_spec("gpu"), max_num_seqs=8), replace(make_spec("cpu"), max_num_seqs=8)
 BOTH = frozenset({("gpu", "cpu"), ("cpu", "gpu")})
-SCHEDULER = Scheduler(Policy(name="cost"))
+VIEW = View(policy=Policy(name="cost"), candidates=(GPU, CPU), pairs=BOTH)
 SPLIT = InferenceRequest(
     request_id="r", model="m", stream=True, whole_because="", prompt_tokens=500, max_tokens=100, movable=True
 )
@@ -56,7 +56,7 @@ LIKE, SLOW = known(0.03, 0.09), known(0.0075, 0.4)
 def decide(
     estimates: Estimates, queued: int = 0, request: InferenceRequest = SPLIT, inflight: dict[str, int] | None = None
 ) -> Decision:
-    return SCHEDULER.decide(request, Snapshot(), inflight or FULL, (GPU, CPU), BOTH, queued=queued, estimates=estimates)
+    return scheduler.decide(replace(VIEW, inflight=inflight or FULL, queued=queued, estimates=estimates), request)
 
 
 def test_a_gpu_with_room_takes_everything() -> None:
@@ -114,21 +114,22 @@ def test_how_quick_a_cpu_is_gets_known_by_one_request() -> None:
 def test_a_gpu_that_was_drained_is_not_filled_with_more_than_its_kv_cache_has_room_for() -> None:
     spec, seen = replace(GPU, max_num_seqs=64), replace(LIKE, kv_per_request={"gpu": Measured(0.04, 0.002, 20)})
     drained = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=4, kv_usage_ratio=0.19)})
-    places = {
-        count: SCHEDULER.decide(SPLIT, drained, {"gpu": count}, (spec,), BOTH, estimates=seen) for count in range(40)
-    }
+    view = replace(VIEW, snapshot=drained, candidates=(spec,), estimates=seen)
+    places = {count: scheduler.decide(replace(view, inflight={"gpu": count}), SPLIT) for count in range(40)}
     taken = [count for count, decision in places.items() if isinstance(decision, RunOn)]
     assert max(taken) + 1 == 22 + 5, "slots by KV, and a quarter for the backlog inside"
 
 
 def test_a_preemption_in_the_last_reading_keeps_no_stream_from_its_slot() -> None:
     preempted = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=5, preempted=11)})
-    assert SCHEDULER.room(GPU, preempted, {"gpu": 6}, {}, LIKE).has_slot
-    assert not Scheduler(Policy(name="turn")).room(GPU, preempted, {"gpu": 6}, {}, LIKE).has_slot
+    view = replace(VIEW, snapshot=preempted, inflight={"gpu": 6}, estimates=LIKE)
+    assert scheduler.room(view, GPU).has_slot
+    assert not scheduler.room(replace(view, policy=Policy(name="turn")), GPU).has_slot
 
 
 def moves(estimates: Estimates, gpu: InstanceLoad, inflight: dict[str, int] | None = None) -> tuple[Move, ...]:
-    return SCHEDULER.moves(Snapshot(instances={"gpu": gpu}), inflight or {}, (GPU, CPU), BOTH, estimates)
+    snapshot = Snapshot(instances={"gpu": gpu})
+    return scheduler.moves(replace(VIEW, snapshot=snapshot, inflight=inflight or {}, estimates=estimates))
 
 
 def test_a_stream_leaves_a_gpu_that_preempts_only_where_that_is_quicker_than_computing_it_again() -> None:
@@ -216,24 +217,18 @@ def test_for_all_loads(
     tokens: int,
 ) -> None:
     snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
-    own = estimates.kv_tokens(request_)
-    sums = {name: count * tokens for name, count in inflight.items()}
-    decision = SCHEDULER.decide(
-        request_, snapshot, inflight, (GPU, CPU), pairs, queued=queued, estimates=estimates, kv_tokens=sums
-    )
-    view = View(
-        policy=SCHEDULER.policy,
+    view = replace(
+        VIEW,
         snapshot=snapshot,
         inflight=inflight,
-        ended={},
-        candidates=(GPU, CPU),
         pairs=pairs,
         queued=queued,
         estimates=estimates,
-        kv_tokens=sums,
-        request_kv_tokens=own,
+        kv_tokens={name: count * tokens for name, count in inflight.items()},
+        request_kv_tokens=estimates.kv_tokens(request_),
     )
-    rooms = {spec.name: RULES["cost"].room(view, spec) for spec in (GPU, CPU)}
+    decision = scheduler.decide(view, request_)
+    rooms = {spec.name: scheduler.room(view, spec) for spec in (GPU, CPU)}
     assert not isinstance(decision, Reject), "a full fleet makes a request wait"
     if isinstance(decision, Wait):
         assert not rooms["gpu"].has_place, "nothing waits for a GPU that has a place"
@@ -264,12 +259,12 @@ def test_no_stream_moves_in_a_circle(gpu: InstanceLoad, inflight: dict[str, int]
 
 @pytest.mark.parametrize("policy", ["gpu-only", "cpu-only", "upstream-threshold"])
 def test_policies_that_predict_nothing(policy: str) -> None:
-    scheduler = Scheduler(Policy(name=policy))
     pressed = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=8, kv_usage_ratio=0.95, preempted=2)})
     expected = {"gpu-only": ("gpu",), "cpu-only": ("cpu",), "upstream-threshold": ("gpu", "cpu")}
-    decision = scheduler.decide(SPLIT, pressed, FULL, (GPU, CPU), BOTH)
+    view = replace(VIEW, policy=Policy(name=policy), snapshot=pressed, inflight=FULL)
+    decision = scheduler.decide(view, SPLIT)
     assert isinstance(decision, RunOn | Offload)
     assert decision.places == expected[policy]
-    assert scheduler.moves(pressed, FULL, (GPU, CPU), BOTH) == ()
-    alone = scheduler.decide(SPLIT, Snapshot(), {}, (CPU if policy != "cpu-only" else GPU,), BOTH)
+    assert scheduler.moves(view) == ()
+    alone = scheduler.decide(replace(view, candidates=(CPU if policy != "cpu-only" else GPU,), inflight={}), SPLIT)
     assert isinstance(alone, RunOn), "until the other is ready"

@@ -19,7 +19,6 @@ from syshaxd.core.placement.replay.profiles import PROFILES
 from syshaxd.core.placement.replay.run import replay
 from syshaxd.core.placement.replay.trace import TracedRequest
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.scheduler import Scheduler
 from tests.fakes.specs import make_spec
 
 EXPECTED = Prediction(offload_s=8.0, wait_s=10.0, others_s=0.5)
@@ -139,7 +138,7 @@ class Bench:
 
     def __init__(self, share: float) -> None:
         self.now_s = 0.0
-        self.admission = Admission(Scheduler(Policy(name="turn", holdout=share)), max_queue_size=1000)
+        self.admission = Admission(Policy(name="turn", holdout=share), max_queue_size=1000)
         self.granted: list[tuple[Claim, Granted]] = []
         self.decided: list[Decided] = []
         self.is_off = False
@@ -201,7 +200,7 @@ def test_one_that_is_held_out_waits_and_is_told_why_while_others_are_helped() ->
     assert not any("cpu" in granted.grant.placement.places for _, granted in bench.granted)
     assert "held out" in bench.decided[-1].decision.reasons[-1]  # type: ignore[union-attr]
     assert bench.arrive(pinned="cpu") in [claim for claim, _ in bench.granted], "its client insists on it"
-    bench.admission._scheduler.policy = Policy(name="turn")
+    bench.admission.policy = Policy(name="turn")
     helped = bench.arrive()
     assert helped in [claim for claim, granted in bench.granted if granted.grant.placement.places == ("cpu",)]
 

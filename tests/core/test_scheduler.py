@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Placement: each rule by example, and what holds for all loads."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement import scheduler
 from syshaxd.core.placement.decision import InferenceRequest, Reject, RunOn, Wait
-from syshaxd.core.placement.rules import RULES, Policy
-from syshaxd.core.placement.scheduler import Scheduler
+from syshaxd.core.placement.rules import RULES, Policy, View
 from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
 
 
@@ -55,36 +57,35 @@ def test_each_rule(
     gpu: dict[str, float], cpu: dict[str, float], inflight: dict[str, int], instance: str, reason: str
 ) -> None:
     snapshot = Snapshot(instances={"gpu": _load(**gpu), "cpu": _load(**cpu)})
-    decision = Scheduler(Policy(name="turn", cpu_throughput_threshold=10.0)).decide(
-        REQUEST, snapshot, inflight, (GPU, CPU)
-    )
+    policy = Policy(name="turn", cpu_throughput_threshold=10.0)
+    view = View(policy=policy, snapshot=snapshot, inflight=inflight, candidates=(GPU, CPU))
+    decision = scheduler.decide(view, REQUEST)
     assert isinstance(decision, RunOn)
     assert decision.instance == instance
     assert reason in "; ".join(decision.reasons)
 
 
 def test_over_the_backlog_a_request_waits() -> None:
-    scheduler = Scheduler(Policy(backlog_ratio=0.25))
-    full = {"gpu": 10, "cpu": 8}
-    assert isinstance(scheduler.decide(REQUEST, Snapshot(), full, (GPU, CPU)), Wait)
-    assert isinstance(scheduler.decide(REQUEST, Snapshot(), full | {"gpu": 9}, (GPU, CPU)), RunOn)
+    full = View(policy=Policy(backlog_ratio=0.25), inflight={"gpu": 10, "cpu": 8}, candidates=(GPU, CPU))
+    assert isinstance(scheduler.decide(full, REQUEST), Wait)
+    assert isinstance(scheduler.decide(replace(full, inflight={"gpu": 9, "cpu": 8}), REQUEST), RunOn)
 
 
 def test_without_a_gpu_instance_the_cpu_serves_alone() -> None:
-    decision = Scheduler(Policy()).decide(REQUEST, Snapshot(), {}, (CPU,))
+    decision = scheduler.decide(View(policy=Policy(), candidates=(CPU,)), REQUEST)
     assert decision == RunOn("cpu", ("no GPU instance is ready",))
 
 
 def test_without_any_instance_it_is_refused() -> None:
-    assert isinstance(Scheduler(Policy()).decide(REQUEST, Snapshot(), {}, ()), Reject)
+    assert isinstance(scheduler.decide(View(policy=Policy()), REQUEST), Reject)
 
 
 def test_a_pinned_request_waits_for_its_instance_or_is_refused() -> None:
     pinned = InferenceRequest(request_id="r", model="m", stream=True, pinned="cpu")
-    scheduler = Scheduler(Policy())
-    assert isinstance(scheduler.decide(pinned, Snapshot(), {}, (GPU, CPU)), RunOn)
-    assert isinstance(scheduler.decide(pinned, Snapshot(), {"cpu": 10}, (GPU, CPU)), Wait)
-    assert isinstance(scheduler.decide(pinned, Snapshot(), {}, (GPU,)), Reject)
+    view = View(policy=Policy(), candidates=(GPU, CPU))
+    assert isinstance(scheduler.decide(view, pinned), RunOn)
+    assert isinstance(scheduler.decide(replace(view, inflight={"cpu": 10}), pinned), Wait)
+    assert isinstance(scheduler.decide(replace(view, candidates=(GPU,)), pinned), Reject)
 
 
 loads = st.builds(
@@ -106,9 +107,11 @@ loads = st.builds(
 def test_a_place_is_never_given_beyond_the_limit_and_never_withheld_below_it(
     policy: str, instances: dict[str, InstanceLoad], inflight: dict[str, int], candidates: list[InstanceSpec]
 ) -> None:
-    scheduler = Scheduler(Policy(name=policy))
-    decision = scheduler.decide(REQUEST, Snapshot(instances=instances), inflight, candidates)
-    rooms = {spec.name: scheduler.room(spec, Snapshot(instances=instances), inflight) for spec in candidates}
+    view = View(
+        policy=Policy(name=policy), snapshot=Snapshot(instances=instances), inflight=inflight, candidates=candidates
+    )
+    decision = scheduler.decide(view, REQUEST)
+    rooms = {spec.name: scheduler.room(view, spec) for spec in candidates}
     if isinstance(decision, RunOn):
         assert rooms[decision.instance].has_place
         assert decision.reasons

@@ -9,25 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement import scheduler
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.measured import Lengths, Line
 from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.rules import Move, Policy
-from syshaxd.core.placement.scheduler import Scheduler
+from syshaxd.core.placement.rules import Move, Policy, View
 from syshaxd.core.placement.steps import StepTime
 from tests.fakes.specs import make_spec
 
 GPU, CPU = replace(make_spec("gpu"), max_num_seqs=8), replace(make_spec("cpu"), max_num_seqs=8)
 BOTH = frozenset({("gpu", "cpu"), ("cpu", "gpu")})
-SCHEDULER = Scheduler(Policy(name="turn"))
 SPLIT = InferenceRequest(request_id="r", model="m", stream=True, whole_because="", prompt_tokens=500, max_tokens=100)
 FULL = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=8, waiting=2)})
+VIEW = View(policy=Policy(name="turn"), snapshot=FULL, candidates=(GPU, CPU), pairs=BOTH)
 FAST_GPU = Estimates(token_s={"gpu": StepTime.first(8, 0.0065), "cpu": StepTime.first(8, 0.35)})
 
 
 def decide(request: InferenceRequest = SPLIT, snapshot: Snapshot = FULL, **more: object) -> Decision:
-    return SCHEDULER.decide(request, snapshot, {}, (GPU, CPU), BOTH, **more)  # type: ignore[arg-type]
+    return scheduler.decide(replace(VIEW, snapshot=snapshot, **more), request)  # type: ignore[arg-type]
 
 
 def test_a_full_gpu_hands_over_to_a_cpu_with_room_and_says_why() -> None:
@@ -47,12 +47,12 @@ def test_what_cannot_be_split_or_is_short_goes_to_the_cpu_whole(request_: Infere
 
 def test_without_a_pair_it_goes_to_the_cpu_whole() -> None:
     for pairs in (frozenset[tuple[str, str]](), frozenset({("cpu", "gpu")})):
-        assert isinstance(SCHEDULER.decide(SPLIT, FULL, {}, (GPU, CPU), pairs), RunOn)
+        assert isinstance(decide(pairs=pairs), RunOn)
 
 
 def test_the_prefill_may_go_over_the_gpus_backlog_by_some_and_else_the_request_waits() -> None:
-    assert isinstance(SCHEDULER.decide(SPLIT, FULL, {"gpu": 10}, (GPU, CPU), BOTH), Offload)
-    waits = SCHEDULER.decide(SPLIT, FULL, {"gpu": 11}, (GPU, CPU), BOTH)
+    assert isinstance(decide(inflight={"gpu": 10}), Offload)
+    waits = decide(inflight={"gpu": 11})
     assert isinstance(waits, Wait)
     assert waits.cpu_has_room
     assert "cpu: has room, but a GPU has none to compute the prompt" in waits.reasons
@@ -65,7 +65,7 @@ def test_a_slow_cpu_gets_no_request_that_is_quicker_if_it_waits() -> None:
         assert decide(request, estimates=FAST_GPU).places == ("gpu",)
         assert decide(request, estimates=FAST_GPU, queued=500).places == ("cpu",)
     whole = replace(SPLIT, whole_because="seed")
-    backlog_full = SCHEDULER.decide(whole, FULL, {"gpu": 10}, (GPU, CPU), BOTH, estimates=FAST_GPU)
+    backlog_full = decide(whole, inflight={"gpu": 10}, estimates=FAST_GPU)
     assert isinstance(backlog_full, Wait)
     assert "would take 35.0 s, the wait for gpu" in " ".join(backlog_full.reasons)
 
@@ -100,8 +100,8 @@ def test_an_offload_that_the_client_asks_for_needs_places_on_both() -> None:
     idle = Snapshot()
     assert isinstance(decide(asked, idle), Offload)
     for full in ("gpu", "cpu"):
-        assert isinstance(SCHEDULER.decide(asked, idle, {full: 10}, (GPU, CPU), BOTH), Wait)
-    assert isinstance(SCHEDULER.decide(asked, idle, {}, (GPU, CPU)), RunOn)
+        assert isinstance(decide(asked, idle, inflight={full: 10}), Wait)
+    assert isinstance(decide(asked, idle, pairs=frozenset()), RunOn)
     assert isinstance(decide(replace(asked, whole_because="seed"), idle), RunOn)
 
 
@@ -109,7 +109,7 @@ def moves(
     gpu: InstanceLoad, cpu: InstanceLoad | None = None, inflight: dict[str, int] | None = None
 ) -> tuple[Move, ...]:
     loads = {"gpu": gpu} | ({"cpu": cpu} if cpu else {})
-    return SCHEDULER.moves(Snapshot(instances=loads), inflight or {}, (GPU, CPU), BOTH)
+    return scheduler.moves(replace(VIEW, snapshot=Snapshot(instances=loads), inflight=inflight or {}))
 
 
 def test_streams_go_back_to_a_gpu_with_room_to_spare() -> None:
@@ -171,10 +171,11 @@ def test_for_all_loads(
 ) -> None:
     snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
     pairs = BOTH if paired else frozenset[tuple[str, str]]()
-    decision = SCHEDULER.decide(request_, snapshot, inflight, (GPU, CPU), pairs, queued=queued, estimates=known)
+    view = replace(VIEW, snapshot=snapshot, inflight=inflight, pairs=pairs, queued=queued, estimates=known)
+    decision = scheduler.decide(view, request_)
     assert not isinstance(decision, Reject)
     if isinstance(decision, RunOn | Offload):
-        rooms = {spec.name: SCHEDULER.room(spec, snapshot, inflight) for spec in (GPU, CPU)}
+        rooms = {spec.name: scheduler.room(view, spec) for spec in (GPU, CPU)}
         *prefill, last = (rooms[name] for name in decision.places)
         assert last.has_place
         assert all(room.has_prefill_place for room in prefill)
@@ -200,13 +201,14 @@ def test_the_cpu_helps_only_with_what_does_not_end_sooner_on_the_gpu(
     """As far as both were seen at work, and unless the client insists."""
     snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
     pairs = BOTH if paired else frozenset[tuple[str, str]]()
-    decision = SCHEDULER.decide(request_, snapshot, inflight, (GPU, CPU), pairs, queued=queued, estimates=known)
+    view = replace(VIEW, snapshot=snapshot, inflight=inflight, pairs=pairs, queued=queued, estimates=known)
+    decision = scheduler.decide(view, request_)
     if not isinstance(decision, RunOn | Offload) or decision.places[-1] != "cpu" or len(known.token_s) < 2:
         return
     if isinstance(decision, Offload) and request_.offload:
         return
     tokens = min(known.lengths.mean, request_.max_tokens or known.lengths.mean)
-    room = SCHEDULER.room(GPU, snapshot, inflight)
+    room = scheduler.room(view, GPU)
     ahead = 1 + queued + max(gpu.waiting, inflight["gpu"] - room.slots)
     on_gpu_s = ahead * known.lengths.mean * known.token_s["gpu"].mean_s / room.slots
     on_gpu_s += tokens * known.token_s["gpu"].mean_s
@@ -222,10 +224,11 @@ def test_a_stream_is_never_given_away_and_taken_back_at_once(
     gpu: InstanceLoad, cpu: InstanceLoad, inflight: dict[str, int]
 ) -> None:
     snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
-    found = SCHEDULER.moves(snapshot, inflight, (GPU, CPU), BOTH)
+    view = replace(VIEW, snapshot=snapshot, inflight=inflight)
+    found = scheduler.moves(view)
     assert len({move.cause for move in found}) <= 1
     for move in found:
         if move.cause is Cause.ROOM:
-            decision = SCHEDULER.decide(SPLIT, snapshot, inflight, (GPU, CPU), BOTH)
+            decision = scheduler.decide(view, SPLIT)
             assert isinstance(decision, RunOn)
             assert decision.instance == "gpu"

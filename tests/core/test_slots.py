@@ -72,6 +72,18 @@ def test_only_a_reading_of_the_instance_itself_knows_what_has_ended_there() -> N
         cpu_count=1, cpu_busy_ratio=0, memory_used_bytes=0, memory_total_bytes=1, shm_used_bytes=0, shm_total_bytes=1
     )
     slots.observe_loads(Snapshot(taken_at_s=2.0, instances=reading.instances, host=host))
-    assert slots.ended["gpu"] == 1
+    assert slots.latest().ended["gpu"] == 1
     slots.observe_loads(Snapshot(taken_at_s=3.0, instances={"gpu": InstanceLoad(read_at_s=3.0, running=7)}))
-    assert not slots.ended.get("gpu")
+    assert not slots.latest().ended.get("gpu")
+
+
+def test_what_was_taken_at_one_moment_does_not_change() -> None:
+    slots = Slots()
+    before = slots.latest()
+    slot = slots.take(GPU, 10.0)
+    taken = slots.latest()
+    assert taken is slots.latest(), "nothing has changed"
+    slot.release()
+    assert (before.counts, taken.counts, slots.latest().counts) == ({}, {"gpu": 1}, {"gpu": 0})
+    assert (taken.ended, slots.latest().ended) == ({}, {"gpu": 1})
+    assert (taken.kv_tokens, slots.latest().kv_tokens) == ({"gpu": 10.0}, {"gpu": 0.0})

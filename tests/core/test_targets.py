@@ -19,8 +19,8 @@ from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.measured import Lengths, Line
 from syshaxd.core.placement.queue import Queue
 from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.scheduler import Scheduler
+from syshaxd.core.placement.rules import Policy, View
+from syshaxd.core.placement.scheduler import decide
 from syshaxd.core.placement.slots import Slot
 from syshaxd.core.placement.steps import StepTime
 from syshaxd.core.placement.targets import RequestClass, Target
@@ -93,14 +93,21 @@ def known(gpu_s: float, cpu_s: float) -> Estimates:
     )
 
 
-def scheduler(targets: Mapping[RequestClass, Target]) -> Scheduler:
-    return Scheduler(Policy(targets=targets))
+def view(targets: Mapping[RequestClass, Target], estimates: Estimates, *, queued: int, cpu: int = 0) -> View:
+    return View(
+        policy=Policy(targets=targets),
+        inflight={"gpu": 4, "cpu": cpu},
+        candidates=(GPU, CPU),
+        pairs=BOTH,
+        queued=queued,
+        estimates=estimates,
+    )
 
 
 def test_a_request_whose_target_only_help_meets_gets_it_although_it_would_not_pay() -> None:
     targets = {RequestClass.INTERACTIVE: Target(ttft_s=5.0, tpot_s=0.5)}
     without, within = (
-        scheduler(of).decide(request(), Snapshot(), {"gpu": 4}, (GPU, CPU), BOTH, queued=30, estimates=known(0.01, 0.3))
+        decide(view(of, known(0.01, 0.3), queued=30), request())
         for of in ({}, targets | {RequestClass.INTERACTIVE: Target(ttft_s=5.0)})
     )
     assert without.places == ("gpu",)  # type: ignore[union-attr]
@@ -111,24 +118,16 @@ def test_a_request_whose_target_only_help_meets_gets_it_although_it_would_not_pa
 
 def test_help_that_breaks_the_target_which_waiting_meets_is_not_taken() -> None:
     of = known(0.03, 0.09)
-    free = scheduler({}).decide(request(), Snapshot(), {"gpu": 4}, (GPU, CPU), BOTH, queued=40, estimates=of)
+    free = decide(view({}, of, queued=40), request())
     assert isinstance(free, Offload)
     tight = {RequestClass.INTERACTIVE: Target(ttft_s=100.0, tpot_s=0.04)}
-    decision = scheduler(tight).decide(request(), Snapshot(), {"gpu": 4}, (GPU, CPU), BOTH, queued=40, estimates=of)
+    decision = decide(view(tight, of, queued=40), request())
     assert decision.places == ("gpu",)  # type: ignore[union-attr]
 
 
 def test_batch_takes_a_cpu_that_pays_nobody_but_half_of_its_slots_only() -> None:
     for cpu, place in ((0, "cpu"), (1, "cpu"), (2, "gpu")):
-        decision = scheduler({}).decide(
-            request(batch=True),
-            Snapshot(),
-            {"gpu": 4, "cpu": cpu},
-            (GPU, CPU),
-            BOTH,
-            queued=30,
-            estimates=known(0.01, 0.3),
-        )
+        decision = decide(view({}, known(0.01, 0.3), queued=30, cpu=cpu), request(batch=True))
         assert not isinstance(decision, Wait)
         assert decision.places[-1] == place  # type: ignore[union-attr]
 
@@ -154,7 +153,7 @@ class Bench:
     """An admission whose requests run until they are ended."""
 
     def __init__(self, targets: Mapping[RequestClass, Target], snapshot: Snapshot | None = None) -> None:
-        self.admission = Admission(scheduler(targets), max_queue_size=1000)
+        self.admission = Admission(Policy(targets=targets), max_queue_size=1000)
         self.admission.on_release(lambda _: self.carry_out(self.admission.admit(self.fleet)))
         self.snapshot = snapshot or Snapshot()
         self.running: dict[str, Granted] = {}

@@ -18,7 +18,6 @@ from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.parity import PROMPTS, Bounds, PromptAnswer, TokenStep
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import InstanceSpec, RuntimeKind, State
 from syshaxd.daemon.composition import settle
 from syshaxd.instances.catalog import Catalog, assumed
@@ -174,7 +173,7 @@ async def fake_daemon(
     engine = Engine(
         registry,
         supervisor=supervisor,
-        scheduler=Scheduler(Policy(name="turn")),
+        policy=Policy(name="turn"),
         handover=handover,
         snapshot=Snapshot,
         look_up=discovery.look_up,

@@ -14,7 +14,6 @@ from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.records import RequestRecord
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import HandoverProtocol, InstanceSpec, QuantisedWeights, Role, State
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.instances.breakers import Ask
@@ -141,7 +140,7 @@ async def stands() -> AsyncIterator[MakeStand]:
             engine = Engine(
                 registry,
                 supervisor=supervisor,
-                scheduler=Scheduler(Policy(name="turn")),
+                policy=Policy(name="turn"),
                 handover=handover,
                 snapshot=Snapshot,
                 look_up=discovery.look_up,

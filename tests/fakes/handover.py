@@ -17,7 +17,6 @@ from syshaxd.core.handover.pairs import InstanceFacts, Refusal
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.records import RequestRecord
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import Device, HandoverProtocol, InstanceSpec, Role, RuntimeKind, State
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.instances.capabilities import read_facts
@@ -167,7 +166,7 @@ async def duo(
         engine = Engine(
             registry,
             supervisor=supervisor,
-            scheduler=Scheduler(policy or Policy(name="turn")),
+            policy=policy or Policy(name="turn"),
             handover=hands,
             snapshot=snapshot,
             look_up=discovery.look_up,

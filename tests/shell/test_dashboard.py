@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 
 from syshaxd.core.events import EventKind
-from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa import NumaTopology
 from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import InferenceRequest, Offload, Reject, RunOn, Wait
+from syshaxd.core.placement.rules import Policy, View
 from syshaxd.core.types import InstanceStatus, Role
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.dashboard import Dashboard
@@ -138,7 +138,7 @@ async def test_the_latest_decisions_are_told_but_not_on_which_request() -> None:
         Reject("no instance is ready", 5.0),
     ):
         request = InferenceRequest(request_id="of-somebody", model="secret", stream=True)
-        decisions.append(Decided(7.5, request, decision, ("gpu", "cpu"), {}, 0, Snapshot()))
+        decisions.append(Decided(7.5, request, decision, View(policy=Policy())))
     async with serving(dashboard(decisions=decisions)) as get, get("/dashboard/status.json") as answer:
         text = await answer.text()
         assert [(told["place"], told["reasons"]) for told in (await answer.json())["decisions"]] == [

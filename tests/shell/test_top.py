@@ -19,9 +19,9 @@ from rich.console import Console
 from syshaxd.cli.syshaxctl import main
 from syshaxd.cli.top import TopView
 from syshaxd.control import ControlServer
-from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import InferenceRequest, RunOn
+from syshaxd.core.placement.rules import Policy, View
 from syshaxd.core.types import State
 from tests.fakes.control import operations_of
 from tests.fakes.daemon import fake_daemon
@@ -178,7 +178,7 @@ async def test_a_daemon_that_goes_away_may_come_back(engine: FakeEngine, tmp_pat
     async with fake_daemon(tmp_path) as daemon, top(socket) as terminal:
         request = InferenceRequest(request_id="req-7", model="m", stream=True)
         decision = RunOn("cpu", ("the gpu is full",))
-        daemon.engine.requests.decisions.append(Decided(7.5, request, decision, ("gpu", "cpu"), {}, 0, Snapshot()))
+        daemon.engine.requests.decisions.append(Decided(7.5, request, decision, View(policy=Policy())))
         engine.requests = daemon.engine.requests
         operations = operations_of(engine)
         await terminal.shows("no syshaxd answers on")

@@ -24,7 +24,7 @@ from syshaxd.core.placement.alternatives import alternatives, expected_tokens
 from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn
 from syshaxd.core.placement.records import Outcome, RequestRecord
-from syshaxd.core.placement.rules import RULES, Policy
+from syshaxd.core.placement.rules import RULES, Policy, View
 from syshaxd.core.types import InstanceSpec
 from syshaxd.serving.leases import DEFAULT_TTL_S
 from syshaxd.serving.request import Request
@@ -207,28 +207,19 @@ def _entry(decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.DecisionE
         path=decided.request.path,
         model=decided.request.model,
         decision=_decision(decided.decision, specs),
-        candidates=[_candidate(name, decided, specs) for name in decided.candidates],
+        candidates=[_candidate(spec.name, decided.view, specs) for spec in decided.view.candidates],
         queued=decided.queued,
         prompt_tokens=decided.request.prompt_tokens,
         max_tokens=decided.request.max_tokens,
-        **_predicted(decided),
+        alternatives=alternatives(decided.view, decided.request, decided.decision),
+        expected_tokens=expected_tokens(decided.view, decided.request),
+        policy=decided.view.policy.name,
     )
 
 
-def _predicted(decided: Decided) -> dict[str, Any]:
-    """What the decision's inputs tell of the ways that there were."""
-    if decided.view is None:
-        return {}
-    return {
-        "alternatives": alternatives(decided.view, decided.request, decided.decision),
-        "expected_tokens": expected_tokens(decided.view, decided.request),
-        "policy": decided.view.policy.name,
-    }
-
-
-def _candidate(name: str, decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.Candidate:
-    load = decided.snapshot.instances.get(name)
-    inflight = decided.inflight.get(name, 0)
+def _candidate(name: str, view: View, specs: Mapping[str, InstanceSpec]) -> api.Candidate:
+    load = view.snapshot.instances.get(name)
+    inflight = view.inflight.get(name, 0)
     if load is None:
         return make(api.Candidate, name=name, inflight=inflight, weights=_weights(name, specs))
     return message_of(api.Candidate, load, name=name, inflight=inflight, weights=_weights(name, specs))

@@ -19,7 +19,6 @@ from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.daemon.orders import Orders
 from syshaxd.daemon.service import Service, closed
@@ -157,7 +156,7 @@ async def build(
     engine = Engine(
         registry,
         supervisor=supervisor,
-        scheduler=Scheduler(Policy.from_config(config)),
+        policy=Policy.from_config(config),
         handover=handover,
         snapshot=monitor.latest,
         look_up=discovery.look_up,

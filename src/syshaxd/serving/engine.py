@@ -27,7 +27,6 @@ from syshaxd.core.placement.holdout import report_trial
 from syshaxd.core.placement.records import Cause, Outcome
 from syshaxd.core.placement.retry_budget import RetryBudget
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant
 from syshaxd.core.types import InstanceSpec, InstanceStatus, OffloadTrial, State
 from syshaxd.instances.breakers import Ask, Breakers
@@ -55,7 +54,7 @@ class Engine:
         registry: InstanceRegistry,
         *,
         supervisor: Supervisor,
-        scheduler: Scheduler,
+        policy: Policy,
         handover: Handover,
         snapshot: Callable[[], Snapshot],
         look_up: Callable[[], Awaitable[bool]],
@@ -69,8 +68,7 @@ class Engine:
         self.requests = RequestBook()
         self.events = events or EventLog()
         self.registry = registry
-        self._scheduler = scheduler
-        self._admission = Admission(scheduler, max_queue_size=max_queue_size)
+        self._admission = Admission(policy, max_queue_size=max_queue_size)
         self._admission.on_release(self._on_release)
         self._max_queue_wait_s = max_queue_wait_s
         self._waiting: dict[Claim, asyncio.Future[Grant]] = {}
@@ -389,13 +387,13 @@ class Engine:
     @property
     def policy(self) -> Policy:
         """The thresholds of the decision."""
-        return self._scheduler.policy
+        return self._admission.policy
 
     def set_policy(self, policy: Policy) -> None:
         """Decides by another policy, or by other thresholds, from now on."""
-        if policy != self._scheduler.policy:
+        if policy != self._admission.policy:
             self._admission.restart_measuring()
-        self._scheduler.policy = policy
+        self._admission.policy = policy
         self._readmit()
 
     def set_failure_limits(self, *, breaker_failures: int, retry_ratio: float) -> None:

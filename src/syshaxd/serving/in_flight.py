@@ -52,7 +52,7 @@ class RequestBook:
     def short_explanation(self, request_id: str) -> str:
         """The latest decision on a request in one line of ASCII; empty: it is not remembered."""
         for entry in reversed(self.decisions.latest()):
-            if entry.request.request_id == request_id and entry.view is not None:
+            if entry.request.request_id == request_id:
                 return short_form(entry.view, entry.request, entry.decision)
         return ""
 

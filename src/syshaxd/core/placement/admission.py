@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 
 from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
+from syshaxd.core.placement import scheduler
 from syshaxd.core.placement.calibration import RunResult, seed
 from syshaxd.core.placement.capacity import Room
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, HelpSwitched, MoveStream, Refused
@@ -28,8 +29,7 @@ from syshaxd.core.placement.migration import movable
 from syshaxd.core.placement.prediction import predict_first_s
 from syshaxd.core.placement.queue import Entry, Queue, Queues
 from syshaxd.core.placement.records import Cause, HandoverRecord
-from syshaxd.core.placement.rules import Move
-from syshaxd.core.placement.scheduler import Scheduler
+from syshaxd.core.placement.rules import Move, Policy, View
 from syshaxd.core.placement.slots import Grant, Slot, Slots
 from syshaxd.core.types import InstanceSpec, Role
 
@@ -44,14 +44,15 @@ _HELD_OUT = "held out: it waits for the GPU, to measure what help by the CPU gai
 class Admission:
     """Grants slots in the order of arrival. A grant is held as a context manager until the request ends."""
 
-    def __init__(self, scheduler: Scheduler, *, max_queue_size: int) -> None:
+    def __init__(self, policy: Policy, *, max_queue_size: int) -> None:
         """Begins with no slot taken.
 
         Args:
-            scheduler: Decides.
+            policy: Decides.
             max_queue_size: Requests that may wait for each model; one more is refused.
         """
-        self._scheduler = scheduler
+        self.policy = policy
+        """May be exchanged at any time."""
         self.max_queue_size = max_queue_size
         """May be changed at any time."""
         self._slots = Slots()
@@ -108,10 +109,10 @@ class Admission:
         """
         candidates = fleet.candidates(request, ())
         queued = self._queues.of_instances(candidates).ahead_of(batch=request.is_batch)
-        candidates = self._allowed(Claim(request), candidates)
-        if assumed_inflight is None:
-            return self._decide(request, candidates, fleet, queued=queued)
-        return self._decide(request, candidates, fleet, queued=queued, inflight=assumed_inflight, ended={})
+        view = self._allowed(Claim(request), self._view(fleet, candidates, request, queued=queued))
+        if assumed_inflight is not None:
+            view = replace(view, inflight=assumed_inflight, ended={})
+        return scheduler.decide(view, request)
 
     # Requests come and go.
 
@@ -146,16 +147,18 @@ class Admission:
         Raises:
             NotFoundError: No instance has such a model or route.
         """
-        candidates = fleet.candidates(claim.request, ())
+        request = claim.request
+        candidates = fleet.candidates(request, ())
         queue = self._queues.of(claim, fleet)
+        view = self._view(fleet, candidates, request, queued=len(queue))
         decision: Decision
         if queue.waiting:
             decision = Wait((f"{queue.waiting} requests wait already",))
         else:
-            decision = self._decide(claim.request, self._allowed(claim, candidates), fleet, queued=len(queue))
-        effects: list[Effect] = [self._decided(claim.request, candidates, decision, fleet, queued=len(queue))]
+            decision = scheduler.decide(self._allowed(claim, view), request)
+        effects: list[Effect] = [self._decided(request, decision, view, fleet)]
         if isinstance(decision, RunOn | Offload):
-            effects.append(self._grant(claim, decision, fleet))
+            effects.append(self._grant(claim, decision, view, fleet))
         return decision, effects
 
     def give_up(self, claim: Claim) -> None:
@@ -181,14 +184,14 @@ class Admission:
             return None
         name = claim.stream.spec.name
         request = begun(claim.request)
-        without = {**self.inflight, name: self.inflight.get(name, 0) - 1}  # its own slot is not in its way
-        candidates = self._allowed(claim, fleet.candidates(request, ()))
-        decision = self._decide(
-            request, candidates, fleet, queued=len(self._queues.of_instances(candidates)), inflight=without
-        )
+        candidates = fleet.candidates(request, ())
+        view = self._allowed(claim, self._view(fleet, candidates, request))
+        own_slot_free = {**view.inflight, name: view.inflight.get(name, 0) - 1}
+        view = replace(view, inflight=own_slot_free, queued=len(self._queues.of_instances(view.candidates)))
+        decision = scheduler.decide(view, request)
         if not isinstance(decision, RunOn) or (name, decision.instance) not in fleet.pairs:
             return None
-        return self._slots.take(fleet.specs[decision.instance], self._estimates.kv_tokens(request))
+        return self._slots.take(fleet.specs[decision.instance], view.request_kv_tokens)
 
     def observe_answer(
         self, request: InferenceRequest, duration_s: float, tokens: int, handovers: Sequence[HandoverRecord] = ()
@@ -219,7 +222,7 @@ class Admission:
         """New readings have come: what waits is decided again."""
         switched = self._holdout.settle(fleet.now_s)
         self._slots.observe_loads(fleet.snapshot)
-        sums = self._slots.kv_tokens
+        sums = self._slots.latest().kv_tokens
         tokens = {name: sums[name] / count for name, count in self.inflight.items() if count}
         self._estimates = observe_loads(self._estimates, fleet.snapshot, tokens)
         effects: list[Effect] = [] if switched is None else [HelpSwitched(not self._holdout.is_off, switched)]
@@ -258,16 +261,8 @@ class Admission:
             first = next(iter(queue), None)
             if queue.waiting and (first is None or first.gpu or first.claim.is_batch):
                 continue
-            moves = self._scheduler.moves(
-                fleet.snapshot,
-                self.inflight,
-                ready,
-                fleet.pairs,
-                self._estimates,
-                kv_tokens=self._slots.kv_tokens,
-                queued=queue.waiting,
-            )
-            for move in moves:
+            view = replace(self._view(fleet, ready, queued=queue.waiting), ended={})  # by what was read alone
+            for move in scheduler.moves(view):
                 self._move(move, fleet, effects)
         return effects
 
@@ -369,97 +364,79 @@ class Admission:
             effects.append(Refused(claim, error.with_traceback(None)))
             return None
         before = claim.held_out
-        decision = self._decide_claim(claim, candidates, fleet, queued=queued)
+        view = self._view(fleet, candidates, request, queued=queued)
+        decision = self._decide(claim, view, fleet.now_s)
         if isinstance(decision, RunOn | Offload):
             if only is not None and fleet.specs[decision.places[-1]].role is not only:
                 return Wait(cpu_has_room=True)
-            effects.append(self._decided(request, candidates, decision, fleet, queued=queued))
-            effects.append(self._grant(claim, decision, fleet))
+            effects.append(self._decided(request, decision, view, fleet))
+            effects.append(self._grant(claim, decision, view, fleet))
         elif isinstance(decision, Wait):
             if arrives or claim.held_out is not before:
-                effects.append(self._decided(request, candidates, decision, fleet, queued=queued))
+                effects.append(self._decided(request, decision, view, fleet))
         elif only is not None:
             return Wait(cpu_has_room=True)
         else:
-            effects.append(self._decided(request, candidates, decision, fleet, queued=queued))
+            effects.append(self._decided(request, decision, view, fleet))
             effects.append(Refused(claim, UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)))
         return decision
 
-    def _decide_claim(self, claim: Claim, candidates: Sequence[InstanceSpec], fleet: Fleet, *, queued: int) -> Decision:
-        """As `_decide`; of the interactive claims that a CPU is about to help with, some are held out."""
-        decision = self._decide(claim.request, self._allowed(claim, candidates), fleet, queued=queued)
-        share = self._scheduler.policy.holdout
+    def _decide(self, claim: Claim, view: View, now_s: float) -> Decision:
+        """Decides on a claim; holds out some of the interactive claims that a CPU is about to help with."""
+        request = claim.request
+        decision = scheduler.decide(self._allowed(claim, view), request)
+        share = self.policy.holdout
         if share and claim.member is None and not (claim.first or claim.is_batch):
             prediction = decision.prediction if isinstance(decision, RunOn | Offload) else None
             if prediction is not None:
-                claim.member = self._holdout.enroll(prediction, fleet.now_s, share)
+                claim.member = self._holdout.enroll(prediction, now_s, share)
                 if claim.held_out:
-                    decision = self._decide(claim.request, self._allowed(claim, candidates), fleet, queued=queued)
+                    decision = scheduler.decide(self._allowed(claim, view), request)
         if not claim.held_out or isinstance(decision, Reject):
             return decision
         decision = replace(decision, reasons=(*decision.reasons, _HELD_OUT))
         # What the CPU has room for is for others.
         return replace(decision, cpu_has_room=True) if isinstance(decision, Wait) else decision
 
-    def _allowed(self, claim: Claim, candidates: Sequence[InstanceSpec]) -> Sequence[InstanceSpec]:
-        """The instances on which a claim may run: no CPU beside a GPU, if it is held out or help is switched off."""
+    def _allowed(self, claim: Claim, view: View) -> View:
+        """The view of a claim. If it is held out or help is switched off, a CPU is no candidate next to a GPU."""
         asked = claim.request.pinned is not None or claim.request.offload
         if asked or not (self._holdout.is_off or claim.held_out):
-            return candidates
-        return [spec for spec in candidates if spec.role is Role.GPU] or candidates
+            return view
+        gpus = view.specs(Role.GPU)
+        return replace(view, candidates=gpus) if gpus else view
 
-    def _decide(
+    def _view(
         self,
-        request: InferenceRequest,
-        candidates: Sequence[InstanceSpec],
         fleet: Fleet,
+        candidates: Sequence[InstanceSpec] = (),
+        request: InferenceRequest | None = None,
         *,
-        queued: int,
-        inflight: Mapping[str, int] | None = None,
-        ended: Mapping[str, int] | None = None,
-    ) -> Decision:
-        return self._scheduler.decide(
-            request,
-            fleet.snapshot,
-            self.inflight if inflight is None else inflight,
-            candidates,
-            fleet.pairs,
-            ended=self._slots.ended if ended is None else ended,
+        queued: int = 0,
+    ) -> View:
+        """What a decision on a request rests on; without a request, one on streams or on room."""
+        taken = self._slots.latest()
+        return View(
+            policy=self.policy,
+            snapshot=fleet.snapshot,
+            inflight=taken.counts,
+            ended=taken.ended,
+            candidates=candidates,
+            pairs=fleet.pairs,
             queued=queued,
-            estimates=self._estimates,
-            kv_tokens=self._slots.kv_tokens,
-            cached_at=self._conversations.instance(request.conversation),
+            estimates=self._estimates if request is None else self._estimates.for_kind(request.kind),
+            kv_tokens=taken.kv_tokens,
+            request_kv_tokens=0.0 if request is None else self._estimates.kv_tokens(request),
+            cached_at="" if request is None else self._conversations.instance(request.conversation),
         )
 
-    def _decided(
-        self,
-        request: InferenceRequest,
-        candidates: Sequence[InstanceSpec],
-        decision: Decision,
-        fleet: Fleet,
-        *,
-        queued: int,
-    ) -> Decided:
-        names = [spec.name for spec in candidates]
-        view = self._scheduler.view(
-            fleet.snapshot,
-            dict(self.inflight),
-            candidates,
-            fleet.pairs,
-            ended=dict(self._slots.ended),
-            queued=queued,
-            estimates=self._estimates.for_kind(request.kind),
-            kv_tokens=dict(self._slots.kv_tokens),
-            request_kv_tokens=self._estimates.kv_tokens(request),
-            cached_at=self._conversations.instance(request.conversation),
-        )
-        waiting = len(self._queues.of_instances(candidates))
-        return Decided(fleet.at_s, request, decision, names, view.inflight, waiting, fleet.snapshot, view)
+    def _decided(self, request: InferenceRequest, decision: Decision, view: View, fleet: Fleet) -> Decided:
+        return Decided(fleet.at_s, request, decision, view, len(self._queues.of_instances(view.candidates)))
 
     # Slots.
 
-    def _grant(self, claim: Claim, placement: Placement, fleet: Fleet) -> Granted:
-        kv_tokens = self._estimates.kv_tokens(claim.request)
+    def _grant(self, claim: Claim, placement: Placement, view: View, fleet: Fleet) -> Granted:
+        kv_tokens = view.request_kv_tokens
         parts = (claim.request.prompt_tokens, kv_tokens) if isinstance(placement, Offload) else (kv_tokens,)
         slots = tuple(
             self._slots.take(fleet.specs[name], tokens) for name, tokens in zip(placement.places, parts, strict=True)
@@ -482,13 +459,11 @@ class Admission:
         return self._slots.take(spec, self._estimates.kv_tokens(claim.request))
 
     def _room(self, spec: InstanceSpec, fleet: Fleet) -> Room:
-        return self._scheduler.room(
-            spec, fleet.snapshot, self.inflight, self._slots.ended, self._estimates, kv_tokens=self._slots.kv_tokens
-        )
+        return scheduler.room(self._view(fleet), spec)
 
     def _too_late(self, claim: Claim, ahead: int, fleet: Fleet) -> OverloadedError | None:
         """Why a request that has to wait is refused at once; None: it waits."""
-        target = self._scheduler.policy.target(claim.request)
+        target = self.policy.target(claim.request)
         if not target.refuse or target.ttft_s is None or claim.request.pinned is not None:
             return None
         rooms = [self._room(spec, fleet) for spec in fleet.candidates(claim.request, ()) if spec.role is Role.GPU]

@@ -120,19 +120,16 @@ class MoveStream:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A decision with what it was made from, for the history. Only references: it is rendered when it is shown."""
+    """A decision and what it rests on, for the history. It holds values only, and is rendered when it is shown."""
 
     at_s: float
     """Unix time."""
     request: InferenceRequest
     decision: Decision
-    candidates: Sequence[str]
-    inflight: Mapping[str, int]
-    """Requests that the daemon had running, by instance, before this one."""
-    queued: int
-    snapshot: Snapshot
-    view: View | None = None
-    """What the rules saw."""
+    view: View
+    """What the decision rests on. Its candidates include those that the hold-out kept from the request."""
+    queued: int = 0
+    """Entries of the model's queue, before this request."""
 
 
 @dataclass(frozen=True, slots=True)

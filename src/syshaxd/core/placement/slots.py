@@ -4,11 +4,22 @@
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.decision import Placement
 from syshaxd.core.types import InstanceSpec
+
+
+class Taken(NamedTuple):
+    """The slots at one moment, by instance. An instance may be missing: it has none."""
+
+    counts: Mapping[str, int]
+    """Slots that are taken."""
+    ended: Mapping[str, int]
+    """Slots released since the instance's last reading, which does not know of it yet."""
+    kv_tokens: Mapping[str, float]
+    """Sum of Slot.kv_tokens."""
 
 
 class Slot:
@@ -39,21 +50,18 @@ class Slots:
         self._kv_tokens: dict[str, float] = {}
         self._ended: dict[str, int] = {}
         self._read_at_s: dict[str, float] = {}
+        self._latest: Taken | None = None
+
+    def latest(self) -> Taken:
+        """The slots at this moment. Later changes do not show in it."""
+        if self._latest is None:
+            self._latest = Taken(dict(self._counts), dict(self._ended), dict(self._kv_tokens))
+        return self._latest
 
     @property
     def counts(self) -> Mapping[str, int]:
         """Slots taken by instance; an instance that never had one is missing."""
         return self._counts
-
-    @property
-    def ended(self) -> Mapping[str, int]:
-        """Slots released since the instance's last reading, which cannot know of it yet; none: may be missing."""
-        return self._ended
-
-    @property
-    def kv_tokens(self) -> Mapping[str, float]:
-        """Sum of Slot.kv_tokens by instance."""
-        return self._kv_tokens
 
     @property
     def any_taken(self) -> bool:
@@ -74,10 +82,12 @@ class Slots:
             if load.read_at_s != self._read_at_s.get(name):
                 self._read_at_s[name] = load.read_at_s
                 self._ended.pop(name, None)
+                self._latest = None
 
     def take(self, spec: InstanceSpec, kv_tokens: float = 0.0) -> Slot:
         """Takes a slot, whether or not the instance has room."""
         slot = Slot(self, spec, kv_tokens)
+        self._latest = None
         self._taken.setdefault(spec.name, set()).add(slot)
         self._counts[spec.name] = len(self._taken[spec.name])
         self._kv_tokens[spec.name] = self._kv_tokens.get(spec.name, 0.0) + kv_tokens
@@ -90,6 +100,7 @@ class Slots:
         if slot not in taken:
             return
         taken.remove(slot)
+        self._latest = None
         self._counts[name] = len(taken)
         self._kv_tokens[name] = self._kv_tokens[name] - slot.kv_tokens if taken else 0.0
         self._ended[name] = self._ended.get(name, 0) + 1

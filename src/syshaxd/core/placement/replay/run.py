@@ -18,7 +18,6 @@ from syshaxd.core.placement.replay.device import Device, Job
 from syshaxd.core.placement.replay.profiles import DeviceProfile, Profile
 from syshaxd.core.placement.replay.trace import TracedRequest
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.scheduler import Scheduler
 from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.placement.targets import RequestClass
 from syshaxd.core.types import Device as DeviceKind
@@ -221,7 +220,7 @@ class _Replay:
         self._specs = MappingProxyType({spec.name: spec for spec in specs})
         self._snapshot = Snapshot()
         self._fleet = self._new_fleet()
-        self._admission = Admission(Scheduler(policy), max_queue_size=len(requests))
+        self._admission = Admission(policy, max_queue_size=len(requests))
         self._admission.on_release(self._on_release)
         self._released = False
         self._arena_bytes = dict.fromkeys(self._specs, 0)

@@ -72,28 +72,29 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Everything that a decision rests on."""
+    """Everything that a decision rests on, at one moment. Nothing in it changes."""
 
     policy: Policy
-    snapshot: Snapshot
+    snapshot: Snapshot = field(default_factory=Snapshot)
     """The latest readings, up to one interval old."""
-    inflight: Mapping[str, int]
+    inflight: Mapping[str, int] = field(default_factory=dict)
     """Requests that the daemon itself has running on each instance now."""
-    ended: Mapping[str, int]
+    ended: Mapping[str, int] = field(default_factory=dict)
     """Requests of the daemon that ended on each instance since the readings."""
-    candidates: Sequence[InstanceSpec]
-    """The READY instances in question, in order of preference."""
-    pairs: Set[tuple[str, str]]
-    """Which of them can hand over to which, by name."""
-    queued: int
-    """Requests that get the GPU before the one in question, beside those inside it."""
-    estimates: Estimates
+    candidates: Sequence[InstanceSpec] = ()
+    """The READY instances that serve the request, or all of them; in order of preference."""
+    pairs: Set[tuple[str, str]] = frozenset()
+    """Source and target of each possible hand-over between them, by name."""
+    queued: int = 0
+    """Requests in the queue that get the GPU before this one."""
+    estimates: Estimates = field(default_factory=Estimates)
+    """What the instances were measured to do."""
     kv_tokens: Mapping[str, float] = field(default_factory=dict)
-    """Of the daemon's requests on each instance: the sum of what they are expected to have in the KV cache."""
+    """KV-cache tokens that the daemon's requests on each instance are expected to have, summed."""
     request_kv_tokens: float = 0.0
-    """Of the request in question; 0: there is none."""
+    """KV-cache tokens that this request is expected to have; 0: the view is of no request."""
     cached_at: str = ""
-    """The instance whose KV cache probably holds how the request in question begins; empty: none."""
+    """The instance that answered the previous turn of the conversation; empty: none."""
 
     def mean_kv_tokens(self, name: str) -> float:
         """What a request on an instance has in the KV cache, with the one in question; 0: nothing runs there."""
