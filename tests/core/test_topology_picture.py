@@ -10,7 +10,7 @@ from tests.core.topologies import GIB, KUNPENG, on_any_host, topologies
 
 
 def test_the_documented_server() -> None:
-    drawn = picture(KUNPENG, {"cpu": range(4, 160), "gpu": range(4)})
+    drawn = picture(KUNPENG, {"cpu": range(4, 160), "gpu": range(4)}, {})
     assert [node["id"] for node in drawn["nodes"]] == [0, 1, 2, 3]
     assert drawn["nodes"][1]["cores"] == [[cpu] for cpu in range(40, 80)]
     assert drawn["owners"]["gpu"] == [0, 1, 2, 3]
@@ -26,7 +26,7 @@ def test_threads_sockets_and_accelerators() -> None:
         offline=(6, 7),
         accelerators=(gpu, npu),
     )
-    assert picture(host, {"cpu": (2, 3, 6)}) == {
+    assert picture(host, {"cpu": (2, 3, 6)}, {"gpu": ("0000:17:00.0",)}) == {
         "nodes": [
             {"id": 0, "socket": 0, "memory_bytes": GIB, "cores": [[0, 4], [1, 5]], "accelerators": []},
             {
@@ -34,12 +34,12 @@ def test_threads_sockets_and_accelerators() -> None:
                 "socket": 1,
                 "memory_bytes": None,
                 "cores": [[2], [3]],
-                "accelerators": [{"kind": "gpu", "vendor": "NVIDIA", "address": "0000:17:00.0"}],
+                "accelerators": [{"kind": "gpu", "vendor": "NVIDIA", "address": "0000:17:00.0", "owners": ["gpu"]}],
             },
             {"id": 2, "socket": None, "memory_bytes": GIB, "cores": [], "accelerators": []},
         ],
         "owners": {"cpu": [2, 3]},
-        "unplaced": [{"kind": "npu", "vendor": "Huawei", "address": "0000:18:00.0"}],
+        "unplaced": [{"kind": "npu", "vendor": "Huawei", "address": "0000:18:00.0", "owners": []}],
         "offline": [6, 7],
     }
 
@@ -50,7 +50,7 @@ def test_each_online_cpu_is_drawn_once_on_its_node_and_each_accelerator_once(
     host: NumaTopology, data: st.DataObject
 ) -> None:
     cpus = data.draw(st.sets(st.integers(0, 1100)))
-    drawn = json.loads(json.dumps(picture(host, {"one": tuple(cpus)})))
+    drawn = json.loads(json.dumps(picture(host, {"one": tuple(cpus)}, {})))
     for node in drawn["nodes"]:
         assert sorted(cpu for core in node["cores"] for cpu in core) == [*host.node(node["id"]).cpus]
     assert drawn["owners"]["one"] == sorted(cpus.intersection(host.online))

@@ -16,12 +16,13 @@ from syshaxd.core.errors import InstanceFailedError, LaunchFailedError, SyshaxEr
 from syshaxd.core.parity import PROMPTS
 from syshaxd.instances.capabilities import read_facts
 from syshaxd.instances.catalog import read_catalog
-from syshaxd.observe.devices import GpuReading, HostReader
+from syshaxd.observe.devices import HostReader
 from syshaxd.observe.monitor import SystemMonitor, probe_health
 from syshaxd.observe.parity import ask
 from syshaxd.runtime.ports import check_port
 from syshaxd.serving.runner.upstream import UpstreamPool
 from syshaxd.system.connecting import why_no_connection
+from syshaxd.system.gpus import GpuReading
 from tests.fakes.handover import duo
 from tests.fakes.specs import make_spec
 

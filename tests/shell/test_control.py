@@ -130,7 +130,7 @@ SMALL = NumaTopology(nodes=NODES, cores=((0, 1),), sockets=((0, 1),), offline=(5
 
 @pytest.mark.parametrize("topology", [SMALL, KUNPENG], ids=["odd", "ordinary"])
 async def test_a_topology_arrives_as_it_is(client: ControlClient, engine: FakeEngine, topology: NumaTopology) -> None:
-    engine.host = HostTopology(topology=topology, owners={"cpu": (0, 1)})
+    engine.host = HostTopology(topology=topology, owners={"cpu": (0, 1)}, gpu_owners={"gpu": ("0000:17:00.0",)})
     assert await client.topology() == engine.host
 
 

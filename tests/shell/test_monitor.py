@@ -15,10 +15,12 @@ import pytest
 
 from syshax_sim import BUILT_IN, Faults, SimInstance
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
+from syshaxd.core.launch.gpu_binding import HostGpus
 from syshaxd.core.loads import HostLoad, Snapshot
 from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
-from syshaxd.observe.devices import GpuReader, GpuReading, HostReader
+from syshaxd.observe.devices import HostReader
 from syshaxd.observe.monitor import SystemMonitor, probe_health
+from syshaxd.system.gpus import GpuReader, GpuReading, host_gpus
 
 INTERVAL_S = 0.02
 LIMIT_S = 50.0
@@ -304,8 +306,8 @@ class FakeNvml:
     def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
         return "H200"
 
-    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
-        return f"GPU-{handle}"
+    def nvmlDeviceGetUUID(self, handle: int | str) -> str:  # noqa: N802
+        return f"MIG-{handle}" if isinstance(handle, str) else f"GPU-{handle}"
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
         return SimpleNamespace(used=10 + handle, total=100)
@@ -318,13 +320,27 @@ class FakeNvml:
     def nvmlDeviceGetPowerUsage(self, handle: int) -> int:  # noqa: N802
         return 123_456
 
+    def nvmlDeviceGetPciInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(busId=f"0000{handle:04X}:1A:00.0".encode())
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> list[int]:  # noqa: N802
+        return [int(self.mig), int(self.mig)]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: int) -> int:  # noqa: N802
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: int, index: int) -> str:  # noqa: N802
+        if index % 3:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return f"{handle}-{index}"
+
     def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:  # noqa: N802
         return 40
 
 
 @pytest.fixture
 def gpu_log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    caplog.set_level(logging.INFO, "syshaxd.observe.devices")
+    caplog.set_level(logging.INFO, "syshaxd.system.gpus")
     return lambda: [record.message for record in caplog.records]
 
 
@@ -334,6 +350,7 @@ def test_gpus_are_read() -> None:
     assert (first.busy_ratio, first.memory_used_bytes, first.memory_total_bytes) == (0.25, 10, 100)
     assert (first.power_w, first.temperature_c) == (123.456, 40)
     assert second.uuid == "GPU-1"
+    assert (second.address, second.parts) == ("0001:1a:00.0", ()), "as the kernel writes it"
 
 
 def test_a_value_that_the_driver_does_not_tell_is_none() -> None:
@@ -341,7 +358,16 @@ def test_a_value_that_the_driver_does_not_tell_is_none() -> None:
     nvml.mig = True
     reading = GpuReader(nvml).read()
     assert reading.gpus[0].busy_ratio is None
+    assert reading.gpus[0].parts == ("MIG-0-0", "MIG-0-3", "MIG-0-6")
     assert reading.error == ""
+
+
+def test_a_driver_that_does_not_answer_holds_up_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(GpuReader, "read", lambda _: release.wait(LIMIT_S) and GpuReading())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert host_gpus(0.01) == HostGpus(error="NVML has not answered for 0.01 s", visible="1")
+    release.set()
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from syshaxd.core.errors import InstanceFailedError, TopologyError
 from syshaxd.core.loads import NO_LOAD, GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.wire import vllm_metrics
-from syshaxd.observe.devices import GpuReader, HostReader
+from syshaxd.observe.devices import HostReader
 from syshaxd.observe.monitor import SystemMonitor
 from syshaxd.system import host
+from syshaxd.system.gpus import GpuReader
 
 ERRORS = st.sampled_from(
     [

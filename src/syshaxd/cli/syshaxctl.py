@@ -194,8 +194,8 @@ def parity(socket: Path | None, first: str, second: str, output: str) -> None:
 def topology(socket: Path | None, text: str | None, output: str) -> None:
     """Draws the NUMA nodes, CPUs and accelerators of this host.
 
-    If a daemon answers, also shows which cores are taken. FILE holds the output of `LC_ALL=C lscpu`, `numactl -H`, or
-    both, to draw another host. `-` is standard input.
+    If a daemon answers, also shows which cores and GPUs are taken. FILE holds the output of `LC_ALL=C lscpu`,
+    `numactl -H`, or both, to draw another host. `-` is standard input.
 
     \b
     Examples:
@@ -208,9 +208,10 @@ def topology(socket: Path | None, text: str | None, output: str) -> None:
     except SyshaxError as error:
         raise click.ClickException(str(error)) from None
     if output == "json":
-        click.echo(json.dumps(asdict(shown.topology) | {"owners": dict(shown.owners)}, indent=2))
+        owners = {"owners": dict(shown.owners), "gpu_owners": dict(shown.gpu_owners)}
+        click.echo(json.dumps(asdict(shown.topology) | owners, indent=2))
     else:
-        click.echo("\n".join(draw_topology(shown.topology, shown.owners)))
+        click.echo("\n".join(draw_topology(shown.topology, shown.owners, shown.gpu_owners)))
 
 
 async def _this_host(socket: Path | None) -> HostTopology:

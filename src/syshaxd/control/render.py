@@ -57,8 +57,8 @@ def _snapshot(snapshot: Snapshot, now_s: float) -> api.Snapshot:
 
 
 def topology(host: HostTopology) -> api.GetTopologyResponse:
-    """The host and the owners of its CPUs."""
-    return message_of(api.GetTopologyResponse, host.topology, owners=host.owners)
+    """The host and the owners of its CPUs and GPUs."""
+    return message_of(api.GetTopologyResponse, host.topology, owners=host.owners, gpu_owners=host.gpu_owners)
 
 
 def settings(request: api.CheckBindingRequest) -> BindingSettings | None:

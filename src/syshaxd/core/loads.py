@@ -48,6 +48,10 @@ class GpuLoad:
     """0..1; None if the driver does not report it, as for a GPU in MIG mode."""
     memory_used_bytes: int
     memory_total_bytes: int
+    address: str = ""
+    """On the PCI bus, such as `0000:17:00.0`; empty: unknown."""
+    parts: tuple[str, ...] = ()
+    """UUIDs of the MIG devices that it is divided into; empty: it is whole."""
     power_w: float | None = None
     temperature_c: float | None = None
 

@@ -125,6 +125,8 @@ class InstanceSpec:
     """Variables added to the server's environment."""
     cores: tuple[int, ...] = ()
     """CPUs that the server is bound to; empty: all."""
+    gpus: tuple[str, ...] = ()
+    """GPUs that the server is confined to, by index or UUID; empty: all, or it computes on CPUs."""
     depends_on: str | None = None
     """The instance that must be READY first, and whose end stops this one."""
     max_num_seqs: int = 256
@@ -215,6 +217,8 @@ class HostTopology:
     topology: NumaTopology
     owners: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """CPUs to which instances are bound, by name."""
+    gpu_owners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """PCI addresses of the GPUs that instances may use, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

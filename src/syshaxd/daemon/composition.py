@@ -54,7 +54,7 @@ from syshaxd.serving.handover import Handover, HandoverPolicy
 from syshaxd.serving.leases import Leases
 from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner, TimeLimits
-from syshaxd.system import activation, api_keys, descriptors, rundir
+from syshaxd.system import activation, api_keys, descriptors, planned_gpus, rundir
 from syshaxd.system.api_keys import ApiKeys
 from syshaxd.system.batch_store import BatchStore
 from syshaxd.system.looplag import LoopLag
@@ -394,6 +394,7 @@ def settle(
     engine.set_failure_limits(breaker_failures=system.breaker_failures, retry_ratio=system.retry_ratio)
     engine.set_limits(max_queue_size=system.max_queue_size, max_queue_wait_s=system.max_queue_wait_s)
     bindings.set_bound(bound)
+    planned_gpus.write(planned_gpus.default_path(), bound.specs)
     engine.set_policy(Policy.from_config(config))
 
 

@@ -23,7 +23,7 @@ from syshaxd.daemon.composition import build
 from syshaxd.daemon.orders import Orders
 from syshaxd.gateway.tls import Tls
 from syshaxd.instances import binder
-from syshaxd.system import configfile, descriptors, logs, sdnotify
+from syshaxd.system import configfile, descriptors, logs, planned_gpus, sdnotify
 from syshaxd.system.terminal import Program
 
 _log = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
         click.echo(f"{path} is valid. Instances: {', '.join(enabled_services(config))}.")
         return
     _log.info("syshaxd %s starts with %s", __version__, path)
+    planned_gpus.write(planned_gpus.default_path(), bound.specs)
+    planned_gpus.write(planned_gpus.default_path(), bound.specs)
     sdnotify.check()
     descriptors.raise_limit()
     # Requests leave no reference cycles, so frequent collections only cost time on the hot path.

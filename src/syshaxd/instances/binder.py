@@ -1,21 +1,25 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Binds the instances of a configuration to the CPUs of this host. Reads files, so it runs before the event loop."""
+"""Binds the instances of a configuration to GPUs and CPUs of this host. Blocks, so it runs before the event loop."""
 
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from syshaxd.core.config import AUTO, Config, enabled_services
-from syshaxd.core.errors import SyshaxError, TopologyError
+from syshaxd.core.config.gpus import uses_gpus
+from syshaxd.core.errors import ConfigError, ConfigFault, SyshaxError, TopologyError
 from syshaxd.core.launch.container import with_connector
 from syshaxd.core.launch.cpu_binding import Bound, Host, bind_instances, describe_fault, refusal
+from syshaxd.core.launch.gpu_binding import HostGpus, confine_instances
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.numa import Weights
 from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
-from syshaxd.system import host
+from syshaxd.system import host, planned_gpus
 from syshaxd.system.enginefiles import read_launch_host
+from syshaxd.system.gpus import host_gpus
 from syshaxd.system.importable import package_folder
 
 _log = logging.getLogger(__name__)
@@ -36,7 +40,7 @@ def planned_specs(config: Config, *, measure: bool = False) -> tuple[InstanceSpe
 
 
 def bind(config: Config, *, measure: bool = False) -> Bound:
-    """Returns the enabled instances, bound to their CPUs; logs what could be better.
+    """Returns the enabled instances, bound to their GPUs and CPUs; logs what could be better.
 
     Args:
         config: The configuration.
@@ -47,19 +51,33 @@ def bind(config: Config, *, measure: bool = False) -> Bound:
     """
     specs = planned_specs(config, measure=measure)
     try:
-        here = this_host()
+        here: Host | None = this_host()
     except TopologyError as error:
         if any(service.cores == AUTO for service in enabled_services(config).values()):
             raise
         _log.warning("CPU bindings are not checked: %s", error)
-        return Bound(specs=specs)
-    bound = bind_instances(config, specs, here, weights(specs))
-    if config.numa.enforce and (wrong := refusal(bound)):
-        raise wrong
+        here = None
+    its_gpus = host_gpus() if any(map(uses_gpus, enabled_services(config).values())) else HostGpus()
+    present = planned_gpus.read(planned_gpus.default_path())
+    confined = confine_instances(config, specs, its_gpus, None if here is None else here.topology, present)
+    if here is None:
+        _refuse(confined.faults)
+        return Bound(specs=confined.specs, gpus=its_gpus.gpus)
+    try:
+        bound = bind_instances(config, confined.specs, here, weights(specs), near=confined.nodes)
+    except ConfigError as error:
+        raise ConfigError((*confined.faults, *error.faults)) from None
+    wrong = refusal(bound) if config.numa.enforce else None
+    _refuse((*confined.faults, *(wrong.faults if wrong else ())))
     for name, faults in bound.faults.items():
         for fault in faults:
             _log.warning("%s: CPU binding: %s", name, describe_fault(fault))
-    return bound
+    return replace(bound, gpus=its_gpus.gpus)
+
+
+def _refuse(faults: Sequence[ConfigFault]) -> None:
+    if faults:
+        raise ConfigError(tuple(faults))
 
 
 def this_host() -> Host:

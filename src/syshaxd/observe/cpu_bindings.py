@@ -102,7 +102,11 @@ class BindingMonitor:
 
     async def topology(self) -> HostTopology:
         """The host at this moment. Raises TopologyError if it can't be read."""
-        return HostTopology(topology=await in_thread(self._read_topology), owners=self._bound.owners())
+        return HostTopology(
+            topology=await in_thread(self._read_topology),
+            owners=self._bound.owners(),
+            gpu_owners=self._bound.gpu_owners(),
+        )
 
     async def check(self, name: str, settings: BindingSettings | None) -> tuple[Fault, ...]:
         """Returns the faults of settings for an instance; None: of its own.

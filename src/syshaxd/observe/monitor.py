@@ -17,8 +17,9 @@ from syshaxd.core.launch.instance_key import own_headers
 from syshaxd.core.loads import NO_LOAD, HostLoad, Snapshot
 from syshaxd.core.types import InstanceSpec
 from syshaxd.core.wire import vllm_metrics
-from syshaxd.observe.devices import GpuReader, GpuReading, HostReader
+from syshaxd.observe.devices import HostReader
 from syshaxd.system.connecting import why_no_answer
+from syshaxd.system.gpus import GpuReader, GpuReading
 from syshaxd.system.threads import in_thread
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from syshaxd.core.types import InstanceSpec
 def digest(spec: InstanceSpec) -> str:
     """Differs if a server launched for `spec` would differ."""
     fields = asdict(spec)
-    del fields[
-        "aliases"
-    ]  # the command line has them; servers that a daemon without this field started are still the same
+    # The command line, the variables and the container have these; servers that a daemon without these fields started
+    # are still the same.
+    del fields["aliases"], fields["gpus"]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

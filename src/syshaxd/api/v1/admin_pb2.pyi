@@ -275,7 +275,7 @@ class StreamLogsResponse(_message.Message):
     def __init__(self, line: _Optional[str] = ...) -> None: ...
 
 class InstanceSpec(_message.Message):
-    __slots__ = ("name", "role", "device", "runtime", "model", "served_model", "host", "port", "cores", "depends_on", "max_num_seqs", "weights", "weights_reason")
+    __slots__ = ("name", "role", "device", "runtime", "model", "served_model", "host", "port", "cores", "depends_on", "max_num_seqs", "weights", "weights_reason", "gpus")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -289,6 +289,7 @@ class InstanceSpec(_message.Message):
     MAX_NUM_SEQS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_REASON_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
     name: str
     role: Role
     device: Device
@@ -302,7 +303,8 @@ class InstanceSpec(_message.Message):
     max_num_seqs: int
     weights: QuantisedWeights
     weights_reason: str
-    def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., device: _Optional[_Union[Device, str]] = ..., runtime: _Optional[_Union[RuntimeKind, str]] = ..., model: _Optional[str] = ..., served_model: _Optional[str] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., cores: _Optional[_Iterable[int]] = ..., depends_on: _Optional[str] = ..., max_num_seqs: _Optional[int] = ..., weights: _Optional[_Union[QuantisedWeights, _Mapping]] = ..., weights_reason: _Optional[str] = ...) -> None: ...
+    gpus: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., device: _Optional[_Union[Device, str]] = ..., runtime: _Optional[_Union[RuntimeKind, str]] = ..., model: _Optional[str] = ..., served_model: _Optional[str] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., cores: _Optional[_Iterable[int]] = ..., depends_on: _Optional[str] = ..., max_num_seqs: _Optional[int] = ..., weights: _Optional[_Union[QuantisedWeights, _Mapping]] = ..., weights_reason: _Optional[str] = ..., gpus: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class QuantisedWeights(_message.Message):
     __slots__ = ("quantize", "source", "loaded_bytes")
@@ -390,7 +392,7 @@ class InstanceLoad(_message.Message):
     def __init__(self, age_s: _Optional[float] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_usage_ratio: _Optional[float] = ..., generation_tokens_per_s: _Optional[float] = ..., prompt_tokens_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., error: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., generation_tokens: _Optional[int] = ...) -> None: ...
 
 class GpuLoad(_message.Message):
-    __slots__ = ("index", "name", "uuid", "busy_ratio", "memory_used_bytes", "memory_total_bytes", "power_w", "temperature_c")
+    __slots__ = ("index", "name", "uuid", "busy_ratio", "memory_used_bytes", "memory_total_bytes", "power_w", "temperature_c", "address", "parts")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
@@ -399,6 +401,8 @@ class GpuLoad(_message.Message):
     MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     POWER_W_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     index: int
     name: str
     uuid: str
@@ -407,7 +411,9 @@ class GpuLoad(_message.Message):
     memory_total_bytes: int
     power_w: float
     temperature_c: float
-    def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., uuid: _Optional[str] = ..., busy_ratio: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., power_w: _Optional[float] = ..., temperature_c: _Optional[float] = ...) -> None: ...
+    address: str
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., uuid: _Optional[str] = ..., busy_ratio: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., power_w: _Optional[float] = ..., temperature_c: _Optional[float] = ..., address: _Optional[str] = ..., parts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HostLoad(_message.Message):
     __slots__ = ("cpu_count", "cpu_busy_ratio", "memory_used_bytes", "memory_total_bytes", "shm_used_bytes", "shm_total_bytes")
@@ -430,7 +436,7 @@ class GetTopologyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetTopologyResponse(_message.Message):
-    __slots__ = ("nodes", "cores", "sockets", "offline", "accelerators", "owners")
+    __slots__ = ("nodes", "cores", "sockets", "offline", "accelerators", "owners", "gpu_owners")
     class OwnersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -438,19 +444,28 @@ class GetTopologyResponse(_message.Message):
         key: str
         value: CpuGroup
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[CpuGroup, _Mapping]] = ...) -> None: ...
+    class GpuOwnersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: GpuGroup
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[GpuGroup, _Mapping]] = ...) -> None: ...
     NODES_FIELD_NUMBER: _ClassVar[int]
     CORES_FIELD_NUMBER: _ClassVar[int]
     SOCKETS_FIELD_NUMBER: _ClassVar[int]
     OFFLINE_FIELD_NUMBER: _ClassVar[int]
     ACCELERATORS_FIELD_NUMBER: _ClassVar[int]
     OWNERS_FIELD_NUMBER: _ClassVar[int]
+    GPU_OWNERS_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
     cores: _containers.RepeatedCompositeFieldContainer[CpuGroup]
     sockets: _containers.RepeatedCompositeFieldContainer[CpuGroup]
     offline: _containers.RepeatedScalarFieldContainer[int]
     accelerators: _containers.RepeatedCompositeFieldContainer[Accelerator]
     owners: _containers.MessageMap[str, CpuGroup]
-    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., cores: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., sockets: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., offline: _Optional[_Iterable[int]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., owners: _Optional[_Mapping[str, CpuGroup]] = ...) -> None: ...
+    gpu_owners: _containers.MessageMap[str, GpuGroup]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., cores: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., sockets: _Optional[_Iterable[_Union[CpuGroup, _Mapping]]] = ..., offline: _Optional[_Iterable[int]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., owners: _Optional[_Mapping[str, CpuGroup]] = ..., gpu_owners: _Optional[_Mapping[str, GpuGroup]] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("id", "cpus", "memory_bytes", "distances")
@@ -463,6 +478,12 @@ class Node(_message.Message):
     memory_bytes: int
     distances: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, id: _Optional[int] = ..., cpus: _Optional[_Iterable[int]] = ..., memory_bytes: _Optional[int] = ..., distances: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GpuGroup(_message.Message):
+    __slots__ = ("addresses",)
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CpuGroup(_message.Message):
     __slots__ = ("cpus",)

@@ -1,25 +1,38 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Which instance gets which GPUs, and what is wrong with that."""
+"""Which instance asks for which GPUs, and what is wrong with that."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from syshaxd.core.config.instances import device_of, enabled_services, flag_name, section_of
 from syshaxd.core.config.schema import Config
 from syshaxd.core.config.services import ServiceConfig
 from syshaxd.core.errors import ConfigFault
+from syshaxd.core.numa import fits
 from syshaxd.core.types import Device, RuntimeKind
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_RANKS = ("tensor-parallel-size", "pipeline-parallel-size")
+_PARALLEL_SIZES = (
+    "tensor-parallel-size",
+    "pipeline-parallel-size",
+    "prefill-context-parallel-size",
+    "data-parallel-size",
+)
+_LOCAL_SIZE = "data-parallel-size-local"
+"""Of the data-parallel ranks, those on this host."""
 _SHARE = "gpu-memory-utilization"
 _DEFAULT_SHARE = 0.9
 """vLLM's, of a GPU's memory."""
 
 
+def uses_gpus(service: ServiceConfig) -> bool:
+    """Whether syshaxd starts instances on GPUs for it."""
+    return device_of(service) is Device.CUDA and service.runtime is not RuntimeKind.EXTERNAL
+
+
 def gpus_of(service: ServiceConfig) -> tuple[str, ...]:
     """The GPUs that a service names, by index or UUID; empty: it names none."""
-    if service.gpus:
+    if isinstance(service.gpus, list):
         return tuple(map(str, service.gpus))
     named = service.container.gpus
     if service.runtime is RuntimeKind.DOCKER:
@@ -27,25 +40,70 @@ def gpus_of(service: ServiceConfig) -> tuple[str, ...]:
     return tuple(filter(None, str(service.env.get(VISIBLE, "")).split(",")))
 
 
+def are_gpus_planned(service: ServiceConfig) -> bool:
+    """Whether syshaxd chooses the GPUs: `gpus` is `auto` or a count."""
+    return service.gpus is not None and not isinstance(service.gpus, list)
+
+
+def gpus_needed(service: ServiceConfig) -> int:
+    """How many GPUs each instance computes on, by its arguments."""
+    sizes = {flag_name(arg): int(str(value)) for arg, value in service.args.items() if str(value).isdecimal()}
+    if _LOCAL_SIZE in sizes:
+        sizes["data-parallel-size"] = sizes[_LOCAL_SIZE]
+    needed = 1
+    for flag in _PARALLEL_SIZES:
+        needed *= max(1, sizes.get(flag, 1))
+    return needed
+
+
+def memory_share(service: ServiceConfig) -> float:
+    """The share of its GPUs' memory that each instance takes, 0 to 1."""
+    given = next((value for arg, value in service.args.items() if flag_name(arg) == _SHARE), None)
+    try:
+        return float(str(given)) if given is not None else _DEFAULT_SHARE
+    except ValueError:
+        return _DEFAULT_SHARE  # vLLM says what is wrong with it
+
+
+def sharing_fault(key: str, gpu: str, others: Iterable[str]) -> ConfigFault:
+    """That a GPU is promised to others, too, who need more of its memory than is left."""
+    return ConfigFault(
+        f"{key}.gpus",
+        f"GPU {gpu} is promised to {' and '.join(others)}, too; name others, or give each a share of its "
+        f"memory (args.{_SHARE}), at most 1 together",
+    )
+
+
 def faults_of_gpus(config: Config) -> Iterator[ConfigFault]:
-    """GPUs that are named in a wrong way, too few for an instance, or promised twice."""
+    """GPUs that are named in a wrong way, too few or too many for an instance, or promised twice."""
+    services = enabled_services(config)
     taken: dict[str, dict[str, float]] = {}
-    by_key = {name for name, service in enabled_services(config).items() if service.gpus}
-    for name, service in enabled_services(config).items():
+    by_key = {name for name, service in services.items() if service.gpus}
+    planned = [name for name, service in services.items() if are_gpus_planned(service)]
+    for name, service in services.items():
         key = f"services.{section_of(config, name)}"
         if service.gpus:
             yield from _faults_of_key(key, service)
-        if device_of(service) is not Device.CUDA or service.runtime is RuntimeKind.EXTERNAL:
+        if not uses_gpus(service):
             continue
+        if planned and _may_use_all(service):
+            yield ConfigFault(
+                f"{key}.gpus",
+                f"it is unset, so the instance may use all GPUs, also those that are planned for {planned[0]}: set it "
+                "to auto or to a list",
+            )
         for gpu in dict.fromkeys(gpus_of(service)):
             others = taken.setdefault(gpu, {})
-            if others and by_key & {name, *others} and sum(others.values()) + _share(service) > 1:
-                yield ConfigFault(
-                    f"{key}.gpus",
-                    f"GPU {gpu} is promised to {' and '.join(others)}, too; name others, or give each a share of its "
-                    f"memory (args.{_SHARE}), at most 1 together",
-                )
-            others[name] = _share(service)
+            shares = sum(others.values()) + memory_share(service)
+            if others and by_key & {name, *others} and not fits(shares):
+                yield sharing_fault(key, gpu, others)
+            others[name] = memory_share(service)
+
+
+def _may_use_all(service: ServiceConfig) -> bool:
+    if service.gpus is not None or gpus_of(service):
+        return False
+    return service.container.gpus != 0 if service.runtime is RuntimeKind.DOCKER else VISIBLE not in service.env
 
 
 def _faults_of_key(key: str, service: ServiceConfig) -> Iterator[ConfigFault]:
@@ -56,29 +114,14 @@ def _faults_of_key(key: str, service: ServiceConfig) -> Iterator[ConfigFault]:
     if device_of(service) is not Device.CUDA:
         yield ConfigFault(f"{key}.gpus", f"the instance computes on the CPU: leave it out, or set {key}.device to cuda")
         return
-    if len(set(gpus)) < len(gpus):
+    if isinstance(service.gpus, list) and len(set(gpus)) < len(gpus):
         yield ConfigFault(f"{key}.gpus", "a GPU is named twice")
         return
     if service.container.gpus is not None:
         yield ConfigFault(f"{key}.container.gpus", f"{key}.gpus is set, too: leave out one of the two")
     if VISIBLE in service.env:
         yield ConfigFault(f"{key}.env.{VISIBLE}", f"{key}.gpus is set, too: leave out one of the two")
-    if (ranks := _ranks(service)) != len(gpus):
-        needed = f"{ranks} are needed for each instance ({' times '.join(_RANKS)}), not {len(gpus)}"
-        yield ConfigFault(f"{key}.gpus", needed)
-
-
-def _ranks(service: ServiceConfig) -> int:
-    ranks = 1
-    for arg, value in service.args.items():
-        if flag_name(arg) in _RANKS and str(value).isdecimal():
-            ranks *= max(1, int(str(value)))
-    return ranks
-
-
-def _share(service: ServiceConfig) -> float:
-    given = next((value for arg, value in service.args.items() if flag_name(arg) == _SHARE), None)
-    try:
-        return float(str(given)) if given is not None else _DEFAULT_SHARE
-    except ValueError:
-        return _DEFAULT_SHARE  # vLLM says what is wrong with it
+    count = service.gpus if isinstance(service.gpus, int) else len(gpus)
+    if service.gpus != "auto" and (needed := gpus_needed(service)) != count:
+        sizes = " times ".join(_PARALLEL_SIZES[:2]) + ", and so on"
+        yield ConfigFault(f"{key}.gpus", f"{needed} are needed for each instance ({sizes}), not {count}")

@@ -50,7 +50,7 @@ def replicas(name: str, service: ServiceConfig) -> Iterator[tuple[str, ServiceCo
         if container.name:
             container = container.model_copy(update={"name": f"{container.name}-{number}"})
         own: dict[str, object] = {"replicas": None, "port": service.port + number, "container": container}
-        if service.gpus and len(service.gpus) % service.replicas == 0:
+        if isinstance(service.gpus, list) and len(service.gpus) % service.replicas == 0:
             each = len(service.gpus) // service.replicas
             own["gpus"] = service.gpus[number * each : (number + 1) * each]
         yield f"{name}-{number}", service.model_copy(update=own)

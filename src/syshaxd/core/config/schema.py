@@ -217,7 +217,7 @@ class NumaConfig(Section):
     """On which CPUs the instances compute."""
 
     enforce: bool = Field(True, description="Refuse to start with a wrong CPU binding.")
-    gpu_cores: Count = Field(4, description="Cores, near the accelerators, for a GPU instance with `cores: auto`.")
+    gpu_cores: Count = Field(4, description="Cores, near its GPUs, for a GPU instance with `cores: auto`.")
     verify_interval_s: Seconds = Field(
         30.0, description="Seconds between two checks of a running instance's threads and memory."
     )

@@ -4,7 +4,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     ConfigDict,
@@ -22,11 +22,12 @@ from syshaxd.core.types import Device, HandoverProtocol, Role, RuntimeKind
 from syshaxd.core.weights import Quantize
 
 ArgValue = bool | int | float | str
+GpuCount = Annotated[int, Field(strict=True, ge=1, le=64)]
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt])?b?", re.ASCII)
 _VOLUME = re.compile(r"[^:]+:/[^:]*(?::(?:ro|rw))?")
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+", re.ASCII)
 AUTO = "auto"
-"""As `cores`: plan the binding at start."""
+"""As `cores` and `gpus`: plan them at start."""
 
 
 def size_bytes(text: str) -> int:
@@ -162,9 +163,10 @@ class ServiceConfig(Section):
         None,
         description="CPUs to bind the instance to, such as `0-39,80-119`; `auto`: the best for this host. Unset: all.",
     )
-    gpus: list[str | StrictInt] | None = Field(
+    gpus: Literal["auto"] | GpuCount | list[str | StrictInt] | None = Field(
         None,
-        description="Indices or UUIDs of the GPUs that the instance may use; replicas share the list out evenly. "
+        description="GPUs that the instance may use: `auto`, as many as its arguments ask for, near to each other; "
+        "their number, as a check; or a list of indices or UUIDs, which replicas share out evenly. "
         "Unset: all, unless `container.gpus` or `env.CUDA_VISIBLE_DEVICES` says otherwise.",
     )
     max_num_seqs: Count = Field(256, description="Requests that the instance runs concurrently (its slots).")
@@ -186,8 +188,8 @@ class ServiceConfig(Section):
 
     @field_validator("gpus")
     @classmethod
-    def _are_gpus(cls, value: list[str | int] | None) -> list[str | int] | None:
-        if value is not None and not (value and all(_GPU.fullmatch(str(gpu)) for gpu in value)):
+    def _are_gpus(cls, value: str | int | list[str | int] | None) -> str | int | list[str | int] | None:
+        if isinstance(value, list) and not (value and all(_GPU.fullmatch(str(gpu)) for gpu in value)):
             raise ValueError("must be a list of indices or UUIDs, such as `[0, 1]`")
         return value
 

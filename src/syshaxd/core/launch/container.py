@@ -39,7 +39,7 @@ def container_spec(name: str, service: ServiceConfig, *, model: str, ipc: str) -
     """
     container: ContainerConfig = service.container
     on_gpu = device_of(service) is Device.CUDA
-    gpus = service.gpus or (container.gpus if container.gpus is not None else ("all" if on_gpu else 0))
+    gpus = container.gpus if container.gpus is not None else ("all" if on_gpu else 0)
     caps = container.cap_add if container.cap_add is not None else ([] if on_gpu else ["SYS_NICE"])
     volumes = (
         container.volumes

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from syshaxd.core.config import AUTO, Config, ServiceConfig, enabled_services
 from syshaxd.core.errors import ConfigError, ConfigFault, NoBindingError
 from syshaxd.core.launch.container import cpuset_cpus
+from syshaxd.core.loads import GpuLoad
 from syshaxd.core.numa import (
     Binding,
     BindingSettings,
@@ -37,6 +38,7 @@ from syshaxd.core.numa.binding import (
 )
 from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.numa.reading import CPUSET_CPUS, Cpus
+from syshaxd.core.report.describe import gpu_owners
 from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
 
 _SHOWN = frozenset((AFFINITY, THREADS, FUSED, NRC, QUANTIZE, OMP_BIND, RESERVED, KV_SPACE))
@@ -70,14 +72,25 @@ class Bound:
     """What limits each of them on the host."""
     bindings: Mapping[str, Binding] = field(default_factory=dict)
     """The binding of each; unbound instances are absent."""
+    gpus: tuple[GpuLoad, ...] = ()
+    """The host's, as far as they could be read at start."""
 
     def owners(self) -> dict[str, Cpus]:
         """CPUs to which instances are bound, by name."""
         return {name: tuple(sorted({*binding.cpus, *binding.cpuset})) for name, binding in self.bindings.items()}
 
+    def gpu_owners(self) -> dict[str, tuple[str, ...]]:
+        """PCI addresses of the GPUs that instances may use, by name."""
+        return gpu_owners(self.specs, self.gpus)
+
 
 def bind_instances(
-    config: Config, specs: Sequence[InstanceSpec], host: Host, weights: Mapping[str, Weights] | None = None
+    config: Config,
+    specs: Sequence[InstanceSpec],
+    host: Host,
+    weights: Mapping[str, Weights] | None = None,
+    *,
+    near: Mapping[str, Sequence[int]] | None = None,
 ) -> Bound:
     """Returns the instances with `cores: auto` planned, and the faults of all that syshaxd starts.
 
@@ -89,6 +102,7 @@ def bind_instances(
         specs: Its instances.
         host: Where they are to run.
         weights: Of their models, by instance, as far as they are known.
+        near: Nodes of each instance's own GPUs; instances without an entry get cores near any accelerator.
 
     Raises:
         ConfigError: No binding can be planned for an instance.
@@ -97,7 +111,10 @@ def bind_instances(
     launched = {spec.name: spec for spec in specs if spec.runtime is not RuntimeKind.EXTERNAL}
     settings = {name: _settings(spec, services[name]) for name, spec in launched.items()}
     alone = {
-        name: _surroundings(host, *_memory_needs(setting, services[name], (weights or {}).get(name)))
+        name: replace(
+            _surroundings(host, *_memory_needs(setting, services[name], (weights or {}).get(name))),
+            gpu_nodes=tuple((near or {}).get(name, ())),
+        )
         for name, setting in settings.items()
     }
     to_plan = {name for name in launched if services[name].cores == AUTO}

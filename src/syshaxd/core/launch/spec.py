@@ -16,7 +16,7 @@ from syshaxd.core.config import (
     model_of,
     section_of,
 )
-from syshaxd.core.config.gpus import VISIBLE, gpus_of
+from syshaxd.core.config.gpus import gpus_of
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.handover.connector import (
     KV_TRANSFER_FLAG,
@@ -30,10 +30,11 @@ from syshaxd.core.handover.connector import (
     offloading_fault,
 )
 from syshaxd.core.launch.container import container_spec, inner_host
+from syshaxd.core.launch.gpu_binding import with_gpus
 from syshaxd.core.launch.peers import connector_doubts, default_ipc, default_protocols, ipc_donors
 from syshaxd.core.launch.quantised import image_env, quantise_faults, weights_of
 from syshaxd.core.numa.cpulist import parse_cpulist
-from syshaxd.core.types import HandoverProtocol, InstanceSpec, RuntimeKind
+from syshaxd.core.types import Device, HandoverProtocol, InstanceSpec, RuntimeKind
 
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 _MAX_NUM_SEQS = "max-num-seqs"
@@ -110,7 +111,7 @@ def _spec(
         for variable in service.env
         if not _VARIABLE.fullmatch(variable)
     ]
-    return InstanceSpec(
+    spec = InstanceSpec(
         name=name,
         role=service.role,
         device=device_of(service),
@@ -121,7 +122,7 @@ def _spec(
         host=service.host,
         port=service.port,
         argv=argv if service.runtime is not RuntimeKind.EXTERNAL else (),
-        env=tuple((image_env(service) | _gpu_env(service) | {key: str(it) for key, it in service.env.items()}).items()),
+        env=tuple((image_env(service) | {key: str(it) for key, it in service.env.items()}).items()),
         cores=parse_cpulist(service.cores) if service.cores and service.cores != AUTO else (),
         depends_on=ipc_donors(config).get(name),
         max_num_seqs=service.max_num_seqs,
@@ -131,14 +132,9 @@ def _spec(
         weights=weights_of(service, files.weights),
         service="" if section == name else section,
         weights_reason=files.weights.reason if isinstance(files.weights, PlannedWeights) else "",
+        gpus=gpus_of(service) if device_of(service) is Device.CUDA else (),
     )
-
-
-def _gpu_env(service: ServiceConfig) -> dict[str, str]:
-    """What confines a child process to its GPUs; a container is given no others."""
-    if not service.gpus or service.runtime is not RuntimeKind.PROCESS:
-        return {}
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", VISIBLE: ",".join(gpus_of(service))}
+    return with_gpus(spec, spec.gpus) if isinstance(service.gpus, list) else spec
 
 
 def _args(service: ServiceConfig) -> dict[str, Value]:

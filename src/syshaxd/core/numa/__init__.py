@@ -9,6 +9,7 @@ from syshaxd.core.numa.binding import VARIABLES, Binding, BindingSettings, Const
 from syshaxd.core.numa.check import Fault, Rule, check_binding
 from syshaxd.core.numa.draw import draw_topology
 from syshaxd.core.numa.drift import BindingStatus, Unverified, next_status
+from syshaxd.core.numa.gpu_plan import Gpu, GpuWish, fits, plan_gpus
 from syshaxd.core.numa.memory import Weights, memory_needs
 from syshaxd.core.numa.model import Accelerator, AcceleratorKind, Node, NumaTopology
 from syshaxd.core.numa.picture import picture
@@ -29,6 +30,8 @@ __all__ = [
     "Drift",
     "DriftKind",
     "Fault",
+    "Gpu",
+    "GpuWish",
     "Memory",
     "Node",
     "NumaTopology",
@@ -42,6 +45,7 @@ __all__ = [
     "check_binding",
     "dialect_of",
     "draw_topology",
+    "fits",
     "memory_needs",
     "next_status",
     "parse_lscpu",
@@ -49,6 +53,7 @@ __all__ = [
     "parse_topology",
     "picture",
     "plan_binding",
+    "plan_gpus",
     "plan_nearest",
     "read_settings",
     "reserve_cores",

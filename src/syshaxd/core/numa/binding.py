@@ -127,6 +127,8 @@ class Constraints:
     """Size of the whole model's weights in memory; 0: unknown."""
     kv_cache_bytes: int = 0
     """KV cache of each rank; 0: it takes what is left. See `memory_needs`."""
+    gpu_nodes: tuple[int, ...] = ()
+    """Nodes that its GPUs are near to; empty: unknown, or it has none."""
 
     def bytes_per_rank(self, ranks: int) -> int:
         """Memory that each of `ranks` processes needs."""

@@ -67,6 +67,8 @@ class Rule(StrEnum):
     """Every variable that is set has an effect."""
     NODE_ORDER = "node-order"
     """CPU numbers ascend node by node, as the patched kernels assign them."""
+    GPU_NODE = "gpu-node"
+    """An instance on GPUs has CPUs near to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +352,16 @@ def _node_order(reading: ResolvedSettings, topology: NumaTopology, _: Constraint
         yield Fault(rule=Rule.NODE_ORDER, part=AFFINITY, detail=detail, blocking=False)
 
 
+def _gpu_node(reading: ResolvedSettings, topology: NumaTopology, constraints: Constraints) -> Iterator[Fault]:
+    if reading.settings.dialect is not Dialect.PLAIN or not reading.cpuset or not constraints.gpu_nodes:
+        return
+    if not topology.by_node(reading.cpuset).keys() & set(constraints.gpu_nodes):
+        near = [cpu for node in constraints.gpu_nodes if topology.has_node(node) for cpu in topology.node(node).cpus]
+        detail = f"none is near to the instance's GPUs, which are on node {format_cpulist(constraints.gpu_nodes)}"
+        detail += f" with {describe_cpus(near)}" if near else ""
+        yield Fault(rule=Rule.GPU_NODE, part=CPUSET_CPUS, detail=detail, blocking=False)
+
+
 _RULES: tuple[Callable[[ResolvedSettings, NumaTopology, Constraints], Iterator[Fault]], ...] = (
     _syntax,
     _existence,
@@ -364,4 +376,5 @@ _RULES: tuple[Callable[[ResolvedSettings, NumaTopology, Constraints], Iterator[F
     _ranks,
     _no_effect,
     _node_order,
+    _gpu_node,
 )

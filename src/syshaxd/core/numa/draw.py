@@ -6,20 +6,26 @@ from collections.abc import Mapping, Sequence
 from string import ascii_lowercase, digits
 
 from syshaxd.core.numa.cpulist import describe_cpus, format_cpulist
-from syshaxd.core.numa.model import Node, NumaTopology
+from syshaxd.core.numa.model import Accelerator, Node, NumaTopology
 
 _GIB = 2**30
 _FREE, _ROW_CPUS, _GAP_CPUS = ".", 40, 8
 _MARKS = ascii_lowercase + ascii_lowercase.upper() + digits
 
 
-def draw_topology(topology: NumaTopology, owners: Mapping[str, Sequence[int]] | None = None) -> tuple[str, ...]:
-    """Returns the lines of a drawing, none longer than 80 characters unless lists of CPUs are.
+def draw_topology(
+    topology: NumaTopology,
+    owners: Mapping[str, Sequence[int]] | None = None,
+    gpu_owners: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[str, ...]:
+    """Returns the lines of a drawing, none longer than 80 characters unless lists of CPUs or owners are.
 
     Args:
         topology: The host.
         owners: CPUs by owner. Each CPU is drawn as its owner's letter, `.` if it is free.
+        gpu_owners: PCI addresses of GPUs by owner; each GPU is drawn with its owners.
     """
+    drawn = device_owners(gpu_owners or {})
     marks = _marks(owners or {})
     letters = {cpu: marks[owner] for owner, cpus in (owners or {}).items() for cpu in cpus}
     lines = [_headline(topology)]
@@ -30,15 +36,29 @@ def draw_topology(topology: NumaTopology, owners: Mapping[str, Sequence[int]] | 
         if homes and homes != last:
             lines.append(f"socket {format_cpulist(homes)}")
         last = homes or last
-        lines += ["  " + line for line in _node(node, topology, letters)]
+        lines += ["  " + line for line in _node(node, topology, letters, drawn)]
     if topology.offline:
         lines.append(f"offline: {describe_cpus(topology.offline)}")
-    unplaced = [device.address for device in topology.accelerators if device.node is None]
+    unplaced = [_device(device, drawn) for device in topology.accelerators if device.node is None]
     if unplaced:
         lines.append(f"no known node: {', '.join(unplaced)}")
     if marks:
         lines.append("  ".join(f"{mark} {owner}" for owner, mark in marks.items()) + f"  {_FREE} free")
     return (*lines, *_distances(topology))
+
+
+def device_owners(gpu_owners: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Owners of each GPU, by its PCI address."""
+    found: dict[str, list[str]] = {}
+    for owner, addresses in gpu_owners.items():
+        for address in addresses:
+            found.setdefault(address, []).append(owner)
+    return found
+
+
+def _device(device: Accelerator, drawn: Mapping[str, Sequence[str]]) -> str:
+    owners = f" ({', '.join(drawn[device.address])})" if device.address in drawn else ""
+    return f"{device.vendor} {device.kind.upper()} {device.address}{owners}"
 
 
 def _marks(owners: Mapping[str, Sequence[int]]) -> dict[str, str]:
@@ -61,21 +81,18 @@ def _headline(topology: NumaTopology) -> str:
     return ", ".join([*parts, f"{threads} hardware threads per core" if threads > 1 else "no SMT"])
 
 
-def _node(node: Node, topology: NumaTopology, letters: Mapping[int, str]) -> list[str]:
+def _node(
+    node: Node, topology: NumaTopology, letters: Mapping[int, str], drawn: Mapping[str, Sequence[str]]
+) -> list[str]:
     sizes = {None: "memory unknown", 0: "no memory"}
     memory = sizes.get(node.memory_bytes) or f"{(node.memory_bytes or 0) / _GIB:.1f} GiB"
     cpus = describe_cpus(node.cpus) if node.cpus else "no CPUs"
-    devices = [
-        f"{device.vendor} {device.kind.upper()} {device.address}"
-        for device in topology.accelerators
-        if device.node == node.id
-    ]
-    lines = [f"node {node.id}: {', '.join([cpus, memory, *devices])}"]
+    lines = [f"node {node.id}: {cpus}, {memory}"]
     for start in range(0, len(node.cpus), _ROW_CPUS):
         row = [letters.get(cpu, _FREE) for cpu in node.cpus[start : start + _ROW_CPUS]]
         groups = ("".join(row[i : i + _GAP_CPUS]) for i in range(0, len(row), _GAP_CPUS))
         lines.append(f"  {node.cpus[start]:>4} {' '.join(groups)}")
-    return lines
+    return lines + [f"  {_device(device, drawn)}" for device in topology.accelerators if device.node == node.id]
 
 
 def _distances(topology: NumaTopology) -> list[str]:

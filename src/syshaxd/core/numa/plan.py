@@ -101,7 +101,7 @@ def reserve_cores(
     Args:
         topology: The host.
         cores: How many cores each owner gets, such as `{"gpu": 4, "daemon": 1}`.
-        constraints: CPUs that are taken or not allowed.
+        constraints: CPUs that are taken or not allowed; if they name nodes of GPUs, only these accelerators count.
 
     Raises:
         NoBindingError: There are not enough free cores.
@@ -111,7 +111,9 @@ def reserve_cores(
     asked = sum(cores.values())
     if asked > (have := sum(map(len, free.values()))):
         raise NoBindingError(f"{asked} cores to reserve, but only {have} are free")
-    line = chain.from_iterable(_in_turns([list(free[node]) for node in ring]) for ring in _rings(topology, free))
+    line = chain.from_iterable(
+        _in_turns([list(free[node]) for node in ring]) for ring in _rings(topology, free, constraints.gpu_nodes)
+    )
     return {
         owner: tuple(sorted(cpu for _ in range(count) for cpu in topology.core_of(next(line))))
         for owner, count in cores.items()
@@ -298,9 +300,9 @@ def _plain(topology: NumaTopology, cpus: Collection[int], constraints: Constrain
     return Binding(dialect=Dialect.PLAIN, groups=(chosen,), cpuset=chosen, memory_nodes=tuple(topology.by_node(chosen)))
 
 
-def _rings(topology: NumaTopology, free: FreeCpus) -> list[list[int]]:
-    """Nodes with free cores, grouped by their distance from the nearest accelerator, nearest first."""
-    near = {device.node for device in topology.accelerators}
+def _rings(topology: NumaTopology, free: FreeCpus, gpu_nodes: Collection[int]) -> list[list[int]]:
+    """Nodes with free cores, grouped by their distance from these nodes or the nearest accelerator, nearest first."""
+    near = gpu_nodes or [device.node for device in topology.accelerators if device.node is not None]
     homes = [node.id for node in topology.nodes if node.id in near]
     distances = {node: min((topology.distance(home, node) for home in homes), default=0) for node in free}
     return [[node for node in free if distances[node] == distance] for distance in sorted(set(distances.values()))]

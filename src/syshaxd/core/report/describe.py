@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Short texts for people: the device of an instance, and quotes of its output."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from syshaxd.core.loads import GpuLoad, Snapshot
 from syshaxd.core.numa.cpulist import format_cpulist
@@ -12,23 +12,34 @@ from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
 def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:
     """The device that computes: `NVIDIA A100 0`, `CPU 0-39`, or `CPU 0, as gpu` if the role differs."""
     if spec.device is Device.CUDA:
-        gpus = _gpus(spec, snapshot)
+        gpus = gpus_in_use(spec, snapshot.gpus)
         names = sorted({gpu.name for gpu in gpus})
-        return f"{', '.join(names) or 'GPU'} {format_cpulist(gpu.index for gpu in gpus)}".strip()
+        numbers = format_cpulist(gpu.index for gpu in gpus) or ",".join(spec.gpus)
+        part = " (MIG)" if any(gpu.startswith("MIG-") for gpu in spec.gpus) else ""
+        return f"{', '.join(names) or 'GPU'} {numbers}{part}".strip()
     cores = format_cpulist(spec.cores)
     text = f"CPU {cores}" if cores else "CPU" if spec.runtime is not RuntimeKind.EXTERNAL else "CPU (external)"
     return text if spec.role == str(spec.device) else f"{text}, as {spec.role}"
 
 
-def _gpus(spec: InstanceSpec, snapshot: Snapshot) -> list[GpuLoad]:
-    """The GPUs that the instance may use: those it is confined to, or all, as far as they are known."""
-    container = spec.container
-    visible = dict(spec.env).get("CUDA_VISIBLE_DEVICES") if container is None else None
-    named = visible.split(",") if visible else container.gpus if container is not None else ()
-    if not isinstance(named, Sequence) or not named:
-        return list(snapshot.gpus)
-    found = [gpu for gpu in snapshot.gpus if str(gpu.index) in named or gpu.uuid in named]
-    return found or list(snapshot.gpus)
+def gpus_in_use(spec: InstanceSpec, gpus: Sequence[GpuLoad]) -> list[GpuLoad]:
+    """Those of the host's GPUs that an instance may use, as far as they are known."""
+    if spec.device is not Device.CUDA:
+        return []
+    return [gpu for gpu in gpus if not spec.gpus or any(is_named(gpu, name) for name in spec.gpus)]
+
+
+def is_named(gpu: GpuLoad, name: str) -> bool:
+    """Whether a name is the GPU's index, its UUID or the beginning of that, as CUDA takes it, or one of its parts."""
+    if name.startswith(("GPU-", "MIG-")):
+        return any(uuid.startswith(name) for uuid in (gpu.uuid, *gpu.parts))
+    return name == str(gpu.index)
+
+
+def gpu_owners(specs: Iterable[InstanceSpec], gpus: Sequence[GpuLoad]) -> dict[str, tuple[str, ...]]:
+    """PCI addresses of the GPUs that instances may use, by name; those that use none are absent."""
+    found = {spec.name: tuple(gpu.address for gpu in gpus_in_use(spec, gpus) if gpu.address) for spec in specs}
+    return {name: addresses for name, addresses in found.items() if addresses}
 
 
 def excerpt(said: bytes | str, *, limit: int = 200) -> str:

@@ -18,6 +18,7 @@ from syshaxd.core.events import EventKind
 from syshaxd.core.numa import NumaTopology, picture
 from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import Reject, Wait
+from syshaxd.core.report.describe import gpu_owners
 from syshaxd.core.report.status import status_json
 from syshaxd.core.types import EngineStatus
 from syshaxd.gateway.errors import Answer
@@ -53,7 +54,8 @@ class Dashboard:
         content["now_s"] = time.time()
         content["instances"] = [_public(instance) for instance in content["instances"]]
         owners = {instance.spec.name: instance.spec.cores for instance in status.instances if instance.spec.cores}
-        content["topology"] = None if self._topology is None else picture(self._topology, owners)
+        on_gpus = gpu_owners((instance.spec for instance in status.instances), status.snapshot.gpus)
+        content["topology"] = None if self._topology is None else picture(self._topology, owners, on_gpus)
         content["events"] = [
             {"at_s": event.at_s, "instance": event.instance, "text": event.text}
             for event in self._events.latest(_EVENTS)

@@ -192,7 +192,8 @@ function showTopology(topology, colours) {
   ].join(" ").trim());
 }
 
-const deviceText = device => `${device.vendor} ${device.kind.toUpperCase()} ${device.address}`;
+const deviceText = device => `${device.vendor} ${device.kind.toUpperCase()} ${device.address}` +
+  (device.owners.length ? `: ${device.owners.join(", ")}` : "");
 
 function drawNode(node, ownerOf, colours) {
   const cpus = node.cores.flat();
@@ -206,7 +207,8 @@ function drawNode(node, ownerOf, colours) {
   grid.style.setProperty("--columns", node.cores.length % 10 ? 8 : 10);
   return make("div", { class: "node" }, make("h3", {}, `node ${node.id}`),
     make("p", {}, (cpus.length ? `CPU ${ranges(cpus)}` : "no CPUs") + memory), grid,
-    make("div", { class: "chips" }, ...node.accelerators.map(device => make("span", { class: "chip" }, deviceText(device)))));
+    make("div", { class: "chips" }, ...node.accelerators.map(device => make("span", { class: "chip" },
+      ...device.owners.map(owner => make("i", { class: `dot owner-${colours[owner]}` })), deviceText(device)))));
 }
 
 // The daemon's events, and those of this page: that it got no answer, and that it did again.

@@ -1,0 +1,47 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Remembers which GPUs instances got, so that those that stay keep them across reloads and restarts of the daemon."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from syshaxd.core.types import InstanceSpec
+from syshaxd.system import rundir
+
+_log = logging.getLogger(__name__)
+
+
+def default_path() -> Path:
+    """Where the daemon keeps it."""
+    return rundir.state_dir() / "gpus.json"
+
+
+def read(path: Path) -> dict[str, tuple[str, ...]]:
+    """Returns the GPUs that instances had last, by instance; empty: nothing is known."""
+    try:
+        noted = json.loads(path.read_bytes())
+        return {str(name): tuple(map(str, gpus)) for name, gpus in noted.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        _log.warning("cannot read from %s which GPUs instances have: %s; they are planned anew", path, error)
+        return {}
+
+
+def write(path: Path, specs: Sequence[InstanceSpec]) -> None:
+    """Notes the GPUs of these instances, unless they are noted already.
+
+    It is not synced to disk: when the host goes down, so do the instances.
+    """
+    present: Mapping[str, tuple[str, ...]] = {spec.name: spec.gpus for spec in specs if spec.gpus}
+    if present == read(path):
+        return
+    draft = path.with_name(f"{path.name}.new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.write_text(json.dumps(present), encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        _log.warning("which GPUs instances have can't be written to %s: %s", path, error.strerror)
