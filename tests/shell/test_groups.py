@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from syshaxd.cli.show import status_table
+from syshaxd.cli.top import TopView
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.types import EngineStatus, InstanceStatus, Role, State
 from tests.fakes.engine import parity_report, spec
@@ -40,6 +41,28 @@ def shown(of: EngineStatus, width: int = 100) -> list[str]:
     with console.capture() as capture:
         console.print(status_table(of, width=width, now_s=61.0, monotonic_s=2.0))
     return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def test_many_instances_are_told_by_model_in_top() -> None:
+    few, many = TopView(), TopView()
+    few.saw(status({"chat": 2, "minilm": 1}), now_s=1.0, monotonic_s=2.0)
+    many.saw(status({"chat": 12, "qwen3-coder-30b-a3b": 8}), now_s=1.0, monotonic_s=2.0)
+    console = Console(width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(many.render(width=100, now_s=2.0, monotonic_s=2.0))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    assert max(map(len, lines)) <= 100
+    assert [line.split()[0] for line in lines if "tokens/s" in line] == ["chat", "qwen3-coder-30b-a3b"]
+    with console.capture() as capture:
+        console.print(few.render(width=100, now_s=2.0, monotonic_s=2.0))
+    rates = [line.split()[0] for line in capture.get().splitlines() if "tokens/s" in line]
+    assert rates == ["chat-0", "chat-1", "minilm-0"]
+
+
+def test_the_name_of_a_model_is_above_its_instances_and_not_beside_each() -> None:
+    lines = shown(status({"qwen3-coder-30b-a3b-instruct": 8, "minilm": 12}))
+    assert sum("qwen3-coder-30b-a3b-instruct" in line for line in lines) == 1 + 8 + 2, "and in the lines on pairs"
+    assert not any("MODEL" in line for line in lines)
 
 
 @pytest.mark.parametrize("models", [{"chat": 2}, {"chat": 4, "minilm": 2}, {"chat": 8, "coder": 8, "rerank": 4}])

@@ -111,8 +111,8 @@ cpu       cpu   READY  2h13m  CPU 0-39                   ds-32b        2        
 cpu: its load was read 40s ago: connection refused
 GPUs: GPU 2 is lost
 
-GPU 0 NVIDIA A100-SXM4-80GB: 97% busy, 70.0 of 80.0 GiB memory, 312 W, 61 °C
-GPU 1 NVIDIA A100-SXM4-80GB: 0.0 of 80.0 GiB memory"""
+GPU 0 NVIDIA A100-SXM4-80GB: 97% busy, 70.0 of 80.0 GiB memory, 312 W, 61 °C, used by gpu
+GPU 1 NVIDIA A100-SXM4-80GB: 0.0 of 80.0 GiB memory, used by gpu"""
     )
 
 

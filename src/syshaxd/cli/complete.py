@@ -18,7 +18,7 @@ _PATIENCE_S = 1.0
 
 
 def instances(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of instances: the daemon's, or the configuration file's if no daemon answers."""
+    """Names of instances by model: the daemon's, or the configuration file's if no daemon answers."""
     try:
         socket = context.find_root().params.get("socket")
         states = asyncio.run(_states(rundir.find_socket(socket)))
@@ -28,10 +28,13 @@ def instances(context: click.Context, parameter: click.Parameter, incomplete: st
 
 
 async def _states(socket: Path) -> dict[str, str]:
-    from syshaxd.client import ControlClient  # noqa: PLC0415 - gRPC is slow to load, and most completions don't need it
+    # gRPC and rich are slow to load, and most completions don't need them.
+    from syshaxd.cli.groups import by_model  # noqa: PLC0415
+    from syshaxd.client import ControlClient  # noqa: PLC0415
 
     async with asyncio.timeout(_PATIENCE_S), ControlClient(socket) as client:
-        return {instance.spec.name: instance.state for instance in (await client.status()).instances}
+        models = by_model((await client.status()).instances)
+        return {each.spec.name: f"{model}, {each.state}" for model, its in models.items() for each in its}
 
 
 def _configured() -> tuple[str, ...]:

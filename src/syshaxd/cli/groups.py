@@ -10,6 +10,8 @@ from syshaxd.cli.parity import parity_line
 from syshaxd.core.parity import ParityReport
 from syshaxd.core.types import EngineStatus, InstanceStatus, State
 
+MAX_ALONE = 6
+"""So many instances are shown one by one where a line for each model would do."""
 _MAX_PAIRS = 6
 """So many pairs, those of three instances both ways, get a line each."""
 
@@ -41,7 +43,7 @@ def handover_notes(refusals: Mapping[tuple[str, str], str]) -> Iterator[Text]:
     if len(refusals) > _MAX_PAIRS:
         by_reason: dict[str, list[tuple[str, str]]] = {}
         for pair, refusal in refusals.items():
-            by_reason.setdefault(refusal, []).append(pair)
+            by_reason.setdefault(_common(refusal, pair), []).append(pair)
         for refusal, pairs in by_reason.items():
             said = f"no hand-over: {refusal}" if refusal else "can hand over"
             yield Text.assemble((_of_pairs(pairs, "to"), "bold"), said)
@@ -55,6 +57,11 @@ def handover_notes(refusals: Mapping[tuple[str, str], str]) -> Iterator[Text]:
             shown.add((source, target))
         said = f"no hand-over: {refusal}" if refusal else "can hand over"
         yield Text.assemble((f"{source} {'and' if both else 'to'} {target}: ", "bold"), said)
+
+
+def _common(reason: str, pair: tuple[str, str]) -> str:
+    """The reason without the name of one of the pair in front of it."""
+    return next((reason.removeprefix(f"{name}: ") for name in pair if reason.startswith(f"{name}: ")), reason)
 
 
 def parity_notes(reports: Sequence[ParityReport]) -> Iterator[Text]:

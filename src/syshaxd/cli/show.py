@@ -17,7 +17,7 @@ from rich.text import Text
 
 from syshaxd.cli.groups import by_model, handover_notes, model_cells, parity_notes
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad
-from syshaxd.core.report.describe import device_text
+from syshaxd.core.report.describe import device_text, users_of
 from syshaxd.core.types import EngineStatus, InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.system.terminal import controlled, visible
 
@@ -69,7 +69,7 @@ def status_table(
     """The whole status, for a terminal of `width` columns; host and GPUs only with `devices`. `now_s` is Unix time."""
     view = _View(status, now_s, monotonic_s)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
-    columns = [column for column in _COLUMNS if width >= column.from_width]
+    columns = [column for column in _columns(view) if width >= column.from_width]
     for column in columns:
         name = column.name if width >= _WIDE else column.short_name or column.name
         table.add_column(name, justify=column.justify, no_wrap=not column.wraps, overflow=column.overflow)
@@ -145,7 +145,20 @@ def _model_text(spec: InstanceSpec) -> str:
     return spec.served_model if spec.weights is None else f"{spec.served_model} ({spec.weights_text})"
 
 
+def _columns(view: _View) -> list["_Column"]:
+    """With several models, the row above the instances of each has its name; they need only tell their weights."""
+    if not view.indent:
+        return list(_COLUMNS)
+    quantised = any(instance.spec.weights is not None for instance in view.status.instances)
+    return [
+        _WEIGHTS if column.name == "MODEL" else column for column in _COLUMNS if quantised or column.name != "MODEL"
+    ]
+
+
 _WIDE = 120
+_WEIGHTS = _Column(
+    "WEIGHTS", lambda view, instance: "" if instance.spec.weights is None else instance.spec.weights_text
+)
 _COLUMNS = (
     _Column("INSTANCE", lambda view, instance: f"{view.indent}{instance.spec.name}"),
     _Column("ROLE", lambda view, instance: instance.spec.role, from_width=_WIDE),
@@ -234,7 +247,8 @@ def _gpus(status: EngineStatus) -> Iterator[Text]:
     if status.snapshot.gpus:
         yield Text()
     for gpu in status.snapshot.gpus:
-        yield Text(_gpu_text(gpu))
+        users = users_of(gpu, status)
+        yield Text(_gpu_text(gpu) + (f", used by {', '.join(users)}" if users else ""))
 
 
 def _gpu_text(gpu: GpuLoad) -> str:

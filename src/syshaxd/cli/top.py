@@ -21,6 +21,7 @@ from rich.text import Text
 
 from syshaxd.cli import show
 from syshaxd.cli.explain import decision_line
+from syshaxd.cli.groups import MAX_ALONE, by_model
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.loads import GpuLoad, HostLoad
 from syshaxd.core.types import EngineStatus, State
@@ -61,8 +62,8 @@ class TopView:
                 )
                 self._events.appendleft((instance.since_s, name, message))
             self._seen[name] = instance.state, instance.since_s
-            load = status.snapshot.instances.get(name)
-            self._note(f"tokens of {name}", load.generation_tokens_per_s if load else 0.0)
+        for name, rate in _rates_of_interest(status).items():
+            self._note(f"tokens of {name}", rate)
         self._note("queued", status.queued)
         if status.snapshot.host is not None:
             self._note("host", status.snapshot.host.cpu_busy_ratio)
@@ -105,9 +106,7 @@ class TopView:
     def _rates(self, status: EngineStatus, width: int) -> Table:
         table = _table()
         rows = [
-            (instance.spec.name, f"{load.generation_tokens_per_s:,.0f} tokens/s", f"tokens of {instance.spec.name}")
-            for instance in status.instances
-            if (load := status.snapshot.instances.get(instance.spec.name)) is not None
+            (name, f"{rate:,.0f} tokens/s", f"tokens of {name}") for name, rate in _rates_of_interest(status).items()
         ]
         for name, value, history in [*rows, ("queue", f"{status.queued:,} requests", "queued")]:
             table.add_row(Text(name, "bold"), Text(value), Text(self._spark(history)[-_room(width) :], "cyan"))
@@ -131,6 +130,16 @@ class TopView:
         for at_s, name, text in self._events:
             table.add_row(Text(show.clock_text(at_s), "dim"), Text(name, "bold"), text)
         return table
+
+
+def _rates_of_interest(status: EngineStatus) -> dict[str, float]:
+    """Generated tokens per second of each instance, or of each model if there are many instances."""
+    loads = status.snapshot.instances
+    rates = {name: load.generation_tokens_per_s for name, load in loads.items()}
+    if len(status.instances) <= MAX_ALONE:
+        return {each.spec.name: rates[each.spec.name] for each in status.instances if each.spec.name in rates}
+    models = by_model(status.instances)
+    return {model: sum(rates.get(each.spec.name, 0.0) for each in models[model]) for model in models}
 
 
 def _table() -> Table:

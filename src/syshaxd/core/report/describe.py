@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from syshaxd.core.loads import GpuLoad, Snapshot
 from syshaxd.core.numa.cpulist import format_cpulist
-from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
+from syshaxd.core.types import Device, EngineStatus, InstanceSpec, RuntimeKind
 
 
 def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:
@@ -27,6 +27,12 @@ def gpus_in_use(spec: InstanceSpec, gpus: Sequence[GpuLoad]) -> list[GpuLoad]:
     if spec.device is not Device.CUDA:
         return []
     return [gpu for gpu in gpus if not spec.gpus or any(is_named(gpu, name) for name in spec.gpus)]
+
+
+def users_of(gpu: GpuLoad, status: EngineStatus) -> list[str]:
+    """The instances that may use a GPU."""
+    gpus = status.snapshot.gpus
+    return [each.spec.name for each in status.instances if gpu in gpus_in_use(each.spec, gpus)]
 
 
 def is_named(gpu: GpuLoad, name: str) -> bool:

@@ -10,7 +10,7 @@ from syshaxd.core.loads import InstanceLoad
 from syshaxd.core.numa import BindingStatus, Unverified, Verification
 from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.parity import report_json
-from syshaxd.core.report.describe import device_text
+from syshaxd.core.report.describe import device_text, users_of
 from syshaxd.core.types import EngineStatus, InstanceStatus
 
 
@@ -28,7 +28,7 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
             for (source, target), refusal in status.handover_refusals.items()
         ],
         "host": None if snapshot.host is None else asdict(snapshot.host),
-        "gpus": [asdict(gpu) for gpu in snapshot.gpus],
+        "gpus": [asdict(gpu) | {"instances": users_of(gpu, status)} for gpu in snapshot.gpus],
         "gpu_error": snapshot.gpu_error,
         "parity": [{**report_json(report), "prompts": len(report.prompts)} for report in status.parity],
         "open_circuits": dict(status.open_circuits),

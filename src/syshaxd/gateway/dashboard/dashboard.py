@@ -52,6 +52,7 @@ class Dashboard:
         status = self._status()
         content = status_json(status, monotonic_s=time.monotonic())
         content["now_s"] = time.time()
+        content["queued_models"] = dict(status.queued_models)
         content["instances"] = [_public(instance) for instance in content["instances"]]
         owners = {instance.spec.name: instance.spec.cores for instance in status.instances if instance.spec.cores}
         on_gpus = gpu_owners((instance.spec for instance in status.instances), status.snapshot.gpus)

@@ -91,6 +91,9 @@ function duration(s) {
   return `${Math.floor(s / 86400)} d ${Math.floor(s / 3600) % 24} h`;
 }
 
+// The first names of a list, and how many more there are.
+const some = names => names.length > 4 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
+
 function ranges(cpus) {
   const parts = [];
   for (const cpu of [...cpus].sort((a, b) => a - b)) {
@@ -122,13 +125,13 @@ function instanceCard(first) {
     node,
     show(instance) {
       const load = instance.load ?? {}, old = instance.load && (load.error || load.age_s > 10);
-      dot.className = `dot owner-${instance.colour}`;
+      dot.style.background = instance.colour;
       state.className = `state ${MOODS[instance.state] ?? ""}`;
       say(state, instance.state);
       state.title = `for ${duration(instance.for_s)}`;
-      say(about, `${instance.served_model} on ${instance.device_text} · ${instance.state.toLowerCase()} for ${duration(instance.for_s)}` +
+      say(about, `${instance.grouped ? "" : `${instance.served_model} on `}${instance.device_text} · ${instance.state.toLowerCase()} for ${duration(instance.for_s)}` +
         (instance.launches > 1 ? ` · ${instance.launches} launches` : "") +
-        (instance.targets.length ? ` · can hand over to ${instance.targets.join(", ")}` : ""));
+        (instance.targets.length ? ` · can hand over to ${some(instance.targets)}` : ""));
       const known = instance.load != null;
       numbers.show(known ? count(load.running) : "–", known ? count(load.waiting) : "–", count(instance.inflight),
         known ? count(load.generation_tokens_per_s) : "–");
@@ -147,7 +150,29 @@ function instanceCard(first) {
     },
   };
 }
-const showInstances = collection($("instances"), instanceCard);
+
+// The instances of one model, below its name and sums unless it is the only model.
+const FEW = 6;
+function modelGroup(first) {
+  const about = make("span", { class: "quiet" }), head = make("p", { class: "model" }, make("b", {}, first.name), about);
+  const cards = make("div", { class: "cards" }), showCards = collection(cards, instanceCard);
+  return {
+    node: make("section", { "aria-label": first.name }, head, cards),
+    show({ instances, queued, alone, many }) {
+      const sum = of => instances.reduce((sum, instance) => sum + (of(instance) || 0), 0);
+      head.hidden = alone;
+      cards.className = many ? "cards many" : alone ? "cards" : "cards grouped";
+      say(about, [
+        `${sum(instance => instance.state === "READY")} of ${instances.length} ready`,
+        `${count(sum(instance => instance.inflight))} in flight`,
+        `${count(queued)} queued`,
+        `${count(sum(instance => instance.load?.generation_tokens_per_s))} tokens/s`,
+      ].join(" · "));
+      showCards(instances, instance => instance.name);
+    },
+  };
+}
+const showModels = collection($("instances"), modelGroup);
 
 function deviceCard(first) {
   const busy = meter(first.gpu ? "Busy" : "CPU"), line = spark("busy", 1), memory = meter("Memory");
@@ -159,7 +184,7 @@ function deviceCard(first) {
     node,
     show({ gpu, host }) {
       const its = gpu ?? host, ratio = gpu ? gpu.busy_ratio : host.cpu_busy_ratio;
-      say(about, gpu ? gpu.name : `${host.cpu_count} CPUs`);
+      say(about, gpu ? [gpu.name, some(gpu.instances)].filter(Boolean).join(" · ") : `${host.cpu_count} CPUs`);
       busy.show(ratio, percent(ratio));
       line.add(ratio);
       memory.show(its.memory_used_bytes / its.memory_total_bytes, ofGib(its.memory_used_bytes, its.memory_total_bytes));
@@ -184,12 +209,21 @@ function showTopology(topology, colours) {
     make("h3", {}, socket === null ? "nodes" : `socket ${socket}`),
     make("div", { class: "nodes" }, ...nodes.map(node => drawNode(node, ownerOf, colours))))));
   const owners = Object.entries(topology.owners).map(([name, cpus]) =>
-    make("span", {}, make("i", { class: `dot owner-${colours[name]}` }), `${name}: CPU ${ranges(cpus)}`));
+    make("span", {}, coloured("dot", colours[name]), `${name}: CPU ${ranges(cpus)}`));
   $("legend").replaceChildren(...owners, make("span", { class: "quiet" }, make("i", { class: "dot" }), owners.length ? "free" : "no instance is bound to CPUs"));
   say($("topology-notes"), [
     topology.unplaced.length ? `Node not known: ${topology.unplaced.map(deviceText).join(", ")}.` : "",
     topology.offline.length ? `Offline: CPU ${ranges(topology.offline)}.` : "",
   ].join(" ").trim());
+}
+
+// An instance's colour; the golden angle keeps those of many apart.
+const colourOf = i => `hsl(${(229 + 137.5 * i) % 360} 58% 55%)`;
+
+function coloured(kind, colour, attributes = {}) {
+  const node = make("i", { class: kind, ...attributes });
+  if (colour) node.style.background = colour;
+  return node;
 }
 
 const deviceText = device => `${device.vendor} ${device.kind.toUpperCase()} ${device.address}` +
@@ -200,7 +234,7 @@ function drawNode(node, ownerOf, colours) {
   const memory = node.memory_bytes === null ? "" : node.memory_bytes ? ` · ${(node.memory_bytes / GIB).toFixed(0)} GiB` : " · no memory";
   const cores = node.cores.map(core => make("span", { class: "core" }, ...core.map(cpu => {
     const owner = ownerOf.get(cpu);
-    return make("i", { class: owner === undefined ? "cpu" : `cpu owner-${colours[owner]}`, title: `CPU ${cpu}: ${owner ?? "free"}` });
+    return coloured("cpu", colours[owner], { title: `CPU ${cpu}: ${owner ?? "free"}` });
   })));
   const owned = cpus.filter(cpu => ownerOf.has(cpu)).length;
   const grid = make("div", { class: "cpus", role: "img", "aria-label": `${owned} of ${cpus.length} CPUs have an owner` }, ...cores);
@@ -208,7 +242,7 @@ function drawNode(node, ownerOf, colours) {
   return make("div", { class: "node" }, make("h3", {}, `node ${node.id}`),
     make("p", {}, (cpus.length ? `CPU ${ranges(cpus)}` : "no CPUs") + memory), grid,
     make("div", { class: "chips" }, ...node.accelerators.map(device => make("span", { class: "chip" },
-      ...device.owners.map(owner => make("i", { class: `dot owner-${colours[owner]}` })), deviceText(device)))));
+      ...device.owners.map(owner => coloured("dot", colours[owner])), deviceText(device)))));
 }
 
 // The daemon's events, and those of this page: that it got no answer, and that it did again.
@@ -240,7 +274,7 @@ let version = null, lost_ms = 0;
 function show(status) {
   if (version !== null && version !== status.version) return location.reload();
   version = status.version;
-  const colours = Object.fromEntries(status.instances.map((instance, i) => [instance.name, i % 6]));
+  const colours = Object.fromEntries(status.instances.map((instance, i) => [instance.name, colourOf(i)]));
   const loads = status.instances.map(instance => instance.load ?? {});
   const sum = key => loads.reduce((sum, load) => sum + (load[key] ?? 0), 0);
   const ready = status.instances.filter(instance => instance.state === "READY").length;
@@ -252,12 +286,21 @@ function show(status) {
     { name: "Generated", unit: "tokens/s", value: sum("generation_tokens_per_s") },
     { name: "Prompts", unit: "tokens/s", value: sum("prompt_tokens_per_s") },
   ], total => total.name);
-  showInstances(status.instances.map(instance => ({
-    ...instance,
-    colour: colours[instance.name],
-    for_s: status.now_s - instance.since_s,
-    targets: (status.handovers ?? []).filter(pair => pair.possible && pair.source === instance.name).map(pair => pair.target),
-  })), instance => instance.name);
+  const models = new Map();
+  for (const instance of status.instances) models.set(instance.served_model, [...(models.get(instance.served_model) ?? []), instance]);
+  showModels([...models].map(([name, instances]) => ({
+    name,
+    queued: status.queued_models[name] ?? 0,
+    alone: models.size === 1,
+    many: status.instances.length > FEW,
+    instances: instances.map(instance => ({
+      ...instance,
+      colour: colours[instance.name],
+      grouped: models.size > 1,
+      for_s: status.now_s - instance.since_s,
+      targets: (status.handovers ?? []).filter(pair => pair.possible && pair.source === instance.name).map(pair => pair.target),
+    })),
+  })), model => model.name);
   showDevices([...status.gpus.map(gpu => ({ gpu })), ...(status.host ? [{ host: status.host }] : [])], ({ gpu }) => gpu ? gpu.uuid : "host");
   showTopology(status.topology, colours);
   if (lost_ms) note("answers again");
