@@ -58,7 +58,7 @@ def test_what_is_taken_out_and_put_back_is_where_it_was(kinds: list[bool], data:
     entries = list(queue)
     queue.put_back([queue.pop_first() for _ in range(data.draw(st.integers(0, len(kinds))))])
     assert list(queue) == entries
-    assert queue.ahead_of(batch=True) == len(kinds) >= queue.ahead_of(batch=False)
+    assert queue.ahead_of(request(batch=True)) == len(kinds) >= queue.ahead_of(request())
     assert queue.last(9) == [(at, entry.claim) for at, entry in enumerate(entries) if at][:-10:-1]
     gone = data.draw(st.sampled_from(entries))
     queue.replace(gone.claim, "gpu")

@@ -1,5 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
+import json
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -97,9 +98,15 @@ def test_without_a_daemon_the_command_changes_the_file(path: Path) -> None:
     secret = made.stdout.splitlines()[0]
     assert ApiKeys(path).find(secret).models == ("m",)
     listed = shell.invoke(main, ["keys", "list", *file])
-    assert "alice  api     m" in listed.output
+    assert "alice  api     interactive  m" in listed.output
     assert secret not in listed.output
     assert shell.invoke(main, ["keys", "revoke", "alice", *file]).output == "alice is revoked\n"
     assert shell.invoke(main, ["keys", "create", "x", "--expires-in", "90", *file]).exit_code == 2
+    contrary = ["keys", "create", "x", "--batch-only", "--class", "interactive", *file]
+    assert shell.invoke(main, contrary).exit_code == 2
+    for name, option in {"b": ["--batch-only"], "c": ["--class", "batch"], "d": ["--class", "interactive"]}.items():
+        assert shell.invoke(main, ["keys", "create", name, *option, *file]).exit_code == 0
+    keys = json.loads(shell.invoke(main, ["keys", "list", "-o", "json", *file]).output)
+    assert {key["name"]: key["batch_only"] for key in keys} == {"b": True, "c": True, "d": False}
     failed = shell.invoke(main, ["keys", "create", "a b", *file])
     assert (failed.exit_code, "name: " in failed.output) == (1, True)

@@ -25,7 +25,8 @@ from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.gateway.fields import class_of
 from syshaxd.system.api_keys import ApiKeys
 from syshaxd.system.events import EventLog, History
-from tests.fakes.gateway import CHAT, MakeStand, Stand
+from tests.fakes.gateway import ANSWER, CHAT, MakeStand, Stand
+from tests.fakes.instance import Request, json_answer
 
 CHAT_PATH = "/v1/chat/completions"
 STATUS = EngineStatus(
@@ -155,6 +156,38 @@ async def test_a_key_may_be_for_batch_alone(make_stand: MakeStand, keys: ApiKeys
     assert class_of({}, RequestBody({}), None) is RequestClass.INTERACTIVE
     assert await status(stand, **batch, **{"X-Syshax-Class": "batch"}) == 200
     assert await status(stand, **batch, **{"X-Syshax-Class": "interactive"}) == 403
+
+
+async def test_keys_take_turns_in_the_queue(make_stand: MakeStand, keys: ApiKeys) -> None:
+    stand = await make_stand(slots=1, authentication=Authentication(keys))  # slots: gpu 1 and a backlog of 1, cpu 1
+    alice, bob = bearer(await made(keys, "alice")), bearer(await made(keys, "bob"))
+    go = asyncio.Semaphore(0)
+    arrived: list[str] = []
+
+    async def answer(request: Request) -> None:
+        arrived.append(json.loads(request.body)["user"])
+        await go.acquire()
+        await request.send(json_answer(ANSWER))
+
+    async def ask(user: str, headers: dict[str, str]) -> int:
+        async with stand.post(CHAT | {"user": user}, headers=headers) as response:
+            return response.status
+
+    stand.gpu.answer = stand.cpu.answer = answer
+    asked = []
+    for number in range(9):
+        user, headers = ("bob", bob) if number == 8 else ("alice", alice)
+        asked.append(asyncio.create_task(ask(user, headers)))
+        while sum(stand.engine.inflight.values()) + stand.engine.queued <= number:
+            await asyncio.sleep(0)
+    for left in range(4, 10):
+        go.release()
+        while len(arrived) < min(left, 9):
+            await asyncio.sleep(0)
+    assert arrived.index("bob") == 4, "3 ran, and one of alice's 5 that waited had its turn"
+    for _ in asked:
+        go.release()
+    assert await asyncio.gather(*asked) == [200] * 9
 
 
 async def test_an_instance_gets_its_own_key_and_never_the_clients(make_stand: MakeStand, keys: ApiKeys) -> None:

@@ -18,6 +18,7 @@ from syshaxd.cli.connection import output_option, run
 from syshaxd.client import ControlClient
 from syshaxd.core.config.api_keys import Access, ApiKey
 from syshaxd.core.errors import SyshaxError
+from syshaxd.core.placement.targets import RequestClass
 from syshaxd.system.api_keys import ApiKeys
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -68,7 +69,13 @@ def keys() -> None:
 @click.option("--tokens-per-minute", type=click.IntRange(min=1), help="Of prompts and answers together.")
 @click.option("--max-requests", type=click.IntRange(min=1), help="That run or wait at a time.")
 @click.option("--max-prompt-tokens", type=click.IntRange(min=1), help="Of one request, at about four bytes a token.")
-@click.option("--batch-only", is_flag=True, help="All its requests are of the class batch, which waits behind others.")
+@click.option(
+    "--class",
+    "request_class",
+    type=click.Choice([str(each) for each in RequestClass]),
+    help="`interactive`, the default: each request chooses its class; `batch`: all wait behind interactive ones.",
+)
+@click.option("--batch-only", is_flag=True, help="The same as `--class batch`.")
 @_file_option
 @output_option
 @click.pass_obj
@@ -83,6 +90,10 @@ def create(socket: Path | None, /, file: Path | None, output: str, expires_in: f
       syshaxctl keys create prometheus --access monitor
       syshaxctl keys create bob --model ds-32b --expires-in 30d --tokens-per-minute 100000 --max-requests 8
     """  # noqa: D301
+    request_class = fields.pop("request_class")
+    if fields["batch_only"] and request_class == RequestClass.INTERACTIVE:
+        raise click.UsageError("--batch-only and --class interactive contradict each other")
+    fields["batch_only"] = fields["batch_only"] or request_class == RequestClass.BATCH
     fields["expires_at_s"] = None if expires_in is None else time.time() + expires_in
     fields = {name: value for name, value in fields.items() if value is not None}
 
@@ -170,8 +181,7 @@ def _limits_text(key: Mapping[str, Any]) -> str:
         "max_requests": "{} at a time",
         "max_prompt_tokens": "prompts of {}",
     }
-    texts = [form.format(key[name]) for name, form in forms.items() if key.get(name)]
-    return ", ".join([*texts, *(["batch"] if key["batch_only"] else [])]) or "-"
+    return ", ".join(form.format(key[name]) for name, form in forms.items() if key.get(name)) or "-"
 
 
 def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
@@ -179,7 +189,7 @@ def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("NAME", "ACCESS", "MODELS", "LIMITS", "CREATED", "EXPIRES"):
+    for name in ("NAME", "ACCESS", "CLASS", "MODELS", "LIMITS", "CREATED", "EXPIRES"):
         table.add_column(name)
     for key in found:
         expires_at_s = key.get("expires_at_s")
@@ -187,6 +197,8 @@ def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
         if expires_at_s is not None and expires_at_s <= time.time():
             expiry = f"expired ({expiry})"
         created = show.clock_text(key["created_at_s"], "%Y-%m-%d %H:%M")
-        texts = (key["name"], key["access"], ", ".join(key["models"]) or "all", _limits_text(key), created, expiry)
+        its_class = RequestClass.BATCH if key["batch_only"] else RequestClass.INTERACTIVE
+        models = ", ".join(key["models"]) or "all"
+        texts = (key["name"], key["access"], its_class, models, _limits_text(key), created, expiry)
         table.add_row(*map(Text, texts))
     show.console().print(table)

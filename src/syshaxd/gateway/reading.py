@@ -76,5 +76,6 @@ class RequestReader:
             prompt_tokens=len(asked.body) // _BYTES_PER_TOKEN,
             max_tokens=answer_limit(asked.path, body),
             request_class=class_of(request.headers, body, asked.key),
+            key="" if asked.key is None else asked.key.name,
             conversation=conversation_of(body),
         )

@@ -71,7 +71,8 @@ class SystemConfig(Section):
         1024,
         ge=0,
         strict=True,
-        description="Requests that may wait in the admission queue of each model; further ones get 429.",
+        description="Requests that may wait in the admission queue of each model; further ones get 429, unless their "
+        "API key has less than an equal share of them.",
     )
     max_queue_wait_s: Seconds = Field(
         60.0, description="Seconds that a request may wait in the admission queue before it gets 503."

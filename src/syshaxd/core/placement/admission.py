@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Admission: which request gets slots now, and which waits for them. Pure: events in, effects out.
 
-Each model has a queue, which is that for its GPUs. A request that a CPU can serve sooner leaves it, from its end, where
-the wait is longest; no request is overtaken within its model. If the answer can move, the request's position stays in
-the queue: when it comes up, the stream migrates to a GPU. Models whose instances are the same get slots in turns.
+Each model has a queue, which is that for its GPUs. API keys take turns in it. A request that a CPU can serve sooner
+leaves it, from its end, where the wait is longest; no request is overtaken within its model, class and key. If the
+answer can move, the request's position stays in the queue: when it comes up, the stream migrates to a GPU. Models whose
+instances are the same get slots in turns.
 
 Each method but the questions is an event. It returns the effects, which the Engine (or a simulator) carries out in
 order. When a slot is released, `admit` is to be called.
@@ -27,10 +28,11 @@ from syshaxd.core.placement.estimate import Estimates, observe_answer, observe_h
 from syshaxd.core.placement.holdout import Holdout
 from syshaxd.core.placement.migration import movable
 from syshaxd.core.placement.prediction import predict_first_s
-from syshaxd.core.placement.queue import Entry, Queue, Queues
+from syshaxd.core.placement.queue import Queue, Queues
 from syshaxd.core.placement.records import Cause, HandoverRecord
 from syshaxd.core.placement.rules import Move, Policy, View
 from syshaxd.core.placement.slots import Grant, Slot, Slots
+from syshaxd.core.placement.turns import Entry
 from syshaxd.core.types import InstanceSpec, Role
 
 _MAX_RETRY_AFTER_S = 60.0
@@ -42,14 +44,15 @@ _HELD_OUT = "held out: it waits for the GPU, to measure what help by the CPU gai
 
 
 class Admission:
-    """Grants slots in the order of arrival. A grant is held as a context manager until the request ends."""
+    """Grants slots in the order of the queues. A grant is held as a context manager until the request ends."""
 
     def __init__(self, policy: Policy, *, max_queue_size: int) -> None:
         """Begins with no slot taken.
 
         Args:
             policy: Decides.
-            max_queue_size: Requests that may wait for each model; one more is refused.
+            max_queue_size: Requests that may wait for each model; one more is refused, unless its key has less than an
+                equal share of them.
         """
         self.policy = policy
         """May be exchanged at any time."""
@@ -108,7 +111,7 @@ class Admission:
             NotFoundError: No instance has such a model or route.
         """
         candidates = fleet.candidates(request, ())
-        queued = self._queues.of_instances(candidates).ahead_of(batch=request.is_batch)
+        queued = self._queues.of_instances(candidates).ahead_of(request)
         view = self._allowed(Claim(request), self._view(fleet, candidates, request, queued=queued))
         if assumed_inflight is not None:
             view = replace(view, inflight=assumed_inflight, ended={})
@@ -120,7 +123,7 @@ class Admission:
         """A request asks for slots: it gets them now, or when its turn in the queue comes, or is refused."""
         effects: list[Effect] = []
         queue = self._queues.of(claim, fleet)
-        ahead = queue.ahead_of(batch=claim.is_batch)
+        ahead = queue.ahead_of(claim.request)
         if claim.first or not ahead or claim.request.pinned is not None:
             decision = self._settle(claim, fleet, effects, arrives=True)
             if not isinstance(decision, Wait):
@@ -129,7 +132,7 @@ class Admission:
                 return effects
         if claim.first:
             queue.prepend(claim)
-        elif queue.waiting < self.max_queue_size:
+        elif queue.has_room(claim.key, self.max_queue_size):
             queue.append(claim)
         else:
             text = f"all instances are full and {queue.waiting} requests wait already"

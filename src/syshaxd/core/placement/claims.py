@@ -56,6 +56,11 @@ class Claim:
     """Of the experiment that measures what help by a CPU gains; None: no CPU was about to help."""
 
     @property
+    def key(self) -> str:
+        """The API key whose turn it needs."""
+        return self.request.key
+
+    @property
     def is_batch(self) -> bool:
         """Whether it waits behind interactive requests."""
         return self.request.is_batch

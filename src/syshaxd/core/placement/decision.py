@@ -33,6 +33,8 @@ class InferenceRequest:
     movable: bool = False
     """Its answer may move while it is made."""
     request_class: RequestClass = RequestClass.INTERACTIVE
+    key: str = ""
+    """The name of the client's API key; in a queue, keys take turns. Empty: none was needed."""
     conversation: int = 0
     """A hash of how it begins, the same for all turns of a conversation; 0: not known."""
 

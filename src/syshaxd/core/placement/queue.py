@@ -5,11 +5,12 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain, islice
 
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.placement.claims import Claim, Fleet
+from syshaxd.core.placement.decision import InferenceRequest
+from syshaxd.core.placement.turns import Entry, Turns
 from syshaxd.core.types import InstanceSpec
 
 MOST_OVERTAKEN = 256
@@ -18,29 +19,19 @@ _SCANNED = 4
 """Times as many entries are looked at as are offered the CPU."""
 
 
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A claim in a queue."""
-
-    claim: Claim
-    gpu: str = ""
-    """Where its stream returns when its position comes up, as a CPU answers it meanwhile; empty: it waits."""
-    overtaking: int | None = None
-    """Of a batch request that interactive ones may overtake: how many had overtaken others when it came."""
-
-
 class Queue:
-    """The claims of one model: in the order of arrival, batch behind interactive ones.
+    """The claims of one model: batch behind interactive ones, and in each class API keys take turns (`Turns`).
 
-    No batch request starves: once `most_overtaken` requests that arrived later are before it, it keeps its position. So
-    what arrives with `n` entries in the queue waits for at most `n + most_overtaken` of them.
+    No batch request starves: once `most_overtaken` interactive requests that arrived later are before the first of
+    them, it keeps its position. So without keys, what arrives with `n` entries in the queue waits for at most
+    `n + most_overtaken` of them.
     """
 
     def __init__(self, most_overtaken: int = MOST_OVERTAKEN) -> None:
         """Begins empty."""
         self._most_overtaken = most_overtaken
-        self._settled: OrderedDict[Claim, Entry] = OrderedDict()
-        self._batch: OrderedDict[Claim, Entry] = OrderedDict()
+        self._settled = Turns()
+        self._batch = Turns()
         """Those that interactive requests may overtake."""
         self._overtaking = 0
         self._returns = 0
@@ -49,7 +40,7 @@ class Queue:
         return len(self._settled) + len(self._batch)
 
     def __iter__(self) -> Iterator[Entry]:
-        return chain(self._settled.values(), self._batch.values())
+        return chain(self._settled, self._batch)
 
     @property
     def waiting(self) -> int:
@@ -60,50 +51,59 @@ class Queue:
         """Those that wait, in order."""
         return (entry.claim for entry in self if not entry.gpu)
 
-    def ahead_of(self, *, batch: bool) -> int:
-        """Entries that come before one that arrives now."""
-        return len(self) if batch else len(self._settled)
+    def has_room(self, key: str, size: int) -> bool:
+        """Whether one more request of a key may wait: in a queue of this size, or else in the key's equal share."""
+        if self.waiting < size:
+            return True
+        keys = self._settled.keys | self._batch.keys | {key}
+        return self._settled.count(key) + self._batch.count(key) < size // len(keys)
+
+    def ahead_of(self, request: InferenceRequest) -> int:
+        """At most so many entries come before a request that arrives now; 0 only if none does."""
+        if request.is_batch:
+            return len(self._settled) + self._batch.ahead_of(request.key)
+        return self._settled.ahead_of(request.key)
 
     def append(self, claim: Claim, gpu: str = "") -> None:
         """Adds a claim that has arrived."""
         self._discard(claim)
         self._returns += bool(gpu)
         if claim.is_batch:
-            self._batch[claim] = Entry(claim, gpu, self._overtaking)
+            self._batch.append(Entry(claim, gpu, self._overtaking))
             return
         self._overtaking += 1
-        while self._batch:
-            first = next(iter(self._batch.values()))
+        while (first := self._batch.first) is not None:
             if self._overtaking - (first.overtaking or 0) <= self._most_overtaken:
                 break
-            del self._batch[first.claim]
+            self._batch.remove(first.claim)
             first.overtaking = None
-            self._settled[first.claim] = first
-        self._settled[claim] = Entry(claim, gpu)
+            self._settled.append(first)
+        self._settled.append(Entry(claim, gpu))
 
     def prepend(self, claim: Claim, gpu: str = "") -> None:
         """Adds a claim before all others; one that is there already moves there."""
         self._discard(claim)
-        self.put_back([Entry(claim, gpu)])
+        self._returns += bool(gpu)
+        self._settled.prepend(Entry(claim, gpu))
 
     def replace(self, claim: Claim, gpu: str) -> None:
         """A CPU answers a claim that waits; its position stays."""
-        entry = self._settled.get(claim) or self._batch[claim]
+        entry = self._find(claim)
+        assert entry is not None
         self._returns += 1
         entry.gpu = gpu
 
     def pop_first(self) -> Entry:
         """Takes the first entry out of the queue, which is not empty."""
-        _, entry = (self._settled or self._batch).popitem(last=False)
-        self._returns -= bool(entry.gpu)
-        return entry
+        first = self._settled.first or self._batch.first
+        assert first is not None
+        self._discard(first.claim)
+        return first
 
     def put_back(self, entries: Sequence[Entry]) -> None:
         """Puts entries that were taken out back where they were, in their order."""
         for entry in reversed(entries):
-            part = self._settled if entry.overtaking is None else self._batch
-            part[entry.claim] = entry
-            part.move_to_end(entry.claim, last=False)
+            (self._settled if entry.overtaking is None else self._batch).put_back(entry)
             self._returns += bool(entry.gpu)
 
     def last(self, count: int) -> list[tuple[int, Claim]]:
@@ -112,7 +112,7 @@ class Queue:
         What is held out does not count: it must not keep others from the CPU.
         """
         size, found, seen = len(self), list[tuple[int, Claim]](), 0
-        ends = islice(chain(reversed(self._batch.values()), reversed(self._settled.values())), size - 1)
+        ends = islice(chain(reversed(self._batch), reversed(self._settled)), max(0, size - 1))
         for at, entry in enumerate(islice(ends, _SCANNED * count)):
             if seen == count:
                 break
@@ -124,7 +124,7 @@ class Queue:
 
     def remove_waiting(self, claim: Claim) -> bool:
         """Removes a claim if it waits; false: it does not."""
-        entry = self._settled.get(claim) or self._batch.get(claim)
+        entry = self._find(claim)
         if entry is None or entry.gpu:
             return False
         self._discard(claim)
@@ -132,12 +132,15 @@ class Queue:
 
     def remove_return(self, claim: Claim) -> None:
         """Removes a claim if a CPU answers it meanwhile."""
-        entry = self._settled.get(claim) or self._batch.get(claim)
+        entry = self._find(claim)
         if entry is not None and entry.gpu:
             self._discard(claim)
 
+    def _find(self, claim: Claim) -> Entry | None:
+        return self._settled.find(claim) or self._batch.find(claim)
+
     def _discard(self, claim: Claim) -> None:
-        entry = self._settled.pop(claim, None) or self._batch.pop(claim, None)
+        entry = self._settled.remove(claim) or self._batch.remove(claim)
         self._returns -= bool(entry is not None and entry.gpu)
 
 
