@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.alternatives import alternatives, short_form
@@ -84,7 +85,7 @@ def test_what_is_not_known_yet_is_not_told() -> None:
 def test_the_chosen_way_is_among_those_of_every_policy(
     policy: str, queued: int, running: int, pinned: str | None
 ) -> None:
-    view, request = seen(policy, queued, running), replace(REQUEST, pinned=pinned)
+    view, request = seen(policy, queued, running), structs.replace(REQUEST, pinned=pinned)
     decision = RULES[policy].decide(view, request) if pinned is None else Reject("not ready: ü\n", 1.0)
     ways = alternatives(view, request, decision)
     if isinstance(decision, RunOn | Offload):
@@ -99,7 +100,7 @@ def test_what_is_kept_with_a_decision_is_small() -> None:
     lengths = Lengths()
     for tokens in range(300):
         lengths = lengths.observe(tokens)
-    estimates = replace(KNOWN, lengths_by_kind={f"{number}": lengths for number in range(64)})
+    estimates = structs.replace(KNOWN, lengths_by_kind={f"{number}": lengths for number in range(64)})
     kept = estimates.for_kind("7")
     assert kept.lengths_of("7").mean == lengths.mean
     assert kept.lengths_of("7").quantile(0.9) == lengths.quantile(0.9)

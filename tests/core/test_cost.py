@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement import scheduler
@@ -56,7 +57,9 @@ LIKE, SLOW = known(0.03, 0.09), known(0.0075, 0.4)
 def decide(
     estimates: Estimates, queued: int = 0, request: InferenceRequest = SPLIT, inflight: dict[str, int] | None = None
 ) -> Decision:
-    return scheduler.decide(replace(VIEW, inflight=inflight or FULL, queued=queued, estimates=estimates), request)
+    return scheduler.decide(
+        structs.replace(VIEW, inflight=inflight or FULL, queued=queued, estimates=estimates), request
+    )
 
 
 def test_a_gpu_with_room_takes_everything() -> None:
@@ -83,7 +86,7 @@ def test_a_cpu_fifty_times_slower_helps_with_nothing_that_can_wait() -> None:
 
 
 def test_others_on_the_cpu_count() -> None:
-    crowded = replace(
+    crowded = structs.replace(
         LIKE, token_s=LIKE.token_s | {"cpu": replace(steps(1, 0.09), by_batch=replace(line(1, 0.09), covariance=0.1))}
     )
     assert decide(LIKE, 40, inflight=FULL | {"cpu": 7}).places[-1] == "cpu"  # type: ignore[union-attr]
@@ -91,13 +94,15 @@ def test_others_on_the_cpu_count() -> None:
 
 
 def test_what_is_unsure_is_not_done() -> None:
-    unsure = replace(LIKE, token_s={name: replace(step, spread=step.mean_s) for name, step in LIKE.token_s.items()})
+    unsure = structs.replace(
+        LIKE, token_s={name: replace(step, spread=step.mean_s) for name, step in LIKE.token_s.items()}
+    )
     assert isinstance(decide(LIKE, 25), Offload)
     assert decide(unsure, 25).places == ("gpu",)  # type: ignore[union-attr]
 
 
 def test_refused_saves_speak_against_an_offload() -> None:
-    refusing = replace(LIKE, refused={"gpu": Measured(0.5, 0.5)})
+    refusing = structs.replace(LIKE, refused={"gpu": Measured(0.5, 0.5)})
     assert isinstance(decide(LIKE, 30, inflight=FULL | {"cpu": 4}), Offload)
     assert decide(refusing, 30, inflight=FULL | {"cpu": 4}).places == ("gpu",)  # type: ignore[union-attr]
 
@@ -106,41 +111,41 @@ def test_how_quick_a_cpu_is_gets_known_by_one_request() -> None:
     new = Estimates(token_s={"gpu": steps(8, 0.03)})
     assert isinstance(decide(new), Offload)
     assert decide(new, inflight=FULL | {"cpu": 1}).places == ("gpu",)  # type: ignore[union-attr]
-    whole = replace(SPLIT, whole_because="seed")
-    no_prefill = replace(LIKE, prefill_s={"gpu": line(1000, 0.1)})
+    whole = structs.replace(SPLIT, whole_because="seed")
+    no_prefill = structs.replace(LIKE, prefill_s={"gpu": line(1000, 0.1)})
     assert decide(no_prefill, 40, whole, FULL | {"cpu": 1}).places == ("gpu",)  # type: ignore[union-attr]
 
 
 def test_a_gpu_that_was_drained_is_not_filled_with_more_than_its_kv_cache_has_room_for() -> None:
-    spec, seen = replace(GPU, max_num_seqs=64), replace(LIKE, kv_per_request={"gpu": Measured(0.04, 0.002, 20)})
+    spec, seen = replace(GPU, max_num_seqs=64), structs.replace(LIKE, kv_per_request={"gpu": Measured(0.04, 0.002, 20)})
     drained = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=4, kv_usage_ratio=0.19)})
-    view = replace(VIEW, snapshot=drained, candidates=(spec,), estimates=seen)
-    places = {count: scheduler.decide(replace(view, inflight={"gpu": count}), SPLIT) for count in range(40)}
+    view = structs.replace(VIEW, snapshot=drained, candidates=(spec,), estimates=seen)
+    places = {count: scheduler.decide(structs.replace(view, inflight={"gpu": count}), SPLIT) for count in range(40)}
     taken = [count for count, decision in places.items() if isinstance(decision, RunOn)]
     assert max(taken) + 1 == 22 + 5, "slots by KV, and a quarter for the backlog inside"
 
 
 def test_a_preemption_in_the_last_reading_keeps_no_stream_from_its_slot() -> None:
     preempted = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=5, preempted=11)})
-    view = replace(VIEW, snapshot=preempted, inflight={"gpu": 6}, estimates=LIKE)
+    view = structs.replace(VIEW, snapshot=preempted, inflight={"gpu": 6}, estimates=LIKE)
     assert scheduler.room(view, GPU).has_slot
-    assert not scheduler.room(replace(view, policy=Policy(name="turn")), GPU).has_slot
+    assert not scheduler.room(structs.replace(view, policy=Policy(name="turn")), GPU).has_slot
 
 
 def moves(estimates: Estimates, gpu: InstanceLoad, inflight: dict[str, int] | None = None) -> tuple[Move, ...]:
     snapshot = Snapshot(instances={"gpu": gpu})
-    return scheduler.moves(replace(VIEW, snapshot=snapshot, inflight=inflight or {}, estimates=estimates))
+    return scheduler.moves(structs.replace(VIEW, snapshot=snapshot, inflight=inflight or {}, estimates=estimates))
 
 
 def test_a_stream_leaves_a_gpu_that_preempts_only_where_that_is_quicker_than_computing_it_again() -> None:
     pressed = InstanceLoad(read_at_s=1.0, running=8, waiting=12, kv_usage_ratio=0.95, preempted=2)
     quick = {("gpu", "cpu"): seconds(0.2, 0.02), ("cpu", "gpu"): seconds(0.2, 0.02)}
     slow = {("gpu", "cpu"): seconds(0.5, 0.02), ("cpu", "gpu"): seconds(0.8, 0.1)}
-    assert moves(replace(LIKE, handover_s=quick), pressed) == (Move("gpu", "cpu", Cause.PRESSURE, 1),)
-    assert moves(replace(SLOW, handover_s=slow), pressed) == ()
+    assert moves(structs.replace(LIKE, handover_s=quick), pressed) == (Move("gpu", "cpu", Cause.PRESSURE, 1),)
+    assert moves(structs.replace(SLOW, handover_s=slow), pressed) == ()
     assert moves(Estimates(), pressed) == ()
-    assert moves(replace(LIKE, handover_s=quick), replace(pressed, preempted=0)) == ()
-    assert moves(replace(LIKE, handover_s=quick), pressed, {"cpu": 8}) == ()
+    assert moves(structs.replace(LIKE, handover_s=quick), replace(pressed, preempted=0)) == ()
+    assert moves(structs.replace(LIKE, handover_s=quick), pressed, {"cpu": 8}) == ()
 
 
 def test_streams_go_back_to_a_gpu_with_room_to_spare() -> None:
@@ -217,7 +222,7 @@ def test_for_all_loads(
     tokens: int,
 ) -> None:
     snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
-    view = replace(
+    view = structs.replace(
         VIEW,
         snapshot=snapshot,
         inflight=inflight,
@@ -261,10 +266,12 @@ def test_no_stream_moves_in_a_circle(gpu: InstanceLoad, inflight: dict[str, int]
 def test_policies_that_predict_nothing(policy: str) -> None:
     pressed = Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=8, kv_usage_ratio=0.95, preempted=2)})
     expected = {"gpu-only": ("gpu",), "cpu-only": ("cpu",), "upstream-threshold": ("gpu", "cpu")}
-    view = replace(VIEW, policy=Policy(name=policy), snapshot=pressed, inflight=FULL)
+    view = structs.replace(VIEW, policy=Policy(name=policy), snapshot=pressed, inflight=FULL)
     decision = scheduler.decide(view, SPLIT)
     assert isinstance(decision, RunOn | Offload)
     assert decision.places == expected[policy]
     assert scheduler.moves(view) == ()
-    alone = scheduler.decide(replace(view, candidates=(CPU if policy != "cpu-only" else GPU,), inflight={}), SPLIT)
+    alone = scheduler.decide(
+        structs.replace(view, candidates=(CPU if policy != "cpu-only" else GPU,), inflight={}), SPLIT
+    )
     assert isinstance(alone, RunOn), "until the other is ready"

@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Placement: each rule by example, and what holds for all loads."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement import scheduler
@@ -68,7 +67,7 @@ def test_each_rule(
 def test_over_the_backlog_a_request_waits() -> None:
     full = View(policy=Policy(backlog_ratio=0.25), inflight={"gpu": 10, "cpu": 8}, candidates=(GPU, CPU))
     assert isinstance(scheduler.decide(full, REQUEST), Wait)
-    assert isinstance(scheduler.decide(replace(full, inflight={"gpu": 9, "cpu": 8}), REQUEST), RunOn)
+    assert isinstance(scheduler.decide(structs.replace(full, inflight={"gpu": 9, "cpu": 8}), REQUEST), RunOn)
 
 
 def test_without_a_gpu_instance_the_cpu_serves_alone() -> None:
@@ -84,8 +83,8 @@ def test_a_pinned_request_waits_for_its_instance_or_is_refused() -> None:
     pinned = InferenceRequest(request_id="r", model="m", stream=True, pinned="cpu")
     view = View(policy=Policy(), candidates=(GPU, CPU))
     assert isinstance(scheduler.decide(view, pinned), RunOn)
-    assert isinstance(scheduler.decide(replace(view, inflight={"cpu": 10}), pinned), Wait)
-    assert isinstance(scheduler.decide(replace(view, candidates=(GPU,)), pinned), Reject)
+    assert isinstance(scheduler.decide(structs.replace(view, inflight={"cpu": 10}), pinned), Wait)
+    assert isinstance(scheduler.decide(structs.replace(view, candidates=(GPU,)), pinned), Reject)
 
 
 loads = st.builds(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement import scheduler
@@ -27,7 +28,7 @@ FAST_GPU = Estimates(token_s={"gpu": StepTime.first(8, 0.0065), "cpu": StepTime.
 
 
 def decide(request: InferenceRequest = SPLIT, snapshot: Snapshot = FULL, **more: object) -> Decision:
-    return scheduler.decide(replace(VIEW, snapshot=snapshot, **more), request)  # type: ignore[arg-type]
+    return scheduler.decide(structs.replace(VIEW, snapshot=snapshot, **more), request)  # type: ignore[arg-type]
 
 
 def test_a_full_gpu_hands_over_to_a_cpu_with_room_and_says_why() -> None:
@@ -39,7 +40,7 @@ def test_a_full_gpu_hands_over_to_a_cpu_with_room_and_says_why() -> None:
 
 @pytest.mark.parametrize(
     "request_",
-    [replace(SPLIT, whole_because="n: its answers share one prompt"), replace(SPLIT, prompt_tokens=63)],
+    [structs.replace(SPLIT, whole_because="n: its answers share one prompt"), structs.replace(SPLIT, prompt_tokens=63)],
 )
 def test_what_cannot_be_split_or_is_short_goes_to_the_cpu_whole(request_: InferenceRequest) -> None:
     assert isinstance(decide(request_), RunOn)
@@ -60,11 +61,11 @@ def test_the_prefill_may_go_over_the_gpus_backlog_by_some_and_else_the_request_w
 
 def test_a_slow_cpu_gets_no_request_that_is_quicker_if_it_waits() -> None:
     """Whatever the reason is for which it could not be offloaded."""
-    for request in (replace(SPLIT, whole_because="seed"), replace(SPLIT, prompt_tokens=10)):
+    for request in (structs.replace(SPLIT, whole_because="seed"), structs.replace(SPLIT, prompt_tokens=10)):
         assert isinstance(decide(request, estimates=FAST_GPU), RunOn)
         assert decide(request, estimates=FAST_GPU).places == ("gpu",)
         assert decide(request, estimates=FAST_GPU, queued=500).places == ("cpu",)
-    whole = replace(SPLIT, whole_because="seed")
+    whole = structs.replace(SPLIT, whole_because="seed")
     backlog_full = decide(whole, inflight={"gpu": 10}, estimates=FAST_GPU)
     assert isinstance(backlog_full, Wait)
     assert "would take 35.0 s, the wait for gpu" in " ".join(backlog_full.reasons)
@@ -75,9 +76,9 @@ def test_a_long_prompt_stays_off_a_cpu_that_computes_prompts_slowly() -> None:
         token_s={"gpu": StepTime.first(1, 0.01), "cpu": StepTime.first(1, 0.01)},
         prefill_s={"gpu": Line.first(1000, 0.1), "cpu": Line.first(1000, 5.0)},
     )
-    whole = replace(SPLIT, whole_because="seed")
+    whole = structs.replace(SPLIT, whole_because="seed")
     assert decide(whole, estimates=alike).places == ("gpu",)
-    assert decide(replace(whole, prompt_tokens=50), estimates=alike).places == ("cpu",)
+    assert decide(structs.replace(whole, prompt_tokens=50), estimates=alike).places == ("cpu",)
     assert isinstance(decide(SPLIT, estimates=alike), Offload), "the GPU computes its prompt"
 
 
@@ -96,20 +97,20 @@ def test_a_long_queue_makes_it_worth_while() -> None:
 
 
 def test_an_offload_that_the_client_asks_for_needs_places_on_both() -> None:
-    asked = replace(SPLIT, offload=True, prompt_tokens=1)
+    asked = structs.replace(SPLIT, offload=True, prompt_tokens=1)
     idle = Snapshot()
     assert isinstance(decide(asked, idle), Offload)
     for full in ("gpu", "cpu"):
         assert isinstance(decide(asked, idle, inflight={full: 10}), Wait)
     assert isinstance(decide(asked, idle, pairs=frozenset()), RunOn)
-    assert isinstance(decide(replace(asked, whole_because="seed"), idle), RunOn)
+    assert isinstance(decide(structs.replace(asked, whole_because="seed"), idle), RunOn)
 
 
 def moves(
     gpu: InstanceLoad, cpu: InstanceLoad | None = None, inflight: dict[str, int] | None = None
 ) -> tuple[Move, ...]:
     loads = {"gpu": gpu} | ({"cpu": cpu} if cpu else {})
-    return scheduler.moves(replace(VIEW, snapshot=Snapshot(instances=loads), inflight=inflight or {}))
+    return scheduler.moves(structs.replace(VIEW, snapshot=Snapshot(instances=loads), inflight=inflight or {}))
 
 
 def test_streams_go_back_to_a_gpu_with_room_to_spare() -> None:
@@ -171,7 +172,7 @@ def test_for_all_loads(
 ) -> None:
     snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
     pairs = BOTH if paired else frozenset[tuple[str, str]]()
-    view = replace(VIEW, snapshot=snapshot, inflight=inflight, pairs=pairs, queued=queued, estimates=known)
+    view = structs.replace(VIEW, snapshot=snapshot, inflight=inflight, pairs=pairs, queued=queued, estimates=known)
     decision = scheduler.decide(view, request_)
     assert not isinstance(decision, Reject)
     if isinstance(decision, RunOn | Offload):
@@ -201,7 +202,7 @@ def test_the_cpu_helps_only_with_what_does_not_end_sooner_on_the_gpu(
     """As far as both were seen at work, and unless the client insists."""
     snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
     pairs = BOTH if paired else frozenset[tuple[str, str]]()
-    view = replace(VIEW, snapshot=snapshot, inflight=inflight, pairs=pairs, queued=queued, estimates=known)
+    view = structs.replace(VIEW, snapshot=snapshot, inflight=inflight, pairs=pairs, queued=queued, estimates=known)
     decision = scheduler.decide(view, request_)
     if not isinstance(decision, RunOn | Offload) or decision.places[-1] != "cpu" or len(known.token_s) < 2:
         return
@@ -224,7 +225,7 @@ def test_a_stream_is_never_given_away_and_taken_back_at_once(
     gpu: InstanceLoad, cpu: InstanceLoad, inflight: dict[str, int]
 ) -> None:
     snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
-    view = replace(VIEW, snapshot=snapshot, inflight=inflight)
+    view = structs.replace(VIEW, snapshot=snapshot, inflight=inflight)
     found = scheduler.moves(view)
     assert len({move.cause for move in found}) <= 1
     for move in found:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from syshaxd.core.config import parse
 from syshaxd.core.errors import OverloadedError
@@ -76,7 +77,7 @@ def request(name: str = "r", *, batch: bool = False, **fields: object) -> Infere
     base = InferenceRequest(
         request_id=name, model="m", stream=True, whole_because="", prompt_tokens=500, movable=True, request_class=kind
     )
-    return replace(base, **fields)  # type: ignore[arg-type]
+    return structs.replace(base, **fields)  # type: ignore[arg-type]
 
 
 def known(gpu_s: float, cpu_s: float) -> Estimates:

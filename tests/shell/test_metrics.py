@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from prometheus_client.parser import text_string_to_metric_families
 
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
@@ -246,7 +247,7 @@ def test_a_comparison_that_failed_has_no_figures(service: MetricsService) -> Non
 
 
 def test_observations_over_the_last_bound_count_in_inf_alone(service: MetricsService) -> None:
-    service.record(replace(RECORD, duration_s=1e6))
+    service.record(structs.replace(RECORD, duration_s=1e6))
     text = render(service)
     assert text.value("syshax_request_duration_seconds_bucket", placement="gpu", le="7680.0") == 0
     assert text.value("syshax_request_duration_seconds_count", placement="gpu") == 1
@@ -255,9 +256,9 @@ def test_observations_over_the_last_bound_count_in_inf_alone(service: MetricsSer
 @pytest.mark.parametrize(
     "record",
     [
-        replace(RECORD, stream=False),
-        replace(RECORD, status=400, outcome=Outcome.CLIENT_ERROR),
-        replace(RECORD, ttft_s=None),
+        structs.replace(RECORD, stream=False),
+        structs.replace(RECORD, status=400, outcome=Outcome.CLIENT_ERROR),
+        structs.replace(RECORD, ttft_s=None),
     ],
 )
 def test_only_answered_streams_have_token_times(service: MetricsService, record: RequestRecord) -> None:
@@ -270,7 +271,7 @@ def test_only_answered_streams_have_token_times(service: MetricsService, record:
 
 @pytest.mark.parametrize("tokens", [0, 1])
 def test_a_stream_without_gaps_has_no_time_between_tokens(service: MetricsService, tokens: int) -> None:
-    service.record(replace(RECORD, tokens_out=tokens))
+    service.record(structs.replace(RECORD, tokens_out=tokens))
     text = render(service)
     assert text.value("syshax_time_to_first_token_seconds_count", placement="gpu") == 1
     assert text.value("syshax_time_per_output_token_seconds_count", placement="gpu") == 0
@@ -278,7 +279,9 @@ def test_a_stream_without_gaps_has_no_time_between_tokens(service: MetricsServic
 
 def test_labels_stay_bounded_whatever_clients_send(service: MetricsService) -> None:
     for number in range(1000):
-        service.record(replace(RECORD, route=f"/v1/{number}", placement="", outcome=Outcome.CLIENT_ERROR, status=404))
+        service.record(
+            structs.replace(RECORD, route=f"/v1/{number}", placement="", outcome=Outcome.CLIENT_ERROR, status=404)
+        )
     text = render(service)
     assert text.value("syshax_requests_total", placement="none", route="other", outcome="client_error") == 1000
     assert Counter(name for name, _ in text.samples)["syshax_requests_total"] == 1
@@ -332,7 +335,7 @@ def test_handovers_are_counted_by_pair_cause_and_result(service: MetricsService)
         replace(loaded, asked=False, cached_tokens=None, gap_s=None, cause=Cause.FAILURE),
         replace(loaded, cached_tokens=None),
     ]
-    service.record(replace(RECORD, handovers=[loaded, *others]))
+    service.record(structs.replace(RECORD, handovers=[loaded, *others]))
     text = render(service)
     pair = {"source": "gpu", "target": "cpu"}
     for cause, result in (("offload", "loaded"), ("offload", "recomputed"), ("failure", "recomputed")):
@@ -345,8 +348,8 @@ def test_handovers_are_counted_by_pair_cause_and_result(service: MetricsService)
 
 def test_offloads_are_held_against_what_was_predicted(service: MetricsService) -> None:
     expected = Prediction(offload_s=3.0, wait_s=5.0)
-    service.record(replace(RECORD, prediction=expected))
-    service.record(replace(RECORD, prediction=expected, outcome=Outcome.CLIENT_GONE))
+    service.record(structs.replace(RECORD, prediction=expected))
+    service.record(structs.replace(RECORD, prediction=expected, outcome=Outcome.CLIENT_GONE))
     text = render(service)
     seconds = {
         kind: text.value(f"syshax_offload_{kind}_seconds_total") for kind in ("predicted", "measured", "predicted_wait")
@@ -366,8 +369,8 @@ def test_bindings(service: MetricsService) -> None:
 
 def test_the_host_looks_like_one_vllm(service: MetricsService) -> None:
     service.record(RECORD)
-    service.record(replace(RECORD, placement="gpu+cpu", outcome=Outcome.CLIENT_GONE))
-    service.record(replace(RECORD, placement="", outcome=Outcome.REJECTED))
+    service.record(structs.replace(RECORD, placement="gpu+cpu", outcome=Outcome.CLIENT_GONE))
+    service.record(structs.replace(RECORD, placement="", outcome=Outcome.REJECTED))
     text = render(service)
     host = {"model_name": "m", "engine": "0"}
     assert text.value("vllm:num_requests_running", **host) == 5, "by the reading, which is more than the own count"
@@ -400,7 +403,7 @@ def test_one_name_for_every_family(service: MetricsService) -> None:
 
 
 def test_old_names_are_exported_until_the_next_release(service: MetricsService) -> None:
-    service.record(replace(RECORD, prediction=Prediction(offload_s=3.0, wait_s=5.0)))
+    service.record(structs.replace(RECORD, prediction=Prediction(offload_s=3.0, wait_s=5.0)))
     gpu = replace(SNAPSHOT.gpus[0], busy_ratio=0.5)
     text = render(service, replace(SNAPSHOT, gpus=(gpu,), gpu_error="GPU 1: lost"))
     for alias in RENAMED:

@@ -7,11 +7,11 @@ import errno
 import os
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from syshaxd.core.errors import ConfigError, ConflictError, LaunchFailedError
 from syshaxd.core.placement.decision import InferenceRequest, RunOn
@@ -334,7 +334,7 @@ async def test_every_part_follows_instances_that_go_and_come(daemon: FakeDaemon)
     await daemon.offered("gpu", "cpu")
     await daemon.compared(8002)
     assert set(daemon.handover.report()) == {("gpu", "cpu"), ("cpu", "gpu")}
-    decision, grant = daemon.engine.place(replace(REQUEST, pinned="cpu"))
+    decision, grant = daemon.engine.place(structs.replace(REQUEST, pinned="cpu"))
     assert isinstance(decision, RunOn)
     assert grant is not None
     grant.release()

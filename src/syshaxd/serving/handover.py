@@ -4,8 +4,10 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from weakref import WeakSet
+
+from msgspec.structs import replace
 
 from syshaxd.core.handover.dialect import ConnectorDialect, HandoverDialect
 from syshaxd.core.handover.pairs import InstanceFacts, Refusal, refusal

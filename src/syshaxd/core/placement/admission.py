@@ -14,8 +14,9 @@ order. When a slot is released, `admit` is to be called.
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
 from syshaxd.core.placement import scheduler

@@ -3,7 +3,9 @@
 """Calibration: which short runs measure the instances, and what the estimates learn from them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.measured import Line

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.decision import Decision, InferenceRequest
@@ -71,8 +73,7 @@ class Claim:
         return self.member is not None and self.member.held_out
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
+class Fleet(msgspec.Struct, frozen=True):
     """The instances at one moment, as placement sees them."""
 
     specs: Mapping[str, InstanceSpec]
@@ -123,8 +124,7 @@ class MoveStream:
     cause: Cause
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True):
     """A decision and what it rests on, for the history. It holds values only, and is rendered when it is shown."""
 
     at_s: float

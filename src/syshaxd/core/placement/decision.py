@@ -4,11 +4,12 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from syshaxd.core.placement.targets import RequestClass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceRequest:
+class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What placement needs to know of a request."""
 
     request_id: str
@@ -72,8 +73,7 @@ class Prediction:
         return self.wait_s - self.offload_s
 
 
-@dataclass(frozen=True, slots=True)
-class RunOn:
+class RunOn(msgspec.Struct, frozen=True):
     """Prefill and decode on one instance."""
 
     instance: str
@@ -89,8 +89,7 @@ class RunOn:
         return (self.instance,)
 
 
-@dataclass(frozen=True, slots=True)
-class Offload:
+class Offload(msgspec.Struct, frozen=True):
     """Prefill on one instance, decode on another: the KV cache is handed over."""
 
     prefill: str
@@ -107,8 +106,7 @@ class Offload:
         return (self.prefill, self.decode)
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Nothing has room now: stay in the admission queue and be decided again when capacity frees."""
 
     reasons: tuple[str, ...] = ()

@@ -3,8 +3,10 @@
 """What the instances were measured to do: learnt from readings, finished answers and hand-overs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement.decision import InferenceRequest
@@ -23,29 +25,28 @@ _MIN_KV_RATIO = 0.02
 _NO_TOKENS: Mapping[str, float] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimates:
+class Estimates(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured so far; an instance or a pair that is missing was never seen at work."""
 
-    token_s: Mapping[str, StepTime] = field(default_factory=dict)
+    token_s: Mapping[str, StepTime] = msgspec.field(default_factory=dict)
     """Seconds between two tokens of one stream, by instance."""
-    prefill_s: Mapping[str, Line] = field(default_factory=dict)
+    prefill_s: Mapping[str, Line] = msgspec.field(default_factory=dict)
     """Seconds from a request's admission by the instance to its first token, over the tokens of the prompt."""
-    kv_per_request: Mapping[str, Measured] = field(default_factory=dict)
+    kv_per_request: Mapping[str, Measured] = msgspec.field(default_factory=dict)
     """Share of the KV cache that a running request has, by instance."""
-    kv_per_token: Mapping[str, Measured] = field(default_factory=dict)
+    kv_per_token: Mapping[str, Measured] = msgspec.field(default_factory=dict)
     """The same for each token that `kv_tokens` expects of a request."""
-    lengths: Lengths = field(default_factory=Lengths)
+    lengths: Lengths = Lengths()
     """Of all answers."""
-    lengths_by_kind: Mapping[str, Lengths] = field(default_factory=dict)
+    lengths_by_kind: Mapping[str, Lengths] = msgspec.field(default_factory=dict)
     """By InferenceRequest.kind."""
-    handover_s: Mapping[tuple[str, str], Line] = field(default_factory=dict)
+    handover_s: Mapping[tuple[str, str], Line] = msgspec.field(default_factory=dict)
     """From the last token of the source to the first of the target, over the tokens whose KV was handed over."""
-    handover_bytes: Mapping[str, Measured] = field(default_factory=dict)
+    handover_bytes: Mapping[str, Measured] = msgspec.field(default_factory=dict)
     """Bytes of KV cache for each token that an instance hands over."""
-    refused: Mapping[str, Measured] = field(default_factory=dict)
+    refused: Mapping[str, Measured] = msgspec.field(default_factory=dict)
     """Share of the hand-overs from an instance whose KV cache did not arrive, so that the target computed it."""
-    read_at_s: Mapping[str, float] = field(default_factory=dict)
+    read_at_s: Mapping[str, float] = msgspec.field(default_factory=dict)
     """Monotonic times of the readings that it contains."""
 
     def lengths_of(self, kind: str) -> Lengths:

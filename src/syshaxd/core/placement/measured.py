@@ -6,6 +6,9 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 
+import msgspec
+from msgspec.structs import replace
+
 _WEIGHT = 0.2
 """Of the newest measurement, once there are five."""
 _BOUND_SPREADS = 2.0
@@ -107,8 +110,7 @@ class Line:
         return _BOUND_SPREADS * self.spread / math.sqrt(min(self.count, _EFFECTIVE)) / self.y
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
+class Lengths(msgspec.Struct, frozen=True):
     """Lengths of the latest answers of one kind."""
 
     latest: tuple[int, ...] = ()
@@ -134,8 +136,8 @@ class Lengths:
         return Lengths((*self.latest[1:], tokens), ordered, mean, mean_square)
 
     def shortened(self, count: int) -> "Lengths":
-        """The same, with so many of the latest answers: `dataclasses.replace` would take twice as long."""
-        return Lengths(self.latest[:count], self.ordered, self.mean, self.mean_square)
+        """The same, with so many of the latest answers."""
+        return replace(self, latest=self.latest[:count])
 
     def made(self, most: int | None = None) -> float:
         """Tokens that a running answer has on average, if it has `most` at its end.

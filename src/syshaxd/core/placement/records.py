@@ -5,6 +5,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
+
 from syshaxd.core.placement.decision import Prediction
 
 
@@ -82,8 +84,7 @@ class HandoverRecord:
         return f"{what} ({self.cause}), KV cache {self.result}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The measurements of one request, made at its end."""
 
     request_id: str

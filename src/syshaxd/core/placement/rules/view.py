@@ -4,8 +4,11 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol, Self
+
+import msgspec
+from msgspec.structs import replace
 
 from syshaxd.core.config import Config
 from syshaxd.core.loads import Snapshot
@@ -70,16 +73,15 @@ class Move:
     """At most so many; the longest first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class View(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a decision rests on, at one moment. Nothing in it changes."""
 
     policy: Policy
-    snapshot: Snapshot = field(default_factory=Snapshot)
+    snapshot: Snapshot = Snapshot()
     """The latest readings, up to one interval old."""
-    inflight: Mapping[str, int] = field(default_factory=dict)
+    inflight: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Requests that the daemon itself has running on each instance now."""
-    ended: Mapping[str, int] = field(default_factory=dict)
+    ended: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Requests of the daemon that ended on each instance since the readings."""
     candidates: Sequence[InstanceSpec] = ()
     """The READY instances that serve the request, or all of them; in order of preference."""
@@ -87,9 +89,9 @@ class View:
     """Source and target of each possible hand-over between them, by name."""
     queued: int = 0
     """Requests in the queue that get the GPU before this one."""
-    estimates: Estimates = field(default_factory=Estimates)
+    estimates: Estimates = Estimates()
     """What the instances were measured to do."""
-    kv_tokens: Mapping[str, float] = field(default_factory=dict)
+    kv_tokens: Mapping[str, float] = msgspec.field(default_factory=dict)
     """KV-cache tokens that the daemon's requests on each instance are expected to have, summed."""
     request_kv_tokens: float = 0.0
     """KV-cache tokens that this request is expected to have; 0: the view is of no request."""
