@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from syshaxd.control import ControlServer
 from syshaxd.core.errors import BadRequestError, ConflictError, NotFoundError, TooLargeError
 from syshaxd.core.types import State
 from syshaxd.core.wire.batches import BatchStatus
+from syshaxd.gateway.authentication import Authentication
 from syshaxd.gateway.batches import BatchOptions
 from syshaxd.gateway.batches.multipart import read_form
+from syshaxd.system.api_keys import ApiKeys
 from syshaxd.system.batch_store import BatchStore
 from tests.fakes.control import operations_of
 from tests.fakes.engine import FakeEngine
@@ -54,6 +56,17 @@ async def echo(request: Request) -> None:
         "usage": {"prompt_tokens": 1, "completion_tokens": 2},
     }
     await request.send(json_answer(json.dumps(answer).encode()))
+
+
+CLOCK_S = 1_000_000.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = CLOCK_S
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 @dataclass
@@ -246,6 +259,80 @@ async def test_a_batch_waits_while_no_instance_is_ready(bed: Bed) -> None:
     assert (await bed.ended(its_id)).request_counts.completed == 2
 
 
+@asynccontextmanager
+async def bed_with_keys(tmp_path: Path) -> AsyncIterator[tuple[Bed, ApiKeys, Clock]]:
+    """One line runs at a time."""
+    clock = Clock()
+    keys = ApiKeys(tmp_path / "api_keys", clock=clock)
+    async with bed_in(tmp_path / "b", max_concurrency=1, authentication=Authentication(keys)) as made:
+        yield made, keys, clock
+
+
+async def as_key(bed: Bed, keys: ApiKeys, name: str, **fields: Any) -> Bed:
+    """What the client of a new key sees."""
+    secret = (await asyncio.to_thread(lambda: keys.create(name, **fields))).secret
+    return replace(bed, client=bed.client.with_options(api_key=secret))
+
+
+@pytest.mark.parametrize("end", ["revoke", "expire", "revoke while it waits"])
+async def test_a_key_that_is_not_valid_any_more_ends_its_batches(tmp_path: Path, end: str) -> None:
+    async with bed_with_keys(tmp_path) as (bed, keys, clock):
+        alice = await as_key(bed, keys, "alice", expires_at_s=CLOCK_S + 60.0)
+        other = await as_key(bed, keys, "operator", access="admin")
+        runs, go = asyncio.Event(), asyncio.Event()
+
+        async def answer(request: Request) -> None:
+            runs.set()
+            await go.wait()
+            await echo(request)
+
+        bed.stand.gpu.answer = bed.stand.cpu.answer = answer
+        if end == "revoke while it waits":
+            for name in ("gpu", "cpu"):
+                bed.stand.supervisor.become(name, State.UNHEALTHY)
+        its_id = await alice.create(lines(3))
+        worker = bed.stand.gateway.batch_worker
+        assert worker is not None
+        if end == "revoke while it waits":
+            while not bed.stand.metrics.records:
+                await asyncio.sleep(0)
+        else:
+            await runs.wait()
+        if end == "expire":
+            clock.now_s += 60.0
+        else:
+            await asyncio.to_thread(keys.revoke, "alice")
+        go.set()
+        async with asyncio.timeout(IN_TIME_S):
+            while (batch := (await worker.every())[0]).status is not BatchStatus.CANCELLED:
+                await asyncio.sleep(0.01)
+        assert batch.id == its_id
+        assert batch.completed == (0 if end == "revoke while it waits" else 1), "a line that ran ends"
+        assert [fault["code"] for fault in batch.faults] == ["invalid_api_key"]
+        assert len(bed.stand.gpu.requests) + len(bed.stand.cpu.requests) <= 1
+        with pytest.raises(openai.NotFoundError):
+            await other.client.batches.retrieve(its_id)
+
+
+async def test_a_keys_models_and_tokens_hold_for_each_line(tmp_path: Path) -> None:
+    """A key without tokens left does not keep batches of others waiting."""
+    async with bed_with_keys(tmp_path) as (bed, keys, _):
+        poor = await as_key(bed, keys, "poor", tokens_per_minute=20, requests_per_minute=1, max_requests=1)
+        rich = await as_key(bed, keys, "rich", models=("m",), max_prompt_tokens=100)
+        waiting = await poor.create(lines(3))
+        for content, code in (("x" * 1000, "context_length_exceeded"), ("fine", "")):
+            body = {"model": "m", "messages": [{"role": "user", "content": content}]}
+            batch = await rich.ended(await rich.create(lines(2, body=body)))
+            assert batch.status == "completed"
+            found = await rich.download(batch.output_file_id or batch.error_file_id)
+            assert [row["error"] and row["error"]["code"] for row in found] == [code or None] * 2
+        assert (await poor.client.batches.retrieve(waiting)).request_counts.completed < 3
+        await asyncio.to_thread(keys.revoke, "rich")
+        renewed = await as_key(bed, keys, "rich")
+        assert len([each async for each in renewed.client.batches.list()]) == 2, "a new key of the name has them"
+        await poor.client.batches.cancel(waiting)
+
+
 async def test_at_most_so_many_lines_run_at_a_time(tmp_path: Path) -> None:
     running, most = 0, 0
 
@@ -342,14 +429,6 @@ async def test_operators_list_and_cancel_batches(bed: Bed, tmp_path: Path) -> No
 
 
 # The store.
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def opened(folder: Path, clock: Clock) -> BatchStore:

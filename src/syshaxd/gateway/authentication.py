@@ -69,6 +69,14 @@ class Authentication:
         """A key for the daemon's own requests to the endpoint, which no file holds; empty: they need none."""
         return self._own_secret if self.required else ""
 
+    def owner(self, name: str) -> ApiKey | None:
+        """The key of this name, for what it has ordered earlier; None: requests need no key.
+
+        Raises:
+            UnauthorizedError: It is not valid any more.
+        """
+        return self._keys.named(name) if self.required else None
+
     def caller(self, path: str, headers: Mapping[str, str]) -> ApiKey | None:
         """The key of a request; None: it needs none.
 

@@ -108,8 +108,15 @@ class Gateway:
         """Carries batches out; None: there are none."""
         self._batches: BatchApi | None = None
         if batches is not None:
-            lines = Lines(engine, metrics, self._intake, router_fields=allow_router_fields)
-            self.batch_worker = BatchWorker(batches.store, lines.answer, max_concurrency=batches.max_concurrency)
+            lines = Lines(
+                engine,
+                metrics,
+                self._intake,
+                self._authentication,
+                self._limiter,
+                router_fields=allow_router_fields,
+            )
+            self.batch_worker = BatchWorker(batches.store, lines.begin, max_concurrency=batches.max_concurrency)
             self._batches = BatchApi(self.batch_worker)
         self._stopping = False
         self._sweeper: asyncio.Task[None] | None = None

@@ -38,6 +38,19 @@ class RateLimiter:
             meter.begin(now_s)
         return LimitedRequest(self, tuple(meters), key)
 
+    def begin_line(self, key: ApiKey | None, prompt_tokens: int) -> "LimitedLine":
+        """A line of a batch that this key has ordered may begin: of the key's limits it takes tokens alone.
+
+        Raises:
+            RateLimitedError: It has to wait.
+            BadRequestError: The prompt is too long.
+        """
+        self.check_prompt(key, prompt_tokens)
+        meter = self._meter(key) if key is not None and key.is_limited else None
+        if meter is not None:
+            meter.check_tokens(max(1, prompt_tokens), self._clock())
+        return LimitedLine(self, meter, prompt_tokens)
+
     def _meter(self, key: ApiKey) -> RateMeter:
         """Of a key; another key of the same name has another one."""
         known = self._meters.get(key.name)
@@ -110,6 +123,32 @@ class LimitedRequest:
         now_s = self._limiter.now_s
         for meter in self._meters:
             meter.use(tokens, now_s)
+
+
+class LimitedLine:
+    """What one line of a batch has used, until it ends."""
+
+    __slots__ = ("_counted_tokens", "_limiter", "_meter", "_used_tokens")
+
+    def __init__(self, limiter: RateLimiter, meter: RateMeter | None, prompt_tokens: int) -> None:
+        self._limiter = limiter
+        self._meter = meter
+        self._counted_tokens = prompt_tokens
+        self._used_tokens = 0
+        self._use(prompt_tokens)
+
+    def add(self, tokens: int) -> None:
+        """One try has taken so many tokens."""
+        self._used_tokens += tokens
+
+    def end(self) -> None:
+        """It has ended."""
+        self._use(self._used_tokens - self._counted_tokens)
+        self._meter = None
+
+    def _use(self, tokens: int) -> None:
+        if self._meter is not None:
+            self._meter.use(tokens, self._limiter.now_s)
 
 
 def used_tokens(record: RequestRecord, expected_prompt_tokens: int) -> int:

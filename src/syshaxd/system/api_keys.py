@@ -67,6 +67,10 @@ class ApiKeys:
         """The key that a client gave. Raises UnauthorizedError: it is not valid."""
         return (self._ring or KeyRing()).find(given, self._clock())
 
+    def named(self, name: str) -> ApiKey:
+        """The key of this name. Raises UnauthorizedError: it is not valid any more."""
+        return (self._ring or KeyRing()).named(name, self._clock())
+
     def list(self) -> Sequence[ApiKey]:
         """All keys, also those that have expired."""
         if self.path is not None:

@@ -288,13 +288,15 @@ class BatchStore:
             self._update(its_id, status=BatchStatus.CANCELLING, cancelling_at=int(self._clock()))
         return self.batch(its_id)
 
-    def finish(self, its_id: str, status: BatchStatus) -> Batch:
-        """Ends a batch: writes the files of its results, and forgets its lines."""
+    def finish(self, its_id: str, status: BatchStatus, refusal: str = "") -> Batch:
+        """Ends a batch: writes the files of its results, and forgets its lines. `refusal`: why its key ended it."""
         batch = self.batch(its_id)
         left = self._db.execute("SELECT number, custom_id FROM lines WHERE batch_id = ? AND result IS NULL", (its_id,))
         text = {BatchStatus.EXPIRED: "the completion window is over", BatchStatus.CANCELLED: "the batch was cancelled"}
         unanswered = [
-            unanswered_line(its_id, number, custom_id, f"batch_{status}", text.get(status, "it was not answered"))
+            unanswered_line(
+                its_id, number, custom_id, f"batch_{status}", refusal or text.get(status, "it was not answered")
+            )
             for number, custom_id in left.fetchall()
         ]
         output = self._write_results(batch, good=True, more=())
@@ -306,7 +308,8 @@ class BatchStore:
                     its_file, size_bytes = written
                     self._insert_file(its_file, batch.owner, f"{its_id}_{kind}.jsonl", "batch_output", size_bytes)
                     ids[f"{kind}_file_id"] = its_file
-            self._update(its_id, status=status, ended_at=int(self._clock()), **ids)
+            faults = [{"line": None, "code": "invalid_api_key", "param": None, "message": refusal}] if refusal else []
+            self._update(its_id, status=status, ended_at=int(self._clock()), faults=faults, **ids)
             self._db.execute("DELETE FROM lines WHERE batch_id = ?", (its_id,))
         return self.batch(its_id)
 

@@ -69,6 +69,7 @@ class KeyRing:
     def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
         self.keys = tuple(keys)
         self._by_start = {key.sha256[:_SHORT_DIGITS]: key for key in self.keys}
+        self._by_name = {key.name: key for key in self.keys}
 
     def find(self, given: str, now_s: float) -> ApiKey:
         """The key that a client gave, in constant time: the lookup tells at most the beginning of a hash.
@@ -80,10 +81,21 @@ class KeyRing:
         key = self._by_start.get(digest[:_SHORT_DIGITS])
         if key is None or not hmac.compare_digest(key.sha256, digest):
             raise UnauthorizedError("the API key is not valid; it may have been revoked")
-        if key.expires_at_s is not None and now_s >= key.expires_at_s:
-            expired_at = datetime.fromtimestamp(key.expires_at_s, UTC)
-            raise UnauthorizedError(f"the API key {key.name} expired at {expired_at:%Y-%m-%d %H:%M} UTC")
-        return key
+        return _unexpired(key, now_s)
+
+    def named(self, name: str, now_s: float) -> ApiKey:
+        """The key of this name. Raises UnauthorizedError: there is none, or it has expired."""
+        key = self._by_name.get(name)
+        if key is None:
+            raise UnauthorizedError(f"the API key {name} has been revoked" if name else "an API key is needed now")
+        return _unexpired(key, now_s)
+
+
+def _unexpired(key: ApiKey, now_s: float) -> ApiKey:
+    if key.expires_at_s is not None and now_s >= key.expires_at_s:
+        expired_at = datetime.fromtimestamp(key.expires_at_s, UTC)
+        raise UnauthorizedError(f"the API key {key.name} expired at {expired_at:%Y-%m-%d %H:%M} UTC")
+    return key
 
 
 def sha256(key: str) -> str:

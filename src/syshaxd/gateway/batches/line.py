@@ -4,15 +4,20 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from syshaxd.core.config.api_keys import ApiKey
 from syshaxd.core.errors import InstanceFailedError, SyshaxError
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.records import Outcome
 from syshaxd.core.placement.targets import RequestClass
+from syshaxd.core.wire.batches import Batch, Line
 from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.http1 import Dechunker, parse_response_head
+from syshaxd.gateway.authentication import Authentication, check_model
 from syshaxd.gateway.bodies import BodyIntake, answer_limit, model_of, refuse_router_fields
 from syshaxd.gateway.errors import outcome_of
+from syshaxd.gateway.rates import LimitedLine, RateLimiter, used_tokens
 from syshaxd.observe.metrics import MetricsService
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.request import Flow, Request
@@ -58,42 +63,58 @@ class _Collected:
 class Lines:
     """Has lines answered."""
 
-    def __init__(self, engine: Engine, metrics: MetricsService, intake: BodyIntake, *, router_fields: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: MetricsService,
+        intake: BodyIntake,
+        authentication: Authentication,
+        limiter: RateLimiter,
+        *,
+        router_fields: bool,
+    ) -> None:
         """`router_fields`: lines may set what only routers need."""
         self._engine = engine
         self._metrics = metrics
         self._intake = intake
+        self._authentication = authentication
+        self._limiter = limiter
         self._router_fields = router_fields
         self._loop = asyncio.get_running_loop()
 
-    async def answer(self, path: str, body: bytes, request_id: str) -> tuple[int, bytes]:
-        """Has a request answered; returns status and body. Raises SyshaxError: it was not."""
+    def begin(self, batch: Batch, line: Line) -> "BegunLine":
+        """A line that may run now.
+
+        Raises:
+            UnauthorizedError: The batch's API key is not valid any more.
+            RateLimitedError: The key has used its tokens for now.
+            BadRequestError: The key does not permit this line.
+        """
+        key = self._authentication.owner(batch.owner)
+        limited = self._limiter.begin_line(key, len(line.body) // _BYTES_PER_TOKEN)
+        return BegunLine(self, batch, line, limited)
+
+    async def answer(self, begun: "BegunLine") -> tuple[int, bytes]:
+        """Has a line answered; returns status and body. Raises SyshaxError: it was not."""
         client = _Collected()
+        batch, line = begun.batch, begun.line
+        key = self._authentication.owner(batch.owner)  # it may have waited for long
         asked = Request(
-            id=request_id,
-            route=path,
+            id=begun.request_id,
+            route=batch.endpoint,
             method="POST",
-            path=path,
-            target=path,
+            path=batch.endpoint,
+            target=batch.endpoint,
             headers=_HEADERS,
-            body=body,
+            body=line.body,
             client=client,
+            key=key,
             started_at_s=self._loop.time(),
         )
         outcome = Outcome.FAILED
         try:
-            fields = asked.fields = await self._intake.read(body, _JSON) or RequestBody({})
-            if not self._router_fields:
-                refuse_router_fields(fields)
-            asked.inference = InferenceRequest(
-                request_id=request_id,
-                model=model_of(fields),
-                stream=False,
-                path=path,
-                prompt_tokens=len(body) // _BYTES_PER_TOKEN,
-                max_tokens=answer_limit(path, fields),
-                request_class=RequestClass.BATCH,
-            )
+            fields = asked.fields = await self._intake.read(line.body, _JSON) or RequestBody({})
+            asked.inference = self._inference(begun, key, fields)
             outcome = await self._engine.dispatch(asked)
             return client.answer()
         except SyshaxError as error:
@@ -104,6 +125,47 @@ class Lines:
             raise
         finally:
             record = asked.record(outcome, self._loop.time())
+            begun.limited.add(used_tokens(record, asked.inference.prompt_tokens))
             asked.release()
             self._metrics.record(record)
             self._engine.requests.keep(record)
+
+    def _inference(self, begun: "BegunLine", key: ApiKey | None, fields: RequestBody) -> InferenceRequest:
+        """What placement needs to know. Raises BadRequestError: the line may not ask for this."""
+        model = model_of(fields)
+        check_model(key, model)
+        if not self._router_fields:
+            refuse_router_fields(fields)
+        return InferenceRequest(
+            request_id=begun.request_id,
+            model=model,
+            stream=False,
+            path=begun.batch.endpoint,
+            prompt_tokens=len(begun.line.body) // _BYTES_PER_TOKEN,
+            max_tokens=answer_limit(begun.batch.endpoint, fields),
+            request_class=RequestClass.BATCH,
+            key=begun.batch.owner,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BegunLine:
+    """A line that runs, until `end` is called."""
+
+    lines: Lines
+    batch: Batch
+    line: Line
+    limited: LimitedLine
+
+    @property
+    def request_id(self) -> str:
+        """For records and logs."""
+        return f"{self.batch.id}-{self.line.number}"
+
+    async def answer(self) -> tuple[int, bytes]:
+        """Has it answered, once more if this was called before. Raises SyshaxError: it was not."""
+        return await self.lines.answer(self)
+
+    def end(self) -> None:
+        """Counts what it has used."""
+        self.limited.end()

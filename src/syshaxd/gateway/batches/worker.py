@@ -4,18 +4,20 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from syshaxd.core.backoff import backoff_s
 from syshaxd.core.errors import (
     BadRequestError,
     InstanceFailedError,
     InstanceTimeoutError,
+    RateLimitedError,
     RetryableError,
     SyshaxError,
+    UnauthorizedError,
     UnavailableError,
 )
 from syshaxd.core.wire.batches import ENDED, Batch, BatchStatus, Line, answered_line, unanswered_line
@@ -31,25 +33,41 @@ _SWEEP_INTERVAL_S = 30.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
-AnswerLine = Callable[[str, bytes, str], Awaitable[tuple[int, bytes]]]
-"""Has a request answered: route, body and id; returns status and body. Raises SyshaxError."""
+
+
+class RunningLine(Protocol):
+    """A line that may run."""
+
+    @property
+    def request_id(self) -> str:
+        """For records and logs."""
+
+    async def answer(self) -> tuple[int, bytes]:
+        """Status and body; may be called again. Raises SyshaxError: it was not answered."""
+
+    def end(self) -> None:
+        """It is over."""
+
+
+BeginLine = Callable[[Batch, Line], RunningLine]
+"""Begins a line. Raises UnauthorizedError: its batch has to end; RateLimitedError: it has to wait; BadRequestError."""
 
 
 class BatchWorker:
     """Carries batches out, each line once. Lives in one event loop; the store has a thread of its own."""
 
-    def __init__(self, store: Callable[[], BatchStore], answer: AnswerLine, *, max_concurrency: int) -> None:
+    def __init__(self, store: Callable[[], BatchStore], begin: BeginLine, *, max_concurrency: int) -> None:
         """Opens nothing yet.
 
         Args:
             store: Opens the store; called in its thread.
-            answer: Has a line answered.
+            begin: Begins a line.
             max_concurrency: Lines that run or wait for a slot at a time, of all batches.
         """
         self._thread = ThreadPoolExecutor(1, "batches")
         self._open_store = store
         self._store: BatchStore | None = None
-        self._answer = answer
+        self._begin_line = begin
         self._slots = asyncio.Semaphore(max_concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ready = asyncio.Event()
@@ -139,31 +157,65 @@ class BatchWorker:
             await self.call(BatchStore.finish, its_id, BatchStatus.CANCELLED)
         if batch.status is not BatchStatus.IN_PROGRESS:
             return
+        refusal = ""
         async with asyncio.TaskGroup() as group:
-            after = 0
-            while lines := await self.call(BatchStore.waiting, its_id, after, _AT_ONCE):
-                for line in lines:
-                    await self._slots.acquire()
-                    if self._stopping:
-                        return  # once the lines that run have ended
-                    task = group.create_task(self._run_line(batch, line))
-                    task.add_done_callback(lambda _: self._slots.release())
-                after = lines[-1].number
-        if not self._stopping:
+            try:
+                await self._run_lines(batch, group)
+            except UnauthorizedError as error:
+                refusal = str(error)  # lines that run may end
+        if refusal:
+            _log.warning("%s ends: %s", its_id, refusal)
+            await self.call(BatchStore.finish, its_id, BatchStatus.CANCELLED, refusal)
+        elif not self._stopping:
             await self.call(BatchStore.finish, its_id, BatchStatus.COMPLETED)
 
-    async def _run_line(self, batch: Batch, line: Line) -> None:
-        result, good = await self._result(batch, line)
+    async def _run_lines(self, batch: Batch, group: asyncio.TaskGroup) -> None:
+        """Begins the lines without a result. Raises UnauthorizedError: the batch's API key is not valid any more."""
+        after = 0
+        while lines := await self.call(BatchStore.waiting, batch.id, after, _AT_ONCE):
+            for line in lines:
+                running = await self._permitted(batch, line)
+                if self._stopping:
+                    return
+                if running is None:
+                    continue
+                task = group.create_task(self._run_line(batch, line, running))
+                task.add_done_callback(lambda _: self._slots.release())
+            after = lines[-1].number
+
+    async def _permitted(self, batch: Batch, line: Line) -> RunningLine | None:
+        """The line, which has a slot and may begin; None: it is over, or the daemon stops."""
+        while True:
+            await self._slots.acquire()
+            if self._stopping:
+                return None
+            try:
+                return self._begin_line(batch, line)
+            except RateLimitedError as error:
+                self._slots.release()  # for batches of other keys
+                await asyncio.sleep(min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, error.retry_after_s)))
+            except UnauthorizedError:
+                self._slots.release()
+                raise
+            except BadRequestError as error:
+                self._slots.release()
+                await self.call(BatchStore.finish_line, batch.id, line.number, _refused(batch, line, error), good=False)
+                return None
+
+    async def _run_line(self, batch: Batch, line: Line, running: RunningLine) -> None:
+        try:
+            result, good = await self._result(batch, line, running)
+        finally:
+            running.end()
         # Once it is answered, a cancel must not make it be asked again.
         await asyncio.shield(self.call(BatchStore.finish_line, batch.id, line.number, result, good=good))
 
-    async def _result(self, batch: Batch, line: Line) -> tuple[bytes, bool]:
+    async def _result(self, batch: Batch, line: Line, running: RunningLine) -> tuple[bytes, bool]:
         """The line for the output file, or the error file, and whether it is for the output file."""
-        request_id = f"{batch.id}-{line.number}"
         failures = 0
         while True:
             try:
-                status, body = await self._answer(batch.endpoint, line.body, request_id)
+                status, body = await running.answer()
             except RetryableError as error:
                 await asyncio.sleep(min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, error.retry_after_s)))
                 continue
@@ -171,8 +223,13 @@ class BatchWorker:
                 failures += 1
                 tries_again = isinstance(error, InstanceFailedError | InstanceTimeoutError) and failures < _MAX_FAILURES
                 if not tries_again:
-                    code = error.code if isinstance(error, BadRequestError) and error.code else "request_failed"
-                    return unanswered_line(batch.id, line.number, line.custom_id, code, str(error)), False
+                    return _refused(batch, line, error), False
                 await asyncio.sleep(backoff_s(failures, first_s=_FIRST_PAUSE_S, cap_s=_LONGEST_PAUSE_S))
                 continue
-            return answered_line(batch.id, line, status, request_id, body), status < 300
+            return answered_line(batch.id, line, status, running.request_id, body), status < 300
+
+
+def _refused(batch: Batch, line: Line, error: SyshaxError) -> bytes:
+    """The line for the error file."""
+    code = error.code if isinstance(error, BadRequestError) and error.code else "request_failed"
+    return unanswered_line(batch.id, line.number, line.custom_id, code, str(error))
