@@ -501,7 +501,6 @@ def listed(*more: tuple[str, str]) -> Callable[[InstanceSpec], Catalog]:
     [
         ("POST", "/tokenize", 200, None),
         ("GET", "/version?x=1", 200, None),
-        ("GET", "/openapi.json", 200, None),
         ("POST", "/sleep", 403, None),
         ("POST", "/score", 404, None),
         ("POST", "/version", 405, ("allow", "GET")),

@@ -94,11 +94,15 @@ class Authentication:
             if path in _DASHBOARD:
                 error.scheme = "Basic"  # a browser asks its user
             raise
-        if key.access is Access.ADMIN or path in _FOR_ANY_KEY:
-            return key
-        if (key.access is Access.MONITOR) != watches:
+        if not self.permits(key, path):
             raise ForbiddenError(f"the API key {key.name} has the access {key.access}, which does not permit {path}")
         return key
+
+    def permits(self, key: ApiKey | None, path: str) -> bool:
+        """Whether a key's access permits a route; None: no request needs a key."""
+        if key is None or key.access is Access.ADMIN or path in self._open or path in _FOR_ANY_KEY:
+            return True
+        return (key.access is Access.MONITOR) == (path in _METRICS or path in _DASHBOARD)
 
     def _find(self, given: str) -> ApiKey:
         if not given:

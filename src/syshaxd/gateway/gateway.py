@@ -10,8 +10,11 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from syshaxd.core.config.api_keys import Access, ApiKey
 from syshaxd.core.errors import BadRequestError, RateLimitedError, SyshaxError, UnavailableError
 from syshaxd.core.placement.records import Outcome
 from syshaxd.core.secrets import safe_text
@@ -21,9 +24,11 @@ from syshaxd.gateway import routes
 from syshaxd.gateway.authentication import Authentication
 from syshaxd.gateway.batches import BatchApi, BatchOptions, BatchWorker, Lines, send_file
 from syshaxd.gateway.bodies import BodyIntake, HeldBody
+from syshaxd.gateway.collected import Collected
 from syshaxd.gateway.connection import ClientConnection, ClientRequest
 from syshaxd.gateway.cors import Cors
 from syshaxd.gateway.dashboard import Dashboard
+from syshaxd.gateway.document import OPENAPI, open_document
 from syshaxd.gateway.errors import Answer, error_answer, internal_error, outcome_of
 from syshaxd.gateway.front import Front
 from syshaxd.gateway.limits import Limits
@@ -273,6 +278,26 @@ class Gateway:
     def _is_known(self, path: str) -> bool:
         return self._own.knows(path) or self._routes.methods(path) != frozenset()
 
+    def _document(self, collected: Collected, key: ApiKey | None) -> Answer:
+        """An instance's OpenAPI document as a client with this key gets it. Raises InstanceFailedError."""
+        status, body = collected.answer()
+        return Answer(status, open_document(body, partial(self._is_open, key)) if status == HTTPStatus.OK else body)
+
+    def _is_open(self, key: ApiKey | None, method: str, path: str) -> bool:
+        """Whether a client with this key may use a method of a route of the daemon's or of an instance's."""
+        if not self._authentication.permits(key, path):
+            return False
+        if self._own.takes(method, path):
+            return True
+        if self._batches is not None and self._batches.knows(path):
+            return self._batches.takes(method, path)
+        admin = key is not None and key.access is Access.ADMIN
+        try:
+            self._routes.check(method, path, admin=admin, pinned=True)
+        except BadRequestError:
+            return False
+        return True
+
     async def _serve_batches(
         self, batches: BatchApi, client: ClientConnection, request: ClientRequest, asked: Request
     ) -> bool | Answer:
@@ -308,6 +333,10 @@ class Gateway:
             await self._reader.read(client, request, asked, held)
             limited.expect(asked.inference.prompt_tokens)
             client.answer_lines += self._limiter.header_lines(asked.key)
+            if (asked.method, asked.path) == ("GET", OPENAPI):
+                asked.client = collected = Collected()
+                outcome = await self._engine.dispatch(asked)
+                return self._document(collected, asked.key)
             outcome = await self._engine.dispatch(asked)
             return asked.keep_alive
         except SyshaxError as error:

@@ -58,6 +58,11 @@ class OwnRoutes:
         """Whether it is one of these routes."""
         return path in self._routes or (path.startswith(_MODEL_PREFIX) and path != _MODEL_PREFIX)
 
+    def takes(self, method: str, path: str) -> bool:
+        """Whether it is one of these routes, and takes the method."""
+        methods = self._routes[path][0] if path in self._routes else _GET if self.knows(path) else frozenset()
+        return methods is None or method in methods
+
     def answer(self, method: str, path: str, query: str) -> Answer:
         """Answers a request for a route that it knows.
 

@@ -38,6 +38,10 @@ class BatchApi:
         """Whether it is one of these routes."""
         return path in {FILES, BATCHES} or path.startswith((f"{FILES}/", f"{BATCHES}/"))
 
+    def takes(self, method: str, path: str) -> bool:
+        """Whether one of these routes takes a method."""
+        return method in _methods(path)
+
     async def answer(
         self, method: str, path: str, query: str, *, key: ApiKey | None, content_type: str, body: bytes
     ) -> Answer | Path:
@@ -168,18 +172,24 @@ def _page(objects: Sequence[dict[str, Any]], query: str) -> Answer:
 
 
 def _refusal(method: str, path: str) -> BadRequestError:
+    methods = _methods(path)
+    if methods:
+        return MethodNotAllowedError(f"{path} takes {' or '.join(methods)}, not {method}", allowed=methods)
+    return NotFoundError(f"no route {path}", code="route_not_found")
+
+
+def _methods(path: str) -> tuple[str, ...]:
+    """Those that a route takes; none: there is no such route."""
     parts = path.removeprefix("/v1/").split("/")
-    methods = {
+    methods: dict[tuple[str, int], tuple[str, ...]] = {
         ("files", 1): ("GET", "POST"),
         ("files", 2): ("DELETE", "GET"),
         ("files", 3): ("GET",) if parts[-1] == "content" else (),
         ("batches", 1): ("GET", "POST"),
         ("batches", 2): ("GET",),
         ("batches", 3): ("POST",) if parts[-1] == "cancel" else (),
-    }.get((parts[0], len(parts)), ())
-    if methods:
-        return MethodNotAllowedError(f"{path} takes {' or '.join(methods)}, not {method}", allowed=methods)
-    return NotFoundError(f"no route {path}", code="route_not_found")
+    }
+    return methods.get((parts[0], len(parts)), ())
 
 
 def _json(body: object) -> Answer:

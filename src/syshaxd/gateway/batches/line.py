@@ -3,61 +3,27 @@
 """One line of a batch as a request: the Engine answers it as it answers those of clients."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from syshaxd.core.config.api_keys import ApiKey
-from syshaxd.core.errors import InstanceFailedError, SyshaxError
+from syshaxd.core.errors import SyshaxError
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.records import Outcome
 from syshaxd.core.placement.targets import RequestClass
 from syshaxd.core.wire.batches import Batch, Line
 from syshaxd.core.wire.body import RequestBody
-from syshaxd.core.wire.http1 import Dechunker, parse_response_head
 from syshaxd.gateway.authentication import Authentication, check_model
 from syshaxd.gateway.bodies import BodyIntake, answer_limit, model_of, refuse_router_fields
+from syshaxd.gateway.collected import Collected
 from syshaxd.gateway.errors import outcome_of
 from syshaxd.gateway.rates import LimitedLine, RateLimiter, used_tokens
 from syshaxd.observe.metrics import MetricsService
 from syshaxd.serving.engine import Engine
-from syshaxd.serving.request import Flow, Request
+from syshaxd.serving.request import Request
 
 _HEADERS = b"content-type: application/json\r\n"
 _JSON = "application/json"
 _BYTES_PER_TOKEN = 4
-
-
-class _Collected:
-    """Takes an answer in place of a client's connection (a `Downstream`)."""
-
-    http10 = False
-
-    def __init__(self) -> None:
-        self.answer_lines = b""
-        self._parts: list[bytes] = []
-        self._cut = False
-
-    def attach(self, flow: Flow) -> None:
-        """It takes everything at once."""
-
-    def detach(self) -> None:
-        """See above."""
-
-    def writer(self) -> Callable[[bytes], None]:
-        """Keeps the bytes."""
-        return self._parts.append
-
-    def abort(self) -> None:
-        """The answer is incomplete."""
-        self._cut = True
-
-    def answer(self) -> tuple[int, bytes]:
-        """Status and body. Raises InstanceFailedError: it is incomplete."""
-        head, end, body = b"".join(self._parts).partition(b"\r\n\r\n")
-        if self._cut or not end:
-            raise InstanceFailedError("the instance broke off")
-        told = parse_response_head(head)
-        return told.status, Dechunker().feed(body) if told.chunked else body
 
 
 class Lines:
@@ -96,7 +62,7 @@ class Lines:
 
     async def answer(self, begun: "BegunLine") -> tuple[int, bytes]:
         """Has a line answered; returns status and body. Raises SyshaxError: it was not."""
-        client = _Collected()
+        client = Collected()
         batch, line = begun.batch, begun.line
         key = self._authentication.owner(batch.owner)  # it may have waited for long
         asked = Request(
