@@ -18,6 +18,7 @@ from syshaxd.core.placement.prediction import pays
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.rules import Move, Policy, View
 from syshaxd.core.placement.steps import StepTime
+from syshaxd.core.placement.targets import NO_TARGET, RequestClass, Target
 from tests.fakes.specs import make_spec
 
 GPU, CPU = replace(make_spec("gpu"), max_num_seqs=8), replace(make_spec("cpu"), max_num_seqs=8)
@@ -99,6 +100,16 @@ def test_what_is_unsure_is_not_done() -> None:
     )
     assert isinstance(decide(LIKE, 25), Offload)
     assert decide(unsure, 25).places == ("gpu",)  # type: ignore[union-attr]
+
+
+def test_a_prompt_that_the_gpu_computes_for_longer_than_the_cpu_spares_it_delays_nobody() -> None:
+    """As in traces of code: long prompts and short answers."""
+    dear = Line(1000, 0.4, variance=4.0, covariance=0.0016, spread=0.008, count=50)
+    prompts = replace(LIKE, prefill_s={**LIKE.prefill_s, "gpu": dear})
+    assert isinstance(decide(LIKE, 40), Offload)
+    decision = decide(prompts, 40)
+    assert decision.places == ("gpu",)  # type: ignore[union-attr]
+    assert "its prompt would delay those ahead of it at gpu" in " ".join(decision.reasons)  # type: ignore[union-attr]
 
 
 def test_refused_saves_speak_against_an_offload() -> None:
@@ -246,12 +257,64 @@ def test_for_all_loads(
     if decision.places[-1] == "cpu":
         assert rooms["gpu"].full
         assert not rooms["cpu"].full
-        prediction = decision.prediction if isinstance(decision, Offload) else None
-        assert prediction is None or pays(prediction)
+        assert decision.prediction is None or pays(decision.prediction)
         if isinstance(decision, Offload):
-            assert prediction is not None or not rooms["cpu"].running
+            assert decision.prediction is not None or not rooms["cpu"].running
             assert rooms["gpu"].has_prefill_place
             assert not request_.whole_because
+
+
+@st.composite
+def measured(draw: st.DrawFn) -> Estimates:
+    """Devices that are known well enough for help: a CPU up to fifty times slower, prompts of any price."""
+    gpu_s = draw(st.floats(0.005, 0.05))
+    its = known(gpu_s, gpu_s * draw(st.floats(1, 50)))
+    prefill_s = {"gpu": line(1000, draw(st.floats(0.01, 1.0))), "cpu": line(1000, draw(st.floats(0.5, 20.0)))}
+    slopes = {name: replace(its, covariance=its.y / its.x * its.variance) for name, its in prefill_s.items()}
+    return replace(its, prefill_s=slopes)
+
+
+@given(
+    measured(),
+    st.integers(0, 200),
+    st.integers(0, 7),
+    st.integers(10, 4000),
+    st.sampled_from(RequestClass),
+    st.builds(Target, ttft_s=st.none() | st.floats(0.1, 30), tpot_s=st.none() | st.floats(0.01, 1)),
+    st.sampled_from(["", "seed"]),
+)
+def test_no_help_at_a_negative_lower_bound_and_none_that_delays_the_queue(
+    estimates: Estimates,
+    queued: int,
+    on_cpu: int,
+    prompt_tokens: int,
+    request_class: RequestClass,
+    target: Target,
+    whole_because: str,
+) -> None:
+    view = replace(
+        VIEW,
+        policy=Policy(targets={request_class: target}),
+        inflight=FULL | {"cpu": on_cpu},
+        queued=queued,
+        estimates=estimates,
+    )
+    request = replace(
+        SPLIT, prompt_tokens=prompt_tokens, max_tokens=None, request_class=request_class, whole_because=whole_because
+    )
+    decision = scheduler.decide(view, request)
+    if isinstance(decision, Wait | Reject) or decision.places[-1] != "cpu":
+        return
+    prediction = decision.prediction
+    assert prediction is not None
+    assert not prediction.holds_up
+    if not pays(prediction):
+        assert request.is_batch or target != NO_TARGET
+        assert prediction.least_first_s > 0, "what it gains is the first token"
+    if isinstance(decision, Offload) and queued:
+        work_s = estimates.prefill_s["gpu"].slope * prompt_tokens
+        answer_s = estimates.lengths.mean * estimates.token_s["gpu"].at(GPU.max_num_seqs) / GPU.max_num_seqs
+        assert work_s <= 2 * answer_s, "the CPU takes less off the GPU than its prompt puts before those ahead"
 
 
 @given(loads, counts, estimates_)

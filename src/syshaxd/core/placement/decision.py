@@ -60,12 +60,16 @@ class Prediction:
     """The same had the request waited for the GPU."""
     least_s: float = 0.0
     """What it gains, less what it takes from others, if everything measured is off by as much as it hardly is."""
+    least_first_s: float = 0.0
+    """The same for the seconds to the first token."""
     offload_first_s: float | None = None
     """Seconds to the first token; None: not predicted."""
     wait_first_s: float | None = None
     """The same had the request waited for the GPU."""
     others_s: float = 0.0
     """Seconds that it was expected to take from other requests, summed over them."""
+    holds_up: bool = False
+    """Its prompt would delay the requests ahead of it by more than the CPU takes off the GPU."""
 
     @property
     def benefit_s(self) -> float:

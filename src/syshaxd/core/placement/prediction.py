@@ -61,9 +61,11 @@ def predict_help(estimates: Estimates, help_: Help) -> Prediction | None:
         offload_s=expected.help_s,
         wait_s=expected.wait_s,
         least_s=min(case.wait_s - case.help_s - case.others_s for case in worst),
+        least_first_s=min(case.wait_first_s - case.help_first_s - case.others_s for case in worst),
         offload_first_s=expected.help_first_s,
         wait_first_s=expected.wait_first_s,
         others_s=expected.others_s,
+        holds_up=any(case.holds_up for case in worst),
     )
 
 
@@ -77,8 +79,8 @@ def predict_first_s(estimates: Estimates, gpu: Room, request: InferenceRequest, 
 
 
 def pays(prediction: Prediction) -> bool:
-    """Whether help gains more than a trifle, even if everything measured is off."""
-    return prediction.least_s > max(_MARGIN_S, _MARGIN_RATIO * prediction.wait_s)
+    """Whether help gains more than a trifle, even if everything measured is off, and delays nobody ahead of it."""
+    return not prediction.holds_up and prediction.least_s > max(_MARGIN_S, _MARGIN_RATIO * prediction.wait_s)
 
 
 def relief_pays(estimates: Estimates, gpu: str, cpu: str, *, waiting: int, slots: int) -> bool:
@@ -145,6 +147,9 @@ class _Case:
         gpu_prompt, cpu_prompt = (estimates.prefill_s.get(name) for name in (help_.gpu, help_.cpu))
         self._gpu_prompt_s = gpu_prompt.at(help_.prompt_tokens) if gpu_prompt else 0.0
         self._gpu_prompt_work_s = gpu_prompt.slope * help_.prompt_tokens if gpu_prompt else 0.0
+        usual_s = gpu_prompt.slope * gpu_prompt.x if gpu_prompt else 0.0
+        # What the GPU gives for one token of one answer: a step's share, without the prompts computed meanwhile.
+        self._gpu_token_work_s = max(0.0, self._gpu_s / help_.slots - usual_s / max(1.0, estimates.lengths.mean))
         self._cpu_prompt_s = 0.0
         if cpu_prompt:
             self._cpu_prompt_s = cpu_prompt.at(help_.prompt_tokens) * (1 + doubt * cpu_prompt.error_ratio)
@@ -159,6 +164,9 @@ class _Case:
         self._begins_s = self._seconds_to_begin()
         self.help_s, made = self._seconds_of_help()
         self.others_s = self._seconds_of_others(made)
+        # Its prompt is computed before those of all that are ahead of it. They get that time back only if the GPU need
+        # not make more of other answers than that: of those that were helped before.
+        self.holds_up = help_.splits and help_.queued > 0 and self._gpu_prompt_work_s > made * self._gpu_token_work_s
 
     def _share_refused(self) -> float:
         """Of such hand-overs: the CPU computes those prompts."""
@@ -194,12 +202,7 @@ class _Case:
         # Each of its steps is longer for all others on the CPU, and its prompt makes them wait: also those that could
         # be there in the meantime.
         stalled = max(help_.cpu_running, min(help_.cpu_slots - 1, help_.queued))
-        at_cpu_s = help_.cpu_running * made * self._cpu_more_s + stalled * self._refused * self._cpu_prompt_s
-        # Its prompt goes before those of all that are ahead of it. The GPU need not make what the CPU makes, from which
-        # all gain that come after it: as long as a queue lasts, as many are to come as have come.
-        earlier_s = self._gpu_prompt_work_s if help_.splits else -self._gpu_prompt_work_s
-        at_gpu_s = help_.queued * (earlier_s - made * self._gpu_s / help_.slots)
-        return at_cpu_s + max(0.0, at_gpu_s)
+        return help_.cpu_running * made * self._cpu_more_s + stalled * self._refused * self._cpu_prompt_s
 
     def _doubted(self, value: Measured) -> float:
         return value.value + self._doubt * (value.high - value.value)

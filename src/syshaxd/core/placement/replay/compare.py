@@ -13,7 +13,7 @@ from syshaxd.core.placement.replay.trace import TracedRequest, at_rate, fit, sec
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.targets import RequestClass, Target
 
-DEFAULT_LOADS = (0.5, 1.0, 1.2, 2.0, 3.0)
+DEFAULT_LOADS = (0.5, 1.0, 1.5, 2.0, 3.0)
 """Times what the GPU alone can do."""
 _NOISE = "noise"
 

@@ -61,10 +61,7 @@ def _help(
         prediction = predict_help(view.estimates, help_)
         if prediction is not None:
             found.append((help_, prediction))
-            refusal = (
-                f"would take {prediction.offload_s:.1f} s, the wait for {help_.gpu} {prediction.wait_s:.1f} s; "
-                f"surely gained: {prediction.least_s:.1f} s"
-            )
+            refusal = refusal or _refusal(help_, prediction)
         elif not cpu.running and (_has_place(gpus, help_) if help_.splits else request.prompt_tokens <= _SHORT_PROMPT):
             return _placement(help_, None, reasons)
         else:
@@ -83,7 +80,7 @@ def _best(
     """The way of help that a request takes; None: it is better to wait.
 
     What pays comes first. Otherwise a request whose target only help meets takes the way that costs others least, if it
-    costs them no more than it gains; so does a batch request, which leaves the GPU to others.
+    surely gains more to its first token than it costs them; so does a batch request, which leaves the GPU to others.
     """
     target = view.policy.target(request)
     tokens = view.estimates.lengths_of(request.kind).mean
@@ -91,18 +88,27 @@ def _best(
     paying: list[tuple[Help, Prediction]] = []
     meeting: list[tuple[Help, Prediction]] = []
     for help_, prediction in found:
+        if prediction.holds_up:
+            continue
         offload_first_s, wait_first_s = prediction.offload_first_s or 0.0, prediction.wait_first_s or 0.0
-        others_s = prediction.others_s or 0.0
         met = target.met(offload_first_s, (prediction.offload_s - offload_first_s) / tokens)
         met_by_waiting = target.met(wait_first_s, (prediction.wait_s - wait_first_s) / tokens)
         if pays(prediction) and (met or not met_by_waiting):
             paying.append((help_, prediction))
-        wanted = met and (request.is_batch or not met_by_waiting)
-        if wanted and others_s <= max(0.0, wait_first_s - offload_first_s):
+        if met and (request.is_batch or not met_by_waiting) and prediction.least_first_s > 0:
             meeting.append((help_, prediction))
     if paying:
         return max(paying, key=lambda one: one[1].least_s)
-    return min(meeting, key=lambda one: one[1].others_s or 0.0, default=None)
+    return min(meeting, key=lambda one: one[1].others_s, default=None)
+
+
+def _refusal(help_: Help, prediction: Prediction) -> str:
+    if prediction.holds_up:
+        return f"its prompt would delay those ahead of it at {help_.gpu} by more than the CPU takes off that"
+    return (
+        f"would take {prediction.offload_s:.1f} s, the wait for {help_.gpu} {prediction.wait_s:.1f} s; "
+        f"surely gained: {prediction.least_s:.1f} s"
+    )
 
 
 def _has_place(gpus: list[Room], help_: Help) -> bool:
