@@ -41,7 +41,9 @@ class Faults:
     """The server's only thread computes for so long, once, and answers nobody meanwhile, as vLLM's API server does
     with a request whose answer is huge."""
     poison: str = ""
-    """A request with this text in its body ends the process, at once; empty: none does."""
+    """A request with this text in its body ends the process; empty: none does."""
+    poison_after_s: float = 0.0
+    """The process ends so long after it got such a request, which has no answer until then."""
     die: int | None = None
     """The process ends with this code, at once: the POST gets no answer."""
 

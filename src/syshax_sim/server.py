@@ -178,6 +178,7 @@ class SimInstance:
             raise malformed("Unsupported Media Type: Only 'application/json' is allowed", "body")
         data = await request.read()
         if self.faults.poison and self.faults.poison.encode() in data:
+            await asyncio.sleep(self.faults.poison_after_s)
             self._die(1)
         ask = parse_ask(
             data,

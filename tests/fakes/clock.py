@@ -59,6 +59,13 @@ class MovableLoop(asyncio.SelectorEventLoop):
         return super().time() + self.ahead_s
 
 
+class StandingLoop(MovableLoop):
+    """One whose time only the test moves: what happens is the same on a slow machine. Without sockets."""
+
+    def time(self) -> float:
+        return self.ahead_s
+
+
 async def pass_time(seconds: float, *, step_s: float = 0.25) -> None:
     """Moves the running MovableLoop on, in steps that let what is due at each moment happen then."""
     loop = asyncio.get_running_loop()
@@ -70,7 +77,7 @@ async def pass_time(seconds: float, *, step_s: float = 0.25) -> None:
             await asyncio.sleep(0)
 
 
-def run_in_movable_time(test: Coroutine[Any, Any, None]) -> None:
+def run_in_movable_time(test: Coroutine[Any, Any, None], loop: type[MovableLoop] = MovableLoop) -> None:
     """Runs a test to its end in a MovableLoop."""
-    with asyncio.Runner(loop_factory=MovableLoop) as runner:
+    with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(test)

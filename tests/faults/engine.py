@@ -4,7 +4,7 @@
 
 Its environment tells what else it is to do: FAULTS_KV is a folder through which instances hand KV caches over,
 FAULTS_MAPPED and FAULTS_OPEN files that it keeps mapped and open, FAULTS_STEP_S the time that a token takes,
-FAULTS_POISON a text that ends each process that gets it.
+FAULTS_POISON a text that ends each process that gets it, FAULTS_POISON_AFTER_S how long it takes to.
 """
 
 import argparse
@@ -90,7 +90,8 @@ async def serve(args: argparse.Namespace, profile: Profile) -> None:
         kv_store=FolderKvStore(Path(os.environ["FAULTS_KV"])),
         die=os._exit,
     )
-    sim.set_faults(Faults(poison=os.environ.get("FAULTS_POISON", "")))
+    after_s = float(os.environ.get("FAULTS_POISON_AFTER_S", "0"))
+    sim.set_faults(Faults(poison=os.environ.get("FAULTS_POISON", ""), poison_after_s=after_s))
     async with sim:
         print(f"listening on {sim.url}", flush=True)
         await stop.wait()

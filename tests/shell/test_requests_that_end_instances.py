@@ -11,6 +11,7 @@ from syshaxd.core.types import State
 from tests.fakes.gateway import ANSWER, CHAT, MakeStand, Stand
 from tests.fakes.handover import duo
 from tests.fakes.instance import Request, json_answer
+from tests.fakes.quiet import assert_quiet
 
 POISON = {"model": "m", "messages": [{"role": "user", "content": "poison!"}], "max_tokens": 4}
 WELL = POISON | {"messages": [{"role": "user", "content": "hi"}]}
@@ -58,16 +59,45 @@ async def test_a_request_that_ends_instances_never_reaches_the_last_one(make_sta
     assert (status, "2 instances ended while they ran this request" in message) == (502, True), message
     assert (len(stand.gpu.requests), len(stand.cpu.requests)) == (2, 0)
     status, message = await _status_and_error(stand)  # it is known now
-    assert (status, "only one is ready" in message) == (502, True), message
+    assert (status, "none is tried for 300 s" in message) == (503, True), message
     await stand.ready("gpu")
     status, message = await _status_and_error(stand)
-    assert (status, "may have ended an instance lately" in message) == (502, True), message
-    assert (len(stand.gpu.requests), len(stand.cpu.requests)) == (3, 0)
-    await stand.ready("gpu")
+    assert (status, "none is tried for" in message) == (503, True), message
+    assert (len(stand.gpu.requests), len(stand.cpu.requests)) == (2, 0)
     stand.gpu.answer = stand.cpu.answer = _answer_well
-    assert (await _status_and_error(stand))[0] == 200
+    async with stand.post(CHAT | {"user": "another"}) as response:
+        assert response.status == 200
+
+
+async def test_a_known_request_waits_for_a_second_instance_with_a_limit(make_stand: MakeStand) -> None:
+    stand = await make_stand(max_queue_wait_s=0.05)
+    stand.gpu.answer = Ending(stand, "gpu")
+    for _ in range(2):
+        async with stand.post() as response:
+            message = (await response.json())["error"]["message"]
+            assert (response.status, response.headers["retry-after"]) == (503, "10"), message
+            assert "only while two instances of its model are ready" in message
+    assert not stand.cpu.requests
+    stand.supervisor.become("gpu", State.FAILED)  # it is not started again: waiting is in vain
+    status, message = await _status_and_error(stand)
+    assert (status, "no second one is to run" in message) == (503, True), message
+    stand.gpu.answer = _answer_well
+    await stand.ready("gpu")
+    for _ in range(2):  # as one to be tried, then as any other
+        assert (await _status_and_error(stand))[0] == 200
     stand.supervisor.become("gpu", State.BACKOFF)
     assert (await _status_and_error(stand))[0] == 200
+
+
+async def test_what_a_client_has_given_up_does_not_reach_the_last_instance(make_stand: MakeStand) -> None:
+    stand = await make_stand(max_queue_wait_s=0.05)
+    stand.gpu.answer = Ending(stand, "gpu", requests=99)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(_status_and_error(stand), 0.05)
+    await assert_quiet(stand.engine)
+    stand.supervisor.become("gpu", State.UNHEALTHY)
+    assert (await _status_and_error(stand))[0] == 503
+    assert not stand.cpu.requests
 
 
 async def _status_and_error(stand: Stand) -> tuple[int, str]:

@@ -156,6 +156,14 @@ class InstanceRegistry:
             self._kept[key] = found
         return tuple(spec for spec in found if spec.name not in tried) if tried else found
 
+    def peers(self, request: InferenceRequest) -> tuple[RegisteredInstance, ...]:
+        """All instances of the request's model and route, ready or not, whichever of them it insists on."""
+        found = [instance for instance in self.instances.values() if self._serves(instance.spec, request)]
+        if not request.model and found:
+            model = self.specs.get(request.pinned or "", found[0].spec).served_model
+            found = [instance for instance in found if instance.spec.served_model == model]
+        return tuple(found)
+
     def _serves(self, spec: InstanceSpec, request: InferenceRequest) -> bool:
         catalog = self.instances[spec.name].catalog
         return catalog.serves_model(request.model) and catalog.serves_route(request.method, request.path)

@@ -33,7 +33,7 @@ from syshaxd.core.types import InstanceSpec, InstanceStatus, OffloadTrial, State
 from syshaxd.instances.breakers import Ask, Breakers
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
-from syshaxd.serving.failures import Failures
+from syshaxd.serving.failures import Failures, WithdrawnError
 from syshaxd.serving.handover import Answer, Handover
 from syshaxd.serving.in_flight import RequestBook
 from syshaxd.serving.request import Request
@@ -118,7 +118,9 @@ class Engine:
     async def _answer(self, request: Request) -> Outcome:
         """Has a request answered where it is placed, or elsewhere if the instance fails before it begins."""
         claim = Claim(request.inference)
+        why = "such a request was running when an instance ended lately"
         while True:
+            await self._failures.clear(request, why, within_s=self._max_queue_wait_s)
             with await self._admit(claim) as grant, self._begin(request, claim, grant) as answer:
                 placed_at_s = self._loop.time()
                 try:
@@ -130,11 +132,12 @@ class Engine:
                         self._admission.observe_help(claim, self._loop.time())
                         took_s = self._loop.time() - placed_at_s
                         self._admission.observe_answer(claim.request, took_s, answer.usage[1], request.handovers)
-                    self._failures.end(request, failed=answer.outcome is Outcome.FAILED)
                     if answer.outcome is not Outcome.FAILED:
+                        self._failures.answered(request)
                         self.breakers.succeeded(answer.instance)
                     return answer.outcome
-            await self._may_start_over(request, instance, failure, last_try=last_try)
+            why = f"instance {instance}: {failure}"
+            self._check_start_over(request, instance, failure, why, last_try=last_try)
             claim = Claim(claim.request, () if request.tries.suspect else (instance,))
             del failure  # it refers to this frame
 
@@ -162,12 +165,10 @@ class Engine:
             InstanceTimeoutError: As above, and the instance was silent for too long.
         """
         while not answer.over:
-            began_s = self._loop.time()
             try:
-                await answer.run()
+                await self._failures.run(request, answer.instance, answer.run)
             except (InstanceFailedError, InstanceTimeoutError) as error:
-                ran_s = self._loop.time() - began_s
-                await self._failures.note(request, answer.instance, error, progressed=answer.progressed, ran_s=ran_s)
+                await self._failures.note(request, answer.instance, error, progressed=answer.progressed)
                 try:
                     await self._fail_over(request, claim, grant, answer, error)
                 except SyshaxError as refusal:
@@ -189,8 +190,11 @@ class Engine:
         """Has the rest of an answer made by another instance. Raises SyshaxError: none can, or may."""
         if not isinstance(answer, MovableAnswer) or not answer.may_go_on or request.expired:
             raise error
-        self._failures.check(request, answer.instance, error)
-        await self._failures.clear(request, answer.instance, error, within_s=self._max_queue_wait_s)
+        if request.tries.suspect and not answer.begun:
+            raise error  # it starts over
+        why = f"instance {answer.instance}: {error}"
+        self._failures.check(request, why)
+        await self._failures.clear(request, why, within_s=self._max_queue_wait_s)
         if answer.target is None:
             _log.warning(
                 "request %s: instance %s: %s; another instance continues its answer", request.id, answer.instance, error
@@ -218,22 +222,20 @@ class Engine:
                     continue
                 raise refusal from None
 
-    async def _may_start_over(self, request: Request, instance: str, error: SyshaxError, *, last_try: bool) -> None:
-        """Returns when a request of whose answer the client has got nothing may be tried again. Raises SyshaxError."""
-        text = f"instance {instance}: {error}"
-        try:
-            if isinstance(error, InstanceTimeoutError):
-                raise InstanceTimeoutError(text) from error
-            self._failures.check(request, instance, error)
+    def _check_start_over(
+        self, request: Request, instance: str, error: SyshaxError, why: str, *, last_try: bool
+    ) -> None:
+        """Raises SyshaxError if a request of whose answer the client has got nothing must not be tried again."""
+        if isinstance(error, InstanceTimeoutError):
+            raise InstanceTimeoutError(why) from error
+        if not isinstance(error, WithdrawnError):
+            self._failures.check(request, why)
             if last_try:
-                raise InstanceFailedError(text) from error
-            self._failures.spend_retry(text)
-            await self._failures.clear(request, instance, error, within_s=self._max_queue_wait_s)
-        except SyshaxError:
-            self._failures.end(request, failed=True)
-            raise
+                raise InstanceFailedError(why) from error
+            self._failures.spend_retry(why)
+        where = "again beside a second instance" if request.tries.suspect else "another"
         extra = {"instance": instance, "request_id": request.id}
-        _log.warning("request %s: %s; trying another", request.id, text, extra=extra)
+        _log.warning("request %s: %s; trying %s", request.id, why, where, extra=extra)
         request.retries += 1
 
     def _tell_state(self, name: str, text: str) -> None:

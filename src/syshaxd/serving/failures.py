@@ -3,10 +3,12 @@
 """Failures of instances under requests: what they tell of the instance, of the request, and whether to try again."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 
-from syshaxd.core.errors import InstanceFailedError, SyshaxError
-from syshaxd.core.placement.retries import HARMLESS_S, Suspects, Trials
+from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, SyshaxError, UnavailableError
+from syshaxd.core.placement.retries import MAX_ENDS, TRIAL_S, Suspects, Trials
 from syshaxd.core.placement.retry_budget import RetryBudget
 from syshaxd.core.types import InstanceStatus, State
 from syshaxd.instances.breakers import Breakers
@@ -15,7 +17,26 @@ from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.request import Request
 
 _ASKED_TO_END = frozenset((State.DRAINING, State.STOPPING, State.STOPPED))
-_TOO_FEW = "a request may have ended an instance, and only one is ready"
+_UNWELL = frozenset((State.UNHEALTHY, State.BACKOFF, State.FAILED))
+_GUARD = "it may have ended it, and runs only while two instances of its model are ready, few such requests at a time"
+_RETRY_AFTER_S = 10.0
+
+
+class WithdrawnError(InstanceFailedError):
+    """A suspect was taken from its instance, as no second one is ready any more. The instance has not failed."""
+
+
+@dataclass(slots=True, eq=False)
+class _Trial:
+    """A suspect that is tried, until it is answered."""
+
+    timer: asyncio.TimerHandle | None = None
+    """Runs until it no longer keeps others waiting."""
+    keeps_waiting: bool = True
+    instance: str = ""
+    """Where it runs."""
+    scope: asyncio.Timeout | None = None
+    """Ends it; None: it does not run."""
 
 
 class Failures:
@@ -30,7 +51,7 @@ class Failures:
         self.budget = budget
         self._suspects = Suspects()
         self._trials = Trials()
-        self._on_trial: dict[Request, asyncio.TimerHandle] = {}
+        self._on_trial: dict[Request, _Trial] = {}
         self._states: dict[str, State] = {}
         self._ending: set[str] = set()
         """Instances that have ended, though the supervisor does not know it yet."""
@@ -42,30 +63,68 @@ class Failures:
         supervisor.subscribe(self._on_status)
         registry.subscribe(self._wake)
 
-    def begin(self, request: Request) -> None:
-        """A request has come.
+    # Requests.
 
-        Raises:
-            InstanceFailedError: Such a request may have ended an instance lately, and only one is ready.
-        """
+    def begin(self, request: Request) -> None:
+        """A request has come."""
         self.budget.earn()
         if self._suspects.knows(request.path, request.body, self._loop.time()):
             request.tries.remember()
-            if len(self._ready) < 2 <= len(self._registry.specs):
-                raise InstanceFailedError(f"such {_TOO_FEW}: it is not tried")
 
-    def end(self, request: Request, *, failed: bool) -> None:
-        """A request has ended: its content is remembered if it may end instances, or forgotten if it was answered."""
-        if not request.tries.suspect:
-            return
-        if failed:
-            self._suspects.add(request.path, request.body, self._loop.time())
-        else:
+    def answered(self, request: Request) -> None:
+        """A request was answered: it ends no instances."""
+        if request.tries.suspect:
             self._suspects.forget(request.path, request.body)
 
-    async def note(
-        self, request: Request, instance: str, error: SyshaxError, *, progressed: bool, ran_s: float
-    ) -> None:
+    def leave(self, request: Request) -> None:
+        """A request is over, however it has ended."""
+        self._end_trial(request, harmless=False)
+
+    async def run(self, request: Request, instance: str, segment: Callable[[], Awaitable[None]]) -> None:
+        """Has a segment of a request's answer made.
+
+        Raises:
+            WithdrawnError: The request is suspect, it has no answer yet, and no second instance is ready any more.
+            InstanceFailedError: What `segment` raises.
+            InstanceTimeoutError: As above.
+        """
+        try:
+            if (trial := self._on_trial.get(request)) is None:
+                await segment()
+            else:
+                trial.instance = instance
+                await self._run_trial(request, trial, segment)
+        except asyncio.CancelledError:
+            if not request.status:
+                self._abandon(request, instance)
+            raise
+
+    async def _run_trial(self, request: Request, trial: _Trial, segment: Callable[[], Awaitable[None]]) -> None:
+        withdrawn = WithdrawnError(f"it was withdrawn: {_GUARD}")
+        if not self._has_second(request):
+            raise withdrawn
+        if trial.timer is None:
+            trial.timer = self._loop.call_later(TRIAL_S, self._let_others_begin, trial)
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                trial.scope = scope
+                await segment()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise withdrawn from None
+        finally:
+            trial.scope = None
+
+    def _abandon(self, request: Request, instance: str) -> None:
+        """A client gets no answer, and may send the request again, while the instance may yet end of it."""
+        now_s = self._loop.time()
+        self._suspects.abandon(instance, request.path, request.body, now_s)
+        if self._states.get(instance) in _UNWELL:
+            self._suspects.blame_abandoned(instance, now_s)
+
+    async def note(self, request: Request, instance: str, error: SyshaxError, *, progressed: bool) -> None:
         """An instance has failed a request.
 
         Args:
@@ -73,16 +132,23 @@ class Failures:
             instance: The instance.
             error: What it has failed with.
             progressed: It had made some of the answer.
-            ran_s: For how long it had run the request.
         """
+        if isinstance(error, WithdrawnError):
+            self._end_trial(request, harmless=False)
+            return
+        if isinstance(error, InstanceTimeoutError) and not progressed:
+            self._abandon(request, instance)
         if request.expired:
             return  # the instance may have done well
         self._supervisor.report_failure(instance)
         self._breakers.failed(instance, str(error))
         ended = await self._has_ended(instance, error)
-        unresponsive = instance in self._given_up
-        request.tries.failed(error, ended=ended, unresponsive=unresponsive, begun=progressed, ran_s=ran_s)
+        request.tries.failed(error, ended=ended, begun=progressed)
         self._end_trial(request, harmless=not ended)
+        if ended and request.tries.suspect:
+            self._trials.harmed()
+            harmful = request.tries.harmful
+            self._suspects.add(request.path, request.body, self._loop.time(), harmful=harmful)
 
     async def _has_ended(self, instance: str, error: SyshaxError) -> bool:
         """Whether an instance that has failed a request ends of itself."""
@@ -100,6 +166,8 @@ class Failures:
         is_well = await asyncio.shield(asking)
         if not is_well and self._states.get(instance) is State.READY:
             self._ending.add(instance)
+            self._suspects.blame_abandoned(instance, self._loop.time())
+            self._wake()
         return not is_well
 
     def answered_badly(self, instance: str, status: int) -> None:
@@ -113,51 +181,85 @@ class Failures:
         if not self.budget.spend(reserve, self._loop.time()):
             raise InstanceFailedError(f"{why}; too many requests fail to try each on another (system.retry_ratio)")
 
-    def check(self, request: Request, instance: str, error: SyshaxError) -> None:
+    def check(self, request: Request, why: str) -> None:
         """Raises InstanceFailedError if a request that an instance has failed must not be tried again."""
         if refusal := request.tries.refusal():
-            raise InstanceFailedError(f"instance {instance}: {error}; {refusal}: it is not tried again")
+            raise InstanceFailedError(f"{why}; {refusal}: it is not tried again")
 
-    async def clear(self, request: Request, instance: str, error: SyshaxError, *, within_s: float) -> None:
-        """Returns when a request that an instance has failed may be tried again: at once, unless it is suspect.
+    async def clear(self, request: Request, why: str, *, within_s: float) -> None:
+        """Returns when a request may be tried: at once, unless it is suspect.
 
         Raises:
-            InstanceFailedError: It is suspect, and in that time no second instance was ready for it.
+            UnavailableError: It is suspect, and in that time no second instance was ready for it, or none can be.
+            InstanceFailedError: It is suspect, it has failed, and its model has one instance only.
         """
         if not request.tries.suspect:
             return
+        if len(self._registry.peers(request.inference)) < 2:
+            if request.tries.has_failed:
+                raise InstanceFailedError(why)
+            return  # there is no other instance to save from it
         try:
             async with asyncio.timeout(within_s):
-                while len(self._ready) < 2 or not self._trials.may_begin:
+                self._check_may_be_tried(request, why)
+                while not (self._has_second(request) and self._trials.may_begin):
                     await self._changed.wait()
+                    self._check_may_be_tried(request, why)
         except TimeoutError:
-            raise InstanceFailedError(
-                f"instance {instance}: {error}; such {_TOO_FEW}, or others are tried: not tried again in {within_s:g} s"
-            ) from None
+            text = f"{why}; {_GUARD}: not within {within_s:g} s"
+            raise UnavailableError(text, retry_after_s=_RETRY_AFTER_S) from None
         self._trials.begin()
-        harmless: Callable[[], None] = lambda: self._end_trial(request, harmless=True)  # noqa: E731
-        self._on_trial[request] = self._loop.call_later(HARMLESS_S, harmless)
-        request.on_answer = harmless
-
-    def leave(self, request: Request) -> None:
-        """A request is over, however it has ended."""
-        self._end_trial(request, harmless=True)
+        self._on_trial[request] = _Trial()
+        request.on_answer = partial(self._end_trial, request, harmless=True)
 
     @property
     def _ready(self) -> set[str]:
         return {spec.name for spec in self._registry.ready} - self._ending
 
+    def _has_second(self, request: Request) -> bool:
+        """Two instances of its model are ready: one may end, and the other serves."""
+        ready = self._ready
+        return sum(peer.spec.name in ready for peer in self._registry.peers(request.inference)) >= 2
+
+    def _check_may_be_tried(self, request: Request, why: str) -> None:
+        """Raises UnavailableError if it is in vain to wait."""
+        left_s = self._suspects.refused_for_s(request.path, request.body, self._loop.time())
+        if left_s:
+            text = f"{MAX_ENDS} instances ended while they ran such requests: none is tried for {left_s:.0f} s"
+            raise UnavailableError(f"{why}; {text}", retry_after_s=left_s)
+        statuses = [peer.status for peer in self._registry.peers(request.inference)]
+        if sum(status.wanted and status.state is not State.FAILED for status in statuses) < 2:
+            raise UnavailableError(f"{why}; {_GUARD}: no second one is to run", retry_after_s=_RETRY_AFTER_S)
+
+    # Trials.
+
+    def _let_others_begin(self, trial: _Trial) -> None:
+        trial.keeps_waiting = False
+        self._trials.end(harmless=True)
+        self._wake()
+
     def _end_trial(self, request: Request, *, harmless: bool) -> None:
-        timer = self._on_trial.pop(request, None)
-        if timer is not None:
-            timer.cancel()
-            request.on_answer = None
+        trial = self._on_trial.pop(request, None)
+        if trial is None:
+            return
+        request.on_answer = None
+        if trial.timer is not None:
+            trial.timer.cancel()
+        if trial.keeps_waiting:
             self._trials.end(harmless=harmless)
             self._wake()
+
+    def _withdraw_if_alone(self, request: Request, trial: _Trial) -> None:
+        # If its own instance is not ready, that may be its doing: it fails there, and that is counted.
+        if trial.scope is not None and trial.instance in self._ready and not self._has_second(request):
+            trial.scope.reschedule(self._loop.time())
+            trial.scope = None
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        for request, trial in self._on_trial.items():
+            self._withdraw_if_alone(request, trial)
 
     def _on_status(self, status: InstanceStatus) -> None:
         name, before = status.spec.name, self._states.get(status.spec.name)
@@ -168,3 +270,5 @@ class Failures:
             self._given_up.add(name)
         elif status.state in {State.STARTING, State.READY}:
             self._given_up.discard(name)
+        if status.state in _UNWELL:
+            self._suspects.blame_abandoned(name, self._loop.time())
