@@ -105,7 +105,7 @@ def test_what_is_unsure_is_not_done() -> None:
 def test_a_prompt_that_the_gpu_computes_for_longer_than_the_cpu_spares_it_delays_nobody() -> None:
     """As in traces of code: long prompts and short answers."""
     dear = Line(1000, 0.4, variance=4.0, covariance=0.0016, spread=0.008, count=50)
-    prompts = replace(LIKE, prefill_s={**LIKE.prefill_s, "gpu": dear})
+    prompts = structs.replace(LIKE, prefill_s={**LIKE.prefill_s, "gpu": dear})
     assert isinstance(decide(LIKE, 40), Offload)
     decision = decide(prompts, 40)
     assert decision.places == ("gpu",)  # type: ignore[union-attr]
@@ -271,7 +271,7 @@ def measured(draw: st.DrawFn) -> Estimates:
     its = known(gpu_s, gpu_s * draw(st.floats(1, 50)))
     prefill_s = {"gpu": line(1000, draw(st.floats(0.01, 1.0))), "cpu": line(1000, draw(st.floats(0.5, 20.0)))}
     slopes = {name: replace(its, covariance=its.y / its.x * its.variance) for name, its in prefill_s.items()}
-    return replace(its, prefill_s=slopes)
+    return structs.replace(its, prefill_s=slopes)
 
 
 @given(
@@ -292,14 +292,14 @@ def test_no_help_at_a_negative_lower_bound_and_none_that_delays_the_queue(
     target: Target,
     whole_because: str,
 ) -> None:
-    view = replace(
+    view = structs.replace(
         VIEW,
         policy=Policy(targets={request_class: target}),
         inflight=FULL | {"cpu": on_cpu},
         queued=queued,
         estimates=estimates,
     )
-    request = replace(
+    request = structs.replace(
         SPLIT, prompt_tokens=prompt_tokens, max_tokens=None, request_class=request_class, whole_because=whole_because
     )
     decision = scheduler.decide(view, request)
