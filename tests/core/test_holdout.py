@@ -200,7 +200,7 @@ def test_one_that_is_held_out_waits_and_is_told_why_while_others_are_helped() ->
     assert not any("cpu" in granted.grant.placement.places for _, granted in bench.granted)
     assert "held out" in bench.decided[-1].decision.reasons[-1]  # type: ignore[union-attr]
     assert bench.arrive(pinned="cpu") in [claim for claim, _ in bench.granted], "its client insists on it"
-    bench.admission.policy = Policy(name="turn")
+    bench.admission.set_policy(Policy(name="turn"))
     helped = bench.arrive()
     assert helped in [claim for claim, granted in bench.granted if granted.grant.placement.places == ("cpu",)]
 

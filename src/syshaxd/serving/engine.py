@@ -20,7 +20,7 @@ from syshaxd.core.errors import (
 )
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
-from syshaxd.core.placement.admission import Admission, begun
+from syshaxd.core.placement.admission import Admission
 from syshaxd.core.placement.calibration import Calibration
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, HelpSwitched, MoveStream, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest
@@ -208,7 +208,7 @@ class Engine:
         Raises:
             SyshaxError: No instance can continue, nor has one become ready in the time that a request may wait.
         """
-        rest = replace(begun(claim.request), offload=False)
+        rest = replace(claim.request.rest(), offload=False)
         tried: tuple[str, ...] = (failed,)
         deadline_s = self._loop.time() + self._max_queue_wait_s
         while True:
@@ -394,9 +394,7 @@ class Engine:
 
     def set_policy(self, policy: Policy) -> None:
         """Decides by another policy, or by other thresholds, from now on."""
-        if policy != self._admission.policy:
-            self._admission.restart_measuring()
-        self._admission.policy = policy
+        self._admission.set_policy(policy)
         self._readmit()
 
     def set_failure_limits(self, *, breaker_failures: int, retry_ratio: float) -> None:

@@ -5,6 +5,7 @@
 from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from syshaxd.core.placement.targets import RequestClass
 
@@ -48,6 +49,10 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     def kind(self) -> str:
         """Requests of one kind have answers of similar lengths."""
         return f"{self.request_class} {self.model} {self.path}"
+
+    def rest(self) -> "InferenceRequest":
+        """The request for the rest of an answer of which an instance has made a part."""
+        return replace(self, whole_because="it has begun already", movable=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
