@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from syshaxd.core.errors import BadRequestError
 from syshaxd.core.handover.bodies import CHAT_PATH, COMPLETIONS_PATH, continuation_body, movable_body, prefill_body
 from syshaxd.core.handover.joining import JoinedAnswer
-from syshaxd.core.handover.rules import KNOWN_FIELDS, whole_because
+from syshaxd.core.handover.rules import KNOWN_FIELDS, split_of
 from syshaxd.core.wire import body as body_module
 from syshaxd.core.wire.body import UNREADABLE, BodyReader, RequestBody, as_bool, as_int, encode, raw_fields
 from syshaxd.gateway import bodies as gateway_bodies
@@ -68,7 +68,7 @@ def test_nothing_that_placement_or_a_hand_over_reads_can_raise(values: dict[str,
     for refuse in (gateway_bodies.refuse_router_fields, gateway_bodies.refuse_stored):
         with contextlib.suppress(BadRequestError):
             refuse(read)
-    if whole_because(read):
+    if split_of(read).whole_because:
         return
     answer = JoinedAnswer(path, read)
     assert answer.stream is (values.get("stream") or False)
@@ -138,7 +138,7 @@ def test_a_large_body_takes_little_memory_whatever_is_in_it(field: bytes) -> Non
     tracemalloc.start()
     read = READER.read(data)
     assert gateway_bodies.model_of(read) == "m"
-    assert whole_because(read)
+    assert split_of(read).stays_because
     gateway_bodies.streams(read)
     gateway_bodies.answer_limit(CHAT_PATH, read)
     _, peak = tracemalloc.get_traced_memory()

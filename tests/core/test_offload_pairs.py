@@ -32,7 +32,10 @@ def test_equal_instances_can_hand_over_both_ways() -> None:
             replace(CPU, argv=(*CPU.argv, "--revision", "abc")),
             "their revision differs: not set and abc",
         ),
-        (replace(CPU, argv=(*CPU.argv, "--reasoning-parser", "deepseek_r1")), "cpu has a reasoning-parser"),
+        (
+            replace(CPU, argv=(*CPU.argv, "--reasoning-parser", "deepseek_r1")),
+            "their reasoning-parser differs: not set and deepseek_r1",
+        ),
         (replace(CPU, name="cpu2"), "cpu2 has not been ready yet"),
     ],
 )

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Which requests may be split; docs/offload-protocol.md shows the very table that decides."""
+"""Where requests may be split; docs/offload-protocol.md shows the very tables that decide."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.handover.rules import CARRIED, WHOLE_RULES, whole_because
+from syshaxd.core.handover.rules import CARRIED, STAY_RULES, WHOLE_RULES, FieldRule, Split, split_of
 
 DOC = Path(__file__).parents[2] / "docs" / "offload-protocol.md"
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9, "stream": True}
@@ -27,6 +27,15 @@ WHOLE: dict[str, list[Any]] = {
     ],
     "max_tokens": [1, 0, -1, "9"],
     "max_completion_tokens": [1],
+    "max_output_tokens": [1],
+    "input": [[{"role": "user", "content": [{"type": "input_image", "image_url": "data:"}]}]],
+    "prompt_logprobs": [0, 1],
+    "echo": [True],
+    "suffix": ["end"],
+    "kv_transfer_params": [{"do_remote_decode": True}],
+    "ec_transfer_params": [{"a": 1}],
+}
+STAY: dict[str, list[Any]] = {
     "seed": [0, 7],
     "response_format": [{"type": "json_object"}, {"type": "json_schema"}, "text"],
     "structured_outputs": [{"choice": ["a"]}],
@@ -38,22 +47,17 @@ WHOLE: dict[str, list[Any]] = {
     "functions": [[{"name": "f"}]],
     "include_reasoning": [False],
     "logprobs": [True, 0, 5],
-    "prompt_logprobs": [0, 1],
-    "echo": [True],
     "return_prompt_text": [True],
-    "suffix": ["end"],
     "stop": ["\n", ["a", "b"]],
     "presence_penalty": [0.5],
     "frequency_penalty": [-0.5],
     "bad_words": [["x"]],
     "truncate_prompt_tokens": [10, -1],
-    "thinking_token_budget": [100],
+    "thinking_token_budget": [100, 0],
     "repetition_detection": [{"n": 3}],
     "watermarking": [True],
     "vllm_xargs": [{"a": 1}],
     "logits_processors": [["x"]],
-    "kv_transfer_params": [{"do_remote_decode": True}],
-    "ec_transfer_params": [{"a": 1}],
 }
 SPLIT: dict[str, list[Any]] = {
     "n": [1, None],
@@ -68,31 +72,70 @@ SPLIT: dict[str, list[Any]] = {
     "kv_transfer_params": [{}],
     "include_reasoning": [True],
     "repetition_penalty": [1.2],
+    "input": ["hi", [{"role": "user", "content": [{"type": "input_text", "text": "input_image"}]}]],
+    "best_of": [1],
+    "use_beam_search": [False],
+    "seed": [None],
+    "logit_bias": [{}, {"5": 1.0}],
+    "echo": [False],
+    "suffix": [""],
+    "functions": [[]],
+    "structured_outputs": [None],
+    "vllm_xargs": [{}],
+    "truncate_prompt_tokens": [None],
 }
+NEUTRAL: list[dict[str, Any]] = [
+    {"seed": 7, "temperature": 0},
+    {"seed": 7, "temperature": 0.0},
+    {"tools": [{"type": "function"}], "tool_choice": "none"},
+]
+"""Values that another field makes harmless."""
 
 
 def test_every_row_has_values_that_keep_a_request_whole() -> None:
     assert set(WHOLE) == {field for rule in WHOLE_RULES for field in rule.fields}
+    assert set(STAY) == {field for rule in STAY_RULES for field in rule.fields}
 
 
-@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WHOLE.items() for value in values])
+def cases(values: dict[str, list[Any]]) -> list[tuple[str, Any]]:
+    return [(field, value) for field, each in values.items() for value in each]
+
+
+@pytest.mark.parametrize(("field", "value"), cases(WHOLE))
 def test_a_request_stays_whole_for_the_row_of_its_field(field: str, value: Any) -> None:
     (rule,) = [rule for rule in WHOLE_RULES if field in rule.fields]
-    assert whole_because(CHAT | {field: value}) == f"{field}: {rule.why}"
+    assert split_of(CHAT | {"seed": 7, field: value}) == Split(why := f"{field}: {rule.why}", why)
 
 
-@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in SPLIT.items() for value in values])
-def test_a_request_without_any_of_these_may_be_split(field: str, value: Any) -> None:
-    assert whole_because(CHAT | {field: value}) == ""
+@pytest.mark.parametrize(("field", "value"), cases(STAY))
+def test_an_answer_stays_on_one_instance_for_the_row_of_its_field(field: str, value: Any) -> None:
+    (rule,) = [rule for rule in STAY_RULES if field in rule.fields]
+    assert split_of(CHAT | {field: value}) == Split("", f"{field}: {rule.why}")
 
 
-@given(st.text(min_size=1).filter(lambda name: name not in CARRIED and name not in WHOLE), st.integers())
-def test_an_unknown_field_keeps_a_request_whole(name: str, value: int) -> None:
-    assert whole_because(CHAT | {name: value}).startswith(f"{name}: not known")
-    assert whole_because(CHAT | {name: None}) == ""
+@pytest.mark.parametrize("more", [*({field: value} for field, value in cases(SPLIT)), *NEUTRAL])
+def test_a_request_without_any_of_these_may_be_split_anywhere(more: dict[str, Any]) -> None:
+    assert split_of(CHAT | more) == Split("", "")
 
 
-def test_the_document_shows_this_table() -> None:
-    rows = [f"| {', '.join(f'`{name}`' for name in rule.fields)} | {rule.when} | {rule.why} |" for rule in WHOLE_RULES]
+def test_a_seed_counts_with_any_other_temperature() -> None:
+    for temperature in (0.7, None, "0", False):
+        assert split_of(CHAT | {"seed": 7, "temperature": temperature}).stays_because
+
+
+KNOWN = {*CARRIED, *WHOLE, *STAY}
+
+
+@given(st.text(min_size=1).filter(lambda name: name not in KNOWN), st.integers())
+def test_an_unknown_field_keeps_an_answer_on_one_instance(name: str, value: int) -> None:
+    split = split_of(CHAT | {name: value})
+    assert split.whole_because == ""
+    assert split.stays_because.startswith(f"{name}: not known")
+    assert split_of(CHAT | {name: None}) == Split("", "")
+
+
+@pytest.mark.parametrize("rules", [WHOLE_RULES, STAY_RULES], ids=["whole", "stay"])
+def test_the_document_shows_these_tables(rules: tuple[FieldRule, ...]) -> None:
+    rows = [f"| {', '.join(f'`{name}`' for name in rule.fields)} | {rule.when} | {rule.why} |" for rule in rules]
     table = "| field | value | because |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n"
     assert table in DOC.read_text("utf-8")

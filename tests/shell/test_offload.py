@@ -153,11 +153,59 @@ class TestHandover:
             assert both.metrics.records[-1].tokens_out == 8
 
 
+class TestPromptAlone:
+    """Answers that stay on one instance: another computes the prompt."""
+
+    @pytest.mark.parametrize("options", [{"seed": 1}, {"logprobs": True}, {"unheard_of": 1}], ids=str)
+    async def test_the_client_gets_what_the_target_makes(self, options: dict[str, Any]) -> None:
+        async with duo() as both:
+            plain, _ = await both.events("/v1/chat/completions", CHAT | USAGE | options, headers=ON_GPU)
+            events, placement = await both.events(OFFLOAD, CHAT | USAGE | options)
+            assert placement == "gpu+cpu"
+            assert text_of(events) == text_of(plain) == answer(PROMPT, 20)
+            assert both.cpu.engine.counters.generation_tokens == 20
+            assert both.cpu.engine.counters.prompt_tokens == 1
+            (handover,) = both.metrics.records[-1].handovers
+            assert (handover.result, handover.known_tokens) == ("loaded", count_tokens(PROMPT))
+            assert handover.gap_s is not None
+            whole, _ = await both.whole("/v1/chat/completions", CHAT | options, headers=ON_GPU)
+            got, placement = await both.whole(OFFLOAD, CHAT | options)
+            assert placement == "gpu+cpu"
+            assert without_times(got)["choices"] == without_times(whole)["choices"]
+
+    async def test_what_is_refused_is_refused_by_the_first_instance(self) -> None:
+        async with duo() as both:
+            async with both.post(OFFLOAD, CHAT | {"seed": 1, "max_tokens": 99_999}) as got:
+                assert got.status == 400
+            assert both.cpu.requests == 0
+
+    async def test_a_target_that_fails_before_its_first_byte_is_replaced(self) -> None:
+        async with duo() as both:
+            both.cpu.set_faults(Faults(api_status=500))
+            body, placement = await both.whole(OFFLOAD, CHAT | {"seed": 1})
+            assert placement == "gpu"
+            assert body["choices"][0]["message"]["content"] == answer(PROMPT, 20)
+
+    async def test_without_a_saved_kv_cache_the_first_instance_answers(self) -> None:
+        async with duo(replace(FAST, arena_bytes=1)) as both:
+            _, placement = await both.whole(OFFLOAD, CHAT | {"seed": 1})
+            assert placement == "gpu"
+            assert both.cpu.requests == 0
+
+    async def test_explain_tells_why_the_answer_stays(self) -> None:
+        async with duo() as both:
+            await both.whole(OFFLOAD, CHAT | {"seed": 1})
+            (decided,) = both.engine.requests.decisions.latest()
+            assert decided.request.split_limits == (
+                "its answer stays on one instance: seed: the state of its random numbers stays behind",
+            )
+
+
 class TestPlacement:
     async def test_a_full_gpu_hands_over_what_can_be_split_and_is_long_enough(self) -> None:
         async with duo(snapshot=full_gpu) as both:
             assert (await both.whole("/v1/chat/completions", CHAT))[1] == "gpu+cpu"
-            assert (await both.whole("/v1/chat/completions", CHAT | {"seed": 1}))[1] == "cpu"
+            assert (await both.whole("/v1/chat/completions", CHAT | {"n": 2}))[1] == "cpu"
             short = CHAT | {"messages": [{"role": "user", "content": "hi"}]}
             assert (await both.whole("/v1/chat/completions", short))[1] == "cpu"
 

@@ -179,7 +179,9 @@ def _assumed(
     return replace(snapshot, instances={**snapshot.instances, **given}), {**inflight, **counts}
 
 
-def _decision(decision: Decision, specs: Mapping[str, InstanceSpec]) -> api.Decision:
+def _decision(
+    decision: Decision, specs: Mapping[str, InstanceSpec], further_reasons: tuple[str, ...] = ()
+) -> api.Decision:
     if isinstance(decision, Reject):
         return make(
             api.Decision, kind=api.DECISION_KIND_REJECT, reasons=[decision.reason], retry_after_s=decision.retry_after_s
@@ -194,7 +196,7 @@ def _decision(decision: Decision, specs: Mapping[str, InstanceSpec]) -> api.Deci
         decode=last,
         prefill_address=specs[first].address.authority if first in specs else "",
         decode_address=specs[last].address.authority if last in specs else "",
-        reasons=decision.reasons,
+        reasons=(*decision.reasons, *further_reasons),
         prediction=decision.prediction,
     )
 
@@ -206,7 +208,7 @@ def _entry(decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.DecisionE
         request_id=decided.request.request_id,
         path=decided.request.path,
         model=decided.request.model,
-        decision=_decision(decided.decision, specs),
+        decision=_decision(decided.decision, specs, decided.request.split_limits),
         candidates=[_candidate(spec.name, decided.view, specs) for spec in decided.view.candidates],
         queued=decided.queued,
         prompt_tokens=decided.request.prompt_tokens,

@@ -12,12 +12,12 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from syshaxd.core.errors import BadRequestError, RequestTimeoutError, TooLargeError
-from syshaxd.core.handover.rules import KNOWN_FIELDS, whole_because
+from syshaxd.core.handover.rules import KNOWN_FIELDS, split_of
 from syshaxd.core.wire.body import SMALL_BYTES, UNREADABLE, BodyReader, RequestBody, as_bool, as_int
 from syshaxd.core.wire.form import model_in_form
 from syshaxd.gateway.connection import ClientConnection, ClientRequest
 from syshaxd.gateway.limits import BodyBudget, Limits
-from syshaxd.gateway.routes import CHAT, COMPLETIONS, OFFLOADED_CHAT
+from syshaxd.gateway.routes import CHAT, COMPLETIONS, OFFLOADED_CHAT, RESPONSES
 
 _MAX_TOKENS = 2**31 - 1
 _MAX_NAME_CHARACTERS = 1024
@@ -36,6 +36,7 @@ _NEEDED = (
     "stream",
     "max_tokens",
     "max_completion_tokens",
+    "max_output_tokens",
     "service_tier",
     *_ROUTER_FIELDS,
     _EXTRA_FIELDS,
@@ -124,7 +125,7 @@ class BodyIntake:
         began_s = time.perf_counter()
         try:
             body = self._reader.read(data)
-            whole_because(body)
+            split_of(body)
             return body
         finally:
             # The event loop needs the GIL several times per request: give it as much time as this took.
@@ -206,7 +207,7 @@ def streams(body: RequestBody) -> bool:
 
 def answer_limit(path: str, body: RequestBody) -> int | None:
     """The request's own limit of generated tokens; None: as many as fit."""
-    limit = as_int(body.short("max_tokens"))
+    limit = as_int(body.short("max_output_tokens" if path == RESPONSES else "max_tokens"))
     if path in {CHAT, OFFLOADED_CHAT}:
         newer = as_int(body.short("max_completion_tokens"))
         limit = limit if newer is None else newer

@@ -9,9 +9,10 @@ from weakref import WeakSet
 
 from msgspec.structs import replace
 
+from syshaxd.core.handover.bodies import CHAT_PATH
 from syshaxd.core.handover.dialect import ConnectorDialect, HandoverDialect
-from syshaxd.core.handover.pairs import InstanceFacts, Refusal, refusal
-from syshaxd.core.handover.rules import whole_because
+from syshaxd.core.handover.pairs import REASONING_PARSER, STATELESS_PARSERS, InstanceFacts, Refusal, flag_value, refusal
+from syshaxd.core.handover.rules import split_of
 from syshaxd.core.handover.syshax import SyshaxDialect
 from syshaxd.core.placement.decision import InferenceRequest, Offload
 from syshaxd.core.placement.slots import Grant
@@ -62,11 +63,18 @@ class Handover:
         self._facts: dict[str, InstanceFacts] = {}
         self._max_tokens = math.inf
         """That every instance holds, as far as they have told."""
+        self._parsers: dict[str, str] = {}
+        """Reasoning parsers, by the names of their models."""
+        self._fixed_parsers: frozenset[str] = frozenset()
+        """Those whose answers stay on one instance."""
         self._dialects: dict[HandoverProtocol, HandoverDialect] = {
             HandoverProtocol.CONNECTOR: ConnectorDialect(),
             HandoverProtocol.SYSHAX: SyshaxDialect(),
         }
         self._paths: frozenset[str] = frozenset()
+        """The routes whose answers can be split."""
+        self._prompt_paths: frozenset[str] = frozenset()
+        """The routes of which one instance can compute the prompt for another."""
         self._movable = False
         self._sources: frozenset[str] = frozenset()
         """Instances whose streams begin so that they can move, now or once nothing speaks against it any more."""
@@ -92,8 +100,19 @@ class Handover:
         # A new generation is compared some seconds after its start: streams that begin before that may move after it.
         self._sources = frozenset(source for (source, _), why in refusals.items() if not (why and why.lasting))
         protocols = {self._registry.specs[source].protocol for source in self._sources}
-        self._paths = frozenset(path for protocol in protocols for path in self._dialects[protocol].paths)
-        self._movable = self._policy.migrate and all(self._dialects[protocol].movable for protocol in protocols)
+        dialects = [self._dialects[protocol] for protocol in protocols]
+        self._paths = frozenset().union(*(dialect.paths for dialect in dialects))
+        self._prompt_paths = frozenset().union(*(dialect.prompt_paths for dialect in dialects))
+        specs = [spec for spec in self._registry.specs.values() if flag_value(spec, REASONING_PARSER)]
+        self._parsers = {
+            name: flag_value(spec, REASONING_PARSER)
+            for spec in specs
+            for name in (spec.served_model, *spec.aliases, "")
+        }
+        # Older versions continue a chat as a text, which has no parser.
+        old = {flag_value(spec, REASONING_PARSER) for spec in specs if not _takes_chat_ids(facts.get(spec.name))}
+        self._fixed_parsers = (frozenset(self._parsers.values()) - STATELESS_PARSERS) | old
+        self._movable = self._policy.migrate and all(dialect.movable for dialect in dialects)
         for answer in self._answers:
             if answer.spec is not None and self._has_targets(answer.spec.name):
                 answer.recoverable = True  # and stays so: the pair is none any more once its source has failed
@@ -121,17 +140,30 @@ class Handover:
 
     def examine(self, request: Request) -> InferenceRequest:
         """What placement needs to know of a request, with whether it can be split."""
-        inference, body = request.inference, request.fields
-        if body is None or request.path not in self._paths or request.method != "POST":
+        inference, body, path = request.inference, request.fields, request.path
+        if body is None or path not in self._paths | self._prompt_paths or request.method != "POST":
             return inference
-        why = whole_because(body)
+        why, stays = split_of(body)
+        if not stays and path not in self._paths:
+            stays = f"{path}: only chats and texts continue on another instance"
+        stays = stays or self._parser_reason(inference)
+        if not why and stays and path not in self._prompt_paths:
+            why = stays
         if not why and inference.pinned is not None:
             why = "the client asks for one instance"
         if not why and inference.full_weights and any(spec.weights for spec in self._registry.specs.values()):
             why = "the client asks for the full weights"
         if not why and (inference.max_tokens or 0) > self._max_tokens:
             why = f"max_tokens: over the {self._max_tokens:.0f} tokens that an instance holds"
-        return replace(inference, whole_because=why, movable=self._movable and not why and not inference.offload)
+        movable = self._movable and not (why or stays) and not inference.offload
+        return replace(inference, whole_because=why, stays_because=why or stays, movable=movable)
+
+    def _parser_reason(self, inference: InferenceRequest) -> str:
+        """Why a chat's answer stays on one instance for its parser; empty: it need not."""
+        parser = self._parsers.get(inference.model) if inference.path == CHAT_PATH else None
+        if parser in self._fixed_parsers:
+            return f"reasoning-parser {parser}: its state stays behind"
+        return f"reasoning-parser {parser}: only streams continue" if parser and not inference.stream else ""
 
     def answer(self, request: Request, grant: Grant, *, last_try: bool) -> Answer:
         """What has a request answered at its slots.
@@ -150,7 +182,8 @@ class Handover:
             grant,
             self._dialects[spec.protocol],
             self._facts,
-            movable=self._policy.migrate,
+            movable=self._policy.migrate and not request.inference.stays_because,
+            from_prompt=bool(request.inference.stays_because or flag_value(spec, REASONING_PARSER)),
             recoverable=isinstance(grant.placement, Offload) or self._has_targets(spec.name),
             last_try=last_try,
         )
@@ -158,10 +191,10 @@ class Handover:
         return answer
 
     def _is_movable(self, request: InferenceRequest, grant: Grant) -> bool:
-        if request.whole_because:
-            return False
         if isinstance(grant.placement, Offload):
             return True
+        if request.stays_because:
+            return False
         spec = grant.slots[-1].spec
         dialect = self._dialects.get(spec.protocol)
         movable = self._policy.migrate and dialect is not None and dialect.movable
@@ -169,3 +202,7 @@ class Handover:
 
     def _has_targets(self, name: str) -> bool:
         return any(source == name for source, _ in self.pairs)
+
+
+def _takes_chat_ids(facts: InstanceFacts | None) -> bool:
+    return facts is not None and facts.takes_chat_ids

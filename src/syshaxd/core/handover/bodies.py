@@ -12,6 +12,8 @@ from syshaxd.core.wire.body import encode, raw_fields
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
+RESPONSES_PATH = "/v1/responses"
+MESSAGES_PATH = "/v1/messages"
 
 # What only a chat's body has: a continuation by token ids through /v1/completions goes without.
 _CHAT_ONLY = frozenset(
@@ -25,20 +27,49 @@ _CHAT_ONLY = frozenset(
 
 def prefill_body(body: Mapping[str, Any], key: str) -> bytes:
     """The request that computes the prompt and the first token, and saves their KV under `key`."""
+    return dump_body(_prefill_fields(body, key) | {"max_tokens": 1, "return_token_ids": True})
+
+
+def prompt_body(body: Mapping[str, Any], key: str, path: str) -> bytes:
+    """The request that computes the prompt and saves its KV under `key`. The token that it makes is not used."""
+    changed = _prefill_fields(body, key)
+    if path == RESPONSES_PATH:
+        return dump_body(changed | {"max_output_tokens": 1, "store": False})
+    if path == MESSAGES_PATH:
+        # Else vLLM refuses a budget of thinking that is not less than max_tokens.
+        changed["kv_transfer_params"]["do_remote_decode"] = True
+    return dump_body(changed | {"max_tokens": 1})
+
+
+def _prefill_fields(body: Mapping[str, Any], key: str) -> dict[str, Any]:
     changed = {name: value for name, value in raw_fields(body).items() if name != "stream_options"}
-    changed |= {"stream": False, "max_tokens": 1, "return_token_ids": True}
+    changed["stream"] = False
     if "max_completion_tokens" in body:
         changed["max_completion_tokens"] = 1
     if _min_tokens(body) > 1:
         changed["min_tokens"] = 1  # vLLM takes none over max_tokens
     changed["kv_transfer_params"] = {"syshax": {"save": {"key": key, "on": "finish"}}}
-    return dump_body(changed)
+    return changed
 
 
-def movable_body(body: Mapping[str, Any], key: str) -> bytes:
-    """The request as it is, but for telling its tokens, and for saving its KV under `key` when it is given up."""
-    save = {"syshax": {"save": {"key": key, "on": "abort"}}}
-    return dump_body({**raw_fields(body), "return_token_ids": True, "kv_transfer_params": save})
+def loading_body(body: Mapping[str, Any], load: str | None) -> bytes:
+    """The request as it is, for an instance that finds its prompt's KV under `load`."""
+    params = {} if load is None else {"kv_transfer_params": {"syshax": {"load": {"key": load}}}}
+    return dump_body(raw_fields(body) | params)
+
+
+def movable_body(body: Mapping[str, Any], key: str, load: str | None = None) -> bytes:
+    """The request as it is, but for telling its tokens, and for saving its KV under `key` when it is given up.
+
+    Args:
+        body: The client's.
+        key: Where to save.
+        load: Where the instance finds the KV of the prompt; None: nowhere.
+    """
+    orders: dict[str, Any] = {"save": {"key": key, "on": "abort"}}
+    if load is not None:
+        orders["load"] = {"key": load}
+    return dump_body({**raw_fields(body), "return_token_ids": True, "kv_transfer_params": {"syshax": orders}})
 
 
 def continuation_body(

@@ -12,8 +12,10 @@ from typing import Any
 from syshaxd.core.handover.bodies import CHAT_PATH, dump_body
 
 DONE = b"data: [DONE]\n\n"
-# A delta with more than these is a parser's work, whose state cannot be told.
 PLAIN_DELTA = frozenset(("role", "content"))
+"""A delta with more than these is a parser's work, whose state cannot be told."""
+REASONED_DELTA = PLAIN_DELTA | {"reasoning", "reasoning_content"}
+"""The same, where the reasoning parser takes its state from the tokens."""
 
 _KNOWN_FIELDS = frozenset(
     ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "prompt_token_ids", "prompt_text")
@@ -30,7 +32,9 @@ class Piece:
     """Set with the last piece."""
     stop_reason: int | str | None = None
     delta: Mapping[str, Any] | None = None
-    """A chat's delta with more than text in it, which cannot be told from the tokens alone."""
+    """A chat's delta with more than text in it."""
+    parsed: bool = False
+    """The delta cannot be told from the tokens alone."""
     count: int | None = None
     """Number of tokens, where the instance tells it without their ids."""
     more: Mapping[str, Any] | None = None
@@ -44,23 +48,24 @@ class Piece:
         return len(self.token_ids) or (int(bool(self.text)) if self.count is None else self.count)
 
 
-def read_piece(event: Mapping[str, Any]) -> Piece:
-    """Returns what an event's choice has, of a chat or not."""
+def read_piece(event: Mapping[str, Any], plain: frozenset[str] = PLAIN_DELTA) -> Piece:
+    """Returns what an event's choice has, of a chat or not; `plain`: what a delta may have that tokens tell."""
     choice = event["choices"][0]
-    piece = _read_choice(choice)
+    piece = _read_choice(choice, plain)
     more = {name: value for name, value in event.items() if name not in _KNOWN_FIELDS}
     return replace(piece, more=more) if more else piece
 
 
-def _read_choice(choice: Mapping[str, Any]) -> Piece:
+def _read_choice(choice: Mapping[str, Any], plain: frozenset[str]) -> Piece:
     ids = tuple(choice.get("token_ids") or ())
     ending = choice.get("finish_reason"), choice.get("stop_reason")
     delta = choice.get("delta")
     if delta is None:
         return Piece(choice.get("text") or "", ids, *ending)
-    special = any(value for name, value in delta.items() if name not in PLAIN_DELTA)
+    more = [name for name, value in delta.items() if value and name not in PLAIN_DELTA]
     silent = not delta and ending[0] is None
-    return Piece(delta.get("content") or "", ids, *ending, delta if special else None, silent=silent)
+    parsed = not plain.issuperset(more)
+    return Piece(delta.get("content") or "", ids, *ending, delta if more else None, parsed, silent=silent)
 
 
 class ChunkWriter:

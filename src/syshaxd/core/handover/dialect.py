@@ -8,9 +8,13 @@ from typing import Any, Protocol
 from syshaxd.core.handover.bodies import (
     CHAT_PATH,
     COMPLETIONS_PATH,
+    MESSAGES_PATH,
+    RESPONSES_PATH,
     continuation_body,
+    loading_body,
     movable_body,
     prefill_body,
+    prompt_body,
 )
 from syshaxd.core.handover.joining import JoinedAnswer
 from syshaxd.core.handover.pairs import InstanceFacts
@@ -22,12 +26,17 @@ class HandoverDialect(Protocol):
     movable: bool
     """Running streams can be moved, too; else only a prefill is handed over."""
     paths: frozenset[str]
-    """The routes for which it works."""
+    """The routes whose answers can be split."""
+    prompt_paths: frozenset[str]
+    """The routes of which an instance can compute the prompt for another."""
     to_be_continued: frozenset[str]
     """Values of `finish_reason` that mean: ask again for the rest."""
 
     def prefill(self, body: Mapping[str, Any], key: str) -> bytes:
         """The request for the first token. Its answer is one JSON object."""
+
+    def prompt(self, body: Mapping[str, Any], key: str, path: str) -> bytes:
+        """The request for the prompt alone, on one of the `prompt_paths`. Its answer is one JSON object."""
 
     def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
         """Where a prefill's answer, or an event of a part that is to be continued, says that its KV cache is.
@@ -38,8 +47,11 @@ class HandoverDialect(Protocol):
     def size_bytes(self, answer: Mapping[str, Any]) -> int:
         """How much the prefill's answer says is handed over; 0: it does not tell."""
 
-    def movable_stream(self, body: Mapping[str, Any], key: str) -> bytes:
-        """The request itself, prepared so that its stream can continue on another instance."""
+    def loading(self, body: Mapping[str, Any], load: str | None) -> bytes:
+        """The request itself, for an instance that gets the KV cache of its prompt."""
+
+    def movable_stream(self, body: Mapping[str, Any], key: str, load: str | None) -> bytes:
+        """The request itself, prepared so that its stream can continue on another instance; `load`: as above."""
 
     def continuation(
         self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None
@@ -60,11 +72,16 @@ class ConnectorDialect:
 
     movable = True
     paths = frozenset((CHAT_PATH, COMPLETIONS_PATH))
+    prompt_paths = paths | {RESPONSES_PATH, MESSAGES_PATH}
     to_be_continued: frozenset[str] = frozenset()
 
     def prefill(self, body: Mapping[str, Any], key: str) -> bytes:
         """HandoverDialect."""
         return prefill_body(body, key)
+
+    def prompt(self, body: Mapping[str, Any], key: str, path: str) -> bytes:
+        """HandoverDialect."""
+        return prompt_body(body, key, path)
 
     def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
         """HandoverDialect: the connector may have refused to save."""
@@ -74,9 +91,13 @@ class ConnectorDialect:
         """HandoverDialect."""
         return int(_told(answer).get("bytes") or 0)
 
-    def movable_stream(self, body: Mapping[str, Any], key: str) -> bytes:
+    def loading(self, body: Mapping[str, Any], load: str | None) -> bytes:
         """HandoverDialect."""
-        return movable_body(body, key)
+        return loading_body(body, load)
+
+    def movable_stream(self, body: Mapping[str, Any], key: str, load: str | None) -> bytes:
+        """HandoverDialect."""
+        return movable_body(body, key, load)
 
     def continuation(
         self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None

@@ -15,7 +15,7 @@ from typing import Any
 
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import dump_body, token_limit
-from syshaxd.core.handover.chunks import PLAIN_DELTA, ChunkWriter, Piece, read_piece, usage_of
+from syshaxd.core.handover.chunks import PLAIN_DELTA, REASONED_DELTA, ChunkWriter, Piece, read_piece, usage_of
 from syshaxd.core.handover.plain_events import PlainEvents
 from syshaxd.core.handover.restated import RestatedText
 from syshaxd.core.report.describe import excerpt
@@ -42,6 +42,7 @@ class JoinedAnswer:
         *,
         to_be_continued: frozenset[str] = frozenset(),
         tells_usage: bool = False,
+        tells_reasoning: bool = False,
     ) -> None:
         """Sets up for an answer.
 
@@ -51,11 +52,13 @@ class JoinedAnswer:
             to_be_continued: What an instance gives as `finish_reason` where another part is to follow; parts of such
                 instances may repeat the text that is there.
             tells_usage: The instances tell usage unasked, as the client is to see.
+            tells_reasoning: Whether what they make is reasoning, their parser finds out from the tokens so far.
         """
         self.stream = bool(body.get("stream"))
         self._writer = ChunkWriter(path, body)
         if tells_usage:
             self._writer.tell_usage()
+        self._plain_delta = REASONED_DELTA if tells_reasoning else PLAIN_DELTA
         self.chat = self._writer.chat
         self.tells_ids = self._writer.tells_ids
         """The client gets the tokens' ids, too: they cannot be withdrawn."""
@@ -75,8 +78,8 @@ class JoinedAnswer:
         """The prompt's tokens; empty: not known yet."""
         self.token_ids: list[int] = []
         """The answer's tokens that the client has."""
-        self.finished = False
-        """The last token has come."""
+        self.finished = self.refused = False
+        """The last token has come; `refused`: as the instance has refused the request in its stream."""
         self.plain = True
         """What came so far can be told from its tokens alone."""
         self.cached_tokens: int | None = None
@@ -95,10 +98,7 @@ class JoinedAnswer:
         self._held_events = b""  # those of the held pieces, where the client gets their ids
         self._sent_early = 0  # held pieces that the client has got as empty events
         self._ending = False  # the last piece has come, but its event was not sent yet
-        self._told_usage = False
-        self._told_done = False
-        self.refused = False
-        """The instance has refused the request in its stream."""
+        self._told_usage = self._told_done = False
         self.failure: InstanceFailedError | None = None
         """Why no more of the present part can be used, although the instance continues."""
 
@@ -152,6 +152,11 @@ class JoinedAnswer:
         if not text or text.endswith(_REPLACEMENT):
             return b""  # part of a character: the next instance makes this token again
         return self._deliver(Piece(text, ids, count=usage.get("completion_tokens")))
+
+    def take_prompt(self, answer: Mapping[str, Any]) -> None:
+        """Takes the answer to a request for the prompt alone; the client gets nothing of it."""
+        usage = answer.get("usage") or {}
+        self._told_prompt_tokens = usage.get("prompt_tokens") or usage.get("input_tokens") or 0
 
     def begin_part(self) -> None:
         """Another instance continues from what was delivered."""
@@ -251,7 +256,7 @@ class JoinedAnswer:
             self._writer.tell_usage()  # also where the client did not ask: the instance is told to
         self.part_id = event.get("id")
         choice = event["choices"][0]
-        piece = self._without_repetition(read_piece(event))
+        piece = self._without_repetition(read_piece(event, self._plain_delta))
         if piece.finish_reason in _BROKEN_OFF:
             raise InstanceFailedError(f"the instance broke off: finish_reason {excerpt(str(piece.finish_reason))}")
         if not self.prompt_ids:
@@ -349,7 +354,7 @@ class JoinedAnswer:
     def _add(self, piece: Piece) -> None:
         self.token_ids += piece.token_ids
         self.tokens += piece.tokens
-        self.plain = self.plain and piece.delta is None
+        self.plain = self.plain and not piece.parsed
         self._last_size = len(piece.token_ids)
         if self._keeps_text:
             self._texts.append(piece.text)

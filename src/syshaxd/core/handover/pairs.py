@@ -12,6 +12,11 @@ from syshaxd.core.types import HandoverProtocol, InstanceSpec
 _CHAT_IDS_SINCE = (0, 32)
 """The first vLLM known to take a chat's prompt as tokens. 0.26 does not."""
 _VERSION = re.compile(r"(\d+)\.(\d+)")
+REASONING_PARSER = "reasoning-parser"
+"""The flag that names what tells a chat's reasoning from its answer."""
+STATELESS_PARSERS = frozenset(("deepseek_r1",))
+"""Reasoning parsers that find out from a prompt's tokens whether what follows is reasoning: an answer can continue on
+another instance."""
 # Flags whose values must agree. Those of an external instance are unknown.
 _SAME_FLAGS = (
     "dtype",
@@ -23,8 +28,8 @@ _SAME_FLAGS = (
     "rope-theta",
     "rope-parameters",
     "hf-overrides",
+    REASONING_PARSER,
 )
-_NO_FLAGS = ("reasoning-parser",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +102,6 @@ def _spec_refusal(source: InstanceSpec, target: InstanceSpec) -> str:
         mine, other = flag_value(source, flag), flag_value(target, flag)
         if mine != other and source.argv and target.argv:
             return f"their {flag} differs: {mine or 'not set'} and {other or 'not set'}"
-    for spec in (source, target):
-        for flag in _NO_FLAGS:
-            if flag_value(spec, flag):
-                return f"{spec.name} has a {flag}, whose state cannot be handed over"
     return ""
 
 

@@ -1,15 +1,17 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Which requests can move to another instance in the middle of their answer, and why others cannot.
+"""Which requests can be split between two instances, and where.
 
-What decides is whether the tokens so far are all that the next token depends on. A field that is not known here counts
-as one that matters, and so does a value that is not what the API says: what hands over can rely on the types.
+Between prompt and answer nearly all can: one instance computes the prompt, another gets its KV cache and the client's
+own request, and makes all of the answer. Behind a token only those can of which the tokens so far are all that the next
+token depends on. A field that is not known here counts as one that matters, and so does a value that is not what the
+API says: what hands over can rely on the types.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,9 +23,13 @@ _MAX_PARTS_BYTES = 1024 * 1024
 _MAX_IDS_BYTES = 8 * 1024 * 1024
 
 
+def _never(_: RequestBody) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
-class WholeRule:
-    """Fields that keep a request on one instance."""
+class FieldRule:
+    """Fields that keep a request, or its answer, on one instance."""
 
     fields: tuple[str, ...]
     when: str
@@ -33,6 +39,8 @@ class WholeRule:
     """Whether a value (never None) does."""
     undecoded: bool = False
     """`applies` takes the value as it came: it may be most of the body."""
+    unless: Callable[[RequestBody], bool] = _never
+    """Whether another field of the body makes it harmless."""
 
 
 def _any(_: Any) -> bool:
@@ -71,6 +79,10 @@ def _not_only_text(raw: msgspec.Raw) -> bool:
         return True
 
 
+_TEXTS = frozenset(("text", "refusal", "tool_use", "tool_result", "thinking", "redacted_thinking"))
+"""Types of parts that become text in the prompt. Should there be an image in one, the connector refuses to save."""
+
+
 def _is_text(content: msgspec.Raw) -> bool:
     view = memoryview(content)
     first = bytes(view[:1])
@@ -78,59 +90,95 @@ def _is_text(content: msgspec.Raw) -> bool:
         return True
     if first != b"[" or len(view) > _MAX_PARTS_BYTES:
         return False
-    return all(isinstance(part, str) or part.type == "text" for part in _parts.decode(content))
+    return all(isinstance(part, str) or part.type in _TEXTS for part in _parts.decode(content))
 
 
 def _no_plain_text_format(value: Any) -> bool:
     return not (isinstance(value, Mapping) and value.get("type") == "text")
 
 
+_MEDIA = re.compile(rb'"type"\s*:\s*"input_(?:image|file|audio)"')
+
+
+def _has_media(raw: msgspec.Raw) -> bool:
+    return _MEDIA.search(memoryview(raw)) is not None
+
+
+def _is_greedy(body: RequestBody) -> bool:
+    temperature = body.short("temperature")
+    return type(temperature) in {int, float} and temperature == 0
+
+
+def _calls_no_tools(body: RequestBody) -> bool:
+    return bool(body.short("tool_choice") == "none")
+
+
 _GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
-WHOLE_RULES: tuple[WholeRule, ...] = (
-    WholeRule(("n", "best_of"), "not 1", "its answers share one prompt", lambda value: value != 1),
-    WholeRule(("use_beam_search",), "true", "its beams belong together", bool),
-    WholeRule(("prompt",), "several prompts", "its answers come as one", _several_prompts, undecoded=True),
-    WholeRule(("prompt_embeds",), "any", "a prompt without tokens cannot be continued by its tokens", _any),
-    WholeRule(
+WHOLE_RULES: tuple[FieldRule, ...] = (
+    FieldRule(("n", "best_of"), "not 1", "its answers share one prompt", lambda value: value != 1),
+    FieldRule(("use_beam_search",), "true", "its beams belong together", bool),
+    FieldRule(("prompt",), "several prompts", "its answers come as one", _several_prompts, undecoded=True),
+    FieldRule(("prompt_embeds",), "any", "a prompt without tokens is not handed over", _any),
+    FieldRule(
         ("messages",),
         "other than text",
         "images, audio and video are not in the tokens",
         _not_only_text,
         undecoded=True,
     ),
-    WholeRule(
-        ("max_tokens", "max_completion_tokens"),
+    FieldRule(("input",), "images or files", "images and files are not in the tokens", _has_media, undecoded=True),
+    FieldRule(
+        ("max_tokens", "max_completion_tokens", "max_output_tokens"),
         "under 2",
         "nothing is left after the first token",
         lambda value: type(value) is not int or not 2 <= value < 2**31,
     ),
-    WholeRule(("seed",), "any", "the state of its random numbers stays behind", _any),
-    WholeRule(("response_format",), "other than text", "the state of the grammar stays behind", _no_plain_text_format),
-    WholeRule(("structured_outputs", *_GUIDED), "any", "the state of the grammar stays behind", _any),
-    WholeRule(("tools", "functions"), "any", "the state of the parser of tool calls stays behind", bool),
-    WholeRule(("include_reasoning",), "false", "its tokens are hidden", lambda value: not value),
-    WholeRule(("logprobs",), "any but false", "offsets and sums run over the whole answer", lambda v: v is not False),
-    WholeRule(("prompt_logprobs",), "any", "they are made when the prompt is computed", _any),
-    WholeRule(("echo", "return_prompt_text"), "true", "both parts would return the prompt's text", bool),
-    WholeRule(("suffix",), "not empty", "what follows is not in the tokens", bool),
-    WholeRule(("stop",), "not empty", "a stop string may lie across the boundary", bool),
-    WholeRule(
+    FieldRule(("prompt_logprobs",), "any", "they are made when the prompt is computed", _any),
+    FieldRule(("echo",), "true", "the prompt's log probabilities are made when it is computed", bool),
+    FieldRule(("suffix",), "not empty", "what follows is not in the tokens", bool),
+    FieldRule(("kv_transfer_params", "ec_transfer_params"), "not empty", "the client controls hand-overs itself", bool),
+)
+"""Nothing of such a request is handed over."""
+
+STAY_RULES: tuple[FieldRule, ...] = (
+    FieldRule(
+        ("seed",),
+        "any, unless `temperature` is 0",
+        "the state of its random numbers stays behind",
+        _any,
+        unless=_is_greedy,
+    ),
+    FieldRule(("response_format",), "other than text", "the state of the grammar stays behind", _no_plain_text_format),
+    FieldRule(("structured_outputs", *_GUIDED), "any", "the state of the grammar stays behind", _any),
+    FieldRule(
+        ("tools", "functions"),
+        'not empty, unless `tool_choice` is "none"',
+        "the state of the parser of tool calls stays behind",
+        bool,
+        unless=_calls_no_tools,
+    ),
+    FieldRule(("include_reasoning",), "false", "its tokens are hidden", lambda value: not value),
+    FieldRule(("logprobs",), "any but false", "offsets and sums run over the whole answer", lambda v: v is not False),
+    FieldRule(("return_prompt_text",), "true", "both parts would return the prompt's text", bool),
+    FieldRule(("stop",), "not empty", "a stop string may lie across the boundary", bool),
+    FieldRule(
         ("presence_penalty", "frequency_penalty"),
         "not 0",
         "they count generated tokens, which would become prompt",
         bool,
     ),
-    WholeRule(("bad_words",), "not empty", "a forbidden word may lie across the boundary", bool),
-    WholeRule(("truncate_prompt_tokens",), "any", "the longer prompt would be cut elsewhere", _any),
-    WholeRule(
-        ("thinking_token_budget", "repetition_detection", "watermarking", "vllm_xargs", "logits_processors"),
-        "any",
+    FieldRule(("bad_words",), "not empty", "a forbidden word may lie across the boundary", bool),
+    FieldRule(("truncate_prompt_tokens",), "any", "the longer prompt would be cut elsewhere", _any),
+    FieldRule(("thinking_token_budget",), "any", "how much is left of it stays behind", _any),
+    FieldRule(
+        ("repetition_detection", "watermarking", "vllm_xargs", "logits_processors"),
+        "not empty",
         "the processor's state stays behind",
         bool,
     ),
-    WholeRule(("kv_transfer_params", "ec_transfer_params"), "not empty", "the client controls hand-overs itself", bool),
 )
+"""The answer to such a request is made by one instance. Another may compute its prompt."""
 
 CARRIED = frozenset(
     (
@@ -146,9 +194,28 @@ CARRIED = frozenset(
 )
 """Fields that mean the same for the rest of an answer as for its beginning, or are put right (bodies.py)."""
 
-_RULES_BY_FIELD = {field: rule for rule in WHOLE_RULES for field in rule.fields}
+_WHOLE_BY_FIELD = {field: rule for rule in WHOLE_RULES for field in rule.fields}
+_STAY_BY_FIELD = {field: rule for rule in STAY_RULES for field in rule.fields}
 
-KNOWN_FIELDS = CARRIED | frozenset(_RULES_BY_FIELD)
+_OF_OTHER_ROUTES = frozenset(
+    (
+        *("system", "stop_sequences", "thinking", "output_config", "output_format", "context_management", "betas"),
+        *(
+            "container",
+            "mcp_servers",
+            "instructions",
+            "reasoning",
+            "text",
+            "include",
+            "truncation",
+            "prompt_cache_retention",
+        ),
+        *("max_tool_calls", "include_obfuscation", "prediction", "modalities", "verbosity", "web_search_options"),
+    )
+)
+"""Fields of /v1/messages, of /v1/responses, and of chats with other servers, whose answers stay on one instance."""
+
+KNOWN_FIELDS = CARRIED | frozenset(_WHOLE_BY_FIELD) | frozenset(_STAY_BY_FIELD) | _OF_OTHER_ROUTES
 """All fields of a body that can be split."""
 
 
@@ -166,35 +233,55 @@ _IS_WELL_TYPED: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def whole_because(body: Mapping[str, Any]) -> str:
-    """Why a request must stay on one instance, such as `n: its answers share one prompt`; empty: it need not."""
+class Split(NamedTuple):
+    """Where a request can be split. A reason is such as `n: its answers share one prompt`; empty: there is none."""
+
+    whole_because: str
+    """Why nothing of it can be handed over."""
+    stays_because: str
+    """Why one instance must make all of its answer, even where another computes the prompt."""
+
+
+def split_of(body: Mapping[str, Any]) -> Split:
+    """Where a request with this body can be split."""
     if not isinstance(body, RequestBody):
         body = RequestBody.of(body)
-    if body.whole_because is None:
-        body.whole_because = _find_why(body)
-    return body.whole_because
+    if body.split is None:
+        body.split = _find_split(body)
+    found: Split = body.split
+    return found
 
 
-def _find_why(body: RequestBody) -> str:
+def _find_split(body: RequestBody) -> Split:
+    if body.unknown:  # not all fields were kept
+        return Split(why := f"{body.unknown}: {_UNKNOWN}", why)
+    stays = ""
     for name, raw in body.raw.items():
-        if why := _whole_because(name, raw, body):
-            return f"{name}: {why}"
-    return f"{body.unknown}: {_UNKNOWN}" if body.unknown else ""
+        if bytes(memoryview(raw)[:5]) == b"null":
+            continue
+        if why := _reason(_WHOLE_BY_FIELD.get(name), name, body) or _ill_typed(name, body):
+            return Split(f"{name}: {why}", f"{name}: {why}")
+        if not stays and (why := _stays_because(name, body)):
+            stays = f"{name}: {why}"
+    return Split("", stays)
 
 
 _UNKNOWN = "not known to be the same in the middle of an answer"
 
 
-def _whole_because(name: str, raw: msgspec.Raw, body: RequestBody) -> str:
-    if bytes(memoryview(raw)[:5]) == b"null":
+def _ill_typed(name: str, body: RequestBody) -> str:
+    fits = _IS_WELL_TYPED.get(name)
+    return "not of the type that the API gives it" if fits is not None and not fits(body.short(name)) else ""
+
+
+def _stays_because(name: str, body: RequestBody) -> str:
+    if name in _STAY_BY_FIELD:
+        return _reason(_STAY_BY_FIELD[name], name, body)
+    return "" if name in CARRIED or name in _WHOLE_BY_FIELD else _UNKNOWN
+
+
+def _reason(rule: FieldRule | None, name: str, body: RequestBody) -> str:
+    if rule is None:
         return ""
-    rule = _RULES_BY_FIELD.get(name)
-    if rule is not None and rule.undecoded:
-        return rule.why if rule.applies(raw) else ""
-    if rule is not None:
-        return rule.why if rule.applies(body.short(name)) else ""
-    if name not in CARRIED:
-        return _UNKNOWN
-    if name in _IS_WELL_TYPED and not _IS_WELL_TYPED[name](body.short(name)):
-        return "not of the type that the API gives it"
-    return ""
+    value = body.raw[name] if rule.undecoded else body.short(name)
+    return rule.why if rule.applies(value) and not rule.unless(body) else ""

@@ -28,12 +28,17 @@ class SyshaxDialect:
 
     movable = False
     paths = frozenset((CHAT_PATH,))
+    prompt_paths: frozenset[str] = frozenset()
     to_be_continued = frozenset((SCHEDULED,))
 
     def prefill(self, body: Mapping[str, Any], key: str) -> bytes:
         """HandoverDialect: the key will be the answer's id, so `key` is not used."""
         changed = {name: value for name, value in raw_fields(body).items() if name != "stream_options"}
         return dump_body(changed | {"stream": False, "num_decode_tokens": _PREFILL_TOKENS})
+
+    def prompt(self, body: Mapping[str, Any], key: str, path: str) -> bytes:
+        """HandoverDialect: never asked for, as there is no route for it."""
+        raise NotImplementedError
 
     def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
         """HandoverDialect."""
@@ -44,7 +49,11 @@ class SyshaxDialect:
         """HandoverDialect: not told."""
         return 0
 
-    def movable_stream(self, body: Mapping[str, Any], key: str) -> bytes:
+    def loading(self, body: Mapping[str, Any], load: str | None) -> bytes:
+        """HandoverDialect: the images find a KV cache only where they continue an answer."""
+        return dump_body(raw_fields(body))
+
+    def movable_stream(self, body: Mapping[str, Any], key: str, load: str | None) -> bytes:
         """HandoverDialect: never asked for, as nothing is movable."""
         raise NotImplementedError
 

@@ -54,7 +54,7 @@ def short_form(view: View, request: InferenceRequest, decision: Decision) -> str
     if isinstance(decision, RunOn | Offload):
         if not ways or not ways[0].chosen:
             parts.insert(0, f"{kind} {'+'.join(decision.places)}")
-        parts += decision.reasons
+        parts += (*decision.reasons, *request.split_limits)
     text = "; ".join((*parts, f"policy {view.policy.name}"))
     return "".join(each if each.isascii() and each.isprintable() else "?" for each in text)
 

@@ -9,6 +9,8 @@ from msgspec.structs import replace
 
 from syshaxd.core.placement.targets import RequestClass
 
+_NO_PAIR = "no two instances can hand over"
+
 
 class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What placement needs to know of a request."""
@@ -30,8 +32,10 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Roughly; 0: not looked at."""
     max_tokens: int | None = None
     """Limit of the answer; None: not told."""
-    whole_because: str = "no two instances can hand over"
-    """Why it must stay on one instance; empty: it can go on elsewhere."""
+    whole_because: str = _NO_PAIR
+    """Why nothing of it can be handed over; empty: at least its prompt's KV cache can."""
+    stays_because: str = ""
+    """Why one instance must make all of its answer, even where another computes the prompt; empty: it need not."""
     movable: bool = False
     """Its answer may move while it is made."""
     request_class: RequestClass = RequestClass.INTERACTIVE
@@ -39,6 +43,13 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the client's API key; in a queue, keys take turns. Empty: none was needed."""
     conversation: int = 0
     """A hash of how it begins, the same for all turns of a conversation; 0: not known."""
+
+    @property
+    def split_limits(self) -> tuple[str, ...]:
+        """What keeps it, or its answer, on one instance, for a person."""
+        if self.whole_because:
+            return () if self.whole_because == _NO_PAIR else (f"runs on one instance: {self.whole_because}",)
+        return (f"its answer stays on one instance: {self.stays_because}",) if self.stays_because else ()
 
     @property
     def is_batch(self) -> bool:

@@ -45,8 +45,8 @@ class RequestBody(Mapping[str, Any]):
         """`raw`: the undecoded fields; `unknown`: the name of a field that was left out, empty if there is none."""
         self.raw = raw
         self.unknown = unknown
-        self.whole_because: str | None = None
-        """Why the request must stay on one instance, once that was found out (`core.handover.rules`)."""
+        self.split: Any = None
+        """Where the request can be split, once that was found out (`core.handover.rules.Split`)."""
         self._decoded: dict[str, Any] = {}
 
     @classmethod

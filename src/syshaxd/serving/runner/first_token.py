@@ -1,9 +1,11 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The first token of an offloaded answer: one instance reads the prompt, another one continues."""
+"""What one instance yields of an offloaded answer: the prompt's KV cache, and mostly the first token."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.dialect import HandoverDialect
@@ -32,9 +34,33 @@ def read_first_token(
     Raises:
         InstanceFailedError: The answer cannot be read.
     """
+
+    def take(answer: Mapping[str, Any]) -> bytes:
+        return joined.take_prefill(answer, max_model_len=max_model_len)
+
+    return _read(response, take, dialect, key)
+
+
+def read_prompt(response: Segment, joined: JoinedAnswer, dialect: HandoverDialect, *, key: str) -> FirstToken:
+    """Reads an instance's answer to a request for the prompt alone; its token is not used.
+
+    Raises:
+        InstanceFailedError: The answer cannot be read.
+    """
+
+    def take(answer: Mapping[str, Any]) -> bytes:
+        joined.take_prompt(answer)
+        return b""
+
+    return _read(response, take, dialect, key)
+
+
+def _read(
+    response: Segment, take: Callable[[Mapping[str, Any]], bytes], dialect: HandoverDialect, key: str
+) -> FirstToken:
     try:
         answered = json.loads(response.payload())
         load, size_bytes = dialect.load_key(answered, key), dialect.size_bytes(answered)
-        return FirstToken(joined.take_prefill(answered, max_model_len=max_model_len), load, size_bytes)
+        return FirstToken(take(answered), load, size_bytes)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InstanceFailedError(f"the instance's first token cannot be read: {excerpt(repr(error))}") from error

@@ -11,7 +11,7 @@ from typing import Any, Self
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, SyshaxError
 from syshaxd.core.handover.dialect import HandoverDialect
 from syshaxd.core.handover.joining import JoinedAnswer
-from syshaxd.core.handover.pairs import InstanceFacts
+from syshaxd.core.handover.pairs import REASONING_PARSER, STATELESS_PARSERS, InstanceFacts, flag_value
 from syshaxd.core.placement.records import Cause, HandoverRecord, Outcome
 from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.types import InstanceSpec
@@ -21,10 +21,9 @@ from syshaxd.serving.runner.delivery import Delivery
 from syshaxd.serving.runner.detokenize import incomplete_tokens
 from syshaxd.serving.runner.exchange import Part
 from syshaxd.serving.runner.exchanges import Exchanges
-from syshaxd.serving.runner.first_token import FirstToken, read_first_token
+from syshaxd.serving.runner.first_token import FirstToken, read_first_token, read_prompt
 from syshaxd.serving.runner.handing_over import HandoverMeter
-from syshaxd.serving.runner.relay import MovableRelay
-from syshaxd.serving.runner.relayed import RelayedAnswer
+from syshaxd.serving.runner.relay import MovableRelay, Relay
 from syshaxd.serving.runner.runner import Runner
 from syshaxd.serving.runner.segment import Segment
 
@@ -46,6 +45,7 @@ class MovableAnswer:
         facts: Mapping[str, InstanceFacts],
         *,
         movable: bool,
+        from_prompt: bool,
         recoverable: bool,
         last_try: bool,
     ) -> None:
@@ -58,6 +58,7 @@ class MovableAnswer:
             dialect: How instances hand over.
             facts: Of each instance, by name; may change.
             movable: A running stream may migrate, too.
+            from_prompt: The instance that makes the answer makes its first token, too.
             recoverable: See the attribute.
             last_try: There is no other instance to ask: its own error is the answer.
         """
@@ -70,6 +71,7 @@ class MovableAnswer:
         self._dialect = dialect
         self._facts = facts
         self._movable = movable and dialect.movable
+        self._from_prompt = from_prompt
         self.last_try = last_try
         self.recoverable = recoverable
         """If its instance fails, another one may continue: it is known to compute the same."""
@@ -81,10 +83,11 @@ class MovableAnswer:
             request.fields,
             to_be_continued=dialect.to_be_continued,
             tells_usage=any(_USAGE_UNASKED in slot.spec.argv for slot in grant.slots),
+            tells_reasoning=flag_value(grant.slots[-1].spec, REASONING_PARSER) in STATELESS_PARSERS,
         )
         self._delivery = Delivery(ClientAnswer(request, clock=self._loop.time), self._joined)
-        self._whole: RelayedAnswer | None = None
-        self._first: MovableRelay | None = None
+        self._first: Relay | None = None
+        self._whole: Relay | None = None  # the first one, if the client gets what it brings as it is
         self._exchanges = Exchanges(runner, request)
         *prefills, slot = grant.slots
         self._slot: Slot | None = slot
@@ -109,7 +112,7 @@ class MovableAnswer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.detach()
-        self._handovers.end(self._joined.cached_tokens)
+        self._handovers.end(self._joined.cached_tokens if self._whole is None else self._whole.cached_tokens)
         self._slot = self.target = None
 
     # How far it has come.
@@ -129,13 +132,12 @@ class MovableAnswer:
     @property
     def tokens(self) -> int:
         """Tokens that the client has."""
-        return self._joined.tokens if self._whole is None else self._whole.tokens
+        return self._joined.tokens if self._whole is None else self._whole.events
 
     @property
     def usage(self) -> tuple[int, int]:
         """Tokens of the prompt and of the answer."""
-        first = (0, 0) if self._first is None else (self._first.tokens_in, self._first.tokens_out)
-        tokens_in, tokens_out = first if self._whole is None else self._whole.usage
+        tokens_in, tokens_out = (0, 0) if self._first is None else (self._first.tokens_in, self._first.tokens_out)
         return tokens_in or self._joined.prompt_tokens, tokens_out or self._joined.tokens
 
     @property
@@ -151,7 +153,7 @@ class MovableAnswer:
     @property
     def progressed(self) -> bool:
         """The present instance has made some of it."""
-        return self._joined.tokens > self._had
+        return self._joined.tokens > self._had if self._whole is None else self.begun
 
     @property
     def outcome(self) -> Outcome:
@@ -230,6 +232,8 @@ class MovableAnswer:
             response = self._exchanges.response
             if response is not None and response.client_stalled:
                 self._delivery.abandon()
+            elif self._whole is not None and self._whole.complete():
+                self._delivery.over = True
             elif not self._joined.finished:  # else nothing but the last words is missing
                 raise
         finally:
@@ -246,11 +250,11 @@ class MovableAnswer:
             self._load = first.load
             # Where the KV cache could not be saved, the target would compute all of the prompt, and its other streams
             # would wait for that; the source most likely still has it.
-            stays = first.load is None and self.may_return
+            stays = first.load is None and (self.may_return or self._from_prompt)
         finally:
             if not stays:
                 slot.release()
-        self._prefill, self._prefilled = None, True
+        self._prefill, self._prefilled = None, not self._from_prompt
         self._handovers.last_token_at_s = self._loop.time()
         assert self._slot is not None
         if stays:
@@ -265,24 +269,19 @@ class MovableAnswer:
         """Has the prompt read; None: the client has got its answer from this instance."""
         spec = slot.spec
         key = _new_key()
-        body = self._dialect.prefill(self._body, key)
-        response = await self._exchanges.read(spec, self._request.path, body, last_try=self.last_try)
+        path = self._request.path
+        prompt_only = self._from_prompt
+        body = self._dialect.prompt(self._body, key, path) if prompt_only else self._dialect.prefill(self._body, key)
+        response = await self._exchanges.read(spec, path, body, last_try=self.last_try)
         if self._delivery.pass_on(response):
             return None
+        if prompt_only:
+            return read_prompt(response, self._joined, self._dialect, key=key)
         max_model_len = self._facts[spec.name].max_model_len
         first = read_first_token(response, self._joined, self._dialect, key=key, max_model_len=max_model_len)
         self._delivery.head = response.head_
-        if self._joined.plain:
-            return first
-        await self._answer_whole(slot)
-        return None
-
-    async def _answer_whole(self, slot: Slot) -> None:
-        """The first token cannot be told by its id: one instance makes all of the answer."""
-        self._request.placement = slot.spec.name
-        self._whole = RelayedAnswer(self._runner, self._request, slot, last_try=True, answer=self._delivery.answer)
-        await self._whole.run()
-        self._delivery.over = True
+        self._from_prompt = not self._joined.plain  # the token cannot be told by its id: the target makes it again
+        return first
 
     async def _go_on(self, spec: InstanceSpec) -> None:
         save = _new_key() if self._movable else None
@@ -307,26 +306,28 @@ class MovableAnswer:
 
     async def _pass_on(self, spec: InstanceSpec, save: str | None) -> None:
         """Passes on what the first instance answers: it need not be a stream, and all is said then."""
-        assert save is not None
-        part = Part(self._request.target, self._dialect.movable_stream(self._body, save), self._request.id)
+        relay, body = self._relay(save)
         self._joined.parts += 1
-        relay = MovableRelay(
-            self._delivery.answer,
-            self._request,
-            self._loop.create_future(),
-            joined=self._joined,
-            last_try=self.last_try,
-            paused=self._exchanges.paused,
-        )
         self._first = relay
-        self._spoken = True  # nothing was handed over to it
+        self._spoken = True  # once it has made a token, it loads nothing any more
         try:
-            await self._exchanges.send(spec, relay, part)
+            await self._exchanges.send(spec, relay, Part(self._request.target, body, self._request.id))
         finally:
             self._delivery.head = relay.head_
+            if self._request.ttft_s is not None and self._joined.stream:
+                self._handovers.observe_token(self._request.started_at_s + self._request.ttft_s)
             now_s = self._loop.time()
             self._handovers.last_token_at_s = now_s - relay.silent_s(now_s)
-        self._delivery.over = not relay.joins
+        self._delivery.over = not (isinstance(relay, MovableRelay) and relay.joins)
+
+    def _relay(self, save: str | None) -> tuple[Relay, bytes]:
+        """What takes the first instance's answer, and the request for it."""
+        answer, done, paused = self._delivery.answer, self._loop.create_future(), self._exchanges.paused
+        if save is None or not self._joined.stream or not self._joined.plain:
+            self._whole = Relay(answer, self._request, done, last_try=self.last_try, paused=paused)
+            return self._whole, self._dialect.loading(self._body, self._load)
+        relay = MovableRelay(answer, self._request, done, joined=self._joined, last_try=self.last_try, paused=paused)
+        return relay, self._dialect.movable_stream(self._body, save, self._load)
 
     async def _continue(self, spec: InstanceSpec, save: str | None) -> None:
         """Reads the rest, which goes to the client in the name of the first instance."""

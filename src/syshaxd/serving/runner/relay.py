@@ -27,8 +27,9 @@ MAX_BUFFERED_BYTES = 4 * 1024 * 1024
 # JSON escapes line ends, so this can't stand inside an event.
 _EVENT = b"\ndata: {"
 _ERROR = b'data: {"error"'
-_PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d+)')
-_COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
+_PROMPT_TOKENS = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
+_COMPLETION_TOKENS = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
+_CACHED_TOKENS = re.compile(rb'"(cached|cache_read_input)_tokens":\s*(\d+)')
 # An instance that shuts down ends its answers with the others.
 _FINISHED = re.compile(rb'"finish_reason":\s*"(?!abort|error)')
 # The usage object stands in the last event; the connection's last reads surely hold it.
@@ -45,6 +46,7 @@ class Relay(Response):
         "_request",
         "_whole",
         "_write",
+        "cached_tokens",
         "committed",
         "events",
         "tokens_in",
@@ -70,6 +72,8 @@ class Relay(Response):
         """Of a stream, so far."""
         self.tokens_in = self.tokens_out = 0
         """Of prompt and answer, as far as the instance has told at its end."""
+        self.cached_tokens: int | None = None
+        """Prompt tokens that the instance did not compute; None: it did not tell."""
         self._whole = True
         self._previous = self._last = b""
         self._write: Callable[[bytes], None]
@@ -180,6 +184,11 @@ class Relay(Response):
         prompt, completion = _PROMPT_TOKENS.findall(tail), _COMPLETION_TOKENS.findall(tail)
         if prompt:
             self.tokens_in = int(prompt[-1])
+        if cached := _CACHED_TOKENS.findall(tail):
+            name, count = cached[-1]
+            self.cached_tokens = int(count)
+            # Anthropic does not count them among the others.
+            self.tokens_in += self.cached_tokens if name == b"cache_read_input" else 0
         if completion:
             self.tokens_out = int(completion[-1])
         elif self.is_stream:
