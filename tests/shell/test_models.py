@@ -5,11 +5,13 @@
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from syshaxd.core.errors import NotFoundError
+from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.placement.decision import InferenceRequest
-from syshaxd.core.types import InstanceStatus, State
+from syshaxd.core.types import InstanceStatus, RuntimeKind, State
 from syshaxd.core.wire.body import RequestBody
 from syshaxd.core.wire.form import model_in_form
 from syshaxd.gateway.bodies import conversation_of
@@ -130,3 +132,58 @@ def test_a_short_prompt_without_turns_is_no_conversation() -> None:
     long = [conversation_of(RequestBody.of({"prompt": "x" * 600 + end})) for end in ("a", "bcd")]
     assert long[0] == long[1] != 0
     assert conversation_of(RequestBody.of({"input": "x"})) == 0
+
+
+def lengths(**told: int | None) -> InstanceRegistry:
+    """Instances of one model that hold so many tokens; all are ready."""
+    specs = [replace(make_spec("gpu"), name=name, served_model="chat") for name in told]
+    found = InstanceRegistry(specs)
+    for spec in specs:
+        found.on_status(InstanceStatus(spec=spec, state=State.READY))
+        card = {"id": "chat", "of": spec.name, "max_model_len": told[spec.name]}
+        found.learn(spec, Catalog({"chat": card}, (), frozenset((CHAT,))), None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "max_tokens", "names"),
+    [
+        (100, None, ["short", "long"]),
+        (100, 900, ["long"]),  # it may have twice as many
+        (600, None, ["long"]),
+        (100_000, None, ["long"]),  # for none, perhaps: that is for the instance to say
+    ],
+)
+@pytest.mark.parametrize("model", ["chat", ""])
+def test_a_long_request_goes_to_the_instance_that_holds_it(
+    prompt_tokens: int, max_tokens: int | None, names: list[str], model: str
+) -> None:
+    found = lengths(short=1000, long=8000)
+    request = asked(model, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+    assert [spec.name for spec in found.candidates(request)] == names
+    assert [spec.name for spec in found.candidates(msgspec.structs.replace(request, pinned="short"))] == ["short"]
+
+
+def test_what_hides_its_length_or_is_alone_gets_long_requests() -> None:
+    for told in ({"one": 1000, "hidden": None}, {"one": None}, {"one": 1000}):
+        found = lengths(**told)
+        assert [spec.name for spec in found.candidates(asked("chat", prompt_tokens=9000))] == list(told)[-1:]
+
+
+@pytest.mark.parametrize("told", [{"a": 512, "b": 8192}, {"a": 8192, "b": 512}, {"a": 8192, "b": None}])
+def test_a_name_is_described_by_the_instance_that_holds_most(told: dict[str, int | None]) -> None:
+    assert [model["max_model_len"] for model in lengths(**told).models()] == [8192]
+
+
+def test_what_was_known_of_a_lost_external_server_is_asked_again() -> None:
+    spec = make_spec("gpu", runtime=RuntimeKind.EXTERNAL)
+    found = InstanceRegistry([spec])
+    found.on_status(InstanceStatus(spec=spec, state=State.READY))
+    found.learn(spec, Catalog({"tiny": {}}, ()), InstanceFacts(version="1"))
+    assert found.ready
+    for state in (State.UNHEALTHY, State.UNHEALTHY, State.READY):
+        found.on_status(InstanceStatus(spec=spec, state=state))
+        known = found.instances["gpu"]
+        assert (known.discovered, known.facts, known.losses, found.ready) == (False, None, 1, ())
+    found.learn(spec, Catalog({"other": {}}, ()), InstanceFacts(version="2"))
+    assert found.ready

@@ -106,11 +106,22 @@ async def test_a_pair_is_compared_once_when_both_are_ready(stack: AsyncExitStack
     assert [prompt.prompt for prompt in report.prompts] == list(PROMPTS)
     assert not it.service.refusal("gpu", "cpu")
     assert not it.service.refusal("cpu", "gpu")
-    it.become("cpu", State.UNHEALTHY)
     it.become("cpu")
     for _ in range(100):  # of turns of the loop, which a request would not survive unseen
         await asyncio.sleep(0)
     assert it.asked() == (len(PROMPTS), len(PROMPTS))
+
+
+async def test_an_external_server_that_was_lost_is_asked_again(stack: AsyncExitStack) -> None:
+    it = await stand(stack)
+    it.become("gpu")
+    it.become("cpu")
+    await it.report()
+    it.become("cpu", State.UNHEALTHY)
+    it.become("cpu")
+    assert it.service.refusal("gpu", "cpu") == NOT_COMPARED
+    await it.report()
+    assert it.asked() == (len(PROMPTS), 2 * len(PROMPTS))
 
 
 async def test_a_new_generation_is_asked_again_and_the_other_instance_is_not(stack: AsyncExitStack) -> None:

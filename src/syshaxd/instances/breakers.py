@@ -37,7 +37,6 @@ class Breakers:
         self._failures = failures
         self._tell = tell
         self._breakers: dict[str, Breaker] = {}
-        self._generations: dict[str, int] = {}
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         registry.subscribe(self._on_instances)
@@ -82,14 +81,16 @@ class Breakers:
             await asyncio.gather(*map(self._probe, due))
 
     async def _probe(self, name: str) -> None:
-        breaker, spec = self._breakers[name], self._registry.specs[name]
+        breaker = self._breakers.get(name)
+        if breaker is None:
+            return
         try:
-            await self._ask(spec)
+            await self._ask(self._registry.specs[name])
         except (SyshaxError, OSError) as error:
             if breaker.is_open:
                 breaker.probe_failed(str(error) or type(error).__name__, self._loop.time())
             return
-        if breaker.is_open:
+        if breaker.is_open and self._breakers.get(name) is breaker:  # else it was restarted meanwhile
             self._close(name, "gets requests again: it has generated a token")
 
     def _close(self, name: str, text: str) -> None:

@@ -4,6 +4,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.placement.decision import InferenceRequest
-from syshaxd.core.types import InstanceSpec, InstanceStatus, State
+from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.instances.catalog import Catalog, assumed
 
 _log = logging.getLogger(__name__)
 # Cached answers to "which instances serve this model and route?"; paths with IDs must not fill memory.
 _MAX_KEPT = 1000
 _MAX_SHOWN_ROUTES = 20
+# A prompt is known by its bytes: it may have so many times the tokens that are expected of them.
+_TOKENS_MARGIN = 2
 # Facts about a process end with it.
 _GONE = frozenset((State.STOPPED, State.STOPPING, State.BACKOFF, State.FAILED))
 
@@ -33,11 +36,18 @@ class RegisteredInstance:
     """Its hand-over capabilities; None: unknown or none."""
     discovered: bool = False
     """It was asked what it serves, whether or not it answered."""
+    losses: int = 0
+    """How often it was lost: what is found at its address then may be another server. Only of external ones."""
 
     @property
     def spec(self) -> InstanceSpec:
         """What it is."""
         return self.status.spec
+
+    def length(self, model: str) -> float:
+        """Tokens of prompt and answer that it holds; infinity: it does not tell."""
+        told = self.catalog.models.get(model or self.spec.served_model, {}).get("max_model_len")
+        return told if isinstance(told, int) and told > 0 else math.inf
 
     @property
     def takes_requests(self) -> bool:
@@ -71,7 +81,8 @@ class InstanceRegistry:
             if instance.takes_requests and name not in self.open_circuits
         )
         """Those that requests can go to now."""
-        self._kept: dict[tuple[str, str, str, str | None, bool], tuple[InstanceSpec, ...]] = {}
+        self._kept: dict[tuple[str, str, str, str | None, bool], tuple[tuple[InstanceSpec, ...], float]] = {}
+        """Candidates; and the tokens that all of them hold, or infinity if they hold equally many."""
         self._changed = asyncio.Event()
 
     def subscribe(self, on_change: Callable[[], None]) -> None:
@@ -97,6 +108,9 @@ class InstanceRegistry:
         known = self.instances.get(status.spec.name)
         if known is None or known.spec != status.spec or status.state in _GONE:
             return RegisteredInstance(status, assumed(status.spec))
+        is_lost = status.state is State.UNHEALTHY and known.status.state is not State.UNHEALTHY
+        if is_lost and status.spec.runtime is RuntimeKind.EXTERNAL:
+            return replace(known, status=status, facts=None, discovered=False, losses=known.losses + 1)
         return replace(known, status=status)
 
     def learn(self, spec: InstanceSpec, catalog: Catalog | None, facts: InstanceFacts | None) -> None:
@@ -134,27 +148,39 @@ class InstanceRegistry:
     def candidates(self, request: InferenceRequest, tried: Sequence[str] = ()) -> tuple[InstanceSpec, ...]:
         """The ready instances that serve the request, without those tried, in the order of the configuration.
 
+        One for whose context the request may be too long is among them only if no other holds more.
+
         Raises:
             NotFoundError: No instance has such a model or route.
         """
         key = (request.model, request.method, request.path, request.pinned, request.full_weights)
-        found = self._kept.get(key)
-        if found is None:
-            self._check_known(request)
-            found = tuple(
-                spec
-                for spec in self.ready
-                if request.pinned in {None, spec.name}
-                and not (request.full_weights and spec.weights)
-                and self._serves(spec, request)
-            )
-            if not request.model and request.method == "POST":
-                default = self._default_model(request)
-                found = tuple(spec for spec in found if spec.served_model == default)
+        kept = self._kept.get(key)
+        if kept is None:
             if len(self._kept) >= _MAX_KEPT:
                 self._kept.clear()
-            self._kept[key] = found
+            kept = self._kept[key] = self._find(request)
+        found, held_by_all = kept
+        needed: float = request.prompt_tokens * _TOKENS_MARGIN + (request.max_tokens or 0)
+        if needed > held_by_all:
+            lengths = {spec.name: self.instances[spec.name].length(request.model) for spec in found}
+            needed = min(needed, max(lengths.values()))
+            found = tuple(spec for spec in found if lengths[spec.name] >= needed)
         return tuple(spec for spec in found if spec.name not in tried) if tried else found
+
+    def _find(self, request: InferenceRequest) -> tuple[tuple[InstanceSpec, ...], float]:
+        self._check_known(request)
+        found = tuple(
+            spec
+            for spec in self.ready
+            if request.pinned in {None, spec.name}
+            and not (request.full_weights and spec.weights)
+            and self._serves(spec, request)
+        )
+        if not request.model and request.method == "POST":
+            default = self._default_model(request)
+            found = tuple(spec for spec in found if spec.served_model == default)
+        lengths = {self.instances[spec.name].length(request.model) for spec in found}
+        return found, min(lengths) if len(lengths) > 1 else math.inf
 
     def peers(self, request: InferenceRequest) -> tuple[RegisteredInstance, ...]:
         """All instances of the request's model and route, ready or not, whichever of them it insists on."""
@@ -177,11 +203,18 @@ class InstanceRegistry:
         )
 
     def models(self) -> list[Mapping[str, Any]]:
-        """The models of the instances that are ready, as /v1/models lists them; all instances' if none is ready."""
-        names = [spec.name for spec in self.ready] or list(self.instances)
-        return list(
-            {key: model for name in names for key, model in self.instances[name].catalog.models.items()}.values()
-        )
+        """The models of the instances that are ready, as /v1/models lists them; all instances' if none is ready.
+
+        Of several instances that serve a name, the one that holds most tokens describes it: long requests go there.
+        """
+        found: dict[str, tuple[float, Mapping[str, Any]]] = {}
+        for name in [spec.name for spec in self.ready] or list(self.instances):
+            its = self.instances[name]
+            for key, model in its.catalog.models.items():
+                length = its.length(key)
+                if key not in found or found[key][0] < length < math.inf:
+                    found[key] = length, model
+        return [model for _, model in found.values()]
 
     def methods(self, path: str) -> frozenset[str] | None:
         """The methods that some instance has for a path; None: any, as one of them has not told its routes."""

@@ -34,13 +34,14 @@ class _Identity:
 
     spec: InstanceSpec
     generation: int
+    losses: int
     models: frozenset[tuple[Any, ...]]
 
     @classmethod
     def of(cls, instance: RegisteredInstance) -> Self:
         """The identity of an instance at this moment; includes its models once they are known."""
         models = instance.catalog.base_models if instance.discovered else frozenset()
-        return cls(instance.spec, instance.status.generation, models)
+        return cls(instance.spec, instance.status.generation, instance.losses, models)
 
 
 @dataclass(slots=True, eq=False)
