@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.config import known_keys
-from syshaxd.core.secrets import HIDDEN, is_private, is_secret, safe_text, safe_value, safe_words
+from syshaxd.core.secrets import HIDDEN, is_private, is_secret, safe_text, safe_value, safe_words, secret_values
 
 NAMES = [
     *(
@@ -33,6 +33,7 @@ NAMES = [
         "authToken",
         "API_KEYS",
     ),
+    *("SSH_PASS", "MY_CREDS", "SLACK_WEBHOOK", "SENTRY_DSN"),
     *("HUGGING_FACE_HUB_TOKEN", "MY_TOKEN_2", "key-passphrase", "kv-transfer-config.extra.password", "proxy_auth"),
 ]
 HARMLESS = [
@@ -71,6 +72,8 @@ FORMS = st.sampled_from(
         lambda name, value: f"--{name}={value}",
         lambda name, value: f"--{name} {value}",
         lambda name, value: f"--{name} {shlex.quote(value + ' ' + value)}",
+        lambda name, value: repr(["serve", f"--{name}", value]),
+        lambda name, value: json.dumps([f"--{name}", value]),
         lambda name, value: json.dumps({name: value}),
         lambda name, value: repr({name: value}),
         lambda name, value: repr({name: [value, value]}),
@@ -135,3 +138,24 @@ def test_a_long_hostile_text_costs_no_more_than_a_long_one(piece: str) -> None:
 def test_long_secrets() -> None:
     for value in ("q" * 5000, f"'{'q' * 5000}'", f'"{"q" * 5000}"'):
         assert "qqq" not in safe_text(f"HF_TOKEN={value} --api-key {value}")
+
+
+@given(name=names, value=secrets, before=words, after=words)
+def test_what_a_server_was_given_is_hidden_in_any_form(name: str, value: str, before: str, after: str) -> None:
+    """An engine may quote a secret without its name."""
+    text = f"{before} the token `{value}` is not valid; \x1b[1m{value}\x1b[0m {after}"
+    for argv, env in (
+        ([f"--{name}", value], []),
+        ([f"--{name}={value}", "--port", "8001"], []),
+        (["--config", json.dumps({name: value})], []),
+        (["--endpoint", f"http://host/?{name}={value}"], []),
+        ([], [(name, value)]),
+        ([], [("HTTP_PROXY", f"http://bob:{value}@host:1/"), ("A", "x")]),
+    ):
+        shown = safe_text(text, secret_values(argv, env))
+        assert value not in shown
+        assert shown == text.replace(value, HIDDEN)
+
+
+def test_short_values_are_left_as_they_are_words_of_other_texts() -> None:
+    assert secret_values(["--api-key", "EMPTY"], [("HF_TOKEN", ""), ("PORT", "8001"), ("HOST", "localhost")]) == ()

@@ -87,6 +87,7 @@ SURROUNDINGS: dict[str, tuple[str, Mapping[str, str | None]]] = {
     "a terminal that has gone": ("exec >/dev/full 2>/dev/full", {}),
     "a folder that was removed": ('cd "$(mktemp -d)" && rmdir "$PWD"', {}),
     "a strict umask": ("umask 777", {}),
+    "an open umask": ("umask 000", {}),
     "another alphabet": ("", {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
     "an unknown locale": ("", {"LC_ALL": "xx_YY.UTF-8", "LANG": "xx"}),
     "ascii streams": ("", {"PYTHONIOENCODING": "ascii:strict"}),
@@ -100,6 +101,7 @@ TOGETHER: dict[str, tuple[str, ...]] = {
     "folders": ("a home that is not there", "a folder that was removed", "a read-only state folder"),
     "streams": ("ascii streams", "a terminal that has gone", "no temporary folder", "an unknown locale"),
     "a poor service manager": ("closed descriptors", "another alphabet", "ignored signals", "relative folders"),
+    "nothing that protects": ("an open umask",),
 }
 """A daemon each; each of them alone has one of its own in `make test-all`."""
 
@@ -115,6 +117,9 @@ def test_it_serves_and_stops(tmp_path: Path, names: str) -> None:
     with started(tmp_path, prefix="\n".join(prefixes), env=env) as daemon:
         said = daemon.stop()
     assert "Traceback" not in said
+    assert not [path for path in tmp_path.rglob("*") if path.stat().st_mode & 0o022], "others can write to them"
+    batches = tmp_path / "state" / "batches"
+    assert not batches.exists() or not batches.stat().st_mode & 0o077
 
 
 @pytest.mark.long

@@ -21,7 +21,7 @@ from syshaxd.control.config import DaemonMethods, Operations
 from syshaxd.control.keys import KeyMethods
 from syshaxd.control.messages import make
 from syshaxd.core.lifecycle.command_goal import Command, Goal
-from syshaxd.core.secrets import safe_text
+from syshaxd.core.secrets import safe_text, secret_values
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -66,9 +66,11 @@ class AdminServicer(DaemonMethods, KeyMethods, BatchMethods):
     async def StreamLogs(self, request: api.StreamLogsRequest, context: Context) -> None:
         tail = request.tail if request.HasField("tail") else None
         lines = self._instances.supervisor.logs(request.name, tail=tail, follow=request.follow)
+        specs = [each.spec for each in self._instances.status().instances if each.spec.name == request.name]
+        secrets = [value for spec in specs for value in secret_values(spec.argv, spec.env)]
         try:
             async for line in lines:
-                await context.write(make(api.StreamLogsResponse, line=safe_text(line)))
+                await context.write(make(api.StreamLogsResponse, line=safe_text(line, secrets)))
         finally:
             if isinstance(lines, AsyncGenerator):
                 await lines.aclose()

@@ -13,7 +13,7 @@ HIDDEN = "(hidden)"
 _PATHS = frozenset(("control.tcp.key", "gateway.tls.key"))
 """Configuration keys that hold file names, despite their own names."""
 _SECRET_WORD = re.compile(r"secret|passw(?:or)?d|passphrase|credential|apikey|bearer|authorization")
-_LAST_WORD = re.compile(r".*(?:token|secret|pwd)|key|auth|pat|cookie")
+_LAST_WORD = re.compile(r".*(?:token|secret|pwd)|key|auth|pat|cookie|pass|creds?|webhook|dsn")
 _KEYS = frozenset(("api", "access", "auth", "private", "signing", "encryption", "hf"))
 """Plurals that mean secrets; others, such as `max-tokens`, do not."""
 # Each pattern starts at few places and has bounded lookahead: hostile text costs no more than any other.
@@ -22,11 +22,14 @@ _VALUE = (
     r"""(?P<value>\(hidden\)|'[^']{0,1000}'|"(?:[^"\\]|\\.){0,1000}"|\[[^\]]{0,500}\]"""
     r"""|["'\[]?[^\s&'",;)\]}]+)"""
 )
-_URL = re.compile(rf"{_BEGIN}([a-zA-Z][a-zA-Z0-9+.-]{{1,30}}://)[^\s/?#'\"]{{0,1000}}@")
+_URL = re.compile(rf"{_BEGIN}([a-zA-Z][a-zA-Z0-9+.-]{{1,30}}://)([^\s/?#'\"]{{0,1000}})@")
+_MIN_VALUE = 6
 _NAMED = (
     re.compile(rf"{_BEGIN}(?P<before>-{{0,2}}(?P<name>[A-Za-z_][\w.-]{{0,99}})=){_VALUE}"),
     re.compile(rf"""(?P<before>(?P<quote>["'])(?P<name>[\w.-]{{1,99}})(?P=quote)\s{{0,9}}:\s{{0,9}}){_VALUE}"""),
     re.compile(rf"{_BEGIN}(?P<before>--(?P<name>[\w.-]{{1,99}})\s{{1,9}})(?!-){_VALUE}"),
+    # a command line as a list
+    re.compile(rf"""(?P<before>(?P<quote>["'])--(?P<name>[\w.-]{{1,99}})(?P=quote),\s{{0,9}})(?!["']-){_VALUE}"""),
 )
 _NAME = re.compile(r"[A-Za-z_][\w.-]*")
 _BEARER = re.compile(r"\b(Bearer\s{1,9})(?!\(hidden\))[^\s'\"]+", re.IGNORECASE)
@@ -61,8 +64,10 @@ def is_private(key: str) -> bool:
     return "env" in key.split(".") or is_secret(key)
 
 
-def safe_text(text: str) -> str:
-    """The text with all secrets recognizable by form redacted."""
+def safe_text(text: str, values: Iterable[str] = ()) -> str:
+    """The text without secrets: those that are recognizable by form, and these values in any form."""
+    for value in values:
+        text = text.replace(value, HIDDEN)
     text = _URL.sub(rf"\1{HIDDEN}@", text)
     for pattern in _NAMED:
         text = pattern.sub(_hide_named, text)
@@ -72,6 +77,23 @@ def safe_text(text: str) -> str:
 
 def _hide_named(found: re.Match[str]) -> str:
     return f"{found['before']}{HIDDEN}" if is_secret(found["name"]) else found[0]
+
+
+def secret_values(argv: Iterable[str], env: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """The secrets that a server was given, long ones first; those that are too short to be told from other words not.
+
+    Args:
+        argv: Its command line.
+        env: Its variables.
+    """
+    words, env = list(argv), list(env)
+    found = {value for name, value in env if is_secret(name)}
+    found |= {word for word, shown in zip(words, safe_words(words), strict=True) if shown == HIDDEN}
+    for text in (*words, *(value for _, value in env)):
+        named = (each for pattern in _NAMED for each in pattern.finditer(text))
+        found |= {each["value"].strip("\"'[]") for each in named if is_secret(each["name"])}
+        found |= {part for url in _URL.finditer(text) for part in (url[2], url[2].partition(":")[2])}
+    return tuple(sorted((value for value in found if len(value) >= _MIN_VALUE), key=len, reverse=True))
 
 
 def safe_words(words: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ import asyncio
 import faulthandler
 import gc
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -55,6 +56,8 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
       syshaxd --config ./syshax.yaml --log-level debug
     """  # noqa: D301 - \b keeps click from joining the lines
     logs.open_standard_streams()
+    # What the daemon and its instances create, no other user may write to, and its owner may use.
+    os.umask((os.umask(0o077) | 0o022) & 0o077)
     faulthandler.enable()  # on the watchdog's SIGABRT, shows where the daemon hung
     logs.setup(log_level)
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.lifecycle import HOLDING, Adopted, Lifecycle, RestartPolicy
-from syshaxd.core.secrets import safe_text
+from syshaxd.core.secrets import safe_text, secret_values
 from syshaxd.core.types import InstanceSpec, InstanceStatus, State
 from syshaxd.instances.clock import Cancellable, Clock
 from syshaxd.instances.prober import Prober
@@ -49,7 +49,7 @@ class Instance:
             old,
             state=now.state,
             wanted=now.wanted,
-            reason=safe_text(now.reason),
+            reason=safe_text(now.reason, secret_values(self.spec.argv, self.spec.env)),
             generation=now.generation,
             attempts=now.attempts,
             since_s=old.since_s if now.state is old.state else now_s,
@@ -58,7 +58,7 @@ class Instance:
         if now.state is not old.state:
             name, level = self.spec.name, _LOG_LEVELS.get(now.state, logging.INFO)
             text = f"{name}: {old.state} -> {now.state} ({self.status.since_s - old.since_s:.1f} s)"
-            _log.log(level, "%s", f"{text}: {now.reason}" if now.reason else text, extra={"instance": name})
+            _log.log(level, "%s", f"{text}: {self.status.reason}" if now.reason else text, extra={"instance": name})
         return self.status != old
 
     async def is_at_work(self, computes: Callable[[int], Awaitable[bool]]) -> bool:

@@ -77,7 +77,9 @@ class BatchStore:
         self._file_ttl_s = file_ttl_s
         self._clock = clock
         try:
-            self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)  # it may be there already
+            self._files.mkdir(exist_ok=True, mode=0o700)
             self._db = sqlite3.connect(folder / "batches.sqlite", isolation_level=None, check_same_thread=False)
             os.chmod(folder / "batches.sqlite", 0o600)  # noqa: PTH101
             self._db.executescript(_SCHEMA)
