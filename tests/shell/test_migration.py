@@ -110,14 +110,14 @@ class TestDrain:
             assert handover.gap_s is not None
 
     async def test_its_line_in_the_log_is_found_by_the_requests_id(self, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level("INFO", "syshaxd.serving.engine")
+        caplog.set_level("INFO", "syshaxd.serving.handover")
         async with duo(SLOW) as both:
             async with Client(both, "/v1/chat/completions", CHAT) as client:
                 await client.read(2)
                 both.supervisor.become("gpu", State.DRAINING)
                 await client.read()
             await settled(both)
-            (line,) = [line for line in caplog.records if line.name == "syshaxd.serving.engine"]
+            (line,) = [line for line in caplog.records if line.name == "syshaxd.serving.handover"]
             assert line.__dict__["request_id"] == both.metrics.records[0].request_id
 
     async def test_a_stream_that_has_no_token_yet_leaves_as_soon_as_it_has(self) -> None:

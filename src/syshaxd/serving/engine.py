@@ -1,11 +1,11 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Engine: places requests, has them carried out, and passes commands on to the instances."""
+"""Engine: dispatches requests. It tells admission what happens, and carries out what admission decides."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from msgspec.structs import replace
@@ -22,7 +22,7 @@ from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.admission import Admission
 from syshaxd.core.placement.calibration import Calibration
-from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, HelpSwitched, MoveStream, Refused
+from syshaxd.core.placement.claims import Claim, Fleet, Granted
 from syshaxd.core.placement.decision import Decision, InferenceRequest
 from syshaxd.core.placement.holdout import report_trial
 from syshaxd.core.placement.records import Cause, Outcome
@@ -33,8 +33,9 @@ from syshaxd.core.types import InstanceSpec, InstanceStatus, OffloadTrial, State
 from syshaxd.instances.breakers import Ask, Breakers
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
-from syshaxd.serving.failures import Failures, WithdrawnError
-from syshaxd.serving.handover import Answer, Handover
+from syshaxd.serving.effects import EffectRunner
+from syshaxd.serving.failures import Failures
+from syshaxd.serving.handover import Answer, Handover, report_handovers
 from syshaxd.serving.in_flight import RequestBook
 from syshaxd.serving.request import Request
 from syshaxd.serving.runner.movable import MovableAnswer
@@ -71,8 +72,8 @@ class Engine:
         self.registry = registry
         self._admission = Admission(policy, max_queue_size=max_queue_size)
         self._admission.on_release(self._on_release)
+        self._effects = EffectRunner(self.requests, self.events)
         self._max_queue_wait_s = max_queue_wait_s
-        self._waiting: dict[Claim, asyncio.Future[Grant]] = {}
         self._supervisor = supervisor
         self._handover = handover
         self._snapshot = snapshot
@@ -113,7 +114,7 @@ class Engine:
         finally:
             self._failures.leave(request)
             self.requests.end(request)
-            self._tell_handovers(request)
+            report_handovers(request, self.events)
 
     async def _answer(self, request: Request) -> Outcome:
         """Has a request answered where it is placed, or elsewhere if the instance fails before it begins."""
@@ -137,20 +138,14 @@ class Engine:
                         self.breakers.succeeded(answer.instance)
                     return answer.outcome
             why = f"instance {instance}: {failure}"
-            self._check_start_over(request, instance, failure, why, last_try=last_try)
+            self._failures.check_start_over(request, instance, failure, why, last_try=last_try)
             claim = Claim(claim.request, () if request.tries.suspect else (instance,))
             del failure  # it refers to this frame
 
     def _begin(self, request: Request, claim: Claim, grant: Grant) -> Answer:
         alone = len(self.registry.ready) < 2 or request.inference.pinned is not None
         last_try = bool(claim.tried) or alone or request.tries.suspect
-        placement = grant.placement
-        request.placement = "+".join(placement.places)
-        specs = [slot.spec for slot in grant.slots]
-        request.weights = "+".join(spec.weights_text for spec in specs) if any(spec.weights for spec in specs) else ""
-        request.prediction = placement.prediction
-        request.held_out = claim.held_out
-        request.queue_s = self._loop.time() - request.started_at_s
+        request.note_grant(grant, self._loop.time(), held_out=claim.held_out)
         if request.wants_explanation:
             request.explanation = self.requests.short_explanation(request.id)
         request.answer = answer = self._handover.answer(request, grant, last_try=last_try)
@@ -222,32 +217,8 @@ class Engine:
                     continue
                 raise refusal from None
 
-    def _check_start_over(
-        self, request: Request, instance: str, error: SyshaxError, why: str, *, last_try: bool
-    ) -> None:
-        """Raises SyshaxError if a request of whose answer the client has got nothing must not be tried again."""
-        if isinstance(error, InstanceTimeoutError):
-            raise InstanceTimeoutError(why) from error
-        if not isinstance(error, WithdrawnError):
-            self._failures.check(request, why)
-            if last_try:
-                raise InstanceFailedError(why) from error
-            self._failures.spend_retry(why)
-        where = "again beside a second instance" if request.tries.suspect else "another"
-        extra = {"instance": instance, "request_id": request.id}
-        _log.warning("request %s: %s; trying %s", request.id, why, where, extra=extra)
-        request.retries += 1
-
     def _tell_state(self, name: str, text: str) -> None:
         self.events.add(EventKind.STATE, text, instance=name)
-
-    def _tell_handovers(self, request: Request) -> None:
-        for handover in request.handovers:
-            text = f"request {request.id}: {handover}"
-            if handover.failed:
-                self.events.add(EventKind.HANDOVER, text, instance=handover.target)
-            if handover.failed or handover.cause is not Cause.OFFLOAD:
-                _log.info("%s", text, extra={"request_id": request.id})
 
     # Admission.
 
@@ -274,10 +245,9 @@ class Engine:
                     raise
 
     async def _granted(self, claim: Claim) -> Grant:
-        granted: asyncio.Future[Grant] = self._loop.create_future()
-        self._waiting[claim] = granted
+        granted = self._effects.expect(claim)
         try:
-            self._carry_out(self._admission.arrive(claim, self._fleet()))
+            self._effects.carry_out(self._admission.arrive(claim, self._fleet()))
             if not granted.done():
                 async with asyncio.timeout(self._max_queue_wait_s):
                     await granted
@@ -290,37 +260,13 @@ class Engine:
                 raise self._admission.timed_out(claim, self._fleet(), self._max_queue_wait_s) from None
             raise
         finally:
-            del self._waiting[claim]
+            self._effects.forget(claim)
             del granted  # what it raises refers to this frame: a cycle, which would keep the request's body
-
-    def _carry_out(self, effects: Sequence[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Granted():
-                    granted = self._waiting.get(effect.claim)
-                    if granted is None or granted.done():
-                        effect.grant.release()
-                    else:
-                        granted.set_result(effect.grant)
-                case Refused():
-                    granted = self._waiting.get(effect.claim)
-                    if granted is not None and not granted.done():
-                        granted.set_exception(effect.error)
-                case MoveStream():
-                    if effect.claim.stream is None:
-                        effect.slot.release()
-                    else:
-                        effect.claim.stream.move(effect.slot, effect.cause)
-                case Decided():
-                    self.requests.decisions.append(effect)
-                case HelpSwitched():
-                    self.events.add(EventKind.OFFLOAD, effect.text)
-                    _log.log(logging.INFO if effect.on else logging.WARNING, "%s", effect.text)
 
     def _readmit(self) -> None:
         """Slots may have come free."""
         if self._admission.entries:
-            self._carry_out(self._admission.admit(self._fleet()))
+            self._effects.carry_out(self._admission.admit(self._fleet()))
 
     @property
     def queued(self) -> int:
@@ -364,7 +310,7 @@ class Engine:
         """
         decision, effects = self._admission.place(Claim(request), self._fleet())
         grant = next((effect.grant for effect in effects if isinstance(effect, Granted)), None)
-        self._carry_out([effect for effect in effects if not isinstance(effect, Granted)])
+        self._effects.carry_out([effect for effect in effects if not isinstance(effect, Granted)])
         return decision, grant
 
     def _on_release(self, name: str) -> None:
@@ -415,14 +361,14 @@ class Engine:
 
     def on_snapshot(self) -> None:
         """New readings have come: what waits is decided again, and streams that are better off elsewhere migrate."""
-        self._carry_out(self._admission.observe_loads(self._fleet()))
+        self._effects.carry_out(self._admission.observe_loads(self._fleet()))
         self._migrate()
 
     def _migrate(self) -> None:
         if self._handover.pairs:
             statuses = self._supervisor.statuses()
             draining = [status.spec.name for status in statuses if status.state is State.DRAINING]
-            self._carry_out(self._admission.migrate(self._fleet(), draining))
+            self._effects.carry_out(self._admission.migrate(self._fleet(), draining))
 
     async def drain(self, timeout_s: float) -> None:
         """Returns when no request is in flight any more, or after `timeout_s`."""

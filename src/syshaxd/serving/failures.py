@@ -3,6 +3,7 @@
 """Failures of instances under requests: what they tell of the instance, of the request, and whether to try again."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.request import Request
 
+_log = logging.getLogger(__name__)
 _ASKED_TO_END = frozenset((State.DRAINING, State.STOPPING, State.STOPPED))
 _UNWELL = frozenset((State.UNHEALTHY, State.BACKOFF, State.FAILED))
 _GUARD = "it may have ended it, and runs only while two instances of its model are ready, few such requests at a time"
@@ -180,6 +182,22 @@ class Failures:
         reserve = 2 * sum(spec.max_num_seqs for spec in self._registry.specs.values())
         if not self.budget.spend(reserve, self._loop.time()):
             raise InstanceFailedError(f"{why}; too many requests fail to try each on another (system.retry_ratio)")
+
+    def check_start_over(
+        self, request: Request, instance: str, error: SyshaxError, why: str, *, last_try: bool
+    ) -> None:
+        """Raises SyshaxError if a request of whose answer the client has got nothing must not be tried again."""
+        if isinstance(error, InstanceTimeoutError):
+            raise InstanceTimeoutError(why) from error
+        if not isinstance(error, WithdrawnError):
+            self.check(request, why)
+            if last_try:
+                raise InstanceFailedError(why) from error
+            self.spend_retry(why)
+        where = "again beside a second instance" if request.tries.suspect else "another"
+        extra = {"instance": instance, "request_id": request.id}
+        _log.warning("request %s: %s; trying %s", request.id, why, where, extra=extra)
+        request.retries += 1
 
     def check(self, request: Request, why: str) -> None:
         """Raises InstanceFailedError if a request that an instance has failed must not be tried again."""

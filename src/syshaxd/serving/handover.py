@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Handover: which instances can hand over to which, and the answers that two of them make together."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from weakref import WeakSet
 
 from msgspec.structs import replace
 
+from syshaxd.core.events import EventKind
 from syshaxd.core.handover.bodies import CHAT_PATH
 from syshaxd.core.handover.dialect import ConnectorDialect, HandoverDialect
 from syshaxd.core.handover.pairs import REASONING_PARSER, STATELESS_PARSERS, InstanceFacts, Refusal, flag_value, refusal
 from syshaxd.core.handover.rules import split_of
 from syshaxd.core.handover.syshax import SyshaxDialect
 from syshaxd.core.placement.decision import InferenceRequest, Offload
+from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.slots import Grant
 from syshaxd.core.types import HandoverProtocol, InstanceSpec
 from syshaxd.instances.registry import InstanceRegistry
@@ -22,6 +25,9 @@ from syshaxd.serving.request import Request
 from syshaxd.serving.runner import Runner
 from syshaxd.serving.runner.movable import MovableAnswer
 from syshaxd.serving.runner.relayed import RelayedAnswer
+from syshaxd.system.events import EventLog
+
+_log = logging.getLogger(__name__)
 
 Answer = RelayedAnswer | MovableAnswer
 
@@ -206,3 +212,13 @@ class Handover:
 
 def _takes_chat_ids(facts: InstanceFacts | None) -> bool:
     return facts is not None and facts.takes_chat_ids
+
+
+def report_handovers(request: Request, events: EventLog) -> None:
+    """Logs the hand-overs of a request that has ended, and records those that failed among the events."""
+    for handover in request.handovers:
+        text = f"request {request.id}: {handover}"
+        if handover.failed:
+            events.add(EventKind.HANDOVER, text, instance=handover.target)
+        if handover.failed or handover.cause is not Cause.OFFLOAD:
+            _log.info("%s", text, extra={"request_id": request.id})

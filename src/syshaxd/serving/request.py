@@ -11,6 +11,7 @@ from syshaxd.core.config.api_keys import ApiKey
 from syshaxd.core.placement.decision import InferenceRequest, Prediction
 from syshaxd.core.placement.records import HandoverRecord, Outcome, RequestRecord
 from syshaxd.core.placement.retries import Retries
+from syshaxd.core.placement.slots import Grant
 from syshaxd.core.wire.body import RequestBody
 
 _NOT_READ = InferenceRequest(request_id="", model="", stream=False)
@@ -126,6 +127,15 @@ class Request:
     def tokens(self) -> int:
         """Tokens of a streamed answer that have come."""
         return 0 if self.answer is None else self.answer.tokens
+
+    def note_grant(self, grant: Grant, now_s: float, *, held_out: bool) -> None:
+        """Notes where it is placed, for its record."""
+        specs = [slot.spec for slot in grant.slots]
+        self.placement = "+".join(grant.placement.places)
+        self.weights = "+".join(spec.weights_text for spec in specs) if any(spec.weights for spec in specs) else ""
+        self.prediction = grant.placement.prediction
+        self.held_out = held_out
+        self.queue_s = now_s - self.started_at_s
 
     def release(self) -> None:
         """Frees the body at once: references in a circle would keep it until the garbage collector's next full run."""
