@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from syshaxd.core.config import Config
@@ -19,7 +18,7 @@ from syshaxd.core.loads import Snapshot
 from syshaxd.core.parity import PROMPTS, Bounds, PromptAnswer, TokenStep
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.types import InstanceSpec, RuntimeKind, State
-from syshaxd.daemon.composition import settle
+from syshaxd.daemon.reconfiguring import make_reconfigurer
 from syshaxd.instances.catalog import Catalog, assumed
 from syshaxd.instances.discovery import Discovery
 from syshaxd.instances.registry import InstanceRegistry
@@ -191,25 +190,17 @@ async def fake_daemon(
         snapshot=Snapshot,
         stopped=stopped,
     )
-    its = partial(
-        settle,
-        supervisor=supervisor,
-        runner=runner,
-        handover=handover,
-        engine=engine,
-        bindings=bindings,
-        liveness=liveness,
-    )
-    reconfigurer = Reconfigurer(
+    reconfigurer = make_reconfigurer(
         path,
         CONFIG,
         config,
         bound,
         bind=bind,
-        settle=its,
-        supervisor=supervisor,
         instances=instances,
-        events=engine.events,
+        engine=engine,
+        runner=runner,
+        handover=handover,
+        liveness=liveness,
     )
     running = asyncio.create_task(supervisor.run())
     comparing = asyncio.create_task(parity.run())

@@ -21,6 +21,7 @@ from syshaxd.core.parity import Bounds
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.daemon.orders import Orders
+from syshaxd.daemon.reconfiguring import handover_policy, make_reconfigurer
 from syshaxd.daemon.service import Service, closed
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.authentication import Authentication, check_exposure
@@ -42,7 +43,6 @@ from syshaxd.observe.liveness import Liveness, generate_token
 from syshaxd.observe.metrics import LAG_S, Histogram, MetricsService
 from syshaxd.observe.monitor import SystemMonitor, probe_health
 from syshaxd.observe.parity import ParityService, ask
-from syshaxd.reconfigure import Reconfigurer
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.external import ExternalRuntime
@@ -50,11 +50,11 @@ from syshaxd.runtime.process import ProcessRuntime
 from syshaxd.runtime.quantised import QuantisedRuntime
 from syshaxd.runtime.quantiser import ProcessWorker, Worker
 from syshaxd.serving.engine import Engine
-from syshaxd.serving.handover import Handover, HandoverPolicy
+from syshaxd.serving.handover import Handover
 from syshaxd.serving.leases import Leases
 from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner, TimeLimits
-from syshaxd.system import activation, api_keys, descriptors, planned_gpus, rundir
+from syshaxd.system import activation, api_keys, descriptors, rundir
 from syshaxd.system.api_keys import ApiKeys
 from syshaxd.system.batch_store import BatchStore
 from syshaxd.system.looplag import LoopLag
@@ -151,7 +151,7 @@ async def build(
     runner = Runner(TimeLimits.from_config(config.system))
     stack.callback(runner.close)
     parity = _parity(config, registry, session)
-    handover = Handover(registry, runner, pair_refusal=parity.refusal, policy=_handover_policy(config))
+    handover = Handover(registry, runner, pair_refusal=parity.refusal, policy=handover_policy(config))
     parity.subscribe(handover.refresh)
     engine = Engine(
         registry,
@@ -178,25 +178,17 @@ async def build(
         faults=lambda: side_tasks.faults,
     )
     monitor.subscribe(lambda _: engine.on_snapshot())
-    settled = partial(
-        settle,
-        supervisor=supervisor,
-        runner=runner,
-        handover=handover,
-        engine=engine,
-        bindings=bindings,
-        liveness=liveness,
-    )
-    reconfigurer = Reconfigurer(
+    reconfigurer = make_reconfigurer(
         path,
         text,
         config,
         bound,
         bind=binder.bind,
-        settle=settled,
-        supervisor=supervisor,
         instances=instances,
-        events=engine.events,
+        engine=engine,
+        runner=runner,
+        handover=handover,
+        liveness=liveness,
     )
     leases = Leases(engine)
     handed = activation.take_sockets()
@@ -369,43 +361,9 @@ def _parity(config: Config, registry: InstanceRegistry, session: aiohttp.ClientS
     )
 
 
-def settle(
-    config: Config,
-    bound: Bound,
-    *,
-    supervisor: Supervisor,
-    runner: Runner,
-    handover: Handover,
-    engine: Engine,
-    bindings: BindingMonitor,
-    liveness: Liveness,
-) -> None:
-    """Puts a configuration into effect, except for starting and stopping instances and keys that need a restart."""
-    times, system = config.lifecycle, config.system
-    supervisor.set_policy(
-        RestartPolicy.from_config(times),
-        probe_interval_s=times.probe_interval_s,
-        probe_timeout_s=times.probe_timeout_s,
-        stop_grace_s=times.stop_grace_s,
-    )
-    liveness.interval_s = times.liveness_interval_s
-    runner.limits = TimeLimits.from_config(system)
-    handover.set_policy(_handover_policy(config))
-    engine.set_failure_limits(breaker_failures=system.breaker_failures, retry_ratio=system.retry_ratio)
-    engine.set_limits(max_queue_size=system.max_queue_size, max_queue_wait_s=system.max_queue_wait_s)
-    bindings.set_bound(bound)
-    planned_gpus.write(planned_gpus.default_path(), bound.specs)
-    engine.set_policy(Policy.from_config(config))
-
-
 def _tls_endpoint(tcp: TcpConfig) -> TlsEndpoint | None:
     if tcp.port is None or tcp.cert is None or tcp.key is None or tcp.client_ca is None:
         return None
     return TlsEndpoint(
         host=tcp.host, port=tcp.port, cert=Path(tcp.cert), key=Path(tcp.key), client_ca=Path(tcp.client_ca)
     )
-
-
-def _handover_policy(config: Config) -> HandoverPolicy:
-    its = config.offload
-    return HandoverPolicy(enabled=its.enabled, migrate=its.migrate, across_weights=its.across_weights)

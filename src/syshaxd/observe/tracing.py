@@ -20,7 +20,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from syshaxd import __version__
-from syshaxd.core.config.schema import TracingConfig
+from syshaxd.core.config.endpoints import TracingConfig
 from syshaxd.core.placement.records import HandoverRecord, Outcome, RequestRecord
 
 _OPERATIONS = {

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The configuration: turns a file's content into one frozen `Config`, or reports every fault at once.
 
-`schema` defines the keys, `parse` and `rules` the rules between them, `instances` what they describe together, `keys`
-access by dotted key, `aliases` other names of keys.
+`schema`, `endpoints` and `services` define the keys, `parse` and `rules` the rules between them, `instances` what they
+describe together, `keys` access by dotted key, `aliases` other names of keys.
 """
 
 from syshaxd.core.config.aliases import RENAMED_KEYS, SHORT_KEYS, full_keys, new_name, old_names, old_names_in
+from syshaxd.core.config.endpoints import GatewayConfig, TcpConfig, TlsConfig, TracingConfig
 from syshaxd.core.config.exposures import exposures, secret_keys, unprotected
 from syshaxd.core.config.instances import (
     ServedModel,
@@ -34,15 +35,7 @@ from syshaxd.core.config.keys import (
     unset_value,
 )
 from syshaxd.core.config.parse import parse
-from syshaxd.core.config.schema import (
-    Config,
-    GatewayConfig,
-    LifecycleConfig,
-    ModelParams,
-    TcpConfig,
-    TlsConfig,
-    TracingConfig,
-)
+from syshaxd.core.config.schema import Config, LifecycleConfig, ModelParams
 from syshaxd.core.config.services import (
     AUTO,
     ArgValue,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from syshaxd.core.address import PUBLISHED_AT, is_ip
+from syshaxd.core.config.endpoints import TlsConfig
 from syshaxd.core.config.gpus import faults_of_gpus
 from syshaxd.core.config.instances import (
     ServedModel,
@@ -17,7 +18,7 @@ from syshaxd.core.config.instances import (
     section_of,
     sections,
 )
-from syshaxd.core.config.schema import Config, TlsConfig
+from syshaxd.core.config.schema import Config
 from syshaxd.core.config.services import ServiceConfig
 from syshaxd.core.errors import ConfigFault
 from syshaxd.core.types import RuntimeKind

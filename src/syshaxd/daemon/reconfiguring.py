@@ -1,0 +1,91 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Which parts take a changed configuration while the daemon runs."""
+
+from functools import partial
+from pathlib import Path
+
+from syshaxd.core.config import Config
+from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.lifecycle import RestartPolicy
+from syshaxd.core.placement.rules import Policy
+from syshaxd.instances.supervisor import Supervisor
+from syshaxd.observe.cpu_bindings import BindingMonitor
+from syshaxd.observe.liveness import Liveness
+from syshaxd.reconfigure import Bind, Reconfigurer
+from syshaxd.serving.engine import Engine
+from syshaxd.serving.handover import Handover, HandoverPolicy
+from syshaxd.serving.operations import InstanceOperations
+from syshaxd.serving.runner import Runner, TimeLimits
+from syshaxd.system import planned_gpus
+
+
+def make_reconfigurer(
+    path: Path,
+    text: str,
+    config: Config,
+    bound: Bound,
+    *,
+    bind: Bind,
+    instances: InstanceOperations,
+    engine: Engine,
+    runner: Runner,
+    handover: Handover,
+    liveness: Liveness,
+) -> Reconfigurer:
+    """Makes what reconfigures these parts. The first five arguments are those of `Reconfigurer`."""
+    settle = partial(
+        _settle,
+        supervisor=instances.supervisor,
+        runner=runner,
+        handover=handover,
+        engine=engine,
+        bindings=instances.bindings,
+        liveness=liveness,
+    )
+    return Reconfigurer(
+        path,
+        text,
+        config,
+        bound,
+        bind=bind,
+        settle=settle,
+        supervisor=instances.supervisor,
+        instances=instances,
+        events=engine.events,
+    )
+
+
+def _settle(
+    config: Config,
+    bound: Bound,
+    *,
+    supervisor: Supervisor,
+    runner: Runner,
+    handover: Handover,
+    engine: Engine,
+    bindings: BindingMonitor,
+    liveness: Liveness,
+) -> None:
+    """Puts a configuration into effect, except for starting and stopping instances and keys that need a restart."""
+    times, system = config.lifecycle, config.system
+    supervisor.set_policy(
+        RestartPolicy.from_config(times),
+        probe_interval_s=times.probe_interval_s,
+        probe_timeout_s=times.probe_timeout_s,
+        stop_grace_s=times.stop_grace_s,
+    )
+    liveness.interval_s = times.liveness_interval_s
+    runner.limits = TimeLimits.from_config(system)
+    handover.set_policy(handover_policy(config))
+    engine.set_failure_limits(breaker_failures=system.breaker_failures, retry_ratio=system.retry_ratio)
+    engine.set_limits(max_queue_size=system.max_queue_size, max_queue_wait_s=system.max_queue_wait_s)
+    bindings.set_bound(bound)
+    planned_gpus.write(planned_gpus.default_path(), bound.specs)
+    engine.set_policy(Policy.from_config(config))
+
+
+def handover_policy(config: Config) -> HandoverPolicy:
+    """What a configuration allows to hand over."""
+    its = config.offload
+    return HandoverPolicy(enabled=its.enabled, migrate=its.migrate, across_weights=its.across_weights)
