@@ -78,7 +78,6 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
         return
     _log.info("syshaxd %s starts with %s", __version__, path)
     planned_gpus.write(planned_gpus.default_path(), bound.specs)
-    planned_gpus.write(planned_gpus.default_path(), bound.specs)
     sdnotify.check()
     descriptors.raise_limit()
     # Requests leave no reference cycles, so frequent collections only cost time on the hot path.

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Which parts take a changed configuration while the daemon runs."""
 
+import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def _settle(
     engine.set_failure_limits(breaker_failures=system.breaker_failures, retry_ratio=system.retry_ratio)
     engine.set_limits(max_queue_size=system.max_queue_size, max_queue_wait_s=system.max_queue_wait_s)
     bindings.set_bound(bound)
-    planned_gpus.write(planned_gpus.default_path(), bound.specs)
+    # In a thread, as it reads and writes a file; it logs what goes wrong.
+    asyncio.get_running_loop().run_in_executor(None, planned_gpus.write, planned_gpus.default_path(), bound.specs)
     engine.set_policy(Policy.from_config(config))
 
 
