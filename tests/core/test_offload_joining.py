@@ -278,6 +278,29 @@ def test_a_parsers_delta_reaches_the_client_and_ends_what_can_be_moved() -> None
     assert not answer.may_be_cut
 
 
+def test_reasoning_may_be_cut_where_the_parser_finds_its_state_in_the_tokens() -> None:
+    answer = JoinedAnswer(CHAT_PATH, {"stream": True}, tells_reasoning=True)
+    first = event_of(CHAT_PATH, "", [5]) | {"prompt_token_ids": [1, 2, 3]}
+    first["choices"][0]["delta"] = {"role": "assistant", "content": ""}
+    thought = event_of(CHAT_PATH, "", [6])
+    thought["choices"][0]["delta"] = {"reasoning": "hm"}
+    end_of_thinking = event_of(CHAT_PATH, "", [7])
+    end_of_thinking["choices"][0]["delta"] = {}
+    passed = events(answer.pass_on(sse(first, thought, end_of_thinking)))
+    assert passed[-1]["choices"][0]["delta"] == {"reasoning": "hm"}
+    assert answer.may_be_cut
+    assert answer.token_ids[-1] == 6  # the token that told the parser only is made again
+    answer.begin_part()
+    assert answer.take(end_of_thinking) == b""
+    (event,) = events(answer.take(event_of(CHAT_PATH, "so", [8])))
+    assert event["choices"][0]["delta"] == {"content": "so"}
+    assert answer.token_ids[-3:] == [6, 7, 8]
+    call = event_of(CHAT_PATH, "", [9])
+    call["choices"][0]["delta"] = {"tool_calls": [{"index": 0}]}
+    answer.take(call)
+    assert not answer.may_be_cut
+
+
 def test_a_prefill_with_a_parsers_work_is_not_taken() -> None:
     answer = JoinedAnswer(CHAT_PATH, {"stream": True})
     message = {"role": "assistant", "content": None, "reasoning": "hm"}

@@ -447,6 +447,22 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(make_stand: MakeSta
         assert response.status == 200
 
 
+async def test_a_stream_of_messages_that_breaks_ends_with_anthropics_error_event(make_stand: MakeStand) -> None:
+    stand = await make_stand()
+
+    async def answer(request: Request) -> None:
+        await request.send(SSE_HEAD + sse(b'{"type":"message_start"}'))
+        request.abort()
+
+    stand.gpu.answer = answer
+    async with stand.post(CHAT | {"stream": True}, path="/v1/messages") as response:
+        events = (await response.read()).split(b"\n\n")
+    name, data = events[1].split(b"\n")
+    assert name == b"event: error"
+    error = json.loads(data.removeprefix(b"data: "))
+    assert (error["type"], error["error"]["type"]) == ("error", "api_error")
+
+
 async def test_a_silent_instance_is_given_up(make_stand: MakeStand) -> None:
     stand = await make_stand(silence_limit_s=0.5)
 

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The error tree as HTTP: status, error object, Retry-After, Allow."""
 
-import json
 import math
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -28,6 +27,7 @@ from syshaxd.core.errors import (
     UnavailableError,
 )
 from syshaxd.core.placement.records import Outcome
+from syshaxd.core.wire import anthropic
 from syshaxd.core.wire.openai import error_body
 
 # The first matching class gives status, OpenAI's error type, and the default code.
@@ -77,20 +77,6 @@ class Answer:
         return b"%b%b\r\n%b" % (head, extra, b"" if head_only else self.body)
 
 
-_ANTHROPIC_PATH = "/v1/messages"
-_ANTHROPIC_KINDS = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    500: "api_error",
-    502: "api_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-
-
 def error_answer(error: SyshaxError, request_id: str, path: str = "") -> Answer:
     """The answer to a request that failed with `error`, in the format that clients of its path expect."""
     status, kind, code = next(row[1:] for row in _KINDS if isinstance(error, row[0]))
@@ -104,10 +90,8 @@ def error_answer(error: SyshaxError, request_id: str, path: str = "") -> Answer:
     param = None
     if isinstance(error, BadRequestError):
         param, code = error.param, error.code or code
-    if path == _ANTHROPIC_PATH or path.startswith(f"{_ANTHROPIC_PATH}/"):
-        kind = _ANTHROPIC_KINDS.get(status, "invalid_request_error")
-        content = {"type": "error", "error": {"type": kind, "message": str(error)}, "request_id": request_id}
-        return Answer(status, json.dumps(content).encode(), headers=headers)
+    if anthropic.is_path(path):
+        return Answer(status, anthropic.error_body(str(error), status, request_id), headers=headers)
     return Answer(status, error_body(str(error), kind=kind, param=param, code=code), headers=headers)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.placement.records import Outcome
+from syshaxd.core.wire import anthropic
 from syshaxd.core.wire.http1 import LAST_CHUNK, Dechunker, ResponseHead, chunk, response_head
 from syshaxd.core.wire.openai import error_body
 from syshaxd.serving.request import Request
@@ -93,9 +94,14 @@ class ClientAnswer:
         head = self._head
         assert head is not None
         if at_event_end and head.content_type.startswith(b"text/event-stream") and head.content_length is None:
-            self.end(b"data: " + error_body(str(error), kind="upstream_error", code="instance_failed") + b"\n\n")
+            self.end(self._error_event(str(error)))
         else:
             self._cut()
+
+    def _error_event(self, message: str) -> bytes:
+        if anthropic.is_path(self._request.path):
+            return anthropic.error_event(message, self._request.id)
+        return b"data: " + error_body(message, kind="upstream_error", code="instance_failed") + b"\n\n"
 
     def abandon(self) -> None:
         """The client takes nothing any more."""
