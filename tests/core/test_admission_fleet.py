@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.loads import InstanceLoad, Snapshot
@@ -43,7 +43,8 @@ FLEET = (
 )
 SHARED = instance("cpu-shared", "d", slots=1)
 """Serves the models d and e, as a server that syshaxd does not start may."""
-ROOM = {spec.name: spec.max_num_seqs + max(1, int(spec.max_num_seqs * 0.25)) + 1 for spec in FLEET}
+ALL = (*FLEET, SHARED)
+ROOM = {spec.name: spec.max_num_seqs + max(1, int(spec.max_num_seqs * 0.25)) + 1 for spec in ALL}
 """Slots, a backlog, and a prefill more."""
 
 
@@ -178,14 +179,18 @@ def serves(spec: InstanceSpec, model: str) -> bool:
 
 
 class Machine(RuleBasedStateMachine):
-    """Requests of three models come, end and give up; readings come; instances go and come."""
+    """Requests of five models come, end and give up; readings come; instances go and come."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bench = Bench(policy="turn")
+        self.bench = Bench(ALL)
         self.read_at_s = 0.0
 
-    @rule(model=st.sampled_from("aaabbc"), movable=st.booleans(), conversation=st.integers(0, 3))
+    @initialize(policy=st.sampled_from(["cost", "turn", "gpu-only", "cpu-only", "upstream-threshold"]))
+    def choose(self, policy: str) -> None:
+        self.bench = Bench(ALL, policy=policy)
+
+    @rule(model=st.sampled_from("aaabbcde"), movable=st.booleans(), conversation=st.integers(0, 3))
     def arrive(self, model: str, movable: bool, conversation: int) -> None:
         self.bench.arrive(model, movable=movable, conversation=conversation)
 
@@ -195,7 +200,7 @@ class Machine(RuleBasedStateMachine):
         self.bench.end(data.draw(st.sampled_from(self.bench.clients), label="client"))
 
     @rule(
-        name=st.sampled_from([spec.name for spec in FLEET]),
+        name=st.sampled_from([spec.name for spec in ALL]),
         running=st.integers(0, 2),
         kv_ratio=st.sampled_from([0.1, 0.95]),
         preempted=st.integers(0, 1),
@@ -206,9 +211,9 @@ class Machine(RuleBasedStateMachine):
         load = InstanceLoad(read_at_s=self.read_at_s, running=running, kv_usage_ratio=kv_ratio, preempted=preempted)
         self.bench.read(Snapshot(instances={name: load}), draining)
 
-    @rule(gone=st.sets(st.sampled_from([spec.name for spec in FLEET]), max_size=3))
+    @rule(gone=st.sets(st.sampled_from([spec.name for spec in ALL]), max_size=3))
     def instances_go_and_come(self, gone: set[str]) -> None:
-        self.bench.ready = tuple(spec for spec in FLEET if spec.name not in gone)
+        self.bench.ready = tuple(spec for spec in ALL if spec.name not in gone)
         self.bench.carry_out(self.bench.admission.admit(self.bench.fleet))
         self.bench.settle()
 
@@ -232,7 +237,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def no_model_waits_for_another(self) -> None:
         for model in {client.claim.request.model for client in self.bench.clients if client.waits}:
-            its = [spec.name for spec in self.bench.ready if spec.served_model == model]
+            its = [spec.name for spec in self.bench.ready if serves(spec, model)]
             taken = sum(self.bench.admission.inflight.get(name, 0) for name in its)
             if its and not taken:
                 pytest.fail(f"a request for {model} waits, and nothing runs on {its}")
@@ -240,7 +245,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """In the end all get a slot, as long as others end."""
         bench = self.bench
-        bench.ready = FLEET
+        bench.ready = ALL
         bench.read(Snapshot())
         while bench.clients:
             client = next((client for client in bench.clients if client.slots or client.refused), None)
