@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from syshaxd.cli.numa import numa
 from syshaxd.cli.syshaxctl import main
 from syshaxd.control import ControlServer
 from syshaxd.core.config import Config
-from syshaxd.core.numa import BindingSettings, Dialect, Fault, Rule, Unverified
+from syshaxd.core.launch.cpu_binding import Host
+from syshaxd.core.launch.gpu_binding import HostGpus
+from syshaxd.core.loads import GpuLoad
+from syshaxd.core.numa import Accelerator, AcceleratorKind, BindingSettings, Dialect, Fault, Rule, Unverified
 from syshaxd.system.configfile import load
-from tests.core.topologies import KUNPENG_LSCPU
+from tests.core.topologies import KUNPENG, KUNPENG_LSCPU
 from tests.fakes.control import operations_of
 from tests.fakes.engine import DRIFT, GIB, FakeEngine, seen
 
@@ -56,6 +60,32 @@ def test_stock_vllm_gets_a_group_a_rank(server: str) -> None:
 
 def test_this_host() -> None:
     assert plan().exit_code == 0
+
+
+def test_gpus_and_cores_near_to_them(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+    addresses = [f"0000:{number:02x}:00.0" for number in range(4)]
+    loads = tuple(
+        GpuLoad(
+            index=at, name="H100", uuid="", busy_ratio=0.0, memory_used_bytes=0, memory_total_bytes=1, address=address
+        )
+        for at, address in enumerate(addresses)
+    )
+    devices = tuple(
+        Accelerator(kind=AcceleratorKind.GPU, address=address, vendor="NVIDIA", node=1 + at // 2)
+        for at, address in enumerate(addresses)
+    )
+    where = Host(topology=replace(KUNPENG, accelerators=devices))
+    monkeypatch.setattr("syshaxd.instances.binder.this_host", lambda: where)
+    monkeypatch.setattr("syshaxd.cli.numa.host_gpus", lambda: HostGpus(gpus=loads))
+    told = plan("--gpus", "a=1", "--gpus", "b=2", "--reserve", "a=2", "--reserve", "b=2").output
+    assert told.splitlines()[:4] == [
+        "# a: GPUs 2 on node 2",
+        "# b: GPUs 0,1 on node 1",
+        "# a: CPUs 118-119",
+        "# b: CPUs 78-79",
+    ]
+    assert "too few GPUs for b: this host has 4 that are whole" in plan("--gpus", "a=1", "--gpus", "b=5").output
+    assert "--gpus plans for this host" in plan(server, "--gpus", "a=1").output
 
 
 def test_what_can_not_be(server: str) -> None:

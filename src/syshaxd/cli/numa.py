@@ -16,15 +16,18 @@ from syshaxd.cli import default_config, show
 from syshaxd.cli.connection import run
 from syshaxd.client import ControlClient
 from syshaxd.core.config import parse
-from syshaxd.core.errors import ConfigError, SyshaxError
+from syshaxd.core.errors import ConfigError, NoBindingError, SyshaxError
 from syshaxd.core.launch.apply_plan import PlanRequest, plan_changes
 from syshaxd.core.launch.cpu_binding import Host
+from syshaxd.core.launch.gpu_binding import nodes_of_gpus
 from syshaxd.core.numa import (
     VARIABLES,
     BindingSettings,
     Constraints,
     Dialect,
     Fault,
+    Gpu,
+    GpuWish,
     Unverified,
     Verification,
     check_binding,
@@ -32,12 +35,14 @@ from syshaxd.core.numa import (
     memory_needs,
     parse_topology,
     plan_binding,
+    plan_gpus,
     reserve_cores,
 )
 from syshaxd.core.numa.cpulist import format_cpulist, parse_cpulist
 from syshaxd.core.report.status import verification_json
 from syshaxd.instances import binder
 from syshaxd.system import configfile, host
+from syshaxd.system.gpus import host_gpus
 from syshaxd.system.terminal import FileText
 
 _MIB = 2**20
@@ -71,6 +76,7 @@ def numa() -> None:
 @click.option("--ranks", type=click.IntRange(min=1), help="Processes that share the model (stock vLLM). Unset: 1.")
 @click.option("--stock", is_flag=True, help="Plan for vLLM's own CPU backend instead of the sysHAX images.")
 @click.option("--reserve", multiple=True, metavar="NAME=CORES", help="Reserve cores for others, near the accelerators.")
+@click.option("--gpus", multiple=True, metavar="NAME=GPUS", help="Plan so many GPUs of this host for an instance.")
 @click.option("--apply", "apply_", is_flag=True, help="Write the plan into the configuration.")
 @click.option("--instance", default="cpu", show_default=True, help="With --apply: the instance to bind.")
 @_config_option
@@ -82,6 +88,7 @@ def plan(
     ranks: int | None,
     stock: bool,
     reserve: Sequence[str],
+    gpus: Sequence[str],
     apply_: bool,
     instance: str,
     config_path: Path,
@@ -90,6 +97,9 @@ def plan(
     """Prints the best binding for this host or another one.
 
     FILE holds the other host's `lscpu` or `numactl -H` text.
+
+    With --gpus, also prints which GPUs an instance with `gpus: auto` would get; a reservation of the same name takes
+    cores near to them.
 
     With --apply, writes it to the configuration: `cores` and the variables in the instance's `env`; a reservation
     `gpu=4` becomes the `cores` of the instance gpu. The model's size and the CPUs of other instances then count too.
@@ -100,8 +110,11 @@ def plan(
       syshaxctl numa plan --threads 144 --reserve gpu=4 --apply
       syshaxctl numa plan --stock --ranks 4 lscpu.txt
       syshaxctl numa plan --threads 80 -o json
+      syshaxctl numa plan --gpus chat=2 --reserve chat=4
     """  # noqa: D301
-    reserved = _counts(reserve)
+    reserved, wanted = _counts(reserve, "--reserve"), _counts(gpus, "--gpus")
+    if wanted and (apply_ or text is not None):
+        raise click.UsageError("--gpus plans for this host, and writes nothing: leave out FILE and --apply")
     if apply_ and (others := reserved.keys() - {"gpu"}):
         raise click.BadParameter(
             f"only gpu=N can be used with --apply, not {', '.join(others)}", param_hint="--reserve"
@@ -112,16 +125,24 @@ def plan(
         if apply_:
             _apply(config_path, request, where, output)
         else:
-            _print_plan(where, request, reserved, output)
+            _print_plan(where, request, reserved, wanted, output)
     except ConfigError as error:
         raise click.ClickException(configfile.fault_text(config_path, error)) from None
     except SyshaxError as error:
         raise click.ClickException(str(error)) from None
 
 
-def _print_plan(where: Host, request: PlanRequest, reserve: Mapping[str, int], output: str) -> None:
+def _print_plan(
+    where: Host, request: PlanRequest, reserve: Mapping[str, int], wanted: Mapping[str, int], output: str
+) -> None:
     constraints = Constraints(allowed_cpus=where.allowed_cpus, allowed_nodes=where.allowed_nodes)
-    reserved = reserve_cores(where.topology, reserve, constraints)
+    homes = nodes_of_gpus(host_gpus(), where.topology) if wanted else {}
+    gpus = _planned_gpus(homes, wanted, where)
+    reserved: dict[str, tuple[int, ...]] = {}
+    for name, count in reserve.items():
+        near = {node for gpu in gpus.get(name, ()) if (node := homes[gpu]) is not None}
+        limits = replace(constraints, taken=reserved, gpu_nodes=tuple(sorted(near)))
+        reserved |= reserve_cores(where.topology, {name: count}, limits)
     binding = plan_binding(
         where.topology,
         dialect=Dialect.STOCK if request.stock else Dialect.PATCHED,
@@ -131,11 +152,27 @@ def _print_plan(where: Host, request: PlanRequest, reserve: Mapping[str, int], o
     )
     lists = {name: format_cpulist(cpus) for name, cpus in reserved.items()}
     if output == "json":
-        click.echo(json.dumps(asdict(binding.settings()) | {"reserved": lists}, indent=2))
+        click.echo(json.dumps(asdict(binding.settings()) | {"reserved": lists, "gpus": gpus}, indent=2))
         return
+    for name, names in gpus.items():
+        nodes = format_cpulist({node for gpu in names if (node := homes[gpu]) is not None})
+        click.echo(f"# {name}: GPUs {','.join(names)}" + (f" on node {nodes}" if nodes else ""))
     for name, cpus in lists.items():
         click.echo(f"# {name}: CPUs {cpus}")
     click.echo("\n".join(BindingSettings(dialect=binding.dialect).changes_to(binding.settings())))
+
+
+def _planned_gpus(
+    homes: Mapping[str, int | None], wanted: Mapping[str, int], where: Host
+) -> dict[str, tuple[str, ...]]:
+    """What `gpus: auto` would choose if no instance had any GPU yet."""
+    free = [Gpu(name=name, node=node) for name, node in homes.items()]
+    plan = plan_gpus(
+        free, {name: GpuWish(count=count, share=1) for name, count in wanted.items()}, {}, where.topology.distance
+    )
+    if missing := [name for name in wanted if name not in plan]:
+        raise NoBindingError(f"too few GPUs for {', '.join(missing)}: this host has {len(homes)} that are whole")
+    return plan
 
 
 def _apply(path: Path, request: PlanRequest, where: Host, output: str) -> None:
@@ -319,9 +356,9 @@ def _settings(words: Sequence[str]) -> BindingSettings:
     )
 
 
-def _counts(words: Sequence[str]) -> dict[str, int]:
-    pairs = _pairs(words, "--reserve", "gpu=4")
-    return {name: _number(count, "--reserve", "gpu=4") for name, count in pairs.items()}
+def _counts(words: Sequence[str], option: str) -> dict[str, int]:
+    pairs = _pairs(words, option, "gpu=4")
+    return {name: _number(count, option, "gpu=4") for name, count in pairs.items()}
 
 
 def _number(text: str, hint: str, example: str) -> int:

@@ -106,7 +106,7 @@ def confine_instances(
         for name, service in services.items()
         if are_gpus_planned(service)
     }
-    free = [Gpu(name=str(gpu.index), node=homes.get(gpu.index)) for gpu in host.usable() if not gpu.parts]
+    free = [Gpu(name=name, node=node) for name, node in nodes_of_gpus(host, topology).items()]
     shares = {gpu: sum(others.values()) for gpu, others in taken.items()}
     plan = plan_gpus(free, wishes, shares, topology.distance if topology else lambda _one, _other: 0)
     for name, wish in wishes.items():
@@ -136,6 +136,12 @@ def _nodes(host: HostGpus, topology: NumaTopology | None) -> dict[int, int]:
     nodes = {device.address: device.node for device in topology.accelerators} if topology else {}
     known = {node.id for node in topology.nodes} if topology else set()
     return {gpu.index: node for gpu in host.gpus if (node := nodes.get(gpu.address)) in known and node is not None}
+
+
+def nodes_of_gpus(host: HostGpus, topology: NumaTopology | None) -> dict[str, int | None]:
+    """The GPUs that can be planned, by index, and the node that each is near to; None: unknown."""
+    homes = _nodes(host, topology)
+    return {str(gpu.index): homes.get(gpu.index) for gpu in host.usable() if not gpu.parts}
 
 
 def _near(gpus: Sequence[str], host: HostGpus, homes: Mapping[int, int]) -> tuple[int, ...]:
