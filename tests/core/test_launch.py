@@ -10,6 +10,7 @@ from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
 from syshaxd.core.handover.connector import EngineFiles, LaunchHost, arena_dir, engine_id, identity
 from syshaxd.core.handover.pairs import flag_value, refusal
+from syshaxd.core.launch.instance_key import instance_key
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.types import Device, HandoverProtocol, InstanceSpec, Role, RuntimeKind
 from syshaxd.instances.catalog import assumed
@@ -184,6 +185,15 @@ def test_instances_that_surely_can_get_the_connector_unasked() -> None:
         (HOST, {"cpu": {"args": {"kv_cache_dtype": "fp8"}}}, "its KV cache is of fp8"),
         (HOST, {"cpu": {"args": {"pipeline-parallel-size": 2}}}, "its pipeline-parallel-size is 2"),
         (HOST, {"cpu": {"args": {"kv-transfer-config": "{}"}}}, "a kv-transfer-config already"),
+        *(
+            (HOST, {"cpu": {"args": args}}, "a kv-transfer-config already")
+            for args in (
+                {"kv_transfer_config": '{"kv_connector":"NixlConnector","kv_role":"kv_both"}'},
+                {"kv-transfer-config.kv_connector": "LMCacheConnectorV1", "kv-transfer-config.kv_role": "kv_both"},
+                {"kv_transfer_config.kv_connector": "OffloadingConnector"},
+            )
+        ),
+        (HOST, {"cpu": {"args": {"config": "/etc/vllm.yaml"}}}, "its args name a file of further ones (config)"),
         (HOST, {"cpu": {"args": {"runner": "pooling"}}}, "its runner pooling"),
         (HOST, {"cpu": {"args": {"task": "embed"}}}, "its task embed"),
         (HOST, {"cpu": {"args": {"convert": "classify"}}}, "its convert classify"),
@@ -256,8 +266,18 @@ def test_the_connectors_flags_are_not_given_twice() -> None:
     details = {"args": {"enable-prompt-tokens-details": True}}
     gpu, _ = both(gpu=details)
     assert gpu.argv.count("--enable-prompt-tokens-details") == 1
-    with pytest.raises(ConfigError, match=r"set services\.gpu\.protocol to none instead"):
-        both(gpu={"protocol": "connector", "args": {"kv_transfer_config": "{}"}})
+    for args in ({"kv_transfer_config": "{}"}, {"kv-transfer-config.kv_connector": "NixlConnector"}):
+        with pytest.raises(ConfigError, match=r"set services\.gpu\.protocol to none instead"):
+            both(gpu={"protocol": "connector", "args": args})
+
+
+def test_the_key_that_processes_inherit_is_known() -> None:
+    """From the daemon's environment; what the configuration says has precedence, and containers inherit nothing."""
+    host = replace(HOST, api_key="inherited")
+    gpu, cpu = both(host, cpu={"env": {"VLLM_API_KEY": "own"}})
+    assert (instance_key(gpu), instance_key(cpu)) == ("inherited", "own")
+    _, cpu = both(host, cpu={"runtime": "docker", "container": {"image": "i"}})
+    assert instance_key(cpu) == ""
 
 
 @pytest.mark.parametrize("gpu", [{}, {"protocol": "connector"}])

@@ -33,6 +33,10 @@ def test_equal_instances_can_hand_over_both_ways() -> None:
             "their revision differs: not set and abc",
         ),
         (
+            replace(CPU, argv=(*CPU.argv, "--hf-overrides.rope_theta", "1000", "--hf-overrides.x=1")),
+            "their hf-overrides differs: not set and .rope_theta 1000; .x 1",
+        ),
+        (
             replace(CPU, argv=(*CPU.argv, "--reasoning-parser", "deepseek_r1")),
             "their reasoning-parser differs: not set and deepseek_r1",
         ),

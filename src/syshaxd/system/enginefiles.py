@@ -12,6 +12,7 @@ from pathlib import Path
 from syshaxd.core.config import AUTO, Config, ServiceConfig, enabled_services, model_of
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.handover.connector import EngineFiles, LaunchHost, PlannedWeights
+from syshaxd.core.launch.instance_key import KEY_VARIABLE
 from syshaxd.core.launch.quantised import quantised_by_us
 from syshaxd.core.numa.cpulist import parse_cpulist
 from syshaxd.core.types import RuntimeKind
@@ -55,6 +56,7 @@ def read_launch_host(config: Config, *, measure: bool = False) -> LaunchHost:
         arena_dir=arena_dir,
         arena_fault=_arena_fault(Path(config.offload.arena_dir or arena_dir)),
         shm_total_bytes=_shm_total_bytes(),
+        api_key=os.environ.get(KEY_VARIABLE, ""),
     )
 
 

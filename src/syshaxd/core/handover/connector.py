@@ -21,6 +21,7 @@ the daemon asks for both connectors itself."""
 _OFFLOADING_SWITCH = "VLLM_USE_SIMPLE_KV_OFFLOAD"
 """Variable that chooses another connector for them."""
 _CONNECTOR = "SyshaxConnector"
+_FLAGS_FILE = "config"
 PROMPT_DETAILS_FLAG = "enable-prompt-tokens-details"
 _SINCE = (0, 26)
 SINCE = ".".join(map(str, _SINCE))
@@ -71,6 +72,8 @@ class LaunchHost:
     """Where KV caches on their way are kept, unless the configuration says otherwise."""
     arena_fault: str = ""
     """Why they can't be kept in that folder, or in the configured one, for a person; empty: they can."""
+    api_key: str = ""
+    """Of instances that are processes, as they inherit it from the daemon's environment; empty: they do not."""
     shm_total_bytes: int = 0
     """Size of the shared memory; 0: not known."""
 
@@ -147,6 +150,11 @@ def _extra(argv: Sequence[str]) -> dict[str, Any]:
     return extra
 
 
+def is_part_of(flag: str, whole: str) -> bool:
+    """A flag with a JSON value may be given whole, or key by key: `kv-transfer-config.kv_role`."""
+    return flag == whole or flag.startswith(f"{whole}.")
+
+
 def offloading_bytes(args: Mapping[str, Any]) -> int:
     """The host memory that an instance's flags give to vLLM's own offloading; 0: none, or not a size."""
     try:
@@ -182,8 +190,10 @@ def connector_doubt(key: str, files: EngineFiles, args: Mapping[str, Any], env: 
         return f"its vLLM's version is not known: set {key}.protocol to connector if it is {SINCE} or later"
     if (int(found[1]), int(found[2])) < _SINCE:
         return f"its vLLM {files.version} is older than {SINCE}"
-    if KV_TRANSFER_FLAG in args:
+    if any(is_part_of(flag, KV_TRANSFER_FLAG) for flag in args):
         return f"its args have a {KV_TRANSFER_FLAG} already"
+    if _FLAGS_FILE in args:
+        return f"its args name a file of further ones ({_FLAGS_FILE}): set {key}.protocol to connector if it fits them"
     if fault := offloading_fault(args, env):
         return fault
     if args.get("kv-cache-dtype", "auto") != "auto":

@@ -129,10 +129,11 @@ def _model_refusal(source: InstanceSpec, target: InstanceSpec) -> str:
 
 
 def flag_value(spec: InstanceSpec, flag: str) -> str:
-    """The value that an instance's command line gives a flag; empty: none."""
+    """The value that an instance's command line gives a flag, or the keys of its JSON value; empty: none."""
+    found = []
     for at, part in enumerate(spec.argv):
-        if part == f"--{flag}" and at + 1 < len(spec.argv):
-            return spec.argv[at + 1]
-        if part.startswith(f"--{flag}="):
-            return part.partition("=")[2]
-    return ""
+        name, equals, value = part.partition("=")
+        if name == f"--{flag}" or name.startswith(f"--{flag}."):
+            key = name.removeprefix(f"--{flag}")
+            found.append(f"{key} {value if equals else next(iter(spec.argv[at + 1 : at + 2]), '')}".lstrip())
+    return "; ".join(sorted(found))

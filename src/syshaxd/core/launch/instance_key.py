@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from syshaxd.core.types import InstanceSpec
 
 _FLAG = "--api-key"
-_VARIABLE = "VLLM_API_KEY"
+KEY_VARIABLE = "VLLM_API_KEY"
 
 
 def instance_key(spec: InstanceSpec) -> str:
@@ -18,7 +18,7 @@ def instance_key(spec: InstanceSpec) -> str:
 
     Of several keys any will do. For an external instance only `env` can name one.
     """
-    return _flag(spec.argv) or dict(spec.env).get(_VARIABLE, "")
+    return _flag(spec.argv) or dict(spec.env).get(KEY_VARIABLE, "")
 
 
 def own_headers(spec: InstanceSpec) -> Mapping[str, str]:

@@ -26,11 +26,13 @@ from syshaxd.core.handover.connector import (
     LaunchHost,
     PlannedWeights,
     connector_flags,
+    is_part_of,
     offloading_bytes,
     offloading_fault,
 )
 from syshaxd.core.launch.container import container_spec, inner_host
 from syshaxd.core.launch.gpu_binding import with_gpus
+from syshaxd.core.launch.instance_key import KEY_VARIABLE
 from syshaxd.core.launch.peers import connector_doubts, default_ipc, default_protocols, ipc_donors
 from syshaxd.core.launch.quantised import image_env, quantise_faults, weights_of
 from syshaxd.core.numa.cpulist import parse_cpulist
@@ -122,7 +124,7 @@ def _spec(
         host=service.host,
         port=service.port,
         argv=argv if service.runtime is not RuntimeKind.EXTERNAL else (),
-        env=tuple((image_env(service) | {key: str(it) for key, it in service.env.items()}).items()),
+        env=_env(service, host),
         cores=parse_cpulist(service.cores) if service.cores and service.cores != AUTO else (),
         depends_on=ipc_donors(config).get(name),
         max_num_seqs=service.max_num_seqs,
@@ -135,6 +137,13 @@ def _spec(
         gpus=gpus_of(service) if device_of(service) is Device.CUDA else (),
     )
     return with_gpus(spec, spec.gpus) if isinstance(service.gpus, list) else spec
+
+
+def _env(service: ServiceConfig, host: LaunchHost) -> tuple[tuple[str, str], ...]:
+    inherits_key = service.runtime is RuntimeKind.PROCESS and host.api_key
+    inherited = {KEY_VARIABLE: host.api_key} if inherits_key else {}
+    own = {key: str(it) for key, it in service.env.items()}
+    return tuple((inherited | image_env(service) | own).items())
 
 
 def _args(service: ServiceConfig) -> dict[str, Value]:
@@ -153,7 +162,7 @@ def _extra_flags(
         seen.setdefault(flag, key)
         if fault:
             faults.append(ConfigFault(f"{section}.args.{key}", fault))
-        elif flag == KV_TRANSFER_FLAG and flag in own:
+        elif is_part_of(flag, KV_TRANSFER_FLAG) and KV_TRANSFER_FLAG in own:
             faults.append(ConfigFault(f"{section}.args.{key}", f"set {section}.protocol to none instead"))
         elif flag in {OFFLOADING_FLAG, OFFLOADING_BACKEND_FLAG} and KV_TRANSFER_FLAG in own:
             # What our flags ask for with them, unless it can't be.
