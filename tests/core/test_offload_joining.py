@@ -301,6 +301,30 @@ def test_reasoning_may_be_cut_where_the_parser_finds_its_state_in_the_tokens() -
     assert not answer.may_be_cut
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_log_probabilities_are_joined_with_their_offsets(path: str) -> None:
+    def told(text: str, ids: list[int], offset: int) -> dict[str, Any]:
+        entry = {"tokens": [text], "text_offset": [offset]} if path == COMPLETIONS_PATH else {"content": [text]}
+        event = event_of(path, text, ids)
+        event["choices"][0]["logprobs"] = entry
+        return event
+
+    answer = JoinedAnswer(path, {"stream": True, "logprobs": 1})
+    first = told("ab", [5], 0)
+    first["prompt_token_ids" if path == CHAT_PATH else "more"] = [1, 2, 3]
+    first["choices"][0]["prompt_token_ids"] = [1, 2, 3]
+    held = told("", [6], 2)
+    passed = events(answer.pass_on(sse(first, held)))
+    assert [event["choices"][0]["logprobs"] for event in passed] == [first["choices"][0]["logprobs"]]
+    assert passed[0]["choices"][0]["token_ids"] is None
+    answer.begin_part()  # the held token, whose character was not complete, is made again
+    later = events(answer.take(told("", [6], 0)) + answer.take(told("c", [7], 0)))
+    assert [event["choices"][0]["logprobs"] for event in later] == [
+        told(text, [], 2)["choices"][0]["logprobs"] for text in ("", "c")
+    ]
+    assert not answer.drop_tail(1)
+
+
 def test_a_prefill_with_a_parsers_work_is_not_taken() -> None:
     answer = JoinedAnswer(CHAT_PATH, {"stream": True})
     message = {"role": "assistant", "content": None, "reasoning": "hm"}

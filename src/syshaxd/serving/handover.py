@@ -73,6 +73,8 @@ class Handover:
         """Reasoning parsers, by the names of their models."""
         self._fixed_parsers: frozenset[str] = frozenset()
         """Those whose answers stay on one instance."""
+        self._takes_chat_ids = True
+        """A chat continues as a chat on every instance."""
         self._dialects: dict[HandoverProtocol, HandoverDialect] = {
             HandoverProtocol.CONNECTOR: ConnectorDialect(),
             HandoverProtocol.SYSHAX: SyshaxDialect(),
@@ -118,6 +120,7 @@ class Handover:
         # Older versions continue a chat as a text, which has no parser.
         old = {flag_value(spec, REASONING_PARSER) for spec in specs if not _takes_chat_ids(facts.get(spec.name))}
         self._fixed_parsers = (frozenset(self._parsers.values()) - STATELESS_PARSERS) | old
+        self._takes_chat_ids = all(map(_takes_chat_ids, facts.values()))
         self._movable = self._policy.migrate and all(dialect.movable for dialect in dialects)
         for answer in self._answers:
             if answer.spec is not None and self._has_targets(answer.spec.name):
@@ -153,6 +156,8 @@ class Handover:
         if not stays and path not in self._paths:
             stays = f"{path}: only chats and texts continue on another instance"
         stays = stays or self._parser_reason(inference)
+        if not stays and path == CHAT_PATH and body.short("logprobs") and not self._takes_chat_ids:
+            stays = "logprobs: before vLLM 0.32 a chat continues as a text, which tells them in another form"
         if not why and stays and path not in self._prompt_paths:
             why = stays
         if not why and inference.pinned is not None:

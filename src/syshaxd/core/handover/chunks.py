@@ -39,6 +39,7 @@ class Piece:
     """Number of tokens, where the instance tells it without their ids."""
     more: Mapping[str, Any] | None = None
     """What its event has that nobody here knows."""
+    logprobs: Mapping[str, Any] | None = None
     silent: bool = False
     """There is an event for it only because ids were asked for: a parser waits for more."""
 
@@ -59,13 +60,15 @@ def read_piece(event: Mapping[str, Any], plain: frozenset[str] = PLAIN_DELTA) ->
 def _read_choice(choice: Mapping[str, Any], plain: frozenset[str]) -> Piece:
     ids = tuple(choice.get("token_ids") or ())
     ending = choice.get("finish_reason"), choice.get("stop_reason")
-    delta = choice.get("delta")
+    delta, logprobs = choice.get("delta"), choice.get("logprobs")
     if delta is None:
-        return Piece(choice.get("text") or "", ids, *ending)
+        return Piece(choice.get("text") or "", ids, *ending, logprobs=logprobs)
     more = [name for name, value in delta.items() if value and name not in PLAIN_DELTA]
     silent = not delta and ending[0] is None
     parsed = not plain.issuperset(more)
-    return Piece(delta.get("content") or "", ids, *ending, delta if more else None, parsed, silent=silent)
+    return Piece(
+        delta.get("content") or "", ids, *ending, delta if more else None, parsed, logprobs=logprobs, silent=silent
+    )
 
 
 class ChunkWriter:
@@ -114,7 +117,7 @@ class ChunkWriter:
         choice: dict[str, Any] = {"index": 0}
         delta = {} if piece.silent else piece.delta or {"content": piece.text}
         choice |= {"delta": delta} if self.chat else {"text": piece.text}
-        choice |= {"logprobs": None, "finish_reason": piece.finish_reason}
+        choice |= {"logprobs": piece.logprobs, "finish_reason": piece.finish_reason}
         if piece.finish_reason is not None or not self.chat:
             choice["stop_reason"] = piece.stop_reason
         if not self.chat:

@@ -60,20 +60,20 @@ class JoinedAnswer:
             self._writer.tell_usage()
         self._plain_delta = REASONED_DELTA if tells_reasoning else PLAIN_DELTA
         self.chat = self._writer.chat
-        self.tells_ids = self._writer.tells_ids
-        """The client gets the tokens' ids, too: they cannot be withdrawn."""
+        self._tells_ids, logprobs = self._writer.tells_ids, body.get("logprobs")
+        self.tells_tokens = self._tells_ids or (logprobs is not None and logprobs is not False)
+        """The client gets more of each token than its text: what was told cannot be withdrawn."""
         self._to_be_continued = to_be_continued
         self._limit = token_limit(body)
         self._restated = RestatedText("")
-        self._told_prompt_tokens = 0
         self.tokens = 0
         """Tokens that the client has; events, where the instances do not tell their ids."""
         self.parts = 0
         """Parts after the prefill that have begun."""
         self.part_id: str | None = None
         """The id that the present part has given itself."""
-        self.part_over = False
-        """The present part has ended, and another is to follow."""
+        self.part_over = self._begun = False
+        """`part_over`: the present part has ended, and another is to follow."""
         self.prompt_ids: tuple[int, ...] = ()
         """The prompt's tokens; empty: not known yet."""
         self.token_ids: list[int] = []
@@ -84,21 +84,21 @@ class JoinedAnswer:
         """What came so far can be told from its tokens alone."""
         self.cached_tokens: int | None = None
         """Prompt tokens that the present part did not have to compute, as far as it has told."""
+        self._told_prompt_tokens = 0
+        self._text_size = self._part_at = 0  # characters so far, and before the present part
         self._texts: list[str] = []
         self._keeps_text = bool(to_be_continued) or not self.stream
         self._held: list[Piece] = []
         self._last_size = 0
-        self._begun = False
         self._finish = Piece("", ())
         self._prompt_details: Any = None
         self._template: dict[str, Any] = {}
         self._takes_unparsed = False
         self._plain_events = PlainEvents()
         self._rest = b""  # the beginning of an event
-        self._held_events = b""  # those of the held pieces, where the client gets their ids
+        self._held_events = b""  # those of the held pieces, where the client is told of their tokens
         self._sent_early = 0  # held pieces that the client has got as empty events
-        self._ending = False  # the last piece has come, but its event was not sent yet
-        self._told_usage = self._told_done = False
+        self._ending = self._told_usage = self._told_done = False  # the last piece has come, its event was not sent
         self.failure: InstanceFailedError | None = None
         """Why no more of the present part can be used, although the instance continues."""
 
@@ -148,10 +148,12 @@ class JoinedAnswer:
             return b""
         fits = max_model_len is None or len(self.prompt_ids) + 1 < max_model_len
         if choice.get("finish_reason") not in (self._to_be_continued or ("length",)) or not fits:
-            return self._deliver(Piece(text, ids, choice.get("finish_reason"), choice.get("stop_reason")))
+            ending = choice.get("finish_reason"), choice.get("stop_reason")
+            return self._deliver(Piece(text, ids, *ending, logprobs=choice.get("logprobs")))
         if not text or text.endswith(_REPLACEMENT):
             return b""  # part of a character: the next instance makes this token again
-        return self._deliver(Piece(text, ids, count=usage.get("completion_tokens")))
+        count = usage.get("completion_tokens")
+        return self._deliver(Piece(text, ids, count=count, logprobs=choice.get("logprobs")))
 
     def take_prompt(self, answer: Mapping[str, Any]) -> None:
         """Takes the answer to a request for the prompt alone; the client gets nothing of it."""
@@ -165,6 +167,7 @@ class JoinedAnswer:
         self.failure = None
         self.cached_tokens = None
         self.parts += 1
+        self._part_at = self._text_size
         self.part_id, self.part_over = None, False
         if self._to_be_continued:
             self._restated = RestatedText(self.text)
@@ -192,7 +195,7 @@ class JoinedAnswer:
                     break
                 out.append(self._pass_event(data[begin:end]))
                 begin = end
-                self._takes_unparsed = self._begun and not (self._held or self.tells_ids or self._keeps_text)
+                self._takes_unparsed = self._begun and not (self._held or self.tells_tokens or self._keeps_text)
         except InstanceFailedError as error:
             self.failure = error
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
@@ -221,13 +224,13 @@ class JoinedAnswer:
         self._told_usage = self._told_usage or (not told.get("choices") and bool(told.get("usage")))
         for piece in pieces:
             self._add(piece)
-        if self._held and self.tells_ids:
+        if self._held and self.tells_tokens:
             # What was told of a token cannot be withdrawn: it waits until its character is whole.
             self._held_events += event
             return b""
-        if self.tells_ids:
+        if self.tells_tokens:
             event, self._held_events = self._held_events + event, b""
-            return event
+            return event if self._tells_ids else _IDS.sub(rb"\1null", event)
         if not pieces and self._held and self._held[-1].silent:
             return b""
         self._sent_early = sum(not piece.silent for piece in self._held)
@@ -241,8 +244,16 @@ class JoinedAnswer:
         """
         out = b""
         for piece in self._read(event):
-            out += self._deliver(piece)
+            out += self._deliver(self._at_its_offset(piece))
         return out
+
+    def _at_its_offset(self, piece: Piece) -> Piece:
+        """The piece of a later part, with the offsets of its tokens in the whole text."""
+        logprobs = piece.logprobs
+        if logprobs is None or "text_offset" not in logprobs:
+            return piece
+        offsets = [offset + self._part_at for offset in logprobs["text_offset"]]
+        return replace(piece, logprobs={**logprobs, "text_offset": offsets})
 
     def _read(self, event: Mapping[str, Any]) -> list[Piece]:
         """What an event adds to the delivered answer."""
@@ -293,7 +304,7 @@ class JoinedAnswer:
         Returns:
             False: the client has their ids already.
         """
-        if count and self.tells_ids:
+        if count and self.tells_tokens:
             return False
         del self.token_ids[len(self.token_ids) - count :]
         self.tokens -= count
@@ -317,13 +328,13 @@ class JoinedAnswer:
         choice = dict(self._template["choices"][0])
         finish = self._finish
         choice |= {"finish_reason": finish.finish_reason, "stop_reason": finish.stop_reason}
-        choice["token_ids"] = self.token_ids if self.tells_ids else None
+        choice["token_ids"] = self.token_ids if self._tells_ids else None
         body = dict(self._template)
         if self.chat:
             choice["message"] = choice["message"] | {"content": self.text}
         else:
             choice["text"] = self.text
-        if not self.tells_ids:
+        if not self._tells_ids:
             (body if self.chat else choice)["prompt_token_ids"] = None
         usage = dict(body.get("usage") or {})
         body |= {"choices": [choice], "usage": usage | self._usage(), "kv_transfer_params": None}
@@ -341,7 +352,9 @@ class JoinedAnswer:
         self._add(piece)
         if piece.finish_reason is not None:
             self._ending = True  # what stands in the last piece's event, only the instance's last event tells
-        elif piece.text or piece.delta is not None or self.tells_ids or (not piece.silent and not self._take_early()):
+        elif (
+            piece.text or piece.delta is not None or self.tells_tokens or (not piece.silent and not self._take_early())
+        ):
             out += self._writer.piece(piece, self.prompt_ids, self.prompt_tokens, self.tokens)
         return out if self.stream else b""
 
@@ -356,6 +369,7 @@ class JoinedAnswer:
         self.tokens += piece.tokens
         self.plain = self.plain and not piece.parsed
         self._last_size = len(piece.token_ids)
+        self._text_size += len(piece.text)
         if self._keeps_text:
             self._texts.append(piece.text)
         if piece.finish_reason is not None:

@@ -104,9 +104,18 @@ def _has_media(raw: msgspec.Raw) -> bool:
     return _MEDIA.search(memoryview(raw)) is not None
 
 
+def _may_lie_across(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return not all(isinstance(text, str) and len(text) <= 1 for text in texts)
+
+
 def _is_greedy(body: RequestBody) -> bool:
     temperature = body.short("temperature")
     return type(temperature) in {int, float} and temperature == 0
+
+
+def _streams(body: RequestBody) -> bool:
+    return body.short("stream") is True
 
 
 def _calls_no_tools(body: RequestBody) -> bool:
@@ -159,9 +168,15 @@ STAY_RULES: tuple[FieldRule, ...] = (
         unless=_calls_no_tools,
     ),
     FieldRule(("include_reasoning",), "false", "its tokens are hidden", lambda value: not value),
-    FieldRule(("logprobs",), "any but false", "offsets and sums run over the whole answer", lambda v: v is not False),
+    FieldRule(
+        ("logprobs",),
+        "any but false, unless `stream` is true",
+        "they come in one piece",
+        lambda value: value is not False,
+        unless=_streams,
+    ),
     FieldRule(("return_prompt_text",), "true", "both parts would return the prompt's text", bool),
-    FieldRule(("stop",), "not empty", "a stop string may lie across the boundary", bool),
+    FieldRule(("stop",), "over one character", "a stop string may lie across the boundary", _may_lie_across),
     FieldRule(
         ("presence_penalty", "frequency_penalty"),
         "not 0",

@@ -357,7 +357,7 @@ class MovableAnswer:
         if self.target is None or response is None or not self._joined.may_be_cut:
             return
         self._events_to_wait -= 1
-        if self._joined.surely_whole or (self._events_to_wait < 0 and not self._joined.tells_ids):
+        if self._joined.surely_whole or (self._events_to_wait < 0 and not self._joined.tells_tokens):
             response.cut()
 
     async def _drop_incomplete(self, spec: InstanceSpec) -> None:
