@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Protocol
 
-from syshaxd.core.config import Config
+from syshaxd.core.config import Config, on_demand_instances
 from syshaxd.core.config.diff import Changes, changes, is_proven
 from syshaxd.core.errors import ConfigError, ConflictError, SyshaxError
 from syshaxd.core.events import EventKind
@@ -199,10 +199,19 @@ class Reconfigurer:
         for spec in bound.specs:
             if spec.name in todo.replaced:
                 await self._supervisor.check_launch(spec)
-        await self._stop(todo.ended, drain=True)
-        await self._supervisor.reconfigure(bound.specs)
-        self._settle(config, bound)
-        await self._prove([name for name in (*todo.replaced, *todo.added) if name in wanted or name in todo.added])
+        with self._instances.exchanging(todo.ended):
+            await self._stop(todo.ended, drain=True)
+            await self._supervisor.reconfigure(bound.specs)
+            self._settle(config, bound)
+        on_demand = on_demand_instances(config)
+        unasked = {*todo.added, *on_demand_instances(self.config)} - on_demand.keys()
+        unasked = {name for name in unasked if name in todo.added or self._is_to_start(name)}
+        await self._prove([spec.name for spec in bound.specs if spec.name in wanted & {*todo.replaced} | unasked])
+
+    def _is_to_start(self, name: str) -> bool:
+        """Whether an instance that requests started so far is to be started."""
+        known = {status.spec.name for status in self._supervisor.statuses()}
+        return name in known and not (self._supervisor.status(name).wanted or self._instances.is_stopped(name))
 
     async def _restore(self, wanted: Iterable[str], *, rejected: str | None) -> list[str]:
         """Rolls back to the previous configuration, as far as the change got.
@@ -226,9 +235,11 @@ class Reconfigurer:
     async def _restore_instances(self) -> None:
         present = {status.spec.name: status.spec for status in self._supervisor.statuses()}
         before = {spec.name: spec for spec in self._bound.specs}
-        await self._stop([name for name, spec in present.items() if before.get(name) != spec], drain=False)
-        await self._supervisor.reconfigure(self._bound.specs)
-        self._settle(self.config, self._bound)
+        ended = [name for name, spec in present.items() if before.get(name) != spec]
+        with self._instances.exchanging(ended):
+            await self._stop(ended, drain=False)
+            await self._supervisor.reconfigure(self._bound.specs)
+            self._settle(self.config, self._bound)
 
     async def _restart(self, names: Iterable[str]) -> None:
         known = {status.spec.name for status in self._supervisor.statuses()}

@@ -53,7 +53,7 @@ async def watch_start(
         Text for the terminal: where the API is, who plays which role, and a line to try it.
     """
     for name in registry.instances:
-        await _wanted(instances, name)
+        await _wanted(registry, instances, name)
     pause_s = _FIRST_REPORT_S
     while _pending(registry):
         try:
@@ -71,7 +71,7 @@ async def watch_start(
         for spec in chatting if is_testable else ():
             headers = {"Authorization": f"Bearer {key}"} if key else own_headers(spec)
             await _chat(session, instances.endpoint, spec, params, headers=headers)
-    models = tuple(dict.fromkeys(spec.served_model for spec in registry.ready))
+    models = tuple(dict.fromkeys(spec.served_model for spec in (*registry.ready, *registry.startable)))
     return _banner(
         instances.status(),
         models,
@@ -93,7 +93,7 @@ async def wait_for_adopted(registry: InstanceRegistry, instances: InstanceOperat
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             for name in registry.instances:
-                await _wanted(instances, name)
+                await _wanted(registry, instances, name)
             while any(
                 its.status.state is State.READY and not its.takes_requests for its in registry.instances.values()
             ):
@@ -112,11 +112,13 @@ def _pending(registry: InstanceRegistry) -> list[InstanceStatus]:
     ]
 
 
-async def _wanted(instances: InstanceOperations, name: str) -> None:
+async def _wanted(registry: InstanceRegistry, instances: InstanceOperations, name: str) -> None:
     """Returns once the instance is wanted, as those are that no operator has stopped once the supervisor runs."""
+    on_demand = {spec.name for spec in registry.startable}
     async with aclosing(instances.watch(name)) as statuses:
         async for status in statuses:
-            if status.wanted or status.state is State.FAILED or instances.is_stopped(name):
+            waits = name in on_demand and status.reason  # it has one since the supervisor has looked for it
+            if status.wanted or waits or status.state is State.FAILED or instances.is_stopped(name):
                 return
 
 

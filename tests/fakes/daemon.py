@@ -21,6 +21,7 @@ from syshaxd.core.types import InstanceSpec, RuntimeKind, State
 from syshaxd.daemon.reconfiguring import make_reconfigurer
 from syshaxd.instances.catalog import Catalog, assumed
 from syshaxd.instances.discovery import Discovery
+from syshaxd.instances.on_demand import OnDemandModels, OnDemandSettings
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
@@ -127,7 +128,11 @@ async def _catalog(spec: InstanceSpec) -> Catalog:
 
 @asynccontextmanager
 async def fake_daemon(
-    folder: Path, *, stopped: StoppedInstances | None = None, ready: Sequence[str] = ("gpu", "cpu")
+    folder: Path,
+    *,
+    stopped: StoppedInstances | None = None,
+    ready: Sequence[str] = ("gpu", "cpu"),
+    text: str = CONFIG,
 ) -> AsyncIterator[FakeDaemon]:
     """A daemon with its instances READY.
 
@@ -135,17 +140,19 @@ async def fake_daemon(
         folder: For its file.
         stopped: Instances that an operator had stopped before.
         ready: Those that get READY.
+        text: The file's.
     """
     stopped = stopped or StoppedInstances()
     path = folder / "config.yaml"
-    path.write_text(CONFIG)
-    config = await asyncio.to_thread(configfile.parse_file, CONFIG)
+    path.write_text(text)
+    config = await asyncio.to_thread(configfile.parse_file, text)
     bound, runtime = bind(config), FakeRuntime()
     registry = InstanceRegistry(bound.specs)
     liveness = Liveness(
         _probe, _no_token, registry=registry, snapshot=Snapshot, report=lambda name: None, interval_s=None
     )
     discovery = Discovery(registry, health=liveness.probe, read_catalog=_catalog, read_facts=_facts)
+    settings = OnDemandSettings.of(config, bound)
     supervisor = Supervisor(
         bound.specs,
         {RuntimeKind.PROCESS: runtime, RuntimeKind.EXTERNAL: ExternalRuntime()},
@@ -155,9 +162,11 @@ async def fake_daemon(
         probe_timeout_s=1.0,
         stop_grace_s=1.0,
         stays_stopped=stopped,
+        on_demand=settings.instances,
     )
     supervisor.subscribe(registry.on_status)
     supervisor.subscribe_instances(registry.on_instances)
+    on_demand = OnDemandModels(settings, registry, supervisor, is_stopped=lambda name: name in stopped)
     asked: list[int] = []
 
     async def answers(spec: InstanceSpec) -> tuple[PromptAnswer, ...]:
@@ -178,6 +187,7 @@ async def fake_daemon(
         look_up=discovery.look_up,
         max_queue_size=10,
         max_queue_wait_s=5.0,
+        on_demand=on_demand,
     )
     bindings = unbound(supervisor)
     instances = InstanceOperations(
@@ -189,10 +199,11 @@ async def fake_daemon(
         bindings=bindings,
         snapshot=Snapshot,
         stopped=stopped,
+        on_demand=on_demand,
     )
     reconfigurer = make_reconfigurer(
         path,
-        CONFIG,
+        text,
         config,
         bound,
         bind=bind,
@@ -201,6 +212,7 @@ async def fake_daemon(
         runner=runner,
         handover=handover,
         liveness=liveness,
+        on_demand=on_demand,
     )
     running = asyncio.create_task(supervisor.run())
     comparing = asyncio.create_task(parity.run())
@@ -210,6 +222,7 @@ async def fake_daemon(
         yield daemon
         await assert_quiet(engine)
     finally:
+        on_demand.close()
         await stopped.close()
         await supervisor.shutdown(leave_running=False, drain=False)
         await running

@@ -22,6 +22,7 @@ from syshaxd.core.types import (
     InstanceSpec,
     InstanceStatus,
     OffloadTrial,
+    OnDemandStatus,
     Role,
     RuntimeKind,
     State,
@@ -191,6 +192,7 @@ def render(service: MetricsService, snapshot: Snapshot = SNAPSHOT) -> Exposition
         instances=STATUSES,
         snapshot=snapshot,
         parity=parity,
+        on_demand={"m": OnDemandStatus(queued=3, starts=2, failures=1, stops={"idle": 1, "room": 0})},
         offload=OffloadTrial(predicted_s=2.0, measured_s=1.5, low_s=1.0, high_s=2.0),
         bindings={"cpu": BindingStatus(verification=seen(DRIFT), read_at_s=1700.5, drifts=(DRIFT,), drifted_at_s=1.0)},
     )

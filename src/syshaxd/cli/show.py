@@ -141,6 +141,12 @@ def _bound(view: _View, instance: InstanceStatus) -> str | Text:
     return Text(counts, "red") if binding.drifted else counts
 
 
+def _state(view: _View, instance: InstanceStatus) -> Text:
+    text = state_text(instance.state)
+    on_demand = instance.spec.served_model in view.status.on_demand
+    return text.append(" (on demand)") if on_demand and instance.state is State.STOPPED else text
+
+
 def _model_text(spec: InstanceSpec) -> str:
     return spec.served_model if spec.weights is None else f"{spec.served_model} ({spec.weights_text})"
 
@@ -162,7 +168,7 @@ _WEIGHTS = _Column(
 _COLUMNS = (
     _Column("INSTANCE", lambda view, instance: f"{view.indent}{instance.spec.name}"),
     _Column("ROLE", lambda view, instance: instance.spec.role, from_width=_WIDE),
-    _Column("STATE", lambda view, instance: state_text(instance.state)),
+    _Column("STATE", _state, wraps=True),
     _Column("FOR", lambda view, instance: duration_text(view.now_s - instance.since_s), justify="right"),
     _Column("DEVICE", lambda view, instance: view.device(instance), wraps=True),
     _Column("MODEL", lambda view, instance: _model_text(instance.spec), wraps=True),
@@ -221,6 +227,8 @@ def _notes(view: _View) -> Iterator[Text]:
                 Text.assemble((f"{name}: ", "bold"), (f"drifted from its CPU binding for {age}: {drift}", "red"))
                 for drift in binding.drifts
             ]
+    for model, its in view.status.on_demand.items():
+        notes.append(Text.assemble((f"{model}: ", "bold"), f"on demand: {its.text}"))
     for name, reason in view.status.open_circuits.items():
         notes.append(Text.assemble((f"{name}: ", "bold"), (f"gets no requests: {reason}", "red")))
     notes += handover_notes(view.status.handover_refusals)

@@ -20,6 +20,8 @@ class EventKind(StrEnum):
     """A hand-over of a KV cache has failed."""
     REQUEST = "request"
     """An operator cancelled a request."""
+    MODEL = "model"
+    """An on-demand model was started or stopped."""
     OFFLOAD = "offload"
     """Help by a CPU was switched off as it does not pay, or is tried again."""
 

@@ -254,6 +254,22 @@ class OffloadTrial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OnDemandStatus:
+    """An on-demand model."""
+
+    text: str = ""
+    """Where it stands, for a person."""
+    queued: int = 0
+    """Requests that wait for it."""
+    starts: int = 0
+    """By requests, since the daemon started."""
+    failures: int = 0
+    """Starts that have failed."""
+    stops: Mapping[str, int] = field(default_factory=dict)
+    """How often it was stopped, by cause: `idle`, or `room` for another model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
     """The daemon's status at one moment, for `syshaxctl status`."""
 
@@ -284,3 +300,5 @@ class EngineStatus:
     """Binding status by instance; instances that are unbound or not read yet are absent."""
     offload: OffloadTrial = field(default_factory=OffloadTrial)
     """Whether help by a CPU pays, as measured."""
+    on_demand: Mapping[str, OnDemandStatus] = field(default_factory=dict)
+    """The models that only requests start, by name."""

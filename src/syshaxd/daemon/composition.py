@@ -33,6 +33,8 @@ from syshaxd.instances.arenas import ArenaSweeper, read_with_arena
 from syshaxd.instances.capabilities import read_facts
 from syshaxd.instances.catalog import read_catalog
 from syshaxd.instances.discovery import Discovery, Health
+from syshaxd.instances.on_demand import OnDemandModels, OnDemandSettings
+from syshaxd.instances.prober import Probe
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
@@ -131,19 +133,16 @@ async def build(
     )
     discovery = _discovery(registry, session, liveness.probe)
     _close_with(stack, "discovery", discovery.close)
-    supervisor = Supervisor(
-        bound.specs,
-        runtimes,
+    supervisor, on_demand = _supervision(
+        stack,
+        config,
+        bound,
+        runtimes=runtimes,
+        registry=registry,
+        stopped=stopped,
         probe=discovery.probe,
-        policy=RestartPolicy.from_config(lifecycle),
-        probe_interval_s=lifecycle.probe_interval_s,
-        probe_timeout_s=lifecycle.probe_timeout_s,
-        stop_grace_s=lifecycle.stop_grace_s,
-        was_late_since=loop_lag.was_late_since,
-        stays_stopped=stopped,
+        loop_lag=loop_lag,
     )
-    supervisor.subscribe(registry.on_status)
-    supervisor.subscribe_instances(registry.on_instances)
     _close_with(stack, "arenas", ArenaSweeper(supervisor.statuses, supervisor.subscribe).close)
     bindings = BindingMonitor(
         bound, supervisor.statuses, partial(_pid, runtimes), interval_s=config.numa.verify_interval_s
@@ -165,6 +164,7 @@ async def build(
         breaker_failures=config.system.breaker_failures,
         retry_ratio=config.system.retry_ratio,
         ask_token=partial(generate_token, session),
+        on_demand=on_demand,
     )
     instances = InstanceOperations(
         engine,
@@ -176,6 +176,7 @@ async def build(
         snapshot=monitor.latest,
         stopped=stopped,
         faults=lambda: side_tasks.faults,
+        on_demand=on_demand,
     )
     monitor.subscribe(lambda _: engine.on_snapshot())
     reconfigurer = make_reconfigurer(
@@ -189,6 +190,7 @@ async def build(
         runner=runner,
         handover=handover,
         liveness=liveness,
+        on_demand=on_demand,
     )
     leases = Leases(engine)
     handed = activation.take_sockets()
@@ -246,6 +248,37 @@ async def build(
             **({} if tls is None else {"certificate": tls.run}),
         },
     )
+
+
+def _supervision(
+    stack: AsyncExitStack,
+    config: Config,
+    bound: Bound,
+    *,
+    runtimes: Mapping[RuntimeKind, InstanceRuntime],
+    registry: InstanceRegistry,
+    stopped: StoppedInstances,
+    probe: Probe,
+    loop_lag: LoopLag,
+) -> tuple[Supervisor, OnDemandModels]:
+    times, settings = config.lifecycle, OnDemandSettings.of(config, bound)
+    supervisor = Supervisor(
+        bound.specs,
+        runtimes,
+        probe=probe,
+        policy=RestartPolicy.from_config(times),
+        probe_interval_s=times.probe_interval_s,
+        probe_timeout_s=times.probe_timeout_s,
+        stop_grace_s=times.stop_grace_s,
+        was_late_since=loop_lag.was_late_since,
+        stays_stopped=stopped,
+        on_demand=settings.instances,
+    )
+    supervisor.subscribe(registry.on_status)
+    supervisor.subscribe_instances(registry.on_instances)
+    on_demand = OnDemandModels(settings, registry, supervisor, is_stopped=stopped.__contains__)
+    stack.callback(on_demand.close)
+    return supervisor, on_demand
 
 
 def _batches(config: Config) -> BatchOptions | None:

@@ -10,6 +10,7 @@ from syshaxd.core.config import Config
 from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.placement.rules import Policy
+from syshaxd.instances.on_demand import OnDemandModels, OnDemandSettings
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.cpu_bindings import BindingMonitor
 from syshaxd.observe.liveness import Liveness
@@ -33,6 +34,7 @@ def make_reconfigurer(
     runner: Runner,
     handover: Handover,
     liveness: Liveness,
+    on_demand: OnDemandModels,
 ) -> Reconfigurer:
     """Makes what reconfigures these parts. The first five arguments are those of `Reconfigurer`."""
     settle = partial(
@@ -43,6 +45,7 @@ def make_reconfigurer(
         engine=engine,
         bindings=instances.bindings,
         liveness=liveness,
+        on_demand=on_demand,
     )
     return Reconfigurer(
         path,
@@ -67,6 +70,7 @@ def _settle(
     engine: Engine,
     bindings: BindingMonitor,
     liveness: Liveness,
+    on_demand: OnDemandModels,
 ) -> None:
     """Puts a configuration into effect, except for starting and stopping instances and keys that need a restart."""
     times, system = config.lifecycle, config.system
@@ -85,6 +89,7 @@ def _settle(
     # In a thread, as it reads and writes a file; it logs what goes wrong.
     asyncio.get_running_loop().run_in_executor(None, planned_gpus.write, planned_gpus.default_path(), bound.specs)
     engine.set_policy(Policy.from_config(config))
+    on_demand.set_settings(OnDemandSettings.of(config, bound))
 
 
 def handover_policy(config: Config) -> HandoverPolicy:

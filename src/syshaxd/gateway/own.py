@@ -89,16 +89,17 @@ class OwnRoutes:
 
     def _health(self, query: str) -> Answer:
         """200 while a request could be served, as vLLM answers: routers in front of the host rely on it."""
-        if self._registry.ready:
+        if self._registry.ready or self._registry.startable:
             return _json({"status": "ok"})
         return _json({"status": "no instance is ready"}, status=503)
 
     def _ready(self, query: str) -> Answer:
         """200 when a request could be served; with `?all=1` only when every wanted instance is ready."""
         ready = {spec.name for spec in self._registry.ready}
+        startable = {spec.name for spec in self._registry.startable}
         instances = [instance.status for instance in self._registry.instances.values()]
         wanted = {status.spec.name for status in instances if status.wanted}
-        good = bool(ready) and (wanted <= ready or not any(parse_qs(query).get("all", ())))
+        good = bool(ready | startable) and (wanted <= ready | startable or not any(parse_qs(query).get("all", ())))
         states = {status.spec.name: str(status.state) for status in instances}
         return _json({"ready": good, "instances": states}, status=200 if good else 503)
 

@@ -69,6 +69,8 @@ class InstanceRegistry:
         """All instances, by name, in the order of the configuration."""
         self.open_circuits: frozenset[str] = frozenset()
         """Instances that fail requests and get none, although they are READY."""
+        self._on_demand: frozenset[str] = frozenset()
+        self._held: frozenset[str] = frozenset()
         self._subscribers: list[Callable[[], None]] = []
         self._derive()
 
@@ -78,9 +80,13 @@ class InstanceRegistry:
         self.ready: tuple[InstanceSpec, ...] = tuple(
             instance.spec
             for name, instance in self.instances.items()
-            if instance.takes_requests and name not in self.open_circuits
+            if instance.takes_requests and name not in self.open_circuits and name not in self._held
         )
         """Those that requests can go to now."""
+        self.startable: tuple[InstanceSpec, ...] = tuple(
+            spec for name, spec in self.specs.items() if name in self._on_demand
+        )
+        """Those that requests start."""
         self._kept: dict[tuple[str, str, str, str | None, bool], tuple[tuple[InstanceSpec, ...], float]] = {}
         """Candidates; and the tokens that all of them hold, or infinity if they hold equally many."""
         self._changed = asyncio.Event()
@@ -106,7 +112,7 @@ class InstanceRegistry:
 
     def _with_status(self, status: InstanceStatus) -> RegisteredInstance:
         known = self.instances.get(status.spec.name)
-        if known is None or known.spec != status.spec or status.state in _GONE:
+        if known is None or known.spec != status.spec:
             return RegisteredInstance(status, assumed(status.spec))
         is_lost = status.state is State.UNHEALTHY and known.status.state is not State.UNHEALTHY
         if is_lost and status.spec.runtime is RuntimeKind.EXTERNAL:
@@ -130,6 +136,12 @@ class InstanceRegistry:
         """Replaces the list of instances that get no requests, as they fail them."""
         if names != self.open_circuits:
             self.open_circuits = names
+            self._publish(self.instances)
+
+    def set_on_demand(self, startable: frozenset[str], held: frozenset[str]) -> None:
+        """Replaces the lists of instances that requests start, and of those of them that are about to stop."""
+        if (startable, held) != (self._on_demand, self._held):
+            self._on_demand, self._held = startable, held
             self._publish(self.instances)
 
     def _publish(self, instances: Mapping[str, RegisteredInstance]) -> None:
@@ -169,16 +181,7 @@ class InstanceRegistry:
 
     def _find(self, request: InferenceRequest) -> tuple[tuple[InstanceSpec, ...], float]:
         self._check_known(request)
-        found = tuple(
-            spec
-            for spec in self.ready
-            if request.pinned in {None, spec.name}
-            and not (request.full_weights and spec.weights)
-            and self._serves(spec, request)
-        )
-        if not request.model and request.method == "POST":
-            default = self._default_model(request)
-            found = tuple(spec for spec in found if spec.served_model == default)
+        found = self._able(self.ready, request)
         lengths = {self.instances[spec.name].length(request.model) for spec in found}
         return found, min(lengths) if len(lengths) > 1 else math.inf
 
@@ -189,6 +192,24 @@ class InstanceRegistry:
             model = self.specs.get(request.pinned or "", found[0].spec).served_model
             found = [instance for instance in found if instance.spec.served_model == model]
         return tuple(found)
+
+    def waited_for(self, request: InferenceRequest, tried: Sequence[str] = ()) -> tuple[InstanceSpec, ...]:
+        """The instances that serve the request once it has started them, without those tried."""
+        able = self._able(self.startable, request) if self.startable else ()
+        return tuple(spec for spec in able if spec.name not in tried)
+
+    def _able(self, specs: Sequence[InstanceSpec], request: InferenceRequest) -> tuple[InstanceSpec, ...]:
+        found = tuple(
+            spec
+            for spec in specs
+            if request.pinned in {None, spec.name}
+            and not (request.full_weights and spec.weights)
+            and self._serves(spec, request)
+        )
+        if found and not request.model and request.method == "POST":
+            default = self._default_model(request)
+            found = tuple(spec for spec in found if spec.served_model == default)
+        return found
 
     def _serves(self, spec: InstanceSpec, request: InferenceRequest) -> bool:
         catalog = self.instances[spec.name].catalog
@@ -203,12 +224,13 @@ class InstanceRegistry:
         )
 
     def models(self) -> list[Mapping[str, Any]]:
-        """The models of the instances that are ready, as /v1/models lists them; all instances' if none is ready.
+        """The models of the instances that are ready or started on demand; all instances' if there is none.
 
         Of several instances that serve a name, the one that holds most tokens describes it: long requests go there.
         """
+        listed = {spec.name for spec in (*self.ready, *self.startable)}
         found: dict[str, tuple[float, Mapping[str, Any]]] = {}
-        for name in [spec.name for spec in self.ready] or list(self.instances):
+        for name in [name for name in self.instances if name in listed] or list(self.instances):
             its = self.instances[name]
             for key, model in its.catalog.models.items():
                 length = its.length(key)

@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 # While it starts, an instance is probed this often, to notice a quick start quickly.
 _STARTING_PROBE_INTERVAL_S = 0.5
 _STAYS_STOPPED = "stays stopped, as it was before syshaxd was started; `syshaxctl start` starts it"
+_ON_DEMAND = "the first request for its model starts it"
 
 
 class _ShutDown(Exception):  # noqa: N818 - not an error: the way out of the task group
@@ -71,6 +72,7 @@ class Supervisor:
         computes: Callable[[int], Awaitable[bool]] = is_at_work,
         was_late_since: Callable[[float], bool] = lambda _: False,
         stays_stopped: Container[str] = (),
+        on_demand: Container[str] = (),
     ) -> None:
         """Starts nothing yet.
 
@@ -86,6 +88,7 @@ class Supervisor:
             computes: Whether a process, by its PID, is computing.
             was_late_since: Whether the event loop was blocked since a moment of its own clock.
             stays_stopped: Instances that an operator stopped, and that are not started.
+            on_demand: Instances that `run` does not start.
         """
         self._runtimes = runtimes
         self._probe = probe
@@ -97,6 +100,7 @@ class Supervisor:
         self._computes = computes
         self._was_late_since = was_late_since
         self._stays_stopped = stays_stopped
+        self._on_demand = on_demand
         self._instances = {spec.name: self._make(spec, Lifecycle(blocked_by=spec.depends_on)) for spec in specs}
         self._retired: dict[str, int] = {}
         self._levels = levels(specs)
@@ -140,9 +144,9 @@ class Supervisor:
         """Wants the instance up; failed attempts are forgotten. Raises NotFoundError for an unknown name."""
         self._post(self._get(name), StartRequested())
 
-    def stop(self, name: str, *, drain: bool = True) -> None:
+    def stop(self, name: str, *, drain: bool = True, reason: str = "") -> None:
         """Wants the instance down, after its running requests if `drain`. Raises NotFoundError for an unknown name."""
-        self._post(self._get(name), StopRequested(drain))
+        self._post(self._get(name), StopRequested(drain, reason))
 
     def restart(self, name: str, *, drain: bool = True) -> None:
         """Ends the instance and launches a new generation. Raises NotFoundError for an unknown name."""
@@ -325,6 +329,9 @@ class Supervisor:
                 self._spawn(actions.await_exit(instance, adopted.handle, partial(self._post, instance)))
             if instance.spec.name in self._stays_stopped:
                 self._try_to_handle(instance, StopRequested(drain=True, reason=_STAYS_STOPPED))
+            elif instance.spec.name in self._on_demand:
+                if adopted is None:
+                    self._try_to_handle(instance, StopRequested(drain=True, reason=_ON_DEMAND))
             else:
                 self._try_to_handle(instance, StartRequested())
 

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.numa import BindingStatus, DriftKind
 from syshaxd.core.parity import Agreement, Figures, ParityReport
-from syshaxd.core.types import InstanceStatus, OffloadTrial, State
+from syshaxd.core.types import InstanceStatus, OffloadTrial, OnDemandStatus, State
 from syshaxd.observe.metric_aliases import OLD_DRIFT_KINDS
 
 
@@ -31,6 +31,27 @@ def state_families(statuses: Sequence[InstanceStatus], open_circuits: Mapping[st
         {status.spec.name: status.spec.name in open_circuits for status in statuses},
     )
     yield launches
+
+
+def on_demand_families(models: Mapping[str, OnDemandStatus]) -> Iterator[Metric]:
+    """Starts and stops of the models that only requests start."""
+    yield gauges(
+        "syshax_model_waiting_requests",
+        "Requests that wait for the on-demand model.",
+        "model",
+        {model: its.queued for model, its in models.items()},
+    )
+    starts = CounterMetricFamily("syshax_model_starts", "Starts of the model by requests.", labels=("model",))
+    failures = CounterMetricFamily("syshax_model_start_failures", "Starts that have failed.", labels=("model",))
+    stops = CounterMetricFamily("syshax_model_stops", "Stops of the model, by cause.", labels=("model", "cause"))
+    for model, its in models.items():
+        starts.add_metric((model,), its.starts)
+        failures.add_metric((model,), its.failures)
+        for cause, count in its.stops.items():
+            stops.add_metric((model, cause), count)
+    yield starts
+    yield failures
+    yield stops
 
 
 def load_families(loads: Mapping[str, InstanceLoad], to_unix_s: float) -> Iterator[Metric]:

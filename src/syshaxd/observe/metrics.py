@@ -28,6 +28,7 @@ from syshaxd.observe.metric_readings import (
     info,
     load_families,
     offload_families,
+    on_demand_families,
     parity_families,
     state_families,
 )
@@ -139,6 +140,7 @@ class MetricsService:
             gauge("syshax_requests_queued", "Requests in the admission queue.", status.queued),
             gauges("syshax_requests_inflight", "Requests now running, by instance.", "name", status.inflight),
             *state_families(status.instances, status.open_circuits),
+            *on_demand_families(status.on_demand),
             *load_families(snapshot.instances, to_unix_s),
             *parity_families(status.parity),
             *binding_families(status.bindings),

@@ -22,7 +22,7 @@ from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.admission import Admission
 from syshaxd.core.placement.calibration import Calibration
-from syshaxd.core.placement.claims import Claim, Fleet, Granted
+from syshaxd.core.placement.claims import Claim, Fleet, Granted, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest
 from syshaxd.core.placement.holdout import report_trial
 from syshaxd.core.placement.records import Cause, Outcome
@@ -31,6 +31,7 @@ from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.slots import Grant
 from syshaxd.core.types import InstanceSpec, InstanceStatus, OffloadTrial, State
 from syshaxd.instances.breakers import Ask, Breakers
+from syshaxd.instances.on_demand import OnDemandModels
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.effects import EffectRunner
@@ -66,6 +67,7 @@ class Engine:
         retry_ratio: float = 0.2,
         ask_token: Ask = _ask_nothing,
         events: EventLog | None = None,
+        on_demand: OnDemandModels | None = None,
     ) -> None:
         self.requests = RequestBook()
         self.events = events or EventLog()
@@ -80,11 +82,14 @@ class Engine:
         self._look_up = look_up
         self.breakers = Breakers(registry, ask_token, failures=breaker_failures, tell=self._tell_state)
         self._failures = Failures(registry, supervisor, self.breakers, RetryBudget(retry_ratio))
-        self._ready = registry.ready
+        self._on_demand = on_demand
+        self._ready = (registry.ready, registry.startable)
         self._drained: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()  # asking for it costs a system call each time
         supervisor.subscribe(self._on_status)
         registry.subscribe(self._on_instances)
+        if on_demand is not None:
+            on_demand.serve(self)
 
     # Requests.
 
@@ -232,6 +237,7 @@ class Engine:
             self._snapshot(),
             at_s=time.time(),
             now_s=self._loop.time(),
+            waited_for=registry.waited_for,
         )
 
     async def _admit(self, claim: Claim) -> Grant:
@@ -249,7 +255,8 @@ class Engine:
         try:
             self._effects.carry_out(self._admission.arrive(claim, self._fleet()))
             if not granted.done():
-                async with asyncio.timeout(self._max_queue_wait_s):
+                self._poke_on_demand()
+                async with asyncio.timeout(self._longest_wait_s(claim)):
                     await granted
             return granted.result()
         except BaseException as error:
@@ -257,11 +264,43 @@ class Engine:
             if granted.done() and not granted.cancelled() and granted.exception() is None:
                 granted.result().release()  # granted in the very moment in which it was given up
             if isinstance(error, TimeoutError):
-                raise self._admission.timed_out(claim, self._fleet(), self._max_queue_wait_s) from None
+                raise self._timed_out(claim) from None
             raise
         finally:
             self._effects.forget(claim)
+            self._poke_on_demand()
             del granted  # what it raises refers to this frame: a cycle, which would keep the request's body
+
+    def _longest_wait_s(self, claim: Claim) -> float:
+        wait_s = None if self._on_demand is None else self._on_demand.wait_s(claim.queue)
+        return self._max_queue_wait_s if wait_s is None else wait_s
+
+    def _timed_out(self, claim: Claim) -> UnavailableError:
+        wait_s = self._longest_wait_s(claim)
+        error = self._admission.timed_out(claim, self._fleet(), wait_s)
+        if self._on_demand is None or not (where := self._on_demand.explain(claim.queue)):
+            return error
+        text = f"{error}; the model {claim.queue} is on-demand: {where}; see `syshaxctl status`"
+        return UnavailableError(text, retry_after_s=error.retry_after_s)
+
+    def _poke_on_demand(self) -> None:
+        if self._on_demand is not None:
+            self._on_demand.poke()
+
+    def queued_for(self, model: str) -> int:
+        """Requests that wait for a model."""
+        return self._admission.waiting(model).waiting
+
+    def refuse_waiting(self, model: str, text: str, retry_after_s: float) -> None:
+        """Refuses the requests that wait for a model."""
+        claims = self._admission.waiting(model).claims()
+        refusals = [Refused(claim, UnavailableError(text, retry_after_s=retry_after_s)) for claim in claims]
+        self._effects.carry_out(refusals)
+
+    def tell_model(self, model: str, text: str) -> None:
+        """Records an event of a model."""
+        _log.info("model %s: %s", model, text)
+        self.events.add(EventKind.MODEL, f"{model}: {text}")
 
     def _readmit(self) -> None:
         """Slots may have come free."""
@@ -315,6 +354,7 @@ class Engine:
 
     def _on_release(self, name: str) -> None:
         self._readmit()
+        self._poke_on_demand()
         if self._drained is not None and not self._drained.done() and self._admission.is_quiet:
             self._drained.set_result(None)
         self._end_drain(name)
@@ -392,6 +432,7 @@ class Engine:
             self._migrate()
 
     def _on_instances(self) -> None:
-        if self._ready != self.registry.ready:
-            self._ready = self.registry.ready
+        ready = (self.registry.ready, self.registry.startable)
+        if self._ready != ready:
+            self._ready = ready
             self._readmit()

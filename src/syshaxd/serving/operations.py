@@ -4,13 +4,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 from syshaxd import __version__
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa import BindingStatus
 from syshaxd.core.types import EngineStatus, InstanceStatus, State
+from syshaxd.instances.on_demand import OnDemandModels
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.calibrator import Calibrator
@@ -35,6 +37,7 @@ class InstanceOperations:
         snapshot: Callable[[], Snapshot],
         stopped: StoppedInstances | None = None,
         faults: Callable[[], tuple[str, ...]] = tuple,
+        on_demand: OnDemandModels | None = None,
     ) -> None:
         """Records changes of instances among the events from now on.
 
@@ -48,6 +51,7 @@ class InstanceOperations:
             snapshot: The latest readings.
             stopped: Remembers which instances an operator has stopped.
             faults: Of the daemon itself, for people.
+            on_demand: Starts models by requests; None: none are.
         """
         self.supervisor = supervisor
         self.parity = parity
@@ -60,6 +64,7 @@ class InstanceOperations:
         self._snapshot = snapshot
         self._stopped = StoppedInstances() if stopped is None else stopped
         self._faults = faults
+        self._on_demand = on_demand
         self._states: dict[str, State] = {}
         self._started_at_s = time.time()
         supervisor.subscribe(self._on_status)
@@ -83,17 +88,18 @@ class InstanceOperations:
             open_circuits=self._engine.breakers.reasons,
             faults=self._faults(),
             offload=self._engine.offload,
+            on_demand={} if self._on_demand is None else self._on_demand.statuses(),
         )
 
     def start(self, name: str) -> None:
         """Wants the instance up. Raises NotFoundError for an unknown name."""
         self.supervisor.start(name)
-        self._stopped.discard(name)
+        self._set_stopped(name, stopped=False)
 
     def stop(self, name: str, *, drain: bool) -> None:
         """Wants the instance down, after its running requests if `drain`; also after a restart of the daemon."""
         self.supervisor.stop(name, drain=drain)
-        self._stopped.add(name)
+        self._set_stopped(name, stopped=True)
 
     async def check_restart(self, name: str) -> None:
         """Raises ConflictError: the instance is healthy, and could surely not be started again."""
@@ -102,7 +108,19 @@ class InstanceOperations:
     def restart(self, name: str, *, drain: bool) -> None:
         """Stops the instance and starts a new generation."""
         self.supervisor.restart(name, drain=drain)
-        self._stopped.discard(name)
+        self._set_stopped(name, stopped=False)
+
+    def _set_stopped(self, name: str, *, stopped: bool) -> None:
+        if stopped:
+            self._stopped.add(name)
+        else:
+            self._stopped.discard(name)
+        if self._on_demand is not None:
+            self._on_demand.poke()
+
+    def exchanging(self, names: Iterable[str]) -> AbstractContextManager[None]:
+        """While these instances get other settings, no request starts them."""
+        return nullcontext() if self._on_demand is None else self._on_demand.exchanging(names)
 
     def is_stopped(self, name: str) -> bool:
         """Whether an operator has stopped the instance, also before the daemon was started."""

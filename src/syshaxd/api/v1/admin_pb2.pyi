@@ -109,7 +109,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "started_at_s", "endpoint", "faults", "open_circuits", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs", "parity", "offload")
+    __slots__ = ("version", "started_at_s", "endpoint", "faults", "open_circuits", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs", "parity", "offload", "on_demand")
     class OpenCircuitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +138,13 @@ class GetStatusResponse(_message.Message):
         key: str
         value: BindingStatus
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[BindingStatus, _Mapping]] = ...) -> None: ...
+    class OnDemandEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: OnDemandStatus
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[OnDemandStatus, _Mapping]] = ...) -> None: ...
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_S_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +159,7 @@ class GetStatusResponse(_message.Message):
     HANDOVER_PAIRS_FIELD_NUMBER: _ClassVar[int]
     PARITY_FIELD_NUMBER: _ClassVar[int]
     OFFLOAD_FIELD_NUMBER: _ClassVar[int]
+    ON_DEMAND_FIELD_NUMBER: _ClassVar[int]
     version: str
     started_at_s: float
     endpoint: str
@@ -166,7 +174,29 @@ class GetStatusResponse(_message.Message):
     handover_pairs: _containers.RepeatedCompositeFieldContainer[HandoverPair]
     parity: _containers.RepeatedCompositeFieldContainer[ParityReport]
     offload: OffloadTrial
-    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., faults: _Optional[_Iterable[str]] = ..., open_circuits: _Optional[_Mapping[str, str]] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ..., parity: _Optional[_Iterable[_Union[ParityReport, _Mapping]]] = ..., offload: _Optional[_Union[OffloadTrial, _Mapping]] = ...) -> None: ...
+    on_demand: _containers.MessageMap[str, OnDemandStatus]
+    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., faults: _Optional[_Iterable[str]] = ..., open_circuits: _Optional[_Mapping[str, str]] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ..., parity: _Optional[_Iterable[_Union[ParityReport, _Mapping]]] = ..., offload: _Optional[_Union[OffloadTrial, _Mapping]] = ..., on_demand: _Optional[_Mapping[str, OnDemandStatus]] = ...) -> None: ...
+
+class OnDemandStatus(_message.Message):
+    __slots__ = ("text", "queued", "starts", "failures", "stops")
+    class StopsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    STARTS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    STOPS_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    queued: int
+    starts: int
+    failures: int
+    stops: _containers.ScalarMap[str, int]
+    def __init__(self, text: _Optional[str] = ..., queued: _Optional[int] = ..., starts: _Optional[int] = ..., failures: _Optional[int] = ..., stops: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class OffloadTrial(_message.Message):
     __slots__ = ("on", "off_until_s", "text", "holdout", "held_out", "helped", "predicted_s", "measured_s", "low_s", "high_s", "all_held_out", "times_off")

@@ -15,6 +15,7 @@ class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_KIND_HANDOVER: _ClassVar[EventKind]
     EVENT_KIND_REQUEST: _ClassVar[EventKind]
     EVENT_KIND_OFFLOAD: _ClassVar[EventKind]
+    EVENT_KIND_MODEL: _ClassVar[EventKind]
 EVENT_KIND_UNSPECIFIED: EventKind
 EVENT_KIND_STATE: EventKind
 EVENT_KIND_CONFIG: EventKind
@@ -22,6 +23,7 @@ EVENT_KIND_DRIFT: EventKind
 EVENT_KIND_HANDOVER: EventKind
 EVENT_KIND_REQUEST: EventKind
 EVENT_KIND_OFFLOAD: EventKind
+EVENT_KIND_MODEL: EventKind
 
 class GetConfigRequest(_message.Message):
     __slots__ = ("keys",)

@@ -18,6 +18,7 @@ from syshaxd.core.config.instances import (
     flag_name,
     model_of,
     named_models,
+    on_demand_instances,
     section_of,
     sections,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "new_name",
     "old_names",
     "old_names_in",
+    "on_demand_instances",
     "parse",
     "parse_text",
     "path_of",

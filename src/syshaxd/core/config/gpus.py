@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Which instance asks for which GPUs, and what is wrong with that."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from syshaxd.core.config.instances import device_of, enabled_services, flag_name, section_of
+from syshaxd.core.config.instances import device_of, enabled_services, flag_name, on_demand_instances, section_of
 from syshaxd.core.config.schema import Config
 from syshaxd.core.config.services import ServiceConfig
 from syshaxd.core.errors import ConfigFault
@@ -78,6 +78,7 @@ def faults_of_gpus(config: Config) -> Iterator[ConfigFault]:
     """GPUs that are named in a wrong way, too few or too many for an instance, or promised twice."""
     services = enabled_services(config)
     taken: dict[str, dict[str, float]] = {}
+    on_demand = on_demand_instances(config)
     by_key = {name for name, service in services.items() if service.gpus}
     planned = [name for name, service in services.items() if are_gpus_planned(service)]
     for name, service in services.items():
@@ -93,17 +94,29 @@ def faults_of_gpus(config: Config) -> Iterator[ConfigFault]:
                 "to auto or to a list",
             )
         for gpu in dict.fromkeys(gpus_of(service)):
-            others = taken.setdefault(gpu, {})
+            owners = taken.setdefault(gpu, {})
+            others = beside(name, owners, on_demand)
             shares = sum(others.values()) + memory_share(service)
             if others and by_key & {name, *others} and not fits(shares):
                 yield sharing_fault(key, gpu, others)
-            others[name] = memory_share(service)
+            owners[name] = memory_share(service)
 
 
 def _may_use_all(service: ServiceConfig) -> bool:
     if service.gpus is not None or gpus_of(service):
         return False
     return service.container.gpus != 0 if service.runtime is RuntimeKind.DOCKER else VISIBLE not in service.env
+
+
+def beside(name: str, owners: Mapping[str, float], on_demand: Mapping[str, str]) -> dict[str, float]:
+    """The owners of a GPU that may run at the same time as an instance: of on-demand models, one makes room."""
+    always = {owner: share for owner, share in owners.items() if owner not in on_demand}
+    groups: dict[str, dict[str, float]] = {}
+    for owner in owners.keys() - always.keys():
+        groups.setdefault(on_demand[owner], {})[owner] = owners[owner]
+    if name in on_demand:
+        return always | groups.get(on_demand[name], {})
+    return always | max(groups.values(), key=lambda group: sum(group.values()), default={})
 
 
 def _faults_of_key(key: str, service: ServiceConfig) -> Iterator[ConfigFault]:

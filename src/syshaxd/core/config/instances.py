@@ -40,6 +40,16 @@ def named_models(config: Config) -> Mapping[str, ModelConfig]:
     return config.models.__pydantic_extra__
 
 
+def on_demand_instances(config: Config) -> dict[str, str]:
+    """The enabled instances that only requests start, by name, and the model that each serves."""
+    models = named_models(config)
+    return {
+        name: model
+        for name, service in enabled_services(config).items()
+        if (model := model_of(config, service).name) in models and models[model].start == "on-demand"
+    }
+
+
 def replicas(name: str, service: ServiceConfig) -> Iterator[tuple[str, ServiceConfig]]:
     """The instances of a service, each as a service of its own."""
     if service.replicas is None:

@@ -15,6 +15,7 @@ from syshaxd.core.config.instances import (
     enabled_services,
     model_of,
     named_models,
+    on_demand_instances,
     section_of,
     sections,
 )
@@ -84,6 +85,18 @@ def _faults_of_models(config: Config) -> Iterator[ConfigFault]:
                 instead = f"models.{config.models.default}.{key}"
                 yield ConfigFault(f"models.{key}", f"set {instead} instead: models.default is the key of that model")
     yield from _faults_of_aliases(config)
+    yield from _faults_on_demand(config)
+
+
+def _faults_on_demand(config: Config) -> Iterator[ConfigFault]:
+    services = enabled_services(config)
+    for name, model in on_demand_instances(config).items():
+        if services[name].runtime is RuntimeKind.EXTERNAL:
+            yield ConfigFault(
+                f"models.{model}.start",
+                f"syshaxd can't start services.{section_of(config, name)} (runtime external): leave it out, or set "
+                "another runtime",
+            )
 
 
 def _faults_of_aliases(config: Config) -> Iterator[ConfigFault]:

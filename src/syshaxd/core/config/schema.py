@@ -37,6 +37,21 @@ class ModelConfig(Section):
         default_factory=dict,
         description="Arguments of `vllm serve` for all instances of the model; those of a service come first.",
     )
+    start: Literal["always", "on-demand"] = Field(
+        "always", description="`on-demand`: the first request for the model starts its instances, and waits for them."
+    )
+    idle_ttl_s: Seconds | None = Field(
+        300.0,
+        description="Seconds without a request after which an on-demand model is stopped. Unset: only to make room.",
+    )
+    min_up_s: Seconds = Field(
+        60.0, description="Seconds that an on-demand model stays up at least, although another one waits for its room."
+    )
+    start_wait_s: Seconds = Field(
+        600.0,
+        description="Seconds that a request for an on-demand model may wait, its start included, before it gets 503; "
+        "instead of system.max_queue_wait_s.",
+    )
 
 
 class ModelsConfig(Section):

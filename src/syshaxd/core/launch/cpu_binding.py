@@ -5,7 +5,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from syshaxd.core.config import AUTO, Config, ServiceConfig, enabled_services
+from syshaxd.core.config import AUTO, Config, ServiceConfig, enabled_services, on_demand_instances
 from syshaxd.core.errors import ConfigError, ConfigFault, NoBindingError
 from syshaxd.core.launch.container import cpuset_cpus
 from syshaxd.core.loads import GpuLoad
@@ -132,7 +132,7 @@ def bind_instances(
         taken[name] = binding.cpuset
     must_share = _cores_to_be_had(host) < len(launched)
     constraints = {
-        name: limits if must_share or name not in taken else replace(limits, taken=_without(taken, name))
+        name: limits if must_share or name not in taken else replace(limits, taken=_beside(config, taken, name))
         for name, limits in alone.items()
     }
     faults = {name: check_binding(setting, topology, constraints[name]) for name, setting in settings.items()}
@@ -213,8 +213,15 @@ def _claimed(settings: BindingSettings, topology: NumaTopology) -> Cpus:
     return tuple(sorted({*(reading.cpus if reading.listed else ()), *(reading.cpuset or ())}))
 
 
-def _without(taken: Mapping[str, Cpus], name: str) -> dict[str, Cpus]:
-    return {other: cpus for other, cpus in taken.items() if other != name}
+def _beside(config: Config, taken: Mapping[str, Cpus], name: str) -> dict[str, Cpus]:
+    """The CPUs of the instances that run at the same time: of on-demand models, one makes room for another."""
+    on_demand = on_demand_instances(config)
+    model = on_demand.get(name)
+    return {
+        other: cpus
+        for other, cpus in taken.items()
+        if other != name and (model is None or on_demand.get(other, model) == model)
+    }
 
 
 def _memory_needs(settings: BindingSettings, service: ServiceConfig, weights: Weights | None) -> tuple[int, int]:

@@ -5,10 +5,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from syshaxd.core.config import Config, ServiceConfig, enabled_services
+from syshaxd.core.config import Config, ServiceConfig, enabled_services, on_demand_instances
 from syshaxd.core.config.gpus import (
     VISIBLE,
     are_gpus_planned,
+    beside,
     gpus_needed,
     memory_share,
     sharing_fault,
@@ -91,14 +92,16 @@ def confine_instances(
     named = {spec.name: spec.gpus for spec in specs if spec.name in services and spec.gpus}
     homes = _nodes(host, topology)
     taken: dict[str, dict[str, float]] = {}
+    on_demand = on_demand_instances(config)
     faults: list[ConfigFault] = []
     for name, gpus in named.items():
         faults += _faults_of_names(keys[name], services[name], gpus, host)
         for unit in dict.fromkeys(_unit(host, gpu) for gpu in gpus):
-            others = taken.setdefault(unit, {})
+            owners = taken.setdefault(unit, {})
+            others = beside(name, owners, on_demand)
             if services[name].gpus and others and not fits(sum(others.values()) + memory_share(services[name])):
                 faults.append(sharing_fault(keys[name], unit, others))
-            others[name] = memory_share(services[name])
+            owners[name] = memory_share(services[name])
     wishes = {
         name: GpuWish(
             count=gpus_needed(service), share=memory_share(service), present=tuple((present or {}).get(name, ()))

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
 from syshaxd.core.placement.calibration import RunResult, seed
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, HelpSwitched, Refused
-from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, RunOn, Wait
+from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, Reject, RunOn, Wait
 from syshaxd.core.placement.holdout import Holdout
 from syshaxd.core.placement.migration import Migration
 from syshaxd.core.placement.placer import Placer
@@ -34,6 +34,7 @@ from syshaxd.core.types import Role
 
 _OFFERED_CPU = 16
 """Requests at the end of a queue that are offered a CPU with room at a time."""
+_STARTS = Wait(("its model is started on demand",))
 
 
 class Admission:
@@ -75,6 +76,10 @@ class Admission:
     def queued_models(self) -> Mapping[str, int]:
         """Requests that wait, by the model that they name."""
         return Counter(claim.request.model for claim in self._queues.claims())
+
+    def waiting(self, model: str) -> Queue:
+        """The queue of a model."""
+        return self._queues.get(model)
 
     @property
     def entries(self) -> int:
@@ -321,6 +326,8 @@ class Admission:
         was_held_out = claim.held_out
         view = self._placer.view(fleet, candidates, claim.request, queued=queued)
         decision = self._placer.decide_or_hold_out(claim, view, fleet.now_s)
+        if isinstance(decision, Reject) and not candidates and fleet.waited_for(claim.request, claim.tried):
+            decision = _STARTS
         if isinstance(decision, RunOn | Offload):
             if only is not None and fleet.specs[decision.places[-1]].role is not only:
                 return Wait(cpu_has_room=True)

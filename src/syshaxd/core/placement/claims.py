@@ -90,6 +90,8 @@ class Fleet(msgspec.Struct, frozen=True):
     """Unix time, for the history of decisions."""
     now_s: float = 0.0
     """Monotonic."""
+    waited_for: Callable[[InferenceRequest, Sequence[str]], Sequence[InstanceSpec]] = lambda request, tried: ()
+    """Those that serve a request once it has started them, without these names."""
 
     def find_ready(self, name: str) -> InstanceSpec | None:
         """The instance of that name, if requests can go to it."""

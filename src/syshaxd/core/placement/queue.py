@@ -173,7 +173,7 @@ class Queues:
         """The queue of the model that a claim's instances serve; a claim that none serves is in no queue."""
         if not claim.queue:
             with suppress(NotFoundError):  # it is refused when it is decided
-                claim.queue = _model_of(fleet.candidates(claim.request, ()))
+                claim.queue = _model_of(fleet.candidates(claim.request, ()) or fleet.waited_for(claim.request, ()))
         return self._queues.setdefault(claim.queue, Queue()) if claim.queue else Queue()
 
     def of_instances(self, candidates: Sequence[InstanceSpec]) -> Queue:

@@ -34,6 +34,7 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
         "open_circuits": dict(status.open_circuits),
         "faults": list(status.faults),
         "offload": asdict(status.offload),
+        "on_demand": {model: asdict(its) for model, its in status.on_demand.items()},
     }
     return dict(_without_odd_numbers(result))
 
@@ -51,6 +52,7 @@ def _without_odd_numbers(value: Any) -> Any:
 
 def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: float) -> dict[str, Any]:
     spec, handle = instance.spec, instance.handle
+    on_demand = status.on_demand.get(spec.served_model)
     load, binding = status.snapshot.instances.get(spec.name), status.bindings.get(spec.name)
     return {
         "name": spec.name,
@@ -67,6 +69,7 @@ def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: 
         "weights": spec.weights_text,
         "weights_reason": spec.weights_reason,
         "state": instance.state,
+        "on_demand": "" if on_demand is None else on_demand.text,
         "wanted": instance.wanted,
         "reason": instance.reason,
         "since_s": instance.since_s,

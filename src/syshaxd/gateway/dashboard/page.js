@@ -139,6 +139,7 @@ function instanceCard(first) {
       slots.show(instance.inflight / instance.max_num_seqs, `${count(instance.inflight)} of ${count(instance.max_num_seqs)}`);
       kv.show(load.kv_usage_ratio, percent(load.kv_usage_ratio));
       const texts = [];
+      if (instance.on_demand) texts.push([`on demand: ${instance.on_demand}`, false]);
       if (instance.reason) texts.push([instance.reason, MOODS[instance.state] === "bad"]);
       if (old) texts.push([`its load was read ${duration(load.age_s)} ago${load.error ? `: ${load.error}` : ""}`, true]);
       for (const drift of instance.binding?.drifts ?? []) texts.push([`off its CPU binding: ${drift.detail}`, true]);
