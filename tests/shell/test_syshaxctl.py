@@ -209,6 +209,7 @@ async def test_status_as_json(socket: Path) -> None:
         "open_circuits",
         "faults",
         "offload",
+        "on_demand",
     ]
     assert status["faults"] == []
     gpu, cpu = status["instances"]
@@ -220,6 +221,7 @@ async def test_status_as_json(socket: Path) -> None:
             "weights",
             "weights_reason",
             "state",
+            "on_demand",
             "wanted",
             "reason",
             "since_s",
