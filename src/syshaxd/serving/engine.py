@@ -46,11 +46,11 @@ _log = logging.getLogger(__name__)
 
 
 async def _ask_nothing(spec: InstanceSpec) -> None:
-    """An instance that cannot be probed with a token counts as well."""
+    """Counts an instance that cannot be probed with a token as well."""
 
 
 class Engine:
-    """The core of the daemon. Lives in one event loop; every method is called from there."""
+    """Dispatches requests. Lives in one event loop: call every method from there."""
 
     def __init__(
         self,
@@ -94,9 +94,9 @@ class Engine:
     # Requests.
 
     async def dispatch(self, request: Request) -> Outcome:
-        """Places a request, sends its answer to the client, and returns how it has ended.
+        """Places a request, sends its answer to the client, and returns its outcome.
 
-        What an instance fails to make is made by another, as far as that is possible.
+        If an instance fails, another one makes the answer or the rest of it, as far as that is possible.
 
         Raises:
             NotFoundError: No instance has such a model or route.
@@ -113,7 +113,7 @@ class Engine:
             return await self._answer(request)
         except asyncio.CancelledError:
             if not request.cancelled or request.status or request.task is None:
-                raise  # its answer has begun: its connection is closed
+                raise  # the client has a part of the answer: its connection is closed
             request.task.uncancel()
             raise RequestCancelledError("an operator has cancelled this request") from None
         finally:
@@ -122,7 +122,7 @@ class Engine:
             report_handovers(request, self.events)
 
     async def _answer(self, request: Request) -> Outcome:
-        """Has a request answered where it is placed, or elsewhere if the instance fails before it begins."""
+        """Answers a request where it is placed, or elsewhere if that instance fails before the client has anything."""
         claim = Claim(request.inference)
         why = "such a request was running when an instance ended lately"
         while True:
@@ -158,7 +158,7 @@ class Engine:
         return answer
 
     async def _run(self, request: Request, claim: Claim, grant: Grant, answer: Answer) -> None:
-        """Has an answer made, segment by segment.
+        """Makes an answer, segment by segment.
 
         Raises:
             InstanceFailedError: The instance has failed, no other can continue, and the client has got nothing.
@@ -187,11 +187,11 @@ class Engine:
     async def _fail_over(
         self, request: Request, claim: Claim, grant: Grant, answer: Answer, error: SyshaxError
     ) -> None:
-        """Has the rest of an answer made by another instance. Raises SyshaxError: none can, or may."""
+        """Prepares another instance to make the rest of an answer. Raises SyshaxError if none can or may."""
         if not isinstance(answer, MovableAnswer) or not answer.may_go_on or request.expired:
             raise error
         if request.tries.suspect and not answer.begun:
-            raise error  # it starts over
+            raise error  # the request starts over
         why = f"instance {answer.instance}: {error}"
         self._failures.check(request, why)
         await self._failures.clear(request, why, within_s=self._max_queue_wait_s)
@@ -203,10 +203,10 @@ class Engine:
         answer.go_on_at(answer.target or grant.slots[-1], Cause.FAILURE)
 
     async def _failover_slot(self, claim: Claim, failed: str) -> Grant:
-        """Gets a slot for the rest of an answer whose instance has failed, before all that has not begun yet.
+        """Gets a slot for the rest of an answer whose instance failed, before all requests that have not started.
 
         Raises:
-            SyshaxError: No instance can continue, nor has one become ready in the time that a request may wait.
+            SyshaxError: No instance can continue, and none became READY within the time that a request may wait.
         """
         rest = replace(claim.request.rest(), offload=False)
         tried: tuple[str, ...] = (failed,)
@@ -241,12 +241,12 @@ class Engine:
         )
 
     async def _admit(self, claim: Claim) -> Grant:
-        """Returns when the claim is granted. Raises what it is refused with."""
+        """Returns when the claim is granted. Raises the error with which it is refused."""
         while True:
             try:
                 return await self._granted(claim)
             except NotFoundError as error:
-                # An adapter may have been loaded since the instances were asked.
+                # An instance may have loaded an adapter since discovery asked it.
                 if error.code != "model_not_found" or not await self._look_up():
                     raise
 
@@ -262,7 +262,7 @@ class Engine:
         except BaseException as error:
             self._admission.give_up(claim)
             if granted.done() and not granted.cancelled() and granted.exception() is None:
-                granted.result().release()  # granted in the very moment in which it was given up
+                granted.result().release()  # granted at the moment it gave up
             if isinstance(error, TimeoutError):
                 raise self._timed_out(claim) from None
             raise
@@ -303,7 +303,7 @@ class Engine:
         self.events.add(EventKind.MODEL, f"{model}: {text}")
 
     def _readmit(self) -> None:
-        """Slots may have come free."""
+        """Decides again on what waits, as slots may have come free."""
         if self._admission.entries:
             self._effects.carry_out(self._admission.admit(self._fleet()))
 
@@ -319,7 +319,7 @@ class Engine:
 
     @property
     def inflight(self) -> Mapping[str, int]:
-        """Slots taken, by instance; one that is not configured any more is in it only while a slot is taken there."""
+        """Slots taken, by instance; an instance that left the configuration is listed only while it has slots taken."""
         taken = self._admission.inflight
         idle = dict.fromkeys(self.registry.specs, 0)
         return idle | {name: count for name, count in taken.items() if count or name in idle}
@@ -342,7 +342,7 @@ class Engine:
         return self._admission.decide(request, fleet, assumed_inflight=inflight)
 
     def place(self, request: InferenceRequest) -> tuple[Decision, Grant | None]:
-        """Decides on a request that another gateway carries out, and takes its slots, if it is to run now.
+        """Decides on a request that another gateway carries out, and takes its slots if it runs now.
 
         Raises:
             NotFoundError: No instance has such a model or route.
@@ -360,7 +360,7 @@ class Engine:
         self._end_drain(name)
 
     def _end_drain(self, name: str) -> None:
-        """Tells the supervisor when an instance that is to stop has answered everything."""
+        """Tells the supervisor when a draining instance has answered all its requests."""
         if self._admission.inflight.get(name) or name not in self.registry.specs:
             return
         if self._supervisor.status(name).state is State.DRAINING:
@@ -375,7 +375,7 @@ class Engine:
 
     @property
     def policy(self) -> Policy:
-        """The thresholds of the decision."""
+        """The policy that decides."""
         return self._admission.policy
 
     def set_policy(self, policy: Policy) -> None:
@@ -384,23 +384,23 @@ class Engine:
         self._readmit()
 
     def set_failure_limits(self, *, breaker_failures: int, retry_ratio: float) -> None:
-        """Sets after how many failures a circuit breaker opens, and how many retries there may be."""
+        """Sets the failures that open a circuit breaker, and the share of requests that may be retried."""
         self.breakers.set_failures(breaker_failures)
         self._failures.budget.ratio = retry_ratio
 
     def set_limits(self, *, max_queue_size: int, max_queue_wait_s: float) -> None:
-        """Sets the admission queue's limits; a request that waits already keeps its time."""
+        """Sets the admission queue's limits; requests that wait already keep their time limit."""
         self._admission.max_queue_size = max_queue_size
         self._max_queue_wait_s = max_queue_wait_s
 
     def seed_estimates(self, calibration: Calibration, name: str) -> None:
-        """Has the estimates of an instance begin with what a calibration measured."""
+        """Starts the estimates of an instance from what a calibration measured."""
         self._admission.seed_estimates(calibration.results, name)
 
     # Instances.
 
     def on_snapshot(self) -> None:
-        """New readings have come: what waits is decided again, and streams that are better off elsewhere migrate."""
+        """Takes new readings: decides again on what waits, and migrates streams that are better off elsewhere."""
         self._effects.carry_out(self._admission.observe_loads(self._fleet()))
         self._migrate()
 
@@ -411,7 +411,7 @@ class Engine:
             self._effects.carry_out(self._admission.migrate(self._fleet(), draining))
 
     async def drain(self, timeout_s: float) -> None:
-        """Returns when no request is in flight any more, or after `timeout_s`."""
+        """Returns when no request is in flight, or after `timeout_s`."""
         if self._admission.is_quiet:
             return
         self._drained = self._loop.create_future()
@@ -420,7 +420,7 @@ class Engine:
                 await self._drained
 
     def unreleased(self) -> tuple[str, ...]:
-        """What is held by requests now, a line each: slots, the queue, and requests themselves. Empty when idle."""
+        """What requests hold now, a line each: slots, entries of the queue, requests in flight. Empty when idle."""
         taken = [f"{count} slots of {name}" for name, count in self._admission.inflight.items() if count]
         queued = [f"{count} entries in the queue"] if (count := self._admission.entries) else []
         running = [f"request {request.id}" for request in self.requests.running]

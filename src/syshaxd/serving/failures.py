@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Failures of instances under requests: what they tell of the instance, of the request, and whether to try again."""
+"""Failures of instances that run requests: what they say about the instance and the request, and what to retry."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ _RETRY_AFTER_S = 10.0
 
 
 class WithdrawnError(InstanceFailedError):
-    """A suspect was taken from its instance, as no second one is ready any more. The instance has not failed."""
+    """A suspect was withdrawn because no second instance is ready any more. Its instance has not failed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,10 +33,10 @@ class _Trial:
     """A suspect that is tried, until it is answered."""
 
     timer: asyncio.TimerHandle | None = None
-    """Runs until it no longer keeps others waiting."""
+    """Expires when the suspect no longer keeps others waiting."""
     keeps_waiting: bool = True
     instance: str = ""
-    """Where it runs."""
+    """The instance that runs it."""
     scope: asyncio.Timeout | None = None
     """Ends it; None: it does not run."""
 
@@ -56,9 +56,9 @@ class Failures:
         self._on_trial: dict[Request, _Trial] = {}
         self._states: dict[str, State] = {}
         self._ending: set[str] = set()
-        """Instances that have ended, though the supervisor does not know it yet."""
+        """Instances that have ended before the supervisor knows it."""
         self._given_up: set[str] = set()
-        """Instances that are being ended as they no longer answer probes; a process that died is none of them."""
+        """Instances that are being ended because they answer no probes, not because their process died."""
         self._asking: dict[str, asyncio.Task[bool]] = {}
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
@@ -68,22 +68,22 @@ class Failures:
     # Requests.
 
     def begin(self, request: Request) -> None:
-        """A request has come."""
+        """Counts a new request, and recognises a suspect."""
         self.budget.earn()
         if self._suspects.knows(request.path, request.body, self._loop.time()):
             request.tries.remember()
 
     def answered(self, request: Request) -> None:
-        """A request was answered: it ends no instances."""
+        """A request was answered, so it does not end instances."""
         if request.tries.suspect:
             self._suspects.forget(request.path, request.body)
 
     def leave(self, request: Request) -> None:
-        """A request is over, however it has ended."""
+        """A request is over, whatever its outcome."""
         self._end_trial(request, harmless=False)
 
     async def run(self, request: Request, instance: str, segment: Callable[[], Awaitable[None]]) -> None:
-        """Has a segment of a request's answer made.
+        """Makes a segment of a request's answer.
 
         Raises:
             WithdrawnError: The request is suspect, it has no answer yet, and no second instance is ready any more.
@@ -127,7 +127,7 @@ class Failures:
             self._suspects.blame_abandoned(instance, now_s)
 
     async def note(self, request: Request, instance: str, error: SyshaxError, *, progressed: bool) -> None:
-        """An instance has failed a request.
+        """Notes that an instance failed a request.
 
         Args:
             request: The request.
@@ -141,7 +141,7 @@ class Failures:
         if isinstance(error, InstanceTimeoutError) and not progressed:
             self._abandon(request, instance)
         if request.expired:
-            return  # the instance may have done well
+            return  # the instance may be healthy
         self._supervisor.report_failure(instance)
         self._breakers.failed(instance, str(error))
         ended = await self._has_ended(instance, error)
@@ -153,14 +153,14 @@ class Failures:
             self._suspects.add(request.path, request.body, self._loop.time(), harmful=harmful)
 
     async def _has_ended(self, instance: str, error: SyshaxError) -> bool:
-        """Whether an instance that has failed a request ends of itself."""
+        """Whether an instance that failed a request is ending without having been asked to."""
         if not isinstance(error, InstanceFailedError) or not error.reached:
             return False
         if self._states.get(instance) in _ASKED_TO_END and instance not in self._given_up:
             return False
         if self._states.get(instance) is not State.READY:
             return True
-        # Its connections break, or its server says that the engine has died, before anyone knows of its end.
+        # Connections break, or the server reports a dead engine, before the supervisor knows of the end.
         asking = self._asking.get(instance)
         if asking is None:
             asking = self._asking[instance] = asyncio.create_task(self._supervisor.is_well(instance))
@@ -173,12 +173,12 @@ class Failures:
         return not is_well
 
     def answered_badly(self, instance: str, status: int) -> None:
-        """An instance has answered with an error of its own, which went to the client."""
+        """Notes that an instance answered with an error of its own, which the client got."""
         self._supervisor.report_failure(instance)
         self._breakers.failed(instance, f"the instance answered {status}")
 
     def spend_retry(self, why: str) -> None:
-        """Raises InstanceFailedError if so many requests fail that no more are tried again."""
+        """Takes a retry from the budget. Raises InstanceFailedError if the budget is used up."""
         reserve = 2 * sum(spec.max_num_seqs for spec in self._registry.specs.values())
         if not self.budget.spend(reserve, self._loop.time()):
             raise InstanceFailedError(f"{why}; too many requests fail to try each on another (system.retry_ratio)")
@@ -186,7 +186,7 @@ class Failures:
     def check_start_over(
         self, request: Request, instance: str, error: SyshaxError, why: str, *, last_try: bool
     ) -> None:
-        """Raises SyshaxError if a request of whose answer the client has got nothing must not be tried again."""
+        """Raises SyshaxError if a request must not be tried again, although the client has none of its answer."""
         if isinstance(error, InstanceTimeoutError):
             raise InstanceTimeoutError(why) from error
         if not isinstance(error, WithdrawnError):
@@ -200,7 +200,7 @@ class Failures:
         request.retries += 1
 
     def check(self, request: Request, why: str) -> None:
-        """Raises InstanceFailedError if a request that an instance has failed must not be tried again."""
+        """Raises InstanceFailedError if a request that an instance failed must not be tried again."""
         if refusal := request.tries.refusal():
             raise InstanceFailedError(f"{why}; {refusal}: it is not tried again")
 
@@ -216,7 +216,7 @@ class Failures:
         if len(self._registry.peers(request.inference)) < 2:
             if request.tries.has_failed:
                 raise InstanceFailedError(why)
-            return  # there is no other instance to save from it
+            return  # there is no other instance to protect from it
         try:
             async with asyncio.timeout(within_s):
                 self._check_may_be_tried(request, why)
@@ -240,7 +240,7 @@ class Failures:
         return sum(peer.spec.name in ready for peer in self._registry.peers(request.inference)) >= 2
 
     def _check_may_be_tried(self, request: Request, why: str) -> None:
-        """Raises UnavailableError if it is in vain to wait."""
+        """Raises UnavailableError if waiting cannot help."""
         left_s = self._suspects.refused_for_s(request.path, request.body, self._loop.time())
         if left_s:
             text = f"{MAX_ENDS} instances ended while they ran such requests: none is tried for {left_s:.0f} s"

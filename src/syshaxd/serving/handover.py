@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Handover: which instances can hand over to which, and the answers that two of them make together."""
+"""Handover: which instances can hand over to which, and the answers that several of them make."""
 
 import logging
 import math
@@ -34,13 +34,13 @@ Answer = RelayedAnswer | MovableAnswer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandoverPolicy:
-    """What may be handed over."""
+    """Which hand-overs the configuration allows."""
 
     enabled: bool = True
     migrate: bool = True
-    """Streams that run may move, too."""
+    """Running streams may migrate, too."""
     across_weights: bool = True
-    """Also between instances with different weights of the model."""
+    """Instances with different weights of the model may hand over to each other."""
 
 
 class Handover:
@@ -54,7 +54,7 @@ class Handover:
         policy: HandoverPolicy,
         pair_refusal: Callable[[str, str], Refusal] = lambda source, target: Refusal(),
     ) -> None:
-        """Remembers whom to pair.
+        """Finds the pairs that are possible.
 
         Args:
             registry: All instances.
@@ -72,7 +72,7 @@ class Handover:
         self._parsers: dict[str, str] = {}
         """Reasoning parsers, by the names of their models."""
         self._fixed_parsers: frozenset[str] = frozenset()
-        """Those whose answers stay on one instance."""
+        """Reasoning parsers whose answers stay on one instance."""
         self._takes_chat_ids = True
         """A chat continues as a chat on every instance."""
         self._dialects: dict[HandoverProtocol, HandoverDialect] = {
@@ -85,21 +85,21 @@ class Handover:
         """The routes of which one instance can compute the prompt for another."""
         self._movable = False
         self._sources: frozenset[str] = frozenset()
-        """Instances whose streams begin so that they can move, now or once nothing speaks against it any more."""
+        """Instances whose streams start in a form that can migrate, now or once a temporary obstacle is gone."""
         self._answers: WeakSet[MovableAnswer] = WeakSet()
         self.pairs: frozenset[tuple[str, str]] = frozenset()
         """Source and target of every hand-over that is possible."""
         registry.subscribe(self.refresh)
 
     def set_policy(self, policy: HandoverPolicy) -> None:
-        """What may be handed over from now on."""
+        """Sets which hand-overs are allowed from now on."""
         self._policy = policy
         self.refresh()
 
     def refresh(self) -> None:
-        """Finds out again which pairs are possible."""
+        """Finds the possible pairs again."""
         facts = {name: known.facts for name, known in self._registry.instances.items() if known.facts is not None}
-        self._facts.clear()  # requests that run look into it, too
+        self._facts.clear()  # running requests read it, too
         self._facts.update(facts)
         lengths = [fact.max_model_len for fact in facts.values() if fact.max_model_len]
         self._max_tokens = min(lengths, default=math.inf)
@@ -124,10 +124,10 @@ class Handover:
         self._movable = self._policy.migrate and all(dialect.movable for dialect in dialects)
         for answer in self._answers:
             if answer.spec is not None and self._has_targets(answer.spec.name):
-                answer.recoverable = True  # and stays so: the pair is none any more once its source has failed
+                answer.recoverable = True  # for good: the pair is gone once its source has failed
 
     def report(self) -> dict[tuple[str, str], str]:
-        """For each source and target why they cannot hand over; empty: they can."""
+        """Why each source cannot hand over to each target; empty: it can."""
         return {pair: why.reason for pair, why in self._refusals().items()}
 
     def _refusals(self) -> dict[tuple[str, str], Refusal]:
@@ -148,7 +148,7 @@ class Handover:
         return of_both if of_both and of_both.lasting else of_themselves or of_both
 
     def examine(self, request: Request) -> InferenceRequest:
-        """What placement needs to know of a request, with whether it can be split."""
+        """Returns what placement needs to know about a request, with whether it can be split."""
         inference, body, path = request.inference, request.fields, request.path
         if body is None or path not in self._paths | self._prompt_paths or request.method != "POST":
             return inference
@@ -177,7 +177,7 @@ class Handover:
         return f"reasoning-parser {parser}: only streams continue" if parser and not inference.stream else ""
 
     def answer(self, request: Request, grant: Grant, *, last_try: bool) -> Answer:
-        """What has a request answered at its slots.
+        """Makes the answer that runs a request on its slots.
 
         Args:
             request: The request, examined.

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What is known of single requests: those in flight, and why the latest ones went where they went."""
+"""Single requests: those in flight, the latest decisions with their reasons, and the latest outcomes."""
 
 import asyncio
 from collections import deque
@@ -19,25 +19,25 @@ class RequestBook:
 
     def __init__(self) -> None:
         self.running: set[Request] = set()
-        """Those that the daemon or another gateway is answering, or that wait for a slot."""
+        """Requests that the daemon or another gateway answers, or that wait for a slot."""
         self.decisions: History[Decided] = History(_REMEMBERED)
         self._ended: deque[RequestRecord] = deque(maxlen=_REMEMBERED)
 
     def begin(self, request: Request) -> None:
-        """Notes a request that the present task answers."""
+        """Adds a request, which the current task answers."""
         request.task = asyncio.current_task()
         self.running.add(request)
 
     def end(self, request: Request) -> None:
-        """Its answer is over, or it has none."""
+        """Removes a request that is over."""
         self.running.discard(request)
 
     def keep(self, record: RequestRecord) -> None:
-        """Remembers how a request has ended."""
+        """Keeps the record of a request that has ended."""
         self._ended.append(record)
 
     def find(self, request_id: str) -> list[Request]:
-        """Those in flight with that id; clients may have given it to several."""
+        """The requests in flight with that id; clients may give one id to several."""
         return [request for request in self.running if request.id == request_id]
 
     def explain(self, request_id: str) -> tuple[list[Decided], list[RequestRecord]]:
@@ -46,18 +46,18 @@ class RequestBook:
         return decisions, [record for record in self._ended if record.request_id == request_id]
 
     def ended(self) -> list[RequestRecord]:
-        """How the latest requests have ended, oldest first."""
+        """The records of the latest requests that have ended, oldest first."""
         return list(self._ended)
 
     def short_explanation(self, request_id: str) -> str:
-        """The latest decision on a request in one line of ASCII; empty: it is not remembered."""
+        """The latest decision on a request in one line of ASCII; empty: there is none."""
         for entry in reversed(self.decisions.latest()):
             if entry.request.request_id == request_id:
                 return short_form(entry.view, entry.request, entry.decision)
         return ""
 
     def cancel(self, request_id: str) -> int:
-        """Ends requests in flight that the daemon answers; returns how many."""
+        """Cancels requests in flight that the daemon answers; returns how many."""
         found = [request for request in self.find(request_id) if request.task is not None]
         for request in found:
             assert request.task is not None

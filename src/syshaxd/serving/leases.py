@@ -13,7 +13,7 @@ from syshaxd.core.placement.slots import Grant
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.request import Request
 
-# Short, so that the slots of a gateway that died come back soon: one that lives renews.
+# Short, so that the slots of a dead gateway are soon free. A live one renews its leases.
 DEFAULT_TTL_S = 60.0
 MAX_TTL_S = 3600.0
 
@@ -35,7 +35,7 @@ class Leases:
         self._loop = asyncio.get_running_loop()
 
     def place(self, request: InferenceRequest, ttl_s: float = DEFAULT_TTL_S) -> tuple[Decision, str]:
-        """Decides on a request, and takes its slots for `ttl_s`, unless the lease is renewed.
+        """Decides on a request, and takes its slots for `ttl_s`, or longer if the lease is renewed.
 
         Returns:
             The decision and the lease's id, which is empty if no slot was taken.
@@ -66,7 +66,7 @@ class Leases:
         return decision, lease_id
 
     def renew(self, lease_id: str, ttl_s: float | None = None) -> float:
-        """Keeps the slots for `ttl_s` from now, or for as long as was asked for last; returns that time.
+        """Keeps the slots for `ttl_s` from now, by default as long as last time; returns that time.
 
         Raises:
             BadRequestError: `ttl_s` is out of range.
@@ -83,7 +83,7 @@ class Leases:
         return lease.ttl_s
 
     def cancel(self, request_id: str) -> int:
-        """Ends the leases of a request; returns how many. Their gateway hears of it when it renews or reports."""
+        """Ends the leases of a request; returns how many. Their gateway learns of it when it renews or reports."""
         found = [id_ for id_, lease in self._leases.items() if lease.request.id == request_id]
         for lease_id in found:
             self.end(lease_id, outcome=Outcome.CANCELLED)

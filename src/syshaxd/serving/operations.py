@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What operators see of the daemon, and what they command instances to do."""
+"""The status of the daemon, and the commands on instances, for operators."""
 
 import asyncio
 import time
@@ -39,7 +39,7 @@ class InstanceOperations:
         faults: Callable[[], tuple[str, ...]] = tuple,
         on_demand: OnDemandModels | None = None,
     ) -> None:
-        """Records changes of instances among the events from now on.
+        """Records changes of instances as events from now on.
 
         Args:
             engine: Has the requests.
@@ -71,7 +71,7 @@ class InstanceOperations:
         bindings.subscribe(self._on_drift)
 
     def status(self) -> EngineStatus:
-        """Everything at this moment."""
+        """The status of everything at this moment."""
         return EngineStatus(
             version=__version__,
             started_at_s=self._started_at_s,
@@ -92,17 +92,17 @@ class InstanceOperations:
         )
 
     def start(self, name: str) -> None:
-        """Wants the instance up. Raises NotFoundError for an unknown name."""
+        """Starts the instance. Raises NotFoundError for an unknown name."""
         self.supervisor.start(name)
         self._set_stopped(name, stopped=False)
 
     def stop(self, name: str, *, drain: bool) -> None:
-        """Wants the instance down, after its running requests if `drain`; also after a restart of the daemon."""
+        """Stops the instance, after its running requests if `drain`. It stays stopped when the daemon restarts."""
         self.supervisor.stop(name, drain=drain)
         self._set_stopped(name, stopped=True)
 
     async def check_restart(self, name: str) -> None:
-        """Raises ConflictError: the instance is healthy, and could surely not be started again."""
+        """Raises ConflictError if the instance is healthy but certainly could not start again."""
         await self.supervisor.check_launch(self.supervisor.status(name).spec)
 
     def restart(self, name: str, *, drain: bool) -> None:
@@ -123,7 +123,7 @@ class InstanceOperations:
         return nullcontext() if self._on_demand is None else self._on_demand.exchanging(names)
 
     def is_stopped(self, name: str) -> bool:
-        """Whether an operator has stopped the instance, also before the daemon was started."""
+        """Whether an operator has stopped the instance, even before the daemon started."""
         return name in self._stopped
 
     async def watch(self, name: str) -> AsyncGenerator[InstanceStatus, None]:

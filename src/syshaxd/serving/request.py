@@ -18,16 +18,16 @@ _NOT_READ = InferenceRequest(request_id="", model="", stream=False)
 
 
 class Flow(Protocol):
-    """What sends to a client's connection, as that sees it."""
+    """The sender of an answer, as the client's connection sees it."""
 
     def pause(self) -> None:
-        """The client takes no more for now."""
+        """The client cannot take more for now."""
 
     def resume(self) -> None:
-        """The client takes more again."""
+        """The client can take more again."""
 
     def cancel(self) -> None:
-        """The client is gone."""
+        """The client has disconnected."""
 
 
 class Downstream(Protocol):
@@ -36,23 +36,23 @@ class Downstream(Protocol):
     http10: bool
     """The client speaks HTTP/1.0: no chunks, and the end of the connection ends the body."""
     answer_lines: bytes
-    """Header lines that the present answer gets in addition to the instance's, each with its end."""
+    """Header lines for the current answer in addition to the instance's, each with its line end."""
 
     def attach(self, flow: Flow) -> None:
-        """From now on the flow's `pause` and `resume` are called when the client is slower than the instance."""
+        """Calls the flow's `pause` and `resume` from now on, when the client is slower than the instance."""
 
     def detach(self) -> None:
-        """The flow is over."""
+        """Ends the calls of a flow."""
 
     def writer(self) -> Callable[[bytes], None]:
-        """The function that sends bytes."""
+        """Returns the function that sends bytes."""
 
     def abort(self) -> None:
         """Drops the connection: the client sees that the answer is incomplete."""
 
 
 class TokenCounts(Protocol):
-    """The answer in the making."""
+    """The answer, while it is made."""
 
     @property
     def tokens(self) -> int:
@@ -60,16 +60,16 @@ class TokenCounts(Protocol):
 
     @property
     def usage(self) -> tuple[int, int]:
-        """Tokens of the prompt and of the answer, at its end; 0: the instance did not tell."""
+        """Tokens of the prompt and of the answer, at its end; 0: the instance did not report them."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Request:
-    """What a client has asked, and how far its answer has come."""
+    """A client's request, and the progress of its answer."""
 
     id: str
     route: str
-    """As the client named it."""
+    """The route as the client named it."""
     method: str
     path: str
     """The route that an instance gets."""
@@ -79,44 +79,44 @@ class Request:
     """The client's header lines that go to an instance, from `core.wire.http1`."""
     body: bytes = b""
     fields: RequestBody | None = None
-    """What the body holds, if it is a JSON object."""
+    """The fields of the body, if that is a JSON object."""
     inference: InferenceRequest = _NOT_READ
     """What placement needs to know."""
     client: Downstream | None
-    """None: another gateway's."""
+    """The client's connection; None: another gateway has it."""
     key: ApiKey | None = None
-    """The client's, which syshaxd has checked; None: it needs none, and its credentials go to the instance."""
+    """The client's key, which was checked; None: it needs none, and its credentials go to the instance."""
     keep_alive: bool = False
-    """The client's connection may stay open afterwards."""
+    """Whether the client's connection may stay open afterwards."""
 
     task: "asyncio.Task[object] | None" = None
-    """That which answers it; None: it has not begun, or another gateway does."""
+    """The task that answers it; None: it has not started, or another gateway answers."""
     cancelled: bool = False
-    """By an operator."""
+    """Whether an operator has cancelled it."""
     expired: bool = False
-    """It has taken longer than requests may."""
+    """Whether it has exceeded the time limit of requests."""
     started_at_s: float
     """Monotonic."""
     queue_s: float = 0.0
-    """In the admission queue."""
+    """Seconds in the admission queue."""
     placement: str = ""
-    """Names of instances; empty: it was not placed yet."""
+    """Names of its instances; empty: it was not placed yet."""
     weights: str = ""
     """What these instances compute with; empty: the model's own weights."""
     prediction: Prediction | None = None
-    """Of help by a CPU."""
+    """The prediction for help by a CPU."""
     wants_explanation: bool = False
-    """Its client asks for the reasons of its placement in a header."""
+    """Whether its client asks for the reasons of its placement in a header."""
     explanation: str = ""
-    """For that header; ASCII."""
+    """The value of that header; ASCII."""
     held_out: bool = False
-    """It waits for the GPU to measure what help by a CPU gains."""
+    """Whether it is held out: it waits for the GPU, to measure what help by a CPU gains."""
     status: int = 0
     """HTTP status sent to the client; 0: none was."""
     ttft_s: float | None = None
     """From its arrival to the first byte of the answer's body."""
     tries: Retries = field(default_factory=Retries)
-    """What has gone wrong with it."""
+    """Its failures so far."""
     retries: int = 0
     handovers: list[HandoverRecord] = field(default_factory=list)
     answer: TokenCounts | None = None
@@ -138,11 +138,11 @@ class Request:
         self.queue_s = now_s - self.started_at_s
 
     def release(self) -> None:
-        """Frees the body at once: references in a circle would keep it until the garbage collector's next full run."""
+        """Frees the body at once. A reference cycle would keep it until the next full garbage collection."""
         self.body, self.fields, self.answer, self.on_answer = b"", None, None, None
 
     def record(self, outcome: Outcome, now_s: float, usage: tuple[int, int] | None = None) -> RequestRecord:
-        """What is kept of it, now that it has ended; `usage` of an answer that another gateway has relayed."""
+        """Returns its record, now that it has ended. `usage` is that of an answer which another gateway relayed."""
         if usage is None:
             usage = (0, 0) if self.answer is None else self.answer.usage
         return RequestRecord(

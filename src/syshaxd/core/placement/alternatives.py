@@ -1,8 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The ways in which a request could have been served when it was decided, with what was predicted of each.
+"""The ways in which a request could have been served when it was decided, with the predictions for each.
 
-They are computed from a decision's inputs when somebody looks at it, not when it is made.
+They are computed from a decision's inputs when an operator asks for it, not when it is made.
 """
 
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ from syshaxd.core.types import Role
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """One way. Times are predictions; None: too little was known."""
+    """One way to serve a request. Times are predictions; None: too little was known."""
 
     places: tuple[str, ...]
-    """The instances: one, or that which computes the prompt and that which makes the answer."""
+    """The instance, or the instance for the prompt and the one for the answer."""
     first_s: float | None = None
     """Seconds to the first token."""
     whole_s: float | None = None
     """Seconds to the end of the answer."""
     others_s: float | None = None
-    """Seconds that it takes from other requests, summed over them."""
+    """Delay of other requests, in seconds, summed over them."""
     least_s: float | None = None
-    """Of help by a CPU: what it gains, less what it takes from others, if everything measured is off."""
+    """For help by a CPU: a lower bound of the gain less the cost for others."""
     chosen: bool = False
 
 
@@ -90,7 +90,7 @@ def _ways(view: View, request: InferenceRequest) -> Iterator[Alternative]:
 
 
 def _alone(view: View, request: InferenceRequest, room: Room) -> Alternative:
-    """The instance does all of it, after its turn there if it is full."""
+    """One instance does everything; if it is full, the request waits for its turn."""
     name, estimates = room.spec.name, view.estimates
     step, prompt = estimates.token_s.get(name), estimates.prefill_s.get(name)
     if step is None:

@@ -17,7 +17,7 @@ _PROMPTS = (32, 256, 1024)
 _SHORT_PROMPT = _PROMPTS[0]
 _ANSWER_TOKENS = 16
 _OBSERVATIONS = 2
-"""Each run counts as so many readings: those that come later soon weigh more."""
+"""Each run counts as so many readings, so that later readings soon outweigh it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What a run took."""
+    """The times of a run."""
 
     instance: str
     batch: int
@@ -49,7 +49,7 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What all runs took, and on what."""
+    """The times of all runs, and the hardware and software that they measured."""
 
     made_at_s: float
     """Unix time."""
@@ -58,7 +58,7 @@ class Calibration:
     results: Sequence[RunResult]
 
     def is_stale(self, fingerprints: Mapping[str, str], name: str) -> bool:
-        """Whether an instance is not the one that was measured."""
+        """Whether an instance has changed since it was measured."""
         return name not in self.fingerprints or self.fingerprints[name] != fingerprints.get(name)
 
 

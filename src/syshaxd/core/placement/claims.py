@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What admission decides on, what it decides by, and what it wants done."""
+"""The input of admission (claims and the fleet), and its output (effects)."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class MovableStream(Protocol):
 
     @property
     def spec(self) -> InstanceSpec | None:
-        """The instance that makes it now; None: it has not begun, or has ended."""
+        """The instance that makes it now; None: it has not started, or has ended."""
 
     @property
     def tokens(self) -> int:
@@ -38,7 +38,7 @@ class MovableStream(Protocol):
         """Whether it may leave the instance to which it was offloaded."""
 
     def move(self, target: Slot, cause: Cause) -> bool:
-        """Goes on at `target` soon; false: it cannot, and the slot has been released."""
+        """Migrates to `target` soon; false: it cannot, and has released the slot."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,15 +47,15 @@ class Claim:
 
     request: InferenceRequest
     tried: tuple[str, ...] = ()
-    """Instances that have failed it: it is not placed there."""
+    """Instances that failed the request: it is not placed there again."""
     first: bool = False
-    """It goes before all that waits."""
+    """It goes before all claims that wait."""
     stream: MovableStream | None = None
-    """Its answer, as soon as it is made and if it can move."""
+    """Its answer, once there is one, if it can move."""
     queue: str = ""
     """The model in whose queue it is, or would be."""
     member: Member | None = None
-    """Of the experiment that measures what help by a CPU gains; None: no CPU was about to help."""
+    """Its part in the hold-out experiment; None: no CPU was about to help."""
 
     @property
     def key(self) -> str:
@@ -69,7 +69,7 @@ class Claim:
 
     @property
     def held_out(self) -> bool:
-        """It waits for the GPU as if there were no CPU."""
+        """Whether it waits for the GPU as if there were no CPU."""
         return self.member is not None and self.member.held_out
 
 
@@ -79,9 +79,9 @@ class Fleet(msgspec.Struct, frozen=True):
     specs: Mapping[str, InstanceSpec]
     """All, by name."""
     ready: Sequence[InstanceSpec]
-    """Those that requests can go to."""
+    """The READY instances."""
     candidates: Callable[[InferenceRequest, Sequence[str]], Sequence[InstanceSpec]]
-    """Those that serve a request, without these names, in order of preference; raises NotFoundError: none ever does."""
+    """READY instances that serve a request, except these names, best first; raises NotFoundError if none ever does."""
     pairs: Set[tuple[str, str]]
     """Source and target of every hand-over that is possible."""
     snapshot: Snapshot
@@ -94,7 +94,7 @@ class Fleet(msgspec.Struct, frozen=True):
     """Those that serve a request once it has started them, without these names."""
 
     def find_ready(self, name: str) -> InstanceSpec | None:
-        """The instance of that name, if requests can go to it."""
+        """The instance of that name, if it is READY."""
         return next((spec for spec in self.ready if spec.name == name), None)
 
 
@@ -103,7 +103,7 @@ class Fleet(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The claim has its slots: the request runs now. Whoever made the claim releases the grant."""
+    """The claim has its slots: the request runs now. The request releases the grant."""
 
     claim: Claim
     grant: Grant
@@ -119,7 +119,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class MoveStream:
-    """The claim's stream migrates to an instance, where a slot has been taken for it."""
+    """The claim's stream migrates to an instance, where it has a slot already."""
 
     claim: Claim
     slot: Slot
@@ -141,7 +141,7 @@ class Decided(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class HelpSwitched:
-    """Help by the CPU was switched off, as it gains nothing, or on again."""
+    """Help by CPUs was switched off because it gains nothing, or on again."""
 
     on: bool
     text: str

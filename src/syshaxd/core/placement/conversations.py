@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Where conversations were answered last, so that their next turns find their KV caches."""
+"""Remembers where each conversation was answered last: its KV cache is there."""
 
 from collections import OrderedDict
 
@@ -8,17 +8,17 @@ _MAX_KEPT = 10_000
 
 
 class Conversations:
-    """The latest conversations, by the hash of how they begin; 0 is none."""
+    """The latest conversations, by the hash of their beginning; 0 stands for no conversation."""
 
     def __init__(self) -> None:
         self._instances: OrderedDict[int, str] = OrderedDict()
 
     def instance(self, conversation: int) -> str:
-        """Where the last turn was answered; empty: not known."""
+        """The instance that answered the last turn; empty: unknown."""
         return self._instances.get(conversation, "")
 
     def note(self, conversation: int, instance: str) -> None:
-        """A turn is answered on an instance."""
+        """Notes that an instance answers a turn."""
         if not conversation:
             return
         self._instances[conversation] = instance

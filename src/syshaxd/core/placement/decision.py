@@ -17,7 +17,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     request_id: str
     model: str
-    """Empty: any."""
+    """The model that the client names; empty: any."""
     stream: bool
     method: str = "POST"
     path: str = "/v1/chat/completions"
@@ -29,20 +29,20 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     offload: bool = False
     """The client insists on prefill and decode in different places."""
     prompt_tokens: int = 0
-    """Roughly; 0: not looked at."""
+    """Estimated length of the prompt; 0: unknown."""
     max_tokens: int | None = None
-    """Limit of the answer; None: not told."""
+    """The client's limit for the answer; None: it sets none."""
     whole_because: str = _NO_PAIR
     """Why nothing of it can be handed over; empty: at least its prompt's KV cache can."""
     stays_because: str = ""
     """Why one instance must make all of its answer, even where another computes the prompt; empty: it need not."""
     movable: bool = False
-    """Its answer may move while it is made."""
+    """Its answer may migrate while it is made."""
     request_class: RequestClass = RequestClass.INTERACTIVE
     key: str = ""
     """The name of the client's API key; in a queue, keys take turns. Empty: none was needed."""
     conversation: int = 0
-    """A hash of how it begins, the same for all turns of a conversation; 0: not known."""
+    """A hash of its beginning, which all turns of a conversation share; 0: unknown."""
 
     @property
     def split_limits(self) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_batch(self) -> bool:
-        """Whether it only fills what interactive requests leave."""
+        """Whether it only uses what interactive requests leave free."""
         return self.request_class is RequestClass.BATCH
 
     @property
@@ -68,14 +68,14 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What was expected of an offload, or of a CPU that does all of a request, when it was decided."""
+    """What the decision expected of help by a CPU: of an offload, or of a CPU that does the whole request."""
 
     offload_s: float
     """Seconds to the end of the answer."""
     wait_s: float
     """The same had the request waited for the GPU."""
     least_s: float = 0.0
-    """What it gains, less what it takes from others, if everything measured is off by as much as it hardly is."""
+    """A lower bound of the gain less the cost for others: every measurement is off against it, by its error bound."""
     least_first_s: float = 0.0
     """The same for the seconds to the first token."""
     offload_first_s: float | None = None
@@ -83,13 +83,13 @@ class Prediction:
     wait_first_s: float | None = None
     """The same had the request waited for the GPU."""
     others_s: float = 0.0
-    """Seconds that it was expected to take from other requests, summed over them."""
+    """Expected delay of other requests, in seconds, summed over them."""
     holds_up: bool = False
     """Its prompt would delay the requests ahead of it by more than the CPU takes off the GPU."""
 
     @property
     def benefit_s(self) -> float:
-        """Seconds that the offload was expected to gain."""
+        """Expected gain in seconds."""
         return self.wait_s - self.offload_s
 
 
@@ -99,9 +99,9 @@ class RunOn(msgspec.Struct, frozen=True):
     instance: str
     reasons: tuple[str, ...] = ()
     returns_to: str = ""
-    """The instance in whose queue it keeps its position: its stream migrates there when that comes up."""
+    """The GPU in whose queue it keeps its position; its stream migrates there when the position comes up."""
     prediction: Prediction | None = None
-    """Of a CPU that does all of it; None: it runs on its usual instance, or too little is known yet."""
+    """Of a CPU that does all of it; None: no CPU helps, or too little is known."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ class Offload(msgspec.Struct, frozen=True):
     decode: str
     reasons: tuple[str, ...] = ()
     prediction: Prediction | None = None
-    """None: the client asked for it, or too little is known yet."""
+    """None: the client asked for the offload, or too little is known."""
     returns_to: str = ""
     """As in RunOn."""
 
@@ -127,16 +127,16 @@ class Offload(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Nothing has room now: stay in the admission queue and be decided again when capacity frees."""
+    """No instance has room: the request waits in the queue until capacity frees, and is decided again."""
 
     reasons: tuple[str, ...] = ()
     cpu_has_room: bool = False
-    """A CPU could take it, but it is expected to end sooner if it waits."""
+    """A CPU has room, but the request is expected to finish sooner if it waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """No instance can serve this for the time being."""
+    """No instance can serve the request at present."""
 
     reason: str
     retry_after_s: float

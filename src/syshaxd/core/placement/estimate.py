@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What the instances were measured to do: learnt from readings, finished answers and hand-overs."""
+"""Estimates of what the instances can do, from readings, finished answers and hand-overs."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -17,23 +17,23 @@ from syshaxd.core.placement.steps import StepTime
 _Key = TypeVar("_Key")
 
 _MAX_KINDS = 64
-"""Kinds of requests whose lengths are remembered apart."""
+"""Kinds of requests whose lengths are kept separately."""
 _MIN_FOR_A_KIND = 8
 """Answers from which a kind's own lengths count."""
 _MIN_KV_RATIO = 0.02
-"""KV-cache usage under which a reading says little of what a request takes."""
+"""KV-cache usage below which a reading says little about one request."""
 _NO_TOKENS: Mapping[str, float] = {}
 
 
 class Estimates(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured so far; an instance or a pair that is missing was never seen at work."""
+    """The measurements so far; a missing instance or pair was never measured."""
 
     token_s: Mapping[str, StepTime] = msgspec.field(default_factory=dict)
     """Seconds between two tokens of one stream, by instance."""
     prefill_s: Mapping[str, Line] = msgspec.field(default_factory=dict)
     """Seconds from a request's admission by the instance to its first token, over the tokens of the prompt."""
     kv_per_request: Mapping[str, Measured] = msgspec.field(default_factory=dict)
-    """Share of the KV cache that a running request has, by instance."""
+    """Share of the KV cache that a running request uses, by instance."""
     kv_per_token: Mapping[str, Measured] = msgspec.field(default_factory=dict)
     """The same for each token that `kv_tokens` expects of a request."""
     lengths: Lengths = Lengths()
@@ -45,7 +45,7 @@ class Estimates(msgspec.Struct, frozen=True, kw_only=True):
     handover_bytes: Mapping[str, Measured] = msgspec.field(default_factory=dict)
     """Bytes of KV cache for each token that an instance hands over."""
     refused: Mapping[str, Measured] = msgspec.field(default_factory=dict)
-    """Share of the hand-overs from an instance whose KV cache did not arrive, so that the target computed it."""
+    """Share of an instance's hand-overs whose KV cache did not arrive, so that the target computed it."""
     read_at_s: Mapping[str, float] = msgspec.field(default_factory=dict)
     """Monotonic times of the readings that it contains."""
 
@@ -71,14 +71,14 @@ class Estimates(msgspec.Struct, frozen=True, kw_only=True):
         return Measured(per_token.value * tokens, per_token.spread * tokens, per_token.count)
 
     def for_kind(self, kind: str) -> "Estimates":
-        """What concerns requests of a kind: small enough to be kept with each decision."""
+        """The part that decisions on one kind of requests use: small enough to keep with each decision."""
         own = self.lengths_by_kind.get(kind)
         kept = {} if own is None else {kind: own.shortened(_MIN_FOR_A_KIND)}
         return replace(self, lengths=self.lengths.shortened(0), lengths_by_kind=kept)
 
 
 def observe_loads(estimates: Estimates, snapshot: Snapshot, tokens: Mapping[str, float] = _NO_TOKENS) -> Estimates:
-    """Takes new readings into account; they tell nothing of an instance without work.
+    """Adds new readings; those of an idle instance change nothing.
 
     Args:
         estimates: What was known before.
@@ -112,17 +112,17 @@ def observe_loads(estimates: Estimates, snapshot: Snapshot, tokens: Mapping[str,
 
 
 def observe_answer(estimates: Estimates, tokens: int, kind: str = "") -> Estimates:
-    """Takes the length of an answer into account."""
+    """Adds the length of an answer."""
     by_kind = dict(estimates.lengths_by_kind)
     lengths = by_kind.pop(kind, Lengths())
     if len(by_kind) >= _MAX_KINDS:
-        del by_kind[next(iter(by_kind))]  # the one not seen for longest
+        del by_kind[next(iter(by_kind))]  # the least recently used
     by_kind[kind] = lengths.observe(tokens)
     return replace(estimates, lengths=estimates.lengths.observe(tokens), lengths_by_kind=by_kind)
 
 
 def observe_handover(estimates: Estimates, handover: HandoverRecord) -> Estimates:
-    """Takes a hand-over into account, if a KV cache was to go with it."""
+    """Adds a hand-over, if it was to carry a KV cache."""
     if not handover.asked or handover.gap_s is None:
         return estimates
     refused, seconds = dict(estimates.refused), dict(estimates.handover_s)

@@ -66,7 +66,7 @@ class Sample:
 
 
 class Interval(NamedTuple):
-    """Seconds that help gains for a request."""
+    """Confidence interval of the seconds that help gains for a request."""
 
     low: float
     high: float
@@ -127,7 +127,7 @@ class Round:
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """A request that a CPU would help with, and what became of it."""
+    """A request that a CPU would help, and how it ended."""
 
     prediction: Prediction
     held_out: bool
@@ -139,7 +139,7 @@ class Member:
 
 
 class Holdout:
-    """Chooses who is held out, and switches help off and on. Times are seconds of one monotonic clock."""
+    """Chooses which requests are held out, and switches help off and on. Times are seconds of one monotonic clock."""
 
     def __init__(self, seed: int = 0) -> None:
         """Begins with help switched on."""
@@ -156,7 +156,7 @@ class Holdout:
 
     @property
     def is_off(self) -> bool:
-        """No CPU is to help."""
+        """Whether help is switched off."""
         return self.off_until_s is not None
 
     def enroll(self, prediction: Prediction, now_s: float, share: float) -> Member:
@@ -176,12 +176,12 @@ class Holdout:
         return member
 
     def restart(self) -> None:
-        """Other rules decide from now on: what was measured says nothing of them."""
+        """Starts over, because other rules decide from now on: earlier measurements do not apply to them."""
         self.round, self.last, self.off_until_s, self._failures = Round(), None, None, 0
         self._members.clear()
 
     def settle(self, now_s: float) -> str | None:
-        """Takes what has ended into account.
+        """Adds the requests that have ended.
 
         Returns:
             What has happened, if help was switched off, or on again.
@@ -211,7 +211,7 @@ class Holdout:
 
 
 def report_trial(holdout: Holdout, share: float, *, to_unix_s: float) -> OffloadTrial:
-    """What is known, for operators.
+    """The state of the experiment, for operators.
 
     Args:
         holdout: The experiment.

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Values that are measured again and again, with how far the measurements lie from them."""
+"""Values that are measured repeatedly, with the spread of the measurements."""
 
 import math
 from bisect import bisect_left
@@ -10,18 +10,18 @@ import msgspec
 from msgspec.structs import replace
 
 _WEIGHT = 0.2
-"""Of the newest measurement, once there are five."""
+"""Weight of the newest measurement, from the fifth on."""
 _BOUND_SPREADS = 2.0
-"""A bound lies so many mean deviations from the value: of normal errors, 95 % lie on its right side."""
+"""Mean deviations between a value and its bound. With normal errors, 95 % of measurements keep the bound."""
 _SLOPE_UNKNOWN = 0.05
-"""Growth of a step with each request more, as a share of it, as long as only one batch size was seen."""
+"""Share by which each further request lengthens a step, while only one batch size was measured."""
 _MIN_VARIANCE = 0.25
-"""Of the batch sizes seen, from which the slope counts."""
+"""Variance of the measured batch sizes from which the slope counts."""
 _EFFECTIVE = 2 / (_WEIGHT / 2) - 1
-"""So many measurements make a mean as good as the line is."""
+"""Measurements whose plain mean is as precise as the line."""
 _REMEMBERED = 128
 _UNKNOWN_LENGTH = (32, 64, 128, 256, 512, 1024)
-"""Lengths of answers, before any was seen."""
+"""Assumed lengths of answers, before any is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +48,18 @@ class Measured:
 
     @property
     def low(self) -> float:
-        """What it hardly is under."""
+        """Its lower bound."""
         return max(0.0, self.value - _BOUND_SPREADS * self.spread)
 
     @property
     def high(self) -> float:
-        """What it hardly is over."""
+        """Its upper bound."""
         return self.value + _BOUND_SPREADS * self.spread
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Seconds of a step by the requests in it: a straight line through what was measured, the newest most."""
+    """Seconds of a step over the requests in it: a line through the measurements, the newest weighted most."""
 
     x: float
     y: float
@@ -73,7 +73,7 @@ class Line:
 
     @classmethod
     def first(cls, x: float, y: float) -> "Line":
-        """Through one measurement, which may be off by half."""
+        """Starts from one measurement, which may be off by half."""
         return cls(x, y, spread=y / 2)
 
     def observe(self, x: float, y: float) -> "Line":
@@ -93,7 +93,7 @@ class Line:
 
     @property
     def slope(self) -> float:
-        """Seconds for each request more: never negative, and never such that no request takes less than no time."""
+        """Seconds that each further request adds: never negative, and the line never falls below 0 at 0 requests."""
         if self.variance < _MIN_VARIANCE:
             return min(_SLOPE_UNKNOWN, 1 / max(1.0, self.x)) * self.y
         return min(max(0.0, self.covariance / self.variance), self.y / max(1.0, self.x))
@@ -104,7 +104,7 @@ class Line:
 
     @property
     def error_ratio(self) -> float:
-        """By what share of it the mean of several values hardly is off."""
+        """Error bound of the mean of several values, as a share of it."""
         if self.y <= 0:
             return 1.0
         return _BOUND_SPREADS * self.spread / math.sqrt(min(self.count, _EFFECTIVE)) / self.y
@@ -119,7 +119,7 @@ class Lengths(msgspec.Struct, frozen=True):
     mean_square: float = 2 * 256.0**2
 
     def observe(self, tokens: int) -> "Lengths":
-        """Takes one answer more into account."""
+        """Adds one answer."""
         if len(self.latest) < _REMEMBERED:
             latest = (*self.latest, tokens)
             count = len(latest)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a CPU's help gives and takes, in seconds: as expected, and by a bound that it hardly falls short of."""
+"""Gain and cost of help by a CPU, in seconds: the expected value, and a lower bound."""
 
 import math
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from syshaxd.core.placement.steps import StepTime
 
 _HANDOVER_S = 0.1
 _HANDOVER_STEPS = 2
-"""A hand-over that was never measured is taken to last `_HANDOVER_S` and so many steps of the slower side."""
+"""A hand-over that was never measured counts as `_HANDOVER_S` plus so many steps of the slower instance."""
 _MEDIAN, _LONG = 0.5, 0.9
-"""Shares of answers: help must pay for those of these lengths."""
+"""Quantiles of the answers' lengths: help must pay at both."""
 _MARGIN_S = 0.25
 _MARGIN_RATIO = 0.1
-"""Help must gain so much, and such a share of the wait: less is lost in what nobody has measured."""
+"""Help must gain at least so many seconds and such a share of the wait: less may be lost in unmeasured costs."""
 _MAX_ERROR_RATIO = 0.9
 
 
@@ -37,7 +37,7 @@ class Help:
     inside: int
     """Requests that wait inside the GPU."""
     queued: int
-    """Requests that get the GPU before this one, beside those inside."""
+    """Requests in the queue that get the GPU before this one."""
     cpu_running: int
     cpu_slots: int
     """Requests that the CPU runs at the same time."""
@@ -46,11 +46,11 @@ class Help:
     splits: bool
     """The GPU computes the prompt and hands it over."""
     returns: bool
-    """The answer goes on at the GPU when it is its turn there."""
+    """The answer migrates to the GPU when its position there comes up."""
 
 
 def predict_help(estimates: Estimates, help_: Help) -> Prediction | None:
-    """Compares help now with the wait for the GPU; None: an instance was not seen yet at what it would do."""
+    """Compares help now with the wait for the GPU; None: a measurement of one of the instances is missing."""
     gpu, cpu = estimates.token_s.get(help_.gpu), estimates.token_s.get(help_.cpu)
     if gpu is None or cpu is None or not (help_.splits or help_.cpu in estimates.prefill_s):
         return None
@@ -70,7 +70,7 @@ def predict_help(estimates: Estimates, help_: Help) -> Prediction | None:
 
 
 def predict_first_s(estimates: Estimates, gpu: Room, request: InferenceRequest, queued: int) -> float:
-    """Seconds until a GPU makes a request's first token, behind so many in the queue; 0: the GPU was not seen yet."""
+    """Seconds until a GPU makes a request's first token, behind so many in the queue; 0: it was not measured yet."""
     step, prompt = estimates.token_s.get(gpu.spec.name), estimates.prefill_s.get(gpu.spec.name)
     if step is None:
         return 0.0
@@ -84,7 +84,7 @@ def pays(prediction: Prediction) -> bool:
 
 
 def relief_pays(estimates: Estimates, gpu: str, cpu: str, *, waiting: int, slots: int) -> bool:
-    """Whether a stream should leave a GPU that preempts for want of KV, and come back when its turn comes.
+    """Whether a stream should leave a GPU that preempts because its KV cache is full, and return later.
 
     If it stays, a request is thrown out, waits for those inside that end, and is computed again.
 
@@ -112,7 +112,7 @@ def relief_pays(estimates: Estimates, gpu: str, cpu: str, *, waiting: int, slots
 
 
 def return_pays(estimates: Estimates, gpu: str, cpu: str) -> bool:
-    """Whether a stream of ordinary length that a CPU answers is better off at a GPU with room."""
+    """Whether a stream of mean length finishes sooner if it moves from a CPU to a GPU with room."""
     gpu_step, cpu_step, prompt = estimates.token_s.get(gpu), estimates.token_s.get(cpu), estimates.prefill_s.get(gpu)
     if gpu_step is None or cpu_step is None:
         return True
@@ -131,7 +131,7 @@ def handover_s(estimates: Estimates, source: str, target: str, tokens: float) ->
 
 
 class _Case:
-    """An answer of one length; with `doubt` 1 everything measured is as it hardly is, and speaks against help."""
+    """The times of an answer of one length. With `doubt` 1, each measurement is off against help by its bound."""
 
     def __init__(
         self, estimates: Estimates, help_: Help, gpu: StepTime, cpu: StepTime, *, tokens: float, doubt: float
@@ -142,7 +142,7 @@ class _Case:
         self._cpu_s = cpu.at(help_.cpu_running + 1, help_.cpu_kv_ratio) * (1 + doubt * cpu.error_ratio)
         self._cpu_more_s = cpu.slope
         ahead = help_.queued + help_.inside + 1
-        # The GPU ends an answer every so many seconds. Lengths scatter by as much as they are long, sums of many less.
+        # Seconds between two answers that end on the GPU. Lengths vary by their mean, sums of many lengths by less.
         self._end_s = estimates.lengths.mean * self._gpu_s / help_.slots * (1 - doubt * min(0.7, 1 / math.sqrt(ahead)))
         gpu_prompt, cpu_prompt = (estimates.prefill_s.get(name) for name in (help_.gpu, help_.cpu))
         self._gpu_prompt_s = gpu_prompt.at(help_.prompt_tokens) if gpu_prompt else 0.0
@@ -157,7 +157,7 @@ class _Case:
         self.wait_first_s = self._turn_s + self._gpu_prompt_s
         self.wait_s = self.wait_first_s + self._tokens * self._gpu_s
         self._refused = self._share_refused()
-        # The prompt waits for a slot of the GPU behind all that wait inside.
+        # The prompt waits for a slot of the GPU behind the requests that wait inside.
         self.help_first_s = (
             (help_.inside + 1) * self._end_s + self._gpu_prompt_s if help_.splits else self._cpu_prompt_s
         )
@@ -169,14 +169,14 @@ class _Case:
         self.holds_up = help_.splits and help_.queued > 0 and self._gpu_prompt_work_s > made * self._gpu_token_work_s
 
     def _share_refused(self) -> float:
-        """Of such hand-overs: the CPU computes those prompts."""
+        """Share of such hand-overs that are refused, so that the CPU computes the prompt."""
         if not self._help.splits:
             return 1.0
         known = self._estimates.refused.get(self._help.gpu)
         return min(1.0, self._doubted(known)) if known else 0.0
 
     def _seconds_to_begin(self) -> float:
-        """Until the CPU makes its first token."""
+        """Seconds until the CPU makes its first token."""
         help_ = self._help
         if not help_.splits:
             return self._cpu_prompt_s
@@ -184,11 +184,11 @@ class _Case:
         return self.help_first_s + gap_s + self._refused * self._cpu_prompt_s
 
     def _seconds_of_help(self) -> tuple[float, float]:
-        """To the end of the answer; and the tokens of it that the CPU makes."""
+        """Seconds to the end of the answer, and the tokens that the CPU makes."""
         whole_s = self._begins_s + self._tokens * self._cpu_s
         if not self._help.returns:
             return whole_s, self._tokens
-        # It leaves the CPU with a token, for which its slot at the GPU waits.
+        # It leaves the CPU after a whole token; its slot on the GPU waits for that.
         made = max(0.0, self._turn_s - self._begins_s) / self._cpu_s + 1
         tokens = self._help.prompt_tokens + min(made, self._tokens)
         gap_s = self._doubted(handover_s(self._estimates, self._help.cpu, self._help.gpu, tokens))
@@ -197,7 +197,7 @@ class _Case:
         return min((whole_s, self._tokens), (returned_s, min(made, self._tokens)))
 
     def _seconds_of_others(self, made: float) -> float:
-        """That it takes from others, summed over them."""
+        """Seconds by which it delays others, summed over them."""
         help_ = self._help
         # Each of its steps is longer for all others on the CPU, and its prompt makes them wait: also those that could
         # be there in the meantime.

@@ -16,7 +16,7 @@ from syshaxd.core.types import InstanceSpec
 MOST_OVERTAKEN = 256
 """A batch request is overtaken by at most so many interactive ones that arrived later."""
 _SCANNED = 4
-"""Times as many entries are looked at as are offered the CPU."""
+"""Entries that are examined for each one that is offered the CPU."""
 
 
 class Queue:
@@ -32,7 +32,7 @@ class Queue:
         self._most_overtaken = most_overtaken
         self._settled = Turns()
         self._batch = Turns()
-        """Those that interactive requests may overtake."""
+        """Batch claims that interactive ones may still overtake."""
         self._overtaking = 0
         self._returns = 0
 
@@ -44,11 +44,11 @@ class Queue:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait; those that a CPU answers meanwhile do not."""
+        """Requests that wait; those that a CPU answers meanwhile do not count."""
         return len(self) - self._returns
 
     def claims(self) -> Iterator[Claim]:
-        """Those that wait, in order."""
+        """The claims that wait, in order."""
         return (entry.claim for entry in self if not entry.gpu)
 
     def has_room(self, key: str, size: int) -> bool:
@@ -81,7 +81,7 @@ class Queue:
         self._settled.append(Entry(claim, gpu))
 
     def prepend(self, claim: Claim, gpu: str = "") -> None:
-        """Adds a claim before all others; one that is there already moves there."""
+        """Adds a claim before all others, or moves it there."""
         self._discard(claim)
         self._returns += bool(gpu)
         self._settled.prepend(Entry(claim, gpu))
@@ -101,15 +101,15 @@ class Queue:
         return first
 
     def put_back(self, entries: Sequence[Entry]) -> None:
-        """Puts entries that were taken out back where they were, in their order."""
+        """Returns entries that were taken out to their former positions."""
         for entry in reversed(entries):
             (self._settled if entry.overtaking is None else self._batch).put_back(entry)
             self._returns += bool(entry.gpu)
 
     def last(self, count: int) -> list[tuple[int, Claim]]:
-        """Of the last entries those that wait, and how many are before each; the first entry is not among them.
+        """The last entries that wait, each with the number of entries before it; never the first entry.
 
-        What is held out does not count: it must not keep others from the CPU.
+        Entries that are held out do not count: they must not keep others from the CPU.
         """
         size, found, seen = len(self), list[tuple[int, Claim]](), 0
         ends = islice(chain(reversed(self._batch), reversed(self._settled)), max(0, size - 1))
@@ -148,7 +148,7 @@ class Queues:
     """The queue of each model."""
 
     def __init__(self) -> None:
-        self._queues: OrderedDict[str, Queue] = OrderedDict()  # that of the model which had its turn last comes last
+        self._queues: OrderedDict[str, Queue] = OrderedDict()  # least recently served model first
 
     @property
     def waiting(self) -> int:
@@ -161,7 +161,7 @@ class Queues:
         return sum(map(len, self._queues.values()))
 
     def claims(self) -> Iterator[Claim]:
-        """Those that wait, model by model."""
+        """The claims that wait, model by model."""
         return (claim for queue in self._queues.values() for claim in queue.claims())
 
     def get(self, model: str) -> Queue:
@@ -172,7 +172,7 @@ class Queues:
     def of(self, claim: Claim, fleet: Fleet) -> Queue:
         """The queue of the model that a claim's instances serve; a claim that none serves is in no queue."""
         if not claim.queue:
-            with suppress(NotFoundError):  # it is refused when it is decided
+            with suppress(NotFoundError):  # the decision refuses it
                 claim.queue = _model_of(fleet.candidates(claim.request, ()) or fleet.waited_for(claim.request, ()))
         return self._queues.setdefault(claim.queue, Queue()) if claim.queue else Queue()
 
@@ -181,7 +181,7 @@ class Queues:
         return self.get(_model_of(candidates))
 
     def in_turn(self) -> list[str]:
-        """The models with entries; the one that has had its turn last comes last."""
+        """The models with entries, the least recently served first."""
         return [model for model, queue in self._queues.items() if len(queue)]
 
     def has_had_turn(self, model: str) -> None:

@@ -18,7 +18,7 @@ class Outcome(StrEnum):
     """Answered with a 4xx other than 429."""
     CLIENT_GONE = "client_gone"
     CANCELLED = "cancelled"
-    """By an operator."""
+    """An operator cancelled it."""
     REJECTED = "rejected"
     """429 or 503: no capacity or no instance."""
     FAILED = "failed"
@@ -110,13 +110,13 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     retries: int = 0
     handovers: tuple[HandoverRecord, ...] = ()
     prediction: Prediction | None = None
-    """Of help by a CPU."""
+    """The prediction for help by a CPU."""
     path: str = ""
     """The route that the instances got."""
     model: str = ""
     prompt_tokens: int = 0
     """Estimated from the length of the body; 0: not known."""
     max_tokens: int | None = None
-    """Limit of the answer."""
+    """The client's limit for the answer."""
     held_out: bool = False
-    """It waited for the GPU to measure what help by a CPU gains."""
+    """It was held out: it waited for the GPU, to measure what help by a CPU gains."""

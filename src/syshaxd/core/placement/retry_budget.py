@@ -3,11 +3,11 @@
 """A budget for retries: where many requests fail, trying each again would double the load on what is left.
 
 The budget holds a reserve for twice the slots of all instances, so that all requests of one that ends can be tried
-elsewhere at once. Beyond that, retries are a share of the requests; the reserve comes back within a minute.
+elsewhere at once. Beyond that, retries are a share of the requests; the reserve refills within a minute.
 """
 
 REFILL_S = 60.0
-"""In which an empty reserve fills up."""
+"""Seconds in which an empty reserve refills."""
 
 
 class RetryBudget:
@@ -22,11 +22,11 @@ class RetryBudget:
         self._at_s = 0.0
 
     def earn(self) -> None:
-        """A request has come."""
+        """Counts a request."""
         self._earned += self.ratio
 
     def spend(self, reserve: int, now_s: float) -> bool:
-        """Takes a retry out of the budget; false: it is used up.
+        """Takes a retry from the budget; false: the budget is used up.
 
         Args:
             reserve: What the budget holds at most.

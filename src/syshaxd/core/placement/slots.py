@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Slots: the right to run a request on an instance. What an instance has running is the number of its slots."""
+"""Slots: the right to run a request on an instance. An instance runs as many requests as it has taken slots."""
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -31,7 +31,7 @@ class Slot:
         """Only `Slots.take` makes one."""
         self._slots = slots
         self.kv_tokens = kv_tokens
-        """What its request was expected to have in the KV cache on average."""
+        """KV-cache tokens that its request was expected to have on average."""
         self.spec = spec
         """The instance, as it was configured when the slot was taken."""
 
@@ -73,11 +73,11 @@ class Slots:
         return self._counts.get(name, 0)
 
     def subscribe(self, on_release: Callable[[str], None]) -> None:
-        """Has `on_release` called with the instance's name after each release."""
+        """Calls `on_release` with the instance's name after each release from now on."""
         self._subscribers.append(on_release)
 
     def observe_loads(self, snapshot: Snapshot) -> None:
-        """Starts to count `ended` again for each instance that was read anew. No other reading changes anything."""
+        """Restarts the count of `Taken.ended` for each instance that has a new reading."""
         for name, load in snapshot.instances.items():
             if load.read_at_s != self._read_at_s.get(name):
                 self._read_at_s[name] = load.read_at_s
@@ -94,7 +94,7 @@ class Slots:
         return slot
 
     def give_back(self, slot: Slot) -> None:
-        """See Slot.release."""
+        """Releases a slot: see `Slot.release`."""
         name = slot.spec.name
         taken = self._taken.get(name, set())
         if slot not in taken:
@@ -129,11 +129,11 @@ class Grant:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """Those of the placement, in its order, then those added."""
+        """The placement's slots, in its order, then the added ones."""
         return tuple(self._slots)
 
     def add(self, slot: Slot) -> None:
-        """Holds one more slot; if the grant has ended already, it is released at once."""
+        """Holds one more slot. If the grant has ended, it releases the slot at once."""
         if self._released is None:
             slot.release()
         else:
@@ -149,7 +149,7 @@ class Grant:
             slot.release()
 
     def take_over(self, other: "Grant") -> None:
-        """Holds what another grant holds, which ends."""
+        """Takes the slots of another grant, and ends that."""
         for slot in other._slots:
             self.add(slot)
         other._slots.clear()

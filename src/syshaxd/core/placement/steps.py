@@ -1,15 +1,15 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Seconds of a decode step by its batch and by the context that the batch has."""
+"""The time of a decode step, as a function of batch and context."""
 
 from dataclasses import dataclass, replace
 
 from syshaxd.core.placement.measured import Line
 
 _WEIGHT = 0.1
-"""Of the newest measurement, once there are ten."""
+"""Weight of the newest measurement, from the tenth on."""
 _MIN_VARIANCE = 1e-4
-"""Of the context at one batch size, from which its slope counts: contexts that differ by 1 % of the KV cache."""
+"""Variance of the context at one batch size from which the slope counts: a spread of 1 % of the KV cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +25,19 @@ class StepTime:
     context: Line
     """The usual context, as a share of the KV cache, over the requests that run."""
     variance: float = 0.0
-    """Of the context about what is usual."""
+    """Variance of the context around the usual one."""
     covariance: float = 0.0
-    """Of that with the seconds."""
+    """Covariance of the context and the seconds."""
     spread: float = 0.0
     """Mean distance of a measurement from the prediction."""
 
     @classmethod
     def first(cls, batch: float, step_s: float, context_ratio: float = 0.0) -> "StepTime":
-        """Of one measurement, which may be off by half."""
+        """Starts from one measurement, which may be off by half."""
         return cls(Line.first(batch, step_s), Line.first(batch, context_ratio), spread=step_s / 2)
 
     def observe(self, batch: float, step_s: float, context_ratio: float = 0.0) -> "StepTime":
-        """Takes one measurement more into account.
+        """Adds one measurement.
 
         Args:
             batch: Requests that ran.
@@ -59,7 +59,7 @@ class StepTime:
         )
 
     def at(self, batch: float, context_ratio: float | None = None) -> float:
-        """Seconds with so many requests; their context is that which is usual, unless given."""
+        """Seconds of a step with so many requests, at the usual context unless one is given."""
         usual_s = self.by_batch.at(batch)
         if context_ratio is None:
             return usual_s
@@ -73,15 +73,15 @@ class StepTime:
 
     @property
     def slope(self) -> float:
-        """Seconds for each request more, with the context that it usually brings."""
+        """Seconds that each further request adds, with its usual context."""
         return self.by_batch.slope
 
     @property
     def context_slope(self) -> float:
-        """Seconds for the whole KV cache more at the same batch; never negative."""
+        """Seconds that a full KV cache adds at the same batch; never negative."""
         return max(0.0, self.covariance / self.variance) if self.variance >= _MIN_VARIANCE else 0.0
 
     @property
     def error_ratio(self) -> float:
-        """By what share of it the mean of several steps hardly is off."""
+        """Error bound of the mean of several steps, as a share of it."""
         return replace(self.by_batch, spread=self.spread).error_ratio

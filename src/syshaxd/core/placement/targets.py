@@ -1,30 +1,30 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Classes of requests, and the latencies that each is to get."""
+"""Classes of requests, and their target latencies."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class RequestClass(StrEnum):
-    """What a client asks for. The names never change."""
+    """How urgent a request is. The names never change."""
 
     INTERACTIVE = "interactive"
-    """Somebody reads along: the default."""
+    """A person waits for the answer: the default."""
     BATCH = "batch"
-    """It fills what interactive requests leave."""
+    """It uses what interactive requests leave free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Latencies that a class is to get, in seconds; None: as low as possible."""
+    """Target latencies of a class, in seconds; None: as low as possible."""
 
     ttft_s: float | None = None
     """To the first token."""
     tpot_s: float | None = None
     """Between two tokens of one answer, on average."""
     refuse: bool = False
-    """A request that can't get its first token in time is refused when it arrives, not served late."""
+    """Refuse a request at its arrival if it cannot get its first token in time, instead of serving it late."""
 
     def met(self, first_s: float, token_s: float) -> bool:
         """Whether these latencies are within the target."""

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""An answer that several instances make, one after the other: an offload, or a stream that migrates."""
+"""An answer that several instances make in turn: an offload, or a stream that migrates."""
 
 import asyncio
 import secrets
@@ -27,14 +27,14 @@ from syshaxd.serving.runner.relay import MovableRelay, Relay
 from syshaxd.serving.runner.runner import Runner
 from syshaxd.serving.runner.segment import Segment
 
-# An event with one token surely ends with a whole character. Where there is none among so many, a tokenizer is asked.
+# An event with one token certainly ends with a whole character. If none of so many events has one, a tokenizer decides.
 _EVENTS_TO_WAIT = 8
 # A prefill's answer does not show it.
 _USAGE_UNASKED = "--enable-force-include-usage"
 
 
 class MovableAnswer:
-    """One answer; each `run` has a segment of it made (placement's `MovableStream`)."""
+    """One answer, of which each `run` makes a segment (placement's `MovableStream`)."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class MovableAnswer:
         recoverable: bool,
         last_try: bool,
     ) -> None:
-        """Begins nothing.
+        """Starts nothing yet.
 
         Args:
             runner: Has the connections to instances.
@@ -74,9 +74,9 @@ class MovableAnswer:
         self._from_prompt = from_prompt
         self.last_try = last_try
         self.recoverable = recoverable
-        """If its instance fails, another one may continue: it is known to compute the same."""
+        """Whether another instance may continue if its instance fails: it is known to compute the same."""
         self.may_return = not request.inference.offload
-        """It need not stay where it was offloaded to."""
+        """Whether it may leave the instance to which it was offloaded."""
         self._loop = asyncio.get_running_loop()
         self._joined = JoinedAnswer(
             request.path,
@@ -95,14 +95,14 @@ class MovableAnswer:
         self._prefilled = False
         self._load: str | None = None
         self.target: Slot | None = None
-        """The slot to which it is about to move."""
+        """The slot to which it will migrate."""
         self._events_to_wait = 0
         self._had = 0  # tokens before the present segment
         self._spoken = False
         self._cause = Cause.OFFLOAD
         self._handovers = HandoverMeter(request)
         self.part_over = False
-        """The instance has made its part, and the rest may be made elsewhere."""
+        """Whether the instance has made its part, so that the rest can be made elsewhere."""
 
     def __enter__(self) -> Self:
         self._client.attach(self._exchanges)
@@ -115,7 +115,7 @@ class MovableAnswer:
         self._handovers.end(self._joined.cached_tokens if self._whole is None else self._whole.cached_tokens)
         self._slot = self.target = None
 
-    # How far it has come.
+    # Progress.
 
     @property
     def spec(self) -> InstanceSpec | None:
@@ -124,7 +124,7 @@ class MovableAnswer:
 
     @property
     def instance(self) -> str:
-        """The one that makes the present segment."""
+        """The name of the instance that makes the current segment."""
         slot = self._prefill or self._slot
         assert slot is not None
         return slot.spec.name
@@ -142,27 +142,27 @@ class MovableAnswer:
 
     @property
     def over(self) -> bool:
-        """The client has got all that it gets."""
+        """Whether the client has everything that it will get."""
         return self._delivery.over
 
     @property
     def begun(self) -> bool:
-        """The client has got some of it."""
+        """Whether the client has a part of it."""
         return self._delivery.answer.begun
 
     @property
     def progressed(self) -> bool:
-        """The present instance has made some of it."""
+        """Whether the current instance has made a part of it."""
         return self._joined.tokens > self._had if self._whole is None else self.begun
 
     @property
     def outcome(self) -> Outcome:
-        """How it has ended."""
+        """Its outcome."""
         return self._delivery.answer.outcome
 
     @property
     def may_go_on(self) -> bool:
-        """Another instance could make the rest."""
+        """Whether another instance could make the rest."""
         return self.recoverable and (self._joined.may_go_on or (self._prefilled and self._joined.plain))
 
     # Where it continues.
@@ -170,11 +170,11 @@ class MovableAnswer:
     @property
     def may_move(self) -> bool:
         """Whether `move` has a chance."""
-        # Until the present instance has spoken, it may still be loading what the last one handed over.
+        # Before its first token, the current instance may still be loading the KV cache of the last one.
         return self._movable and self._spoken and self._joined.may_be_cut and self.target is None
 
     def move(self, target: Slot, cause: Cause) -> bool:
-        """Continues at `target` as soon as what the client has got ends with a whole character.
+        """Continues at `target` as soon as the client's part ends with a whole character.
 
         Args:
             target: Where to; it is this request's from now on.
@@ -195,7 +195,7 @@ class MovableAnswer:
         return True
 
     def go_on_at(self, target: Slot, cause: Cause) -> None:
-        """The next segment is made at `target`, a slot of this request's grant."""
+        """Makes the next segment at `target`, a slot of this request's grant."""
         source = self._slot
         assert source is not None
         self._slot, self.target, self._cause = target, None, cause
@@ -215,7 +215,7 @@ class MovableAnswer:
         return self._request.fields
 
     async def run(self) -> None:
-        """Has the next segment made: up to the answer's end (`over`), to a move, or to the end of the instance's part.
+        """Makes the next segment: up to the answer's end (`over`), a migration, or the end of the instance's part.
 
         Raises:
             InstanceFailedError: The instance has failed; `begun` and `may_go_on` tell what can be done.
@@ -234,7 +234,7 @@ class MovableAnswer:
                 self._delivery.abandon()
             elif self._whole is not None and self._whole.complete():
                 self._delivery.over = True
-            elif not self._joined.finished:  # else nothing but the last words is missing
+            elif not self._joined.finished:  # else only the end of the stream is missing
                 raise
         finally:
             self._exchanges.response, self._spoken = None, False
@@ -375,7 +375,7 @@ class MovableAnswer:
     # The end.
 
     def break_off(self, error: SyshaxError) -> None:
-        """Ends what the client has got with an error event, or its connection."""
+        """Ends the client's part with an error event, or drops the connection."""
         if self._whole is None:
             self._delivery.break_off(error)
         else:

@@ -16,12 +16,12 @@ from syshaxd.serving.runner.runner import Runner
 
 
 class RelayedAnswer:
-    """Another instance can start it over as long as the client has got nothing; none can continue it."""
+    """Another instance can start it over while the client has nothing of it; none can continue it."""
 
     def __init__(
         self, runner: Runner, request: Request, slot: Slot, *, last_try: bool, answer: ClientAnswer | None = None
     ) -> None:
-        """Begins nothing.
+        """Starts nothing yet.
 
         Args:
             runner: Has the connections to instances.
@@ -41,32 +41,32 @@ class RelayedAnswer:
 
     @property
     def instance(self) -> str:
-        """That which makes it."""
+        """The name of the instance that makes it."""
         return self._slot.spec.name
 
     @property
     def begun(self) -> bool:
-        """The client has got some of it."""
+        """Whether the client has a part of it."""
         return self._answer.begun
 
     @property
     def progressed(self) -> bool:
-        """The instance has made some of it."""
+        """Whether the instance has made a part of it."""
         return self._answer.begun
 
     @property
     def outcome(self) -> Outcome:
-        """How it has ended."""
+        """Its outcome."""
         return self._answer.outcome
 
     @property
     def tokens(self) -> int:
-        """Tokens of a stream that have come: events."""
+        """Tokens of a stream so far: its events."""
         return self._relay.events
 
     @property
     def usage(self) -> tuple[int, int]:
-        """Tokens of the prompt and of the answer; 0: the instance did not tell."""
+        """Tokens of the prompt and of the answer; 0: the instance did not report them."""
         return self._relay.tokens_in, self._relay.tokens_out
 
     async def run(self) -> None:
@@ -92,7 +92,7 @@ class RelayedAnswer:
         self.over = True
 
     def break_off(self, error: SyshaxError) -> None:
-        """Ends what the client has got with an error event, or its connection."""
+        """Ends the client's part with an error event, or drops the connection."""
         self._relay.break_off(error)
         self.over = True
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What an instance answers, until it is known whether that is good enough for the client."""
+"""An instance's response, held until it is known whether it is good enough for the client."""
 
 import asyncio
 import json
@@ -11,14 +11,14 @@ from syshaxd.core.wire.http1 import Dechunker, ProtocolError, ResponseHead
 from syshaxd.core.wire.openai import error_text, is_refusal
 from syshaxd.serving.runner.exchange import Exchange
 
-# Statuses with which another instance may do better.
+# Statuses after which another instance may do better.
 INSTANCE_FAULTS = frozenset((500, 502, 503, 504))
 # Enough of the body of a fault: it is quoted, not passed on.
 MAX_FAULT_BYTES = 64 * 1024
 
 
 class Response(Exchange):
-    """Takes one response of an instance. What is done with its body is up to the kinds of it."""
+    """Takes one response of an instance. Its subclasses handle the body."""
 
     __slots__ = ("_held", "_held_bytes", "_last_try", "client_stalled", "cut_off", "head_")
 
@@ -33,11 +33,11 @@ class Response(Exchange):
         super().__init__(done, paused=paused)
         self._last_try = last_try
         self.head_: ResponseHead | None = None
-        """The response's head, once it has come."""
+        """The response's head, once it has arrived."""
         self.cut_off = False
-        """It was ended from here."""
+        """Whether the daemon has ended it."""
         self.client_stalled = False
-        """It timed out because the client took nothing."""
+        """Whether it timed out because the client took nothing."""
         self._held: list[bytes] = []
         self._held_bytes = 0
 
@@ -48,7 +48,7 @@ class Response(Exchange):
         self._settle(None)
 
     def fail(self, error: InstanceFailedError | InstanceTimeoutError) -> None:
-        """Ends the response here, as it is of no use."""
+        """Ends the response here, because it is useless."""
         self.cancel()
         self._settle(error)
 
@@ -91,7 +91,7 @@ class Response(Exchange):
         return InstanceFailedError(f"the instance answered {self.head_.status}: {excerpt(self.payload()) or 'nothing'}")
 
     def payload(self) -> bytes:
-        """What is held of the body, without its framing."""
+        """The held part of the body, without its framing."""
         data = b"".join(self._held)
         if self.head_ is None or not self.head_.chunked:
             return data

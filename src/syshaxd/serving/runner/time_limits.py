@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""How long the phases of an answer may take."""
+"""Time limits of the phases of an answer."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,14 +10,14 @@ from syshaxd.core.config.schema import SystemConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeLimits:
-    """All in seconds."""
+    """Limits in seconds."""
 
     silence_s: float
     """Without any data from the instance, or without the client taking any."""
     connect_s: float = 5.0
     """Until the instance has accepted a connection."""
     first_token_s: float | None = None
-    """As `silence_s`, until the client has got something of a stream; None: the same."""
+    """The same until the client has the first part of a stream; None: `silence_s`."""
     total_s: float | None = None
     """From the request's arrival to the answer's end; None: no limit."""
 

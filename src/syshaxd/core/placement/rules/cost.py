@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The policy `cost`: nobody is worse off than with the GPU alone.
+"""The policy `cost`: no request is worse off than with the GPU alone.
 
 The GPU comes first, as if there were no CPU. When it is full, the CPU helps with what surely ends sooner so: the gain
 must exceed a margin even if all measurements are off, and what it takes from others counts. Streams leave a GPU that
@@ -17,7 +17,7 @@ from syshaxd.core.placement.rules.view import Move, View, gpu_first, room_by_kv,
 from syshaxd.core.types import InstanceSpec, Role
 
 _SHORT_PROMPT = 256
-"""Tokens of a prompt that a CPU computes to get known."""
+"""Longest prompt, in tokens, that a CPU computes to be measured for the first time."""
 
 
 class CostRules:
@@ -52,7 +52,7 @@ class CostRules:
 def _help(
     view: View, request: InferenceRequest, gpus: list[Room], cpu: Room, reasons: tuple[str, ...]
 ) -> Placement | str:
-    """What a CPU with room takes over from full GPUs; a text: why it is better to wait."""
+    """How a CPU with room helps full GPUs; a text: why it is better to wait."""
     if request.is_batch and 2 * cpu.running >= cpu.slots:
         return "the other half of its slots is for interactive requests"
     found: list[tuple[Help, Prediction]] = []
@@ -77,7 +77,7 @@ def _help(
 def _best(
     view: View, request: InferenceRequest, found: Sequence[tuple[Help, Prediction]]
 ) -> tuple[Help, Prediction] | None:
-    """The way of help that a request takes; None: it is better to wait.
+    """The way in which a CPU helps a request; None: it is better to wait.
 
     What pays comes first. Otherwise a request whose target only help meets takes the way that costs others least, if it
     surely gains more to its first token than it costs them; so does a batch request, which leaves the GPU to others.
@@ -155,7 +155,7 @@ def _placement(help_: Help, prediction: Prediction | None, reasons: tuple[str, .
 
 
 def _back(view: View, gpu: Room, cpu: Room) -> Move | None:
-    """Streams without a turn go back to a GPU that has to spare, so many that it need not give them away again soon."""
+    """Streams return to a GPU with spare room, only so many that it need not send them away again soon."""
     pair = cpu.spec.name, gpu.spec.name
     kv_full = gpu.load.kv_usage_ratio > view.policy.gpu_cache_threshold - HYSTERESIS
     if pair not in view.pairs or gpu.load.waiting or kv_full or not return_pays(view.estimates, *reversed(pair)):
@@ -165,7 +165,7 @@ def _back(view: View, gpu: Room, cpu: Room) -> Move | None:
 
 
 def _aside(view: View, gpu: Room, gpus: list[Room]) -> Move | None:
-    """A stream leaves a GPU that preempts for another with room."""
+    """A stream leaves a GPU that preempts, for another GPU with room."""
     if not gpu.load.preempted:
         return None
     able = [other for other in gpus if (gpu.spec.name, other.spec.name) in view.pairs and not other.full]
@@ -174,7 +174,7 @@ def _aside(view: View, gpu: Room, gpus: list[Room]) -> Move | None:
 
 
 def _relief(view: View, gpu: Room, cpu: Room) -> Move | None:
-    """A stream leaves a GPU that preempts."""
+    """A stream leaves a GPU that preempts, for a CPU."""
     pair = gpu.spec.name, cpu.spec.name
     if not gpu.load.preempted or pair not in view.pairs or cpu.full:
         return None
@@ -184,7 +184,7 @@ def _relief(view: View, gpu: Room, cpu: Room) -> Move | None:
 
 
 def _make_room(view: View, room: Callable[[View, InstanceSpec], Room]) -> tuple[Move, ...]:
-    """As interactive requests wait, a batch stream leaves each full GPU for a CPU that has slots to spare."""
+    """While interactive requests wait, a batch stream leaves each full GPU for a CPU with spare slots."""
     moves: list[Move] = []
     for gpu in (room(view, spec) for spec in view.specs(Role.GPU)):
         cpus = [room(view, spec) for spec in view.specs(Role.CPU) if (gpu.spec.name, spec.name) in view.pairs]

@@ -30,21 +30,21 @@ class _OneRole:
 
 
 class GpuOnlyRules(_OneRole):
-    """The GPU alone, to compare with."""
+    """The GPU alone, for comparison."""
 
     role = Role.GPU
     summary = "the CPU gets requests only while no GPU instance is ready"
 
 
 class CpuOnlyRules(_OneRole):
-    """The CPU alone, to compare with."""
+    """The CPU alone, for comparison."""
 
     role = Role.CPU
     summary = "the GPU gets requests only while no CPU instance is ready"
 
 
 class UpstreamThresholdRules(_OneRole):
-    """As upstream sysHAX 0.2: over a KV usage of the GPU, the CPU decodes, unless it is too slow."""
+    """As upstream sysHAX 0.2: above a KV usage of the GPU, the CPU decodes, unless it is too slow."""
 
     role = Role.GPU
     summary = "as upstream sysHAX 0.2: over a KV usage of the GPU the CPU decodes, unless it is too slow"

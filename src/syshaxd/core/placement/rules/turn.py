@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The policy `turn`, which was the only one up to 0.3.0; kept to compare with.
+"""The policy `turn`, the only one up to 0.3.0; kept for comparison.
 
 When the GPU is full by its last reading, the CPU helps with what is expected to end sooner so, by any gain. A stream
 leaves a GPU that preempts, whatever that costs; while it preempts, no stream goes back, and the queue waits behind it.
@@ -81,7 +81,7 @@ def _cpu_full(room: Room, throughput_threshold: float) -> str:
 
 
 def _spare(view: View, gpu: InstanceSpec) -> int:
-    """Streams that a GPU can take back at once, such that it does not have to give them away again soon."""
+    """Streams that may return to a GPU at once without having to leave it again soon."""
     load = view.snapshot.load(gpu.name)
     if load.waiting or load.kv_usage_ratio > view.policy.gpu_cache_threshold - HYSTERESIS:
         return 0
@@ -92,7 +92,7 @@ def _spare(view: View, gpu: InstanceSpec) -> int:
 def _help(
     view: View, request: InferenceRequest, gpus: list[Room], cpu: Room, reasons: tuple[str, ...]
 ) -> Placement | str:
-    """What a CPU with room takes over from full GPUs; a text: why it is better to wait."""
+    """How a CPU with room helps full GPUs; a text: why it is better to wait."""
     name = cpu.spec.name
     prefill: Room | None = None
     if not request.whole_because and request.prompt_tokens >= view.policy.offload_min_prompt_tokens:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What rules of placement see, and what they have in common."""
+"""What the rules of placement see, and what they share."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -20,7 +20,7 @@ from syshaxd.core.placement.targets import NO_TARGET, RequestClass, Target
 from syshaxd.core.types import InstanceSpec, Role
 
 CACHED_RATIO = 0.2
-"""What the KV cache of the previous turn saves, as a share of a request's time, while nothing was measured."""
+"""Share of a request's time that the KV cache of the previous turn saves, before anything was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,17 +28,17 @@ class Policy:
     """Which rules decide, and their thresholds."""
 
     name: str = "cost"
-    """Of the rules (RULES)."""
+    """The name of the rules, a key of `RULES`."""
     gpu_cache_threshold: float = 0.9
     """KV-cache usage, 0..1, from which the GPU counts as full."""
     cpu_throughput_threshold: float = 0.0
-    """Tokens per second under which a working CPU instance gets no further request; 0: no such rule."""
+    """Tokens per second below which a busy CPU gets no further request; 0: no such rule."""
     backlog_ratio: float = 0.25
     """Requests kept waiting inside a full instance, as a share of its slots, so that it never runs dry."""
     offload_min_prompt_tokens: int = 64
-    """Prompts under this are computed where they are decoded: handing them over gains nothing."""
+    """Shorter prompts are computed where they are decoded: a hand-over gains nothing."""
     holdout: float = 0.0
-    """Share of the requests that a CPU would help with, which wait for the GPU instead, to measure what help gains."""
+    """Share of the requests that a CPU would help, held out to measure what help gains."""
     targets: Mapping[RequestClass, Target] = field(default_factory=dict)
     """Latencies that each class is to get; one that is missing has no target."""
 
@@ -48,7 +48,7 @@ class Policy:
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        """What a configuration says."""
+        """The policy of a configuration."""
         return cls(
             name=config.scheduler.policy,
             gpu_cache_threshold=config.decider.gpu_cache_threshold,
@@ -64,13 +64,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Streams that should go on elsewhere."""
+    """Streams that should migrate from one instance to another."""
 
     source: str
     target: str
     cause: Cause
     count: int
-    """At most so many; the longest first."""
+    """At most so many streams; the longest first."""
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +99,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """The instance that answered the previous turn of the conversation; empty: none."""
 
     def mean_kv_tokens(self, name: str) -> float:
-        """What a request on an instance has in the KV cache, with the one in question; 0: nothing runs there."""
+        """Mean KV-cache tokens of the requests on an instance, including this one; 0: nothing runs there."""
         count = self.inflight.get(name, 0) + (1 if self.request_kv_tokens else 0)
         return (self.kv_tokens.get(name, 0.0) + self.request_kv_tokens) / count if count > 0 else 0.0
 
@@ -112,13 +112,13 @@ class Rules(Protocol):
     """Rules of placement: pure, so that the same view gives the same decision."""
 
     summary: str
-    """For operators, in one line."""
+    """One line for operators."""
 
     def room(self, view: View, spec: InstanceSpec) -> Room:
         """How much more an instance can take."""
 
     def decide(self, view: View, request: InferenceRequest) -> Decision:
-        """Places a request that nothing but these rules places. There is at least one candidate."""
+        """Places a request whose client insists on nothing. There is at least one candidate."""
 
     def moves(self, view: View) -> tuple[Move, ...]:
         """Which running streams should move."""
@@ -133,7 +133,7 @@ def gpu_first(
     cpu_full: Callable[[Room], str],
     help_: Callable[[View, InferenceRequest, list[Room], Room, tuple[str, ...]], Placement | str],
 ) -> Decision:
-    """Takes the best GPU that is not full; else what a CPU helps with; else the least loaded GPU, or the wait for one.
+    """Takes the best GPU that is not full, else help by a CPU, else the backlog of the least loaded GPU, else waits.
 
     Args:
         view: What the decision rests on.
@@ -152,7 +152,7 @@ def gpu_first(
         return RunOn(*soonest(view, request, able))
     reasons = [f"{name}: {why}" for name, why in full.items()]
     if len(gpus) > 1:
-        # They serve one queue, each its share, and the one with the least inside gets to it first.
+        # The GPUs serve one queue, each its share. The one with the shortest backlog takes this request first.
         gpus.sort(key=lambda gpu: gpu.queue / gpu.slots)
         share = gpus[0].slots / sum(gpu.slots for gpu in gpus)
         view = replace(view, queued=math.ceil(view.queued * share))
@@ -217,7 +217,7 @@ def room_by_kv(view: View, spec: InstanceSpec) -> Room:
 def least_loaded(
     rooms: Sequence[Room], reasons: tuple[str, ...], *, cpu_has_room: bool = False, view: View | None = None
 ) -> Decision:
-    """The least loaded of them, backlog included; one that has the request's beginning in its cache may have more."""
+    """The least loaded instance, backlog included. One whose cache holds the request's beginning may have more load."""
     able = [room for room in rooms if room.has_place]
     cached_at = "" if view is None else view.cached_at
     if able:
@@ -230,7 +230,7 @@ def least_loaded(
 
 
 def too_slow(room: Room, throughput_threshold: float) -> str:
-    """Why a CPU at work gets no more, or an empty text.
+    """Why a busy CPU gets no further request; empty: it may get one.
 
     Args:
         room: The CPU.
