@@ -3,8 +3,10 @@
 """Which instances serve a request, by the model and the route that it names."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 
@@ -97,6 +99,42 @@ FORM = (
 @pytest.mark.parametrize("boundary", ["B", '"B"'])
 def test_the_model_that_a_form_names(file: bytes, more: bytes, boundary: str) -> None:
     assert model_in_form(FORM % (file, more), f"multipart/form-data; boundary={boundary}") == "whisper"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name="model"',  # aiohttp
+        b'Content-Disposition: form-data; name="model"\r\nContent-Length: 7',  # OkHttp
+        b"content-disposition: form-data; name=model",
+        b'Content-Disposition: form-data; filename="a;b\\".txt"; name="model"',
+        b'Content-Disposition: form-data; name="model"; filename="m.txt"',
+    ],
+)
+def test_clients_write_the_headers_of_a_field_in_any_order(head: bytes) -> None:
+    other = b'--B\r\nContent-Disposition: form-data; name="file"; filename="x; name=\\"model\\""\r\n\r\nno\r\n'
+    odd = b'--B\r\nContent-Disposition: form-data; name="models"\r\n\r\nno\r\n'
+    form = other + odd + b"--B\r\n" + head + b"\r\n\r\nwhisper\r\n--B--\r\n"
+    assert model_in_form(form, "multipart/form-data; boundary=B") == "whisper"
+
+
+async def test_the_model_in_a_form_of_aiohttp() -> None:
+    form = aiohttp.FormData({"model": "whisper"})
+    form.add_field("file", b"RIFF", filename="a.wav", content_type="audio/wav")
+    payload = form()
+    data = bytearray()
+    writer = SimpleNamespace(write=lambda piece: _append(data, piece))
+    await payload.write(writer)  # type: ignore[arg-type]
+    assert model_in_form(bytes(data), payload.content_type or "") == "whisper"
+
+
+def test_a_form_of_very_many_parts_names_none() -> None:
+    form = b"--B\r\nx" * 10_000 + FORM % (b"", b"")
+    assert model_in_form(form, "multipart/form-data; boundary=B") == ""
+
+
+async def _append(data: bytearray, piece: bytes) -> None:
+    data.extend(piece)
 
 
 @pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=X"])

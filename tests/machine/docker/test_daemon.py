@@ -1,7 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""syshaxd over two containers, while requests flow and everything below it is killed, restarted and made anew."""
+"""syshaxd over containers, while requests flow and everything below it is killed, restarted and made anew."""
 
+import itertools
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from tests.machine.docker.bed import Bed
 
 pytestmark = pytest.mark.timeout(180)
 LONG_S = 60.0
-PORTS = {"gpu": 18001, "cpu": 18002}
+PORTS = {"gpu": 18001, "cpu": 18002, "spare": 18003}
 ENDPOINT = 18010
 
 
@@ -52,7 +53,8 @@ class Daemon:
             name: {
                 "runtime": "docker",
                 "device": "cpu",
-                "port": port,
+                "role": "cpu" if name == "cpu" else "gpu",
+                "port": PORTS[name],
                 "args": {"dtype": "half", "enable-auto-pd-offload": True},
             }
             | self.services.get(name, {})
@@ -60,7 +62,7 @@ class Daemon:
                 "container": {"image": self.bed.image, "pull": False, "shm_size": "1g", "ipc": self.ipc[name]}
                 | self.services.get(name, {}).get("container", {})
             }
-            for name, port in PORTS.items()
+            for name in self.ipc
         }
         config = {
             "services": services | {"conductor": {"port": ENDPOINT}},
@@ -148,10 +150,13 @@ class Load:
     statuses: Counter[int] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def run(self) -> None:
-        body = json.dumps({"model": "ds-32b", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4})
         while not self._stop.is_set():
+            # Each with a text of its own: what ran on two instances that were killed is not tried again.
+            asked = {"role": "user", "content": f"Hi {next(self._numbers)}"}
+            body = json.dumps({"model": "ds-32b", "messages": [asked], "max_tokens": 4})
             for _ in range(80):
                 status, text = self._ask(body.encode())
                 self.statuses[status] += 1
@@ -202,6 +207,8 @@ def daemon(bed: Bed, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator
 
 
 COUPLED: dict[str, str | None] = {"gpu": None, "cpu": None}
+THREE: dict[str, str | None] = {"gpu": "shareable", "cpu": "container:vllm_gpu", "spare": "private"}
+"""Two share a namespace; the third is another GPU of their model."""
 DONOR: dict[str, str | None] = {"gpu": "donor", "cpu": "donor"}
 
 
@@ -249,6 +256,29 @@ def test_who_joined_a_namespace_is_made_anew_with_it(daemon: Daemon) -> None:
     assert mode == f"container:{last['vllm_gpu']}"
 
 
+def kill(daemon: Daemon, load: Load, name: str) -> set[str]:
+    """Kills an instance's container. Returns the instances that have another one when all are ready again."""
+    before, generations, answered = daemon.containers(), daemon.generations(), load.statuses[200]
+    daemon.bed.docker("kill", f"vllm_{name}")
+    until(lambda: load.statuses[200] > answered + 8, f"answers after {name} is killed")
+    until(lambda: daemon.generations() != generations, f"a new generation of {name}")
+    daemon.wait_ready()
+    after = daemon.containers()
+    return {each for each in daemon.ipc if before[f"vllm_{each}"] != after[f"vllm_{each}"]}
+
+
+@pytest.mark.parametrize("daemon", [THREE], indirect=True)
+def test_any_of_three_containers_is_killed_and_no_request_is_lost(daemon: Daemon) -> None:
+    load = Load()
+    with load.flowing():
+        assert kill(daemon, load, "spare") == {"spare"}
+        assert kill(daemon, load, "cpu") == {"cpu"}
+        assert kill(daemon, load, "gpu") == {"gpu", "cpu"}
+    print(f"answers by status: {dict(load.statuses)}")
+    assert load.lost == []
+    assert set(load.statuses) == {200}
+
+
 @pytest.mark.parametrize("daemon", [COUPLED], indirect=True)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_container_engine_restarts_and_the_containers_do_not(daemon: Daemon, number: signal.Signals) -> None:
@@ -274,8 +304,8 @@ def test_a_killed_daemon_finds_its_containers_again(daemon: Daemon) -> None:
     assert daemon.process is not None
     daemon.process.kill()
     daemon.process.wait()
-    for port in PORTS.values():  # they go on serving
-        assert urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).status == 200
+    for name in daemon.ipc:  # they go on serving
+        assert urllib.request.urlopen(f"http://127.0.0.1:{PORTS[name]}/health", timeout=10).status == 200
     daemon.start()
     daemon.wait_ready()
     assert (daemon.containers(), daemon.generations()) == before

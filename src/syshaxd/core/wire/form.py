@@ -5,11 +5,16 @@
 import re
 
 _BOUNDARY = re.compile(r"""boundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))""", re.IGNORECASE)
-_MODEL = re.compile(
-    rb'Content-Disposition:\s*form-data;\s*name="?model"?[ \t]*\r\n'
-    rb"(?:[^\r\n]{1,1024}\r\n){0,8}\r\n([^\r\n]{1,1024})\r\n",
-    re.IGNORECASE,
+_IS_MODEL = re.compile(
+    rb"^Content-Disposition:[ \t]*form-data"
+    rb'(?:;[ \t]*(?!name=)[\w*-]+=(?:"(?:[^"\\\r\n]|\\.)*"|[^;"\r\n]*))*'
+    rb';[ \t]*name=(?:"model"|model)[ \t]*(?:;|\r?$)',
+    re.IGNORECASE | re.MULTILINE,
 )
+"""The header of the field, among those of a part, which clients write in any order."""
+_MAX_HEAD_BYTES = 8192
+_MAX_VALUE_BYTES = 1024
+_MAX_PARTS = 1000
 
 
 def model_in_form(data: bytes, content_type: str) -> str:
@@ -19,9 +24,14 @@ def model_in_form(data: bytes, content_type: str) -> str:
         return ""
     mark = b"--" + (boundary[1] or boundary[2]).encode("utf-8", "replace")
     at = data.find(mark)
-    while at >= 0:
+    for _ in range(_MAX_PARTS):
+        if at < 0:
+            break
         begins = at + len(mark) + 2
-        if found := _MODEL.match(data, begins):
-            return found[1].decode("utf-8", "replace").strip()
         at = data.find(mark, begins)
+        limit = begins + _MAX_HEAD_BYTES
+        ends = data.find(b"\r\n\r\n", begins, limit if at < 0 else min(limit, at))
+        if ends >= 0 and _IS_MODEL.search(data[begins:ends]):
+            value, is_whole, _ = data[ends + 4 : ends + 4 + _MAX_VALUE_BYTES].partition(b"\r\n")
+            return value.decode("utf-8", "replace").strip() if is_whole else ""
     return ""
