@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from syshax_sim.engine import Engine, Generation
 from syshax_sim.profile import Profile as SimProfile
+from syshaxd.core.placement.calibration import RunResult
 from syshaxd.core.placement.replay.compare import Comparison, compare
 from syshaxd.core.placement.replay.device import Device, Job
 from syshaxd.core.placement.replay.plot import draw
-from syshaxd.core.placement.replay.profiles import PROFILES, DeviceProfile
+from syshaxd.core.placement.replay.profiles import PROFILES, DeviceProfile, calibrated
 from syshaxd.core.placement.replay.run import Replayed, replay
 from syshaxd.core.placement.replay.trace import TracedRequest, at_rate, fit, parse, section, with_batch
 from syshaxd.core.placement.rules import RULES, Policy
@@ -195,6 +196,27 @@ def test_a_comparison_tells_means_the_ideal_and_what_is_chance() -> None:
     picture = draw(rows)
     assert picture.count("<polyline") == 2 * 3
     ElementTree.fromstring(picture)
+
+
+def test_a_calibration_gives_a_profile_its_paces() -> None:
+    def ran(name: str, batch: int, prompt: int, first_s: float, token_s: float, beside: str = "") -> RunResult:
+        return RunResult(
+            instance=name, batch=batch, prompt_tokens=prompt, beside=beside, first_s=first_s, token_s=token_s
+        )
+
+    results = [
+        ran("gpu", 1, 32, 0.05, 0.021),
+        ran("gpu", 1, 1032, 0.55, 0.021),
+        ran("gpu", 4, 32, 0.2, 0.024),
+        ran("gpu", 4, 32, 9.9, 9.9, beside="cpu"),
+        ran("cpu", 1, 32, 0.5, 0.1),
+    ]
+    base = PROFILES["cpu-3x"]
+    profile = calibrated(base, results)
+    assert (profile.gpu.step_base_s, profile.gpu.step_per_request_s) == pytest.approx((0.02, 0.001))
+    assert profile.gpu.prefill_tokens_per_s == pytest.approx(2000)
+    assert profile.cpu == replace(base.cpu, step_base_s=0.1, step_per_request_s=0.0)
+    assert calibrated(base, []) == replace(base, derivation="calibrated")
 
 
 def test_interactive_requests_hardly_notice_batch_requests_and_all_are_answered() -> None:
