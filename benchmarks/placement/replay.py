@@ -32,7 +32,8 @@ from ruamel.yaml import YAML
 
 from syshax_embedded.folders import cache_folder
 from syshaxd.core.placement.calibration import RunResult
-from syshaxd.core.placement.replay.profiles import PROFILES, calibrated
+from syshaxd.core.placement.replay.calibrated import calibrated
+from syshaxd.core.placement.replay.profiles import PROFILES
 from syshaxd.core.placement.replay.run import replay as replay_trace
 from syshaxd.core.placement.replay.trace import TracedRequest
 from syshaxd.core.placement.rules import Policy

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from syshax_sim.engine import Engine, Generation
 from syshax_sim.profile import Profile as SimProfile
 from syshaxd.core.placement.calibration import RunResult
+from syshaxd.core.placement.replay.calibrated import calibrated
 from syshaxd.core.placement.replay.compare import Comparison, compare
 from syshaxd.core.placement.replay.device import Device, Job
 from syshaxd.core.placement.replay.plot import draw
-from syshaxd.core.placement.replay.profiles import PROFILES, DeviceProfile, calibrated
+from syshaxd.core.placement.replay.profiles import PROFILES, DeviceProfile
 from syshaxd.core.placement.replay.run import Replayed, replay
 from syshaxd.core.placement.replay.trace import TracedRequest, at_rate, fit, parse, section, with_batch
 from syshaxd.core.placement.rules import RULES, Policy
@@ -101,16 +102,21 @@ def run(profile: str, policy: str, requests: list[TracedRequest]) -> Replayed:
 def test_the_loss_of_the_former_rules_is_gone(rate: float) -> None:
     """An 8B model on a GPU with scarce KV cache and a CPU that is fifty times slower a token.
 
-    If requests arrive up to 10 ms later, whole answers of the GPU alone take 1 to 4 % more or less.
+    What is left without a calibration comes from the one or two requests that measure the CPU. If requests arrive up to
+    10 ms later, whole answers of the GPU alone take 1 to 4 % more or less.
     """
     sums = dict.fromkeys(("gpu-only", "cost", "turn"), 0.0)
     for seed in (1, 2, 3):
         requests = poisson(rate, 40, seed)
+        means = {}
         for policy in sums:
             replayed = run("h200-scarce-kv", policy, requests)
-            sums[policy] += whole_s(replayed)
+            means[policy] = whole_s(replayed)
+            sums[policy] += means[policy]
             helped = sum(len(outcome.places) > 1 for outcome in replayed.outcomes)
             assert policy == "turn" or helped <= 0.01 * len(requests), "the right thing is nearly nothing"
+        after = replay(PROFILES["h200-scarce-kv"], Policy(name="cost"), requests, calibrated=True)
+        assert whole_s(after) < 1.015 * means["gpu-only"]
     assert sums["cost"] < 1.02 * sums["gpu-only"]
     if rate > 9:
         assert sums["turn"] > 1.05 * sums["gpu-only"]

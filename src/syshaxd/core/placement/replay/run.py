@@ -14,6 +14,7 @@ from syshaxd.core.placement.claims import Claim, Effect, Fleet, Granted, MoveStr
 from syshaxd.core.placement.decision import InferenceRequest, Offload
 from syshaxd.core.placement.holdout import Holdout
 from syshaxd.core.placement.records import Cause, HandoverRecord
+from syshaxd.core.placement.replay.calibrated import calibration
 from syshaxd.core.placement.replay.device import Device, Job
 from syshaxd.core.placement.replay.profiles import DeviceProfile, Profile
 from syshaxd.core.placement.replay.trace import TracedRequest
@@ -69,7 +70,12 @@ class Replayed:
 
 
 def replay(
-    profile: Profile, policy: Policy, requests: Sequence[TracedRequest], *, told_limits: bool = True
+    profile: Profile,
+    policy: Policy,
+    requests: Sequence[TracedRequest],
+    *,
+    told_limits: bool = True,
+    calibrated: bool = False,
 ) -> Replayed:
     """Replays requests until all are answered.
 
@@ -78,8 +84,9 @@ def replay(
         policy: Decides.
         requests: In the order of arrival.
         told_limits: Whether each request sends the length of its answer as its limit.
+        calibrated: Whether placement begins with what `syshaxctl calibrate` would have measured.
     """
-    return _Replay(profile, policy, requests, told_limits=told_limits).run()
+    return _Replay(profile, policy, requests, told_limits=told_limits, calibrated=calibrated).run()
 
 
 class _Stream:
@@ -211,7 +218,13 @@ class _Stream:
 
 class _Replay:
     def __init__(
-        self, profile: Profile, policy: Policy, requests: Sequence[TracedRequest], *, told_limits: bool
+        self,
+        profile: Profile,
+        policy: Policy,
+        requests: Sequence[TracedRequest],
+        *,
+        told_limits: bool,
+        calibrated: bool,
     ) -> None:
         self._profile = profile
         self.devices = {"gpu": Device(profile.gpu), "cpu": Device(profile.cpu)}
@@ -221,6 +234,9 @@ class _Replay:
         self._snapshot = Snapshot()
         self._fleet = self._new_fleet()
         self._admission = Admission(policy, max_queue_size=len(requests))
+        if calibrated:
+            for name in self._specs:
+                self._admission.seed_estimates(list(calibration(specs, profile)), name)
         self._admission.on_release(self._on_release)
         self._released = False
         self._arena_bytes = dict.fromkeys(self._specs, 0)
