@@ -200,7 +200,7 @@ def embedded(options):
         stack.callback(process.wait)
         stack.callback(process.send_signal, signal.SIGTERM)
         url = f"http://127.0.0.1:{config['services']['conductor']['port']}"
-        wait_until_ready(url, folder / "log", 300)
+        wait_until_ready(url, folder / "log", 480)
         yield url, folder
 
 
