@@ -219,8 +219,7 @@ def test_without_a_driver_gpus_can_be_named_but_not_planned() -> None:
     )
     assert problems(found) == {"services.a.gpus": "a needs 1 GPU, but NVML has not answered for 20 s"}
     assert (
-        "the driver shows none on this host"
-        in problems(confined(HostGpus(), a=service(1, gpus="auto")))["services.a.gpus"]
+        "NVML shows none on this host" in problems(confined(HostGpus(), a=service(1, gpus="auto")))["services.a.gpus"]
     )
 
 

@@ -14,7 +14,7 @@ from syshax_embedded.folders import cache_folder
 from syshax_embedded.model import prepare_tiny
 from tests.e2e.conftest import MODEL, Daemon, beside, free_port, get, service, wait_up
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 SLOTS_EACH = 3
 WIDTH = 128
 """Of the tiny model's vectors."""

@@ -177,7 +177,9 @@ def _planned_gpus(
 
 def _apply(path: Path, request: PlanRequest, where: Host, output: str) -> None:
     content = configfile.read(path)
-    changes = plan_changes(content, request, where, binder.weights(binder.planned_specs(parse(content))))
+    config = parse(content)
+    specs = binder.planned_specs(config)
+    changes = plan_changes(content, request, where, binder.weights(specs), binder.confine(config, specs, where).nodes)
     if changes:
         configfile.edit(path, changes)
     if output == "json":

@@ -13,7 +13,7 @@ from syshaxd.core.config.gpus import uses_gpus
 from syshaxd.core.errors import ConfigError, ConfigFault, SyshaxError, TopologyError
 from syshaxd.core.launch.container import with_connector
 from syshaxd.core.launch.cpu_binding import Bound, Host, bind_instances, describe_fault, refusal
-from syshaxd.core.launch.gpu_binding import HostGpus, confine_instances
+from syshaxd.core.launch.gpu_binding import Confined, HostGpus, confine_instances
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.numa import Weights
 from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
@@ -57,12 +57,10 @@ def bind(config: Config, *, measure: bool = False) -> Bound:
             raise
         _log.warning("CPU bindings are not checked: %s", error)
         here = None
-    its_gpus = host_gpus() if any(map(uses_gpus, enabled_services(config).values())) else HostGpus()
-    present = planned_gpus.read(planned_gpus.default_path())
-    confined = confine_instances(config, specs, its_gpus, None if here is None else here.topology, present)
+    confined = confine(config, specs, here)
     if here is None:
         _refuse(confined.faults)
-        return Bound(specs=confined.specs, gpus=its_gpus.gpus)
+        return Bound(specs=confined.specs, gpus=confined.gpus)
     try:
         bound = bind_instances(config, confined.specs, here, weights(specs), near=confined.nodes)
     except ConfigError as error:
@@ -72,7 +70,14 @@ def bind(config: Config, *, measure: bool = False) -> Bound:
     for name, faults in bound.faults.items():
         for fault in faults:
             _log.warning("%s: CPU binding: %s", name, describe_fault(fault))
-    return replace(bound, gpus=its_gpus.gpus)
+    return replace(bound, gpus=confined.gpus)
+
+
+def confine(config: Config, specs: Sequence[InstanceSpec], here: Host | None) -> Confined:
+    """Returns the instances with their GPUs, which those that had some before keep."""
+    its_gpus = host_gpus() if any(map(uses_gpus, enabled_services(config).values())) else HostGpus()
+    present = planned_gpus.read(planned_gpus.default_path())
+    return confine_instances(config, specs, its_gpus, None if here is None else here.topology, present)
 
 
 def _refuse(faults: Sequence[ConfigFault]) -> None:

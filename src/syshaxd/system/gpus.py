@@ -36,7 +36,7 @@ def host_gpus(limit_s: float = _LIMIT_S) -> HostGpus:
     """Returns the GPUs that the driver shows, and which of them this process may use. It takes at most `limit_s`."""
     visible = os.environ.get(VISIBLE)
     found: list[GpuReading] = []
-    thread = threading.Thread(target=lambda: found.append(GpuReader().read()), name="gpus", daemon=True)
+    thread = threading.Thread(target=lambda: found.append(GpuReader(quiet=True).read()), name="gpus", daemon=True)
     thread.start()
     thread.join(limit_s)
     if not found:
@@ -87,8 +87,10 @@ class GpuReader:
     a driver that was loaded late or again, and a GPU that was reset, are found.
     """
 
-    def __init__(self, nvml: Any = pynvml) -> None:
+    def __init__(self, nvml: Any = pynvml, *, quiet: bool = False) -> None:
+        """Reads nothing yet; a quiet one logs nothing."""
         self._nvml = nvml
+        self._quiet = quiet
         self._open = False
         self._most = 0
         self._said = ""
@@ -173,6 +175,6 @@ class GpuReader:
         return GpuReading(gpus, error)
 
     def _say(self, level: int, message: str) -> None:
-        if message != self._said:
+        if message != self._said and not self._quiet:
             self._said = message
             _log.log(level, "%s", message)

@@ -34,7 +34,11 @@ class PlanRequest:
 
 
 def plan_changes(
-    content: Mapping[str, Any], request: PlanRequest, host: Host, weights: Mapping[str, Weights]
+    content: Mapping[str, Any],
+    request: PlanRequest,
+    host: Host,
+    weights: Mapping[str, Weights],
+    near: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, str | None]:
     """Returns the keys to set so that the configuration states what `cores: auto` would choose; None: unset the key.
 
@@ -43,6 +47,7 @@ def plan_changes(
         request: For the plan.
         host: For which to plan.
         weights: Of the instances' models, as far as they are known.
+        near: Nodes of the instances' own GPUs.
 
     Raises:
         ConfigError: The configuration is not valid, syshaxd does not start the instance, or the host has no such
@@ -58,7 +63,7 @@ def plan_changes(
     for key, value in asked.items():
         wanted = unset_value(wanted, key) if value is None else set_value(wanted, key, value)
     config = parse(wanted)
-    bound = bind_instances(config, instance_specs(config), host, weights)
+    bound = bind_instances(config, instance_specs(config), host, weights, near=near)
     if wrong := refusal(bound):
         raise wrong
     services = enabled_services(parse(content))

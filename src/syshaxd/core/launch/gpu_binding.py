@@ -60,6 +60,8 @@ class Confined:
     faults: tuple[ConfigFault, ...] = ()
     nodes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """NUMA nodes near to each instance's GPUs; instances without GPUs of their own, or of unknown place, are absent."""
+    gpus: tuple[GpuLoad, ...] = ()
+    """The host's."""
 
 
 def with_gpus(spec: InstanceSpec, names: Sequence[str]) -> InstanceSpec:
@@ -119,6 +121,7 @@ def confine_instances(
     return Confined(
         specs=confined,
         faults=tuple(dict.fromkeys(faults)),
+        gpus=host.gpus,
         nodes={spec.name: near for spec in confined if (near := _near(spec.gpus, host, homes))},
     )
 
@@ -180,7 +183,7 @@ def _faults_of_names(key: str, service: ServiceConfig, names: Sequence[str], hos
 def _why_too_few(wish: GpuWish, host: HostGpus, given: Mapping[str, Sequence[str]]) -> str:
     needs = f"needs {wish.count} GPU{'s' if wish.count > 1 else ''}"
     if not host.gpus:
-        return f"{needs}, but {host.error or 'the driver shows none on this host'}"
+        return f"{needs}, but {host.error or 'NVML shows none on this host'}"
     whole = [gpu.index for gpu in host.usable() if not gpu.parts]
     limit = "" if host.visible is None else f" in {VISIBLE}={host.visible}"
     has = f"this host has {format_cpulist(whole) or 'none that is whole'}{limit}"
