@@ -49,7 +49,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[FakeDaemon]:
 
 def ask(daemon: FakeDaemon, model: str, **more: str) -> "asyncio.Task[Grant]":
     request = InferenceRequest(request_id="r", model=model, stream=False, **more)  # type: ignore[arg-type]
-    return asyncio.create_task(daemon.engine._admit(Claim(request)))
+    return asyncio.create_task(daemon.engine._grants.get(Claim(request)))
 
 
 async def state(daemon: FakeDaemon, name: str, state: State) -> None:

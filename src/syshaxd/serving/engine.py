@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from syshaxd.core.errors import (
     InstanceFailedError,
     InstanceTimeoutError,
-    NotFoundError,
     RequestCancelledError,
     SyshaxError,
     UnavailableError,
@@ -22,7 +21,7 @@ from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.admission import Admission
 from syshaxd.core.placement.calibration import Calibration
-from syshaxd.core.placement.claims import Claim, Fleet, Granted, Refused
+from syshaxd.core.placement.claims import Claim, Fleet, Granted
 from syshaxd.core.placement.decision import Decision, InferenceRequest
 from syshaxd.core.placement.holdout import report_trial
 from syshaxd.core.placement.records import Cause, Outcome
@@ -34,8 +33,8 @@ from syshaxd.instances.breakers import Ask, Breakers
 from syshaxd.instances.on_demand import OnDemandModels
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
-from syshaxd.serving.effects import EffectRunner
 from syshaxd.serving.failures import Failures
+from syshaxd.serving.grants import Grants
 from syshaxd.serving.handover import Answer, Handover, report_handovers
 from syshaxd.serving.in_flight import RequestBook
 from syshaxd.serving.request import Request
@@ -74,15 +73,20 @@ class Engine:
         self.registry = registry
         self._admission = Admission(policy, max_queue_size=max_queue_size)
         self._admission.on_release(self._on_release)
-        self._effects = EffectRunner(self.requests, self.events)
-        self._max_queue_wait_s = max_queue_wait_s
+        self._grants = Grants(
+            self._admission,
+            self._fleet,
+            requests=self.requests,
+            events=self.events,
+            look_up=look_up,
+            max_queue_wait_s=max_queue_wait_s,
+            on_demand=on_demand,
+        )
         self._supervisor = supervisor
         self._handover = handover
         self._snapshot = snapshot
-        self._look_up = look_up
         self.breakers = Breakers(registry, ask_token, failures=breaker_failures, tell=self._tell_state)
         self._failures = Failures(registry, supervisor, self.breakers, RetryBudget(retry_ratio))
-        self._on_demand = on_demand
         self._ready = (registry.ready, registry.startable)
         self._drained: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()  # asking for it costs a system call each time
@@ -126,8 +130,8 @@ class Engine:
         claim = Claim(request.inference)
         why = "such a request was running when an instance ended lately"
         while True:
-            await self._failures.clear(request, why, within_s=self._max_queue_wait_s)
-            with await self._admit(claim) as grant, self._begin(request, claim, grant) as answer:
+            await self._failures.clear(request, why, within_s=self._grants.max_queue_wait_s)
+            with await self._grants.get(claim) as grant, self._begin(request, claim, grant) as answer:
                 placed_at_s = self._loop.time()
                 try:
                     await self._run(request, claim, grant, answer)
@@ -194,7 +198,7 @@ class Engine:
             raise error  # the request starts over
         why = f"instance {answer.instance}: {error}"
         self._failures.check(request, why)
-        await self._failures.clear(request, why, within_s=self._max_queue_wait_s)
+        await self._failures.clear(request, why, within_s=self._grants.max_queue_wait_s)
         if answer.target is None:
             _log.warning(
                 "request %s: instance %s: %s; another instance continues its answer", request.id, answer.instance, error
@@ -210,10 +214,10 @@ class Engine:
         """
         rest = replace(claim.request.rest(), offload=False)
         tried: tuple[str, ...] = (failed,)
-        deadline_s = self._loop.time() + self._max_queue_wait_s
+        deadline_s = self._loop.time() + self._grants.max_queue_wait_s
         while True:
             try:
-                return await self._admit(Claim(rest, tried, first=True))
+                return await self._grants.get(Claim(rest, tried, first=True))
             except UnavailableError as refusal:
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(deadline_s):
@@ -240,72 +244,18 @@ class Engine:
             waited_for=registry.waited_for,
         )
 
-    async def _admit(self, claim: Claim) -> Grant:
-        """Returns when the claim is granted. Raises the error with which it is refused."""
-        while True:
-            try:
-                return await self._granted(claim)
-            except NotFoundError as error:
-                # An instance may have loaded an adapter since discovery asked it.
-                if error.code != "model_not_found" or not await self._look_up():
-                    raise
-
-    async def _granted(self, claim: Claim) -> Grant:
-        granted = self._effects.expect(claim)
-        try:
-            self._effects.carry_out(self._admission.arrive(claim, self._fleet()))
-            if not granted.done():
-                self._poke_on_demand()
-                async with asyncio.timeout(self._longest_wait_s(claim)):
-                    await granted
-            return granted.result()
-        except BaseException as error:
-            self._admission.give_up(claim)
-            if granted.done() and not granted.cancelled() and granted.exception() is None:
-                granted.result().release()  # granted at the moment it gave up
-            if isinstance(error, TimeoutError):
-                raise self._timed_out(claim) from None
-            raise
-        finally:
-            self._effects.forget(claim)
-            self._poke_on_demand()
-            del granted  # what it raises refers to this frame: a cycle, which would keep the request's body
-
-    def _longest_wait_s(self, claim: Claim) -> float:
-        wait_s = None if self._on_demand is None else self._on_demand.wait_s(claim.queue)
-        return self._max_queue_wait_s if wait_s is None else wait_s
-
-    def _timed_out(self, claim: Claim) -> UnavailableError:
-        wait_s = self._longest_wait_s(claim)
-        error = self._admission.timed_out(claim, self._fleet(), wait_s)
-        if self._on_demand is None or not (where := self._on_demand.explain(claim.queue)):
-            return error
-        text = f"{error}; the model {claim.queue} is on-demand: {where}; see `syshaxctl status`"
-        return UnavailableError(text, retry_after_s=error.retry_after_s)
-
-    def _poke_on_demand(self) -> None:
-        if self._on_demand is not None:
-            self._on_demand.poke()
-
     def queued_for(self, model: str) -> int:
         """Requests that wait for a model."""
         return self._admission.waiting(model).waiting
 
     def refuse_waiting(self, model: str, text: str, retry_after_s: float) -> None:
         """Refuses the requests that wait for a model."""
-        claims = self._admission.waiting(model).claims()
-        refusals = [Refused(claim, UnavailableError(text, retry_after_s=retry_after_s)) for claim in claims]
-        self._effects.carry_out(refusals)
+        self._grants.refuse_waiting(model, text, retry_after_s)
 
     def tell_model(self, model: str, text: str) -> None:
         """Records an event of a model."""
         _log.info("model %s: %s", model, text)
         self.events.add(EventKind.MODEL, f"{model}: {text}")
-
-    def _readmit(self) -> None:
-        """Decides again on what waits, as slots may have come free."""
-        if self._admission.entries:
-            self._effects.carry_out(self._admission.admit(self._fleet()))
 
     @property
     def queued(self) -> int:
@@ -349,12 +299,12 @@ class Engine:
         """
         decision, effects = self._admission.place(Claim(request), self._fleet())
         grant = next((effect.grant for effect in effects if isinstance(effect, Granted)), None)
-        self._effects.carry_out([effect for effect in effects if not isinstance(effect, Granted)])
+        self._grants.carry_out([effect for effect in effects if not isinstance(effect, Granted)])
         return decision, grant
 
     def _on_release(self, name: str) -> None:
-        self._readmit()
-        self._poke_on_demand()
+        self._grants.readmit()
+        self._grants.poke_on_demand()
         if self._drained is not None and not self._drained.done() and self._admission.is_quiet:
             self._drained.set_result(None)
         self._end_drain(name)
@@ -381,7 +331,7 @@ class Engine:
     def set_policy(self, policy: Policy) -> None:
         """Decides by another policy, or by other thresholds, from now on."""
         self._admission.set_policy(policy)
-        self._readmit()
+        self._grants.readmit()
 
     def set_failure_limits(self, *, breaker_failures: int, retry_ratio: float) -> None:
         """Sets the failures that open a circuit breaker, and the share of requests that may be retried."""
@@ -391,7 +341,7 @@ class Engine:
     def set_limits(self, *, max_queue_size: int, max_queue_wait_s: float) -> None:
         """Sets the admission queue's limits; requests that wait already keep their time limit."""
         self._admission.max_queue_size = max_queue_size
-        self._max_queue_wait_s = max_queue_wait_s
+        self._grants.max_queue_wait_s = max_queue_wait_s
 
     def seed_estimates(self, calibration: Calibration, name: str) -> None:
         """Starts the estimates of an instance from what a calibration measured."""
@@ -401,14 +351,14 @@ class Engine:
 
     def on_snapshot(self) -> None:
         """Takes new readings: decides again on what waits, and migrates streams that are better off elsewhere."""
-        self._effects.carry_out(self._admission.observe_loads(self._fleet()))
+        self._grants.carry_out(self._admission.observe_loads(self._fleet()))
         self._migrate()
 
     def _migrate(self) -> None:
         if self._handover.pairs:
             statuses = self._supervisor.statuses()
             draining = [status.spec.name for status in statuses if status.state is State.DRAINING]
-            self._effects.carry_out(self._admission.migrate(self._fleet(), draining))
+            self._grants.carry_out(self._admission.migrate(self._fleet(), draining))
 
     async def drain(self, timeout_s: float) -> None:
         """Returns when no request is in flight, or after `timeout_s`."""
@@ -435,4 +385,4 @@ class Engine:
         ready = (self.registry.ready, self.registry.startable)
         if self._ready != ready:
             self._ready = ready
-            self._readmit()
+            self._grants.readmit()
