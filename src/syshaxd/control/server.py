@@ -8,6 +8,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote
 
 import grpc
@@ -22,6 +23,7 @@ from syshaxd.control.errors import ErrorInterceptor
 from syshaxd.control.scheduling import SchedulingServicer
 from syshaxd.control.servicer import AdminServicer
 from syshaxd.core.address import Address
+from syshaxd.core.config import TcpConfig
 from syshaxd.core.errors import SyshaxError
 from syshaxd.system import rundir
 
@@ -49,6 +51,13 @@ class TlsEndpoint:
     """Its private key, PEM."""
     client_ca: Path
     """CA certificates that may sign clients' certificates, PEM."""
+
+    @classmethod
+    def from_config(cls, tcp: TcpConfig) -> Self | None:
+        """The endpoint of a configuration; None: it has none."""
+        if tcp.port is None or tcp.cert is None or tcp.key is None or tcp.client_ca is None:
+            return None
+        return cls(host=tcp.host, port=tcp.port, cert=Path(tcp.cert), key=Path(tcp.key), client_ca=Path(tcp.client_ca))
 
 
 class ControlServer:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from syshaxd.control import ControlServer, Operations, TlsEndpoint
-from syshaxd.core.config import Config, TcpConfig, TracingConfig
+from syshaxd.core.config import Config, TracingConfig
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.launch.cpu_binding import Bound
 from syshaxd.core.lifecycle import RestartPolicy
@@ -205,7 +205,7 @@ async def build(
         stop=lambda leave_running: orders.on_stop("shutdown requested", leave_running=leave_running),
     )
     socket_path = rundir.socket_path(config.control.socket)
-    control = ControlServer(operations, socket_path, tls=_tls_endpoint(config.control.tcp))
+    control = ControlServer(operations, socket_path, tls=TlsEndpoint.from_config(config.control.tcp))
     _close_with(stack, "control plane", lambda: control.stop(leave_socket=orders.restart))
     metrics = MetricsService(task_failures=side_tasks.failures, loop_lag=lags)
     gateway = _gateway(
@@ -391,12 +391,4 @@ def _parity(config: Config, registry: InstanceRegistry, session: aiohttp.ClientS
             max_distance_quantised=its.max_distance_quantised,
         ),
         enabled=its.enabled,
-    )
-
-
-def _tls_endpoint(tcp: TcpConfig) -> TlsEndpoint | None:
-    if tcp.port is None or tcp.cert is None or tcp.key is None or tcp.client_ca is None:
-        return None
-    return TlsEndpoint(
-        host=tcp.host, port=tcp.port, cert=Path(tcp.cert), key=Path(tcp.key), client_ca=Path(tcp.client_ca)
     )
