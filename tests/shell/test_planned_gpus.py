@@ -57,7 +57,7 @@ def test_a_file_that_cannot_be_read_or_written_stops_nothing(state: Path, caplog
     for text in ("", "[]", '{"a": 1}', "\0"):
         path.write_text(text)
         assert planned_gpus.read(path) == {}
-        assert "they are planned anew" in caplog.text
+        assert "they are planned again" in caplog.text
         caplog.clear()
     planned_gpus.write(path / "no-folder" / "gpus.json", [replace(make_spec(), gpus=("1",))])
     assert "can't be written" in caplog.text

@@ -26,7 +26,7 @@ def read(path: Path) -> dict[str, tuple[str, ...]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        _log.warning("cannot read from %s which GPUs instances have: %s; they are planned anew", path, error)
+        _log.warning("cannot read from %s which GPUs instances have: %s; they are planned again", path, error)
         return {}
 
 
