@@ -105,6 +105,15 @@ async def test_an_error_as_the_first_event_is_as_a_5xx(stand: Stand, version: st
     assert stand.metrics.records[-1].outcome is Outcome.FAILED
 
 
+@pytest.mark.parametrize(("interim", "placement"), [(1, "gpu"), (100, "gpu"), (101, "cpu"), (100_000, "cpu")])
+async def test_interim_answers_have_a_limit(stand: Stand, interim: int, placement: str) -> None:
+    stand.gpu.answer = sends(b"HTTP/1.1 103 Early Hints\r\n\r\n" * interim + json_answer(b"{}"))
+    stand.cpu.answer = sends(json_answer(b"{}"))
+    for _ in range(2):  # also over a kept connection
+        got = await ask(stand.url, CHAT, BODY)
+        assert (got.status, got.headers["x-syshax-placement"]) == (200, placement)
+
+
 async def test_an_error_of_the_clients_as_the_first_event_is_the_answer(stand: Stand) -> None:
     stand.gpu.answer = sends(SSE_HEAD + sse(error_event(400), b"[DONE]") + LAST_CHUNK)
     got = await ask(stand.url, CHAT, BODY)

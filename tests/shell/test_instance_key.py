@@ -1,7 +1,8 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""All of the daemon's own requests to an instance carry the instance's key."""
+"""All of the daemon's own requests to an instance carry the instance's key, and read an answer of limited size."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from syshaxd.instances.capabilities import read_facts
 from syshaxd.instances.catalog import read_catalog
 from syshaxd.observe.monitor import probe_health
 from syshaxd.observe.parity_ask import ask
+from syshaxd.system.connecting import MAX_ANSWER_BYTES
 from tests.fakes.specs import make_spec
 
 SPEC = make_spec("gpu")
@@ -91,3 +93,26 @@ async def test_a_key_that_no_header_can_have_is_an_error_of_that_instance() -> N
         for question in QUESTIONS:
             with pytest.raises(SyshaxError):
                 await question(session, spec)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+async def test_no_answer_is_read_without_a_limit(
+    question: Callable[[aiohttp.ClientSession, InstanceSpec], Awaitable[object]],
+) -> None:
+    """Whatever is asked, an instance answers with megabytes that do not end."""
+    sent_bytes = 0
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent_bytes
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n[")
+        with suppress(OSError):
+            while True:
+                writer.write(b" " * (1 << 20))
+                sent_bytes += 1 << 20
+                await writer.drain()
+
+    async with await asyncio.start_server(endless, "127.0.0.1", 0) as server, aiohttp.ClientSession() as session:
+        spec = replace(SPEC, host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+        with pytest.raises(SyshaxError, match="longer than"):
+            await question(session, spec)
+    assert sent_bytes < 2 * MAX_ANSWER_BYTES + (8 << 20)

@@ -11,7 +11,7 @@ from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.launch.instance_key import own_headers
 from syshaxd.core.types import InstanceSpec
-from syshaxd.system.connecting import NO_ANSWER, why_no_answer
+from syshaxd.system.connecting import NO_ANSWER, read_json, why_no_answer
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
 # Letters of several scripts, numbers and code: tokenizers that agree on these are the same.
@@ -34,7 +34,7 @@ async def read_facts(session: aiohttp.ClientSession, spec: InstanceSpec) -> Inst
         ask = {"model": spec.served_model, "messages": [{"role": "user", "content": _PROBE}]}
         async with session.post(f"{base}/tokenize", json=ask, headers=own_headers(spec), timeout=_TIMEOUT) as answer:
             # A model without a chat template refuses this.
-            chat_ids = (await answer.json())["tokens"] if answer.status == 200 else []
+            chat_ids = (await read_json(answer))["tokens"] if answer.status == 200 else []
         return InstanceFacts(
             version=str(version["version"]),
             max_model_len=cards[spec.served_model].get("max_model_len"),
@@ -48,5 +48,5 @@ async def read_facts(session: aiohttp.ClientSession, spec: InstanceSpec) -> Inst
 async def _json(request: Any) -> Mapping[str, Any]:
     async with request as answer:
         answer.raise_for_status()
-        told: Mapping[str, Any] = await answer.json()
+        told: Mapping[str, Any] = await read_json(answer)
         return told

@@ -3,7 +3,7 @@
 """What an instance serves: its models and its routes, asked of the instance itself once it is ready."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,12 @@ import aiohttp
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.launch.instance_key import own_headers
 from syshaxd.core.types import InstanceSpec
-from syshaxd.system.connecting import NO_ANSWER, why_no_answer
+from syshaxd.system.connecting import NO_ANSWER, read_json, why_no_answer
 
 # FastAPI's own, which it leaves out of what it tells.
 _UNLISTED = frozenset((("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/redoc")))
 _TELLING = ("id", "root", "parent", "max_model_len")
+_MAX_SHOWN = 20
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
 
 
@@ -41,6 +42,11 @@ class Catalog:
         """As `listed`, without the adapters."""
         return frozenset(model for model in self.listed if model[_TELLING.index("parent")] == "None")
 
+    @property
+    def shown_models(self) -> str:
+        """The names of its models, for a person; of many, the first ones."""
+        return shown_names(list(self.models))
+
     def serves_model(self, model: str) -> bool:
         """Whether requests for `model` can go here. No model named: any will do."""
         return not model or model in self.models
@@ -59,6 +65,12 @@ class Catalog:
         return frozenset(plain | {verb for verb, pattern in self.routes if pattern.fullmatch(path)})
 
 
+def shown_names(names: Sequence[str]) -> str:
+    """Names for a message; of many, the first ones."""
+    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return ", ".join(names[:_MAX_SHOWN]) + more
+
+
 def assumed(spec: InstanceSpec) -> Catalog:
     """What can be said of an instance before it was asked."""
     names = (spec.served_model, *spec.aliases)
@@ -75,7 +87,7 @@ async def read_catalog(session: aiohttp.ClientSession, spec: InstanceSpec) -> Ca
     try:
         async with session.get(f"{base}/v1/models", headers=own_headers(spec), timeout=_TIMEOUT) as answer:
             answer.raise_for_status()
-            listed = (await answer.json())["data"]
+            listed = (await read_json(answer))["data"]
             models = {str(model["id"]): model for model in listed}
     except NO_ANSWER as error:
         why = why_no_answer(error, spec.host)
@@ -83,7 +95,7 @@ async def read_catalog(session: aiohttp.ClientSession, spec: InstanceSpec) -> Ca
     try:
         async with session.get(f"{base}/openapi.json", headers=own_headers(spec), timeout=_TIMEOUT) as answer:
             answer.raise_for_status()
-            paths = (await answer.json())["paths"]
+            paths = (await read_json(answer))["paths"]
             routes = [(verb.upper(), path) for path, verbs in paths.items() for verb in verbs]
     except NO_ANSWER:
         return Catalog(models)

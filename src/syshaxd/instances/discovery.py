@@ -104,7 +104,7 @@ class Discovery:
         if catalog.listed == known.catalog.listed and catalog.plain == known.catalog.plain:
             return
         if set(catalog.models) != set(known.catalog.models):
-            _log.info("%s now serves %s", spec.name, ", ".join(catalog.models), extra={"instance": spec.name})
+            _log.info("%s now serves %s", spec.name, catalog.shown_models, extra={"instance": spec.name})
         same_base = catalog.base_models == known.catalog.base_models
         facts = known.facts if same_base else await self._facts(spec)
         self._registry.learn(spec, catalog, facts)

@@ -13,7 +13,7 @@ from syshaxd.core.errors import NotFoundError
 from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
-from syshaxd.instances.catalog import Catalog, assumed
+from syshaxd.instances.catalog import Catalog, assumed, shown_names
 
 _log = logging.getLogger(__name__)
 # Cached answers to "which instances serve this model and route?"; paths with IDs must not fill memory.
@@ -260,7 +260,7 @@ class InstanceRegistry:
             what = f"the model {request.model!r} does not exist; there is"
             if request.pinned is not None:
                 what = f"{request.pinned} does not serve the model {request.model!r}; it serves"
-            raise NotFoundError(f"{what} {', '.join(known)}", param="model", code="model_not_found")
+            raise NotFoundError(f"{what} {shown_names(known)}", param="model", code="model_not_found")
         if request.full_weights and all(instance.spec.weights for instance in asked):
             who = f"{request.pinned} has" if request.pinned else "all instances have"
             raise NotFoundError(

@@ -25,7 +25,7 @@ from syshaxd.core.placement.calibration import Calibration, Run, RunResult, besi
 from syshaxd.core.types import Device, InstanceSpec
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.system import replacing
-from syshaxd.system.connecting import NO_ANSWER, why_no_answer
+from syshaxd.system.connecting import NO_ANSWER, read_whole, why_no_answer
 
 _log = logging.getLogger(__name__)
 _PATH = "/v1/completions"
@@ -227,7 +227,7 @@ async def _ask(
         url = spec.address.url(_PATH)
         async with session.post(url, json=body, headers=own_headers(spec), timeout=timeout) as response:
             if response.status != 200:
-                text = (await response.text("utf-8", "replace"))[:_SHOWN_CHARACTERS]
+                text = (await read_whole(response)).decode("utf-8", "replace")[:_SHOWN_CHARACTERS]
                 raise InstanceFailedError(f"{what}: status {response.status} {text}")
             async for line in response.content:
                 if line.startswith(b"data: {"):

@@ -18,7 +18,7 @@ from syshaxd.core.loads import NO_LOAD, HostLoad, Snapshot
 from syshaxd.core.types import InstanceSpec
 from syshaxd.core.wire import vllm_metrics
 from syshaxd.observe.devices import HostReader
-from syshaxd.system.connecting import why_no_answer
+from syshaxd.system.connecting import read_whole, why_no_answer
 from syshaxd.system.gpus import GpuReader, GpuReading
 from syshaxd.system.threads import in_thread
 
@@ -26,7 +26,6 @@ _log = logging.getLogger(__name__)
 # A reading counts for at least this long, and for three intervals.
 _LEAST_MAX_AGE_S = 10.0
 # Many times what vLLM exports.
-_MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 
 class SystemMonitor:
@@ -194,7 +193,7 @@ async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, ti
             # Compression on one host costs the instance more than it saves.
             headers={"Accept-Encoding": "identity", **own_headers(spec)},
         ) as response:
-            text = (await _read(response)).decode("utf-8", "replace")
+            text = (await read_whole(response)).decode("utf-8", "replace")
     except TimeoutError:
         raise InstanceTimeoutError(f"GET {url}: no answer within {timeout_s:g} s") from None
     except (aiohttp.ClientError, ValueError) as error:  # a host that can't be one is a ValueError
@@ -202,14 +201,3 @@ async def _get(session: aiohttp.ClientSession, spec: InstanceSpec, path: str, ti
     if response.status != 200:
         raise InstanceFailedError(f"GET {url}: status {response.status} {text[:200]}".rstrip())
     return text
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > _MAX_ANSWER_BYTES:
-            raise InstanceFailedError(f"GET {response.url}: the answer is longer than {_MAX_ANSWER_BYTES} bytes")
-        parts.append(part)
-    return b"".join(parts)

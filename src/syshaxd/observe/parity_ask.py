@@ -10,7 +10,7 @@ from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.launch.instance_key import own_headers
 from syshaxd.core.parity import PROMPTS, PromptAnswer, parse_answer, request_body
 from syshaxd.core.types import InstanceSpec
-from syshaxd.system.connecting import NO_ANSWER, why_no_answer
+from syshaxd.system.connecting import NO_ANSWER, read_json, read_whole, why_no_answer
 
 PATH = "/v1/completions"
 _SHOWN_CHARACTERS = 300
@@ -46,9 +46,9 @@ async def _ask_one(session: aiohttp.ClientSession, spec: InstanceSpec, prompt: s
             timeout=aiohttp.ClientTimeout(total=None),
         ) as response:
             if response.status != 200:
-                text = (await response.text("utf-8", "replace"))[:_SHOWN_CHARACTERS]
+                text = (await read_whole(response)).decode("utf-8", "replace")[:_SHOWN_CHARACTERS]
                 raise InstanceFailedError(f"{what}: status {response.status} {text}")
-            body = await response.json()
+            body = await read_json(response)
             return parse_answer(body)
     except NO_ANSWER as error:
         raise InstanceFailedError(f"{what}: {why_no_answer(error, spec.host)}") from error

@@ -1,11 +1,16 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Explains in plain words why a server can't be reached or an address can't be used."""
+"""Reads answers of servers within limits; explains in plain words why a server can't be reached or used."""
 
+import json
 import os
 import socket
+from typing import Any
 
 import aiohttp
+
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""Of answers to the daemon's own requests."""
 
 NO_ANSWER = (
     *(aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
@@ -34,3 +39,20 @@ def why_no_answer(error: Exception, host: str) -> str:
     if isinstance(error, UnicodeError):
         return why_no_connection(error, host)
     return str(error) or type(error).__name__
+
+
+async def read_whole(response: aiohttp.ClientResponse) -> bytes:
+    """Returns the body of an answer. Raises ValueError: it is longer than any that is expected."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > MAX_ANSWER_BYTES:
+            raise ValueError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def read_json(response: aiohttp.ClientResponse) -> Any:
+    """Returns the JSON value of an answer. Raises one of NO_ANSWER: it has none, or is too long."""
+    return json.loads(await read_whole(response))

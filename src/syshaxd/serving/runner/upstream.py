@@ -28,6 +28,7 @@ IDLE_LIMIT_S = 4.0
 MAX_HELD_BYTES = 1024 * 1024
 # Up to here copying costs less than writing two pieces.
 MAX_JOINED_BYTES = 16 * 1024
+_MAX_INTERIM = 100
 
 
 class Sink(Protocol):
@@ -55,6 +56,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_bodiless",
         "_head",
         "_held",
+        "_interim",
         "_left",
         "_paused",
         "_pool",
@@ -69,6 +71,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
         self._head: ResponseHead | None = None
+        self._interim = 0
         self._take: Callable[[bytes], None] = self._start  # what comes next
         self._held = b""
         self._left = 0  # of a body with a length, or of a chunk that is passed on in pieces
@@ -87,6 +90,7 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._sink is None
         self._sink = sink
         self._bodiless = bodiless
+        self._interim = 0
         if len(body) < MAX_JOINED_BYTES:
             self._transport.write(head + body)
         else:
@@ -157,6 +161,9 @@ class UpstreamConnection(asyncio.Protocol):
             data = data[end + 4 :]
             if head.status >= 200:
                 break  # before it came an interim answer, such as 100
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                raise ProtocolError(f"more than {_MAX_INTERIM} interim answers")
         assert self._sink is not None
         self._head = head
         self._sink.head(head)
