@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.numa import Gpu, GpuWish, fits, plan_gpus
+from syshaxd.core.numa import ALWAYS, Gpu, GpuWish, fits, plan_gpus
 
 EIGHT = tuple(Gpu(name=str(number), node=number // 4) for number in range(8))
 WHOLE = 0.9
@@ -22,8 +22,8 @@ def wish(count: int = 1, share: float = WHOLE, *present: str) -> GpuWish:
     return GpuWish(count=count, share=share, present=present)
 
 
-def plan(gpus: tuple[Gpu, ...], taken: dict[str, float] | None = None, **wishes: GpuWish) -> dict[str, tuple[str, ...]]:
-    return plan_gpus(gpus, wishes, taken or {}, distance)
+def plan(gpus: tuple[Gpu, ...], **wishes: GpuWish) -> dict[str, tuple[str, ...]]:
+    return plan_gpus(gpus, wishes, {}, distance)
 
 
 @st.composite
@@ -35,19 +35,29 @@ def hosts(draw: st.DrawFn) -> tuple[Gpu, ...]:
 shares = st.sampled_from([0.1, 0.2, 0.3, 0.45, 0.5, 0.7, 0.9, 1.0])
 names = st.sampled_from([str(number) for number in range(12)])
 wishes = st.builds(
-    GpuWish, count=st.integers(1, 8), share=shares, present=st.lists(names, max_size=4, unique=True).map(tuple)
+    GpuWish,
+    count=st.integers(1, 8),
+    share=shares,
+    present=st.lists(names, max_size=4, unique=True).map(tuple),
+    group=st.sampled_from([ALWAYS, ALWAYS, "x", "y"]),
 )
 fleets = st.dictionaries(st.sampled_from("abcdefgh"), wishes, max_size=6)
 
 
-@given(hosts(), fleets, st.dictionaries(names, shares, max_size=4))
+@given(hosts(), fleets, st.dictionaries(names, st.dictionaries(st.sampled_from([ALWAYS, "x"]), shares), max_size=4))
 def test_no_gpu_is_promised_to_more_than_its_memory_holds(
-    gpus: tuple[Gpu, ...], fleet: dict[str, GpuWish], taken: dict[str, float]
+    gpus: tuple[Gpu, ...], fleet: dict[str, GpuWish], taken: dict[str, dict[str, float]]
 ) -> None:
     found = plan_gpus(gpus, fleet, taken, distance)
     for gpu in gpus:
-        users = [fleet[name].share for name, its in found.items() if gpu.name in its]
-        assert not users or fits(taken.get(gpu.name, 0.0) + sum(users))
+        users = [fleet[name] for name, its in found.items() if gpu.name in its]
+        for group in {user.group for user in users}:
+            before = taken.get(gpu.name, {})
+            shares_of = {ALWAYS: before.get(ALWAYS, 0.0), group: before.get(group, 0.0)}
+            for user in users:
+                if user.group in shares_of:
+                    shares_of[user.group] += user.share
+            assert fits(sum(shares_of.values()))
     for name, its in found.items():
         assert len(set(its)) == fleet[name].count
         assert set(its) <= {gpu.name for gpu in gpus}
@@ -57,7 +67,7 @@ def test_no_gpu_is_promised_to_more_than_its_memory_holds(
 def test_instances_that_need_whole_gpus_all_get_them_if_there_are_enough(
     gpus: tuple[Gpu, ...], fleet: dict[str, GpuWish]
 ) -> None:
-    fleet = {name: replace(each, share=WHOLE) for name, each in fleet.items()}
+    fleet = {name: replace(each, share=WHOLE, group=ALWAYS) for name, each in fleet.items()}
     found = plan_gpus(gpus, fleet, {}, distance)
     assert (len(found) == len(fleet)) == (sum(each.count for each in fleet.values()) <= len(gpus))
 
@@ -66,11 +76,11 @@ def test_instances_that_need_whole_gpus_all_get_them_if_there_are_enough(
 def test_an_instance_that_stays_keeps_its_gpus(
     gpus: tuple[Gpu, ...], before: dict[str, GpuWish], after: dict[str, GpuWish]
 ) -> None:
-    before = {name: replace(each, present=()) for name, each in before.items()}
+    before = {name: replace(each, present=(), group=ALWAYS) for name, each in before.items()}
     first = plan_gpus(gpus, before, {}, distance)
     unchanged = {name: replace(before[name], present=its) for name, its in first.items()}
     assert plan_gpus(gpus, unchanged, {}, distance) == first
-    new = {name: replace(each, share=WHOLE) for name, each in after.items() if name not in before}
+    new = {name: replace(each, share=WHOLE, group=ALWAYS) for name, each in after.items() if name not in before}
     second = plan_gpus(gpus, unchanged | new, {}, distance)
     if len(second) == len(unchanged) + len(new) and all(each.share == WHOLE for each in unchanged.values()):
         assert {name: second[name] for name in first} == first
@@ -114,6 +124,13 @@ def test_an_instance_moves_only_if_another_would_get_none() -> None:
         "b": ("1",),
         "c": ("0",),
     }
+
+
+def test_models_that_take_turns_share_gpus_only_if_there_are_too_few() -> None:
+    a, b = (GpuWish(count=2, share=WHOLE, group=group) for group in ("a", "b"))
+    assert plan(EIGHT[:4], a=a, b=b) == {"a": ("0", "1"), "b": ("2", "3")}
+    assert plan(EIGHT[:3], a=a, b=b, c=wish()) == {"a": ("0", "1"), "b": ("0", "1"), "c": ("2",)}
+    assert plan(EIGHT[:2], a=a, b=b, c=wish()).keys() == {"a", "b"}
 
 
 def test_decimal_shares_of_a_whole_gpu_fit() -> None:

@@ -259,3 +259,11 @@ def test_gpus_are_drawn_with_their_owners() -> None:
         "NVIDIA GPU 0000:02:00.0 (b)",
         "NVIDIA GPU 0000:03:00.0",
     ]
+
+
+def test_on_demand_models_share_planned_gpus_in_turns() -> None:
+    services = {name: service(port, model=name) | PAIR for port, name in enumerate("mno", 1)}
+    models = {"m": {"path": "/m"}, **{name: {"path": f"/{name}", "start": "on-demand"} for name in "no"}}
+    config = parse({"services": services, "models": models})
+    found = confine_instances(config, instance_specs(config), FOUR, topology_of(FOUR))
+    assert chosen(found) == {"m": ("0", "1"), "n": ("2", "3"), "o": ("2", "3")}

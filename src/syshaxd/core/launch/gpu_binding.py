@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Plans (`gpus: auto`) and checks the GPUs of all instances that syshaxd starts."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +18,7 @@ from syshaxd.core.config.gpus import (
 )
 from syshaxd.core.errors import ConfigFault
 from syshaxd.core.loads import GpuLoad
-from syshaxd.core.numa import Gpu, GpuWish, NumaTopology, fits, plan_gpus
+from syshaxd.core.numa import ALWAYS, Gpu, GpuWish, NumaTopology, fits, plan_gpus
 from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.report.describe import is_named
 from syshaxd.core.types import InstanceSpec, RuntimeKind
@@ -106,13 +107,16 @@ def confine_instances(
             owners[name] = memory_share(services[name])
     wishes = {
         name: GpuWish(
-            count=gpus_needed(service), share=memory_share(service), present=tuple((present or {}).get(name, ()))
+            count=gpus_needed(service),
+            share=memory_share(service),
+            present=tuple((present or {}).get(name, ())),
+            group=on_demand.get(name, ALWAYS),
         )
         for name, service in services.items()
         if are_gpus_planned(service)
     }
     free = [Gpu(name=name, node=node) for name, node in nodes_of_gpus(host, topology).items()]
-    shares = {gpu: sum(others.values()) for gpu, others in taken.items()}
+    shares = {gpu: _by_group(owners, on_demand) for gpu, owners in taken.items()}
     plan = plan_gpus(free, wishes, shares, topology.distance if topology else lambda _one, _other: 0)
     for name, wish in wishes.items():
         if name not in plan:
@@ -124,6 +128,14 @@ def confine_instances(
         gpus=host.gpus,
         nodes={spec.name: near for spec in confined if (near := _near(spec.gpus, host, homes))},
     )
+
+
+def _by_group(owners: Mapping[str, float], on_demand: Mapping[str, str]) -> Mapping[str, float]:
+    """Shares of a GPU by the on-demand model that has them."""
+    found: dict[str, float] = defaultdict(float)
+    for name, share in owners.items():
+        found[on_demand.get(name, ALWAYS)] += share
+    return found
 
 
 def _confined(

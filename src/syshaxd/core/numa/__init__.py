@@ -9,7 +9,7 @@ from syshaxd.core.numa.binding import VARIABLES, Binding, BindingSettings, Const
 from syshaxd.core.numa.check import Fault, Rule, check_binding
 from syshaxd.core.numa.draw import draw_topology
 from syshaxd.core.numa.drift import BindingStatus, Unverified, next_status
-from syshaxd.core.numa.gpu_plan import Gpu, GpuWish, fits, plan_gpus
+from syshaxd.core.numa.gpu_plan import ALWAYS, Gpu, GpuWish, fits, plan_gpus
 from syshaxd.core.numa.memory import Weights, memory_needs
 from syshaxd.core.numa.model import Accelerator, AcceleratorKind, Node, NumaTopology
 from syshaxd.core.numa.picture import picture
@@ -19,6 +19,7 @@ from syshaxd.core.numa.text import parse_lscpu, parse_numactl, parse_topology
 from syshaxd.core.numa.verify import Drift, DriftKind, Memory, NumaUsage, Thread, Verification, verify_binding
 
 __all__ = [
+    "ALWAYS",
     "VARIABLES",
     "Accelerator",
     "AcceleratorKind",

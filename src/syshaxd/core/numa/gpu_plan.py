@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Plans which instance gets which GPUs: no more of a GPU's memory than it has, and GPUs of one node together."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+ALWAYS = ""
+"""The group of instances that run all the time."""
 _MARGIN = 1e-9
 """For sums of decimal fractions such as 0.7 + 0.2 + 0.1."""
 _UNKNOWN_DISTANCE = 255
@@ -28,6 +31,8 @@ class GpuWish:
     """Of the memory of each of its GPUs, 0 to 1."""
     present: tuple[str, ...] = ()
     """The GPUs that it has already."""
+    group: str = ALWAYS
+    """Instances of different groups take turns; those that are always there are there beside each of them."""
 
 
 def fits(shares: float) -> bool:
@@ -35,10 +40,16 @@ def fits(shares: float) -> bool:
     return shares <= 1 + _MARGIN
 
 
+def shares_beside(used: Mapping[str, float], group: str) -> float:
+    """The share of a GPU, by group, that is in use at most while an instance of this group runs."""
+    in_turns = [share for other, share in used.items() if other != ALWAYS and group in {ALWAYS, other}]
+    return used.get(ALWAYS, 0.0) + max(in_turns, default=0.0)
+
+
 def plan_gpus(
     gpus: Sequence[Gpu],
     wishes: Mapping[str, GpuWish],
-    taken: Mapping[str, float],
+    taken: Mapping[str, Mapping[str, float]],
     distance: Callable[[int, int], int],
 ) -> dict[str, tuple[str, ...]]:
     """Returns the names of each instance's GPUs; an instance for which there are too few is absent.
@@ -50,7 +61,7 @@ def plan_gpus(
     Args:
         gpus: All that may be given away, in order of preference.
         wishes: What is needed, by instance.
-        taken: Shares of GPUs that others have, by name.
+        taken: Shares of GPUs that others have, by name and by the group of these others.
         distance: Between two NUMA nodes.
     """
     ways = ((keep, pack) for keep in (True, False) for pack in (False, True))
@@ -66,23 +77,23 @@ def plan_gpus(
 def _plan(
     gpus: Sequence[Gpu],
     wishes: Mapping[str, GpuWish],
-    taken: Mapping[str, float],
+    taken: Mapping[str, Mapping[str, float]],
     distance: Callable[[int, int], int],
     *,
     keep: bool,
     pack: bool,
 ) -> dict[str, tuple[str, ...]]:
     """One plan; with `pack` on as few GPUs as possible."""
-    used = {gpu.name: taken.get(gpu.name, 0.0) for gpu in gpus}
+    used = {gpu.name: defaultdict(float, taken.get(gpu.name, {})) for gpu in gpus}
     plan: dict[str, tuple[str, ...]] = {}
 
     def has_room(name: str, wish: GpuWish) -> bool:
-        return name in used and fits(used[name] + wish.share)
+        return name in used and fits(shares_beside(used[name], wish.group) + wish.share)
 
     def give(instance: str, names: tuple[str, ...]) -> None:
         plan[instance] = names
         for name in names:
-            used[name] += wishes[instance].share
+            used[name][wishes[instance].group] += wishes[instance].share
 
     for instance, wish in wishes.items():
         if keep and len(set(wish.present)) == wish.count and all(has_room(name, wish) for name in wish.present):
@@ -92,7 +103,8 @@ def _plan(
         wish = wishes[instance]
         able = [gpu for gpu in gpus if has_room(gpu.name, wish)]
         if len(able) >= wish.count:
-            load = {gpu.name: -used[gpu.name] if pack else used[gpu.name] for gpu in able}
+            shares = {gpu.name: sum(used[gpu.name].values()) for gpu in able}
+            load = {name: -share if pack else share for name, share in shares.items()}
             limit = sorted(load.values())[wish.count - 1]
             give(instance, _near([gpu for gpu in able if load[gpu.name] <= limit], wish.count, distance))
     return {instance: plan[instance] for instance in wishes if instance in plan}
