@@ -221,3 +221,14 @@ def test_a_body_of_very_many_keys_is_refused(body: bytes) -> None:
 def test_text_that_looks_like_keys_is_no_key() -> None:
     text = json.dumps({"model": "m", "prompt": json.dumps({"a": 1}) * _OVER}).encode()
     assert READER.read(text)["model"] == "m"
+
+
+@pytest.mark.parametrize("nested", [b"[],", b"{},", b"[{}],", b"[" * 500 + b"]" * 500 + b","])
+def test_a_body_of_very_many_arrays_and_objects_is_refused(nested: bytes) -> None:
+    depth = nested.count(b"[") + nested.count(b"{")
+    for count, is_refused in ((2_900_000, False), (3_100_000, True)):
+        body = b'{"messages":[%s0]}' % (nested * (count // depth))
+        with (
+            pytest.raises(BadRequestError, match="more than 3000000 arrays") if is_refused else contextlib.nullcontext()
+        ):
+            READER.read(body)

@@ -38,6 +38,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "the same key": lambda: b"{%s}" % b",".join([b'"model":"nobody"'] * (_SIZE // 17)),
     "brackets, 1 MB deep": lambda: _of(b"[" * _MB),
     "objects, 100,000 deep": lambda: _of(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+    "small arrays": lambda: _of(b",".join([b"[" * 500 + b"]" * 500] * (_SIZE // 1001))),
     "a number of 1 MB": lambda: b'{"model":"nobody","messages":[{}],"max_tokens":%s}' % (b"9" * _MB),
     "escapes": lambda: _of(b'{"role":"user","content":"%s"}' % (b"\\u00e9" * (_SIZE // 6))),
     "escaped quotes": lambda: _of(b'{"role":"user","content":"%s"}' % (b'\\":' * (_SIZE // 3))),
