@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Admission over all orders of events: nobody is overtaken at the GPU, no place is lost, nobody waits for nothing."""
 
-import itertools
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.placement.admission import Admission
-from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
-from syshaxd.core.placement.decision import InferenceRequest, Offload, Placement
+from syshaxd.core.placement.claims import Claim
+from syshaxd.core.placement.decision import InferenceRequest, Offload
 from syshaxd.core.placement.records import Cause
-from syshaxd.core.placement.rules import Policy
-from syshaxd.core.placement.slots import Grant, Slot
-from syshaxd.core.types import InstanceSpec
+from syshaxd.core.placement.slots import Slot
+from tests.fakes.admission import Client, Clients
 from tests.fakes.specs import make_spec
 
 GPU, CPU = replace(make_spec("gpu"), max_num_seqs=2), replace(make_spec("cpu"), max_num_seqs=2)
@@ -26,142 +24,35 @@ MOST = {"gpu": 2 + 1 + 1, "cpu": 2 + 1}
 """Slots, a backlog, and at the GPU a prefill more."""
 
 
-@dataclass(eq=False)
-class Client:
-    """A request, and how far it has come. It is its own stream."""
-
-    number: int
-    bench: "Bench"
-    claim: Claim
-    grant: Grant | None = None
-    slots: tuple[Slot, ...] = ()
-    """Those that it holds."""
-    leaves: Slot | None = None
-    """The one that it releases, as its stream has moved."""
-    causes: tuple[Cause, ...] = ()
-    """Of the moves of its stream."""
-    refused: bool = False
-    may_return: bool = True
-
-    @property
-    def placement(self) -> Placement | None:
-        return None if self.grant is None else self.grant.placement
-
-    @property
-    def held(self) -> tuple[str, ...]:
-        """Instances on which it holds a slot."""
-        return tuple(slot.spec.name for slot in self.slots)
-
-    # MovableStream.
-
-    @property
-    def spec(self) -> InstanceSpec | None:
-        return self.slots[-1].spec if self.slots else None
-
-    @property
-    def tokens(self) -> int:
-        return self.number
-
-    @property
-    def may_move(self) -> bool:
-        return self.bench.can_move and len(self.slots) == 1 and self.claim.request.movable
-
-
-class Bench:
-    """Clients of one Admission."""
+class Bench(Clients):
+    """Clients of one GPU and one CPU."""
 
     def __init__(self, snapshot: Snapshot | None = None, *, max_queue_size: int = 1000) -> None:
-        self.snapshot = snapshot or Snapshot()
-        self.can_move = True
+        super().__init__((GPU, CPU), policy="turn", snapshot=snapshot, max_queue_size=max_queue_size)
         self.migrating = False
-        self.clients: list[Client] = []
-        self.overtaken: list[int] = []
-        self.ready: tuple[InstanceSpec, ...] = (GPU, CPU)
-        self.admission = Admission(Policy(name="turn"), max_queue_size=max_queue_size)
-        self.admission.on_release(lambda _: self.admit())
-        self._numbers = itertools.count()
 
-    @property
-    def fleet(self) -> Fleet:
-        return Fleet(
-            specs={"gpu": GPU, "cpu": CPU},
-            ready=self.ready,
-            candidates=lambda request, tried: tuple(
-                spec for spec in self.ready if request.pinned in {None, spec.name} and spec.name not in tried
-            ),
-            pairs=BOTH,
-            snapshot=self.snapshot,
-            at_s=0.0,
-        )
-
-    # Effects.
-
-    def carry_out(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Granted():
-                    self._granted(self._client(effect.claim), effect.grant)
-                case Refused():
-                    self._client(effect.claim).refused = True
-                case MoveStream():
-                    self._moves(self._client(effect.claim), effect)
-                case Decided():
-                    pass
-
-    def _client(self, claim: Claim) -> Client:
-        return next(client for client in self.clients if client.claim is claim)
-
-    def _granted(self, client: Client, grant: Grant) -> None:
-        client.grant, client.slots = grant, grant.slots
-        client.claim.stream = client
+    def on_grant(self, client: Client) -> None:
         if client.held == ("gpu",) and client.claim.request.pinned is None:
             waiting = [other for other in self.waiting() if other.claim.request.pinned is None]
             self.overtaken += [other.number for other in waiting if other.number < client.number]
             self.overtaken += [other.number for other in self.clients if self._returns_before(other, client)]
 
-    def _moves(self, client: Client, move: MoveStream) -> None:
-        """The source's slot is released a little later."""
-        assert client.may_move
-        assert client.grant is not None
-        assert move.slot.spec is not client.spec
-        if move.cause is Cause.ROOM and not self.migrating and client.placement and client.placement.returns_to:
+    def on_move(self, client: Client, target: Slot, cause: Cause) -> None:
+        if cause is Cause.ROOM and not self.migrating and client.placement and client.placement.returns_to:
             self.overtaken += [other.number for other in self.clients if self._returns_before(other, client)]
-        client.leaves = client.slots[0]
-        client.grant.add(move.slot)
-        client.slots += (move.slot,)
-        client.causes += (move.cause,)
 
-    def settle(self) -> None:
-        """Streams that move have left their source."""
-        while moving := [client for client in self.clients if client.leaves is not None]:
-            leaves, moving[0].leaves = moving[0].leaves, None
-            assert leaves is not None
-            self.give_back(moving[0], leaves.spec.name)
-
-    # Events.
-
-    def admit(self) -> None:
-        self.carry_out(self.admission.admit(self.fleet))
-
-    def read(self, snapshot: Snapshot, draining: tuple[str, ...] = ()) -> None:
-        self.snapshot = snapshot
-        self.carry_out(self.admission.observe_loads(self.fleet))
-        self.settle()
+    def migrate(self, draining: Sequence[str]) -> None:
         self.migrating = True
-        self.carry_out(self.admission.migrate(self.fleet, draining))
+        super().migrate(draining)
         self.migrating = False
-        self.settle()
 
     def give_back(self, client: Client, name: str) -> None:
         (slot,) = (slot for slot in client.slots if slot.spec.name == name)
-        client.slots = tuple(other for other in client.slots if other is not slot)
-        slot.release()
-        slot.release()  # once more changes nothing
+        self.release(client, slot)
 
     def arrive(self, *, movable: bool = False, pinned: str | None = None) -> Client:
-        number = next(self._numbers)
         request = InferenceRequest(
-            request_id=str(number),
+            request_id="",
             model="",
             stream=True,
             pinned=pinned,
@@ -169,23 +60,7 @@ class Bench:
             whole_because="" if movable else "seed",
             movable=movable,
         )
-        client = Client(number, self, Claim(request))
-        self.clients.append(client)
-        self.carry_out(self.admission.arrive(client.claim, self.fleet))
-        self.settle()
-        return client
-
-    def end(self, client: Client) -> None:
-        client.slots = ()
-        self.clients.remove(client)
-        if client.grant is None:
-            self.admission.give_up(client.claim)
-        else:
-            client.grant.release()
-        self.settle()
-
-    def waiting(self) -> list[Client]:
-        return [client for client in self.clients if client.grant is None and not client.refused]
+        return self.ask(Claim(request))
 
     def _returns_before(self, other: Client, client: Client) -> bool:
         """Whether `other`, whom the CPU helps, should have had the slot at the GPU that `client` has got."""
@@ -278,13 +153,7 @@ class Machine(RuleBasedStateMachine):
         bench.can_move = True
         bench.ready = (GPU, CPU)
         bench.read(Snapshot())
-        while bench.clients:
-            client = next((client for client in bench.clients if client.held or client.refused), None)
-            assert client is not None, "all wait, and none holds a slot"
-            bench.end(client)
-        assert bench.admission.is_quiet
-        assert not bench.admission.entries
-        assert not any(bench.admission.inflight.values())
+        bench.end_all()
 
 
 TestMachine = Machine.TestCase
@@ -378,9 +247,7 @@ def test_the_rest_of_an_answer_goes_before_all_that_waits_but_not_back_to_where_
     bench = Bench()
     running = [bench.arrive(pinned=name) for name in ("gpu", "gpu", "gpu", "cpu", "cpu", "cpu")]
     waits = bench.arrive()
-    rest = Client(99, bench, Claim(waits.claim.request, tried=("cpu",), first=True))
-    bench.clients.append(rest)
-    bench.carry_out(bench.admission.arrive(rest.claim, bench.fleet))
+    rest = bench.ask(Claim(waits.claim.request, tried=("cpu",), first=True))
     bench.end(running[-1])
     assert (waits.held, rest.held) == ((), ())
     bench.end(running[0])

@@ -3,10 +3,9 @@
 """Admission for any number of instances of several models."""
 
 import heapq
-import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -15,16 +14,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.placement.admission import Admission
-from syshaxd.core.placement.claims import Claim, Effect, Fleet, Granted, MoveStream, Refused
+from syshaxd.core.placement.claims import Claim
 from syshaxd.core.placement.decision import InferenceRequest, RunOn
 from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.measured import Line
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.rules import Policy, View
 from syshaxd.core.placement.scheduler import decide
-from syshaxd.core.placement.slots import Grant, Slot
+from syshaxd.core.placement.slots import Slot
 from syshaxd.core.types import InstanceSpec, Role
+from tests.fakes.admission import Client, Clients
 from tests.fakes.specs import make_spec
 
 
@@ -48,95 +47,27 @@ ROOM = {spec.name: spec.max_num_seqs + max(1, int(spec.max_num_seqs * 0.25)) + 1
 """Slots, a backlog, and a prefill more."""
 
 
-@dataclass(eq=False)
-class Client:
-    """A request, and what it holds. It is its own stream."""
+class Bench(Clients):
+    """Clients of several models."""
 
-    number: int
-    claim: Claim
-    grant: Grant | None = None
-    slots: tuple[Slot, ...] = ()
-    leaves: Slot | None = None
-    refused: bool = False
-    tokens: int = 1
-    may_move: bool = True
-    may_return: bool = True
-
-    @property
-    def spec(self) -> InstanceSpec | None:
-        return self.slots[-1].spec if self.slots else None
-
-    @property
-    def waits(self) -> bool:
-        return self.grant is None and not self.refused
-
-    def move(self, target: Slot, cause: Cause) -> bool:
-        raise NotImplementedError
-
-
-class Bench:
-    """Clients of one Admission."""
+    prefills_end_at_once = True
 
     def __init__(self, specs: Sequence[InstanceSpec] = FLEET, *, policy: str = "cost", max_queue_size: int = 1000):
-        self.specs = {spec.name: spec for spec in specs}
-        self.ready = tuple(specs)
-        self.snapshot = Snapshot()
-        self.clients: list[Client] = []
-        self.overtaken: list[int] = []
-        self.admission = Admission(Policy(name=policy), max_queue_size=max_queue_size)
-        self.admission.on_release(lambda _: self.carry_out(self.admission.admit(self.fleet)))
-        self._numbers = itertools.count()
+        super().__init__(specs, policy=policy, max_queue_size=max_queue_size)
 
-    @property
-    def fleet(self) -> Fleet:
-        pairs = {
-            (source.name, target.name)
-            for source, target in itertools.permutations(self.ready, 2)
-            if source.served_model == target.served_model
-        }
-        return Fleet(self.specs, self.ready, self._candidates, pairs, self.snapshot, 0.0)
-
-    def _candidates(self, request: InferenceRequest, tried: Sequence[str]) -> tuple[InstanceSpec, ...]:
+    def candidates(self, request: InferenceRequest, tried: Sequence[str]) -> tuple[InstanceSpec, ...]:
         if request.model not in {"a", "b", "c", "d", "e"}:
             raise NotFoundError("no such model")
         return tuple(spec for spec in self.ready if serves(spec, request.model) and spec.name not in tried)
 
-    def carry_out(self, effects: Sequence[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Granted():
-                    self._granted(self._client(effect.claim), effect.grant)
-                case Refused():
-                    self._client(effect.claim).refused = True
-                case MoveStream():
-                    self._moves(self._client(effect.claim), effect.slot)
-
-    def _client(self, claim: Claim) -> Client:
-        return next(client for client in self.clients if client.claim is claim)
-
-    def _granted(self, client: Client, grant: Grant) -> None:
-        assert client.waits
-        client.grant, client.slots = grant, grant.slots
-        client.claim.stream = client if client.claim.request.movable else None
-        assert all(serves(slot.spec, client.claim.request.model) for slot in grant.slots)
-        if grant.slots[-1].spec.role is Role.GPU and isinstance(grant.placement, RunOn) is not False:
+    def on_grant(self, client: Client) -> None:
+        assert all(serves(slot.spec, client.claim.request.model) for slot in client.slots)
+        if client.slots[-1].spec.role is Role.GPU:
             mine = [other for other in self.clients if other.claim.request.model == client.claim.request.model]
             self.overtaken += [other.number for other in mine if other.waits and other.number < client.number]
 
-    def _moves(self, client: Client, slot: Slot) -> None:
-        assert client.grant is not None
-        assert serves(slot.spec, client.claim.request.model)
-        assert slot.spec is not client.spec
-        client.leaves = client.slots[-1]
-        client.grant.add(slot)
-        client.slots += (slot,)
-
-    def settle(self) -> None:
-        """Streams that move have left their source, and prefills are over."""
-        while moving := [client for client in self.clients if len(client.slots) > 1]:
-            left, moving[0].slots = moving[0].slots[:-1], moving[0].slots[-1:]
-            for slot in left:
-                slot.release()
+    def on_move(self, client: Client, target: Slot, cause: Cause) -> None:
+        assert serves(target.spec, client.claim.request.model)
 
     def arrive(self, model: str = "a", *, movable: bool = False, conversation: int = 0) -> Client:
         request = InferenceRequest(
@@ -148,27 +79,7 @@ class Bench:
             movable=movable,
             conversation=conversation,
         )
-        client = Client(next(self._numbers), Claim(request))
-        self.clients.append(client)
-        self.carry_out(self.admission.arrive(client.claim, self.fleet))
-        self.settle()
-        return client
-
-    def end(self, client: Client) -> None:
-        client.slots = ()
-        self.clients.remove(client)
-        if client.grant is None:
-            self.admission.give_up(client.claim)
-        else:
-            client.grant.release()
-        self.settle()
-
-    def read(self, snapshot: Snapshot, draining: Sequence[str] = ()) -> None:
-        self.snapshot = snapshot
-        self.carry_out(self.admission.observe_loads(self.fleet))
-        self.settle()
-        self.carry_out(self.admission.migrate(self.fleet, draining))
-        self.settle()
+        return self.ask(Claim(request))
 
     def where(self, *clients: Client) -> list[str]:
         return ["-" if client.spec is None else client.spec.name for client in clients]
@@ -214,7 +125,7 @@ class Machine(RuleBasedStateMachine):
     @rule(gone=st.sets(st.sampled_from([spec.name for spec in ALL]), max_size=3))
     def instances_go_and_come(self, gone: set[str]) -> None:
         self.bench.ready = tuple(spec for spec in ALL if spec.name not in gone)
-        self.bench.carry_out(self.bench.admission.admit(self.bench.fleet))
+        self.bench.admit()
         self.bench.settle()
 
     @invariant()
@@ -247,13 +158,7 @@ class Machine(RuleBasedStateMachine):
         bench = self.bench
         bench.ready = ALL
         bench.read(Snapshot())
-        while bench.clients:
-            client = next((client for client in bench.clients if client.slots or client.refused), None)
-            assert client is not None, "all wait, and none holds a slot"
-            bench.end(client)
-        assert bench.admission.is_quiet
-        assert not bench.admission.entries
-        assert not any(bench.admission.inflight.values())
+        bench.end_all()
 
 
 TestMachine = Machine.TestCase
