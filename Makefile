@@ -42,7 +42,16 @@ unit: unit-shell unit-core
 unit-core unit-shell: unit-%: .venv/.dev
 	$(BIN)/pytest tests/$*
 
-e2e: .venv/.dev
+# What people use as clients of an endpoint: for tests, in an environment of their own.
+.PHONY: clients
+clients: build/clients/.done
+build/clients/.done:
+	@echo "==> installing clients"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check 'anthropic>=2,<3' 'langchain-openai>=1,<2' 'litellm>=1,<2' 'openai>=3,<4'
+	@touch $@
+
+e2e: .venv/.dev build/clients/.done
 	$(BIN)/python -m syshax_embedded prepare --engine-only
 	$(BIN)/pytest tests/e2e
 
