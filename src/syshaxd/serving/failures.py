@@ -20,7 +20,10 @@ from syshaxd.serving.request import Request
 _log = logging.getLogger(__name__)
 _ASKED_TO_END = frozenset((State.DRAINING, State.STOPPING, State.STOPPED))
 _UNWELL = frozenset((State.UNHEALTHY, State.BACKOFF, State.FAILED))
-_GUARD = "it may have ended it, and runs only while two instances of its model are ready, few such requests at a time"
+_GUARD = (
+    "it may have ended an instance, and runs only while two instances of its model are ready, few such requests at a "
+    "time"
+)
 _RETRY_AFTER_S = 10.0
 
 
