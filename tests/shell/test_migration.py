@@ -87,6 +87,37 @@ async def settled(both: Duo) -> None:
             await asyncio.sleep(0.005)
 
 
+class TestParsers:
+    """Which answers of instances with a reasoning parser move."""
+
+    @pytest.mark.parametrize(
+        ("parser", "version", "stream", "stays"),
+        [
+            ("deepseek_r1", "0.32.0", True, ""),
+            ("deepseek_r1", "0.32.0", False, "reasoning-parser deepseek_r1: only streams continue"),
+            ("deepseek_r1", "0.26.0", True, "reasoning-parser deepseek_r1: its state stays behind"),
+            ("qwen3", "0.32.0", True, "reasoning-parser qwen3: its state stays behind"),
+        ],
+    )
+    async def test_by_parser_version_and_kind(self, parser: str, version: str, stream: bool, stays: str) -> None:
+        async with duo(version=version, argv=("vllm", "serve", "--reasoning-parser", parser)) as both:
+            async with both.post("/v1/chat/completions", CHAT | {"stream": stream}) as answered:
+                await answered.read()
+            (decided,) = both.engine.requests.decisions.latest()
+            assert (decided.request.whole_because, decided.request.stays_because) == ("", stays)
+            assert decided.request.movable is not bool(stays)
+
+    async def test_a_stream_moves_and_comes_from_its_prompt_when_it_is_offloaded(self) -> None:
+        async with duo(SLOW, argv=("vllm", "serve", "--reasoning-parser", "deepseek_r1")) as both:
+            async with Client(both, "/v1/chat/pd_disagg", CHAT) as client:
+                await client.read(20)
+                assert both.gpu.engine.counters.generation_tokens == 1
+                both.supervisor.become("cpu", State.DRAINING)
+                await client.read()
+            check(client, 60)
+            assert causes(both) == [Cause.OFFLOAD, Cause.DRAIN]
+
+
 class TestDrain:
     @pytest.mark.parametrize("tokens", [1, 2, 17, 50])
     async def test_a_stream_leaves_an_instance_that_is_to_stop_with_its_kv(self, tokens: int) -> None:

@@ -186,6 +186,15 @@ class TestPromptAlone:
             assert placement == "gpu"
             assert body["choices"][0]["message"]["content"] == answer(PROMPT, 20)
 
+    async def test_an_error_about_one_token_is_not_the_answer(self) -> None:
+        """The first instance gets the client's own request then, and its answer to that counts."""
+        async with duo() as both:
+            both.gpu.set_faults(Faults(api_status=500))
+            body, placement = await both.whole(OFFLOAD, CHAT | {"seed": 1})
+            assert placement == "cpu"
+            assert body["choices"][0]["message"]["content"] == answer(PROMPT, 20)
+            assert both.gpu.requests == 2
+
     async def test_without_a_saved_kv_cache_the_first_instance_answers(self) -> None:
         async with duo(replace(FAST, arena_bytes=1)) as both:
             _, placement = await both.whole(OFFLOAD, CHAT | {"seed": 1})

@@ -5,6 +5,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from syshaxd.core.errors import InstanceFailedError
@@ -44,9 +45,14 @@ def read_first_token(
 def read_prompt(response: Segment, joined: JoinedAnswer, dialect: HandoverDialect, *, key: str) -> FirstToken:
     """Reads an instance's answer to a request for the prompt alone; its token is not used.
 
+    An error is not read: it may be a parser's, which cannot make anything of one token. The instance gets the client's
+    own request then.
+
     Raises:
         InstanceFailedError: The answer cannot be read.
     """
+    if response.head_ is None or response.head_.status != HTTPStatus.OK:
+        return FirstToken(b"", None, 0)
 
     def take(answer: Mapping[str, Any]) -> bytes:
         joined.take_prompt(answer)

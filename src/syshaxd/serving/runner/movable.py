@@ -273,10 +273,10 @@ class MovableAnswer:
         prompt_only = self._from_prompt
         body = self._dialect.prompt(self._body, key, path) if prompt_only else self._dialect.prefill(self._body, key)
         response = await self._exchanges.read(spec, path, body, last_try=self.last_try)
-        if self._delivery.pass_on(response):
-            return None
         if prompt_only:
             return read_prompt(response, self._joined, self._dialect, key=key)
+        if self._delivery.pass_on(response):
+            return None
         max_model_len = self._facts[spec.name].max_model_len
         first = read_first_token(response, self._joined, self._dialect, key=key, max_model_len=max_model_len)
         self._delivery.head = response.head_
