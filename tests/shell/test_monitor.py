@@ -104,6 +104,22 @@ async def complete(session: aiohttp.ClientSession, sim: SimInstance, tokens: int
         assert response.status == 200
 
 
+async def test_what_was_read_of_an_instance_at_another_address_is_dropped(
+    sim: SimInstance, session: aiohttp.ClientSession
+) -> None:
+    """By a reload: the former reading is not the new instance's, and one under way is not either."""
+    await complete(session, sim)
+    async with SimInstance(BUILT_IN["instant"]) as other, Watched(spec_of(sim)).running() as watched:
+        await watched.until(lambda snapshot: bool(snapshot.load("gpu").generation_tokens))
+        sim.set_faults(Faults(metrics_delay_s=0.3))
+        other.set_faults(Faults(metrics_delay_s=1.0))
+        await asyncio.sleep(3 * INTERVAL_S)  # a reading is under way
+        watched.specs[:] = [spec_of(other)]
+        await watched.until(lambda snapshot: "gpu" not in snapshot.instances)
+        load = (await watched.until(lambda snapshot: "gpu" in snapshot.instances)).load("gpu")
+        assert not load.generation_tokens
+
+
 def test_before_the_first_reading_there_is_an_empty_snapshot() -> None:
     monitor = SystemMonitor(list, interval_s=1.0, timeout_s=1.0)
     assert monitor.latest() == Snapshot(max_age_s=10.0)

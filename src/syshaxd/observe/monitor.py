@@ -61,6 +61,7 @@ class SystemMonitor:
         self._read_gpus = read_gpus or GpuReader().read
         self._now = now
         self._snapshot = Snapshot(max_age_s=max(_LEAST_MAX_AGE_S, 3 * interval_s + timeout_s))
+        self._specs: dict[str, InstanceSpec] = {}
         self._readings: dict[str, vllm_metrics.MetricsReading] = {}
         self._host_error = ""
         self._subscribers: list[Callable[[Snapshot], None]] = []
@@ -99,8 +100,9 @@ class SystemMonitor:
             _log.error("%s: internal error: %s", source, text, exc_info=error)
 
     def _sources(self, session: aiohttp.ClientSession) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
-        specs = {spec.name: spec for spec in self._targets()}
-        if gone := self._snapshot.instances.keys() - specs.keys():
+        before, self._specs = self._specs, {spec.name: spec for spec in self._targets()}
+        specs = self._specs
+        if gone := {name for name in self._snapshot.instances if specs.get(name) != before.get(name)}:
             for name in gone:
                 self._readings.pop(name, None)
             self._publish(instances={k: load for k, load in self._snapshot.instances.items() if k not in gone})
@@ -112,6 +114,7 @@ class SystemMonitor:
 
     async def _update_instance(self, session: aiohttp.ClientSession, spec: InstanceSpec) -> None:
         before = self._snapshot.instances.get(spec.name)
+        reading: vllm_metrics.MetricsReading | None = None
         try:
             text = await _get(session, spec, "/metrics", self._timeout_s)
             reading = vllm_metrics.read(text, model=spec.served_model, at_s=self._now())
@@ -123,13 +126,15 @@ class SystemMonitor:
                 self._say(f"the load of {spec.name}", error)
         else:
             load = vllm_metrics.load(reading, self._readings.get(spec.name))
-            self._readings[spec.name] = reading
             if load.error:
                 if before is None or before.error != load.error:
                     _log.info("cannot read all of the load of %s: %s", spec.name, load.error)
             elif before is not None and before.error:
                 _log.info("the load of %s is readable again", spec.name)
-        self._publish(instances={**self._snapshot.instances, spec.name: load})
+        if spec in self._targets():  # else it is another one now, which is at another address, say
+            if reading is not None:
+                self._readings[spec.name] = reading
+            self._publish(instances={**self._snapshot.instances, spec.name: load})
 
     async def _update_host(self) -> None:
         try:
