@@ -120,3 +120,12 @@ async def test_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     async with writing(log):
         log.request(CALLER, RECORD)
     assert json.loads(capsys.readouterr().err)["generation_tokens"] == 5
+
+
+async def test_a_key_in_the_wrong_place_is_hidden(tmp_path: Path) -> None:
+    key = f"sk-syshax-{'k3Y' * 14}"
+    log = AccessLog(str(tmp_path / "access.log"))
+    async with writing(log):
+        log.refused(Caller(client="10.0.0.9", method="GET", path=f"/{key}", model=key), key, 404)
+    (line,) = lines(tmp_path / "access.log")
+    assert (line["request_id"], line["path"], line["model"]) == ("(hidden)", "/(hidden)", "(hidden)")

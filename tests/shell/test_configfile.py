@@ -9,11 +9,14 @@ import stat
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from syshaxd.cli.syshax import main as syshax
 from syshaxd.core.config import Config, get_value, parse, parse_text, set_value, unset_value
-from syshaxd.core.errors import ConfigError, ConflictError
+from syshaxd.core.errors import ConfigError, ConflictError, SyshaxError
+from syshaxd.instances import binder
 from syshaxd.system import configfile, replacing
 from syshaxd.system.api_keys import ApiKeys
 
@@ -60,7 +63,7 @@ def test_an_empty_file_is_usable(path: Path, text: str) -> None:
         ("a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
         ("services:\n  gpu:\n    port: 1\n    port: 2\n", "line 4, column 5: the key 'port' appears twice"),
         ("a: 1\n---\nb: 1\n", "line 2, column 1: expected a single document in the stream but found another document"),
-        ("a: *b\n", "line 1, column 4: found undefined alias 'b'"),
+        ("a: *b\n", "line 1, column 4: found undefined alias; quote values that begin with * or !"),
         ("- a\n", "must be a mapping of sections such as `services:`"),
         ("a: \0\n", "is not YAML: special characters are not allowed"),
         ("x: 1\n", "x: no such key; `syshax config --help` lists all"),
@@ -527,3 +530,34 @@ def test_a_private_key_that_others_can_read_is_told(path: Path, mode: int, *, is
     written(path, f"control: {{tcp: {{port: 1, cert: c, client_ca: a, key: {key}}}}}\n").chmod(0o600)
     found = configfile.warnings(path, configfile.load(path))
     assert [f"control.tcp.key: {key} is accessible to others" in text for text in found] == [True] * is_told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "services: {gpu: {env: {HF_TOKEN: *zqSECRETqz}}}",
+        "services: {gpu: {env: {HF_TOKEN: !zqSECRETqz x}}}",
+        "services: {gpu: {env: {HF_TOKEN: 'zqSECRETqz}}}",
+        'services: {gpu: {env: {HF_TOKEN: "zqSECRETqz\\q"}}}',
+        "services: {gpu: {env: {HF_TOKEN: zqSECRETqz, HF_TOKEN: zqSECRETqz}}}",
+        "services: {gpu: {env: {HF_TOKEN: {a: zqSECRETqz}}}}",
+        "services: {gpu: {env: {'HF_TOKEN=zqSECRETqz': y}}}",
+        "services: {gpu: {env: {'HF_TOKEN=zqSECRETqz\\n': y}}}",
+        "services: {gpu: {env: [HF_TOKEN=zqSECRETqz]}}",
+        "services: {gpu: {args: {'--api-key=zqSECRETqz': 1}}}",
+        "services: {gpu: {args: {api-key: {a: zqSECRETqz}}}}",
+        "services: {gpu: {args: --api-key zqSECRETqz}}",
+        "services: {gpu: {host: 'http://bob:zqSECRETqz@h/'}}",
+    ],
+)
+def test_no_fault_quotes_a_secret(text: str, tmp_path: Path) -> None:
+    try:
+        binder.bind(configfile.parse_file(text))
+        said = ""
+    except SyshaxError as error:
+        said = configfile.fault_text(tmp_path, error)
+    assert "zqSECRETqz" not in said
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    listed = CliRunner().invoke(syshax, ["config", "--config", str(path)])
+    assert "zqSECRETqz" not in listed.output

@@ -21,7 +21,7 @@ from syshaxd.core.address import Address
 from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value
 from syshaxd.core.errors import ConfigError, SyshaxError
 from syshaxd.core.launch.spec import instance_specs
-from syshaxd.core.secrets import safe_value
+from syshaxd.core.secrets import safe_text, safe_value
 from syshaxd.system import configfile
 from syshaxd.system.terminal import ProgramGroup
 
@@ -224,7 +224,7 @@ def _show(path: Path, keys: Sequence[str]) -> None:
 def _list(path: Path) -> None:
     values = list(_flat(configfile.read(path)))
     for key, value in values:
-        click.echo(f"{key} {_text(safe_value(key, value))}")
+        click.echo(f"{safe_text(key)} {_text(safe_value(key, value))}")
     if not values:
         click.echo(f"{path} sets no keys: all have their defaults", err=True)
 

@@ -4,6 +4,8 @@
 
 from dataclasses import dataclass
 
+from syshaxd.core.secrets import safe_text
+
 
 class SyshaxError(Exception):
     """An error that a user or operator can act on. The message says what, which one, and what to do next."""
@@ -27,7 +29,7 @@ class ConfigError(SyshaxError):
 
     def __init__(self, faults: tuple[ConfigFault, ...]) -> None:
         self.faults = faults
-        super().__init__("\n".join(str(fault) for fault in faults))
+        super().__init__("\n".join(safe_text(str(fault)) for fault in faults))
 
 
 class BadRequestError(SyshaxError):

@@ -40,10 +40,12 @@ _KNOWN_FORMS = re.compile(
 
 
 def is_secret(name: str) -> bool:
-    """Whether a name (key, flag or variable) such as `services.cpu.env.HF_TOKEN` means a secret."""
-    if name in _PATHS:
-        return False
-    words = [word for word in re.split(r"[-_]", _in_words(name.rpartition(".")[2])) if word and not word.isdigit()]
+    """Whether a name (key, flag or variable) such as `services.cpu.env.HF_TOKEN` means a secret, or a part of one."""
+    return name not in _PATHS and any(map(_means_secret, name.split(".")))
+
+
+def _means_secret(part: str) -> bool:
+    words = [word for word in re.split(r"[-_]", _in_words(part)) if word and not word.isdigit()]
     if not words:
         return False
     last, others = words[-1], frozenset(words[:-1])

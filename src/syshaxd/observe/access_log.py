@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from syshaxd.core.placement.records import RequestRecord
+from syshaxd.core.secrets import safe_text
 
 _log = logging.getLogger(__name__)
 STDERR = "stderr"
@@ -80,12 +81,12 @@ class AccessLog:
             return
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "request_id": request_id,
+            "request_id": safe_text(request_id),
             "client": caller.client,
             "key": caller.key,
             "method": caller.method,
-            "path": caller.path,
-            "model": caller.model,
+            "path": safe_text(caller.path),
+            "model": safe_text(caller.model),
             "status": status,
             **more,
         }

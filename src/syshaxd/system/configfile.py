@@ -314,6 +314,8 @@ def _yaml_problem(error: YAMLError) -> str:
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return f"is not YAML: {getattr(error, 'reason', 'it cannot be read')}"
     problem = " ".join(part for part in (error.context, error.problem) if part)
+    # A value that is not quoted and begins with * or ! is read as a name; it may be a secret.
+    problem = re.sub(r"(undefined alias|for the tag) '.*'", r"\1; quote values that begin with * or !", problem)
     if r"'\t'" in problem:
         problem = "a tab; YAML is indented with spaces only"
     if duplicate := re.search(r'found duplicate key "(.*?)" with value', problem):
