@@ -17,7 +17,7 @@ import msgspec
 from pydantic import BaseModel
 
 from syshaxd.core.errors import BadRequestError
-from syshaxd.core.handover.rules import KNOWN_FIELDS, whole_because
+from syshaxd.core.handover.rules import KNOWN_FIELDS, split_of
 from syshaxd.core.wire.body import BodyReader
 
 MIB = 1024 * 1024
@@ -55,7 +55,7 @@ READER = BodyReader(KNOWN_FIELDS, ("model", "max_tokens"))
 
 
 def ours(data: bytes) -> None:
-    whole_because(READER.read(data))
+    split_of(READER.read(data))
 
 
 READERS: dict[str, Callable[[bytes], object]] = {
