@@ -130,6 +130,8 @@ def test_a_line_is_never_negative_and_never_falls(points: list[tuple[int, float]
     assert line.slope >= 0
     assert line.at(at + 1) >= line.at(at) >= -1e-9
     assert line.error_ratio >= 0
+    assert line.slope <= line.steepest * (1 + 1e-9) + 1e-9
+    assert line.steepest * max(1.0, line.x) <= line.y * (1 + 1e-9) + 1e-9, "no part of it is below 0"
 
 
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=200))

@@ -84,12 +84,16 @@ def known(gpu_s: float, cpu_s: float) -> Estimates:
     def line(x: float, y: float) -> Line:
         return Line(x, y, variance=4.0, spread=y / 50, count=50)
 
+    def prompts_line(y: float) -> Line:
+        """Of prompts of many lengths, whose price is known well."""
+        return Line(1000, y, variance=250_000.0, covariance=50.0 * y, spread=y / 50, count=50)
+
     def step(batch: float, step_s: float) -> StepTime:
         return StepTime(line(batch, step_s), Line.first(batch, 0.0), spread=step_s / 50)
 
     return Estimates(
         token_s={"gpu": step(4, gpu_s), "cpu": step(4, cpu_s)},
-        prefill_s={"gpu": line(1000, 0.1), "cpu": line(1000, 3.0)},
+        prefill_s={"gpu": prompts_line(0.1), "cpu": prompts_line(3.0)},
         lengths=Lengths((), tuple(range(20, 220, 2)), 120.0),
     )
 

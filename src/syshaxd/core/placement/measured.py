@@ -98,6 +98,15 @@ class Line:
             return min(_SLOPE_UNKNOWN, 1 / max(1.0, self.x)) * self.y
         return min(max(0.0, self.covariance / self.variance), self.y / max(1.0, self.x))
 
+    @property
+    def steepest(self) -> float:
+        """The slope that it hardly exceeds: by twice its standard error, and at most that of a line through zero."""
+        through_zero = self.y / max(1.0, self.x)
+        if self.variance < _MIN_VARIANCE:
+            return through_zero
+        error = self.spread / math.sqrt(min(self.count, _EFFECTIVE) * self.variance)
+        return min(self.slope + _BOUND_SPREADS * error, through_zero)
+
     def at(self, x: float) -> float:
         """Seconds at `x` requests."""
         return self.y + self.slope * (x - self.x)

@@ -146,8 +146,10 @@ class _Case:
         self._end_s = estimates.lengths.mean * self._gpu_s / help_.slots * (1 - doubt * min(0.7, 1 / math.sqrt(ahead)))
         gpu_prompt, cpu_prompt = (estimates.prefill_s.get(name) for name in (help_.gpu, help_.cpu))
         self._gpu_prompt_s = gpu_prompt.at(help_.prompt_tokens) if gpu_prompt else 0.0
-        self._gpu_prompt_work_s = gpu_prompt.slope * help_.prompt_tokens if gpu_prompt else 0.0
-        usual_s = gpu_prompt.slope * gpu_prompt.x if gpu_prompt else 0.0
+        # Prompts that are computed together take as long as all of them, which hides what one of them takes.
+        token_work_s = (gpu_prompt.steepest if doubt else gpu_prompt.slope) if gpu_prompt else 0.0
+        self._gpu_prompt_work_s = token_work_s * help_.prompt_tokens
+        usual_s = token_work_s * gpu_prompt.x if gpu_prompt else 0.0
         # What the GPU gives for one token of one answer: a step's share, without the prompts computed meanwhile.
         self._gpu_token_work_s = max(0.0, self._gpu_s / help_.slots - usual_s / max(1.0, estimates.lengths.mean))
         self._cpu_prompt_s = 0.0
