@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.handover.bodies import continuation_body, movable_body, prefill_body, token_limit
+from syshaxd.core.handover.bodies import (
+    CHAT_PATH,
+    COMPLETIONS_PATH,
+    MESSAGES_PATH,
+    RESPONSES_PATH,
+    continuation_body,
+    loading_body,
+    movable_body,
+    prefill_body,
+    prompt_body,
+    token_limit,
+)
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20, "stream": True}
 TEXT: dict[str, Any] = {"model": "m", "prompt": "hi"}
@@ -104,3 +115,37 @@ def test_both_parts_together_have_the_limit_of_the_request(
             assert sent == min(allowed) - generated
         else:
             assert sent is None
+
+
+@pytest.mark.parametrize(
+    ("path", "limit", "changed"),
+    [
+        (CHAT_PATH, {"max_tokens": 9}, {"max_tokens": 1}),
+        (
+            CHAT_PATH,
+            {"max_completion_tokens": 9, "min_tokens": 5},
+            {"max_tokens": 1, "max_completion_tokens": 1, "min_tokens": 1},
+        ),
+        (COMPLETIONS_PATH, {}, {"max_tokens": 1}),
+        (RESPONSES_PATH, {"max_output_tokens": 9}, {"max_output_tokens": 1, "store": False}),
+        (MESSAGES_PATH, {"max_tokens": 9}, {"max_tokens": 1}),
+    ],
+)
+def test_a_prompt_is_asked_for_with_all_that_it_is_made_of(
+    path: str, limit: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    asked = {"model": "m", "tools": [1], "seed": 7, "stream": True, "stream_options": {"include_usage": True}}
+    sent = json.loads(prompt_body(asked | limit, "k", path))
+    params = sent.pop("kv_transfer_params")
+    assert params.pop("syshax") == {"save": {"key": "k", "on": "finish"}}
+    # vLLM would check the budget of thinking against the limit.
+    assert params == ({"do_remote_decode": True} if path == MESSAGES_PATH else {})
+    assert sent == {"model": "m", "tools": [1], "seed": 7, "stream": False} | changed
+
+
+def test_the_instance_that_answers_gets_the_clients_own_request() -> None:
+    asked = {"model": "m", "messages": [], "stream": True, "seed": 7}
+    assert json.loads(loading_body(asked, None)) == asked
+    assert json.loads(loading_body(asked, "k")) == asked | {"kv_transfer_params": {"syshax": {"load": {"key": "k"}}}}
+    moving = json.loads(movable_body(asked, "s", "k"))
+    assert moving["kv_transfer_params"] == {"syshax": {"save": {"key": "s", "on": "abort"}, "load": {"key": "k"}}}
