@@ -4,6 +4,7 @@
 
 import asyncio
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -331,6 +332,43 @@ async def test_a_keys_models_and_tokens_hold_for_each_line(tmp_path: Path) -> No
         renewed = await as_key(bed, keys, "rich")
         assert len([each async for each in renewed.client.batches.list()]) == 2, "a new key of the name has them"
         await poor.client.batches.cancel(waiting)
+
+
+async def test_a_full_disk_loses_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syshaxd.gateway.batches.worker._FIRST_PAUSE_S", 0.01)
+    left = dict.fromkeys(("finish_line", "finish", "waiting", "validate"), 2)
+
+    def failing(name: str) -> Callable[..., Any]:
+        works = getattr(BatchStore, name)
+
+        def act(*args: Any, **options: Any) -> Any:
+            left[name] -= 1
+            if left[name] >= 0:
+                raise sqlite3.OperationalError("database or disk is full")
+            return works(*args, **options)
+
+        return act
+
+    for name in left:
+        monkeypatch.setattr(BatchStore, name, failing(name))
+    async with bed_in(tmp_path / "b") as bed:
+        batch = await bed.ended(await bed.create(lines(3)))
+        assert (batch.status, batch.request_counts.completed) == ("completed", 3)
+        assert len(bed.stand.gpu.requests) + len(bed.stand.cpu.requests) == 3, "no line is asked twice"
+        monkeypatch.setattr(BatchStore, "_insert_file", fails_with(OSError(28, "No space left on device")))
+        client = bed.client.with_options(max_retries=0)
+        with pytest.raises(openai.InternalServerError, match=r"batches cannot be stored.*No space left") as caught:
+            await client.files.create(file=("in.jsonl", lines(1)), purpose="batch")
+        assert caught.value.status_code == 503
+        kept = {path.name for path in (tmp_path / "b" / "files").iterdir()}
+        assert kept == {batch.input_file_id, batch.output_file_id}, "half a file is left"
+
+
+def fails_with(error: Exception) -> Callable[..., Any]:
+    def fails(*args: Any, **options: Any) -> Any:
+        raise error
+
+    return fails
 
 
 async def test_at_most_so_many_lines_run_at_a_time(tmp_path: Path) -> None:

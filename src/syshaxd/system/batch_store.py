@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,18 @@ class BatchStore:
                 "delete some"
             )
         its_id = f"file-{secrets.token_hex(12)}"
-        self.path(its_id).write_bytes(data)
-        return self._insert_file(its_id, owner, filename, purpose, len(data))
+        with self._written_or_not(its_id):
+            self.path(its_id).write_bytes(data)
+            return self._insert_file(its_id, owner, filename, purpose, len(data))
+
+    @contextmanager
+    def _written_or_not(self, its_id: str) -> Iterator[None]:
+        """Removes the contents of a file if an error ends the block: the disk is full, say."""
+        try:
+            yield
+        except BaseException:
+            self.path(its_id).unlink(missing_ok=True)
+            raise
 
     def _insert_file(self, its_id: str, owner: str, filename: str, purpose: str, size_bytes: int) -> StoredFile:
         now = int(self._clock())
@@ -319,7 +329,7 @@ class BatchStore:
         """Id and size of a file with the results in the order of the input; None: there are none."""
         query = "SELECT result FROM lines WHERE batch_id = ? AND good = ? ORDER BY number"
         its_id = f"file-{secrets.token_hex(12)}"
-        with self.path(its_id).open("wb") as file:
+        with self._written_or_not(its_id), self.path(its_id).open("wb") as file:
             for (result,) in self._db.execute(query, (batch.id, good)):
                 file.write(result)
             file.writelines(more)
@@ -348,7 +358,12 @@ class _Transaction:
         self._db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._db.execute("ROLLBACK" if kind else "COMMIT")
+        try:
+            if not kind:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
 
 def _stored(name: str, value: Any) -> Any:

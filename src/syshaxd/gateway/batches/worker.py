@@ -4,6 +4,7 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,6 +34,10 @@ _SWEEP_INTERVAL_S = 30.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class StoreFailedError(UnavailableError):
+    """The store could not do what it should: the disk is full, say."""
 
 
 class RunningLine(Protocol):
@@ -83,11 +88,11 @@ class BatchWorker:
         try:
             if self._store is None:
                 self._store = await self._in_thread(self._open_store)
-            for batch in await self.call(BatchStore.unfinished):
+            for batch in await self._insist(BatchStore.unfinished):
                 self._begin(batch.id)
             self._ready.set()
             while True:
-                for its_id in await self.call(BatchStore.expire):
+                for its_id in await self._insist(BatchStore.expire):
                     await self._end(its_id, BatchStatus.EXPIRED)
                 await asyncio.sleep(_SWEEP_INTERVAL_S)
         finally:
@@ -109,10 +114,32 @@ class BatchWorker:
         self._thread.shutdown(wait=False)
 
     async def call(self, method: Callable[..., T], /, *args: Any, **options: Any) -> T:
-        """Calls a method of the store. Raises what it raises, or UnavailableError: it is not open yet."""
+        """Calls a method of the store.
+
+        Raises:
+            SyshaxError: As the method does.
+            StoreFailedError: The disk did not take or give what it should.
+            UnavailableError: The store is not open yet.
+        """
         if self._store is None:
             raise UnavailableError("batches are not ready yet; try again", retry_after_s=1.0)
-        return await self._in_thread(partial(method, self._store, *args, **options))
+        try:
+            return await self._in_thread(partial(method, self._store, *args, **options))
+        except (OSError, sqlite3.Error) as error:
+            text = f"batches cannot be stored: {error}; look at the disk of the state folder"
+            raise StoreFailedError(text, retry_after_s=_LONGEST_PAUSE_S) from error
+
+    async def _insist(self, method: Callable[..., T], /, *args: Any, **options: Any) -> T:
+        """As `call`, again and again while the store fails: what has been answered must not be lost."""
+        failures = 0
+        while True:
+            try:
+                return await self.call(method, *args, **options)
+            except StoreFailedError as error:
+                failures += 1
+                if failures == 1:
+                    _log.warning("%s; this is tried again", error)
+                await asyncio.sleep(backoff_s(failures, first_s=_FIRST_PAUSE_S, cap_s=_LONGEST_PAUSE_S))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -146,15 +173,15 @@ class BatchWorker:
         if task is not None:
             task.cancel()
             await asyncio.wait((task,))
-        batch = await self.call(BatchStore.batch, its_id)
-        return batch if batch.status in ENDED else await self.call(BatchStore.finish, its_id, status)
+        batch = await self._insist(BatchStore.batch, its_id)
+        return batch if batch.status in ENDED else await self._insist(BatchStore.finish, its_id, status)
 
     async def _carry_out(self, its_id: str) -> None:
-        batch = await self.call(BatchStore.batch, its_id)
+        batch = await self._insist(BatchStore.batch, its_id)
         if batch.status is BatchStatus.VALIDATING:
-            batch = await self.call(BatchStore.validate, its_id)
+            batch = await self._insist(BatchStore.validate, its_id)
         if batch.status is BatchStatus.CANCELLING:
-            await self.call(BatchStore.finish, its_id, BatchStatus.CANCELLED)
+            await self._insist(BatchStore.finish, its_id, BatchStatus.CANCELLED)
         if batch.status is not BatchStatus.IN_PROGRESS:
             return
         refusal = ""
@@ -165,14 +192,14 @@ class BatchWorker:
                 refusal = str(error)  # lines that run may end
         if refusal:
             _log.warning("%s ends: %s", its_id, refusal)
-            await self.call(BatchStore.finish, its_id, BatchStatus.CANCELLED, refusal)
+            await self._insist(BatchStore.finish, its_id, BatchStatus.CANCELLED, refusal)
         elif not self._stopping:
-            await self.call(BatchStore.finish, its_id, BatchStatus.COMPLETED)
+            await self._insist(BatchStore.finish, its_id, BatchStatus.COMPLETED)
 
     async def _run_lines(self, batch: Batch, group: asyncio.TaskGroup) -> None:
         """Begins the lines without a result. Raises UnauthorizedError: the batch's API key is not valid any more."""
         after = 0
-        while lines := await self.call(BatchStore.waiting, batch.id, after, _AT_ONCE):
+        while lines := await self._insist(BatchStore.waiting, batch.id, after, _AT_ONCE):
             for line in lines:
                 running = await self._permitted(batch, line)
                 if self._stopping:
@@ -199,7 +226,9 @@ class BatchWorker:
                 raise
             except BadRequestError as error:
                 self._slots.release()
-                await self.call(BatchStore.finish_line, batch.id, line.number, _refused(batch, line, error), good=False)
+                await self._insist(
+                    BatchStore.finish_line, batch.id, line.number, _refused(batch, line, error), good=False
+                )
                 return None
 
     async def _run_line(self, batch: Batch, line: Line, running: RunningLine) -> None:
@@ -208,7 +237,7 @@ class BatchWorker:
         finally:
             running.end()
         # Once it is answered, a cancel must not make it be asked again.
-        await asyncio.shield(self.call(BatchStore.finish_line, batch.id, line.number, result, good=good))
+        await asyncio.shield(self._insist(BatchStore.finish_line, batch.id, line.number, result, good=good))
 
     async def _result(self, batch: Batch, line: Line, running: RunningLine) -> tuple[bytes, bool]:
         """The line for the output file, or the error file, and whether it is for the output file."""
