@@ -4,17 +4,18 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence, Set
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Protocol
 
 from syshaxd.core.config import Config, on_demand_instances
 from syshaxd.core.config.diff import Changes, changes, is_proven
-from syshaxd.core.errors import ConfigError, ConflictError, SyshaxError
+from syshaxd.core.config.rounds import mixed, rounds
+from syshaxd.core.errors import ConfigError, ConflictError, NotFoundError, SyshaxError
 from syshaxd.core.events import EventKind
 from syshaxd.core.launch.cpu_binding import Bound
-from syshaxd.core.types import RuntimeKind, State
+from syshaxd.core.types import InstanceSpec, RolloutStep, RuntimeKind, State
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.operations import InstanceOperations
 from syshaxd.system import configfile, replacing
@@ -130,6 +131,50 @@ class Reconfigurer:
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
 
+    async def rollout(self, name: str) -> AsyncGenerator[RolloutStep, None]:
+        """Restarts the instances of a service or a model one at a time, after their running requests.
+
+        The next one is restarted when the last is READY and computes as before. Those that are stopped stay stopped.
+        Closing the generator ends it after the present instance.
+
+        Args:
+            name: Of a model, a service, or an instance.
+
+        Yields:
+            Each instance, before it is restarted.
+
+        Raises:
+            NotFoundError: There is no such instance, service or model.
+            ConflictError: An instance did not become READY, or no longer computes as before; those after it were not
+                touched.
+        """
+        async with self._lock:
+            specs = [spec for spec in self._bound.specs if name in {spec.name, spec.service, spec.served_model}]
+            if not specs:
+                known = dict.fromkeys(each for spec in self._bound.specs for each in (spec.served_model, spec.name))
+                raise NotFoundError(f"no instance, service or model {name!r}; there are {', '.join(known)}")
+            specs = [spec for spec in specs if self._supervisor.status(spec.name).wanted]
+            for at, spec in enumerate(specs):
+                yield RolloutStep(spec.name, at + 1, len(specs), self._instances.carried_by(spec))
+                try:
+                    await self._restart_proven(spec)
+                except (SyshaxError, TimeoutError) as error:
+                    left = ", ".join(each.name for each in specs[at + 1 :])
+                    text = f"the rollout of {name} stopped at {spec.name}: {_text(error)}"
+                    raise ConflictError(f"{text}; not touched: {left}" if left else text) from error
+
+    async def _restart_proven(self, spec: InstanceSpec) -> None:
+        """Restarts an instance. Raises SyshaxError: it does not become READY, or does not compute as before."""
+        name, was_allowed = spec.name, self._instances.allowed_pairs()
+        await self._supervisor.check_launch(spec)
+        before, times = self._supervisor.status(name), self.config.lifecycle
+        self._instances.restart(name, drain=True)
+        limit_s = times.drain_timeout_s + times.stop_grace_s + _MARGIN_S
+        await self._supervisor.wait_until(name, lambda status: status.generation > before.generation, limit_s)
+        if (fault := await self._ready(name)) is not None:
+            raise fault
+        await self._instances.check_parity([name], [other.name for other in self._bound.specs], was_allowed)
+
     def close(self) -> None:
         """Refuses further changes and aborts the current one: the daemon is stopping."""
         self._closed = True
@@ -195,18 +240,35 @@ class Reconfigurer:
         return changes(self.config, config, self._bound.specs, bound.specs, started_with=self.started_with)
 
     async def _exchange(self, todo: Changes, config: Config, bound: Bound, wanted: Set[str]) -> None:
-        """Changes to another configuration. Instances stopped by an operator stay stopped."""
+        """Changes to another configuration. Instances stopped by an operator stay stopped.
+
+        Of the instances of a model, one at a time is exchanged, when the last one is READY and computes as before.
+        """
         for spec in bound.specs:
             if spec.name in todo.replaced:
                 await self._supervisor.check_launch(spec)
-        with self._instances.exchanging(todo.ended):
-            await self._stop(todo.ended, drain=True)
+        *first, last = rounds(self._bound.specs, bound.specs, todo.replaced) or [()]
+        was_allowed = self._instances.allowed_pairs()
+        exchanged: list[str] = []
+        for names in first:
+            exchanged += names
+            with self._instances.exchanging(names):
+                await self._stop(names, drain=True)
+                await self._supervisor.reconfigure(mixed(self._bound.specs, bound.specs, exchanged))
+            await self._prove([name for name in names if name in wanted])
+            unchanged = [spec.name for spec in bound.specs if spec.name not in todo.replaced]
+            await self._instances.check_parity(names, {*exchanged, *unchanged}, was_allowed)
+            self._say(logging.INFO, f"{', '.join(names)} exchanged, {len(exchanged)} of {len(todo.replaced)}")
+        with self._instances.exchanging((*last, *todo.removed)):
+            await self._stop((*last, *todo.removed), drain=True)
             await self._supervisor.reconfigure(bound.specs)
             self._settle(config, bound)
         on_demand = on_demand_instances(config)
         unasked = {*todo.added, *on_demand_instances(self.config)} - on_demand.keys()
         unasked = {name for name in unasked if name in todo.added or self._is_to_start(name)}
-        await self._prove([spec.name for spec in bound.specs if spec.name in wanted & {*todo.replaced} | unasked])
+        await self._prove([spec.name for spec in bound.specs if spec.name in wanted & {*last} | unasked])
+        if first:
+            await self._instances.check_parity(last, [spec.name for spec in bound.specs], was_allowed)
 
     def _is_to_start(self, name: str) -> bool:
         """Whether an instance that requests started so far is to be started."""
@@ -237,7 +299,7 @@ class Reconfigurer:
         before = {spec.name: spec for spec in self._bound.specs}
         ended = [name for name, spec in present.items() if before.get(name) != spec]
         with self._instances.exchanging(ended):
-            await self._stop(ended, drain=False)
+            await self._stop(ended, drain=True)  # some may be READY and answer requests
             await self._supervisor.reconfigure(self._bound.specs)
             self._settle(self.config, self._bound)
 

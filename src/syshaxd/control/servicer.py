@@ -52,6 +52,11 @@ class AdminServicer(DaemonMethods, KeyMethods, BatchMethods):
         act = partial(self._instances.restart, request.name, drain=request.drain)
         await self._carry_out(Command.RESTART, act, request, context, api.RestartInstanceResponse)
 
+    async def RolloutInstances(self, request: api.RolloutInstancesRequest, context: Context) -> None:
+        async with aclosing(self._operations.reconfigurer.rollout(request.name)) as steps:
+            async for step in steps:
+                await context.write(make(api.RolloutInstancesResponse, step=step))
+
     async def CompareInstances(
         self, request: api.CompareInstancesRequest, context: Context
     ) -> api.CompareInstancesResponse:

@@ -253,6 +253,19 @@ class OffloadTrial:
     """As above."""
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutStep:
+    """An instance that a rollout is about to restart."""
+
+    instance: str
+    number: int
+    """The first one is 1."""
+    count: int
+    """Instances that the rollout restarts."""
+    carried_by: tuple[str, ...]
+    """The instances that answer requests for its model meanwhile; empty: none does."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnDemandStatus:
     """An on-demand model."""

@@ -3,15 +3,17 @@
 """The status of the daemon, and the commands on instances, for operators."""
 
 import asyncio
+import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Set
 from contextlib import AbstractContextManager, nullcontext
 
 from syshaxd import __version__
+from syshaxd.core.errors import ConflictError
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa import BindingStatus
-from syshaxd.core.types import EngineStatus, InstanceStatus, State
+from syshaxd.core.types import EngineStatus, InstanceSpec, InstanceStatus, Role, State
 from syshaxd.instances.on_demand import OnDemandModels
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
@@ -121,6 +123,33 @@ class InstanceOperations:
     def exchanging(self, names: Iterable[str]) -> AbstractContextManager[None]:
         """While these instances get other settings, no request starts them."""
         return nullcontext() if self._on_demand is None else self._on_demand.exchanging(names)
+
+    def carried_by(self, spec: InstanceSpec) -> tuple[str, ...]:
+        """The instances that take requests for the model of this one while it does not: GPUs, or else CPUs."""
+        ready = [other for other in self._engine.registry.ready if other.served_model == spec.served_model]
+        others = [other for other in ready if other.name != spec.name]
+        return tuple(other.name for other in others if other.role is Role.GPU) or tuple(other.name for other in others)
+
+    def allowed_pairs(self) -> frozenset[frozenset[str]]:
+        """The pairs of instances that were compared, and between which requests may move."""
+        return frozenset(
+            frozenset((report.first, report.second)) for report in self.parity.reports() if report.verdict.allowed
+        )
+
+    async def check_parity(self, names: Iterable[str], peers: Iterable[str], was_allowed: Set[frozenset[str]]) -> None:
+        """Compares instances that have just been started again with peers, where requests could move before.
+
+        Raises:
+            ConflictError: Requests may no longer move between two of them.
+        """
+        ready = {spec.name for spec in self._engine.registry.ready}
+        for name, peer in itertools.product(names, peers):
+            if name == peer or frozenset((name, peer)) not in was_allowed or not {name, peer} <= ready:
+                continue
+            verdict = (await self.parity.compare(name, peer)).verdict
+            if not verdict.allowed:
+                why = verdict.reasons[-1] if verdict.reasons else verdict.agreement
+                raise ConflictError(f"{name} and {peer} no longer compute the same: {why}")
 
     def is_stopped(self, name: str) -> bool:
         """Whether an operator has stopped the instance, even before the daemon started."""

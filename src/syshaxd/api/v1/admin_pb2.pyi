@@ -288,6 +288,30 @@ class RestartInstanceResponse(_message.Message):
     status: InstanceStatus
     def __init__(self, status: _Optional[_Union[InstanceStatus, _Mapping]] = ...) -> None: ...
 
+class RolloutInstancesRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RolloutInstancesResponse(_message.Message):
+    __slots__ = ("step",)
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    step: RolloutStep
+    def __init__(self, step: _Optional[_Union[RolloutStep, _Mapping]] = ...) -> None: ...
+
+class RolloutStep(_message.Message):
+    __slots__ = ("instance", "number", "count", "carried_by")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    CARRIED_BY_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    number: int
+    count: int
+    carried_by: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, instance: _Optional[str] = ..., number: _Optional[int] = ..., count: _Optional[int] = ..., carried_by: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class StreamLogsRequest(_message.Message):
     __slots__ = ("name", "tail", "follow")
     NAME_FIELD_NUMBER: _ClassVar[int]

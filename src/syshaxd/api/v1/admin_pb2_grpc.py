@@ -43,6 +43,11 @@ class AdminServiceStub(object):
                 request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceRequest.SerializeToString,
                 response_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceResponse.FromString,
                 )
+        self.RolloutInstances = channel.unary_stream(
+                '/syshaxd.api.v1.AdminService/RolloutInstances',
+                request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RolloutInstancesRequest.SerializeToString,
+                response_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RolloutInstancesResponse.FromString,
+                )
         self.CompareInstances = channel.unary_unary(
                 '/syshaxd.api.v1.AdminService/CompareInstances',
                 request_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.CompareInstancesRequest.SerializeToString,
@@ -171,6 +176,15 @@ class AdminServiceServicer(object):
 
     def RestartInstance(self, request, context):
         """Stops the instance and starts a new generation of it: done when that is READY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RolloutInstances(self, request, context):
+        """Restarts the instances of a model or a service one at a time, after their running requests; a response comes before
+        each. The next one is restarted when the last is READY and computes as before. FAILED_PRECONDITION: one did not, and
+        those after it were not touched. Ending the call ends the rollout after the present instance.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -332,6 +346,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RestartInstance,
                     request_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceRequest.FromString,
                     response_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceResponse.SerializeToString,
+            ),
+            'RolloutInstances': grpc.unary_stream_rpc_method_handler(
+                    servicer.RolloutInstances,
+                    request_deserializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RolloutInstancesRequest.FromString,
+                    response_serializer=syshaxd_dot_api_dot_v1_dot_admin__pb2.RolloutInstancesResponse.SerializeToString,
             ),
             'CompareInstances': grpc.unary_unary_rpc_method_handler(
                     servicer.CompareInstances,
@@ -515,6 +534,23 @@ class AdminService(object):
         return grpc.experimental.unary_stream(request, target, '/syshaxd.api.v1.AdminService/RestartInstance',
             syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceRequest.SerializeToString,
             syshaxd_dot_api_dot_v1_dot_admin__pb2.RestartInstanceResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RolloutInstances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/syshaxd.api.v1.AdminService/RolloutInstances',
+            syshaxd_dot_api_dot_v1_dot_admin__pb2.RolloutInstancesRequest.SerializeToString,
+            syshaxd_dot_api_dot_v1_dot_admin__pb2.RolloutInstancesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
