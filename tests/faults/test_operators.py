@@ -37,6 +37,26 @@ async def test_restarts(bed: Bed, row: Row) -> None:
     assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
 
 
+async def test_rollouts(make_bed: MakeBed, row: Row) -> None:
+    row.done = f"`syshaxctl rollout`, and a reload that changes both instances of the model, beside {STREAMS} streams"
+    bed = make_bed()
+    bed.told_to_end |= set(NAMES)
+    config = bed.configuration()
+    async with under_load(bed.port, at_once=STREAMS, tokens=60) as load:
+        row.counts = load.counts
+        done = await asyncio.to_thread(bed.ctl, "rollout", config["models"]["default"])
+        assert done.returncode == 0, done.stderr
+        assert "2 of 2  cpu  gpu answers meanwhile" in done.stdout
+        await bed.ready()
+        for name in NAMES:
+            config["services"][name]["max_num_seqs"] += 1
+        bed.config_path.write_text(json.dumps(config))
+        done = await asyncio.to_thread(bed.ctl, "reload")
+        assert done.returncode == 0, done.stderr
+        await bed.ready()
+    assert set(row.counts.verdicts) == {"ok"}, row.counts.told()
+
+
 async def test_reloads(make_bed: MakeBed, row: Row) -> None:
     row.done = (
         f"`syshaxctl reload`: cpu gets another port, gpu other slots, cpu goes and comes back; beside {STREAMS} streams"
