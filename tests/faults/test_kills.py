@@ -141,7 +141,8 @@ async def _end_instances(make_bed: MakeBed, row: Row, *, requests: int, after_s:
     )
     body = chat(0, tokens=4) | {"messages": [{"role": "user", "content": "poison!"}]}
     ended: list[set[str]] = []
-    async with under_load(bed.port, at_once=STREAMS, tokens=60) as load, _always_served(bed):
+    # A stream that is there at both ends of an instance is lost: these are over sooner.
+    async with under_load(bed.port, at_once=STREAMS, tokens=20 if after_s else 60) as load, _always_served(bed):
         row.counts = load.counts
         for _ in range(requests):
             pids = bed.pids()

@@ -172,7 +172,8 @@ class Engine:
             try:
                 await self._failures.run(request, answer.instance, answer.run)
             except (InstanceFailedError, InstanceTimeoutError) as error:
-                await self._failures.note(request, answer.instance, error, progressed=answer.progressed)
+                begun = answer.begun or answer.progressed
+                await self._failures.note(request, answer.instance, error, begun=begun)
                 try:
                     await self._fail_over(request, claim, grant, answer, error)
                 except SyshaxError as refusal:
@@ -196,9 +197,7 @@ class Engine:
             raise error
         if request.tries.suspect and not answer.begun:
             raise error  # the request starts over
-        why = f"instance {answer.instance}: {error}"
-        self._failures.check(request, why)
-        await self._failures.clear(request, why, within_s=self._grants.max_queue_wait_s)
+        self._failures.check(request, f"instance {answer.instance}: {error}")
         if answer.target is None:
             _log.warning(
                 "request %s: instance %s: %s; another instance continues its answer", request.id, answer.instance, error

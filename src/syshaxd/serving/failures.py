@@ -129,26 +129,26 @@ class Failures:
         if self._states.get(instance) in _UNWELL:
             self._suspects.blame_abandoned(instance, now_s)
 
-    async def note(self, request: Request, instance: str, error: SyshaxError, *, progressed: bool) -> None:
+    async def note(self, request: Request, instance: str, error: SyshaxError, *, begun: bool) -> None:
         """Notes that an instance failed a request.
 
         Args:
             request: The request.
             instance: The instance.
             error: What it has failed with.
-            progressed: It had made some of the answer.
+            begun: Some of the answer had come, from this instance or from another one before.
         """
         if isinstance(error, WithdrawnError):
             self._end_trial(request, harmless=False)
             return
-        if isinstance(error, InstanceTimeoutError) and not progressed:
+        if isinstance(error, InstanceTimeoutError) and not begun:
             self._abandon(request, instance)
         if request.expired:
             return  # the instance may be healthy
         self._supervisor.report_failure(instance)
         self._breakers.failed(instance, str(error))
         ended = await self._has_ended(instance, error)
-        request.tries.failed(error, ended=ended, begun=progressed)
+        request.tries.failed(error, ended=ended, begun=begun)
         self._end_trial(request, harmless=not ended)
         if ended and request.tries.suspect:
             self._trials.harmed()

@@ -50,7 +50,7 @@ class Retries:
         Args:
             error: What failed.
             ended: The instance ended while it ran the request, and nobody had asked it to.
-            begun: The instance had made some of the answer.
+            begun: Some of the answer had come, from that instance or from another one before.
         """
         if error is self._counted:
             return
