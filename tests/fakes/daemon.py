@@ -37,7 +37,7 @@ from syshaxd.system import configfile
 from tests.fakes.bindings import unbound
 from tests.fakes.calibrator import no_calibrator
 from tests.fakes.quiet import assert_quiet
-from tests.fakes.runtime import FakeRuntime
+from tests.fakes.runtime import FakeHost, FakeRuntime
 
 CONFIG = """\
 # Kept.
@@ -133,6 +133,7 @@ async def fake_daemon(
     stopped: StoppedInstances | None = None,
     ready: Sequence[str] = ("gpu", "cpu"),
     text: str = CONFIG,
+    host: FakeHost | None = None,
 ) -> AsyncIterator[FakeDaemon]:
     """A daemon with its instances READY.
 
@@ -141,12 +142,13 @@ async def fake_daemon(
         stopped: Instances that an operator had stopped before.
         ready: Those that get READY.
         text: The file's.
+        host: What an earlier daemon has left running.
     """
     stopped = stopped or StoppedInstances()
     path = folder / "config.yaml"
     path.write_text(text)
     config = await asyncio.to_thread(configfile.parse_file, text)
-    bound, runtime = bind(config), FakeRuntime()
+    bound, runtime = bind(config), FakeRuntime(host)
     registry = InstanceRegistry(bound.specs)
     liveness = Liveness(
         _probe, _no_token, registry=registry, snapshot=Snapshot, report=lambda name: None, interval_s=None

@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 
 from syshaxd.core.errors import ConflictError, LaunchFailedError, UnavailableError
+from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.placement.claims import Claim
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.slots import Grant
-from syshaxd.core.types import State
+from syshaxd.core.types import Handle, State
 from syshaxd.instances.stopped import StoppedInstances
+from syshaxd.system import configfile
 from tests.fakes.daemon import FakeDaemon, fake_daemon
+from tests.fakes.runtime import FakeHost, FakeServer
 
 IN_TIME_S = 50.0
 CONFIG = """\
@@ -72,6 +75,20 @@ async def test_a_request_starts_its_model_and_waits(daemon: FakeDaemon) -> None:
     assert daemon.runtime.launched == [("c", 1), ("a", 1)]
     told = [event.text for event in daemon.engine.events.latest() if event.kind == "model"]
     assert told == ["m-a: starting for 3 requests"] or told == ["m-a: starting for 1 request"]
+
+
+async def test_what_an_earlier_daemon_left_running_is_adopted(tmp_path: Path) -> None:
+    text, host = CONFIG.replace("IDLE", "1000"), FakeHost()
+    spec = instance_specs(await asyncio.to_thread(configfile.parse_file, text))[0]
+    host.servers["a"] = FakeServer(spec, Handle("a", 7, "left", 1000.0))
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        fake_daemon(tmp_path, ready=("a", "c"), text=text, host=host) as daemon,
+    ):
+        (await ask(daemon, "m-a")).release()
+        assert daemon.runtime.launched == [("c", 1)]
+        (await ask(daemon, "m-b")).release()
+        assert daemon.states()["a"] is State.STOPPED, "it makes room as any other"
 
 
 async def test_models_that_are_down_are_listed(daemon: FakeDaemon) -> None:
