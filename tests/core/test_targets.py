@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -209,6 +209,31 @@ def test_a_request_that_cannot_get_its_first_token_in_time_is_refused_at_once_wi
     assert "the target of its class is 15 s" in str(error)
     assert 1 <= error.retry_after_s <= 60
     assert bench.admission.queued > 0, "those that can be served in time wait"
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["whole", "split", "batch", "end"]), max_size=40), st.floats(0.5, 40.0))
+def test_a_refused_request_is_not_offloaded_and_has_no_slot(events: list[str], ttft_s: float) -> None:
+    bench = Bench({RequestClass.INTERACTIVE: Target(ttft_s=ttft_s, refuse=True)})
+    bench.read(**WORKING | {"cpu": replace(WORKING["cpu"], running=0)})
+    ended: set[str] = set()
+    for number, event in enumerate(events):
+        if event != "end":
+            bench.arrive(f"{event}{number}", batch=event == "batch", **WHOLE if event == "whole" else {})
+        elif going := sorted(set(bench.running) - ended):
+            ended.add(going[0])
+            bench.running[going[0]].grant.release()
+        assert not set(bench.refused) & set(bench.running)
+        assert not set(bench.refused) & {name for name, _ in bench.moves}
+        assert all(not name.startswith("batch") for name in bench.refused), "its class does not ask for that"
+        assert len(bench.running) - len(ended) <= sum(bench.admission.inflight.values())
+    for name in set(bench.running) - ended:
+        bench.running[name].grant.release()
+    while going := sorted(set(bench.running) - ended):
+        ended.update(going)
+        for name in going:
+            bench.running[name].grant.release()
+    assert not any(bench.admission.inflight.values()), "refused requests hold no slot"
 
 
 @pytest.mark.parametrize("target", [Target(), Target(ttft_s=15.0), Target(refuse=True)])
