@@ -58,6 +58,7 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
     "syshaxctl start": (Trial("cpu --wait"),),
     "syshaxctl drain": (Trial("cpu --wait", both_ready=False), Trial("gpu", both_ready=False)),
     "syshaxctl restart": (Trial("cpu --wait", both_ready=False), Trial("gpu --now --wait")),
+    "syshaxctl rollout": (Trial("gpu", "1 of 1  gpu"), Trial("cpu -o json", '"instance": "cpu"')),
     "syshaxctl render": (Trial("gpu", "docker"), Trial("cpu -o json", "/opt/engine/bin/python")),
     "syshaxctl requests": (Trial(), Trial("-o json", r"\[")),
     "syshaxctl batches list": (Trial("", "BATCH"), Trial("-o json", r"\[")),
