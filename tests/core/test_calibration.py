@@ -55,7 +55,7 @@ def test_readings_soon_weigh_more_than_the_calibration() -> None:
 
 
 def test_interference_is_the_ratio_to_the_same_batch_alone() -> None:
-    assert interference(RESULTS) == {"gpu": pytest.approx(1.2)}
+    assert interference(RESULTS) == {("gpu", "cpu"): pytest.approx(1.2)}
     assert interference([result("gpu", 8, 0.1, beside="cpu")]) == {}
 
 
@@ -79,3 +79,9 @@ def test_runs_fit_the_instances(gpu_slots: int, cpu_slots: int, max_model_len: i
         if run.beside:
             alone = replace(run, beside="")
             assert alone in runs, "there is something to compare it with"
+
+
+def test_interference_counts_from_what_was_measured_and_never_as_nothing() -> None:
+    assert seed(Estimates(), RESULTS, "gpu").interference == {("gpu", "cpu"): pytest.approx(0.2)}
+    quicker = [result("gpu", 1, 0.1), result("gpu", 1, 0.09, beside="cpu")]
+    assert 0 < seed(Estimates(), quicker, "gpu").interference["gpu", "cpu"] < 0.02

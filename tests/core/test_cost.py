@@ -88,7 +88,7 @@ def test_a_cpu_fifty_times_slower_helps_with_nothing_that_can_wait() -> None:
     full = decide(SLOW, 10, inflight={"gpu": 10})
     assert isinstance(full, Wait)
     assert full.cpu_has_room
-    assert "by more than the CPU takes off that" in full.reasons[1]
+    assert "would take more of gpu's time from other requests than it spares" in full.reasons[1]
 
 
 def test_others_on_the_cpu_count() -> None:
@@ -107,6 +107,12 @@ def test_what_is_unsure_is_not_done() -> None:
     assert decide(unsure, 25).places == ("gpu",)  # type: ignore[union-attr]
 
 
+def test_a_cpu_that_slows_the_gpu_by_more_than_it_spares_it_does_not_help() -> None:
+    assert isinstance(decide(LIKE, 40), Offload)
+    decision = decide(structs.replace(LIKE, interference={("gpu", "cpu"): 0.4}), 40)
+    assert "would take more of gpu's time from other requests than it spares" in " ".join(decision.reasons)  # type: ignore[union-attr]
+
+
 def test_a_prompt_that_the_gpu_computes_for_longer_than_the_cpu_spares_it_delays_nobody() -> None:
     """As in traces of code: long prompts and short answers."""
     dear = replace(prompts_line(0.4), covariance=100.0)
@@ -114,7 +120,7 @@ def test_a_prompt_that_the_gpu_computes_for_longer_than_the_cpu_spares_it_delays
     assert isinstance(decide(LIKE, 40), Offload)
     decision = decide(prompts, 40)
     assert decision.places == ("gpu",)  # type: ignore[union-attr]
-    assert "its prompt would delay those ahead of it at gpu" in " ".join(decision.reasons)  # type: ignore[union-attr]
+    assert "would take more of gpu's time from other requests than it spares" in " ".join(decision.reasons)  # type: ignore[union-attr]
 
 
 def test_refused_saves_speak_against_an_offload() -> None:
@@ -311,7 +317,7 @@ def test_no_help_at_a_negative_lower_bound_and_none_that_delays_the_queue(
         return
     prediction = decision.prediction
     assert prediction is not None
-    assert not prediction.holds_up
+    assert not prediction.delays_gpu
     if not pays(prediction):
         assert request.is_batch or target != NO_TARGET
         assert prediction.least_first_s > 0, "what it gains is the first token"

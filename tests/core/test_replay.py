@@ -125,7 +125,7 @@ def test_the_former_rules_lose(rate: float) -> None:
 def test_a_cpu_that_is_nearly_as_quick_helps_in_overload() -> None:
     requests = poisson(2.5, 200, 1)
     alone, cost, turn = (run("cpu-3x", policy, requests) for policy in ("gpu-only", "cost", "turn"))
-    assert cost.tokens > 1.2 * alone.tokens
+    assert cost.tokens > 1.15 * alone.tokens
     assert whole_s(cost) < 0.75 * whole_s(alone)
     assert cost.tokens > 0.95 * turn.tokens, "a little less, as it delays nobody"
 

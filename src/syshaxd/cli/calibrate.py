@@ -57,8 +57,8 @@ def calibrate(socket: Path | None, *, force: bool, svg: Path | None, output: str
         click.echo(json.dumps([_values(result) for result in results], indent=2))
         return
     show.console().print(_table(results))
-    for name, ratio in interference(results).items():
-        click.echo(f"{name}: a token takes {ratio:.2f} times as long while the other instance computes")
+    for (name, other), ratio in interference(results).items():
+        click.echo(f"{name}: a token takes {ratio:.2f} times as long while {other} computes")
 
 
 def _values(result: RunResult) -> dict[str, object]:

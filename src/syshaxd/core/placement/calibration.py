@@ -16,6 +16,8 @@ _BATCHES = (1, 4, 16)
 _PROMPTS = (32, 256, 1024)
 _SHORT_PROMPT = _PROMPTS[0]
 _ANSWER_TOKENS = 16
+_LEAST_INTERFERENCE = 0.01
+"""Short runs cannot show less."""
 _OBSERVATIONS = 2
 """Each run counts as so many readings, so that later readings soon outweigh it."""
 
@@ -107,14 +109,17 @@ def seed(estimates: Estimates, results: Sequence[RunResult], name: str) -> Estim
         token_s.setdefault(name, step)
     if prefill is not None:
         prefill_s.setdefault(name, prefill)
-    return replace(estimates, token_s=token_s, prefill_s=prefill_s)
+    beside = {
+        pair: max(_LEAST_INTERFERENCE, times - 1) for pair, times in interference(results).items() if name in pair
+    }
+    return replace(estimates, token_s=token_s, prefill_s=prefill_s, interference={**estimates.interference, **beside})
 
 
-def interference(results: Sequence[RunResult]) -> dict[str, float]:
-    """How many times as long a token takes on an instance while another one computes, by the measured instance."""
+def interference(results: Sequence[RunResult]) -> dict[tuple[str, str], float]:
+    """How many times as long a token takes on an instance while another one computes: (the measured one, the other)."""
     alone = {(result.instance, result.batch): result.token_s for result in results if not result.beside}
     return {
-        result.instance: result.token_s / alone[result.instance, result.batch]
+        (result.instance, result.beside): result.token_s / alone[result.instance, result.batch]
         for result in results
         if result.beside and alone.get((result.instance, result.batch), 0.0) > 0
     }

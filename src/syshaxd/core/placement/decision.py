@@ -84,8 +84,8 @@ class Prediction:
     """The same had the request waited for the GPU."""
     others_s: float = 0.0
     """Expected delay of other requests, in seconds, summed over them."""
-    holds_up: bool = False
-    """Its prompt would delay the requests ahead of it by more than the CPU takes off the GPU."""
+    delays_gpu: bool = False
+    """It would take more of the GPU's time from other requests than the CPU spares it."""
 
     @property
     def benefit_s(self) -> float:

@@ -46,6 +46,8 @@ class Estimates(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of KV cache for each token that an instance hands over."""
     refused: Mapping[str, Measured] = msgspec.field(default_factory=dict)
     """Share of an instance's hand-overs whose KV cache did not arrive, so that the target computed it."""
+    interference: Mapping[tuple[str, str], float] = msgspec.field(default_factory=dict)
+    """Share by which an instance's steps take longer while another one computes, by (instance, the other one)."""
     read_at_s: Mapping[str, float] = msgspec.field(default_factory=dict)
     """Monotonic times of the readings that it contains."""
 

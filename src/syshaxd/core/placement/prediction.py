@@ -20,6 +20,9 @@ _MARGIN_S = 0.25
 _MARGIN_RATIO = 0.1
 """Help must gain at least so many seconds and such a share of the wait: less may be lost in unmeasured costs."""
 _MAX_ERROR_RATIO = 0.9
+_INTERFERENCE = 0.02
+"""Share by which a CPU's work lengthens a GPU's steps, unless it was measured: engines share the host's cores, caches
+and memory. Source: benchmarks/gpu."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,7 @@ def predict_help(estimates: Estimates, help_: Help) -> Prediction | None:
         offload_first_s=expected.help_first_s,
         wait_first_s=expected.wait_first_s,
         others_s=expected.others_s,
-        holds_up=any(case.holds_up for case in worst),
+        delays_gpu=any(case.delays_gpu for case in worst),
     )
 
 
@@ -79,8 +82,8 @@ def predict_first_s(estimates: Estimates, gpu: Room, request: InferenceRequest, 
 
 
 def pays(prediction: Prediction) -> bool:
-    """Whether help gains more than a trifle, even if everything measured is off, and delays nobody ahead of it."""
-    return not prediction.holds_up and prediction.least_s > max(_MARGIN_S, _MARGIN_RATIO * prediction.wait_s)
+    """Whether help gains more than a trifle, even if everything measured is off, and spares the GPU time."""
+    return not prediction.delays_gpu and prediction.least_s > max(_MARGIN_S, _MARGIN_RATIO * prediction.wait_s)
 
 
 def relief_pays(estimates: Estimates, gpu: str, cpu: str, *, waiting: int, slots: int) -> bool:
@@ -108,7 +111,9 @@ def relief_pays(estimates: Estimates, gpu: str, cpu: str, *, waiting: int, slots
     refused, computes = estimates.refused.get(gpu), estimates.prefill_s.get(cpu)
     if refused is not None and computes is not None:
         moves_s += min(1.0, refused.high) * computes.at(prompt.x)
-    return gain_s - moves_s > _MARGIN_S
+    # While it is away, the CPU's work delays all streams that stay.
+    delays_s = slots * away_s * interference(estimates, gpu, cpu)
+    return gain_s - moves_s - delays_s > _MARGIN_S
 
 
 def return_pays(estimates: Estimates, gpu: str, cpu: str) -> bool:
@@ -130,13 +135,18 @@ def handover_s(estimates: Estimates, source: str, target: str, tokens: float) ->
     return Measured.first(_HANDOVER_S + _HANDOVER_STEPS * max(steps_s, default=0.0))
 
 
+def interference(estimates: Estimates, gpu: str, cpu: str) -> float:
+    """Share by which a CPU's work lengthens a GPU's steps."""
+    return estimates.interference.get((gpu, cpu), _INTERFERENCE)
+
+
 class _Case:
     """The times of an answer of one length. With `doubt` 1, each measurement is off against help by its bound."""
 
     def __init__(
         self, estimates: Estimates, help_: Help, gpu: StepTime, cpu: StepTime, *, tokens: float, doubt: float
     ) -> None:
-        self._estimates, self._help, self._doubt = estimates, help_, doubt
+        self._estimates, self._help, self._doubt, self._cpu = estimates, help_, doubt, cpu
         self._tokens = tokens if help_.max_tokens is None else min(tokens, help_.max_tokens)
         self._gpu_s = gpu.at(help_.slots) * (1 - doubt * min(_MAX_ERROR_RATIO, gpu.error_ratio))
         self._cpu_s = cpu.at(help_.cpu_running + 1, help_.cpu_kv_ratio) * (1 + doubt * cpu.error_ratio)
@@ -166,9 +176,21 @@ class _Case:
         self._begins_s = self._seconds_to_begin()
         self.help_s, made = self._seconds_of_help()
         self.others_s = self._seconds_of_others(made)
-        # Its prompt is computed before those of all that are ahead of it. They get that time back only if the GPU need
-        # not make more of other answers than that: of those that were helped before.
-        self.holds_up = help_.splits and help_.queued > 0 and self._gpu_prompt_work_s > made * self._gpu_token_work_s
+        self.delays_gpu = self._takes_of_gpu(made) > self._spares_gpu(made)
+
+    def _spares_gpu(self, made: float) -> float:
+        """Seconds of the GPU's time that the CPU saves by making so many tokens."""
+        prompt_s = 0.0 if self._help.splits else self._gpu_prompt_work_s
+        return prompt_s + made * self._gpu_token_work_s
+
+    def _takes_of_gpu(self, made: float) -> float:
+        """Seconds by which the GPU gets to the requests ahead of this one later, and makes its own tokens later."""
+        help_ = self._help
+        prompt_s = self._gpu_prompt_work_s if help_.splits and help_.queued else 0.0
+        # All that the CPU computes at once share in what it takes, also those that could be there in the meantime.
+        batch = 1 + min(help_.cpu_slots - 1, max(help_.cpu_running, help_.queued))
+        busy_s = (made * self._cpu.at(batch) + self._refused * self._cpu_prompt_s) / batch
+        return prompt_s + interference(self._estimates, help_.gpu, help_.cpu) * busy_s
 
     def _share_refused(self) -> float:
         """Share of such hand-overs that are refused, so that the CPU computes the prompt."""

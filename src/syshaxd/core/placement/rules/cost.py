@@ -88,7 +88,7 @@ def _best(
     paying: list[tuple[Help, Prediction]] = []
     meeting: list[tuple[Help, Prediction]] = []
     for help_, prediction in found:
-        if prediction.holds_up:
+        if prediction.delays_gpu:
             continue
         offload_first_s, wait_first_s = prediction.offload_first_s or 0.0, prediction.wait_first_s or 0.0
         met = target.met(offload_first_s, (prediction.offload_s - offload_first_s) / tokens)
@@ -103,8 +103,8 @@ def _best(
 
 
 def _refusal(help_: Help, prediction: Prediction) -> str:
-    if prediction.holds_up:
-        return f"its prompt would delay those ahead of it at {help_.gpu} by more than the CPU takes off that"
+    if prediction.delays_gpu:
+        return f"would take more of {help_.gpu}'s time from other requests than it spares"
     return (
         f"would take {prediction.offload_s:.1f} s, the wait for {help_.gpu} {prediction.wait_s:.1f} s; "
         f"surely gained: {prediction.least_s:.1f} s"
