@@ -94,15 +94,15 @@ def thinking(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @asynccontextmanager
 async def busy_gpu(daemon: Daemon) -> AsyncIterator[aiohttp.ClientSession]:
     """A client's session while the GPU is full."""
-    body = {"model": MODEL, "prompt": "busy", "max_tokens": 1900, "ignore_eos": True}
 
-    async def keep_busy(session: aiohttp.ClientSession) -> None:
+    async def keep_busy(session: aiohttp.ClientSession, tokens: int) -> None:
+        body = {"model": MODEL, "prompt": "busy", "max_tokens": tokens, "ignore_eos": True}
         while True:
             async with session.post(TEXTS, json=body, headers={"X-Syshax-Instance": "gpu"}) as busy:
                 await busy.read()
 
     async with aiohttp.ClientSession(daemon.url, timeout=aiohttp.ClientTimeout(total=200)) as session:
-        busy = [asyncio.create_task(keep_busy(session)) for _ in range(2)]
+        busy = [asyncio.create_task(keep_busy(session, tokens)) for tokens in (1900, 1100)]  # never both between two
         try:
             await asyncio.to_thread(until, lambda: is_used(daemon, "gpu"), 20, "the GPU's load is seen")
             yield session
