@@ -127,7 +127,7 @@ def test_a_cpu_that_is_nearly_as_quick_helps_in_overload() -> None:
     alone, cost, turn = (run("cpu-3x", policy, requests) for policy in ("gpu-only", "cost", "turn"))
     assert cost.tokens > 1.15 * alone.tokens
     assert whole_s(cost) < 0.75 * whole_s(alone)
-    assert cost.tokens > 0.95 * turn.tokens, "a little less, as it delays nobody"
+    assert cost.tokens > 0.93 * turn.tokens, "a little less, as it takes no more from the GPU than it gives"
 
 
 @given(
