@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec import structs
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement.claims import Claim
-from syshaxd.core.placement.decision import InferenceRequest, Offload
+from syshaxd.core.placement.decision import InferenceRequest, Offload, RunOn
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.slots import Slot
 from tests.fakes.admission import Client, Clients
@@ -32,6 +33,9 @@ class Bench(Clients):
         self.migrating = False
 
     def on_grant(self, client: Client) -> None:
+        if (pinned := client.claim.request.pinned) is not None:
+            waiting = [other for other in self.waiting() if other.claim.request.pinned == pinned]
+            self.overtaken += [other.number for other in waiting if other.number < client.number]
         if client.held == ("gpu",) and client.claim.request.pinned is None:
             waiting = [other for other in self.waiting() if other.claim.request.pinned is None]
             self.overtaken += [other.number for other in waiting if other.number < client.number]
@@ -252,3 +256,28 @@ def test_the_rest_of_an_answer_goes_before_all_that_waits_but_not_back_to_where_
     assert (waits.held, rest.held) == ((), ())
     bench.end(running[0])
     assert (waits.held, rest.held) == ((), ("gpu",))
+
+
+@given(st.permutations(["gpu", "gpu", None]))
+def test_a_large_request_is_not_overtaken_by_smaller_ones_for_which_the_kv_cache_has_room(
+    pinned: list[str | None],
+) -> None:
+    large, *small = pinned
+    bench = Clients((replace(GPU, max_num_seqs=64),), policy="cost")
+    request = InferenceRequest(request_id="", model="", stream=True, prompt_tokens=1000, max_tokens=64)
+    running = [bench.ask(Claim(request)) for _ in range(8)]
+    bench.read(Snapshot(instances={"gpu": InstanceLoad(read_at_s=1.0, running=8, kv_usage_ratio=0.6)}))
+    large_request = structs.replace(request, pinned=large, prompt_tokens=8000)
+    while isinstance(bench.admission.decide(large_request, bench.fleet), RunOn):
+        running.append(bench.ask(Claim(request)))
+    first = bench.ask(Claim(large_request))
+    shorter = [structs.replace(request, pinned=name, prompt_tokens=10) for name in small]
+    assert isinstance(bench.admission.decide(shorter[0], bench.fleet), RunOn), "there is room for a small one"
+    others = [bench.ask(Claim(one)) for one in shorter]
+    assert [client.held for client in (first, *others)] == [(), (), ()]
+    for client in running:
+        bench.end(client)
+        if first.held:
+            break
+        assert [other.held for other in others] == [(), ()]
+    assert first.held

@@ -13,7 +13,7 @@ the release of a slot.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import partial
 
 from msgspec.structs import replace
@@ -122,7 +122,7 @@ class Admission:
         effects: list[Effect] = []
         queue = self._queues.of(claim, fleet)
         ahead = queue.ahead_of(claim.request)
-        if claim.first or not ahead or claim.request.pinned is not None:
+        if claim.first or not ahead or self._may_pass(claim.request.pinned, queue, fleet):
             decision = self._settle(claim, fleet, effects, arrives=True)
             if not isinstance(decision, Wait):
                 if isinstance(decision, RunOn | Offload) and decision.returns_to:
@@ -257,6 +257,7 @@ class Admission:
         """
         queue = self._queues.get(model)
         passed_over: list[Entry] = []
+        taken = set[str]()  # the next slots of these instances are for requests that insist on them
         while len(queue):
             entry = queue.pop_first()
             if entry.gpu:
@@ -269,13 +270,18 @@ class Admission:
                 if not any(self._migration.return_to(entry.claim, gpu, fleet, effects) for gpu in free):
                     passed_over.append(entry)
                 continue
-            decision = self._settle(entry.claim, fleet, effects)
+            pinned = entry.claim.request.pinned
+            if pinned in taken:
+                passed_over.append(entry)
+                continue
+            decision = self._settle(entry.claim, fleet, effects, without=taken)
             if isinstance(decision, Wait):
                 passed_over.append(entry)
-                if entry.claim.request.pinned is None:
+                if pinned is None:
                     if decision.cpu_has_room:
                         cpu_has_room.append(queue)
                     break
+                taken.add(pinned)
             elif isinstance(decision, RunOn | Offload):
                 if decision.returns_to:
                     entry.gpu = decision.returns_to
@@ -283,6 +289,12 @@ class Admission:
                 self._queues.has_had_turn(model)
                 yield
         queue.put_back(passed_over)
+
+    @staticmethod
+    def _may_pass(instance: str | None, queue: Queue, fleet: Fleet) -> bool:
+        """Whether a request that insists on an instance waits for another one than all that are before it."""
+        spec = fleet.specs.get(instance) if instance is not None else None
+        return spec is not None and not queue.waits_for(spec.name, is_gpu=spec.role is Role.GPU)
 
     def _admit_last(self, queue: Queue, count: int, fleet: Fleet, effects: list[Effect]) -> None:
         for position, claim in queue.last(count):
@@ -305,6 +317,7 @@ class Admission:
         *,
         queued: int = 0,
         only: Role | None = None,
+        without: Set[str] = frozenset(),
         arrives: bool = False,
     ) -> Decision | None:
         """Decides on a claim, and grants or refuses it unless it has to wait; None: no instance serves it.
@@ -315,6 +328,7 @@ class Admission:
             effects: Gets the effects.
             queued: Requests that get the GPU before it.
             only: The role of the instance that it may take; any, if None.
+            without: Instances that it may not take: requests ahead of it insist on them.
             arrives: It is new, so the history records that it has to wait.
         """
         try:
@@ -323,6 +337,8 @@ class Admission:
             # Its traceback refers to `effects`: a cycle, which would keep the request.
             effects.append(Refused(claim, error.with_traceback(None)))
             return None
+        if without and candidates and not (candidates := [spec for spec in candidates if spec.name not in without]):
+            return Wait()
         was_held_out = claim.held_out
         view = self._placer.view(fleet, candidates, claim.request, queued=queued)
         decision = self._placer.decide_or_hold_out(claim, view, fleet.now_s)

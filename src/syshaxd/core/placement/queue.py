@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The admission queues, one for each model. What an operation costs does not depend on a queue's length."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
@@ -35,6 +35,8 @@ class Queue:
         """Batch claims that interactive ones may still overtake."""
         self._overtaking = 0
         self._returns = 0
+        self._pinned: Counter[str | None] = Counter()
+        """Entries by the instance that the client insists on."""
 
     def __len__(self) -> int:
         return len(self._settled) + len(self._batch)
@@ -64,10 +66,14 @@ class Queue:
             return len(self._settled) + self._batch.ahead_of(request.key)
         return self._settled.ahead_of(request.key)
 
+    def waits_for(self, instance: str, *, is_gpu: bool) -> bool:
+        """Whether a claim here may get the next slot of an instance: all that insist on none wait for the GPUs."""
+        return self._pinned[instance] > 0 or (is_gpu and self._pinned[None] > 0)
+
     def append(self, claim: Claim, gpu: str = "") -> None:
         """Adds a claim that has arrived."""
         self._discard(claim)
-        self._returns += bool(gpu)
+        self._count(claim, gpu, 1)
         if claim.is_batch:
             self._batch.append(Entry(claim, gpu, self._overtaking))
             return
@@ -83,7 +89,7 @@ class Queue:
     def prepend(self, claim: Claim, gpu: str = "") -> None:
         """Adds a claim before all others, or moves it there."""
         self._discard(claim)
-        self._returns += bool(gpu)
+        self._count(claim, gpu, 1)
         self._settled.prepend(Entry(claim, gpu))
 
     def replace(self, claim: Claim, gpu: str) -> None:
@@ -104,7 +110,7 @@ class Queue:
         """Returns entries that were taken out to their former positions."""
         for entry in reversed(entries):
             (self._settled if entry.overtaking is None else self._batch).put_back(entry)
-            self._returns += bool(entry.gpu)
+            self._count(entry.claim, entry.gpu, 1)
 
     def last(self, count: int) -> list[tuple[int, Claim]]:
         """The last entries that wait, each with the number of entries before it; never the first entry.
@@ -141,7 +147,12 @@ class Queue:
 
     def _discard(self, claim: Claim) -> None:
         entry = self._settled.remove(claim) or self._batch.remove(claim)
-        self._returns -= bool(entry is not None and entry.gpu)
+        if entry is not None:
+            self._count(claim, entry.gpu, -1)
+
+    def _count(self, claim: Claim, gpu: str, change: int) -> None:
+        self._returns += change * bool(gpu)
+        self._pinned[claim.request.pinned] += change
 
 
 class Queues:
