@@ -172,6 +172,22 @@ class JoinedAnswer:
         if self._to_be_continued:
             self._restated = RestatedText(self.text)
 
+    def pass_chunk(self, data: bytes) -> bytes:
+        """As `pass_on`, but takes an HTTP chunk and returns one: quickly, if its event is plain.
+
+        Returns:
+            Nothing if this is not such a chunk: then `data` was not taken.
+        """
+        if not self._takes_unparsed or self._rest:
+            return b""
+        plain = self._plain_events.read_chunk(data)
+        if plain is None:
+            return b""
+        self.token_ids.append(int(plain[1]))
+        self.tokens += 1
+        self._last_size = 1
+        return plain[0]
+
     def pass_on(self, data: bytes) -> bytes:
         """Takes bytes of the first instance's stream; returns what to send: the same, but for ids that nobody wants.
 

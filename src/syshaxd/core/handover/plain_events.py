@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Reads a stream's plain events without parsing JSON: those with the text of one token and nothing else of note.
 
-Most events of a stream are plain, and each differs from the one before only in its text and its token's id.
+Most events of a stream are plain, and each differs from the one before only in its text and its token's id. Most also
+come alone, in an HTTP chunk of their own.
 """
 
 import re
@@ -19,10 +20,28 @@ PLAIN_EVENT = re.compile(
 class PlainEvents:
     """The plain events of one stream."""
 
-    __slots__ = ("_around",)
+    __slots__ = ("_around", "_in_chunk")
 
     def __init__(self) -> None:
         self._around: tuple[bytes, bytes, bytes] | None = None  # text and id of the latest one
+        self._in_chunk: tuple[bytes, int, bytes, bytes, bytes, int] | None = None
+
+    def read_chunk(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Reads an HTTP chunk whose event is like the latest one but for its text and its token's id.
+
+        Returns:
+            A chunk with null for the token's id, and the digits of the id; None: `data` is anything else.
+        """
+        if self._in_chunk is None:
+            return None
+        before, before_size, middle, after, nulled, nulled_size = self._in_chunk
+        _, _, event = data.partition(b"\r\n")
+        begin, _, end = event.rpartition(middle)
+        digits = end.removesuffix(after)
+        # With a line's end in it, there are two events. Then, or if the chunk is not complete, the rest does not match.
+        if digits.isdigit() and begin.startswith(before) and len(begin) > before_size and b"\n" not in begin:
+            return b"%x\r\n%b%b" % (len(begin) + nulled_size, begin, nulled), digits
+        return None
 
     def read(self, data: bytes, begin: int) -> tuple[bytes, bytes, int] | None:
         """Reads the event that begins at `begin`.
@@ -51,4 +70,6 @@ class PlainEvents:
             return None  # with a line's end in it, there are two events
         before, middle, digits, after = found.groups()
         self._around = before, middle, after
+        nulled = middle[:-1] + b"null" + after[1:]
+        self._in_chunk = before, len(before), middle, after + b"\r\n", nulled + b"\r\n", len(nulled)
         return data[begin : found.start(3) - 1] + b"null" + after[1:], digits, found.end()

@@ -206,6 +206,12 @@ _SIZES: dict[bytes, int] = {}
 _MAX_SIZES = 4096
 
 
+def is_one_chunk(data: bytes) -> bool:
+    """Whether `data` is one complete chunk, and not the last; False where that is not plain to see."""
+    line_end = data.find(b"\r\n")
+    return line_end > 0 and _SIZES.get(data[:line_end]) == len(data) - line_end - 4 > 0 and data.endswith(b"\r\n")
+
+
 def complete_chunks(data: bytes) -> tuple[int, bool]:
     """Finds the complete chunks at the start of `data`, which starts at a chunk's first byte.
 
@@ -216,9 +222,6 @@ def complete_chunks(data: bytes) -> tuple[int, bool]:
         ProtocolError: Not a chunked body.
     """
     size = len(data)
-    line_end = data.find(b"\r\n")
-    if line_end > 0 and _SIZES.get(data[:line_end]) == size - line_end - 4 > 0 and data.endswith(b"\r\n"):
-        return size, False  # the common case: one complete chunk
     position = 0
     while position < size:
         line_end = data.find(b"\r\n", position, position + MAX_SIZE_LINE_BYTES)

@@ -55,8 +55,12 @@ class ClientAnswer:
         self._send(head, body)
         return write
 
-    def begin_events(self, head: ResponseHead) -> None:
-        """Sends the head of an instance's answer as that of an event stream."""
+    def begin_events(self, head: ResponseHead) -> Callable[[bytes], None] | None:
+        """Sends the head of an instance's answer as that of an event stream.
+
+        Returns:
+            What sends a chunk of events, complete with its framing; None: the client takes no chunks.
+        """
         lines = [line for line in head.lines if not line.lower().startswith(b"content-type:")]
         self._send(
             replace(
@@ -68,6 +72,7 @@ class ClientAnswer:
             ),
             b"",
         )
+        return self._write if self._chunked else None
 
     def events(self, events: bytes) -> None:
         """Sends more events."""

@@ -40,6 +40,10 @@ class Exchange(Sink):
         if self._paused:
             connection.pause_reading()
 
+    def chunk(self, data: bytes) -> bool:
+        """Sink: a chunk may have come; not taken."""
+        return False
+
     def pause(self) -> None:
         """Flow: the client takes no more for now."""
         self._paused = True

@@ -16,7 +16,7 @@ from syshaxd.core.handover.bodies import CHAT_PATH, COMPLETIONS_PATH
 from syshaxd.core.handover.chunks import DONE
 from syshaxd.core.handover.joining import JoinedAnswer
 from syshaxd.core.placement.records import Outcome
-from syshaxd.core.wire.http1 import Dechunker, ResponseHead
+from syshaxd.core.wire.http1 import Dechunker, ResponseHead, is_one_chunk
 from syshaxd.core.wire.openai import choices_of
 from syshaxd.serving.request import Request
 from syshaxd.serving.runner.answer import ClientAnswer
@@ -77,6 +77,17 @@ class Relay(Response):
         self._whole = True
         self._previous = self._last = b""
         self._write: Callable[[bytes], None]
+
+    def chunk(self, data: bytes) -> bool:
+        """Sink: passes on a chunk."""
+        if not self.committed or not is_one_chunk(data):
+            return False
+        self.progress += 1
+        self.events += data.count(_EVENT)
+        self._whole = True
+        self._previous, self._last = self._last, data
+        self._write(data)
+        return True
 
     def body(self, data: bytes, *, whole: bool) -> None:
         """Sink: passes on or holds a piece of the body."""
@@ -199,7 +210,7 @@ class Relay(Response):
 class MovableRelay(Relay):
     """Passes the first part of an answer that another instance may continue to the client."""
 
-    __slots__ = ("_dechunker", "_joined", "joins", "on_taken")
+    __slots__ = ("_dechunker", "_joined", "_write_chunk", "joins", "on_taken")
 
     def __init__(
         self,
@@ -228,12 +239,24 @@ class MovableRelay(Relay):
         self.joins = False
         """It is a good event stream: what ends it is for the MovableAnswer to say."""
         self._dechunker: Dechunker | None = None
+        self._write_chunk: Callable[[bytes], None] | None = None
 
     def head(self, head: ResponseHead) -> None:
         """Sink: the response's head."""
         super().head(head)
         self.joins = self.is_stream and head.status == 200
         self._dechunker = Dechunker() if head.chunked else None
+
+    def chunk(self, data: bytes) -> bool:
+        """Sink: passes on a chunk with an event whose kind is known."""
+        if self._write_chunk is None or self.on_taken is not None:
+            return False
+        out = self._joined.pass_chunk(data)
+        if not out:
+            return False
+        self.progress += 1
+        self._write_chunk(out)
+        return True
 
     def body(self, data: bytes, *, whole: bool) -> None:
         """Sink: a piece of the body."""
@@ -270,7 +293,7 @@ class MovableRelay(Relay):
         self.committed = True
         data = b"".join(self._held)
         self._held.clear()
-        self._answer.begin_events(self.head_)
+        self._write_chunk = self._answer.begin_events(self.head_)
         self._pass_on(data)
 
     def _pass_on(self, data: bytes) -> None:

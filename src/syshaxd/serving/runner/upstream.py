@@ -39,6 +39,9 @@ class Sink(Protocol):
     def head(self, head: ResponseHead) -> None:
         """The response's head has come."""
 
+    def chunk(self, data: bytes) -> bool:
+        """What begins with a chunk has come. True: it was one whole chunk, and is taken; else it goes to `body`."""
+
     def body(self, data: bytes, *, whole: bool) -> None:
         """Body bytes, with their chunk framing if the head says chunked; `whole`: they end with a whole chunk."""
 
@@ -54,6 +57,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_bodiless",
+        "_chunk",
         "_head",
         "_held",
         "_interim",
@@ -73,6 +77,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head: ResponseHead | None = None
         self._interim = 0
         self._take: Callable[[bytes], None] = self._start  # what comes next
+        self._chunk: Callable[[bytes], bool] | None = None  # the sink's, where a chunk may begin
         self._held = b""
         self._left = 0  # of a body with a length, or of a chunk that is passed on in pieces
         self._bodiless = False
@@ -98,7 +103,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drops the connection at once, without telling the sink; the instance cancels its work on the request."""
-        self._sink = None
+        self._sink = self._chunk = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -125,6 +130,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = None
         self._pool.forget(self)
         sink, self._sink = self._sink, None
+        self._chunk = None
         if sink is None:
             return
         head = self._head
@@ -135,6 +141,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes of the response."""
+        if self._chunk is not None and not self._held and self._chunk(data):
+            return
         if self._sink is None:  # an instance that answers unasked is not to be trusted with a request
             self.abort()
             return
@@ -172,11 +180,15 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._left = head.content_length or 0
         if head.chunked:
-            self._take = self._take_chunks
+            self._expect_chunks(self._sink)
         else:
             self._take = self._take_rest if head.content_length is None else self._take_length
         if data:
             self._take(data)
+
+    def _expect_chunks(self, sink: Sink) -> None:
+        self._take = self._take_chunks
+        self._chunk = sink.chunk
 
     def _take_rest(self, data: bytes) -> None:
         """A body that ends with the connection."""
@@ -205,7 +217,7 @@ class UpstreamConnection(asyncio.Protocol):
             sink.body(data, whole=False)
             return
         sink.body(data[: self._left], whole=True)
-        self._take = self._take_chunks
+        self._expect_chunks(sink)
         if len(data) > self._left:
             self._take_chunks(data[self._left :])
 
@@ -230,13 +242,13 @@ class UpstreamConnection(asyncio.Protocol):
             else:
                 line_end = data.index(b"\r\n")
                 self._left = line_end + 4 + chunk_size(data[:line_end]) - len(data)
-                self._take = self._take_piece
+                self._take, self._chunk = self._take_piece, None
                 sink.body(data, whole=False)
 
     def _end(self, *, reusable: bool) -> None:
         sink, self._sink = self._sink, None
         head, self._head = self._head, None
-        self._take = self._start
+        self._take, self._chunk = self._start, None
         assert head is not None
         if reusable and head.keep_alive and self.usable:
             self.resume_reading()
