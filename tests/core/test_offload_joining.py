@@ -13,6 +13,7 @@ from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import CHAT_PATH, COMPLETIONS_PATH
 from syshaxd.core.handover.joining import JoinedAnswer, incomplete_tail
 from syshaxd.core.handover.plain_events import PLAIN_EVENT
+from syshaxd.core.wire.http1 import chunk
 
 PATHS = (CHAT_PATH, COMPLETIONS_PATH)
 texts = st.text(min_size=1, max_size=12)
@@ -144,6 +145,57 @@ def test_plain_events_in_a_row_are_read_as_their_json_says(
     for event in told:
         event["choices"][0]["token_ids"] = None
     assert passed[:-1] == told
+
+
+ODD_TEXTS = (
+    '"',
+    "\\",
+    "\\n\\n",
+    '\\"},"logprobs":null',
+    '"token_ids":[7]',
+    "\n\ndata: {}",
+    "\N{REPLACEMENT CHARACTER}",
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(
+    made=st.lists(st.tuples(texts | st.sampled_from(ODD_TEXTS), ids), min_size=1, max_size=6),
+    more=st.sampled_from([{}, {"reasoning": "r"}, {"tool_calls": [{"index": 0}]}]),
+)
+def test_a_chunk_that_passes_in_one_step_passes_as_its_events_would(
+    path: str, made: list[tuple[str, list[int]]], more: dict[str, Any]
+) -> None:
+    quick, slow = passing(path), passing(path)
+    told = [event_of(path, text, numbers) for text, numbers in made]
+    if path == CHAT_PATH:
+        told[-1]["choices"][0]["delta"] |= more
+    payloads = [sse(event) for event in told]
+    for payload in [
+        sse(event_of(path, "a", [6])),
+        *payloads,
+        payloads[0] + payloads[-1],
+        sse(event_of(path, "z", [8])),
+    ]:
+        expected = slow.pass_on(payload)
+        passed = quick.pass_chunk(chunk(payload))
+        if passed:
+            assert passed == chunk(expected)
+        else:
+            assert quick.pass_on(payload) == expected
+        assert quick.token_ids == slow.token_ids
+        assert (quick.tokens, quick.plain, quick.surely_whole) == (slow.tokens, slow.plain, slow.surely_whole)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_plain_event_in_a_chunk_of_its_own_passes_in_one_step(path: str) -> None:
+    answer = passing(path)
+    answer.pass_on(sse(event_of(path, "a", [6])))
+    framed = chunk(sse(event_of(path, "b", [7])))
+    assert answer.pass_chunk(framed).endswith(b"\r\n")
+    for other in (framed[:-1], framed + framed, framed + b"0\r\n\r\n", chunk(sse({"error": {"message": "b"}})), b""):
+        assert answer.pass_chunk(other) == b""
+    assert answer.token_ids == [5, 6, 7]
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -38,8 +38,13 @@ class PlainEvents:
         _, _, event = data.partition(b"\r\n")
         begin, _, end = event.rpartition(middle)
         digits = end.removesuffix(after)
-        # With a line's end in it, there are two events. Then, or if the chunk is not complete, the rest does not match.
-        if digits.isdigit() and begin.startswith(before) and len(begin) > before_size and b"\n" not in begin:
+        # A quote in the text is escaped, or begins another key or event: these are for `read`.
+        if (
+            digits.isdigit()
+            and begin.startswith(before)
+            and len(begin) > before_size
+            and begin.find(b'"', before_size) < 0
+        ):
             return b"%x\r\n%b%b" % (len(begin) + nulled_size, begin, nulled), digits
         return None
 
