@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run env man completion test test-faults test-machine test-all check lint types contracts unit unit-core unit-shell e2e proto proto-check bench-gateway bench-placement clean
+.PHONY: run env man completion test test-faults test-machine test-all check lint types contracts unit unit-core unit-shell unit-shell-a-m unit-shell-n-z e2e proto proto-check bench-gateway bench-placement clean
 
 run: .venv/.run
 	@exec $(BIN)/python -m syshax_embedded run
@@ -39,8 +39,14 @@ contracts: .venv/.dev
 
 unit: unit-shell unit-core
 
-unit-core unit-shell: unit-%: .venv/.dev
-	$(BIN)/pytest tests/$*
+unit-core: .venv/.dev
+	$(BIN)/pytest tests/core
+
+# In two halves of about the same length, which `make -j2` runs at once.
+unit-shell: unit-shell-a-m unit-shell-n-z
+
+unit-shell-a-m unit-shell-n-z: unit-shell-%: .venv/.dev
+	$(BIN)/pytest tests/shell/test_[$*]*.py
 
 # What people use as clients of an endpoint: for tests, in an environment of their own.
 .PHONY: clients
