@@ -23,6 +23,7 @@ from tests.machine.docker.bed import Bed
 from tests.machine.docker.test_daemon import ENDPOINT, PORTS, Daemon, until
 
 pytestmark = pytest.mark.timeout(400)
+INSTANCES = ("gpu", "cpu")
 _ALLOWED = re.compile(r'syshax_parity_allowed\{[^}]*peer="cpu"[^}]*\} 1')
 _QUICK = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": 0,
@@ -161,7 +162,7 @@ def loaded_tokens(text: str) -> float:
     sample, label = "vllm:prompt_tokens_by_source_total", 'source="external_kv_transfer"'
     before = metric("cpu", sample, label)
     offloaded = chat("/v1/chat/pd_disagg", text)  # first: nothing of it is in the other's own cache
-    assert {chat("/v1/chat/completions", text, **{"X-Syshax-Place": name}) for name in PORTS} == {offloaded}
+    assert {chat("/v1/chat/completions", text, **{"X-Syshax-Place": name}) for name in INSTANCES} == {offloaded}
     return metric("cpu", sample, label) - before
 
 
@@ -175,13 +176,13 @@ def test_shared_memory_that_is_too_small_from_the_start_costs_the_hand_over(
     assert loaded_tokens("too small ") == 0
     assert results("save", "refused", "arena") == 1
     assert memory.files() == []
-    for name in PORTS:
+    for name in INSTANCES:
         assert "no room for 67108864 bytes" in daemon.syshaxctl("logs", name, "--all")
 
 
 def test_both_answer_and_hand_over_through_the_memory_they_share(daemon: Daemon, memory: SharedMemory) -> None:
     memory.resize("256m")
-    namespaces = {daemon.bed.docker("exec", f"vllm_{name}", "readlink", "/proc/self/ns/ipc") for name in PORTS}
+    namespaces = {daemon.bed.docker("exec", f"vllm_{name}", "readlink", "/proc/self/ns/ipc") for name in INSTANCES}
     assert len(namespaces) == 1
     until(lambda: len(memory.arenas) == 2, "with room for them, both arenas are made")
     assert loaded_tokens("one two three ") > 100, "the prompt's KV cache came from the other container"
