@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,10 @@ class Daemon:
 
     def instances(self) -> dict[str, dict[str, Any]]:
         told = json.loads(self.ctl("status", "-o", "json").stdout)["instances"]
-        self.seen |= {psutil.Process(int(its["ident"])) for its in told if its["ident"]}
+        for its in told:
+            if its["ident"]:
+                with suppress(psutil.NoSuchProcess):  # it has ended since
+                    self.seen.add(psutil.Process(int(its["ident"])))
         return {its["name"]: its for its in told}
 
     def log(self) -> str:
