@@ -155,17 +155,7 @@ class Gateway:
         self._intake.trim()
 
     async def start(self, host: str, port: int, handed: Sequence[socket.socket] = ()) -> str:
-        """Listens; returns the URL of the endpoint.
-
-        Args:
-            host: The endpoint's address.
-            port: The endpoint's port.
-            handed: Sockets that listen already, at the endpoint's address or elsewhere; connections to them wait for
-                `serve_handed`.
-
-        Raises:
-            SyshaxError: The address can't be bound.
-        """
+        """Listens; returns the URL of the endpoint. Arguments and errors are those of `Listener.start`."""
         url = await self._listener.start(host, port, handed)
         self._sweeper = self._loop.create_task(self._front.sweep_for_ever(self.sweep))
         return url
