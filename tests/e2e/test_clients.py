@@ -28,7 +28,7 @@ main(parser.parse_args())
 @pytest.mark.parametrize("client", ["openai", "anthropic", "langchain", "litellm"])
 def test_a_client_works_unmodified(daemon: Daemon, client: str) -> None:
     if not PYTHON.exists():
-        pytest.skip(f"{PYTHON} is missing: `make clients` installs it")
+        pytest.fail(f"{PYTHON} is missing: `make clients` installs it")
     daemon.wait_ready()
     # It is to ask nobody but the daemon.
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false", "no_proxy": "127.0.0.1"}

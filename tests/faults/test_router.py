@@ -26,7 +26,7 @@ CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello
 @pytest.fixture
 def hosts(make_bed: MakeBed) -> dict[str, Bed]:
     if not ROUTER.exists():
-        pytest.skip(f"{ROUTER} is missing: `make vllm-router` installs it")
+        pytest.fail(f"{ROUTER} is missing: `make vllm-router` installs it")
     return {name: make_bed() for name in ("one", "other")}
 
 

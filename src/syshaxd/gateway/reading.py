@@ -4,7 +4,7 @@
 
 from syshaxd.core.config.api_keys import Access
 from syshaxd.core.placement.decision import InferenceRequest
-from syshaxd.core.wire.body import RequestBody
+from syshaxd.core.wire.body import RequestBody, estimated_tokens
 from syshaxd.gateway import routes
 from syshaxd.gateway.authentication import check_model
 from syshaxd.gateway.bodies import (
@@ -21,9 +21,6 @@ from syshaxd.gateway.connection import ClientConnection, ClientRequest
 from syshaxd.gateway.fields import class_of, instance_of, wants_explanation, wants_full_weights
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.serving.request import Request
-
-# Prompts are estimated before they are tokenized.
-_BYTES_PER_TOKEN = 4
 
 
 class RequestReader:
@@ -73,7 +70,7 @@ class RequestReader:
             pinned=place,
             full_weights=wants_full_weights(request.headers),
             offload=offload,
-            prompt_tokens=len(asked.body) // _BYTES_PER_TOKEN,
+            prompt_tokens=estimated_tokens(asked.body),
             max_tokens=answer_limit(asked.path, body),
             request_class=class_of(request.headers, body, asked.key),
             key="" if asked.key is None else asked.key.name,

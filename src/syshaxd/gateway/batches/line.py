@@ -11,7 +11,7 @@ from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.placement.records import Outcome
 from syshaxd.core.placement.targets import RequestClass
 from syshaxd.core.wire.batches import Batch, Line
-from syshaxd.core.wire.body import RequestBody
+from syshaxd.core.wire.body import RequestBody, estimated_tokens
 from syshaxd.gateway.authentication import Authentication, check_model
 from syshaxd.gateway.bodies import BodyIntake, answer_limit, model_of, refuse_router_fields
 from syshaxd.gateway.collected import Collected
@@ -23,7 +23,6 @@ from syshaxd.serving.request import Request
 
 _HEADERS = b"content-type: application/json\r\n"
 _JSON = "application/json"
-_BYTES_PER_TOKEN = 4
 
 
 class Lines:
@@ -57,7 +56,7 @@ class Lines:
             BadRequestError: The key does not permit this line.
         """
         key = self._authentication.owner(batch.owner)
-        limited = self._limiter.begin_line(key, len(line.body) // _BYTES_PER_TOKEN)
+        limited = self._limiter.begin_line(key, estimated_tokens(line.body))
         return BegunLine(self, batch, line, limited)
 
     async def answer(self, begun: "BegunLine") -> tuple[int, bytes]:
@@ -107,7 +106,7 @@ class Lines:
             model=model,
             stream=False,
             path=begun.batch.endpoint,
-            prompt_tokens=len(begun.line.body) // _BYTES_PER_TOKEN,
+            prompt_tokens=estimated_tokens(begun.line.body),
             max_tokens=answer_limit(begun.batch.endpoint, fields),
             request_class=RequestClass.BATCH,
             key=begun.batch.owner,
