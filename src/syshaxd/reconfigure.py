@@ -5,7 +5,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence, Set
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.operations import InstanceOperations
 from syshaxd.system import configfile, replacing
 from syshaxd.system.events import EventLog
+from syshaxd.system.file_change import FileChange, rejected_path
 
 _log = logging.getLogger(__name__)
 # Margin on top of draining, grace and an instance's time to start.
@@ -195,7 +196,7 @@ class Reconfigurer:
                 raise
             todo = self._changes(config, bound)
             wanted = {name for name in todo.ended if self._supervisor.status(name).wanted}
-            file = _FileChange(self.path, text) if given is not None else None
+            file = FileChange(self.path, text) if given is not None else None
             try:
                 if file is not None:
                     await asyncio.to_thread(file.prepare)
@@ -320,7 +321,7 @@ class Reconfigurer:
         with replacing.locked(self.path):
             if configfile.read_text(self.path) != rejected:  # it was changed meanwhile
                 return
-            replacing.write(_beside(self.path), rejected)
+            replacing.write(rejected_path(self.path), rejected)
             replacing.write(self.path, self._text)
 
     async def _stop(self, names: Sequence[str], *, drain: bool) -> None:
@@ -365,48 +366,6 @@ class Reconfigurer:
     def _say(self, level: int, text: str) -> None:
         _log.log(level, "configuration %s: %s", self.path, text)
         self._events.add(EventKind.CONFIG, text)
-
-
-class _FileChange:
-    """The file's new text: written to disk before any instance is touched, moved into place at the end."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        self._path = path
-        self._text = text
-        self._before: str | None = None
-        self._draft: replacing.Draft | None = None
-
-    def prepare(self) -> None:
-        """Tries all that can fail. Raises ConfigError: the file can't be written."""
-        self._before = _text_in(self._path)
-        self._draft = replacing.Draft(self._path, self._text)
-
-    def commit(self) -> str:
-        """Replaces the file. Returns what is to be told of it; raises ConfigError: it is as before."""
-        assert self._draft is not None
-        note = ""
-        with replacing.locked(self._path):
-            meanwhile = _text_in(self._path)
-            if meanwhile not in (None, self._before):
-                beside = _beside(self._path)
-                replacing.write(beside, meanwhile or "")
-                note = f"the file was changed while another text was applied; that change was saved to {beside}"
-            self._draft.commit()
-        return note
-
-    def discard(self) -> None:
-        if self._draft is not None:
-            self._draft.discard()
-
-
-def _text_in(path: Path) -> str | None:
-    with suppress(ConfigError):
-        return configfile.read_text(path)
-    return None
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.rejected")
 
 
 def _text(error: Exception) -> str:
