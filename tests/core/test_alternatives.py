@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from syshaxd.core.loads import Snapshot
-from syshaxd.core.placement.alternatives import alternatives, short_form
+from syshaxd.core.placement.alternatives import alternatives, expected_length, short_form
 from syshaxd.core.placement.decision import InferenceRequest, Offload, Reject, RunOn
-from syshaxd.core.placement.estimate import Estimates
+from syshaxd.core.placement.estimate import Estimates, observe_answer
 from syshaxd.core.placement.measured import Lengths, Line
 from syshaxd.core.placement.rules import RULES, Policy, View
 from syshaxd.core.placement.steps import StepTime
@@ -101,9 +101,32 @@ def test_what_is_kept_with_a_decision_is_small() -> None:
     for tokens in range(300):
         lengths = lengths.observe(tokens)
     estimates = structs.replace(KNOWN, lengths_by_kind={f"{number}": lengths for number in range(64)})
-    kept = estimates.for_kind("7")
-    assert kept.lengths_of("7").mean == lengths.mean
-    assert kept.lengths_of("7").quantile(0.9) == lengths.quantile(0.9)
+    kept = estimates.for_kinds(("7 key", "7"))
+    assert kept.lengths_of(("7 key", "7")).mean == lengths.mean
+    assert kept.lengths_of(("7 key", "7")).quantile(0.9) == lengths.quantile(0.9)
     assert set(kept.lengths_by_kind) == {"7"}
     assert not kept.lengths.latest
-    assert kept.for_kind("7") == kept
+    assert kept.for_kinds(("7 key", "7")) == kept
+
+
+@pytest.mark.parametrize(
+    ("learnt", "key", "basis"),
+    [
+        ((), "k", "no answer yet"),
+        (("m",), "k", "answers of all kinds"),
+        (("n",), "k", "answers of its kind"),
+        (("n", "k"), "k", "answers to the key k"),
+        (("n", "k"), "other", "answers of its kind"),
+        (("n", "k"), "", "answers of its kind"),
+    ],
+)
+def test_an_explanation_tells_from_what_the_length_is_expected(learnt: tuple[str, ...], key: str, basis: str) -> None:
+    estimates = Estimates()
+    for _ in range(20 if learnt else 0):
+        model, its_key = (*learnt, "")[:2]
+        estimates = observe_answer(estimates, 100, structs.replace(REQUEST, model=model, key=its_key).kinds)
+    asked = structs.replace(REQUEST, model="n", key=key, max_tokens=60)
+    found = expected_length(seen(estimates=estimates), asked)
+    assert found.basis == basis
+    if learnt:
+        assert (found.mean, found.median, found.long) == (60, 60, 60)

@@ -71,22 +71,50 @@ def test_a_running_request_is_seen_to_take_its_share_of_the_kv_cache() -> None:
 def test_lengths_of_a_kind_count_once_there_are_some() -> None:
     known = Estimates()
     for tokens in range(1, 8):
-        known = observe_answer(known, tokens, "short")
-    assert known.lengths_of("short") is known.lengths
+        known = observe_answer(known, tokens, ("short",))
+    assert known.lengths_of(("short",)) is known.lengths
     for _ in range(20):
-        known = observe_answer(known, 1000, "long")
-    known = observe_answer(known, 8, "short")
-    assert known.lengths_of("short").quantile(0.9) == 8
-    assert known.lengths_of("long").mean == 1000
-    assert known.lengths_of("other") is known.lengths
+        known = observe_answer(known, 1000, ("long",))
+    known = observe_answer(known, 8, ("short",))
+    assert known.lengths_of(("short",)).quantile(0.9) == 8
+    assert known.lengths_of(("long",)).mean == 1000
+    assert known.lengths_of(("other",)) is known.lengths
 
 
 def test_kinds_that_were_not_seen_for_long_are_forgotten() -> None:
     known = Estimates()
-    for number in range(100):
-        known = observe_answer(observe_answer(known, 5, "always"), 5, f"once {number}")
-    assert len(known.lengths_by_kind) == 64
-    assert "always" in known.lengths_by_kind
+    for number in range(300):
+        known = observe_answer(known, 5, (f"always {number}", "always"))
+    assert len(known.lengths_by_kind) == 256
+    assert {"always", "always 299"} <= set(known.lengths_by_kind)
+    assert "always 0" not in known.lengths_by_kind
+
+
+def keyed(key: str, model: str = "m") -> InferenceRequest:
+    return InferenceRequest(request_id="r", model=model, stream=True, key=key)
+
+
+def test_answers_to_a_key_are_expected_to_be_as_long_as_those_before_and_to_a_new_key_as_those_of_its_model() -> None:
+    known = Estimates()
+    for _ in range(20):
+        known = observe_answer(known, 10, keyed("short").kinds)
+        known = observe_answer(known, 1000, keyed("long").kinds)
+        known = observe_answer(known, 5000, keyed("", "other").kinds)
+    assert known.lengths_of(keyed("short").kinds).quantile(0.9) == 10
+    assert known.lengths_of(keyed("long").kinds).quantile(0.1) == 1000
+    assert known.lengths_of(keyed("new").kinds).mean == pytest.approx(505), "of all keys of its model"
+    assert known.kv_tokens(keyed("short")) < known.kv_tokens(keyed("new")) < known.kv_tokens(keyed("long"))
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 4000)), max_size=600))
+def test_keys_without_end_take_no_memory_and_hide_no_kind(answers: list[tuple[int, int]]) -> None:
+    known = Estimates()
+    for key, tokens in answers:
+        known = observe_answer(known, tokens, keyed(f"key {key}").kinds)
+    assert len(known.lengths_by_kind) <= 256
+    if len(answers) >= 8:
+        latest = sorted(tokens for _, tokens in answers[-128:])
+        assert known.lengths_of(keyed("").kinds).ordered == tuple(latest)
 
 
 def handover(gap_s: float | None, cached: int | None) -> HandoverRecord:

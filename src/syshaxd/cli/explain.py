@@ -82,10 +82,15 @@ def _inputs(entry: Mapping[str, Any]) -> str:
         parts.append(f"prompt of about {entry['prompt_tokens']} tokens")
     limit = f", at most {entry['max_tokens']}" if "max_tokens" in entry else ""
     if entry["expected_tokens"]:
-        parts.append(f"answer of about {entry['expected_tokens']:.0f}{limit}")
+        parts.append(f"answer of about {entry['expected_tokens']:.0f}{limit} ({_quantiles(entry)})")
     if entry["policy"]:
         parts.append(f"policy {entry['policy']}")
     return "; ".join((*parts, f"{entry['queued']} queued"))
+
+
+def _quantiles(entry: Mapping[str, Any]) -> str:
+    median, long = entry["expected_median_tokens"], entry["expected_long_tokens"]
+    return f"half up to {median}, nine of ten up to {long}, from {entry['expected_from']}"
 
 
 def _alternatives(ways: Sequence[Mapping[str, Any]]) -> Table:

@@ -20,7 +20,7 @@ from syshaxd.core.config import parse
 from syshaxd.core.errors import BadRequestError, NotFoundError
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.placement.alternatives import alternatives, expected_tokens
+from syshaxd.core.placement.alternatives import alternatives, expected_length
 from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn
 from syshaxd.core.placement.records import Outcome, RequestRecord
@@ -202,6 +202,7 @@ def _decision(
 
 
 def _entry(decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.DecisionEntry:
+    length = expected_length(decided.view, decided.request)
     return make(
         api.DecisionEntry,
         at_s=decided.at_s,
@@ -214,7 +215,10 @@ def _entry(decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.DecisionE
         prompt_tokens=decided.request.prompt_tokens,
         max_tokens=decided.request.max_tokens,
         alternatives=alternatives(decided.view, decided.request, decided.decision),
-        expected_tokens=expected_tokens(decided.view, decided.request),
+        expected_tokens=length.mean,
+        expected_median_tokens=length.median,
+        expected_long_tokens=length.long,
+        expected_from=length.basis,
         policy=decided.view.policy.name,
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from syshaxd.core.placement.capacity import Room
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, RunOn
-from syshaxd.core.placement.prediction import predict_help
+from syshaxd.core.placement.prediction import LONG, MEDIAN, predict_help
 from syshaxd.core.placement.rules import RULES, View
 from syshaxd.core.placement.rules.cost import ways
 from syshaxd.core.types import Role
@@ -33,10 +33,32 @@ class Alternative:
     chosen: bool = False
 
 
-def expected_tokens(view: View, request: InferenceRequest) -> float:
-    """The length of the answer that predictions assume."""
-    mean = view.estimates.lengths_of(request.kind).mean
-    return mean if request.max_tokens is None else min(mean, request.max_tokens)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedLength:
+    """The length of an answer that the predictions assume, in tokens; the client's limit counts."""
+
+    mean: float
+    median: int
+    long: int
+    """Nine of ten answers are no longer."""
+    basis: str
+    """What it was learnt from."""
+
+
+def expected_length(view: View, request: InferenceRequest) -> ExpectedLength:
+    """What is expected of the answer to a request."""
+    estimates, kinds, most = view.estimates, request.kinds, request.max_tokens
+    lengths, kind = estimates.lengths_of(kinds), estimates.known_kind(kinds)
+    if kind is None:
+        basis = "no answer yet" if lengths.are_assumed else "answers of all kinds"
+    else:
+        basis = f"answers to the key {request.key}" if request.key and kind == kinds[0] else "answers of its kind"
+    return ExpectedLength(
+        mean=lengths.mean if most is None else min(lengths.mean, most),
+        median=lengths.quantile(MEDIAN, most),
+        long=lengths.quantile(LONG, most),
+        basis=basis,
+    )
 
 
 def alternatives(view: View, request: InferenceRequest, decision: Decision) -> tuple[Alternative, ...]:
@@ -101,5 +123,5 @@ def _alone(view: View, request: InferenceRequest, room: Room) -> Alternative:
         ahead = view.queued + room.queue + 1
         turn_s = ahead * estimates.lengths.mean * step.at(running) / running
     first_s = turn_s + (prompt.at(request.prompt_tokens) if prompt else 0.0)
-    whole_s = first_s + expected_tokens(view, request) * step.at(running)
+    whole_s = first_s + expected_length(view, request).mean * step.at(running)
     return Alternative(places=(name,), first_s=first_s, whole_s=whole_s, others_s=0.0)

@@ -57,9 +57,10 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
         return self.request_class is RequestClass.BATCH
 
     @property
-    def kind(self) -> str:
-        """Requests of one kind have answers of similar lengths."""
-        return f"{self.request_class} {self.model} {self.path}"
+    def kinds(self) -> tuple[str, ...]:
+        """Its kinds, narrowest first: answers to requests of one kind have similar lengths."""
+        kind = f"{self.request_class} {self.model} {self.path}"
+        return (f"{kind} {self.key}", kind) if self.key else (kind,)
 
     def rest(self) -> "InferenceRequest":
         """The request for the rest of an answer of which an instance has made a part."""

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Estimates of what the instances can do, from readings, finished answers and hand-overs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -16,8 +16,8 @@ from syshaxd.core.placement.steps import StepTime
 
 _Key = TypeVar("_Key")
 
-_MAX_KINDS = 64
-"""Kinds of requests whose lengths are kept separately."""
+_MAX_KINDS = 256
+"""Kinds of requests whose lengths are kept separately; the least recently used one is dropped first."""
 _MIN_FOR_A_KIND = 8
 """Answers from which a kind's own lengths count."""
 _MIN_KV_RATIO = 0.02
@@ -39,7 +39,7 @@ class Estimates(msgspec.Struct, frozen=True, kw_only=True):
     lengths: Lengths = Lengths()
     """Of all answers."""
     lengths_by_kind: Mapping[str, Lengths] = msgspec.field(default_factory=dict)
-    """By InferenceRequest.kind."""
+    """By each of InferenceRequest.kinds."""
     handover_s: Mapping[tuple[str, str], Line] = msgspec.field(default_factory=dict)
     """From the last token of the source to the first of the target, over the tokens whose KV was handed over."""
     handover_bytes: Mapping[str, Measured] = msgspec.field(default_factory=dict)
@@ -51,14 +51,19 @@ class Estimates(msgspec.Struct, frozen=True, kw_only=True):
     read_at_s: Mapping[str, float] = msgspec.field(default_factory=dict)
     """Monotonic times of the readings that it contains."""
 
-    def lengths_of(self, kind: str) -> Lengths:
-        """The lengths of answers to requests of a kind; of all, as long as few of that kind have ended."""
-        lengths = self.lengths_by_kind.get(kind)
-        return lengths if lengths is not None and len(lengths.latest) >= _MIN_FOR_A_KIND else self.lengths
+    def known_kind(self, kinds: Sequence[str]) -> str | None:
+        """The first of these kinds of which enough answers have ended; None: of none."""
+        known = ((kind, self.lengths_by_kind.get(kind)) for kind in kinds)
+        return next((kind for kind, its in known if its is not None and len(its.latest) >= _MIN_FOR_A_KIND), None)
+
+    def lengths_of(self, kinds: Sequence[str]) -> Lengths:
+        """The lengths of answers to requests of the first of these kinds of which enough have ended, else of all."""
+        kind = self.known_kind(kinds)
+        return self.lengths if kind is None else self.lengths_by_kind[kind]
 
     def kv_tokens(self, request: InferenceRequest) -> float:
         """Tokens that a request has in the KV cache while it runs, on average over that time."""
-        return request.prompt_tokens + self.lengths_of(request.kind).made(request.max_tokens)
+        return request.prompt_tokens + self.lengths_of(request.kinds).made(request.max_tokens)
 
     def kv_share(self, name: str, tokens: float) -> Measured | None:
         """Share of an instance's KV cache that a request takes; None: not seen yet.
@@ -72,10 +77,10 @@ class Estimates(msgspec.Struct, frozen=True, kw_only=True):
             return self.kv_per_request.get(name)
         return Measured(per_token.value * tokens, per_token.spread * tokens, per_token.count)
 
-    def for_kind(self, kind: str) -> "Estimates":
-        """The part that decisions on one kind of requests use: small enough to keep with each decision."""
-        own = self.lengths_by_kind.get(kind)
-        kept = {} if own is None else {kind: own.shortened(_MIN_FOR_A_KIND)}
+    def for_kinds(self, kinds: Sequence[str]) -> "Estimates":
+        """The part that decisions on a request of these kinds use: small enough to keep with each decision."""
+        kind = self.known_kind(kinds)
+        kept = {} if kind is None else {kind: self.lengths_by_kind[kind].shortened(_MIN_FOR_A_KIND)}
         return replace(self, lengths=self.lengths.shortened(0), lengths_by_kind=kept)
 
 
@@ -113,13 +118,14 @@ def observe_loads(estimates: Estimates, snapshot: Snapshot, tokens: Mapping[str,
     )
 
 
-def observe_answer(estimates: Estimates, tokens: int, kind: str = "") -> Estimates:
-    """Adds the length of an answer."""
+def observe_answer(estimates: Estimates, tokens: int, kinds: Sequence[str] = ()) -> Estimates:
+    """Adds the length of an answer to a request of these kinds, the narrowest first."""
     by_kind = dict(estimates.lengths_by_kind)
-    lengths = by_kind.pop(kind, Lengths())
-    if len(by_kind) >= _MAX_KINDS:
-        del by_kind[next(iter(by_kind))]  # the least recently used
-    by_kind[kind] = lengths.observe(tokens)
+    for kind in kinds:
+        lengths = by_kind.pop(kind, Lengths())
+        if len(by_kind) >= _MAX_KINDS:
+            del by_kind[next(iter(by_kind))]  # the least recently used
+        by_kind[kind] = lengths.observe(tokens)
     return replace(estimates, lengths=estimates.lengths.observe(tokens), lengths_by_kind=by_kind)
 
 

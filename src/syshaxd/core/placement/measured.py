@@ -127,6 +127,11 @@ class Lengths(msgspec.Struct, frozen=True):
     mean: float = 256.0
     mean_square: float = 2 * 256.0**2
 
+    @property
+    def are_assumed(self) -> bool:
+        """Whether no answer has ended yet."""
+        return self.ordered is _UNKNOWN_LENGTH
+
     def observe(self, tokens: int) -> "Lengths":
         """Adds one answer."""
         if len(self.latest) < _REMEMBERED:

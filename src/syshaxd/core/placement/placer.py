@@ -59,7 +59,7 @@ class Placer:
             candidates=candidates,
             pairs=fleet.pairs,
             queued=queued,
-            estimates=self.estimates if request is None else self.estimates.for_kind(request.kind),
+            estimates=self.estimates if request is None else self.estimates.for_kinds(request.kinds),
             kv_tokens=taken.kv_tokens,
             request_kv_tokens=0.0 if request is None else self.estimates.kv_tokens(request),
             cached_at="" if request is None else self._conversations.instance(request.conversation),
@@ -152,7 +152,7 @@ class Placer:
         """Learns from an answer that ended well."""
         self._mean_duration_s += _MEAN_WEIGHT * (duration_s - self._mean_duration_s)
         if tokens:
-            self.estimates = observe_answer(self.estimates, tokens, request.kind)
+            self.estimates = observe_answer(self.estimates, tokens, request.kinds)
         for handover in handovers:
             self.estimates = observe_handover(self.estimates, handover)
 

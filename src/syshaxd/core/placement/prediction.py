@@ -14,7 +14,7 @@ from syshaxd.core.placement.steps import StepTime
 _HANDOVER_S = 0.1
 _HANDOVER_STEPS = 2
 """A hand-over that was never measured counts as `_HANDOVER_S` plus so many steps of the slower instance."""
-_MEDIAN, _LONG = 0.5, 0.9
+MEDIAN, LONG = 0.5, 0.9
 """Quantiles of the answers' lengths: help must pay at both."""
 _MARGIN_S = 0.25
 _MARGIN_RATIO = 0.1
@@ -31,8 +31,8 @@ class Help:
 
     gpu: str
     cpu: str
-    kind: str
-    """InferenceRequest.kind."""
+    kinds: tuple[str, ...]
+    """InferenceRequest.kinds."""
     prompt_tokens: int
     max_tokens: int | None
     slots: int
@@ -57,9 +57,9 @@ def predict_help(estimates: Estimates, help_: Help) -> Prediction | None:
     gpu, cpu = estimates.token_s.get(help_.gpu), estimates.token_s.get(help_.cpu)
     if gpu is None or cpu is None or not (help_.splits or help_.cpu in estimates.prefill_s):
         return None
-    lengths = estimates.lengths_of(help_.kind)
+    lengths = estimates.lengths_of(help_.kinds)
     expected = _Case(estimates, help_, gpu, cpu, tokens=lengths.mean, doubt=0.0)
-    worst = [_Case(estimates, help_, gpu, cpu, tokens=lengths.quantile(at), doubt=1.0) for at in (_MEDIAN, _LONG)]
+    worst = [_Case(estimates, help_, gpu, cpu, tokens=lengths.quantile(at), doubt=1.0) for at in (MEDIAN, LONG)]
     return Prediction(
         offload_s=expected.help_s,
         wait_s=expected.wait_s,

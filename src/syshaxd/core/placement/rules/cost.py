@@ -83,7 +83,7 @@ def _best(
     surely gains more to its first token than it costs them; so does a batch request, which leaves the GPU to others.
     """
     target = view.policy.target(request)
-    tokens = view.estimates.lengths_of(request.kind).mean
+    tokens = view.estimates.lengths_of(request.kinds).mean
     tokens = max(1.0, tokens if request.max_tokens is None else min(tokens, request.max_tokens))
     paying: list[tuple[Help, Prediction]] = []
     meeting: list[tuple[Help, Prediction]] = []
@@ -132,7 +132,7 @@ def ways(view: View, request: InferenceRequest, gpus: list[Room], cpu: Room) -> 
         yield Help(
             gpu=gpu.spec.name,
             cpu=name,
-            kind=request.kind,
+            kinds=request.kinds,
             prompt_tokens=request.prompt_tokens,
             max_tokens=request.max_tokens,
             slots=gpu.slots,

@@ -178,7 +178,7 @@ def soonest(view: View, request: InferenceRequest, able: Sequence[Room]) -> tupl
     """
     if len(able) == 1:
         return able[0].spec.name, ("the GPU has room",)
-    tokens = view.estimates.lengths_of(request.kind).mean
+    tokens = view.estimates.lengths_of(request.kinds).mean
     first_s: dict[str, float] = {}
     rest_s: dict[str, float] = {}
     for gpu in able:
