@@ -7,8 +7,10 @@ what has a name is complete, and the next run continues with the missing files.
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -78,10 +80,12 @@ class Maker:
         self._step()
         for file in missing:
             self._make_file(file)
-        for name in self._plan["copies"]:
-            self._write(name, _parts(self._source / name))
+        for name, digest in self._plan["copies"].items():
+            self._copy(name, digest)
         for name, text in self._plan["texts"].items():
-            self._write(name, [text.encode()])
+            self._write(name, [text.encode()], like=self._source / "config.json")
+        # Whoever may read the model may read its weights: the container of an instance may have a user of its own.
+        self._staging.chmod(_mode(self._source, 0o700))
         _sync(self._staging)
         self._step()
         self._staging.rename(self._folder)
@@ -105,32 +109,60 @@ class Maker:
                 "(`syshax weights` lists and removes older ones), or move the state folder"
             )
 
-    def _write(self, name: str, parts: Iterable[bytes]) -> None:
-        """Writes a small file. The folder has no name yet, so nobody reads it before it is complete."""
+    def _copy(self, name: str, digest: str) -> None:
+        seen = hashlib.sha256()
+
+        def parts() -> Iterator[bytes]:
+            for part in _parts(self._source / name):
+                seen.update(part)
+                yield part
+
+        self._write(name, parts(), like=self._source / name)
+        if seen.hexdigest() != digest:
+            raise _changed(name)
+
+    def _write(self, name: str, parts: Iterable[bytes], *, like: Path) -> None:
+        """Writes a small file. The folder has no name yet, so nobody reads it before it is complete.
+
+        `like`: the file of the model with the same readers.
+        """
         self._step()
         with (self._staging / name).open("wb") as file:
             for part in parts:
                 file.write(part)
+            os.fchmod(file.fileno(), _mode(like, 0o600))
             file.flush()
             os.fsync(file.fileno())
 
     def _make_file(self, file: Mapping[str, Any]) -> None:
         part = self._staging / f"{file['name']}.part"
-        source = os.open(self._source / file["name"], os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._make_part(file, part)
+        except Exception:
+            part.unlink(missing_ok=True)  # it may be what the disk is full of
+            raise
+        self._step()
+        part.rename(self._staging / file["name"])
+        self._step()
+
+    def _make_part(self, file: Mapping[str, Any], part: Path) -> None:
+        path = self._source / file["name"]
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             target = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(target, 0, _size(file))
                 _pwrite(target, bytes.fromhex(file["header"]), 0)
                 self._make_tensors(file["tensors"], source, target)
+                os.fchmod(target, _mode(path, 0o600))
                 os.fsync(target)
             finally:
                 os.close(target)
         finally:
             os.close(source)
-        self._step()
-        part.rename(self._staging / file["name"])
-        self._step()
+        # All of it was read before: so what was read is what the plan was made for.
+        if path.stat().st_mtime_ns != file["modified_ns"]:
+            raise _changed(file["name"])
 
     def _make_tensors(self, tensors: Sequence[Mapping[str, Any]], source: int, target: int) -> None:
         def work(job: Callable[[int, int], int]) -> int:
@@ -145,6 +177,15 @@ class Maker:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _changed(name: str) -> MakingError:
+    return MakingError(f"the model's {name} changed meanwhile: wait until nothing writes to it, then start this again")
+
+
+def _mode(path: Path, own: int) -> int:
+    """The permissions to read a part of the model, and `own` for the owner."""
+    return stat.S_IMODE(path.stat().st_mode) & 0o555 | own
 
 
 def _parts(path: Path) -> Iterator[bytes]:

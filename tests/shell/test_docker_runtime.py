@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from unittest.mock import Mock, create_autospec
 
 import docker
@@ -23,6 +23,7 @@ from syshaxd.core.types import ContainerSpec, RuntimeKind
 from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.docker import api as api_module
 from syshaxd.runtime.docker.api import ContainerApi
+from syshaxd.runtime.docker.options import own_identity
 from syshaxd.runtime.docker.pull import pull
 from syshaxd.runtime.docker.threads import EventReader
 from syshaxd.system.sidetasks import SideTasks
@@ -171,3 +172,19 @@ def test_what_a_reader_raises_while_it_is_stopped_is_no_fault() -> None:
     reader = EventReader(cast("ContainerApi", Engine(AttributeError("closed"))), ended=Mock(), connected=Mock())
     reader.stop()
     assert "closed" in reader.read()
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ({"SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"]}, {"user": "7:8"}),
+        ({"SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"]}, {"user": "0:0"}),
+        ({"SecurityOptions": ["name=seccomp,profile=default"], "Rootless": True}, {"user": "0:0"}),  # podman
+        ({"SecurityOptions": ["name=userns"]}, {"user": "7:8", "userns_mode": "host"}),
+        ({"SecurityOptions": None, "Rootless": False}, {"user": "7:8"}),
+    ],
+)
+def test_what_a_program_writes_is_ours_whatever_the_engine_does_to_users(
+    engine: dict[str, Any], expected: dict[str, str]
+) -> None:
+    assert own_identity(engine, 7, 8) == expected

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -99,6 +100,45 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, odd: fl
     (tmp_path / "m/config.json").write_text("{}")
     with pytest.raises(MakingError, match=f"{MATRIX} are damaged"):
         make(plan_of(tmp_path / "m"), tmp_path / "kept")
+    assert not list((tmp_path / "kept").glob(".making-*/*"))  # a failed file takes no room
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("when", ["planned", "begun"])
+def test_a_model_that_changes_meanwhile_is_never_half_the_old_one(tmp_path: Path, name: str, when: str) -> None:
+    model = checkpoint.write_model(tmp_path / "m")
+    plan = plan_of(model)
+    changed = False
+
+    def change(*_: int) -> None:
+        nonlocal changed
+        if not changed:
+            changed = True
+            with (model / name).open("r+b") as file:
+                file.seek(-2, os.SEEK_END)
+                file.write(b"\0\0")
+            os.utime(model / name, ns=(0, 1))  # clocks of file systems are coarse
+
+    if when == "planned":
+        change()
+    with pytest.raises(MakingError, match=f"{name} changed meanwhile"):
+        make(plan, tmp_path / "kept", change)
+    again = plan_of(model)
+    assert again.name != plan.name
+    make(again, tmp_path / "kept")
+
+
+def test_who_may_read_the_model_may_read_its_weights(tmp_path: Path) -> None:
+    """Such as the user of an instance's container."""
+    model = checkpoint.write_model(tmp_path / "m")
+    for mode, public in ((0o755, 0o644), (0o700, 0o600)):
+        model.chmod(mode)
+        for path in model.iterdir():
+            path.chmod(public)
+        made = make(plan_of(model), tmp_path / f"kept-{mode}")
+        assert stat.S_IMODE(made.stat().st_mode) == mode
+        assert {stat.S_IMODE(path.stat().st_mode) for path in made.iterdir()} == {public}
+        assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
 
 
 class Killed(BaseException):

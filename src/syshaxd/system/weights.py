@@ -86,9 +86,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     folder = folder.absolute()
     try:
         config = json.loads((folder / CONFIG).read_bytes())
-        files = {path.name: _tensors(path) for path in sorted(folder.glob("*.safetensors"))}
+        paths = sorted(folder.glob("*.safetensors"))
+        modified_ns = {path.name: path.stat().st_mtime_ns for path in paths}  # before anything is read of them
+        files = {path.name: _tensors(path) for path in paths}
         samples = weight_samples(folder)
-        others = sorted(path.name for path in folder.iterdir() if _is_copied(path))
+        others = {path.name: _digest(path) for path in sorted(folder.iterdir()) if _is_copied(path)}
     except OSError as error:
         raise WeightsError(
             f"{error.filename or folder}: {error.strerror or error}; name the folder of a model"
@@ -100,7 +102,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if not files:
         raise WeightsError(f"{folder} holds no *.safetensors: only such weights are quantised")
     _check_whole(folder, files)
-    return Checkpoint(folder=str(folder), config=config, files=files, samples=samples, others=others)
+    return Checkpoint(
+        folder=str(folder), config=config, files=files, samples=samples, modified_ns=modified_ns, others=others
+    )
 
 
 def _tensors(path: Path) -> tuple[Tensor, ...]:
@@ -134,6 +138,11 @@ def _is_copied(path: Path) -> bool:
         and path.is_file()
         and path.stat().st_size <= _MOST_COPIED_BYTES
     )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weight_samples(folder: Path) -> list[str]:

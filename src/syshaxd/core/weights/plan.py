@@ -5,7 +5,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from syshaxd.core.weights.choice import choose
@@ -33,8 +33,10 @@ class Checkpoint:
     """The safetensors files, by name."""
     samples: Sequence[str]
     """A digest of some bytes of each of them, in the order of the names."""
-    others: Sequence[str] = ()
-    """Further files to be copied: the tokenizer's and the like."""
+    modified_ns: Mapping[str, int] = field(default_factory=dict)
+    """When each of them was last modified, so that a change under way is noticed."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Further files to be copied, the tokenizer's and the like: a digest of each, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +63,10 @@ class WeightsPlan:
     """The first bytes of each file, and what follows."""
     texts: Mapping[str, str]
     """Small files, by name."""
-    copies: tuple[str, ...]
-    """Files of the model that are copied."""
+    copies: Mapping[str, str]
+    """Files of the model that are copied: a digest of each, by name."""
+    modified_ns: Mapping[str, int]
+    """When the model's files with weights were last modified, by name."""
     left: Mapping[str, str]
     """Why a matrix is left as it is, by name."""
 
@@ -81,10 +85,11 @@ class WeightsPlan:
         return {
             "source": self.source,
             "texts": dict(self.texts),
-            "copies": list(self.copies),
+            "copies": dict(self.copies),
             "files": [
                 {
                     "name": name,
+                    "modified_ns": self.modified_ns.get(name),
                     "size": len(head) + sum(_sizes(makings)),
                     "header": head.hex(),
                     "tensors": [_making_json(making) for making in makings],
@@ -104,7 +109,7 @@ def plan_weights(checkpoint: Checkpoint, quantize: Quantize, scheme: Scheme) -> 
     files = {name: _file(tensors, choice.quantised, scheme) for name, tensors in checkpoint.files.items()}
     config = dict(checkpoint.config) | {"quantization_config": scheme.config(choice.ignored)}
     made = record(quantize, scheme, VERSION)
-    print_ = _fingerprint([checkpoint.config, list(checkpoint.samples), sorted(checkpoint.others), made])
+    print_ = _fingerprint([checkpoint.config, list(checkpoint.samples), checkpoint.others, made])
     model = checkpoint.folder.rstrip("/").rpartition("/")[2] or "model"
     texts = {
         CONFIG: json.dumps(config, indent=2),
@@ -127,7 +132,8 @@ def plan_weights(checkpoint: Checkpoint, quantize: Quantize, scheme: Scheme) -> 
         scheme=scheme,
         files=files,
         texts=texts,
-        copies=tuple(checkpoint.others),
+        copies=checkpoint.others,
+        modified_ns=checkpoint.modified_ns,
         left=choice.left,
     )
 

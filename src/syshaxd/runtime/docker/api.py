@@ -21,7 +21,7 @@ from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.launch.container import DONOR, DONOR_NAME, JOIN, joined_container
 from syshaxd.core.launch.container_faults import NOT_RUN, NVML_LOST, architecture_fault, launch_fault, pull_fault
 from syshaxd.core.types import ContainerSpec, InstanceSpec
-from syshaxd.runtime.docker.options import Program, create_options, program_options
+from syshaxd.runtime.docker.options import Program, create_options, own_identity, program_options
 from syshaxd.runtime.docker.pull import PullError, pull
 from syshaxd.runtime.docker.state import DIGEST, GENERATION, INSTANCE, NAME, OWNER, ContainerState, read_state
 
@@ -244,7 +244,8 @@ class ContainerApi:
             if left is not None and left.is_of(self._owner):
                 self._remove(client, left.ident)
             try:
-                options = program_options(spec, wanted, program, _own_user(client))
+                identity = own_identity(client.info(), os.getuid(), os.getgid())
+                options = program_options(spec, wanted, program) | identity
                 container = client.containers.create(**options, name=name, labels={OWNER: self._owner, NAME: name})
             except (APIError, NotFound, ImageNotFound) as error:
                 raise _launch_failed(spec, error) from error
@@ -372,12 +373,6 @@ def _check_program(container: Container) -> None:
         if code in NOT_RUN:
             output = container.logs(tail=5).decode(errors="replace").strip()
             raise _NoProgramError(f"executable file not found: {output}")
-
-
-def _own_user(client: docker.DockerClient) -> str | None:
-    """As whom a container must run so that its files are this process's; None: as root, who is that."""
-    rootless = any("rootless" in option for option in client.info().get("SecurityOptions") or ())
-    return None if rootless else f"{os.getuid()}:{os.getgid()}"
 
 
 def _launch_failed(spec: InstanceSpec, error: Exception) -> LaunchFailedError:

@@ -60,22 +60,37 @@ class Program:
     """`SOURCE:TARGET[:ro]`."""
 
 
-def program_options(spec: InstanceSpec, container: ContainerSpec, program: Program, user: str | None) -> dict[str, Any]:
-    """All of them but name and labels. The program has no network, and its standard input is open."""
+def program_options(spec: InstanceSpec, container: ContainerSpec, program: Program) -> dict[str, Any]:
+    """All of them but name, labels and `own_identity`. The program has no network; its standard input is open."""
     return {
         "image": container.image,
         "entrypoint": [program.argv[0]],
         "command": list(program.argv[1:]),
         "environment": dict(program.env),
         "mounts": [_mount(text) for text in program.volumes],
-        "user": user,
+        "security_opt": list(container.security_opt),  # such as SELinux's label, or it could not use the mounts
         "network_mode": "none",
         "stdin_open": True,
         "cpuset_cpus": cpuset_cpus(spec) or None,
         "cpuset_mems": container.cpuset_mems or None,
-        "init": True,
+        "init": container.init,
         "log_config": _LOG_CONFIG,
     }
+
+
+def own_identity(engine: Mapping[str, Any], uid: int, gid: int) -> dict[str, Any]:
+    """The options that let a program read and write files as this process does.
+
+    Args:
+        engine: What the container engine says of itself.
+        uid: This process's user.
+        gid: Its group.
+    """
+    says = {part for option in engine.get("SecurityOptions") or () for part in option.split(",")}
+    if "name=rootless" in says or engine.get("Rootless"):  # Docker; podman
+        return {"user": "0:0"}  # which is the engine's own user outside; the image may name another one
+    identity = {"user": f"{uid}:{gid}"}
+    return identity | {"userns_mode": "host"} if "name=userns" in says else identity
 
 
 def _mount(text: str) -> Mount:

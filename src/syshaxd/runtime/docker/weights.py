@@ -53,6 +53,7 @@ class ContainerWorker:
         if self._killed.is_set():
             return "no longer wanted"
         code = self._api.run(self._spec, self._program(folder), order, on_start=self._started, on_output=hear)
+        self._ident = ""  # it is gone: nothing is left to kill
         return failure(code, errors.decode(errors="replace").strip()) if code else ""
 
     def _program(self, folder: Path) -> Program:
