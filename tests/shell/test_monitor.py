@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import aiohttp
 import pynvml
 import pytest
+from aiohttp import web
 
 from syshax_sim import BUILT_IN, Faults, SimInstance
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
@@ -104,18 +105,33 @@ async def complete(session: aiohttp.ClientSession, sim: SimInstance, tokens: int
         assert response.status == 200
 
 
-async def test_what_was_read_of_an_instance_at_another_address_is_dropped(
-    sim: SimInstance, session: aiohttp.ClientSession
-) -> None:
-    """By a reload: the former reading is not the new instance's, and one under way is not either."""
-    await complete(session, sim)
-    async with SimInstance(BUILT_IN["instant"]) as other, Watched(spec_of(sim)).running() as watched:
+class HeldBack(SimInstance):
+    """Answers /metrics only while `may_answer` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(BUILT_IN["instant"])
+        self.asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        self.asked.set()
+        await self.may_answer.wait()
+        return await super()._metrics(request)
+
+
+async def test_what_was_read_of_an_instance_at_another_address_is_dropped(session: aiohttp.ClientSession) -> None:
+    """After a reload, neither the former reading nor one under way is that of the new instance."""
+    async with HeldBack() as sim, HeldBack() as other, Watched(spec_of(sim)).running() as watched:
+        await complete(session, sim)
+        sim.may_answer.set()
         await watched.until(lambda snapshot: bool(snapshot.load("gpu").generation_tokens))
-        sim.set_faults(Faults(metrics_delay_s=0.3))
-        other.set_faults(Faults(metrics_delay_s=1.0))
-        await asyncio.sleep(3 * INTERVAL_S)  # a reading is under way
+        sim.may_answer.clear()
+        sim.asked.clear()
+        await sim.asked.wait()
         watched.specs[:] = [spec_of(other)]
         await watched.until(lambda snapshot: "gpu" not in snapshot.instances)
+        sim.may_answer.set()
+        other.may_answer.set()
         load = (await watched.until(lambda snapshot: "gpu" in snapshot.instances)).load("gpu")
         assert not load.generation_tokens
 

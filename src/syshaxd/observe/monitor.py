@@ -25,7 +25,6 @@ from syshaxd.system.threads import in_thread
 _log = logging.getLogger(__name__)
 # A reading counts for at least this long, and for three intervals.
 _LEAST_MAX_AGE_S = 10.0
-# Many times what vLLM exports.
 
 
 class SystemMonitor:
