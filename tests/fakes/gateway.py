@@ -111,6 +111,7 @@ async def stands() -> AsyncIterator[MakeStand]:
             movable: bool = False,
             instance_key: str = "",
             cpu_weights: QuantisedWeights | None = None,
+            cpu_model: str = "m",
             **options: Any,
         ) -> Stand:
             gpu = await stack.enter_async_context(FakeInstance("gpu", Role.GPU, _ok))
@@ -119,7 +120,7 @@ async def stands() -> AsyncIterator[MakeStand]:
             env = (("VLLM_API_KEY", instance_key),) if instance_key else ()
             specs = (
                 replace(gpu.spec(slots), protocol=protocol, env=env),
-                replace(cpu.spec(slots), protocol=protocol, env=env, weights=cpu_weights),
+                replace(cpu.spec(slots), protocol=protocol, env=env, weights=cpu_weights, served_model=cpu_model),
             )
             supervisor = FakeSupervisor(specs)
             runner = Runner(time_limits or TimeLimits(silence_s=silence_limit_s))

@@ -98,7 +98,7 @@ def test_without_a_daemon_the_command_changes_the_file(path: Path) -> None:
     secret = made.stdout.splitlines()[0]
     assert ApiKeys(path).find(secret).models == ("m",)
     listed = shell.invoke(main, ["keys", "list", *file])
-    assert "alice  api     interactive  m" in listed.output
+    assert "alice  api     interactive  m       any" in listed.output
     assert secret not in listed.output
     assert shell.invoke(main, ["keys", "revoke", "alice", *file]).output == "alice is revoked\n"
     assert shell.invoke(main, ["keys", "create", "x", "--expires-in", "90", *file]).exit_code == 2
@@ -108,5 +108,9 @@ def test_without_a_daemon_the_command_changes_the_file(path: Path) -> None:
         assert shell.invoke(main, ["keys", "create", name, *option, *file]).exit_code == 0
     keys = json.loads(shell.invoke(main, ["keys", "list", "-o", "json", *file]).output)
     assert {key["name"]: key["batch_only"] for key in keys} == {"b": True, "c": True, "d": False}
+    assert shell.invoke(main, ["keys", "create", "exact", "--weights", "full", *file]).exit_code == 0
+    keys = json.loads(shell.invoke(main, ["keys", "list", "-o", "json", *file]).output)
+    assert {key["name"] for key in keys if key["full_weights"]} == {"exact"}
+    assert "exact  api     interactive  all     full" in shell.invoke(main, ["keys", "list", *file]).output
     failed = shell.invoke(main, ["keys", "create", "a b", *file])
     assert (failed.exit_code, "name: " in failed.output) == (1, True)

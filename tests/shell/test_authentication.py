@@ -138,16 +138,6 @@ async def test_a_browser_is_asked_for_the_key_of_the_dashboard(make_stand: MakeS
     assert await status(stand, Authorization=user) == 401  # a page of another site could make a browser send it
 
 
-async def test_a_key_is_for_its_models(make_stand: MakeStand, keys: ApiKeys) -> None:
-    stand = await make_stand(authentication=Authentication(keys))
-    headers = bearer(await made(keys, models=("m", "n")))
-    assert await status(stand, **headers) == 200
-    for body in (CHAT | {"model": "other"}, {"messages": []}):
-        async with stand.post(body, headers=headers) as response:
-            assert response.status == 403
-            assert (await response.json())["error"]["code"] == "model_not_permitted"
-
-
 async def test_a_key_may_be_for_batch_alone(make_stand: MakeStand, keys: ApiKeys) -> None:
     stand = await make_stand(authentication=Authentication(keys))
     batch = bearer(await made(keys, "night", batch_only=True))

@@ -19,7 +19,7 @@ import pytest
 from syshaxd.client import ControlClient
 from syshaxd.control import ControlServer
 from syshaxd.core.errors import BadRequestError, ConflictError, NotFoundError, TooLargeError
-from syshaxd.core.types import State
+from syshaxd.core.types import QuantisedWeights, State
 from syshaxd.core.wire.batches import BatchStatus
 from syshaxd.gateway.authentication import Authentication
 from syshaxd.gateway.batches import BatchOptions
@@ -258,6 +258,29 @@ async def test_a_batch_waits_while_no_instance_is_ready(bed: Bed) -> None:
             await asyncio.sleep(0.02)
     await bed.stand.ready("gpu", "cpu")
     assert (await bed.ended(its_id)).request_counts.completed == 2
+
+
+@pytest.mark.parametrize("has_keys", [False, True])
+async def test_lines_carry_the_key_of_the_instances(tmp_path: Path, has_keys: bool) -> None:
+    keys = ApiKeys(tmp_path / "api_keys")
+    async with bed_in(tmp_path / "b", authentication=Authentication(keys), instance_key="theirs") as bed:
+        theirs = replace(bed, client=bed.client.with_options(api_key="theirs"))
+        allowed = await as_key(bed, keys, "alice") if has_keys else theirs
+        batch = await allowed.ended(await allowed.create(lines(1)))
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 0)
+        (request,) = bed.stand.gpu.requests + bed.stand.cpu.requests
+        assert b"Authorization: Bearer theirs\r\n" in request.head
+        with pytest.raises(openai.AuthenticationError):  # who can't use the instances can't have lines answered there
+            await (theirs if has_keys else bed).upload(lines(1))
+
+
+async def test_lines_of_a_key_for_full_weights_get_no_others(tmp_path: Path) -> None:
+    keys = ApiKeys(tmp_path / "api_keys")
+    weights = QuantisedWeights(quantize="q8_0")
+    async with bed_in(tmp_path / "b", authentication=Authentication(keys), cpu_weights=weights) as bed:
+        exact = await as_key(bed, keys, "exact", full_weights=True)
+        batch = await exact.ended(await exact.create(lines(12)))  # more than the GPU runs at a time
+        assert (batch.request_counts.completed, len(bed.stand.gpu.requests), bed.stand.cpu.requests) == (12, 12, [])
 
 
 @asynccontextmanager

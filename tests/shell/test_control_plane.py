@@ -214,6 +214,10 @@ async def test_another_gateway_can_insist_on_the_full_weights(plane: Plane) -> N
     assert (await plane.client.ask("DryRun", loads=full))["decision"]["decode"] == "cpu"
     told = (await plane.client.ask("DryRun", loads=full, query={"full_weights": True}))["decision"]
     assert told["decode"] == "gpu"
+    for its_id, full_weights in (("any", False), ("exact", True)):
+        await plane.client.ask("PlaceRequest", request_id=its_id, query={"full_weights": full_weights})
+        (entry,) = (await plane.client.ask("ExplainDecision", request_id=its_id))["decisions"]
+        assert entry["full_weights"] is full_weights
 
 
 async def test_decisions_can_be_watched(plane: Plane) -> None:

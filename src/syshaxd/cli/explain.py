@@ -83,6 +83,8 @@ def _inputs(entry: Mapping[str, Any]) -> str:
     limit = f", at most {entry['max_tokens']}" if "max_tokens" in entry else ""
     if entry["expected_tokens"]:
         parts.append(f"answer of about {entry['expected_tokens']:.0f}{limit} ({_quantiles(entry)})")
+    if entry["full_weights"]:
+        parts.append("full weights only")
     if entry["policy"]:
         parts.append(f"policy {entry['policy']}")
     return "; ".join((*parts, f"{entry['queued']} queued"))

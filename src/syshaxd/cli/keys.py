@@ -19,6 +19,7 @@ from syshaxd.client import ControlClient
 from syshaxd.core.config.api_keys import Access, ApiKey
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.placement.targets import RequestClass
+from syshaxd.core.types import FULL_WEIGHTS
 from syshaxd.system.api_keys import ApiKeys
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -76,6 +77,13 @@ def keys() -> None:
     help="`interactive`, the default: each request chooses its class; `batch`: all wait behind interactive ones.",
 )
 @click.option("--batch-only", is_flag=True, help="The same as `--class batch`.")
+@click.option(
+    "--weights",
+    type=click.Choice(["any", FULL_WEIGHTS]),
+    default="any",
+    show_default=True,
+    help="`full`: none of its requests gets an answer of quantised weights.",
+)
 @_file_option
 @output_option
 @click.pass_obj
@@ -94,6 +102,7 @@ def create(socket: Path | None, /, file: Path | None, output: str, expires_in: f
     if fields["batch_only"] and request_class == RequestClass.INTERACTIVE:
         raise click.UsageError("--batch-only and --class interactive contradict each other")
     fields["batch_only"] = fields["batch_only"] or request_class == RequestClass.BATCH
+    fields["full_weights"] = fields.pop("weights") == FULL_WEIGHTS
     fields["expires_at_s"] = None if expires_in is None else time.time() + expires_in
     fields = {name: value for name, value in fields.items() if value is not None}
 
@@ -189,7 +198,7 @@ def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("NAME", "ACCESS", "CLASS", "MODELS", "LIMITS", "CREATED", "EXPIRES"):
+    for name in ("NAME", "ACCESS", "CLASS", "MODELS", "WEIGHTS", "LIMITS", "CREATED", "EXPIRES"):
         table.add_column(name)
     for key in found:
         expires_at_s = key.get("expires_at_s")
@@ -199,6 +208,7 @@ def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
         created = show.clock_text(key["created_at_s"], "%Y-%m-%d %H:%M")
         its_class = RequestClass.BATCH if key["batch_only"] else RequestClass.INTERACTIVE
         models = ", ".join(key["models"]) or "all"
-        texts = (key["name"], key["access"], its_class, models, _limits_text(key), created, expiry)
+        weights = FULL_WEIGHTS if key["full_weights"] else "any"
+        texts = (key["name"], key["access"], its_class, models, weights, _limits_text(key), created, expiry)
         table.add_row(*map(Text, texts))
     show.console().print(table)

@@ -36,6 +36,7 @@ class KeyMethods(AdminServiceServicer):
             access=asked.access or Access.API,
             models=tuple(asked.models),
             batch_only=asked.batch_only,
+            full_weights=asked.full_weights,
             **{name: getattr(asked, name) if asked.HasField(name) else None for name in _OPTIONAL},
         )
         new = await asyncio.to_thread(create)

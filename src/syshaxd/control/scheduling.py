@@ -219,6 +219,7 @@ def _entry(decided: Decided, specs: Mapping[str, InstanceSpec]) -> api.DecisionE
         expected_median_tokens=length.median,
         expected_long_tokens=length.long,
         expected_from=length.basis,
+        full_weights=decided.request.full_weights,
         policy=decided.view.policy.name,
     )
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from syshaxd.core.config import Config, unprotected
 from syshaxd.core.config.api_keys import Access, ApiKey, made, sha256
 from syshaxd.core.errors import ConfigError, ConfigFault, ForbiddenError, UnauthorizedError
+from syshaxd.core.launch.instance_key import instance_key
+from syshaxd.core.types import InstanceSpec
 from syshaxd.system import api_keys
 from syshaxd.system.api_keys import ApiKeys
 
@@ -98,6 +100,23 @@ class Authentication:
             raise ForbiddenError(f"the API key {key.name} has the access {key.access}, which does not permit {path}")
         return key
 
+    def check_instances_key(self, headers: Mapping[str, str], specs: Iterable[InstanceSpec]) -> None:
+        """Checks a client whose batches the daemon will have answered with its own credentials.
+
+        Raises:
+            UnauthorizedError: Only the instances ask for a key, and it has not given that.
+        """
+        if self.required:
+            return
+        given = sha256(_given(headers, basic_too=False))
+        needed = {sha256(key) for key in map(instance_key, specs) if key}
+        if not all(secrets.compare_digest(given, key) for key in needed):
+            self.refused += 1
+            raise UnauthorizedError(
+                "batches need the API key that all instances have in common, as `Authorization: Bearer KEY`; or create "
+                "keys of this endpoint (`syshaxctl keys create NAME`)"
+            )
+
     def permits(self, key: ApiKey | None, path: str) -> bool:
         """Whether a key's access permits a route; None: no request needs a key."""
         if key is None or key.access is Access.ADMIN or path in self._open or path in _FOR_ANY_KEY:
@@ -117,7 +136,7 @@ class Authentication:
 
 def check_model(key: ApiKey | None, model: str) -> None:
     """Raises ForbiddenError: the key is for other models."""
-    if key is not None and key.models and model not in key.models:
+    if key is not None and not key.permits(model):
         asked = f"the model {model!r}" if model else "a request without a readable `model`"
         raise ForbiddenError(
             f"the API key {key.name} does not permit {asked}; it permits {', '.join(key.models)}",

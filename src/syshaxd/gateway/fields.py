@@ -40,12 +40,12 @@ def class_of(headers: Mapping[str, str], body: RequestBody, key: ApiKey | None) 
     return found
 
 
-def wants_full_weights(headers: Mapping[str, str]) -> bool:
-    """Whether the client refuses answers of quantised weights. Raises BadRequestError."""
+def wants_full_weights(headers: Mapping[str, str], key: ApiKey | None) -> bool:
+    """Whether the client, or its key, refuses answers of quantised weights. Raises BadRequestError."""
     asked = headers.get("X-Syshax-Weights")
     if asked not in {None, FULL_WEIGHTS}:
         raise BadRequestError(f"X-Syshax-Weights takes {FULL_WEIGHTS} only", code="invalid_weights")
-    return asked is not None
+    return asked is not None or (key is not None and key.full_weights)
 
 
 def wants_explanation(headers: Mapping[str, str]) -> bool:

@@ -243,7 +243,7 @@ class Gateway:
                 if path.startswith("/dashboard"):
                     client.answer_lines = b""  # pages of other origins may use the API, not look at whose page it is
                 if self._own.knows(path):
-                    return self._own.answer(request.method, path, target.partition("?")[2])
+                    return self._own.answer(request.method, path, target.partition("?")[2], key)
                 elsewhere = routes.redirected(target, path, self._is_known)
                 if elsewhere is not None:
                     return Answer(307, b"", headers={"location": elsewhere})
@@ -261,6 +261,7 @@ class Gateway:
             headers=headers,
             client=client,
             key=key,
+            own_credentials=key is not None,
             keep_alive=self._keeps_open(client, request),
             started_at_s=self._loop.time(),
         )
@@ -293,6 +294,7 @@ class Gateway:
     ) -> bool | Answer:
         held = HeldBody(self._intake)
         try:
+            self._authentication.check_instances_key(request.headers, self._engine.registry.specs.values())
             result = await batches.answer(
                 asked.method,
                 asked.path,
@@ -320,8 +322,7 @@ class Gateway:
             asked.headers = trace.lines
         try:
             limited = self._limiter.begin(asked.key)
-            await self._reader.read(client, request, asked, held)
-            limited.expect(asked.inference.prompt_tokens)
+            await self._reader.read(client, request, asked, held, limited)
             client.answer_lines += self._limiter.header_lines(asked.key)
             if (asked.method, asked.path) == ("GET", OPENAPI):
                 asked.client = collected = Collected()

@@ -4,8 +4,10 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import parse_qs
 
+from syshaxd.core.config.api_keys import ApiKey
 from syshaxd.core.errors import MethodNotAllowedError, NotFoundError
 from syshaxd.gateway.dashboard import Dashboard
 from syshaxd.gateway.errors import Answer
@@ -17,7 +19,7 @@ _GET = frozenset(("GET",))
 _GET_HEAD = frozenset(("GET", "HEAD"))
 _GET_POST = frozenset(("GET", "POST"))
 
-Respond = Callable[[str], Answer]
+Respond = Callable[[str, ApiKey | None], Answer]
 
 
 class OwnRoutes:
@@ -46,13 +48,13 @@ class OwnRoutes:
             "/health": (_GET, self._health),
             "/ping": (_GET_POST, self._health),
             "/metrics": (None, self._render_metrics),
-            "/load": (_GET, lambda _: _json({"server_load": load()})),
-            "/live": (_GET_HEAD, lambda _: _json({"status": "ok"})),
+            "/load": (_GET, lambda *_: _json({"server_load": load()})),
+            "/live": (_GET_HEAD, lambda *_: _json({"status": "ok"})),
             "/ready": (_GET_HEAD, self._ready),
         }
         if dashboard is not None:
-            self._routes["/dashboard"] = (_GET_HEAD, lambda _: dashboard.page())
-            self._routes["/dashboard/status.json"] = (_GET_HEAD, lambda _: dashboard.status())
+            self._routes["/dashboard"] = (_GET_HEAD, lambda *_: dashboard.page())
+            self._routes["/dashboard/status.json"] = (_GET_HEAD, lambda *_: dashboard.status())
 
     def knows(self, path: str) -> bool:
         """Whether it is one of these routes."""
@@ -63,37 +65,43 @@ class OwnRoutes:
         methods = self._routes[path][0] if path in self._routes else _GET if self.knows(path) else frozenset()
         return methods is None or method in methods
 
-    def answer(self, method: str, path: str, query: str) -> Answer:
-        """Answers a request for a route that it knows.
+    def answer(self, method: str, path: str, query: str, key: ApiKey | None = None) -> Answer:
+        """Answers a request, which may have a key, for a route that it knows.
 
         Raises:
             MethodNotAllowedError: The route does not take the method.
             NotFoundError: There is no such model.
         """
-        methods, respond = self._routes.get(path) or (_GET, lambda _: self._model(path))
+        methods, respond = self._routes.get(path) or (_GET, lambda _, key: self._model(path, key))
         if methods is not None and method not in methods:
             names = tuple(sorted(methods))
             raise MethodNotAllowedError(f"{path} takes {' or '.join(names)}, not {method}", allowed=names)
-        return respond(query)
+        return respond(query, key)
 
-    def _models(self, query: str) -> Answer:
-        return _json({"object": "list", "data": [dict(model) for model in self._registry.models()]})
+    def _models(self, query: str, key: ApiKey | None) -> Answer:
+        return _json({"object": "list", "data": list(self._permitted(key).values())})
 
-    def _model(self, path: str) -> Answer:
+    def _permitted(self, key: ApiKey | None) -> dict[str, dict[str, Any]]:
+        """The models that a client with this key may ask for, by name."""
+        return {
+            model["id"]: dict(model) for model in self._registry.models() if key is None or key.permits(model["id"])
+        }
+
+    def _model(self, path: str, key: ApiKey | None) -> Answer:
         name = path.removeprefix(_MODEL_PREFIX)
-        known = {model["id"]: model for model in self._registry.models()}
+        known = self._permitted(key)
         if name not in known:
-            text = f"the model {name!r} does not exist; there is {', '.join(map(str, known))}"
+            text = f"the model {name!r} does not exist; there is {', '.join(known) or 'none'}"
             raise NotFoundError(text, param="model", code="model_not_found")
-        return _json(dict(known[name]))
+        return _json(known[name])
 
-    def _health(self, query: str) -> Answer:
+    def _health(self, query: str, key: ApiKey | None) -> Answer:
         """200 while a request could be served, as vLLM answers: routers in front of the host rely on it."""
         if self._registry.ready or self._registry.startable:
             return _json({"status": "ok"})
         return _json({"status": "no instance is ready"}, status=503)
 
-    def _ready(self, query: str) -> Answer:
+    def _ready(self, query: str, key: ApiKey | None) -> Answer:
         """200 when a request could be served; with `?all=1` only when every wanted instance is ready."""
         ready = {spec.name for spec in self._registry.ready}
         startable = {spec.name for spec in self._registry.startable}
@@ -103,7 +111,7 @@ class OwnRoutes:
         states = {status.spec.name: str(status.state) for status in instances}
         return _json({"ready": good, "instances": states}, status=200 if good else 503)
 
-    def _render_metrics(self, query: str) -> Answer:
+    def _render_metrics(self, query: str, key: ApiKey | None) -> Answer:
         return Answer(200, self._metrics(), "text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -14,6 +14,9 @@ OFFLOADED_CHAT = "/v1/chat/pd_disagg"
 """A chat completion with a requested prefill-decode offload; instances get it as a chat completion."""
 RESPONSES = "/v1/responses"
 
+DOCUMENTS = frozenset(("/version", "/openapi.json", "/docs", "/redoc"))
+"""Routes that tell of an instance's program, and nothing of its models."""
+
 # Routes of instances that are passed on: the APIs of OpenAI, Anthropic, Cohere and Jina, and vLLM's own for clients.
 _PUBLIC = frozenset(
     (
@@ -24,7 +27,7 @@ _PUBLIC = frozenset(
         *("/v1/messages", "/v1/messages/count_tokens", "/v1/messages/render", RESPONSES, f"{RESPONSES}/render"),
         *("/v1/embeddings", "/v1/rerank", "/v1/score", "/v2/embed", "/v2/rerank", "/rerank", "/score"),
         *("/classify", "/generative_scoring", "/invocations", "/pooling"),
-        *("/tokenize", "/detokenize", "/version", "/openapi.json", "/docs", "/redoc"),
+        *("/tokenize", "/detokenize", *DOCUMENTS),
     )
 )
 _STORED_RESPONSE = re.compile(rf"{RESPONSES}/[^/.][^/]*(?:/cancel|/input_items)?")

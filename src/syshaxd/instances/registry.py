@@ -207,7 +207,7 @@ class InstanceRegistry:
             and self._serves(spec, request)
         )
         if found and not request.model and request.method == "POST":
-            default = self._default_model(request)
+            default = self.models_without_name(request.method, request.path, request.pinned)[0]
             found = tuple(spec for spec in found if spec.served_model == default)
         return found
 
@@ -215,13 +215,17 @@ class InstanceRegistry:
         catalog = self.instances[spec.name].catalog
         return catalog.serves_model(request.model) and catalog.serves_route(request.method, request.path)
 
-    def _default_model(self, request: InferenceRequest) -> str:
-        """The model for a request that names none: the first one of the configuration that has its route."""
-        return next(
+    def models_without_name(self, method: str, path: str, pinned: str | None) -> tuple[str, ...]:
+        """The models that may answer a request which names none.
+
+        A POST gets the first one of the configuration that has its route; all else may go to any of them.
+        """
+        found = dict.fromkeys(
             spec.served_model
-            for spec in self.specs.values()
-            if request.pinned in {None, spec.name} and self._serves(spec, request)
+            for name, spec in self.specs.items()
+            if pinned in {None, name} and self.instances[name].catalog.serves_route(method, path)
         )
+        return tuple(found)[:1] if method == "POST" else tuple(found)
 
     def models(self) -> list[Mapping[str, Any]]:
         """The models of the instances that are ready or started on demand; all instances' if there is none.

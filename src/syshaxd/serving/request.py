@@ -85,7 +85,9 @@ class Request:
     client: Downstream | None
     """The client's connection; None: another gateway has it."""
     key: ApiKey | None = None
-    """The client's key, which was checked; None: it needs none, and its credentials go to the instance."""
+    """The client's key, which was checked; None: it needs none."""
+    own_credentials: bool = False
+    """The instance gets the daemon's credentials; else those of the client, if it sent any."""
     keep_alive: bool = False
     """Whether the client's connection may stay open afterwards."""
 

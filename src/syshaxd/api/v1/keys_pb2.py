@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19syshaxd/api/v1/keys.proto\x12\x0esyshaxd.api.v1\"\xde\x02\n\x06\x41piKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\t\x12\x0e\n\x06models\x18\x03 \x03(\t\x12\x14\n\x0c\x63reated_at_s\x18\x04 \x01(\x01\x12\x19\n\x0c\x65xpires_at_s\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12 \n\x13requests_per_minute\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x07 \x01(\rH\x02\x88\x01\x01\x12\x19\n\x0cmax_requests\x18\x08 \x01(\rH\x03\x88\x01\x01\x12\x1e\n\x11max_prompt_tokens\x18\t \x01(\rH\x04\x88\x01\x01\x12\x12\n\nbatch_only\x18\n \x01(\x08\x42\x0f\n\r_expires_at_sB\x16\n\x14_requests_per_minuteB\x14\n\x12_tokens_per_minuteB\x0f\n\r_max_requestsB\x14\n\x12_max_prompt_tokens\"7\n\x10\x43reateKeyRequest\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.syshaxd.api.v1.ApiKey\"H\n\x11\x43reateKeyResponse\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12#\n\x03key\x18\x02 \x01(\x0b\x32\x16.syshaxd.api.v1.ApiKey\"\x11\n\x0fListKeysRequest\"J\n\x10ListKeysResponse\x12$\n\x04keys\x18\x01 \x03(\x0b\x32\x16.syshaxd.api.v1.ApiKey\x12\x10\n\x08required\x18\x02 \x01(\x08\" \n\x10RevokeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x13\n\x11RevokeKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19syshaxd/api/v1/keys.proto\x12\x0esyshaxd.api.v1\"\xf4\x02\n\x06\x41piKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\t\x12\x0e\n\x06models\x18\x03 \x03(\t\x12\x14\n\x0c\x63reated_at_s\x18\x04 \x01(\x01\x12\x19\n\x0c\x65xpires_at_s\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12 \n\x13requests_per_minute\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x07 \x01(\rH\x02\x88\x01\x01\x12\x19\n\x0cmax_requests\x18\x08 \x01(\rH\x03\x88\x01\x01\x12\x1e\n\x11max_prompt_tokens\x18\t \x01(\rH\x04\x88\x01\x01\x12\x12\n\nbatch_only\x18\n \x01(\x08\x12\x14\n\x0c\x66ull_weights\x18\x0b \x01(\x08\x42\x0f\n\r_expires_at_sB\x16\n\x14_requests_per_minuteB\x14\n\x12_tokens_per_minuteB\x0f\n\r_max_requestsB\x14\n\x12_max_prompt_tokens\"7\n\x10\x43reateKeyRequest\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.syshaxd.api.v1.ApiKey\"H\n\x11\x43reateKeyResponse\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12#\n\x03key\x18\x02 \x01(\x0b\x32\x16.syshaxd.api.v1.ApiKey\"\x11\n\x0fListKeysRequest\"J\n\x10ListKeysResponse\x12$\n\x04keys\x18\x01 \x03(\x0b\x32\x16.syshaxd.api.v1.ApiKey\x12\x10\n\x08required\x18\x02 \x01(\x08\" \n\x10RevokeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x13\n\x11RevokeKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,17 +22,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'syshaxd.api.v1.keys_pb2', _
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_APIKEY']._serialized_start=46
-  _globals['_APIKEY']._serialized_end=396
-  _globals['_CREATEKEYREQUEST']._serialized_start=398
-  _globals['_CREATEKEYREQUEST']._serialized_end=453
-  _globals['_CREATEKEYRESPONSE']._serialized_start=455
-  _globals['_CREATEKEYRESPONSE']._serialized_end=527
-  _globals['_LISTKEYSREQUEST']._serialized_start=529
-  _globals['_LISTKEYSREQUEST']._serialized_end=546
-  _globals['_LISTKEYSRESPONSE']._serialized_start=548
-  _globals['_LISTKEYSRESPONSE']._serialized_end=622
-  _globals['_REVOKEKEYREQUEST']._serialized_start=624
-  _globals['_REVOKEKEYREQUEST']._serialized_end=656
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=658
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=677
+  _globals['_APIKEY']._serialized_end=418
+  _globals['_CREATEKEYREQUEST']._serialized_start=420
+  _globals['_CREATEKEYREQUEST']._serialized_end=475
+  _globals['_CREATEKEYRESPONSE']._serialized_start=477
+  _globals['_CREATEKEYRESPONSE']._serialized_end=549
+  _globals['_LISTKEYSREQUEST']._serialized_start=551
+  _globals['_LISTKEYSREQUEST']._serialized_end=568
+  _globals['_LISTKEYSRESPONSE']._serialized_start=570
+  _globals['_LISTKEYSRESPONSE']._serialized_end=644
+  _globals['_REVOKEKEYREQUEST']._serialized_start=646
+  _globals['_REVOKEKEYREQUEST']._serialized_end=678
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=680
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=699
 # @@protoc_insertion_point(module_scope)

@@ -6,7 +6,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ApiKey(_message.Message):
-    __slots__ = ("name", "access", "models", "created_at_s", "expires_at_s", "requests_per_minute", "tokens_per_minute", "max_requests", "max_prompt_tokens", "batch_only")
+    __slots__ = ("name", "access", "models", "created_at_s", "expires_at_s", "requests_per_minute", "tokens_per_minute", "max_requests", "max_prompt_tokens", "batch_only", "full_weights")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ACCESS_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class ApiKey(_message.Message):
     MAX_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     BATCH_ONLY_FIELD_NUMBER: _ClassVar[int]
+    FULL_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     access: str
     models: _containers.RepeatedScalarFieldContainer[str]
@@ -27,7 +28,8 @@ class ApiKey(_message.Message):
     max_requests: int
     max_prompt_tokens: int
     batch_only: bool
-    def __init__(self, name: _Optional[str] = ..., access: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., created_at_s: _Optional[float] = ..., expires_at_s: _Optional[float] = ..., requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., max_requests: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., batch_only: bool = ...) -> None: ...
+    full_weights: bool
+    def __init__(self, name: _Optional[str] = ..., access: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., created_at_s: _Optional[float] = ..., expires_at_s: _Optional[float] = ..., requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., max_requests: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., batch_only: bool = ..., full_weights: bool = ...) -> None: ...
 
 class CreateKeyRequest(_message.Message):
     __slots__ = ("key",)

@@ -159,7 +159,7 @@ class DryRunResponse(_message.Message):
     def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ...) -> None: ...
 
 class DecisionEntry(_message.Message):
-    __slots__ = ("at_s", "request_id", "path", "model", "decision", "candidates", "queued", "alternatives", "prompt_tokens", "max_tokens", "expected_tokens", "policy", "expected_median_tokens", "expected_long_tokens", "expected_from")
+    __slots__ = ("at_s", "request_id", "path", "model", "decision", "candidates", "queued", "alternatives", "prompt_tokens", "max_tokens", "expected_tokens", "policy", "expected_median_tokens", "expected_long_tokens", "expected_from", "full_weights")
     AT_S_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +175,7 @@ class DecisionEntry(_message.Message):
     EXPECTED_MEDIAN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_LONG_TOKENS_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FROM_FIELD_NUMBER: _ClassVar[int]
+    FULL_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     at_s: float
     request_id: str
     path: str
@@ -190,7 +191,8 @@ class DecisionEntry(_message.Message):
     expected_median_tokens: int
     expected_long_tokens: int
     expected_from: str
-    def __init__(self, at_s: _Optional[float] = ..., request_id: _Optional[str] = ..., path: _Optional[str] = ..., model: _Optional[str] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., queued: _Optional[int] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., expected_tokens: _Optional[float] = ..., policy: _Optional[str] = ..., expected_median_tokens: _Optional[int] = ..., expected_long_tokens: _Optional[int] = ..., expected_from: _Optional[str] = ...) -> None: ...
+    full_weights: bool
+    def __init__(self, at_s: _Optional[float] = ..., request_id: _Optional[str] = ..., path: _Optional[str] = ..., model: _Optional[str] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., queued: _Optional[int] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., expected_tokens: _Optional[float] = ..., policy: _Optional[str] = ..., expected_median_tokens: _Optional[int] = ..., expected_long_tokens: _Optional[int] = ..., expected_from: _Optional[str] = ..., full_weights: bool = ...) -> None: ...
 
 class Alternative(_message.Message):
     __slots__ = ("places", "chosen", "first_s", "whole_s", "others_s", "least_s")

@@ -52,11 +52,17 @@ class ApiKey(Section):
     max_prompt_tokens: Count | None = None
     batch_only: bool = False
     """All its requests are of the class batch."""
+    full_weights: bool = False
+    """None of its requests gets an answer of quantised weights."""
 
     @property
     def is_limited(self) -> bool:
         """It has a limit of requests or tokens in a time, or at a time."""
         return not (self.requests_per_minute is self.tokens_per_minute is self.max_requests is None)
+
+    def permits(self, model: str) -> bool:
+        """It may ask for this model."""
+        return not self.models or model in self.models
 
 
 class _KeyFile(Section):

@@ -74,6 +74,7 @@ class Lines:
             body=line.body,
             client=client,
             key=key,
+            own_credentials=True,
             started_at_s=self._loop.time(),
         )
         outcome = Outcome.FAILED
@@ -106,6 +107,7 @@ class Lines:
             model=model,
             stream=False,
             path=begun.batch.endpoint,
+            full_weights=key is not None and key.full_weights,
             prompt_tokens=estimated_tokens(begun.line.body),
             max_tokens=answer_limit(begun.batch.endpoint, fields),
             request_class=RequestClass.BATCH,

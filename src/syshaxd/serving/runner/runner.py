@@ -85,7 +85,7 @@ class Runner:
             request.method,
             request.target if part is None else part.target,
             spec.address.authority,
-            request.headers if request.key is None else request.headers + self._authorization(spec),
+            request.headers + self._authorization(spec) if request.own_credentials else request.headers,
             request_id=request.id if part is None else part.request_id,
             length=len(request.body if part is None else part.body),
         )
