@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from syshaxd.cli.syshaxctl import main
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
 from syshaxd.core.launch.gpu_binding import HostGpus
 from syshaxd.core.loads import GpuLoad
 from syshaxd.instances import binder
-from syshaxd.system import planned_gpus
+from syshaxd.system import configfile, planned_gpus, rundir
 from tests.fakes.specs import make_spec
 
 GPUS = tuple(
@@ -61,3 +63,24 @@ def test_a_file_that_cannot_be_read_or_written_stops_nothing(state: Path, caplog
         caplog.clear()
     planned_gpus.write(path / "no-folder" / "gpus.json", [replace(make_spec(), gpus=("1",))])
     assert "can't be written" in caplog.text
+
+
+def test_render_by_another_user_shows_what_the_service_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, system = tmp_path / "service", tmp_path / "config.yaml"
+    service.mkdir()
+    (service / "gpus.json").write_text('{"a": ["1"]}')
+    monkeypatch.setattr(rundir, "SERVICE_STATE", service)
+    monkeypatch.setattr(configfile, "_SYSTEM_PATH", system)
+    monkeypatch.setattr(binder, "host_gpus", lambda: HostGpus(gpus=GPUS))
+    monkeypatch.delenv("STATE_DIRECTORY")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    text = "services: {a: {role: gpu, runtime: process, python: p, port: 9000, gpus: 1}}\nmodels: {path: /m}\n"
+
+    def seen_by_a(path: Path) -> str:
+        path.write_text(text)
+        monkeypatch.delenv("STATE_DIRECTORY", raising=False)  # a process renders once
+        shown = CliRunner().invoke(main, ["render", "a", "--config", str(path)], catch_exceptions=False).output
+        return shown.partition("CUDA_VISIBLE_DEVICES=")[2][:1]
+
+    assert seen_by_a(tmp_path / "own.yaml") == "0"
+    assert seen_by_a(system) == "1"

@@ -176,6 +176,7 @@ def _planned_gpus(
 
 
 def _apply(path: Path, request: PlanRequest, where: Host, output: str) -> None:
+    configfile.use_state_of_daemon(path)
     content = configfile.read(path)
     config = parse(content)
     specs = binder.planned_specs(config)

@@ -42,6 +42,7 @@ def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> 
     from syshaxd.instances.binder import bind  # noqa: PLC0415 - it takes long to load, and only this command needs it
 
     path = path or default_config()
+    configfile.use_state_of_daemon(path)
     try:
         specs = {spec.name: spec for spec in bind(configfile.load(path)).specs}
     except SyshaxError as error:

@@ -146,6 +146,7 @@ def check_config(path: Path) -> None:
       syshax check-config
       syshax check-config --config ./syshax.yaml
     """  # noqa: D301
+    configfile.use_state_of_daemon(path)
     with _errors_of(path):
         config = configfile.load(path)
         instance_specs(config)

@@ -64,6 +64,8 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
         path = config_path or configfile.default_path()
     except SyshaxError as error:
         raise click.ClickException(str(error)) from None
+    if check_config:
+        configfile.use_state_of_daemon(path)
     try:
         text = configfile.read_text(path)
         config = configfile.parse_file(text)

@@ -81,6 +81,16 @@ def default_path() -> Path:
     return rundir.user_folder("XDG_CONFIG_HOME", ".config") / "syshax/config.yaml"
 
 
+def use_state_of_daemon(path: Path) -> None:
+    """Has this process look for state where the daemon that uses this file keeps it.
+
+    It is for commands that tell what that daemon does. The system's file is the service's, for which systemd sets the
+    folder; another file is used by a daemon of the same user.
+    """
+    if path.absolute() == _SYSTEM_PATH and rundir.SERVICE_STATE.is_dir():
+        os.environ.setdefault("STATE_DIRECTORY", os.fspath(rundir.SERVICE_STATE))
+
+
 def load(path: Path) -> Config:
     """Returns the configuration in a file.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from syshaxd.core.errors import ConflictError, SyshaxError
 
 SERVICE_SOCKET = Path("/run/syshax/admin.sock")
+SERVICE_STATE = Path("/var/lib/syshax")
 _SOCKET = "admin.sock"
 # The name that gRPC binds, in a folder next to the socket.
 BOUND = ".d/grpc"
