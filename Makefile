@@ -117,7 +117,7 @@ machine-containers: machine-setup
 	$(BIN)/pytest tests/machine/docker
 
 machine-package: machine-setup
-	MACHINE_ARCH=$(MACHINE_ARCH) $(BIN)/pytest tests/machine/package tests/machine/numa tests/machine/shells
+	MACHINE_ARCH=$(MACHINE_ARCH) $(BIN)/pytest tests/machine/package tests/machine/numa tests/machine/shells tests/machine/browser
 
 # All tests, those that take long and rarely break too, with more examples and a longer soak.
 test-all: export PYTEST_ADDOPTS := -m "" --hypothesis-profile=thorough

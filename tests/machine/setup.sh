@@ -10,5 +10,6 @@ here=$(dirname "$(realpath "$0")")
 build=$here/../../build/machine
 "$here/numa/setup.sh" "$build/numa" "${1:-x86_64}"
 "$here/shells/setup.sh"
+"$here/browser/setup.sh"
 "$here/docker/setup.sh"
 "$here/package/setup.sh" "$build/package"

@@ -131,10 +131,13 @@ async def test_a_browser_is_asked_for_the_key_of_the_dashboard(make_stand: MakeS
     monitor = await made(keys, access="monitor")
     async with stand.session.get(f"{stand.url}/dashboard") as response:
         assert (response.status, response.headers["WWW-Authenticate"]) == (401, 'Basic realm="sysHAX"')
+        assert response.content_type == "text/plain"
+        assert "enter an API key as the password" in await response.text()
     basic = "Basic " + base64.b64encode(f"anyone:{monitor}".encode()).decode()
     assert await status(stand, "/dashboard/status.json", Authorization=basic) == 200
     assert await status(stand, "/dashboard", Authorization="Basic %%%") == 401
     user = "Basic " + base64.b64encode(f":{await made(keys, 'bob')}".encode()).decode()
+    assert await status(stand, "/dashboard", Authorization=user) == 401, "so that the browser asks for another one"
     assert await status(stand, Authorization=user) == 401  # a page of another site could make a browser send it
 
 

@@ -97,7 +97,10 @@ class Authentication:
                 error.scheme = "Basic"  # a browser asks its user
             raise
         if not self.permits(key, path):
-            raise ForbiddenError(f"the API key {key.name} has the access {key.access}, which does not permit {path}")
+            text = f"the API key {key.name} has the access {key.access}, which does not permit {path}"
+            if path in _DASHBOARD and _scheme(headers) == "basic":
+                raise UnauthorizedError(text, scheme="Basic")  # at 403 a browser keeps the key, and never asks again
+            raise ForbiddenError(text)
         return key
 
     def check_instances_key(self, headers: Mapping[str, str], specs: Iterable[InstanceSpec]) -> None:
@@ -173,10 +176,14 @@ def check_exposure(config: Config, keys: ApiKeys, handed: Iterable[socket.socket
     )
 
 
+def _scheme(headers: Mapping[str, str]) -> str:
+    return headers.get("Authorization", "").strip().partition(" ")[0].lower()
+
+
 def _given(headers: Mapping[str, str], *, basic_too: bool) -> str:
     """The key that a request carries; empty: none."""
-    scheme, _, value = headers.get("Authorization", "").strip().partition(" ")
-    match scheme.lower():
+    value = headers.get("Authorization", "").strip().partition(" ")[2]
+    match _scheme(headers):
         case "bearer":
             return value.strip()
         case "basic" if basic_too:  # what a browser can send: the key is the password

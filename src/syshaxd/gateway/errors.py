@@ -49,6 +49,8 @@ _KINDS: tuple[tuple[type[SyshaxError], int, str, str | None], ...] = (
     (SyshaxError, 500, "internal_error", None),
 )
 
+_PAGE = "/dashboard"
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -90,9 +92,23 @@ def error_answer(error: SyshaxError, request_id: str, path: str = "") -> Answer:
     param = None
     if isinstance(error, BadRequestError):
         param, code = error.param, error.code or code
+    if path == _PAGE:
+        return Answer(status, _for_a_person(error), "text/plain; charset=utf-8", headers)
     if anthropic.is_path(path):
         return Answer(status, anthropic.error_body(str(error), status, request_id), headers=headers)
     return Answer(status, error_body(str(error), kind=kind, param=param, code=code), headers=headers)
+
+
+def _for_a_person(error: SyshaxError) -> bytes:
+    """Who opens a page reads the answer itself."""
+    lines = [str(error)]
+    if isinstance(error, UnauthorizedError):
+        lines += [
+            "",
+            "Reload this page, and enter an API key as the password. The user name does not matter.",
+            "`syshaxctl keys create NAME --access monitor` creates a key for this page.",
+        ]
+    return "\n".join((*lines, "")).encode()
 
 
 def internal_error(request_id: str) -> Answer:
