@@ -14,7 +14,7 @@ from syshaxd.core.config.diff import Changes, changes, is_proven
 from syshaxd.core.config.rounds import mixed, rounds
 from syshaxd.core.errors import ConfigError, ConflictError, NotFoundError, SyshaxError
 from syshaxd.core.events import EventKind
-from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.launch.bound import Bound
 from syshaxd.core.types import InstanceSpec, RolloutStep, RuntimeKind, State
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.operations import InstanceOperations

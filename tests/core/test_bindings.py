@@ -8,7 +8,8 @@ import pytest
 
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
-from syshaxd.core.launch.cpu_binding import Bound, Host, bind_instances, refusal
+from syshaxd.core.launch.bound import Bound, Host
+from syshaxd.core.launch.cpu_binding import bind_instances, refusal
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.numa import Accelerator, AcceleratorKind, Binding, Dialect, Node, NumaTopology, Rule, Weights
 
@@ -214,3 +215,56 @@ class TestWhatTheyAreToKeepTo:
         assert spec.container.cpuset_mems == "0"
         mems = docker | {"cores": "0-39", "container": docker["container"] | {"cpuset_mems": "1"}}
         assert bind(host(), cpu=mems).bindings["cpu"].memory_nodes == (1,)
+
+
+class TestOnDemandModels:
+    """Instances of models that never run side by side may have the same cores."""
+
+    @staticmethod
+    def cores_of(
+        where: Host,
+        *,
+        services: dict[str, Any],
+        always: tuple[str, ...] = (),
+        weights: dict[str, Weights] | None = None,
+    ) -> dict[str, tuple[int, ...]]:
+        """The CPUs of each instance; each has a model of its own."""
+        ours: dict[str, Any] = {"role": "gpu", "runtime": "process", "python": "/venv/bin/python", "cores": "auto"}
+        config = parse(
+            {
+                "services": {
+                    name: ours | its | {"port": 9000 + at, "model": f"m-{name}"}
+                    for at, (name, its) in enumerate(services.items())
+                },
+                "models": {
+                    f"m-{name}": {"path": "/m", "start": "always" if name in always else "on-demand"}
+                    for name in services
+                },
+            }
+        )
+        bound = bind_instances(config, instance_specs(config), where, weights)
+        assert refusal(bound) is None
+        return {spec.name: spec.cores for spec in bound.specs}
+
+    def test_that_take_turns_on_a_gpu_share_cores(self) -> None:
+        cores = self.cores_of(host(), services={name: {"gpus": [gpu]} for name, gpu in (("a", 0), ("b", 0), ("c", 1))})
+        assert cores["a"] == cores["b"]
+        assert not {*cores["a"]} & {*cores["c"]}, "they may run at the same time"
+
+    def test_share_nothing_with_what_always_runs(self) -> None:
+        halves = {"gpus": [0], "args": {"gpu-memory-utilization": 0.4}}
+        cores = self.cores_of(host(), services=dict.fromkeys("ab", halves) | {"c": {"gpus": [1]}}, always=("a", "c"))
+        assert len({cpu for cpus in cores.values() for cpu in cpus}) == sum(map(len, cores.values()))
+
+    def test_that_fit_side_by_side_share_only_if_there_are_too_few_cores(self) -> None:
+        cpus = {name: {"role": "cpu"} for name in "abc"}
+        apart = self.cores_of(host(), services=cpus)
+        assert len({cpu for its in apart.values() for cpu in its}) == sum(map(len, apart.values())) == 120
+        together = self.cores_of(host(nodes=1, cpus_each=2), services=cpus)
+        assert together == dict.fromkeys("abc", (0, 1))
+
+    def test_that_take_turns_in_memory_have_all_cores(self) -> None:
+        cpus, where = {name: {"role": "cpu"} for name in "ab"}, host(nodes=1)
+        small, large = (dict.fromkeys("ab", Weights(stored_bytes=size * _GIB)) for size in (8, 40))
+        assert [len(its) for its in self.cores_of(where, services=cpus, weights=small).values()] == [20, 20]
+        assert [len(its) for its in self.cores_of(where, services=cpus, weights=large).values()] == [40, 40]

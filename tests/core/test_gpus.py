@@ -9,7 +9,8 @@ import pytest
 
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
-from syshaxd.core.launch.cpu_binding import Host, bind_instances
+from syshaxd.core.launch.bound import Host
+from syshaxd.core.launch.cpu_binding import bind_instances
 from syshaxd.core.launch.gpu_binding import Confined, HostGpus, confine_instances
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.loads import GpuLoad, Snapshot

@@ -8,7 +8,7 @@ import pytest
 
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
-from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.launch.bound import Bound
 from syshaxd.core.launch.needs import on_demand_needs
 from syshaxd.core.launch.spec import instance_specs
 

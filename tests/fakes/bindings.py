@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """A BindingMonitor of instances that are bound to nothing, for tests of other parts."""
 
-from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.launch.bound import Bound
 from syshaxd.core.types import InstanceStatus
 from syshaxd.observe.cpu_bindings import BindingMonitor
 from tests.fakes.supervisor import FakeSupervisor

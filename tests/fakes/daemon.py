@@ -11,7 +11,7 @@ from pathlib import Path
 from syshaxd.core.config import Config
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.pairs import InstanceFacts
-from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.launch.bound import Bound
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.loads import Snapshot

@@ -17,7 +17,8 @@ import pytest
 
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConflictError, NotFoundError, ProcessGoneError, TopologyError
-from syshaxd.core.launch.cpu_binding import Bound, Host, bind_instances
+from syshaxd.core.launch.bound import Bound, Host
+from syshaxd.core.launch.cpu_binding import bind_instances
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.numa import (
     BindingSettings,

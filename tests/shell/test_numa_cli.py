@@ -16,7 +16,7 @@ from syshaxd.cli.numa import numa
 from syshaxd.cli.syshaxctl import main
 from syshaxd.control import ControlServer
 from syshaxd.core.config import Config
-from syshaxd.core.launch.cpu_binding import Host
+from syshaxd.core.launch.bound import Host
 from syshaxd.core.launch.gpu_binding import HostGpus
 from syshaxd.core.loads import GpuLoad
 from syshaxd.core.numa import Accelerator, AcceleratorKind, BindingSettings, Dialect, Fault, Rule, Unverified

@@ -18,7 +18,7 @@ from syshaxd.client import ControlClient
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError, NoBindingError, SyshaxError
 from syshaxd.core.launch.apply_plan import PlanRequest, plan_changes
-from syshaxd.core.launch.cpu_binding import Host
+from syshaxd.core.launch.bound import Host
 from syshaxd.core.launch.gpu_binding import nodes_of_gpus
 from syshaxd.core.numa import (
     VARIABLES,

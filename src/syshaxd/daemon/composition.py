@@ -15,7 +15,7 @@ import aiohttp
 from syshaxd.control import ControlServer, Operations, TlsEndpoint
 from syshaxd.core.config import Config, TracingConfig
 from syshaxd.core.errors import SyshaxError
-from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.launch.bound import Bound
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
 from syshaxd.core.placement.rules import Policy

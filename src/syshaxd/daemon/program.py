@@ -19,7 +19,7 @@ import click
 from syshaxd import __version__
 from syshaxd.core.config import Config, enabled_services
 from syshaxd.core.errors import SyshaxError
-from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.launch.bound import Bound
 from syshaxd.daemon.composition import build
 from syshaxd.daemon.orders import Orders
 from syshaxd.gateway.tls import Tls

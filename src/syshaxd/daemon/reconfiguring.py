@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from syshaxd.core.config import Config
-from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.launch.bound import Bound
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.placement.rules import Policy
 from syshaxd.instances.on_demand import OnDemandModels, OnDemandSettings

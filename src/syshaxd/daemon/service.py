@@ -15,7 +15,7 @@ import click
 from syshaxd import startup
 from syshaxd.control import ControlServer
 from syshaxd.core.config import Config
-from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.launch.bound import Bound
 from syshaxd.core.types import RuntimeKind
 from syshaxd.daemon.orders import Orders
 from syshaxd.gateway import Gateway

@@ -5,14 +5,14 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from syshaxd.core.config import AUTO, Config, enabled_services
 from syshaxd.core.config.gpus import uses_gpus
 from syshaxd.core.errors import ConfigError, ConfigFault, SyshaxError, TopologyError
+from syshaxd.core.launch.bound import Bound, Host
 from syshaxd.core.launch.container import with_connector
-from syshaxd.core.launch.cpu_binding import Bound, Host, bind_instances, describe_fault, refusal
+from syshaxd.core.launch.cpu_binding import bind_instances, describe_fault, refusal
 from syshaxd.core.launch.gpu_binding import Confined, HostGpus, confine_instances
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.numa import Weights
@@ -62,7 +62,7 @@ def bind(config: Config, *, measure: bool = False) -> Bound:
         _refuse(confined.faults)
         return Bound(specs=confined.specs, gpus=confined.gpus)
     try:
-        bound = bind_instances(config, confined.specs, here, weights(specs), near=confined.nodes)
+        bound = bind_instances(config, confined.specs, here, weights(specs), near=confined.nodes, gpus=confined.gpus)
     except ConfigError as error:
         raise ConfigError((*confined.faults, *error.faults)) from None
     wrong = refusal(bound) if config.numa.enforce else None
@@ -70,7 +70,7 @@ def bind(config: Config, *, measure: bool = False) -> Bound:
     for name, faults in bound.faults.items():
         for fault in faults:
             _log.warning("%s: CPU binding: %s", name, describe_fault(fault))
-    return replace(bound, gpus=confined.gpus)
+    return bound
 
 
 def confine(config: Config, specs: Sequence[InstanceSpec], here: Host | None) -> Confined:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from syshaxd.core.config import Config, named_models, on_demand_instances
-from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.launch.bound import Bound
 from syshaxd.core.launch.needs import on_demand_needs
 from syshaxd.core.lifecycle.on_demand import (
     Cause,

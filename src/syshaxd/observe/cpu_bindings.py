@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import partial
 
 from syshaxd.core.errors import ConflictError, NotFoundError, ProcessGoneError, SyshaxError
-from syshaxd.core.launch.cpu_binding import Bound, describe_fault, without_secrets
+from syshaxd.core.launch.bound import Bound
+from syshaxd.core.launch.cpu_binding import describe_fault, without_secrets
 from syshaxd.core.numa import (
     Binding,
     BindingSettings,

@@ -8,7 +8,8 @@ from typing import Any
 
 from syshaxd.core.config import AUTO, ServiceConfig, enabled_services, parse, set_value, unset_value
 from syshaxd.core.errors import ConfigError, ConfigFault
-from syshaxd.core.launch.cpu_binding import Host, bind_instances, refusal
+from syshaxd.core.launch.bound import Host
+from syshaxd.core.launch.cpu_binding import bind_instances, refusal
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.numa import Weights
 from syshaxd.core.numa.binding import AFFINITY, CPU_VARIABLES, FUSED, OMP_BIND, THREADS

@@ -3,17 +3,20 @@
 """Plans (`cores: auto`) and checks the CPU bindings of all instances that syshaxd starts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 
 from syshaxd.core.config import AUTO, Config, ServiceConfig, enabled_services, on_demand_instances
-from syshaxd.core.errors import ConfigError, ConfigFault, NoBindingError
+from syshaxd.core.errors import ConfigError, ConfigFault
+from syshaxd.core.launch.bound import Bound, Host
 from syshaxd.core.launch.container import cpuset_cpus
+from syshaxd.core.launch.core_plan import Turn, plan_cores
+from syshaxd.core.launch.needs import on_demand_needs, turn_groups
 from syshaxd.core.loads import GpuLoad
 from syshaxd.core.numa import (
     Binding,
     BindingSettings,
     Constraints,
-    Dialect,
     Fault,
     NumaTopology,
     Weights,
@@ -21,10 +24,7 @@ from syshaxd.core.numa import (
     check_binding,
     dialect_of,
     memory_needs,
-    plan_binding,
     read_settings,
-    reserve_cores,
-    share_out,
 )
 from syshaxd.core.numa.binding import (
     AFFINITY,
@@ -38,50 +38,11 @@ from syshaxd.core.numa.binding import (
 )
 from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.numa.reading import CPUSET_CPUS, Cpus
-from syshaxd.core.report.describe import gpu_owners
 from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
 
 _SHOWN = frozenset((AFFINITY, THREADS, FUSED, NRC, QUANTIZE, OMP_BIND, RESERVED, KV_SPACE))
 """Other variables may be secrets."""
 _RANKS = ("tensor-parallel-size", "pipeline-parallel-size")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
-    """The host, as far as this daemon may use it."""
-
-    topology: NumaTopology
-    allowed_cpus: tuple[int, ...] | None = None
-    """CPUs that the daemon's cgroup and affinity allow; None: all."""
-    allowed_nodes: tuple[int, ...] | None = None
-    """Nodes from which memory may be allocated; None: all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
-    """Instances with their CPU bindings and the faults of those."""
-
-    specs: tuple[InstanceSpec, ...]
-    topology: NumaTopology | None = None
-    """The host at start; None: it could not be read, so nothing is bound."""
-    faults: Mapping[str, tuple[Fault, ...]] = field(default_factory=dict)
-    """By instance, advice included; instances without faults are absent."""
-    settings: Mapping[str, BindingSettings] = field(default_factory=dict)
-    """The CPU settings of each instance that syshaxd starts."""
-    constraints: Mapping[str, Constraints] = field(default_factory=dict)
-    """What limits each of them on the host."""
-    bindings: Mapping[str, Binding] = field(default_factory=dict)
-    """The binding of each; unbound instances are absent."""
-    gpus: tuple[GpuLoad, ...] = ()
-    """The host's, as far as they could be read at start."""
-
-    def owners(self) -> dict[str, Cpus]:
-        """CPUs to which instances are bound, by name."""
-        return {name: tuple(sorted({*binding.cpus, *binding.cpuset})) for name, binding in self.bindings.items()}
-
-    def gpu_owners(self) -> dict[str, tuple[str, ...]]:
-        """PCI addresses of the GPUs that instances may use, by name."""
-        return gpu_owners(self.specs, self.gpus)
 
 
 def bind_instances(
@@ -91,6 +52,7 @@ def bind_instances(
     weights: Mapping[str, Weights] | None = None,
     *,
     near: Mapping[str, Sequence[int]] | None = None,
+    gpus: Sequence[GpuLoad] = (),
 ) -> Bound:
     """Returns the instances with `cores: auto` planned, and the faults of all that syshaxd starts.
 
@@ -103,6 +65,7 @@ def bind_instances(
         host: Where they are to run.
         weights: Of their models, by instance, as far as they are known.
         near: Nodes of each instance's own GPUs; instances without an entry get cores near any accelerator.
+        gpus: The host's, as far as they could be read.
 
     Raises:
         ConfigError: No binding can be planned for an instance.
@@ -120,11 +83,11 @@ def bind_instances(
     to_plan = {name for name in launched if services[name].cores == AUTO}
     claimed = {name: _claimed(setting, topology) for name, setting in settings.items() if name not in to_plan}
     taken = {name: cpus for name, cpus in claimed.items() if cpus}
-    planned = _plan_all(
-        {name: settings[name] for name in to_plan},
+    planned = _plan(
+        config,
+        {name: settings[name] for name in launched if name in to_plan},
         {name: replace(alone[name], taken=taken) for name in to_plan},
-        topology,
-        config.numa.gpu_cores,
+        Bound(specs=tuple(specs), topology=topology, settings=settings, constraints=alone, gpus=tuple(gpus)),
     )
     for name, binding in planned.items():
         launched[name] = _planned(launched[name], binding)
@@ -145,7 +108,30 @@ def bind_instances(
         settings=settings,
         constraints=constraints,
         bindings={name: binding for name, binding in bindings.items() if binding.groups or binding.cpuset},
+        gpus=tuple(gpus),
     )
+
+
+def _plan(
+    config: Config,
+    settings: Mapping[str, BindingSettings],
+    constraints: Mapping[str, Constraints],
+    unplanned: Bound,
+) -> dict[str, Binding]:
+    """The bindings of those with `cores: auto`.
+
+    On-demand models that do not fit side by side share cores, too; all of them do if there are too few cores else.
+    """
+    assert unplanned.topology is not None
+    plan = partial(plan_cores, settings, constraints, unplanned.topology, gpu_cores=config.numa.gpu_cores)
+    on_demand = on_demand_instances(config)
+    groups = turn_groups(*on_demand_needs(config, unplanned))
+    try:
+        return plan(turns={name: Turn(groups[model], model) for name, model in on_demand.items()})
+    except ConfigError:
+        if len(groups) < 2:
+            raise
+        return plan(turns={name: Turn(0, model) for name, model in on_demand.items()})
 
 
 def refusal(bound: Bound) -> ConfigError | None:
@@ -228,55 +214,6 @@ def _memory_needs(settings: BindingSettings, service: ServiceConfig, weights: We
     """Bytes of the loaded weights and of each rank's KV cache; 0: unknown."""
     dtype = str(service.args.get("dtype", "auto"))
     return memory_needs(settings, 0 if weights is None else weights.loaded_bytes(dtype))
-
-
-def _plan_all(
-    settings: Mapping[str, BindingSettings],
-    constraints: Mapping[str, Constraints],
-    topology: NumaTopology,
-    gpu_cores: int,
-) -> dict[str, Binding]:
-    """Plans one instance after the other, GPU instances first: they need few cores, but near ones.
-
-    Those that may have any number of threads share out what is left when all others are planned.
-
-    Raises:
-        ConfigError: With each instance for which there is no binding.
-    """
-    planned: dict[str, Binding] = {}
-    faults: list[ConfigFault] = []
-    order = sorted(settings, key=lambda name: (settings[name].dialect is not Dialect.PLAIN, _is_open(settings[name])))
-    for at, name in enumerate(order):
-        taken = {**constraints[name].taken, **{other: binding.cpuset for other, binding in planned.items()}}
-        try:
-            if _is_open(settings[name]) and order[at + 1 :]:
-                parts = share_out(topology, replace(constraints[name], taken=taken), len(order) - at)
-                taken |= dict(zip(order[at + 1 :], parts[1:], strict=True))
-            planned[name] = _plan(settings[name], replace(constraints[name], taken=taken), topology, gpu_cores)
-        except NoBindingError as error:
-            faults.append(ConfigFault(f"services.{name}.cores", f"{error}; set the cores of every instance"))
-    if faults:
-        raise ConfigError(tuple(faults))
-    return planned
-
-
-def _is_open(settings: BindingSettings) -> bool:
-    """Whether an instance takes as many CPUs as it gets."""
-    return settings.dialect is not Dialect.PLAIN and not settings.env.get(THREADS)
-
-
-def _plan(settings: BindingSettings, constraints: Constraints, topology: NumaTopology, gpu_cores: int) -> Binding:
-    if settings.dialect is Dialect.PLAIN:
-        cpus = reserve_cores(topology, {"gpu": gpu_cores}, constraints)["gpu"]
-        return Binding(dialect=Dialect.PLAIN, groups=(cpus,), cpuset=cpus)
-    threads = settings.env.get(THREADS, "")
-    return plan_binding(
-        topology,
-        dialect=settings.dialect,
-        threads=int(threads) if threads.isascii() and threads.isdecimal() else None,
-        ranks=settings.ranks,
-        constraints=constraints,
-    )
 
 
 def _surroundings(host: Host, model_bytes: int, kv_cache_bytes: int) -> Constraints:

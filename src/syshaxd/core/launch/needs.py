@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from syshaxd.core.config import Config, device_of, enabled_services, on_demand_instances
 from syshaxd.core.config.gpus import memory_share
-from syshaxd.core.launch.cpu_binding import Bound
+from syshaxd.core.launch.bound import Bound
 from syshaxd.core.report.describe import is_named
 from syshaxd.core.types import Device, RuntimeKind
 
 MEMORY = "GiB of memory"
 _GPU = "GPU"
 _GIB = 2**30
+_MARGIN = 1e-9
+"""For sums of decimal fractions such as 0.7 + 0.3."""
 
 
 def on_demand_needs(config: Config, bound: Bound) -> tuple[dict[str, Mapping[str, float]], dict[str, float]]:
@@ -45,6 +47,28 @@ def on_demand_needs(config: Config, bound: Bound) -> tuple[dict[str, Mapping[str
         capacity[MEMORY] = size / _GIB
     left = {resource: size - taken.get(resource, 0.0) for resource, size in capacity.items()}
     return {model: dict(its) for model, its in needs.items()}, left
+
+
+def turn_groups(needs: Mapping[str, Mapping[str, float]], capacity: Mapping[str, float]) -> dict[str, int]:
+    """Returns the group of each on-demand model: no two models of a group fit side by side.
+
+    Args:
+        needs: Of each model, as `on_demand_needs` tells them.
+        capacity: What there is of each resource.
+    """
+    groups: list[list[str]] = []
+    for model, its in needs.items():
+        rivals = (group for group in groups if all(not _fit(its, needs[other], capacity) for other in group))
+        if (group := next(rivals, None)) is None:
+            groups.append(group := [])
+        group.append(model)
+    return {model: number for number, group in enumerate(groups) for model in group}
+
+
+def _fit(one: Mapping[str, float], other: Mapping[str, float], capacity: Mapping[str, float]) -> bool:
+    """Whether two models can run at the same time."""
+    both = one.keys() & other.keys() & capacity.keys()
+    return all(one[resource] + other[resource] <= capacity[resource] + _MARGIN for resource in both)
 
 
 def _gpu_names(names: Sequence[str], bound: Bound) -> tuple[str, ...]:

@@ -22,12 +22,14 @@ def draw_topology(
 
     Args:
         topology: The host.
-        owners: CPUs by owner. Each CPU is drawn as its owner's letter, `.` if it is free.
+        owners: CPUs by owner. Each CPU is drawn as its owner's letter, `.` if it is free. Owners of the same CPUs have
+            one letter.
         gpu_owners: PCI addresses of GPUs by owner; each GPU is drawn with its owners.
     """
     drawn = device_owners(gpu_owners or {})
-    marks = _marks(owners or {})
-    letters = {cpu: marks[owner] for owner, cpus in (owners or {}).items() for cpu in cpus}
+    together = _together(owners or {})
+    marks = _marks(together)
+    letters = {cpu: marks[owner] for owner, cpus in together.items() for cpu in cpus}
     lines = [_headline(topology)]
     sockets = [(index, set(cpus)) for index, cpus in enumerate(topology.sockets)]
     last = None
@@ -59,6 +61,14 @@ def device_owners(gpu_owners: Mapping[str, Sequence[str]]) -> dict[str, list[str
 def _device(device: Accelerator, drawn: Mapping[str, Sequence[str]]) -> str:
     owners = f" ({', '.join(drawn[device.address])})" if device.address in drawn else ""
     return f"{device.vendor} {device.kind.upper()} {device.address}{owners}"
+
+
+def _together(owners: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Owners of the same CPUs as one owner."""
+    names: dict[tuple[int, ...], list[str]] = {}
+    for owner, cpus in owners.items():
+        names.setdefault(tuple(sorted(cpus)), []).append(owner)
+    return {", ".join(those): cpus for cpus, those in names.items()}
 
 
 def _marks(owners: Mapping[str, Sequence[int]]) -> dict[str, str]:
