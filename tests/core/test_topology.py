@@ -223,7 +223,6 @@ def test_owners_of_the_same_cpus_are_drawn_as_one() -> None:
     assert "a a, b  c c  . free" in draw_topology(KUNPENG, {"a": range(4), "b": range(4), "c": range(4, 8)})
 
 
-
 @on_any_host
 @given(topologies())
 def test_anything_can_be_drawn_and_every_cpu_is_in_the_drawing(topology: NumaTopology) -> None:
