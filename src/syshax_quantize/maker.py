@@ -6,6 +6,7 @@ A file gets its name when all of it is on the disk, and the folder when all its 
 what has a name is complete, and the next run continues with the missing files.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -25,6 +26,7 @@ _BLOCK_NUMBERS = 1 << 20
 _COPY_BYTES = 1 << 22
 _SPARE_BYTES = 64 << 20
 """Disk space for small files, and for others."""
+_MAKE_ROOM = "make room (`syshax weights` lists and removes older ones), or move the state folder"
 
 
 class MakingError(Exception):
@@ -69,7 +71,9 @@ class Maker:
                 if not self._folder.exists():
                     self._make_all()
         except OSError as error:
-            raise MakingError(f"{error.filename or self._folder}: {error.strerror or error}") from error
+            remedy = f": {_MAKE_ROOM}, then start this again" if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
+            text = f"{error.filename or self._folder}: {error.strerror or error}{remedy}"
+            raise MakingError(text) from error
 
     def _make_all(self) -> None:
         self._staging.mkdir(mode=0o700, exist_ok=True)
@@ -104,10 +108,8 @@ class Maker:
     def _check_room(self, needed: int) -> None:
         free = shutil.disk_usage(self._staging).free
         if needed + _SPARE_BYTES > free:
-            raise MakingError(
-                f"{self._folder.parent} has {free >> 20} MiB free, and the weights take {needed >> 20} MiB: make room "
-                "(`syshax weights` lists and removes older ones), or move the state folder"
-            )
+            text = f"{self._folder.parent} has {free >> 20} MiB free, and the weights take {needed >> 20} MiB"
+            raise MakingError(f"{text}: {_MAKE_ROOM}")
 
     def _copy(self, name: str, digest: str) -> None:
         seen = hashlib.sha256()

@@ -35,6 +35,7 @@ from syshaxd.cli.rollout import rollout
 from syshaxd.cli.scheduling import cancel, decisions, dry_run, offload, place, policy, renew_lease, report_end, requests
 from syshaxd.cli.sections import SectionedGroup
 from syshaxd.cli.top import TopView, latest_decisions, watch
+from syshaxd.cli.weights import weights
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.numa import draw_topology, parse_topology
@@ -364,5 +365,5 @@ class _Live:
 main.add_section("State", status, top, logs, events, topology, numa, parity, calibrate)
 main.add_section("Instances", start, stop, drain, restart, rollout, render)
 main.add_section("Requests", requests, batches, decisions, explain, cancel, dry_run, policy, offload, replay)
-main.add_section("Configuration and daemon", config, keys, reload, shutdown)
+main.add_section("Configuration and daemon", config, keys, weights, reload, shutdown)
 main.add_section("For other gateways", endpoints, place, renew_lease, report_end)

@@ -99,6 +99,7 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
         Trial("", "http://127.0.0.1:8010"),
         Trial("http://10.0.0.1:8010 http://10.0.0.2:8010 -f llm-d", '"address": "10.0.0.2"'),
     ),
+    "syshaxctl weights": (Trial("", "/weights"),),
     "syshaxctl offload": (Trial("", "help by the CPU: on"), Trial("-o json", '"holdout": ')),
     "syshaxctl place": (Trial("--ttl 0.1", '"lease_id": "[0-9a-f]+"'),),
     "syshaxctl renew-lease": (Trial("{found} --ttl 0.1", "0.1", before=TAKE_A_SLOT, finds='"lease_id": "([^"]+)"'),),
