@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from syshaxd.cli.syshaxctl import main
-from syshaxd.core.errors import ConflictError, NotFoundError, SyshaxError, UnauthorizedError
+from syshaxd.core.errors import BadRequestError, ConflictError, NotFoundError, SyshaxError, UnauthorizedError
 from syshaxd.system.api_keys import ApiKeys
 
 
@@ -50,7 +50,7 @@ def test_a_name_is_taken_until_its_key_is_revoked(path: Path) -> None:
 
 
 def test_a_key_that_has_expired_is_not_made(path: Path) -> None:
-    with pytest.raises(SyshaxError, match="would have expired already"):
+    with pytest.raises(BadRequestError, match="would have expired already"):
         ApiKeys(path, clock=lambda: 100.0).create("alice", expires_at_s=100.0)
     assert not path.exists()
 

@@ -284,7 +284,8 @@ async def test_an_unknown_instance(client: ControlClient) -> None:
         (errors.UnavailableError("x", retry_after_s=1), "UNAVAILABLE"),
         (errors.InstanceFailedError("x"), "UNAVAILABLE"),
         (errors.InstanceTimeoutError("x"), "DEADLINE_EXCEEDED"),
-        (errors.SyshaxError("x"), "INTERNAL"),
+        (errors.SyshaxError("x"), "FAILED_PRECONDITION"),
+        (errors.RequestCancelledError("x"), "FAILED_PRECONDITION"),
     ],
 )
 def test_status_codes(error: errors.SyshaxError, code: str) -> None:

@@ -169,9 +169,10 @@ async def test_a_lease_has_a_longest_time(plane: Plane) -> None:
     assert plane.running() == {"gpu": 0, "cpu": 0}
 
 
-async def test_the_id_of_a_request_has_a_longest_length(plane: Plane) -> None:
-    with pytest.raises(BadRequestError, match="has 129 characters; at most 128 are allowed"):
-        await plane.client.ask("PlaceRequest", request_id="x" * 129)
+@pytest.mark.parametrize("request_id", ["x" * 129, "a b", "\x1b[31mred", "two\nlines", "中文"])
+async def test_an_id_that_no_client_may_give_is_refused(plane: Plane, request_id: str) -> None:
+    with pytest.raises(BadRequestError, match="request_id takes at most 128 ASCII letters"):
+        await plane.client.ask("PlaceRequest", request_id=request_id)
     assert plane.running() == {"gpu": 0, "cpu": 0}
 
 

@@ -32,6 +32,7 @@ from syshaxd.core.numa import BindingSettings, Fault, NumaTopology, Unverified, 
 from syshaxd.core.parity import ParityReport, Verdict
 from syshaxd.core.report import error_detail
 from syshaxd.core.report.error_detail import METADATA_KEY
+from syshaxd.core.secrets import safe_text
 from syshaxd.core.types import EngineStatus, Handle, HostTopology, InstanceStatus
 from syshaxd.system import rundir
 
@@ -129,19 +130,19 @@ class ControlClient:
         Yields:
             The status when the command is accepted; with `wait`, every later one until the instance is READY.
         """
-        return self._command(self._stub.StartInstance, api.StartInstanceRequest(name=name, wait=wait))
+        return self._command("StartInstance", name=name, wait=wait)
 
     def stop(self, name: str, *, drain: bool, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
         """Stops the instance, after its running requests if `drain`. Yields as `start`, until it is STOPPED."""
-        return self._command(self._stub.StopInstance, api.StopInstanceRequest(name=name, drain=drain, wait=wait))
+        return self._command("StopInstance", name=name, drain=drain, wait=wait)
 
     def restart(self, name: str, *, drain: bool, wait: bool) -> AsyncGenerator[InstanceStatus, None]:
         """Restarts the instance. Yields as `start`, until the new generation is READY."""
-        return self._command(self._stub.RestartInstance, api.RestartInstanceRequest(name=name, drain=drain, wait=wait))
+        return self._command("RestartInstance", name=name, drain=drain, wait=wait)
 
     async def compare(self, first: str, second: str) -> ParityReport:
         """Compares two instances' answers to the same prompts; takes seconds to minutes."""
-        request = api.CompareInstancesRequest(first=first, second=second)
+        request = _request("CompareInstances", {"first": first, "second": second})
         answer = await self._call(self._stub.CompareInstances, request, timeout_s=None)
         return _parity(answer.report)
 
@@ -164,7 +165,7 @@ class ControlClient:
 
     async def logs(self, name: str, *, tail: int | None, follow: bool) -> AsyncGenerator[str, None]:
         """The instance's log by lines; `tail` None: all that is kept. With `follow` it continues until closed."""
-        request = api.StreamLogsRequest(name=name, tail=tail, follow=follow)
+        request = _request("StreamLogs", {"name": name, "tail": tail, "follow": follow})
         async with aclosing(self._answers(self._stub.StreamLogs, request)) as answers:
             async for answer in answers:
                 yield answer.line
@@ -178,21 +179,22 @@ class ControlClient:
         """The faults of settings for an instance, next to the others; None: of its own."""
         given = None
         if settings is not None:
-            given = api.BindingSettings(
-                env=settings.env,
-                cpuset_cpus=settings.cpuset_cpus,
-                cpuset_mems=settings.cpuset_mems,
-                ranks=settings.ranks,
-            )
-        return _faults(await self._call(self._stub.CheckBinding, api.CheckBindingRequest(name=name, settings=given)))
+            given = {
+                "env": dict(settings.env),
+                "cpuset_cpus": settings.cpuset_cpus,
+                "cpuset_mems": settings.cpuset_mems,
+                "ranks": settings.ranks,
+            }
+        request = _request("CheckBinding", {"name": name, "settings": given})
+        return _faults(await self._call(self._stub.CheckBinding, request))
 
     async def verify_bindings(self, name: str = "") -> dict[str, Verification | Unverified]:
         """Where instances run now, against their bindings; empty: all of them."""
-        request = api.VerifyBindingRequest(name=name)
+        request = _request("VerifyBinding", {"name": name})
         return _verifications(await self._call(self._stub.VerifyBinding, request, timeout_s=_READING_TIMEOUT_S))
 
-    async def _command(self, method: Any, request: Any) -> AsyncGenerator[InstanceStatus, None]:
-        async with aclosing(self._answers(method, request)) as answers:
+    async def _command(self, method: str, **fields: Any) -> AsyncGenerator[InstanceStatus, None]:
+        async with aclosing(self._answers(self._method(method), _request(method, fields))) as answers:
             async for answer in answers:
                 yield _instance_status(answer.status)
 
@@ -247,9 +249,14 @@ class ControlClient:
 
 
 def _request(method: str, fields: dict[str, Any]) -> Any:
+    """A method's request. Raises BadRequestError: a value does not fit its field."""
     service = _SCHEDULING if method in _SCHEDULING.methods_by_name else _ADMIN
     kind: Any = GetMessageClass(service.methods_by_name[method].input_type)
-    return json_format.ParseDict(fields, kind())
+    try:
+        return json_format.ParseDict(fields, kind())
+    except json_format.ParseError as error:
+        why = str(error).partition(", use quoted")[0]  # which would be the remedy in JSON
+        raise errors.BadRequestError(f"a value does not fit: {safe_text(why)}") from None
 
 
 def _plain(message: Any) -> dict[str, Any]:

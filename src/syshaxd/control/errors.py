@@ -25,6 +25,10 @@ _CODES = (  # the first match counts
     (errors.UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (errors.InstanceFailedError, grpc.StatusCode.UNAVAILABLE),
     (errors.InstanceTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (
+        errors.SyshaxError,
+        grpc.StatusCode.FAILED_PRECONDITION,
+    ),  # something of the host or the daemon's user, to be mended
 )
 # A status is sent in HTTP/2 trailers: 8 KiB in all, and up to three bytes for each byte of the text.
 _MAX_MESSAGE_BYTES = 2000
@@ -36,7 +40,7 @@ Parse = Callable[[bytes], Any]
 
 def status_code(error: errors.SyshaxError) -> grpc.StatusCode:
     """The status code of an error."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):

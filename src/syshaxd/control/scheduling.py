@@ -27,10 +27,9 @@ from syshaxd.core.placement.records import Outcome, RequestRecord
 from syshaxd.core.placement.rules import RULES, Policy, View
 from syshaxd.core.types import InstanceSpec
 from syshaxd.serving.leases import DEFAULT_TTL_S
-from syshaxd.serving.request import Request
+from syshaxd.serving.request import Request, is_request_id
 
 Context = grpc.aio.ServicerContext[Any, Any]
-_MAX_ID_CHARACTERS = 128
 _CHAT = "/v1/chat/completions"
 _SECTIONS = {
     "name": ("scheduler", "policy"),
@@ -51,10 +50,8 @@ class SchedulingServicer(SchedulingServiceServicer):
 
     async def PlaceRequest(self, request: api.PlaceRequestRequest, context: Context) -> api.PlaceRequestResponse:
         request_id = request.request_id or f"lease-{secrets.token_hex(8)}"
-        if len(request_id) > _MAX_ID_CHARACTERS:  # it is kept as long as the decision
-            raise BadRequestError(
-                f"request_id has {len(request_id)} characters; at most {_MAX_ID_CHARACTERS} are allowed"
-            )
+        if not is_request_id(request_id):
+            raise BadRequestError("request_id takes at most 128 ASCII letters, digits and ._:/+=@-")
         ttl_s = request.ttl_s or DEFAULT_TTL_S
         decision, lease_id = self._leases.place(_query(request.query, request_id), ttl_s)
         return make(

@@ -38,6 +38,10 @@ _ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 _SCHEDULING = scheduling_pb2.DESCRIPTOR.services_by_name["SchedulingService"].full_name
 
 
+# Above 1000 calls that wait to be taken up, gRPC by default drops them at random, without a reason.
+_OPTIONS = tuple((f"grpc.server.max_pending_requests{limit}", 2**31 - 1) for limit in ("", "_hard_limit"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsEndpoint:
     """A TCP port for clients with a certificate."""
@@ -144,7 +148,7 @@ class ControlServer:
         return Path(f"{self._path}{rundir.BOUND}")
 
     async def _start_grpc(self) -> None:
-        self._server = grpc.aio.server(interceptors=(ErrorInterceptor(),))
+        self._server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_OPTIONS)
         await self._add_services(self._server)
         await asyncio.to_thread(_make_private, self._bound.parent)
         self._server.add_insecure_port(f"unix:{quote(os.fspath(self._bound))}")

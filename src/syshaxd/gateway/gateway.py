@@ -5,7 +5,6 @@
 import asyncio
 import itertools
 import logging
-import re
 import secrets
 import socket
 from collections import Counter
@@ -40,7 +39,7 @@ from syshaxd.gateway.tls import Tls
 from syshaxd.observe.access_log import AccessLog, Caller
 from syshaxd.observe.metrics import ClientCounts, MetricsService
 from syshaxd.serving.engine import Engine
-from syshaxd.serving.request import Request
+from syshaxd.serving.request import Request, is_request_id
 
 if TYPE_CHECKING:
     from syshaxd.observe.tracing import Tracing  # which needs OpenTelemetry
@@ -49,7 +48,6 @@ __all__ = ["Gateway", "Limits"]
 
 _log = logging.getLogger(__name__)
 _FIRST_REQUEST_LIMIT_S = 0.2
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _MAX_LOGGED_PATH = 2048
 
 
@@ -366,7 +364,7 @@ class Gateway:
 
     def _request_id(self, given: str | None) -> str:
         """The client's own ID if it is valid, else a new one."""
-        if given is not None and _REQUEST_ID.fullmatch(given):
+        if given is not None and is_request_id(given):
             return given
         return f"{self._id_prefix}-{next(self._ids):x}"
 

@@ -3,6 +3,7 @@
 """One request of a client, from its arrival to its end."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,7 +15,13 @@ from syshaxd.core.placement.retries import Retries
 from syshaxd.core.placement.slots import Grant
 from syshaxd.core.wire.body import RequestBody
 
+_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _NOT_READ = InferenceRequest(request_id="", model="", stream=False)
+
+
+def is_request_id(text: str) -> bool:
+    """Whether a client or another gateway may give a request this id: it appears in logs, headers and terminals."""
+    return _ID.fullmatch(text) is not None
 
 
 class Flow(Protocol):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from syshaxd.core.config.api_keys import PREFIX, ApiKey, KeyRing, key_text, made, parse_keys, sha256
-from syshaxd.core.errors import ConfigError, ConflictError, NotFoundError, SyshaxError
+from syshaxd.core.errors import BadRequestError, ConfigError, ConflictError, NotFoundError, SyshaxError
 from syshaxd.system import replacing, rundir
 
 _MODE = 0o600
@@ -86,13 +86,14 @@ class ApiKeys:
             fields: As in `ApiKey`.
 
         Raises:
+            BadRequestError: It would have expired already.
             ConfigError: With all faults of the fields.
             ConflictError: Another key has the name.
         """
         secret = PREFIX + secrets.token_urlsafe(_KEY_BYTES)
         key = made(**fields, name=name, sha256=sha256(secret), created_at_s=self._clock())
         if key.expires_at_s is not None and key.expires_at_s <= self._clock():
-            raise SyshaxError(f"the API key {name} would have expired already")
+            raise BadRequestError(f"the API key {name} would have expired already")
 
         def add(keys: Sequence[ApiKey]) -> Sequence[ApiKey]:
             if any(other.name == name for other in keys):
