@@ -210,6 +210,7 @@ async def test_status_as_json(socket: Path) -> None:
         "faults",
         "offload",
         "on_demand",
+        "calibration",
     ]
     assert status["faults"] == []
     gpu, cpu = status["instances"]

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from syshaxd.cli.groups import by_model, handover_notes, model_cells, parity_notes
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad
-from syshaxd.core.report.describe import device_text, users_of
+from syshaxd.core.report.describe import device_text, status_notes, users_of
 from syshaxd.core.types import EngineStatus, InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.system.terminal import controlled, visible
 
@@ -231,6 +231,7 @@ def _notes(view: _View) -> Iterator[Text]:
         notes.append(Text.assemble((f"{model}: ", "bold"), f"on demand: {its.text}"))
     for name, reason in view.status.open_circuits.items():
         notes.append(Text.assemble((f"{name}: ", "bold"), (f"gets no requests: {reason}", "red")))
+    notes += [Text.assemble((f"{subject}: ", "bold"), text) for subject, text in status_notes(view.status)]
     notes += handover_notes(view.status.handover_refusals)
     notes += parity_notes(view.status.parity)
     if not view.status.offload.on:

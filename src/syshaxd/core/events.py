@@ -24,6 +24,8 @@ class EventKind(StrEnum):
     """An on-demand model was started or stopped."""
     OFFLOAD = "offload"
     """Help by a CPU was switched off as it does not pay, or is tried again."""
+    CALIBRATION = "calibration"
+    """The instances were calibrated at first start, or could not be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

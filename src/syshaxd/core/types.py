@@ -283,6 +283,20 @@ class OnDemandStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationStatus:
+    """What operators should know of calibrations."""
+
+    done: int = 0
+    """Runs that the present calibration has done."""
+    runs: int = 0
+    """Runs that it consists of; 0: none is running."""
+    stale: tuple[str, ...] = ()
+    """Instances that are no longer as they were when they were calibrated."""
+    text: str = ""
+    """Where a calibration at first start stands, for a person; empty: nothing is to be done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
     """The daemon's status at one moment, for `syshaxctl status`."""
 
@@ -315,3 +329,5 @@ class EngineStatus:
     """Whether help by a CPU pays, as measured."""
     on_demand: Mapping[str, OnDemandStatus] = field(default_factory=dict)
     """The models that only requests start, by name."""
+    calibration: CalibrationStatus = field(default_factory=CalibrationStatus)
+    """Of the instances."""

@@ -41,6 +41,7 @@ from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.access_log import AccessLog
 from syshaxd.observe.calibrator import Calibrator
 from syshaxd.observe.cpu_bindings import BindingMonitor
+from syshaxd.observe.first_calibration import FirstCalibration
 from syshaxd.observe.liveness import Liveness, generate_token
 from syshaxd.observe.metrics import LAG_S, Histogram, MetricsService
 from syshaxd.observe.monitor import SystemMonitor, probe_health
@@ -192,6 +193,14 @@ async def build(
         liveness=liveness,
         on_demand=on_demand,
     )
+    first_calibration = FirstCalibration(
+        instances.calibrator,
+        registry,
+        is_asked_for=lambda: reconfigurer.config.scheduler.calibrate == "first-start",
+        busy=engine.requests.busy,
+        snapshot=monitor.latest,
+        events=engine.events,
+    )
     leases = Leases(engine)
     handed = activation.take_sockets()
     check_exposure(config, keys, handed.get("http", ()))
@@ -244,6 +253,7 @@ async def build(
             "liveness": liveness.run,
             "parity": parity.run,
             "calibration": instances.calibrator.run,
+            "first calibration": first_calibration.run,
             "discovery": discovery.run,
             **({} if tls is None else {"certificate": tls.run}),
         },

@@ -9,9 +9,10 @@ import logging
 import os
 import platform
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from enum import Enum, auto
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,7 +23,7 @@ from syshaxd.core.errors import ConflictError, InstanceFailedError, InstanceTime
 from syshaxd.core.launch.instance_key import own_headers
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.calibration import Calibration, Run, RunResult, beside_batch, plan
-from syshaxd.core.types import Device, InstanceSpec
+from syshaxd.core.types import CalibrationStatus, Device, InstanceSpec
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.system import replacing
 from syshaxd.system.connecting import NO_ANSWER, read_whole, why_no_answer
@@ -33,6 +34,15 @@ _RUN_TIMEOUT_S = 300.0
 _LOOK_AGAIN_S = 10.0
 _SHOWN_CHARACTERS = 300
 _TEXT = "the quick brown fox jumps over a lazy dog and sails far beyond every quiet northern isle"
+
+
+class _Fit(Enum):
+    """Whether a calibration is one of an instance as it is now."""
+
+    FITS = auto()
+    STALE = auto()
+    """It is one of the instance as it was."""
+    MISSING = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +79,37 @@ class Calibrator:
         self._snapshot = snapshot
         self._seed = seed
         self._kept: Calibration | None = None
-        self.looked_at: set[str] = set()
-        """Instances that began with a calibration, or whose calibration is stale."""
+        self._looked_at: dict[str, tuple[object, _Fit]] = {}
+        self._progress = 0, 0
         self._busy = False
+        self.note = ""
+        """Where a calibration at first start stands."""
 
     async def run(self) -> None:
         """Has each instance begin with what the last calibration found, once it is known. Never returns."""
         await self._load()
         while True:
-            if self._kept is not None:
-                await self._seed_new(self._kept)
+            await self._look()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AGAIN_S):
                     await self._registry.changed()
+
+    @property
+    def status(self) -> CalibrationStatus:
+        """What operators should know."""
+        done, runs = self._progress
+        stale = (name for name, (_, fit) in self._looked_at.items() if fit is _Fit.STALE)
+        return CalibrationStatus(done=done, runs=runs, stale=tuple(stale), text=self.note)
+
+    @property
+    def looked_at(self) -> Set[str]:
+        """The instances that were compared with the calibration that is kept."""
+        return self._looked_at.keys()
+
+    @property
+    def unmeasured(self) -> frozenset[str]:
+        """Those of them that were not calibrated as they are now."""
+        return frozenset(name for name, (_, fit) in self._looked_at.items() if fit is not _Fit.FITS)
 
     async def _load(self) -> None:
         try:
@@ -109,29 +137,36 @@ class Calibrator:
             raise ConflictError("a calibration is running already")
         if (count := self._running()) and not force:
             raise ConflictError(f"{count} requests are running: they would be slowed down and distort what is measured")
-        specs = {spec.name: spec for spec in self._registry.ready}
+        specs = {spec.name: spec for spec in self._measurable()}
         if not specs:
-            raise ConflictError("no instance is ready to be measured")
-        lengths = [facts.max_model_len for each in self._facts().values() if (facts := each) and facts.max_model_len]
+            raise ConflictError(f"no instance that has {_PATH} is ready to be measured")
+        facts = self._facts()
+        lengths = [its.max_model_len for name in specs if (its := facts.get(name)) and its.max_model_len]
         runs = list(plan(list(specs.values()), min(lengths, default=None)))
         self._busy = True
         results: list[RunResult] = []
+        self._progress = 0, len(runs)
         try:
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
                 await self._run(session, runs[0], specs)  # what an engine does only once
                 for run in runs:
                     results.append(await self._run(session, run, specs))
+                    self._progress = len(results), len(runs)
                     yield results[-1], len(runs)
             fingerprints = {name: await self._fingerprint(spec) for name, spec in specs.items()}
             made = Calibration(made_at_s=time.time(), fingerprints=fingerprints, results=results)
+            if self._kept is not None:
+                made = made.beside(self._kept)
             text = json.dumps(asdict(made), indent=1)
             await asyncio.to_thread(self._path.parent.mkdir, parents=True, exist_ok=True)
             await asyncio.to_thread(replacing.write, self._path, text)
-            self._kept, self.looked_at = made, set(specs)
-            for name in specs:
+            self._kept = made
+            for name, spec in specs.items():
+                self._looked_at[name] = (spec, facts.get(name)), _Fit.FITS
                 self._seed(made, name)
         finally:
             self._busy = False
+            self._progress = 0, 0
 
     async def _run(self, session: aiohttp.ClientSession, run: Run, specs: Mapping[str, InstanceSpec]) -> RunResult:
         spec = specs[run.instance]
@@ -170,16 +205,30 @@ class Calibrator:
     def _facts(self) -> dict[str, Any]:
         return {name: instance.facts for name, instance in self._registry.instances.items() if instance.facts}
 
-    async def _seed_new(self, kept: Calibration) -> None:
-        new = {spec.name: spec for spec in self._registry.ready if spec.name in self._facts()}
-        for name, spec in new.items():
-            if name in self.looked_at or (spec.device is Device.CUDA and not self._snapshot().gpus):
-                continue  # a GPU that was not read yet
-            if kept.is_stale({name: await self._fingerprint(spec)}, name):
+    def _measurable(self) -> list[InstanceSpec]:
+        """The READY instances that generate text."""
+        instances = self._registry.instances
+        return [spec for spec in self._registry.ready if instances[spec.name].catalog.serves_route("POST", _PATH)]
+
+    async def _look(self) -> None:
+        """Compares READY instances that are new, or have changed, with the calibration that is kept."""
+        for name in self._looked_at.keys() - self._registry.specs.keys():
+            del self._looked_at[name]
+        kept, facts, snapshot = self._kept, self._facts(), self._snapshot()
+        for spec in self._measurable():
+            name, seen = spec.name, (spec, facts.get(spec.name))
+            if name in self._looked_at and self._looked_at[name][0] == seen:
+                continue
+            if spec.device is Device.CUDA and not (snapshot.gpus_read_at_s or snapshot.gpu_error):
+                continue  # its GPU was not read yet
+            fit = _Fit.MISSING
+            if kept is not None and name in kept.fingerprints:
+                fit = _Fit.STALE if kept.is_stale({name: await self._fingerprint(spec)}, name) else _Fit.FITS
+            if fit is _Fit.STALE:
                 _log.info("%s: its calibration is stale; `syshaxctl calibrate` measures it again", name)
-            else:
+            elif kept is not None and fit is _Fit.FITS:
                 self._seed(kept, name)
-            self.looked_at.add(name)
+            self._looked_at[name] = seen, fit
 
     async def _fingerprint(self, spec: InstanceSpec) -> str:
         """Of hardware, model, engine and weights."""

@@ -20,17 +20,29 @@ class RequestBook:
     def __init__(self) -> None:
         self.running: set[Request] = set()
         """Requests that the daemon or another gateway answers, or that wait for a slot."""
+        self._busy = asyncio.Event()
         self.decisions: History[Decided] = History(_REMEMBERED)
         self._ended: deque[RequestRecord] = deque(maxlen=_REMEMBERED)
 
     def begin(self, request: Request) -> None:
         """Adds a request, which the current task answers."""
         request.task = asyncio.current_task()
+        self.add(request)
+
+    def add(self, request: Request) -> None:
+        """Adds a request that another gateway answers."""
         self.running.add(request)
+        self._busy.set()
 
     def end(self, request: Request) -> None:
         """Removes a request that is over."""
         self.running.discard(request)
+        if not self.running:
+            self._busy.clear()
+
+    async def busy(self) -> None:
+        """Returns when a request is in flight, also at once."""
+        await self._busy.wait()
 
     def keep(self, record: RequestRecord) -> None:
         """Keeps the record of a request that has ended."""

@@ -59,7 +59,7 @@ class Leases:
             started_at_s=self._loop.time(),
             placement="+".join(grant.placement.places),
         )
-        self._engine.requests.running.add(leased)
+        self._engine.requests.add(leased)
         lease_id = secrets.token_hex(16)
         expiry = self._loop.call_later(ttl_s, self._expire, lease_id)
         self._leases[lease_id] = _Lease(grant, leased, ttl_s, expiry)

@@ -91,6 +91,7 @@ class InstanceOperations:
             faults=self._faults(),
             offload=self._engine.offload,
             on_demand={} if self._on_demand is None else self._on_demand.statuses(),
+            calibration=self.calibrator.status,
         )
 
     def start(self, name: str) -> None:

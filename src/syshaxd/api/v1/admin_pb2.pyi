@@ -109,7 +109,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "started_at_s", "endpoint", "faults", "open_circuits", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs", "parity", "offload", "on_demand")
+    __slots__ = ("version", "started_at_s", "endpoint", "faults", "open_circuits", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs", "parity", "offload", "on_demand", "calibration")
     class OpenCircuitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +160,7 @@ class GetStatusResponse(_message.Message):
     PARITY_FIELD_NUMBER: _ClassVar[int]
     OFFLOAD_FIELD_NUMBER: _ClassVar[int]
     ON_DEMAND_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     version: str
     started_at_s: float
     endpoint: str
@@ -175,7 +176,20 @@ class GetStatusResponse(_message.Message):
     parity: _containers.RepeatedCompositeFieldContainer[ParityReport]
     offload: OffloadTrial
     on_demand: _containers.MessageMap[str, OnDemandStatus]
-    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., faults: _Optional[_Iterable[str]] = ..., open_circuits: _Optional[_Mapping[str, str]] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ..., parity: _Optional[_Iterable[_Union[ParityReport, _Mapping]]] = ..., offload: _Optional[_Union[OffloadTrial, _Mapping]] = ..., on_demand: _Optional[_Mapping[str, OnDemandStatus]] = ...) -> None: ...
+    calibration: CalibrationStatus
+    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., faults: _Optional[_Iterable[str]] = ..., open_circuits: _Optional[_Mapping[str, str]] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ..., parity: _Optional[_Iterable[_Union[ParityReport, _Mapping]]] = ..., offload: _Optional[_Union[OffloadTrial, _Mapping]] = ..., on_demand: _Optional[_Mapping[str, OnDemandStatus]] = ..., calibration: _Optional[_Union[CalibrationStatus, _Mapping]] = ...) -> None: ...
+
+class CalibrationStatus(_message.Message):
+    __slots__ = ("done", "runs", "stale", "text")
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    done: int
+    runs: int
+    stale: _containers.RepeatedScalarFieldContainer[str]
+    text: str
+    def __init__(self, done: _Optional[int] = ..., runs: _Optional[int] = ..., stale: _Optional[_Iterable[str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class OnDemandStatus(_message.Message):
     __slots__ = ("text", "queued", "starts", "failures", "stops")

@@ -16,6 +16,7 @@ class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_KIND_REQUEST: _ClassVar[EventKind]
     EVENT_KIND_OFFLOAD: _ClassVar[EventKind]
     EVENT_KIND_MODEL: _ClassVar[EventKind]
+    EVENT_KIND_CALIBRATION: _ClassVar[EventKind]
 EVENT_KIND_UNSPECIFIED: EventKind
 EVENT_KIND_STATE: EventKind
 EVENT_KIND_CONFIG: EventKind
@@ -24,6 +25,7 @@ EVENT_KIND_HANDOVER: EventKind
 EVENT_KIND_REQUEST: EventKind
 EVENT_KIND_OFFLOAD: EventKind
 EVENT_KIND_MODEL: EventKind
+EVENT_KIND_CALIBRATION: EventKind
 
 class GetConfigRequest(_message.Message):
     __slots__ = ("keys",)

@@ -169,6 +169,11 @@ class SchedulerConfig(Section):
         description="Share of the requests that the CPU would help with, chosen by chance, which wait for the GPU "
         "instead. They measure what the CPU's help gains; it is switched off while it gains nothing. 0: not measured.",
     )
+    calibrate: Literal["never", "first-start"] = Field(
+        "never",
+        description="`first-start`: syshaxd does what `syshaxctl calibrate` does when all instances are READY and idle "
+        "and one of them was not calibrated as it is now. A request ends that at once; it begins again when none runs.",
+    )
     slo: SloConfig = Field(default_factory=SloConfig, description="Latencies that requests are to get, by class.")
 
 

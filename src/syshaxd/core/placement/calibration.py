@@ -59,6 +59,12 @@ class Calibration:
     """Of hardware, model, engine and weights, by instance."""
     results: Sequence[RunResult]
 
+    def beside(self, older: "Calibration") -> "Calibration":
+        """This one with what an older one knows of instances that this one has not measured."""
+        kept = [result for result in older.results if result.instance not in self.fingerprints]
+        fingerprints = {**older.fingerprints, **self.fingerprints}
+        return Calibration(made_at_s=self.made_at_s, fingerprints=fingerprints, results=[*kept, *self.results])
+
     def is_stale(self, fingerprints: Mapping[str, str], name: str) -> bool:
         """Whether an instance has changed since it was measured."""
         return name not in self.fingerprints or self.fingerprints[name] != fingerprints.get(name)

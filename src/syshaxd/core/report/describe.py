@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Short texts for people: the device of an instance, and quotes of its output."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from syshaxd.core.loads import GpuLoad, Snapshot
 from syshaxd.core.numa.cpulist import format_cpulist
-from syshaxd.core.types import Device, EngineStatus, InstanceSpec, RuntimeKind
+from syshaxd.core.types import CalibrationStatus, Device, EngineStatus, InstanceSpec, RuntimeKind
 
 
 def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:
@@ -20,6 +20,20 @@ def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:
     cores = format_cpulist(spec.cores)
     text = f"CPU {cores}" if cores else "CPU" if spec.runtime is not RuntimeKind.EXTERNAL else "CPU (external)"
     return text if spec.role == str(spec.device) else f"{text}, as {spec.role}"
+
+
+def status_notes(status: EngineStatus) -> Iterator[tuple[str, str]]:
+    """What is to be told besides figures and faults: the subject and a text of each note."""
+    if text := _calibration_text(status.calibration):
+        yield "calibration", text
+
+
+def _calibration_text(its: CalibrationStatus) -> str:
+    parts = [f"{its.done} of {its.runs} runs done"] if its.runs else []
+    parts += [its.text] if its.text else []
+    if its.stale:
+        parts.append(f"stale for {', '.join(its.stale)}; `syshaxctl calibrate` measures again")
+    return "; ".join(parts)
 
 
 def gpus_in_use(spec: InstanceSpec, gpus: Sequence[GpuLoad]) -> list[GpuLoad]:

@@ -35,6 +35,7 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
         "faults": list(status.faults),
         "offload": asdict(status.offload),
         "on_demand": {model: asdict(its) for model, its in status.on_demand.items()},
+        "calibration": asdict(status.calibration),
     }
     return dict(_without_odd_numbers(result))
 

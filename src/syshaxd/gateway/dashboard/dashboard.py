@@ -18,7 +18,7 @@ from syshaxd.core.events import EventKind
 from syshaxd.core.numa import NumaTopology, picture
 from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import Reject, Wait
-from syshaxd.core.report.describe import gpu_owners
+from syshaxd.core.report.describe import gpu_owners, status_notes
 from syshaxd.core.report.status import status_json
 from syshaxd.core.types import EngineStatus
 from syshaxd.gateway.errors import Answer
@@ -53,6 +53,7 @@ class Dashboard:
         content = status_json(status, monotonic_s=time.monotonic())
         content["now_s"] = time.time()
         content["queued_models"] = dict(status.queued_models)
+        content["notes"] = [f"{subject}: {text}" for subject, text in status_notes(status)]
         content["instances"] = [_public(instance) for instance in content["instances"]]
         owners = {instance.spec.name: instance.spec.cores for instance in status.instances if instance.spec.cores}
         on_gpus = gpu_owners((instance.spec for instance in status.instances), status.snapshot.gpus)

@@ -287,6 +287,7 @@ function show(status) {
     { name: "Generated", unit: "tokens/s", value: sum("generation_tokens_per_s") },
     { name: "Prompts", unit: "tokens/s", value: sum("prompt_tokens_per_s") },
   ], total => total.name);
+  say($("notes"), status.notes.join("\n"));
   const models = new Map();
   for (const instance of status.instances) models.set(instance.served_model, [...(models.get(instance.served_model) ?? []), instance]);
   showModels([...models].map(([name, instances]) => ({
