@@ -44,7 +44,7 @@ def continuation(answer: JoinedAnswer, load: str | None = "chatcmpl-1", **change
 
 
 def test_the_prefill_asks_for_two_tokens_in_one_piece() -> None:
-    assert json.loads(DIALECT.prefill(BODY, "unused")) == {
+    assert json.loads(DIALECT.prefill(BODY, "unused", PATH, prompt_only=False)) == {
         "model": "m",
         "messages": MESSAGES,
         "max_tokens": 10,

@@ -81,6 +81,13 @@ async def test_text_completions_stay_whole() -> None:
         assert placement == "cpu"
 
 
+async def test_with_a_reasoning_parser_a_stream_is_that_of_one_instance() -> None:
+    async with duo(images=both_speak(), argv=("--reasoning-parser", "deepseek_r1")) as both:
+        events, placement = await both.events(OFFLOAD, CHAT)
+        assert placement == "gpu+cpu"
+        assert text_of(events) == answer(PROMPT, 20)
+
+
 @pytest.mark.parametrize("body", [CHAT, CHAT | {"stream": True}])
 async def test_when_the_cpu_fails_the_gpu_goes_on_with_the_text(body: dict[str, Any]) -> None:
     async with duo(images=both_speak()) as both:

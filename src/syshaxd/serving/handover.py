@@ -4,7 +4,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from weakref import WeakSet
 
@@ -109,8 +109,8 @@ class Handover:
         self._sources = frozenset(source for (source, _), why in refusals.items() if not (why and why.lasting))
         protocols = {self._registry.specs[source].protocol for source in self._sources}
         dialects = [self._dialects[protocol] for protocol in protocols]
-        self._paths = frozenset().union(*(dialect.paths for dialect in dialects))
-        self._prompt_paths = frozenset().union(*(dialect.prompt_paths for dialect in dialects))
+        self._paths = _in_all(dialect.paths for dialect in dialects)
+        self._prompt_paths = _in_all(dialect.prompt_paths for dialect in dialects)
         specs = [spec for spec in self._registry.specs.values() if flag_value(spec, REASONING_PARSER)]
         self._parsers = {
             name: flag_value(spec, REASONING_PARSER)
@@ -213,6 +213,10 @@ class Handover:
 
     def _has_targets(self, name: str) -> bool:
         return any(source == name for source, _ in self.pairs)
+
+
+def _in_all(paths: Iterable[frozenset[str]]) -> frozenset[str]:
+    return frozenset[str].intersection(*found) if (found := list(paths)) else frozenset()
 
 
 def _takes_chat_ids(facts: InstanceFacts | None) -> bool:

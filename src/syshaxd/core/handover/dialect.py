@@ -32,11 +32,15 @@ class HandoverDialect(Protocol):
     to_be_continued: frozenset[str]
     """Values of `finish_reason` that mean: ask again for the rest."""
 
-    def prefill(self, body: Mapping[str, Any], key: str) -> bytes:
-        """The request for the first token. Its answer is one JSON object."""
+    def prefill(self, body: Mapping[str, Any], key: str, path: str, *, prompt_only: bool) -> bytes:
+        """The request for the first token, whose answer is one JSON object.
 
-    def prompt(self, body: Mapping[str, Any], key: str, path: str) -> bytes:
-        """The request for the prompt alone, on one of the `prompt_paths`. Its answer is one JSON object."""
+        Args:
+            body: The client's.
+            key: Key under which to hand over.
+            path: The client's route.
+            prompt_only: The token is not used: the target makes it again.
+        """
 
     def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
         """Where a prefill's answer, or an event of a part that is to be continued, says that its KV cache is.
@@ -47,11 +51,14 @@ class HandoverDialect(Protocol):
     def size_bytes(self, answer: Mapping[str, Any]) -> int:
         """How much the prefill's answer says is handed over; 0: it does not tell."""
 
-    def loading(self, body: Mapping[str, Any], load: str | None) -> bytes:
-        """The request itself, for an instance that gets the KV cache of its prompt."""
+    def whole(self, body: Mapping[str, Any], *, load: str | None, save: str | None) -> bytes:
+        """The request for all of the answer.
 
-    def movable_stream(self, body: Mapping[str, Any], key: str, load: str | None) -> bytes:
-        """The request itself, prepared so that its stream can continue on another instance; `load`: as above."""
+        Args:
+            body: The client's.
+            load: Key of the prompt's KV cache that was handed over, if any.
+            save: Key under which to hand over in turn, if the stream is to be movable.
+        """
 
     def continuation(
         self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None
@@ -75,13 +82,9 @@ class ConnectorDialect:
     prompt_paths = paths | {RESPONSES_PATH, MESSAGES_PATH}
     to_be_continued: frozenset[str] = frozenset()
 
-    def prefill(self, body: Mapping[str, Any], key: str) -> bytes:
+    def prefill(self, body: Mapping[str, Any], key: str, path: str, *, prompt_only: bool) -> bytes:
         """HandoverDialect."""
-        return prefill_body(body, key)
-
-    def prompt(self, body: Mapping[str, Any], key: str, path: str) -> bytes:
-        """HandoverDialect."""
-        return prompt_body(body, key, path)
+        return prompt_body(body, key, path) if prompt_only else prefill_body(body, key)
 
     def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
         """HandoverDialect: the connector may have refused to save."""
@@ -91,13 +94,9 @@ class ConnectorDialect:
         """HandoverDialect."""
         return int(_told(answer).get("bytes") or 0)
 
-    def loading(self, body: Mapping[str, Any], load: str | None) -> bytes:
+    def whole(self, body: Mapping[str, Any], *, load: str | None, save: str | None) -> bytes:
         """HandoverDialect."""
-        return loading_body(body, load)
-
-    def movable_stream(self, body: Mapping[str, Any], key: str, load: str | None) -> bytes:
-        """HandoverDialect."""
-        return movable_body(body, key, load)
+        return loading_body(body, load) if save is None else movable_body(body, save, load)
 
     def continuation(
         self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None

@@ -31,14 +31,10 @@ class SyshaxDialect:
     prompt_paths: frozenset[str] = frozenset()
     to_be_continued = frozenset((SCHEDULED,))
 
-    def prefill(self, body: Mapping[str, Any], key: str) -> bytes:
+    def prefill(self, body: Mapping[str, Any], key: str, path: str, *, prompt_only: bool) -> bytes:
         """HandoverDialect: the key will be the answer's id, so `key` is not used."""
         changed = {name: value for name, value in raw_fields(body).items() if name != "stream_options"}
         return dump_body(changed | {"stream": False, "num_decode_tokens": _PREFILL_TOKENS})
-
-    def prompt(self, body: Mapping[str, Any], key: str, path: str) -> bytes:
-        """HandoverDialect: never asked for, as there is no route for it."""
-        raise NotImplementedError
 
     def load_key(self, answer: Mapping[str, Any], key: str) -> str | None:
         """HandoverDialect."""
@@ -49,13 +45,9 @@ class SyshaxDialect:
         """HandoverDialect: not told."""
         return 0
 
-    def loading(self, body: Mapping[str, Any], load: str | None) -> bytes:
-        """HandoverDialect: the images find a KV cache only where they continue an answer."""
+    def whole(self, body: Mapping[str, Any], *, load: str | None, save: str | None) -> bytes:
+        """HandoverDialect: the images load where they continue an answer, and save after each part, unasked."""
         return dump_body(raw_fields(body))
-
-    def movable_stream(self, body: Mapping[str, Any], key: str, load: str | None) -> bytes:
-        """HandoverDialect: never asked for, as nothing is movable."""
-        raise NotImplementedError
 
     def continuation(
         self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None

@@ -269,9 +269,8 @@ class MovableAnswer:
         """Has the prompt read; None: the client has got its answer from this instance."""
         spec = slot.spec
         key = _new_key()
-        path = self._request.path
-        prompt_only = self._from_prompt
-        body = self._dialect.prompt(self._body, key, path) if prompt_only else self._dialect.prefill(self._body, key)
+        path, prompt_only = self._request.path, self._from_prompt
+        body = self._dialect.prefill(self._body, key, path, prompt_only=prompt_only)
         response = await self._exchanges.read(spec, path, body, last_try=self.last_try)
         if prompt_only:
             return read_prompt(response, self._joined, self._dialect, key=key)
@@ -325,9 +324,9 @@ class MovableAnswer:
         answer, done, paused = self._delivery.answer, self._loop.create_future(), self._exchanges.paused
         if save is None or not self._joined.stream or not self._joined.plain:
             self._whole = Relay(answer, self._request, done, last_try=self.last_try, paused=paused)
-            return self._whole, self._dialect.loading(self._body, self._load)
+            return self._whole, self._dialect.whole(self._body, load=self._load, save=None)
         relay = MovableRelay(answer, self._request, done, joined=self._joined, last_try=self.last_try, paused=paused)
-        return relay, self._dialect.movable_stream(self._body, save, self._load)
+        return relay, self._dialect.whole(self._body, load=self._load, save=save)
 
     async def _continue(self, spec: InstanceSpec, save: str | None) -> None:
         """Reads the rest, which goes to the client in the name of the first instance."""
