@@ -3,15 +3,17 @@
 """Calibration of simulated instances: runs, results, what is kept and when it is stale."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from rich.console import Console
 
 from syshax_sim import Profile
-from syshaxd.cli.calibrate import draw
+from syshaxd.cli.calibrate import draw, show_results
 from syshaxd.core.errors import ConflictError, SyshaxError
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.calibration import Calibration, RunResult
@@ -160,3 +162,24 @@ def test_a_plot_has_a_line_for_each_instance_and_a_circle_for_each_run_beside_an
     ]
     found = [element.tag.rpartition("}")[2] for element in ET.fromstring(draw(results)).iter()]
     assert (found.count("polyline"), found.count("circle")) == (2, 1)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_terminal_gets_a_table_and_a_plot_that_fit_and_a_file_gets_the_table_only(width: int) -> None:
+    results = [
+        RunResult(instance=name, batch=batch, prompt_tokens=32, beside=beside, first_s=0.1, token_s=scale * batch)
+        for name, scale in (("gpu", 0.005), ("cpu", 0.1))
+        for batch, beside in ((1, ""), (4, ""), (16, ""), (16, "cpu" if name == "gpu" else "gpu"))
+    ]
+    shown = {}
+    for is_terminal in (True, False):
+        console = Console(file=io.StringIO(), width=width, force_terminal=is_terminal, color_system=None)
+        show_results(results, console)
+        assert isinstance(console.file, io.StringIO)
+        shown[is_terminal] = console.file.getvalue().splitlines()
+    assert max(map(len, shown[True])) <= width
+    legend = next(line for line in shown[True] if "gpu beside cpu" in line and "●" in line)
+    assert all(sum(mark in line for line in shown[True]) > 1 for mark in "●▲■◆"), "no mark hides another one"
+    assert legend.split("   ") == ["● gpu", "▲ gpu beside cpu", "■ cpu", "◆ cpu beside gpu"]
+    assert not any("●" in line or "│" in line for line in shown[False])
+    assert [line for line in shown[False] if line.startswith("gpu: a token takes 1.00 times")]

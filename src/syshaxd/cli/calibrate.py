@@ -10,10 +10,13 @@ from html import escape
 from pathlib import Path
 
 import click
+from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from syshaxd.cli import show
+from syshaxd.cli.chart import chart
 from syshaxd.cli.connection import output_option, run
 from syshaxd.client import ControlClient
 from syshaxd.core.placement.calibration import RunResult, interference
@@ -32,7 +35,8 @@ def calibrate(socket: Path | None, *, force: bool, svg: Path | None, output: str
     """Measures the instances by short runs of requests.
 
     Each instance is measured alone, then GPUs and CPUs together. The results are kept in the state folder, and
-    predictions begin with them at every start, as long as hardware, model, engine and weights are the same.
+    predictions begin with them at every start, as long as hardware, model, engine and weights are the same. A terminal
+    also gets a plot.
 
     \b
     Examples:
@@ -56,9 +60,16 @@ def calibrate(socket: Path | None, *, force: bool, svg: Path | None, output: str
     if output == "json":
         click.echo(json.dumps([_values(result) for result in results], indent=2))
         return
-    show.console().print(_table(results))
+    show_results(results, show.console())
+
+
+def show_results(results: Sequence[RunResult], console: Console) -> None:
+    """Prints a table, a plot if the console is a terminal, and how much the instances slow each other down."""
+    console.print(_table(results))
+    if console.is_terminal:
+        console.print(Text("\n".join(["", *_chart(results, console.width), ""])))
     for (name, other), ratio in interference(results).items():
-        click.echo(f"{name}: a token takes {ratio:.2f} times as long while {other} computes")
+        console.print(Text(f"{name}: a token takes {ratio:.2f} times as long while {other} computes"))
 
 
 def _values(result: RunResult) -> dict[str, object]:
@@ -83,6 +94,16 @@ def _table(results: Sequence[RunResult]) -> Table:
             f"{result.batch / result.token_s:.1f}" if result.token_s else "-",
         )
     return table
+
+
+def _chart(results: Sequence[RunResult], width: int) -> list[str]:
+    """The same as `draw` for a terminal."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for one in results:
+        if one.token_s > 0:
+            name = f"{one.instance} beside {one.beside}" if one.beside else one.instance
+            series.setdefault(name, []).append((one.batch, 1000 * one.token_s))
+    return chart(series, width=width, x_name="requests at once", y_name="ms a token")
 
 
 def draw(results: Sequence[RunResult]) -> str:

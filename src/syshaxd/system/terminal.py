@@ -13,7 +13,7 @@ from typing import Any, TextIO, cast
 import click
 
 _ERRORS = "syshax-terminal"
-_ASCII = str.maketrans("▁▂▃▄▅▆▇█░…°", "__--==##.. ")
+_ASCII = str.maketrans("▁▂▃▄▅▆▇█░…°●▲■◆○△□◇·│└─", "__--==##.. o^#*OA=+.|+-")
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
