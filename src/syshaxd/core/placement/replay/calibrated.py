@@ -6,28 +6,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean, linear_regression
 
-from syshaxd.core.placement.calibration import RunResult, plan
+from syshaxd.core.placement.calibration import RunResult, interference, plan
 from syshaxd.core.placement.replay.profiles import DeviceProfile, Profile
 from syshaxd.core.types import InstanceSpec
 
 
 def calibration(specs: Sequence[InstanceSpec], profile: Profile) -> Iterator[RunResult]:
-    """What `syshaxctl calibrate` would measure: the devices do not slow each other down."""
+    """What `syshaxctl calibrate` would measure."""
     devices = {"gpu": profile.gpu, "cpu": profile.cpu}
+    slowed = {"gpu": profile.gpu_interference, "cpu": profile.cpu_interference}
     for run in plan(specs, min(device.max_model_len for device in devices.values())):
         device = devices[run.instance]
+        times = 1 + slowed[run.instance] if run.beside else 1.0
         yield RunResult(
             instance=run.instance,
             batch=run.batch,
             prompt_tokens=run.prompt_tokens,
             beside=run.beside,
-            first_s=device.step_s(run.batch, run.batch * run.prompt_tokens),
-            token_s=device.step_s(run.batch),
+            first_s=times * device.step_s(run.batch, run.batch * run.prompt_tokens),
+            token_s=times * device.step_s(run.batch),
         )
 
 
 def calibrated(profile: Profile, results: Sequence[RunResult]) -> Profile:
-    """A profile whose devices are as quick as a calibration measured the instances `gpu` and `cpu`, each alone.
+    """A profile whose devices are as quick as a calibration measured the instances `gpu` and `cpu`, alone and together.
 
     Slots, KV caches and hand-overs stay those of the given profile.
     """
@@ -35,7 +37,15 @@ def calibrated(profile: Profile, results: Sequence[RunResult]) -> Profile:
         _calibrated(device, [one for one in results if one.instance == name and not one.beside])
         for name, device in (("gpu", profile.gpu), ("cpu", profile.cpu))
     )
-    return replace(profile, gpu=gpu, cpu=cpu, derivation="calibrated")
+    times = interference(results)
+    return replace(
+        profile,
+        gpu=gpu,
+        cpu=cpu,
+        gpu_interference=max(0.0, times["gpu", "cpu"] - 1) if ("gpu", "cpu") in times else profile.gpu_interference,
+        cpu_interference=max(0.0, times["cpu", "gpu"] - 1) if ("cpu", "gpu") in times else profile.cpu_interference,
+        derivation="calibrated",
+    )
 
 
 def _calibrated(device: DeviceProfile, results: Sequence[RunResult]) -> DeviceProfile:

@@ -31,7 +31,7 @@ class Row:
     tokens_per_s: float
     """From the first arrival to the last."""
     ideal_tokens_per_s: float
-    """The demand, or what both devices can do at most if that is less."""
+    """What devices could make that work off all that has arrived at the sum of both devices' paces, each alone."""
     first_s: float
     first_p99_s: float
     whole_s: float
@@ -87,7 +87,7 @@ def compare(trace: Sequence[TracedRequest], what: Comparison) -> Iterator[Row]:
         runs: dict[str, list[Row]] = {}
         for requests, (gpu, cpu) in zip(sections, capacities, strict=True):
             arriving = at_rate(requests, load * gpu.requests_per_s)
-            ideal = min(load * gpu.tokens_per_s, gpu.tokens_per_s + cpu.tokens_per_s)
+            ideal = _ideal(arriving, gpu.tokens_per_s + cpu.tokens_per_s)
             named = dict.fromkeys(("gpu-only", *what.policies), arriving) | {_NOISE: _jittered(arriving)}
             for name, its in named.items():
                 rules = "gpu-only" if name == _NOISE else name
@@ -121,6 +121,15 @@ def _capacity(profile: Profile, policy: str, requests: Sequence[TracedRequest]) 
     ends = sorted(outcomes, key=lambda outcome: outcome.end_s)[: max(1, len(outcomes) * 9 // 10)]
     span_s = ends[-1].end_s
     return _Capacity(len(ends) / span_s, sum(outcome.traced.answer_tokens for outcome in ends) / span_s)
+
+
+def _ideal(requests: Sequence[TracedRequest], tokens_per_s: float) -> float:
+    """Tokens a second, up to the last arrival, of what makes so many whenever a request waits or runs."""
+    made = waiting = now_s = 0.0
+    for request in requests:
+        done = min(waiting, (request.at_s - now_s) * tokens_per_s)
+        made, waiting, now_s = made + done, waiting - done + request.answer_tokens, request.at_s
+    return made / max(now_s, 1e-9)
 
 
 def _row(profile: Profile, load: float, policy: str, replayed: Replayed, ideal: float) -> Row:

@@ -81,6 +81,7 @@ class Device:
         self._begun_s = self._step_s = 0.0
         self._steps = 0
         self._leaving = False
+        self._slowed = 0.0
         self._read = _Read()
 
     @property
@@ -102,6 +103,13 @@ class Device:
         job.leaves = True
         self._leaving = True
         self._interrupt(now_s)
+
+    def slow(self, share: float, now_s: float) -> None:
+        """Each step takes longer by such a share, from the one after that under way."""
+        if share != self._slowed:
+            self._slowed = share
+            if self._steps > 1:
+                self._interrupt(now_s)
 
     def read(self, now_s: float) -> InstanceLoad:
         """What its /metrics would say."""
@@ -209,7 +217,7 @@ class Device:
             if chunk:
                 self._chunks.append((job, chunk))
                 left -= chunk
-        self._step_s = profile.step_s(count, profile.max_batched_tokens - left)
+        self._step_s = profile.step_s(count, profile.max_batched_tokens - left) * (1 + self._slowed)
         if self._prefilling or self._leaving:
             self._steps = 1
         else:

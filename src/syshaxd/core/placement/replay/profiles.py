@@ -54,6 +54,11 @@ class Profile:
     handover: HandoverProfile
     derivation: str
     """Where the numbers come from."""
+    gpu_interference: float = 0.025
+    """Share by which a step of the GPU takes longer while the CPU computes. Source: benchmarks/gpu, an 8B shape on an
+    H100 with 11 AMX cores busy beside it; not measured elsewhere."""
+    cpu_interference: float = 0.0
+    """The same for the CPU while the GPU computes."""
     slo_first_s: float = 5.0
     """Seconds to the first token that count as good."""
     slo_token_s: float = 0.2

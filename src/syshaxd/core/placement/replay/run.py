@@ -262,6 +262,7 @@ class _Replay:
             else:
                 self._progress(device)
             self._readmit()
+            self._interfere()
         arrivals_s, tokens = self._arrived
         outcomes = [stream.outcome for stream in self._streams]
         return Replayed(outcomes, arrivals_s, tokens, self.devices["gpu"].preemptions, self._admission.holdout)
@@ -326,6 +327,12 @@ class _Replay:
             stream.claim.request, self.now_s - stream.placed_at_s, outcome.traced.answer_tokens, outcome.handovers
         )
         stream.grant.release()
+
+    def _interfere(self) -> None:
+        """Each device slows the other down while it computes."""
+        gpu, cpu, its = self.devices["gpu"], self.devices["cpu"], self._profile
+        gpu.slow(its.gpu_interference if cpu.running else 0.0, self.now_s)
+        cpu.slow(its.cpu_interference if gpu.running else 0.0, self.now_s)
 
     def _on_release(self, name: str) -> None:
         self._released = True
