@@ -13,11 +13,14 @@ from msgspec import structs
 from syshaxd.core.config import parse
 from syshaxd.core.errors import OverloadedError
 from syshaxd.core.loads import InstanceLoad, Snapshot
+from syshaxd.core.placement import scheduler
 from syshaxd.core.placement.admission import Admission
+from syshaxd.core.placement.capacity import Room
 from syshaxd.core.placement.claims import Claim, Effect, Fleet, Granted, MoveStream, Refused
-from syshaxd.core.placement.decision import InferenceRequest, Offload, Wait
+from syshaxd.core.placement.decision import InferenceRequest, Offload, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates
-from syshaxd.core.placement.measured import Lengths, Line
+from syshaxd.core.placement.measured import Lengths, Line, Measured
+from syshaxd.core.placement.prediction import making_room_pays, predict_first_s
 from syshaxd.core.placement.queue import Queue
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.rules import Policy, View
@@ -261,7 +264,9 @@ def test_interactive_requests_go_before_batch_requests_that_wait() -> None:
 
 def test_a_batch_stream_makes_room_for_an_interactive_request_that_waits_and_comes_back_behind_it() -> None:
     bench = Bench({})
-    bench.read(**WORKING | {"cpu": replace(WORKING["cpu"], running=0)})
+    for at_s in range(10):
+        bench.read(**{name: replace(load, read_at_s=at_s / 10) for name, load in WORKING.items()})
+    bench.read(gpu=replace(WORKING["gpu"], read_at_s=1.0), cpu=InstanceLoad(read_at_s=1.0))
     bench.arrive("b", batch=True, pinned="gpu")
     for number in range(4):
         bench.arrive(f"p{number}", pinned="gpu", **WHOLE)
@@ -272,6 +277,73 @@ def test_a_batch_stream_makes_room_for_an_interactive_request_that_waits_and_com
     assert bench.moves[0] == ("b", Cause.PRIORITY)
     assert "i" in bench.running
     assert bench.admission.entries == 1, "the position to which the batch stream returns"
+
+
+@given(
+    st.builds(known, st.floats(0.001, 0.2), st.floats(0.001, 2.0)),
+    st.integers(1, 40),
+    st.integers(0, 3),
+    st.floats(0.0, 20.0),
+    st.floats(0.01, 0.5),
+    st.floats(0.0, 1.0),
+)
+def test_a_batch_stream_makes_room_only_if_those_that_wait_gain_more_than_others_lose(
+    of: Estimates, queued: int, running: int, handover_s: float, slows: float, refused: float
+) -> None:
+    def pays(estimates: Estimates, queued: int = queued, running: int = running) -> bool:
+        gpu, cpu = (
+            Room(spec, InstanceLoad(read_at_s=1.0, running=its), its, 0, 0.25, 4)
+            for spec, its in ((GPU, 4), (CPU, running))
+        )
+        return making_room_pays(estimates, gpu, cpu, queued)
+
+    def takes(seconds: float) -> dict[tuple[str, str], Line]:
+        return {("gpu", "cpu"): Line(500, seconds, variance=4.0, spread=seconds / 50, count=50)}
+
+    measured = structs.replace(
+        of,
+        handover_s=takes(handover_s),
+        interference={("gpu", "cpu"): slows},
+        refused={"gpu": Measured(refused, 0.0)},
+    )
+    end_s = measured.lengths.mean * measured.token_s["gpu"].at(4) / 4
+    if pays(measured):
+        assert queued * end_s > handover_s + 0.25, "those that wait move up only once the stream has left"
+        assert slows * 4 * end_s * (queued + 1) / (running + 1) < queued * end_s, "the GPU's streams lose less"
+        assert pays(structs.replace(measured, interference={("gpu", "cpu"): slows / 2}))
+        assert pays(structs.replace(measured, refused={"gpu": Measured(refused / 2, 0.0)}))
+        assert pays(structs.replace(measured, handover_s=takes(handover_s / 2)))
+    assert not pays(measured, queued=0)
+    assert not pays(structs.replace(measured, token_s={"gpu": measured.token_s["gpu"]})), "nothing is known of the CPU"
+
+
+@given(st.floats(0.01, 0.3), st.floats(100, 4000), st.integers(0, 6), st.booleans(), st.floats(0.1, 30.0))
+def test_a_request_is_refused_if_and_only_if_its_first_token_would_come_too_late_where_it_is_placed(
+    prompt_s: float, tokens: float, others: int, split: bool, ttft_s: float
+) -> None:
+    asked = {"prompt_tokens": int(tokens), **({} if split else WHOLE)}
+    bench, free = (Bench({RequestClass.INTERACTIVE: Target(ttft_s=ttft_s, refuse=its)}) for its in (True, False))
+    for each in (bench, free):
+        for at_s in range(1, 4):
+            each.read(gpu=replace(WORKING["gpu"], read_at_s=at_s, prefill_s=prompt_s), cpu=WORKING["cpu"])
+        each.read(gpu=InstanceLoad(read_at_s=9.0), cpu=InstanceLoad(read_at_s=9.0))
+        for number in range(others):
+            each.arrive(f"p{number}", pinned="gpu", **WHOLE)
+    decision = free.admission.decide(request(**asked), free.fleet)
+    predicted = decision.prediction if isinstance(decision, RunOn | Offload) else None
+    first_s = predicted.offload_first_s if predicted else None
+    if first_s is None:
+        room = scheduler.room(View(policy=free.admission.policy, inflight=free.admission.inflight), GPU)
+        estimates = free.admission._placer.estimates
+        first_s = predict_first_s(estimates, room, request(**asked), free.admission.queued)
+    bench.arrive("r", **asked)
+    assert ("r" in bench.refused) is (first_s > ttft_s)
+    if "r" in bench.refused:
+        error = bench.refused["r"]
+        assert isinstance(error, OverloadedError)
+        assert 1 <= error.retry_after_s <= 60
+        assert error.retry_after_s >= min(60, first_s - ttft_s)
+        assert bench.admission.inflight == free.admission.inflight, "it has taken no slot"
 
 
 def test_targets_are_configured_by_class() -> None:

@@ -122,6 +122,8 @@ class Admission:
         effects: list[Effect] = []
         queue = self._queues.of(claim, fleet)
         ahead = queue.ahead_of(claim.request)
+        if not claim.first and (refusal := self._placer.late(claim, ahead, fleet)):
+            return [Refused(claim, refusal)]
         if claim.first or not ahead or self._may_pass(claim.request.pinned, queue, fleet):
             decision = self._settle(claim, fleet, effects, arrives=True)
             if not isinstance(decision, Wait):
@@ -136,11 +138,7 @@ class Admission:
             text = f"all instances are full and {queue.waiting} requests wait already"
             effects.append(Refused(claim, OverloadedError(text, retry_after_s=self._retry_after_s(claim, fleet))))
             return effects
-        effects += self.admit(fleet, offered_cpu=1)
-        refusal = None if claim.first else self._placer.late(claim.request, ahead, fleet)
-        if refusal is not None and queue.remove_waiting(claim):
-            effects.append(Refused(claim, refusal))
-        return effects
+        return effects + self.admit(fleet, offered_cpu=1)
 
     def place(self, claim: Claim, fleet: Fleet) -> tuple[Decision, list[Effect]]:
         """A request that another gateway carries out asks for slots: it gets them now, or not at all.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from syshaxd.core.placement.capacity import Room
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, RunOn
-from syshaxd.core.placement.prediction import LONG, MEDIAN, predict_help
+from syshaxd.core.placement.prediction import LONG, MEDIAN, predict_first_s, predict_help
 from syshaxd.core.placement.rules import RULES, View
 from syshaxd.core.placement.rules.cost import ways
 from syshaxd.core.types import Role
@@ -114,14 +114,10 @@ def _ways(view: View, request: InferenceRequest) -> Iterator[Alternative]:
 def _alone(view: View, request: InferenceRequest, room: Room) -> Alternative:
     """One instance does everything; if it is full, the request waits for its turn."""
     name, estimates = room.spec.name, view.estimates
-    step, prompt = estimates.token_s.get(name), estimates.prefill_s.get(name)
+    step = estimates.token_s.get(name)
     if step is None:
         return Alternative(places=(name,))
-    turn_s, running = 0.0, room.running + 1
-    if room.full:
-        running = room.slots
-        ahead = view.queued + room.queue + 1
-        turn_s = ahead * estimates.lengths.mean * step.at(running) / running
-    first_s = turn_s + (prompt.at(request.prompt_tokens) if prompt else 0.0)
+    first_s = predict_first_s(estimates, room, request, view.queued)
+    running = room.slots if room.full else room.running + 1
     whole_s = first_s + expected_length(view, request).mean * step.at(running)
     return Alternative(places=(name,), first_s=first_s, whole_s=whole_s, others_s=0.0)

@@ -55,7 +55,7 @@ class Migration:
             first = next(iter(queue), None)
             if queue.waiting and (first is None or first.gpu or first.claim.is_batch):
                 continue
-            view = self._placer.view(fleet, ready, queued=queue.waiting)
+            view = self._placer.view(fleet, ready, queued=queue.before_batch if queue.waiting else 0)
             for move in scheduler.moves(replace(view, ended={})):  # by the readings alone
                 self._move(move, fleet, effects)
 

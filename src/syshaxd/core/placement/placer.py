@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from syshaxd.core.errors import OverloadedError
+from syshaxd.core.errors import NotFoundError, OverloadedError
 from syshaxd.core.placement import scheduler
 from syshaxd.core.placement.capacity import Room
 from syshaxd.core.placement.claims import Claim, Fleet
@@ -116,28 +116,47 @@ class Placer:
 
     # Waiting times.
 
-    def late(self, request: InferenceRequest, ahead: int, fleet: Fleet) -> OverloadedError | None:
-        """Why a request that has to wait is refused at once; None: it waits.
+    def late(self, claim: Claim, ahead: int, fleet: Fleet) -> OverloadedError | None:
+        """Why a request that has just come is refused: where it would be placed, its first token came too late.
 
         Args:
-            request: The request.
+            claim: Its claim.
             ahead: Requests that get the GPUs before it.
             fleet: The instances.
+
+        Returns:
+            None: it is served, in time or late.
         """
+        request = claim.request
         target = self.policy.target(request)
         if not target.refuse or target.ttft_s is None or request.pinned is not None:
             return None
-        rooms = [self.room(spec, fleet) for spec in fleet.candidates(request, ()) if spec.role is Role.GPU]
-        slots = sum(room.slots for room in rooms)
-        waits_s = [
-            predict_first_s(self.estimates, room, request, math.ceil(ahead * room.slots / slots)) for room in rooms
-        ]
-        first_s = min(waits_s, default=0.0)
+        try:
+            candidates = fleet.candidates(request, claim.tried)
+        except NotFoundError:
+            return None  # the decision refuses it
+        view = self.view(fleet, candidates, request, queued=ahead)
+        first_s = self._first_s(request, self.decide(claim, view), view)
         if first_s <= target.ttft_s:
             return None
         text = f"the first token would take {first_s:.1f} s, the target of its class is {target.ttft_s:g} s"
         late_s = math.ceil(first_s - target.ttft_s)
         return OverloadedError(text, retry_after_s=min(_MAX_RETRY_AFTER_S, max(1.0, late_s)))
+
+    def _first_s(self, request: InferenceRequest, decision: Decision, view: View) -> float:
+        """Seconds to the first token that a decision is expected to lead to; 0: not known."""
+        if isinstance(decision, RunOn | Offload):
+            if decision.prediction is not None:
+                return decision.prediction.offload_first_s or 0.0
+            rooms = [scheduler.room(view, spec) for spec in view.candidates if spec.name == decision.places[0]]
+            return predict_first_s(self.estimates, rooms[0], request, view.queued)
+        rooms = [scheduler.room(view, spec) for spec in view.specs(Role.GPU)]
+        slots = sum(room.slots for room in rooms)
+        waits_s = (
+            predict_first_s(self.estimates, room, request, math.ceil(view.queued * room.slots / slots))
+            for room in rooms
+        )
+        return min(waits_s, default=0.0)
 
     def retry_after_s(self, model: str, queued: int, fleet: Fleet) -> float:
         """Seconds until a model's instances have served so many requests, at the present mean duration."""

@@ -72,12 +72,21 @@ def predict_help(estimates: Estimates, help_: Help) -> Prediction | None:
     )
 
 
-def predict_first_s(estimates: Estimates, gpu: Room, request: InferenceRequest, queued: int) -> float:
-    """Seconds until a GPU makes a request's first token, behind so many in the queue; 0: it was not measured yet."""
-    step, prompt = estimates.token_s.get(gpu.spec.name), estimates.prefill_s.get(gpu.spec.name)
+def predict_first_s(estimates: Estimates, room: Room, request: InferenceRequest, queued: int) -> float:
+    """Seconds until an instance makes a request's first token; 0: it was not measured yet.
+
+    Args:
+        estimates: What was measured.
+        room: The instance's. If it is full, the request waits for its turn.
+        request: The request.
+        queued: Requests in the queue that get the instance before it.
+    """
+    step, prompt = estimates.token_s.get(room.spec.name), estimates.prefill_s.get(room.spec.name)
     if step is None:
         return 0.0
-    turn_s = (queued + gpu.queue + 1) * estimates.lengths.mean * step.at(gpu.slots) / gpu.slots
+    turn_s = 0.0
+    if room.full:
+        turn_s = (queued + room.queue + 1) * estimates.lengths.mean * step.at(room.slots) / room.slots
     return turn_s + (prompt.at(request.prompt_tokens) if prompt else 0.0)
 
 
@@ -114,6 +123,38 @@ def relief_pays(estimates: Estimates, gpu: str, cpu: str, *, waiting: int, slots
     # While it is away, the CPU's work delays all streams that stay.
     delays_s = slots * away_s * interference(estimates, gpu, cpu)
     return gain_s - moves_s - delays_s > _MARGIN_S
+
+
+def making_room_pays(estimates: Estimates, gpu: Room, cpu: Room, queued: int) -> bool:
+    """Whether a batch stream should leave a full GPU for a CPU, so that interactive requests get its slot.
+
+    All that wait move up by one place, once the stream has left. What the stream itself loses does not count: batch is
+    the first to be paused. What its work takes from others does.
+
+    Args:
+        estimates: What was measured.
+        gpu: The full GPU.
+        cpu: Where the stream would go.
+        queued: Interactive requests that wait, behind which the stream returns.
+    """
+    gpu_step, cpu_step = (estimates.token_s.get(room.spec.name) for room in (gpu, cpu))
+    if gpu_step is None or cpu_step is None:
+        return False
+    tokens = estimates.lengths.mean
+    gpu_s = gpu_step.at(gpu.slots) * (1 - min(_MAX_ERROR_RATIO, gpu_step.error_ratio))
+    end_s = tokens * gpu_s / gpu.slots
+    prompt, computes = (estimates.prefill_s.get(room.spec.name) for room in (gpu, cpu))
+    context = tokens / 2 + (prompt.x if prompt else 0.0)
+    leaves_s = handover_s(estimates, gpu.spec.name, cpu.spec.name, context).high
+    away_s = (queued + gpu.queue + 1) * tokens * gpu_step.at(gpu.slots) / gpu.slots
+    made = min(tokens, away_s / cpu_step.at(cpu.running + 1))
+    others_s = cpu.running * made * cpu_step.slope
+    # All that the CPU computes at once share in what it takes from the GPU's streams.
+    others_s += gpu.slots * away_s * interference(estimates, gpu.spec.name, cpu.spec.name) / (cpu.running + 1)
+    refused = estimates.refused.get(gpu.spec.name)
+    if refused is not None and computes is not None:
+        others_s += cpu.running * min(1.0, refused.high) * computes.at(context) * (1 + computes.error_ratio)
+    return queued * end_s - leaves_s - others_s > _MARGIN_S
 
 
 def return_pays(estimates: Estimates, gpu: str, cpu: str) -> bool:

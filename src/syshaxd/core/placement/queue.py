@@ -49,6 +49,11 @@ class Queue:
         """Requests that wait; those that a CPU answers meanwhile do not count."""
         return len(self) - self._returns
 
+    @property
+    def before_batch(self) -> int:
+        """Entries before the batch requests that may still be overtaken."""
+        return len(self._settled)
+
     def claims(self) -> Iterator[Claim]:
         """The claims that wait, in order."""
         return (entry.claim for entry in self if not entry.gpu)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from syshaxd.core.placement.capacity import HYSTERESIS, Room
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, Prediction, RunOn
-from syshaxd.core.placement.prediction import Help, pays, predict_help, relief_pays, return_pays
+from syshaxd.core.placement.prediction import Help, making_room_pays, pays, predict_help, relief_pays, return_pays
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.rules.view import Move, View, gpu_first, room_by_kv, too_slow
 from syshaxd.core.types import InstanceSpec, Role
@@ -184,11 +184,11 @@ def _relief(view: View, gpu: Room, cpu: Room) -> Move | None:
 
 
 def _make_room(view: View, room: Callable[[View, InstanceSpec], Room]) -> tuple[Move, ...]:
-    """While interactive requests wait, a batch stream leaves each full GPU for a CPU with spare slots."""
+    """While interactive requests wait, a batch stream leaves each full GPU for a CPU with spare slots, if that pays."""
     moves: list[Move] = []
     for gpu in (room(view, spec) for spec in view.specs(Role.GPU)):
         cpus = [room(view, spec) for spec in view.specs(Role.CPU) if (gpu.spec.name, spec.name) in view.pairs]
         cpu = next((cpu for cpu in cpus if not cpu.full and 2 * cpu.running < cpu.slots), None)
-        if gpu.full and cpu is not None:
+        if gpu.full and cpu is not None and making_room_pays(view.estimates, gpu, cpu, view.queued):
             moves.append(Move(gpu.spec.name, cpu.spec.name, Cause.PRIORITY, 1))
     return tuple(moves)
