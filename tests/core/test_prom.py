@@ -47,7 +47,6 @@ def test_v1_text() -> None:
         kv_usage_ratio=0.0,
         prompt_tokens=TokenCount(total=37.0),
         generation_tokens=TokenCount(total=8.0),
-        prompt_tokens_by_source={"local_compute": 37.0, "local_cache_hit": 0.0, "external_kv_transfer": 0.0},
         preemptions=0,
         prefill_s=pytest.approx(0.33620007400008944),
         prefill_tokens=37.0,

@@ -87,11 +87,6 @@ class NumaTopology:
         """Online CPUs, ascending."""
         return tuple(sorted(self._node_ids))
 
-    @property
-    def smt(self) -> bool:
-        """Whether a core has more than one hardware thread."""
-        return any(len(core) > 1 for core in self.cores)
-
     @cached_property
     def _by_id(self) -> dict[int, Node]:
         return {node.id: node for node in self.nodes}

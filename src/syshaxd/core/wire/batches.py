@@ -27,7 +27,6 @@ class BatchStatus(StrEnum):
     FAILED = "failed"
     """Its input file is not valid."""
     IN_PROGRESS = "in_progress"
-    FINALIZING = "finalizing"
     COMPLETED = "completed"
     EXPIRED = "expired"
     CANCELLING = "cancelling"

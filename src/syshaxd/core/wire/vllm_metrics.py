@@ -7,8 +7,8 @@ Source: the names of vLLM V1 are those of vllm/v1/metrics/loggers.py, the older 
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from statistics import fmean
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,7 +23,6 @@ _KV_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "vllm:cpu_
 """New name first. Before V1 the CPU backend also reported its cache as `gpu`; `cpu` was the swap space."""
 _PREEMPTIONS = "vllm:num_preemptions_total"
 _PROMPT_TOKENS = "vllm:prompt_tokens_total"
-_PROMPT_TOKENS_BY_SOURCE = "vllm:prompt_tokens_by_source_total"
 _PROMPT_TOKENS_PER_S = "vllm:avg_prompt_throughput_toks_per_s"
 _GENERATION_TOKENS = "vllm:generation_tokens_total"
 _GENERATION_TOKENS_PER_S = "vllm:avg_generation_throughput_toks_per_s"
@@ -35,7 +34,7 @@ _GAPS = "vllm:inter_token_latency_seconds_count"
 
 _NAMES = (
     *(_RUNNING, _WAITING, _SWAPPED, *_KV_USAGE, _PREEMPTIONS),
-    *(_PROMPT_TOKENS, _PROMPT_TOKENS_BY_SOURCE, _PROMPT_TOKENS_PER_S),
+    *(_PROMPT_TOKENS, _PROMPT_TOKENS_PER_S),
     *(_GENERATION_TOKENS, _GENERATION_TOKENS_PER_S),
     *(_PREFILL_S, _PREFILL_TOKENS, _PREFILLS, _GAPS_S, _GAPS),
 )
@@ -69,8 +68,6 @@ class MetricsReading:
     """0..1, the mean over the engines."""
     prompt_tokens: TokenCount
     generation_tokens: TokenCount
-    prompt_tokens_by_source: Mapping[str, float] = field(default_factory=dict)
-    """Such as `local_compute`, `local_cache_hit`, `external_kv_transfer`; empty if not exported."""
     preemptions: int = 0
     """Since the server started; 0 if not exported."""
     prefill_s: float = 0.0
@@ -106,7 +103,6 @@ def read(text: str, *, model: str, at_s: float) -> MetricsReading:
         kv_usage_ratio=samples.mean(_KV_USAGE),
         prompt_tokens=samples.flow(_PROMPT_TOKENS, _PROMPT_TOKENS_PER_S),
         generation_tokens=samples.flow(_GENERATION_TOKENS, _GENERATION_TOKENS_PER_S),
-        prompt_tokens_by_source=samples.by_label(_PROMPT_TOKENS_BY_SOURCE, "source"),
         preemptions=int(samples.total(_PREEMPTIONS, missing=0)),
         prefill_s=samples.total(_PREFILL_S, missing=0.0),
         prefill_tokens=samples.total(_PREFILL_TOKENS, missing=0.0),
@@ -222,13 +218,6 @@ class _Samples:
         if total in self._faults or per_s in self._faults:
             return TokenCount()
         raise _missing(total)
-
-    def by_label(self, name: str, label: str) -> dict[str, float]:
-        sums: dict[str, float] = {}
-        for labels, value in self._by_name.get(name, ()):
-            key = labels.get(label, "")
-            sums[key] = sums.get(key, 0.0) + value
-        return sums
 
     def _values(self, names: Iterable[str]) -> list[float]:
         """The values of the first present name; none if all its values are invalid."""
