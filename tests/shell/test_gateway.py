@@ -223,7 +223,7 @@ async def test_other_v1_routes_go_to_an_instance_that_has_them(make_stand: MakeS
     pinned = {"X-Syshax-Place": "gpu"}
     async with stand.post({"model": "m", "input": "x"}, path="/v1/embeddings", headers=pinned) as response:
         assert response.status == 404
-        assert (await _error(response))["message"] == "gpu does not serve POST /v1/embeddings"
+        assert (await _error(response))["message"].startswith("gpu does not serve POST /v1/embeddings for the model")
 
 
 async def test_a_pinned_request_for_a_model_of_the_other_instance_is_a_404(make_stand: MakeStand) -> None:

@@ -76,8 +76,15 @@ def test_a_pinned_request_without_a_model_stays_there() -> None:
             asked("minilm"),
             "no instance serves POST /v1/chat/completions for the model 'minilm'; it has /v1/embeddings",
         ),
-        (asked("chat", ("POST", "/v1/x")), "no instance serves POST /v1/x"),
-        (asked("chat", ("POST", "/v1/x"), pinned="chat-0"), "chat-0 does not serve POST /v1/x"),
+        (
+            asked("chat", ("POST", "/v1/x")),
+            "no instance serves POST /v1/x for the model 'chat'; it has /v1/chat/completions",
+        ),
+        (asked("", ("POST", "/v1/x")), "no instance serves POST /v1/x"),
+        (
+            asked("chat", ("POST", "/v1/x"), pinned="chat-0"),
+            "chat-0 does not serve POST /v1/x for the model 'chat'; it has /v1/chat/completions",
+        ),
     ],
 )
 def test_what_is_not_served_is_told_with_what_is(request_: InferenceRequest, text: str) -> None:

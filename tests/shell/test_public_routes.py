@@ -5,6 +5,7 @@
 import asyncio
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from syshaxd.core.types import InstanceSpec
@@ -64,3 +65,12 @@ async def test_the_list_can_be_longer(make_stand: MakeStand) -> None:
     assert await ask(stand, "/v1/videos") == (403, "route_closed")
     stand = await make_stand(catalog=catalog, public_routes=["/v1/videos"])
     assert await ask(stand, "/v1/videos") == (200, "")
+
+
+async def test_a_route_that_no_instance_has_is_told_with_those_of_its_model(make_stand: MakeStand) -> None:
+    stand = await make_stand(catalog=catalog)
+    form = aiohttp.FormData({"model": "m"}, default_to_multipart=True)
+    async with stand.session.post(f"{stand.url}/v1/audio/transcriptions", data=form) as answer:
+        error = (await answer.json())["error"]
+    assert (answer.status, error["code"]) == (404, "route_not_found")
+    assert "no instance serves POST /v1/audio/transcriptions for the model 'm'; it has /v1/" in error["message"]

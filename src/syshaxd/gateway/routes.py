@@ -70,7 +70,8 @@ class PublicRoutes:
         Raises:
             ClosedError: The client may not use it.
             BadRequestError: It must name the instance.
-            NotFoundError: There is no such route.
+            NotFoundError: There is no such route. One on the list that no instance has may be used: who looks for an
+                instance refuses it, and knows the request's model.
             MethodNotAllowedError: There is, but not for this method.
         """
         is_public = path in ALWAYS or self._is_public(path)
@@ -82,8 +83,9 @@ class PublicRoutes:
         if allowed is None or method in allowed:
             return
         if not allowed:
-            message = f"no instance serves {path}" if is_public else f"no route {path}; the API is under /v1"
-            raise NotFoundError(message, code="route_not_found")
+            if is_public:
+                return  # no instance has it: the answer tells which routes the request's model has instead
+            raise NotFoundError(f"no route {path}; the API is under /v1", code="route_not_found")
         names = tuple(sorted(allowed))
         raise MethodNotAllowedError(f"{path} takes {' or '.join(names)}, not {method}", allowed=names)
 

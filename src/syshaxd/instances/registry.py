@@ -275,7 +275,7 @@ class InstanceRegistry:
             who = request.pinned or "no instance"
             not_served = "does not serve" if request.pinned else "serves"
             text = f"{who} {not_served} {request.method} {request.path}"
-            if any(catalog.serves_route(request.method, request.path) for catalog in catalogs):
+            if request.model:
                 routes = sorted({path for catalog in serving for verb, path in catalog.plain if verb == "POST"})
                 shown = [path for path in routes if path.startswith("/v1/")] or routes
                 text = f"{text} for the model {request.model!r}; it has {', '.join(shown[:_MAX_SHOWN_ROUTES])}"
