@@ -480,6 +480,90 @@ async def test_a_socket_that_cannot_be_made_again_is_told_once(
     await server.stop()
 
 
+def _file(path: Path) -> None:
+    path.write_text("precious")
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+    (path / "precious").touch()
+
+
+def _link(path: Path) -> None:
+    precious = path.parent / "precious"
+    precious.mkdir()
+    (precious / "grpc").touch()
+    path.symlink_to(precious)
+
+
+def _socket_of_another(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(os.fspath(path))
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "admin.sock.lock")
+
+
+@pytest.mark.parametrize("put", [_file, _folder, _link, _socket_of_another])
+async def test_what_somebody_puts_in_the_place_of_the_socket_stays(
+    engine: FakeEngine, path: Path, put: Callable[[Path], None]
+) -> None:
+    server = ControlServer(operations_of(engine), path)
+    await server.start()
+    await asyncio.to_thread(path.unlink)
+    await asyncio.to_thread(put, path)
+    there = await asyncio.to_thread(_files, path.parent)
+    await server.stop()
+    assert await asyncio.to_thread(_files, path.parent) == [
+        name for name in there if not name.startswith("admin.sock.d")
+    ]
+
+
+@pytest.mark.parametrize("put", [_file, _folder, _link, _socket_of_another])
+async def test_what_is_in_the_place_of_its_folder_stays_and_is_told(
+    engine: FakeEngine, path: Path, put: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    bound = path.with_name("admin.sock.d")
+    await asyncio.to_thread(rundir.make_folder, path.parent)
+    await asyncio.to_thread(put, bound)
+    there = await asyncio.to_thread(_files, path.parent)
+    with pytest.raises(errors.SyshaxError, match=r"admin.sock.d is where .* needs a folder of its own: .*; remove it"):
+        await ControlServer(operations_of(engine), path).start()
+    assert await asyncio.to_thread(_files, path.parent) == there
+
+    await asyncio.to_thread(shutil.move, bound, path.parent / "aside")
+    server = ControlServer(operations_of(engine), path, check_interval_s=0.02)
+    await server.start()
+    await asyncio.to_thread(shutil.rmtree, bound)
+    await asyncio.to_thread(shutil.move, path.parent / "aside", bound)
+    async with asyncio.timeout(IN_TIME_S):
+        while not any("is where the admin socket needs" in entry.message for entry in caplog.records):
+            await asyncio.sleep(0.005)
+        await asyncio.to_thread(shutil.move, bound, path.parent / "aside")
+        async with ControlClient(path) as client:
+            while not await asyncio.to_thread(rundir.answers, path):
+                await asyncio.sleep(0.005)
+            await client.version()
+    await server.stop()
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o777])
+async def test_rights_that_somebody_changes_are_restored(
+    engine: FakeEngine, path: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ControlServer(operations_of(engine), path, check_interval_s=0.02)
+    await server.start()
+    await asyncio.to_thread(path.chmod, mode)
+    async with asyncio.timeout(IN_TIME_S):
+        while not caplog.records:
+            await asyncio.sleep(0.005)
+    assert stat.S_IMODE((await asyncio.to_thread(path.stat)).st_mode) == 0o660
+    await server.stop()
+    (record,) = caplog.records
+    assert f"had other rights (mode {mode:04o}, uid" in record.message
+
+
 async def test_nobody_can_connect_before_the_rights_are_right(
     engine: FakeEngine, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -94,6 +95,7 @@ class ControlServer:
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._claim: int | None = None
+        self._published: os.stat_result | None = None
         self.tls_port: int | None = None
         """The TLS port in use."""
 
@@ -131,10 +133,8 @@ class ControlServer:
             await self._health.enter_graceful_shutdown()
             # Kept referenced: gRPC blocks the event loop while its last object is freed.
             await self._server.stop(_GRACE_S if leave_socket else None)
-            await asyncio.to_thread(shutil.rmtree, self._bound.parent, ignore_errors=True)
+            await asyncio.to_thread(self._clear, leave_socket=leave_socket)
         if self._claim is not None:
-            if not leave_socket:
-                await asyncio.to_thread(self._path.unlink, missing_ok=True)
             os.close(self._claim)
             self._claim = None
 
@@ -150,7 +150,8 @@ class ControlServer:
     async def _start_grpc(self) -> None:
         self._server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_OPTIONS)
         await self._add_services(self._server)
-        await asyncio.to_thread(_make_private, self._bound.parent)
+        await asyncio.to_thread(_remove_bound, self._bound)
+        await asyncio.to_thread(self._bound.parent.mkdir, mode=0o700)
         self._server.add_insecure_port(f"unix:{quote(os.fspath(self._bound))}")
         if self._tls is not None:
             self.tls_port = await self._listen_with_tls(self._server, self._tls)
@@ -160,10 +161,20 @@ class ControlServer:
     def _publish(self) -> None:
         """Gives the socket its name."""
         _open_to_group(self._bound, self._group)
+        self._published = self._bound.lstat()
         link = self._path.with_name(f"{self._path.name}.new")
         link.unlink(missing_ok=True)
         link.hardlink_to(self._bound)
         link.replace(self._path)
+
+    def _clear(self, *, leave_socket: bool) -> None:
+        """Removes what this server has created; nothing that somebody else has put in its place."""
+        if not leave_socket and self._published is not None and _identity(self._path) == _file(self._published):
+            self._path.unlink()
+        try:
+            _remove_bound(self._bound)
+        except SyshaxError as error:
+            _log.warning("%s", error)
 
     async def _guard_socket(self) -> None:
         """Recreates the socket whenever it was removed, for example by a clean-up of /tmp or /run. Never returns."""
@@ -172,6 +183,7 @@ class ControlServer:
             await asyncio.sleep(self._check_interval_s)
             try:
                 if await asyncio.to_thread(self._is_in_place):
+                    await asyncio.to_thread(self._restore_rights)
                     continue
                 await self._restore()
             except (RuntimeError, OSError, SyshaxError) as error:
@@ -184,6 +196,17 @@ class ControlServer:
 
     def _is_in_place(self) -> bool:
         return self._bound.is_socket() and _identity(self._path) == _identity(self._bound)
+
+    def _restore_rights(self) -> None:
+        """Whoever may use the socket may do everything, so nobody but this server says who that is."""
+        was, now = self._published, self._bound.lstat()
+        if was is None or _rights(was) == _rights(now):
+            return
+        os.chown(self._bound, was.st_uid, was.st_gid)
+        self._bound.chmod(_SOCKET_MODE)
+        _log.warning(
+            "the admin socket %s had other rights (mode %04o, uid %d, gid %d); restored them", self._path, *_rights(now)
+        )
 
     async def _restore(self) -> None:
         is_bound = await asyncio.to_thread(self._bound.is_socket)
@@ -242,13 +265,33 @@ def _identity(path: Path) -> tuple[int, int] | None:
         info = path.lstat()
     except OSError:
         return None
+    return _file(info)
+
+
+def _file(info: os.stat_result) -> tuple[int, int]:
     return info.st_dev, info.st_ino
 
 
-def _make_private(folder: Path) -> None:
-    """Recreates a folder that only this user can enter."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
+def _rights(info: os.stat_result) -> tuple[int, int, int]:
+    return stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid
+
+
+def _remove_bound(bound: Path) -> None:
+    """Removes a socket that gRPC has bound, and its folder. Raises SyshaxError: something else is in its place."""
+    try:
+        if not bound.parent.is_symlink() and stat.S_ISSOCK(bound.lstat().st_mode):
+            bound.unlink()
+    except OSError:  # the folder tells what is wrong, if anything is
+        pass
+    try:
+        bound.parent.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise SyshaxError(
+            f"{bound.parent} is where the admin socket needs a folder of its own: {error.strerror}; remove it, or set "
+            "control.socket to another place"
+        ) from error
 
 
 def _open_to_group(path: Path, group: str) -> None:
