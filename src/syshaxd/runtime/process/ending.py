@@ -15,8 +15,8 @@ from syshaxd.runtime.process.record import Record
 _log = logging.getLogger(__name__)
 # The time in which the kernel ends what got SIGKILL. A process inside a device driver may take longer.
 KILL_TIMEOUT_S = 10.0
-# Python's resource trackers remove semaphores of the dead, which nothing else can name; then they end by themselves. On a
-# host whose CPUs are all taken that lasts some seconds.
+# Python's resource trackers remove semaphores of the dead, which nothing else can name; then they end by themselves.
+# On a host whose CPUs are all taken that lasts some seconds.
 _TRACKER_TIMEOUT_S = 10.0
 
 
