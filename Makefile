@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run env man completion test test-faults test-machine test-all check lint types contracts unit unit-core unit-shell unit-shell-a-m unit-shell-n-z e2e proto proto-check bench-gateway bench-placement clean
+.PHONY: run env man completion test test-faults test-machine test-all check lint types contracts unit unit-core unit-shell unit-shell-a-m unit-shell-n-z e2e engine e2e-shared e2e-own proto proto-check bench-gateway bench-placement clean
 
 run: .venv/.run
 	@exec $(BIN)/python -m syshax_embedded run
@@ -57,9 +57,19 @@ build/clients/.done:
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check 'anthropic>=2,<3' 'langchain-openai>=1,<2' 'litellm>=1,<2' 'openai>=3,<4'
 	@touch $@
 
-e2e: .venv/.dev build/clients/.done
+# In two halves of about the same length, which `make -j2` runs at once: tests that share one daemon, and those with
+# instances of their own.
+E2E_SHARED := $(patsubst %,tests/e2e/test_%.py,clients failure offload openai_api parity several_models)
+e2e: e2e-shared e2e-own
+
+engine: .venv/.dev build/clients/.done
 	$(BIN)/python -m syshax_embedded prepare --engine-only
-	$(BIN)/pytest tests/e2e
+
+e2e-shared: engine
+	$(BIN)/pytest $(E2E_SHARED)
+
+e2e-own: engine
+	$(BIN)/pytest tests/e2e $(addprefix --ignore=,$(E2E_SHARED))
 
 # Stubs come from the oldest supported generator: they load under newer libraries, while newer stubs don't load under older ones.
 PROTOC_ENV := build/protoc
@@ -105,7 +115,7 @@ build/vllm-router/.done:
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check 'vllm-router==0.1.17'
 	@touch $@
 
-# Needs root: it installs what it lacks (qemu). MACHINE_ARCH=aarch64 emulates an Arm server instead. `-j2 -O`: both halves at once.
+# Needs root: it installs what it lacks (qemu). MACHINE_ARCH=aarch64 emulates an Arm server instead. Also in two halves.
 MACHINE_ARCH ?= x86_64
 test-machine: machine-containers machine-package
 
@@ -113,7 +123,7 @@ test-machine: machine-containers machine-package
 machine-setup: .venv/.dev
 	MAKEFLAGS= tests/machine/setup.sh $(MACHINE_ARCH)
 
-machine-containers: machine-setup
+machine-containers: machine-setup engine
 	$(BIN)/pytest tests/machine/docker
 
 machine-package: machine-setup

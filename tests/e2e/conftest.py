@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from syshax_embedded.engine import engine_python
-from syshax_embedded.folders import cache_folder
+from syshax_embedded.folders import cache_folder, only_one
 from syshax_embedded.model import prepare_tiny
 from tests.fakes.ports import free_port
 
@@ -174,7 +174,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def tiny_model() -> Path:
     """The folder of the tiny model."""
     assert engine_python().exists(), "run this first: .venv/bin/python -m syshax_embedded prepare --engine-only"
-    return prepare_tiny(engine_python(), cache_folder() / "models" / "tiny-random")
+    with only_one(cache_folder()):  # the two halves of `make e2e` run at once
+        return prepare_tiny(engine_python(), cache_folder() / "models" / "tiny-random")
 
 
 def service(port: int, core: int) -> dict[str, Any]:
@@ -204,6 +205,14 @@ def service(port: int, core: int) -> dict[str, Any]:
             "TORCHDYNAMO_DISABLE": 1,
         },
     }
+
+
+def simulated_vllm(folder: Path, *flags: str) -> Path:
+    """Makes an interpreter, by its path, whose vLLM is a simulated one, which starts at once."""
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -m syshax_sim {" ".join(flags)} "$@"\n')
+    python.chmod(0o755)
+    return python
 
 
 def save_kv_cache(port: int) -> None:

@@ -1,11 +1,10 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A real daemon over simulated instances, which start at once: configurations applied, taken back, handed on."""
+"""A real daemon over simulated instances, which start at once: configurations applied and rolled back."""
 
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 import urllib.request
@@ -18,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.conftest import get, gone, until
+from tests.e2e.conftest import get, gone, simulated_vllm, until
 from tests.fakes.ports import free_port
 
 IN_TIME_S = 30.0
@@ -67,10 +66,8 @@ class Daemon:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    simulator = tmp_path / "python"
-    simulator.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -m syshax_sim --speed 10 "$@"\n')
-    simulator.chmod(simulator.stat().st_mode | stat.S_IXUSR)
-    service = {"runtime": "process", "device": "cpu", "python": str(simulator), "max_num_seqs": 8}
+    python = simulated_vllm(tmp_path, "--speed", "10")
+    service = {"runtime": "process", "device": "cpu", "python": str(python), "max_num_seqs": 8}
     port = free_port()
     config = {
         "services": {

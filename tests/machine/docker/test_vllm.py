@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from syshax_embedded.engine import engine_python
-from syshax_embedded.folders import cache_folder
+from syshax_embedded.folders import cache_folder, only_one
 from syshax_embedded.model import prepare_tiny
 from tests.machine.docker.bed import Bed
 from tests.machine.docker.test_daemon import ENDPOINT, PORTS, Daemon, until
@@ -80,7 +80,8 @@ def _no_container_is_left() -> None:
 
 @pytest.fixture(scope="module")
 def daemon(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    model = prepare_tiny(engine_python(), cache_folder() / "models" / "tiny-random")
+    with only_one(cache_folder()):
+        model = prepare_tiny(engine_python(), cache_folder() / "models" / "tiny-random")
     folder = tmp_path_factory.mktemp("d")
     daemon = Daemon(bed, folder, {"gpu": "shareable", "cpu": None}, model=model, services=services(folder / "metadata"))
     daemon.start()
