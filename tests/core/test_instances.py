@@ -133,6 +133,24 @@ def test_every_fault_at_once() -> None:
     }
 
 
+def test_a_role_that_is_not_there_hides_no_other_fault() -> None:
+    mapping = {
+        "services": {
+            "a": {"port": 8001, "model": "chta"},
+            "b": {"role": "npu", "port": 8001, "model": "chat"},
+            "cpu": {"role": "gpu", "model": "chat"},
+        },
+        "models": {"chat": None},
+    }
+    assert faults_of(mapping) == {
+        "services.a.role": "required: gpu or cpu",
+        "services.b.role": 'must be gpu or cpu, not "npu"',
+        "services.cpu.role": 'must be cpu, not "gpu"',
+        "services.a.model": "no model chta under `models`; there is chat. The path of a folder contains a `/`",
+        "services.b.port": "8001 is already taken by services.a.port",
+    }
+
+
 def test_what_a_service_must_have() -> None:
     assert faults_of({"services": {"chat": {"model": "x"}}}) == {
         "services.chat.role": "required: gpu or cpu",

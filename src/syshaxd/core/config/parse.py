@@ -3,6 +3,7 @@
 """Turns a file's content into the configuration."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,26 +14,41 @@ from syshaxd.core.config.rules import faults_between_keys
 from syshaxd.core.config.schema import Config
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.secrets import is_private
+from syshaxd.core.types import Role
 
 
 def parse(mapping: Mapping[str, Any]) -> Config:
     """Returns the configuration that `mapping` (a file's content) describes.
 
     Raises:
-        ConfigError: With every fault, each under its dotted key. Rules between keys are checked once each key is
-            right by itself. Values that may be secrets are not shown.
+        ConfigError: With every fault, each under its dotted key. Rules between keys are checked once each key, but the
+            role of an instance, is right by itself. Values that may be secrets are not shown.
     """
     if unusable := tuple(_unusable_texts(mapping)):
         raise ConfigError(unusable)
+    renamed = with_new_names(mapping)
     try:
-        config = Config.model_validate(with_new_names(mapping))
+        config = Config.model_validate(renamed)
     except ValidationError as error:
         # A key of several types has one error for each of them.
         faults = {fault.key: fault for fault in map(_fault, error.errors(include_url=False))}
-        raise ConfigError(tuple(faults.values())) from None
+        raise ConfigError((*faults.values(), *_faults_beside_roles(renamed, faults))) from None
     if between := tuple(faults_between_keys(config)):
         raise ConfigError(between)
     return config
+
+
+def _faults_beside_roles(mapping: Mapping[str, Any], faults: Mapping[str, ConfigFault]) -> Iterator[ConfigFault]:
+    """The faults between keys if only roles are missing or wrong: no such rule depends on which role it is."""
+    services = mapping.get("services") if isinstance(mapping, Mapping) else None
+    if not isinstance(services, Mapping) or not faults.keys() <= {f"services.{name}.role" for name in services}:
+        return
+    assumed = {name: dict(its or {}) for name, its in services.items()}
+    for name, its in assumed.items():
+        if f"services.{name}.role" in faults:
+            its["role"] = name if name in set(Role) else Role.GPU if "gpus" in its else Role.CPU
+    with suppress(ValidationError):
+        yield from faults_between_keys(Config.model_validate({**mapping, "services": assumed}))
 
 
 def _unusable_texts(value: Any, key: str = "") -> Iterator[ConfigFault]:
