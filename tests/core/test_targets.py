@@ -16,8 +16,8 @@ from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement import scheduler
 from syshaxd.core.placement.admission import Admission
 from syshaxd.core.placement.capacity import Room
-from syshaxd.core.placement.claims import Claim, Effect, Fleet, Granted, MoveStream, Refused
-from syshaxd.core.placement.decision import InferenceRequest, Offload, RunOn, Wait
+from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
+from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.measured import Lengths, Line, Measured
 from syshaxd.core.placement.prediction import making_room_pays, predict_first_s
@@ -167,6 +167,7 @@ class Bench:
         self.running: dict[str, Granted] = {}
         self.refused: dict[str, Exception] = {}
         self.moves: list[tuple[str, Cause]] = []
+        self.decisions: list[Decision] = []
 
     @property
     def fleet(self) -> Fleet:
@@ -178,7 +179,9 @@ class Bench:
 
     def carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Granted):
+            if isinstance(effect, Decided):
+                self.decisions.append(effect.decision)
+            elif isinstance(effect, Granted):
                 self.running[effect.claim.request.request_id] = effect
                 effect.claim.stream = Stream(effect.grant.slots[-1], len(self.running))
             elif isinstance(effect, Refused):
@@ -344,6 +347,7 @@ def test_a_request_is_refused_if_and_only_if_its_first_token_would_come_too_late
         assert 1 <= error.retry_after_s <= 60
         assert error.retry_after_s >= min(60, first_s - ttft_s)
         assert bench.admission.inflight == free.admission.inflight, "it has taken no slot"
+        assert bench.decisions[-1] == Reject(str(error), error.retry_after_s), "the history tells why"
 
 
 def test_targets_are_configured_by_class() -> None:

@@ -122,8 +122,8 @@ class Admission:
         effects: list[Effect] = []
         queue = self._queues.of(claim, fleet)
         ahead = queue.ahead_of(claim.request)
-        if not claim.first and (refusal := self._placer.late(claim, ahead, fleet)):
-            return [Refused(claim, refusal)]
+        if refusal := self._refuse_late(claim, ahead, fleet):
+            return refusal
         if claim.first or not ahead or self._may_pass(claim.request.pinned, queue, fleet):
             decision = self._settle(claim, fleet, effects, arrives=True)
             if not isinstance(decision, Wait):
@@ -356,6 +356,21 @@ class Admission:
             effects.append(self._decided(claim, decision, view, fleet))
             effects.append(Refused(claim, UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)))
         return decision
+
+    def _refuse_late(self, claim: Claim, ahead: int, fleet: Fleet) -> list[Effect]:
+        """Refuses a claim that has just come if its class wants that and its target can't be met; else nothing."""
+        if claim.first or not self.policy.target(claim.request).refuse:
+            return []
+        try:
+            candidates = fleet.candidates(claim.request, claim.tried)
+        except NotFoundError:
+            return []  # the decision refuses it
+        view = self._placer.view(fleet, candidates, claim.request, queued=ahead)
+        error = self._placer.late(claim, view)
+        if error is None:
+            return []
+        decision = Reject(str(error), error.retry_after_s)
+        return [self._decided(claim, decision, view, fleet), Refused(claim, error)]
 
     def _decided(self, claim: Claim, decision: Decision, view: View, fleet: Fleet) -> Decided:
         entries = len(self._queues.of_instances(view.candidates))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from syshaxd.core.errors import NotFoundError, OverloadedError
+from syshaxd.core.errors import OverloadedError
 from syshaxd.core.placement import scheduler
 from syshaxd.core.placement.capacity import Room
 from syshaxd.core.placement.claims import Claim, Fleet
@@ -116,13 +116,8 @@ class Placer:
 
     # Waiting times.
 
-    def late(self, claim: Claim, ahead: int, fleet: Fleet) -> OverloadedError | None:
+    def late(self, claim: Claim, view: View) -> OverloadedError | None:
         """Why a request that has just come is refused: where it would be placed, its first token came too late.
-
-        Args:
-            claim: Its claim.
-            ahead: Requests that get the GPUs before it.
-            fleet: The instances.
 
         Returns:
             None: it is served, in time or late.
@@ -131,11 +126,6 @@ class Placer:
         target = self.policy.target(request)
         if not target.refuse or target.ttft_s is None or request.pinned is not None:
             return None
-        try:
-            candidates = fleet.candidates(request, claim.tried)
-        except NotFoundError:
-            return None  # the decision refuses it
-        view = self.view(fleet, candidates, request, queued=ahead)
         first_s = self._first_s(request, self.decide(claim, view), view)
         if first_s <= target.ttft_s:
             return None
