@@ -91,6 +91,20 @@ def test_without_a_daemon_instances_are_those_of_the_file(config: Path) -> None:
     assert offered(syshaxctl.main, "stop", "") == []
 
 
+async def test_models_are_the_daemons(scripts: Path, socket: Path) -> None:
+    model = FakeEngine().status().instances[0].spec.served_model
+    assert await bash(scripts, socket, "syshaxctl", "decisions", "--model", "") == [model]
+    assert await bash(scripts, socket, "syshaxctl", "rollout", "") == [model, "gpu", "cpu"]
+
+
+def test_without_a_daemon_models_are_those_of_the_file(config: Path) -> None:
+    configfile.edit(config, {"models.default": "qwen-7b"})
+    assert offered(syshaxctl.main, "explain", "--model", "") == ["qwen-7b"]
+    assert offered(syshaxctl.main, "keys", "create", "--model", "q") == ["qwen-7b"]
+    config.unlink()
+    assert offered(syshaxctl.main, "explain", "--model", "") == []
+
+
 @pytest.mark.parametrize(
     ("words", "offers"),
     [

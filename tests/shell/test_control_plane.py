@@ -29,6 +29,7 @@ from syshaxd.core.errors import (
 )
 from syshaxd.core.placement.rules import RULES
 from syshaxd.core.types import InstanceStatus, QuantisedWeights, State
+from syshaxd.instances.catalog import assumed
 from syshaxd.serving.leases import Leases
 from syshaxd.system.api_keys import ApiKeys
 from tests.fakes.control import operations_of
@@ -229,6 +230,25 @@ async def test_decisions_can_be_watched(plane: Plane) -> None:
         entry = (await anext(seen))["decision"]
     assert entry["request_id"] == "after"
     assert [(its["name"], its["inflight"]) for its in entry["candidates"]] == [("gpu", 1), ("cpu", 0)]
+
+
+async def test_decisions_are_shown_and_explained_by_model(plane: Plane) -> None:
+    registry = plane.daemon.registry
+    was = registry.instances["cpu"].status
+    other = replace(was.spec, served_model="other")
+    registry.on_status(replace(was, spec=other))
+    registry.learn(other, assumed(other), None)
+    for request_id, model in (("one", "m"), ("two", "other"), ("three", "m")):
+        await plane.client.ask("PlaceRequest", request_id=request_id, query={"model": model})
+    async with aclosing(plane.client.stream("WatchDecisions", last=5, follow=True, model="other")) as seen:
+        assert (await anext(seen))["decision"]["request_id"] == "two"
+        await plane.client.ask("PlaceRequest", request_id="four", query={"model": "m"})
+        await plane.client.ask("PlaceRequest", request_id="five", query={"model": "other"})
+        assert (await anext(seen))["decision"]["request_id"] == "five"
+    (entry,) = (await plane.client.ask("ExplainDecision", model="m"))["decisions"]
+    assert entry["request_id"] == "four"
+    with pytest.raises(NotFoundError, match="no recent decision on a request for the model 'none'"):
+        await plane.client.ask("ExplainDecision", model="none")
 
 
 async def test_what_is_unknown_is_not_explained(plane: Plane) -> None:

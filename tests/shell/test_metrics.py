@@ -111,6 +111,7 @@ RECORD = RequestRecord(
             gap_s=0.02,
         )
     ],
+    carried_for=("gpu",),
 )
 
 

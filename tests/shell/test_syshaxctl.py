@@ -211,6 +211,7 @@ async def test_status_as_json(socket: Path) -> None:
         "offload",
         "on_demand",
         "calibration",
+        "carried",
     ]
     assert status["faults"] == []
     gpu, cpu = status["instances"]

@@ -27,6 +27,42 @@ def instances(context: click.Context, parameter: click.Parameter, incomplete: st
     return [CompletionItem(name, help=state) for name, state in states.items() if name.startswith(incomplete)]
 
 
+def models(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of models: the daemon's, or the configuration file's if no daemon answers."""
+    return [CompletionItem(name) for name in _models(context) if name.startswith(incomplete)]
+
+
+def models_and_instances(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of models, then those of instances."""
+    found = models(context, parameter, incomplete)
+    known = {item.value for item in found}
+    return found + [item for item in instances(context, parameter, incomplete) if item.value not in known]
+
+
+def _models(context: click.Context) -> list[str]:
+    try:
+        return asyncio.run(_served(rundir.find_socket(context.find_root().params.get("socket"))))
+    except (SyshaxError, TimeoutError):
+        return _configured_models()
+
+
+async def _served(socket: Path) -> list[str]:
+    # As below.
+    from syshaxd.client import ControlClient  # noqa: PLC0415
+
+    async with asyncio.timeout(_PATIENCE_S), ControlClient(socket) as client:
+        return list(dict.fromkeys(each.spec.served_model for each in (await client.status()).instances))
+
+
+def _configured_models() -> list[str]:
+    try:
+        config = configfile.load(configfile.default_path())
+    except SyshaxError:
+        return []
+    named = (service.model or config.models.default for service in enabled_services(config).values())
+    return list(dict.fromkeys(named))
+
+
 async def _states(socket: Path) -> dict[str, str]:
     # gRPC and rich are slow to load, and most completions don't need them.
     from syshaxd.cli.groups import by_model  # noqa: PLC0415

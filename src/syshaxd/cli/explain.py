@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from syshaxd.cli import show
+from syshaxd.cli import complete, show
 from syshaxd.cli.connection import output_option, run
 from syshaxd.client import ControlClient
 from syshaxd.core.types import FULL_WEIGHTS
@@ -22,10 +22,11 @@ _INDENT = 4
 
 
 @click.command()
-@click.argument("request_id")
+@click.argument("request_id", default="")
+@click.option("--model", default="", shell_complete=complete.models, help="The latest request for this model.")
 @output_option
 @click.pass_obj
-def explain(socket: Path | None, request_id: str, output: str) -> None:
+def explain(socket: Path | None, request_id: str, model: str, output: str) -> None:
     """Shows where the request REQUEST_ID ran, why, and how it ended.
 
     For each decision: the ways to serve the request with the predicted seconds to the first token and to the end of
@@ -35,11 +36,14 @@ def explain(socket: Path | None, request_id: str, output: str) -> None:
     \b
     Examples:
       syshaxctl explain 5f1c22ab-1f
+      syshaxctl explain --model qwen-7b
       syshaxctl explain 5f1c22ab-1f -o json | jq '.decisions[].alternatives'
     """  # noqa: D301
+    if bool(request_id) is bool(model):
+        raise click.UsageError("give either REQUEST_ID or --model")
 
     async def work(client: ControlClient) -> None:
-        answer = await client.ask("ExplainDecision", request_id=request_id)
+        answer = await client.ask("ExplainDecision", request_id=request_id, model=model)
         if output == "json":
             click.echo(json.dumps(answer, indent=2))
             return
@@ -130,6 +134,8 @@ def _end_text(end: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) ->
     if "ttft_s" in end:
         parts.append(f"first token after {end['ttft_s']:.3f} s")
     parts.append(f"{end['queue_s']:.3f} s queued")
+    if end["carried_for"]:
+        parts.append(f"by a CPU, as {', '.join(end['carried_for'])} took no requests")
     if end["held_out"]:
         parts.append("held out: it waited for the GPU to measure what help by the CPU gains")
     chosen = [way for entry in decisions for way in entry["alternatives"] if way["chosen"] and "whole_s" in way]

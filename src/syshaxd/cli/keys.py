@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from syshaxd.cli import show
+from syshaxd.cli import complete, show
 from syshaxd.cli.connection import output_option, run
 from syshaxd.client import ControlClient
 from syshaxd.core.config.api_keys import Access, ApiKey
@@ -64,7 +64,13 @@ def keys() -> None:
     show_default=True,
     help="`api`: the API; `monitor`: /metrics and /dashboard; `admin`: both, and routes that change an engine.",
 )
-@click.option("--model", "models", multiple=True, help="A model that it may ask for; repeatable. Unset: all.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    shell_complete=complete.models,
+    help="A model that it may ask for; repeatable. Unset: all.",
+)
 @click.option("--expires-in", callback=_seconds, metavar="TIME", help="Such as 90d, 12h or 30m. Unset: never.")
 @click.option("--requests-per-minute", type=click.IntRange(min=1), help="Unset: no such limit, as for those below.")
 @click.option("--tokens-per-minute", type=click.IntRange(min=1), help="Of prompts and answers together.")

@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from syshaxd.cli import show
+from syshaxd.cli import complete, show
 from syshaxd.cli.connection import output_option, run
 from syshaxd.cli.explain import decision_line, decision_text
 from syshaxd.client import ControlClient
@@ -30,7 +30,7 @@ def _query_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--max-tokens", type=click.IntRange(min=1), help="Limit of generated tokens."),
         click.option("--prompt-tokens", type=click.IntRange(min=0), default=0, help="Tokens of the prompt."),
         click.option("--path", default="", help="Route. Unset: /v1/chat/completions."),
-        click.option("--model", default="", help="Unset: any."),
+        click.option("--model", default="", shell_complete=complete.models, help="Unset: any."),
     ):
         command = option(command)
     return command
@@ -100,12 +100,13 @@ def cancel(socket: Path | None, request_id: str) -> None:
     "-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Show this many recent decisions."
 )
 @click.option("-f", "--follow", is_flag=True, help="Continue with new ones until Ctrl-C.")
+@click.option("--model", default="", shell_complete=complete.models, help="Show only those for this model.")
 @click.option(
     "--export", type=click.File("w", "utf-8", lazy=False), help="File for a trace of the recent requests; `-`: stdout."
 )
 @output_option
 @click.pass_obj
-def decisions(socket: Path | None, lines: int, output: str, *, follow: bool, export: TextIO | None) -> None:
+def decisions(socket: Path | None, lines: int, model: str, output: str, *, follow: bool, export: TextIO | None) -> None:
     """Shows where requests were placed and why. JSON output has one line per decision.
 
     With --export, writes the requests that were answered (the latest 2000 are kept) as JSON lines, which `syshaxctl
@@ -114,6 +115,7 @@ def decisions(socket: Path | None, lines: int, output: str, *, follow: bool, exp
     \b
     Examples:
       syshaxctl decisions -n 20
+      syshaxctl decisions --model qwen-7b
       syshaxctl decisions -f -o json | jq -r .decision.decode
       syshaxctl decisions --export trace.jsonl && syshaxctl replay trace.jsonl
     """  # noqa: D301
@@ -131,7 +133,7 @@ def decisions(socket: Path | None, lines: int, output: str, *, follow: bool, exp
         click.echo(f"{count} requests exported{omitted}", err=True)
 
     async def work(client: ControlClient) -> None:
-        async with aclosing(client.stream("WatchDecisions", last=lines, follow=follow)) as answers:
+        async with aclosing(client.stream("WatchDecisions", last=lines, follow=follow, model=model)) as answers:
             async for answer in answers:
                 entry = answer["decision"]
                 click.echo(json.dumps(entry) if output == "json" else decision_line(entry))

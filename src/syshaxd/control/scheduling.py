@@ -86,7 +86,10 @@ class SchedulingServicer(SchedulingServiceServicer):
     async def ExplainDecision(
         self, request: api.ExplainDecisionRequest, context: Context
     ) -> api.ExplainDecisionResponse:
-        decisions, records = self._engine.requests.explain(request.request_id)
+        request_id = request.request_id or self._engine.requests.latest_for(request.model)
+        decisions, records = self._engine.requests.explain(request_id)
+        if not decisions and not request.request_id:
+            raise NotFoundError(f"no recent decision on a request for the model {request.model!r}")
         if not decisions:
             raise NotFoundError(
                 f"no recent decision on a request {request.request_id!r}; `syshaxctl decisions` lists recent ones"
@@ -105,7 +108,11 @@ class SchedulingServicer(SchedulingServiceServicer):
 
     async def WatchDecisions(self, request: api.WatchDecisionsRequest, context: Context) -> None:
         await context.send_initial_metadata(())
-        async with aclosing(self._engine.requests.decisions.watch(request.last, follow=request.follow)) as stream:
+        model, history = request.model, self._engine.requests.decisions
+        watched = history.watch(
+            request.last, follow=request.follow, wanted=lambda entry: not model or entry.is_for(model)
+        )
+        async with aclosing(watched) as stream:
             async for decided in stream:
                 await context.write(make(api.WatchDecisionsResponse, decision=_entry(decided, self._specs())))
 

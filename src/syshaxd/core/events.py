@@ -21,7 +21,7 @@ class EventKind(StrEnum):
     REQUEST = "request"
     """An operator cancelled a request."""
     MODEL = "model"
-    """An on-demand model was started or stopped."""
+    """An on-demand model was started or stopped, or CPUs begin or cease to answer a model alone."""
     OFFLOAD = "offload"
     """Help by a CPU was switched off as it does not pay, or is tried again."""
     CALIBRATION = "calibration"

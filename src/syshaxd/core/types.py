@@ -283,6 +283,20 @@ class OnDemandStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedModel:
+    """A model that CPUs answer alone, as none of its GPUs takes requests."""
+
+    by: tuple[str, ...]
+    """The CPU instances."""
+    instead_of: tuple[str, ...]
+    """The GPU instances."""
+
+    def __str__(self) -> str:
+        takes = "takes" if len(self.instead_of) == 1 else "take"
+        return f"{', '.join(self.by)} alone, as {', '.join(self.instead_of)} {takes} no requests"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationStatus:
     """What operators should know of calibrations."""
 
@@ -331,3 +345,5 @@ class EngineStatus:
     """The models that only requests start, by name."""
     calibration: CalibrationStatus = field(default_factory=CalibrationStatus)
     """Of the instances."""
+    carried: Mapping[str, CarriedModel] = field(default_factory=dict)
+    """The models that CPUs answer alone, by name."""

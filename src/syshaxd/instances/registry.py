@@ -11,8 +11,9 @@ from typing import Any
 
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.handover.pairs import InstanceFacts
+from syshaxd.core.lifecycle.carried import carried_models
 from syshaxd.core.placement.decision import InferenceRequest
-from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.core.types import CarriedModel, InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.instances.catalog import Catalog, assumed, shown_names
 
 _log = logging.getLogger(__name__)
@@ -87,6 +88,8 @@ class InstanceRegistry:
             spec for name, spec in self.specs.items() if name in self._on_demand
         )
         """Those that requests start."""
+        self.carried: Mapping[str, CarriedModel] = carried_models(self.specs.values(), self.ready)
+        """The models that CPUs answer alone, as none of their GPUs takes requests."""
         self._kept: dict[tuple[str, str, str, str | None, bool], tuple[tuple[InstanceSpec, ...], float]] = {}
         """Candidates; and the tokens that all of them hold, or infinity if they hold equally many."""
         self._changed = asyncio.Event()
@@ -184,6 +187,11 @@ class InstanceRegistry:
         found = self._able(self.ready, request)
         lengths = {self.instances[spec.name].length(request.model) for spec in found}
         return found, min(lengths) if len(lengths) > 1 else math.inf
+
+    def carried_for(self, spec: InstanceSpec) -> tuple[str, ...]:
+        """The GPU instances in whose place a CPU answers, as none of them takes requests."""
+        its = self.carried.get(spec.served_model)
+        return its.instead_of if its is not None and spec.name in its.by else ()
 
     def peers(self, request: InferenceRequest) -> tuple[RegisteredInstance, ...]:
         """All instances of the request's model and route, ready or not, whichever of them it insists on."""

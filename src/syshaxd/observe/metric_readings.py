@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.numa import BindingStatus, DriftKind
 from syshaxd.core.parity import Agreement, Figures, ParityReport
-from syshaxd.core.types import InstanceStatus, OffloadTrial, OnDemandStatus, State
+from syshaxd.core.types import EngineStatus, InstanceStatus, OffloadTrial, OnDemandStatus, Role, State
 from syshaxd.observe.metric_aliases import OLD_DRIFT_KINDS
 
 
@@ -52,6 +52,17 @@ def on_demand_families(models: Mapping[str, OnDemandStatus]) -> Iterator[Metric]
     yield starts
     yield failures
     yield stops
+
+
+def carried_family(status: EngineStatus) -> Metric:
+    """Which models CPUs answer alone, of those that have GPUs."""
+    models = {each.spec.served_model for each in status.instances if each.spec.role is Role.GPU}
+    return gauges(
+        "syshax_model_carried",
+        "1 while CPUs answer the model alone, as none of its GPUs takes requests.",
+        "model",
+        {model: model in status.carried for model in sorted(models)},
+    )
 
 
 def load_families(loads: Mapping[str, InstanceLoad], to_unix_s: float) -> Iterator[Metric]:

@@ -21,6 +21,7 @@ from syshaxd.core.types import EngineStatus
 from syshaxd.observe.metric_aliases import old_families
 from syshaxd.observe.metric_readings import (
     binding_families,
+    carried_family,
     gauge,
     gauges,
     gpu_families,
@@ -100,6 +101,7 @@ class MetricsService:
         self._requests: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self._placements: defaultdict[str, PlacementSums] = defaultdict(PlacementSums)
         self._handovers = HandoverSums()
+        self._carried: defaultdict[str, int] = defaultdict(int)
 
     def record(self, rec: RequestRecord) -> None:
         """Counts a request that has ended.
@@ -115,6 +117,8 @@ class MetricsService:
         sums.succeeded += rec.outcome is Outcome.OK
         sums.queue.observe(rec.queue_s)
         sums.duration.observe(rec.duration_s)
+        if rec.carried_for:
+            self._carried[rec.placement] += 1
         for handover in rec.handovers:
             self._handovers.add(handover)
         if rec.prediction is not None and rec.outcome is Outcome.OK:
@@ -141,6 +145,7 @@ class MetricsService:
             gauges("syshax_requests_inflight", "Requests now running, by instance.", "name", status.inflight),
             *state_families(status.instances, status.open_circuits),
             *on_demand_families(status.on_demand),
+            carried_family(status),
             *load_families(snapshot.instances, to_unix_s),
             *parity_families(status.parity),
             *binding_families(status.bindings),
@@ -167,6 +172,14 @@ class MetricsService:
         for (placement, route, outcome), count in self._requests.items():
             requests.add_metric((placement or NO_PLACEMENT, route, outcome), count)
         yield requests
+        carried = CounterMetricFamily(
+            "syshax_requests_carried",
+            "Requests that CPUs got as no GPU of their model took any.",
+            labels=("placement",),
+        )
+        for placement, count in self._carried.items():
+            carried.add_metric((placement,), count)
+        yield carried
 
         prompt = CounterMetricFamily("syshax_prompt_tokens", "Prompt tokens.", labels=("placement",))
         generation = CounterMetricFamily("syshax_generation_tokens", "Generated tokens.", labels=("placement",))

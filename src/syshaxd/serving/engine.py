@@ -155,6 +155,8 @@ class Engine:
         alone = len(self.registry.ready) < 2 or request.inference.pinned is not None
         last_try = bool(claim.tried) or alone or request.tries.suspect
         request.note_grant(grant, self._loop.time(), held_out=claim.held_out)
+        if self.registry.carried and request.inference.pinned is None:
+            request.carried_for = self.registry.carried_for(grant.slots[-1].spec)
         if request.wants_explanation:
             request.explanation = self.requests.short_explanation(request.id)
         request.answer = answer = self._handover.answer(request, grant, last_try=last_try)

@@ -57,6 +57,11 @@ class RequestBook:
         decisions = [entry for entry in self.decisions.latest() if entry.request.request_id == request_id]
         return decisions, [record for record in self._ended if record.request_id == request_id]
 
+    def latest_for(self, model: str) -> str:
+        """The id of the latest request for a model on which something was decided; empty: none."""
+        found = (entry.request.request_id for entry in reversed(self.decisions.latest()) if entry.is_for(model))
+        return next(found, "")
+
     def ended(self) -> list[RequestRecord]:
         """The records of the latest requests that have ended, oldest first."""
         return list(self._ended)

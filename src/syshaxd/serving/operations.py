@@ -5,7 +5,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Set
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 
 from syshaxd import __version__
@@ -13,7 +13,7 @@ from syshaxd.core.errors import ConflictError
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa import BindingStatus
-from syshaxd.core.types import EngineStatus, InstanceSpec, InstanceStatus, Role, State
+from syshaxd.core.types import CarriedModel, EngineStatus, InstanceSpec, InstanceStatus, Role, State
 from syshaxd.instances.on_demand import OnDemandModels
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
@@ -71,6 +71,8 @@ class InstanceOperations:
         self._started_at_s = time.time()
         supervisor.subscribe(self._on_status)
         bindings.subscribe(self._on_drift)
+        self._carried: Mapping[str, CarriedModel] = {}
+        engine.registry.subscribe(self._on_carried)
 
     def status(self) -> EngineStatus:
         """The status of everything at this moment."""
@@ -92,6 +94,7 @@ class InstanceOperations:
             offload=self._engine.offload,
             on_demand={} if self._on_demand is None else self._on_demand.statuses(),
             calibration=self.calibrator.status,
+            carried=self._engine.registry.carried,
         )
 
     def start(self, name: str) -> None:
@@ -178,6 +181,13 @@ class InstanceOperations:
         self._engine.events.add(
             EventKind.STATE, text, instance=name, state=status.state, generation=str(status.generation)
         )
+
+    def _on_carried(self) -> None:
+        before, self._carried = self._carried, self._engine.registry.carried
+        for model in before.keys() | self._carried.keys():
+            its = self._carried.get(model)
+            if before.get(model) != its:
+                self._engine.tell_model(model, f"answered by {its}" if its else "no longer answered by CPUs alone")
 
     def _on_drift(self, name: str, status: BindingStatus) -> None:
         drifts = "; ".join(drift.detail for drift in status.drifts)

@@ -120,6 +120,8 @@ class Request:
     """The value of that header; ASCII."""
     held_out: bool = False
     """Whether it is held out: it waits for the GPU, to measure what help by a CPU gains."""
+    carried_for: tuple[str, ...] = ()
+    """The GPU instances in whose place a CPU answers, as none of them takes requests."""
     status: int = 0
     """HTTP status sent to the client; 0: none was."""
     ttft_s: float | None = None
@@ -176,4 +178,5 @@ class Request:
             prompt_tokens=self.inference.prompt_tokens,
             max_tokens=self.inference.max_tokens,
             held_out=self.held_out,
+            carried_for=self.carried_for,
         )

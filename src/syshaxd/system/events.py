@@ -37,15 +37,21 @@ class History(Generic[T]):
         entries = list(self._entries)
         return entries if count is None else entries[max(0, len(entries) - count) :]
 
-    async def watch(self, last: int | None = 0, *, follow: bool = True) -> AsyncGenerator[T, None]:
-        """Yields the last entries, oldest first; with `follow` then each new one until the caller closes it."""
-        unread, news = deque(self.latest(last), maxlen=None if not follow else _MAX_BEHIND), asyncio.Event()
+    async def watch(
+        self, last: int | None = 0, *, follow: bool = True, wanted: Callable[[T], bool] = lambda entry: True
+    ) -> AsyncGenerator[T, None]:
+        """Yields the last wanted entries, oldest first; with `follow` then each new one until the caller closes it."""
+        entries = [entry for entry in self._entries if wanted(entry)]
+        entries = entries if last is None else entries[max(0, len(entries) - last) :]
+        unread, news = deque(entries, maxlen=None if not follow else _MAX_BEHIND), asyncio.Event()
         watcher = (unread, news)
         self._watchers.append(watcher)
         try:
             while True:
                 while unread:
-                    yield unread.popleft()
+                    entry = unread.popleft()
+                    if wanted(entry):
+                        yield entry
                 if not follow:
                     return
                 news.clear()

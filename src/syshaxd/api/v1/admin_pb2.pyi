@@ -109,7 +109,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "started_at_s", "endpoint", "faults", "open_circuits", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs", "parity", "offload", "on_demand", "calibration")
+    __slots__ = ("version", "started_at_s", "endpoint", "faults", "open_circuits", "queued", "inflight", "instances", "snapshot", "binding_faults", "bindings", "handover_pairs", "parity", "offload", "on_demand", "calibration", "carried")
     class OpenCircuitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,13 @@ class GetStatusResponse(_message.Message):
         key: str
         value: OnDemandStatus
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[OnDemandStatus, _Mapping]] = ...) -> None: ...
+    class CarriedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: CarriedModel
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[CarriedModel, _Mapping]] = ...) -> None: ...
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_S_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +168,7 @@ class GetStatusResponse(_message.Message):
     OFFLOAD_FIELD_NUMBER: _ClassVar[int]
     ON_DEMAND_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    CARRIED_FIELD_NUMBER: _ClassVar[int]
     version: str
     started_at_s: float
     endpoint: str
@@ -177,7 +185,16 @@ class GetStatusResponse(_message.Message):
     offload: OffloadTrial
     on_demand: _containers.MessageMap[str, OnDemandStatus]
     calibration: CalibrationStatus
-    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., faults: _Optional[_Iterable[str]] = ..., open_circuits: _Optional[_Mapping[str, str]] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ..., parity: _Optional[_Iterable[_Union[ParityReport, _Mapping]]] = ..., offload: _Optional[_Union[OffloadTrial, _Mapping]] = ..., on_demand: _Optional[_Mapping[str, OnDemandStatus]] = ..., calibration: _Optional[_Union[CalibrationStatus, _Mapping]] = ...) -> None: ...
+    carried: _containers.MessageMap[str, CarriedModel]
+    def __init__(self, version: _Optional[str] = ..., started_at_s: _Optional[float] = ..., endpoint: _Optional[str] = ..., faults: _Optional[_Iterable[str]] = ..., open_circuits: _Optional[_Mapping[str, str]] = ..., queued: _Optional[int] = ..., inflight: _Optional[_Mapping[str, int]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., binding_faults: _Optional[_Mapping[str, BindingFaults]] = ..., bindings: _Optional[_Mapping[str, BindingStatus]] = ..., handover_pairs: _Optional[_Iterable[_Union[HandoverPair, _Mapping]]] = ..., parity: _Optional[_Iterable[_Union[ParityReport, _Mapping]]] = ..., offload: _Optional[_Union[OffloadTrial, _Mapping]] = ..., on_demand: _Optional[_Mapping[str, OnDemandStatus]] = ..., calibration: _Optional[_Union[CalibrationStatus, _Mapping]] = ..., carried: _Optional[_Mapping[str, CarriedModel]] = ...) -> None: ...
+
+class CarriedModel(_message.Message):
+    __slots__ = ("by", "instead_of")
+    BY_FIELD_NUMBER: _ClassVar[int]
+    INSTEAD_OF_FIELD_NUMBER: _ClassVar[int]
+    by: _containers.RepeatedScalarFieldContainer[str]
+    instead_of: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, by: _Optional[_Iterable[str]] = ..., instead_of: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CalibrationStatus(_message.Message):
     __slots__ = ("done", "runs", "stale", "text")

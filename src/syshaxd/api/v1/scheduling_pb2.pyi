@@ -229,10 +229,12 @@ class Candidate(_message.Message):
     def __init__(self, name: _Optional[str] = ..., inflight: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_usage_ratio: _Optional[float] = ..., generation_tokens_per_s: _Optional[float] = ..., weights: _Optional[str] = ...) -> None: ...
 
 class ExplainDecisionRequest(_message.Message):
-    __slots__ = ("request_id",)
+    __slots__ = ("request_id", "model")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     request_id: str
-    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+    model: str
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
 
 class ExplainDecisionResponse(_message.Message):
     __slots__ = ("decisions", "ends")
@@ -243,7 +245,7 @@ class ExplainDecisionResponse(_message.Message):
     def __init__(self, decisions: _Optional[_Iterable[_Union[DecisionEntry, _Mapping]]] = ..., ends: _Optional[_Iterable[_Union[RequestEnd, _Mapping]]] = ...) -> None: ...
 
 class RequestEnd(_message.Message):
-    __slots__ = ("outcome", "status", "placement", "queue_s", "ttft_s", "duration_s", "tokens_in", "tokens_out", "retries", "handovers", "request_id", "arrived_at_s", "path", "model", "prompt_tokens", "max_tokens", "prediction", "held_out")
+    __slots__ = ("outcome", "status", "placement", "queue_s", "ttft_s", "duration_s", "tokens_in", "tokens_out", "retries", "handovers", "request_id", "arrived_at_s", "path", "model", "prompt_tokens", "max_tokens", "prediction", "held_out", "carried_for")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -262,6 +264,7 @@ class RequestEnd(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
     HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    CARRIED_FOR_FIELD_NUMBER: _ClassVar[int]
     outcome: str
     status: int
     placement: str
@@ -280,7 +283,8 @@ class RequestEnd(_message.Message):
     max_tokens: int
     prediction: Prediction
     held_out: bool
-    def __init__(self, outcome: _Optional[str] = ..., status: _Optional[int] = ..., placement: _Optional[str] = ..., queue_s: _Optional[float] = ..., ttft_s: _Optional[float] = ..., duration_s: _Optional[float] = ..., tokens_in: _Optional[int] = ..., tokens_out: _Optional[int] = ..., retries: _Optional[int] = ..., handovers: _Optional[_Iterable[_Union[RequestHandover, _Mapping]]] = ..., request_id: _Optional[str] = ..., arrived_at_s: _Optional[float] = ..., path: _Optional[str] = ..., model: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., held_out: bool = ...) -> None: ...
+    carried_for: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, outcome: _Optional[str] = ..., status: _Optional[int] = ..., placement: _Optional[str] = ..., queue_s: _Optional[float] = ..., ttft_s: _Optional[float] = ..., duration_s: _Optional[float] = ..., tokens_in: _Optional[int] = ..., tokens_out: _Optional[int] = ..., retries: _Optional[int] = ..., handovers: _Optional[_Iterable[_Union[RequestHandover, _Mapping]]] = ..., request_id: _Optional[str] = ..., arrived_at_s: _Optional[float] = ..., path: _Optional[str] = ..., model: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., held_out: bool = ..., carried_for: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RequestHandover(_message.Message):
     __slots__ = ("source", "target", "cause", "tokens", "result", "gap_s", "weights")
@@ -311,12 +315,14 @@ class ListEndsResponse(_message.Message):
     def __init__(self, end: _Optional[_Union[RequestEnd, _Mapping]] = ...) -> None: ...
 
 class WatchDecisionsRequest(_message.Message):
-    __slots__ = ("last", "follow")
+    __slots__ = ("last", "follow", "model")
     LAST_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     last: int
     follow: bool
-    def __init__(self, last: _Optional[int] = ..., follow: bool = ...) -> None: ...
+    model: str
+    def __init__(self, last: _Optional[int] = ..., follow: bool = ..., model: _Optional[str] = ...) -> None: ...
 
 class WatchDecisionsResponse(_message.Message):
     __slots__ = ("decision",)

@@ -138,6 +138,10 @@ class Decided(msgspec.Struct, frozen=True):
     queued: int = 0
     """Entries of the model's queue, before this request."""
 
+    def is_for(self, model: str) -> bool:
+        """Whether the request is for a model, by the name that its client gave or by that of the instances."""
+        return self.request.model == model or any(spec.served_model == model for spec in self.view.candidates)
+
 
 @dataclass(frozen=True, slots=True)
 class HelpSwitched:

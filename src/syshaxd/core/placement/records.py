@@ -120,3 +120,5 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The client's limit for the answer."""
     held_out: bool = False
     """It was held out: it waited for the GPU, to measure what help by a CPU gains."""
+    carried_for: tuple[str, ...] = ()
+    """The GPU instances in whose place a CPU answered, as none of them took requests."""

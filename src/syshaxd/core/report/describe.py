@@ -24,6 +24,8 @@ def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:
 
 def status_notes(status: EngineStatus) -> Iterator[tuple[str, str]]:
     """What is to be told besides figures and faults: the subject and a text of each note."""
+    for model, its in status.carried.items():
+        yield model, f"answered by {its}"
     if text := _calibration_text(status.calibration):
         yield "calibration", text
 

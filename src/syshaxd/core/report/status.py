@@ -36,6 +36,7 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
         "offload": asdict(status.offload),
         "on_demand": {model: asdict(its) for model, its in status.on_demand.items()},
         "calibration": asdict(status.calibration),
+        "carried": {model: asdict(its) for model, its in status.carried.items()},
     }
     return dict(_without_odd_numbers(result))
 

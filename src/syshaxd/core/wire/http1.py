@@ -46,6 +46,7 @@ _NOT_TO_CLIENT = _HOP_BY_HOP | {
     b"x-syshax-placement",
     b"x-syshax-weights",
     b"x-syshax-explain",
+    b"x-syshax-carried-for",
 }
 
 

@@ -132,7 +132,7 @@ class ClientAnswer:
             placement=request.placement,
             dechunked=self._client.http10,
             close=not request.keep_alive,
-            extra=self._client.answer_lines + _weights_line(request) + _explain_line(request),
+            extra=self._client.answer_lines + _weights_line(request) + _explain_line(request) + _carried_line(request),
         )
         self._write(text + body)
         if request.on_answer is not None:
@@ -141,6 +141,10 @@ class ClientAnswer:
 
 def _weights_line(request: Request) -> bytes:
     return f"x-syshax-weights: {request.weights}\r\n".encode("ascii") if request.weights else b""
+
+
+def _carried_line(request: Request) -> bytes:
+    return f"x-syshax-carried-for: {','.join(request.carried_for)}\r\n".encode("ascii") if request.carried_for else b""
 
 
 def _explain_line(request: Request) -> bytes:
