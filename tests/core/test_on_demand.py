@@ -138,6 +138,16 @@ def test_the_first_request_starts_a_model_and_further_ones_wait() -> None:
     assert world.starts == {"a": 1}
 
 
+def test_what_waits_is_told_whose_room_it_waits_for() -> None:
+    world = World(model("a"), model("b"), OnDemandModel(name="idle", instances=("idle",)))
+    world.bring_up("idle")
+    world.request("a")
+    world.request("b")
+    for phase in (Phase.STARTING, Phase.UP):
+        world.become("a", phase)
+        assert world.rule.explain("b") == "waits for room for 1 request: that of a must come free"
+
+
 def test_a_model_is_stopped_after_its_time_without_a_request() -> None:
     world = World(model("a", idle_ttl_s=10.0))
     world.bring_up("a")

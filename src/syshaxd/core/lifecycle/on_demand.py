@@ -14,7 +14,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -338,12 +338,17 @@ class OnDemand:
             else:
                 early_at_s = min(early_at_s, at_s)
         enough = not self._lacking(waiter, left)
-        names = found if enough else [name for name in self._records if self._ends_at_s(name) < math.inf]
+        names = found if enough else self._holders(self._lacking(waiter, taken))
         self._records[waiter].waits_for = f"that of {', '.join(names or coming) or 'others'} must come free"
         if not enough:
             self._wake_at_s = min(self._wake_at_s, early_at_s)
             return []
         return found
+
+    def _holders(self, resources: Iterable[str]) -> list[str]:
+        """The models that have something of these resources now."""
+        holding = [name for name, record in self._records.items() if record.phase in _HOLDING]
+        return [name for name in holding if not self._models[name].needs.keys().isdisjoint(resources)]
 
     def _victim_order(self, name: str) -> tuple[bool, bool, float]:
         """What has never come up first; then what is idle, longest first; then what has been up longest."""
