@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Instances with the CPUs that the configuration gives them, on hosts of every size."""
 
+from itertools import combinations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from syshaxd.core.config import parse
 from syshaxd.core.errors import ConfigError
@@ -268,3 +271,35 @@ class TestOnDemandModels:
         small, large = (dict.fromkeys("ab", Weights(stored_bytes=size * _GIB)) for size in (8, 40))
         assert [len(its) for its in self.cores_of(where, services=cpus, weights=small).values()] == [20, 20]
         assert [len(its) for its in self.cores_of(where, services=cpus, weights=large).values()] == [40, 40]
+
+    @given(
+        instances=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from((None, 0, 1))), min_size=2, max_size=6),
+        on_demand=st.sets(st.sampled_from("abc")),
+        nodes=st.integers(1, 4),
+        cpus_each=st.integers(1, 12),
+    )
+    def test_only_models_that_take_turns_ever_share_cores(
+        self, instances: list[tuple[str, int | None]], on_demand: set[str], nodes: int, cpus_each: int
+    ) -> None:
+        """Each instance serves a model, on a GPU or on CPUs."""
+        ours: dict[str, Any] = {"runtime": "process", "python": "/venv/bin/python", "cores": "auto"}
+        ours |= {"args": {"gpu-memory-utilization": 0.15}}
+        services = {
+            f"i{at}": ours
+            | {"port": 9000 + at, "model": model}
+            | ({"role": "cpu"} if gpu is None else {"role": "gpu", "gpus": [gpu]})
+            for at, (model, gpu) in enumerate(instances)
+        }
+        models = {
+            model: {"path": "/m", "start": "on-demand" if model in on_demand else "always"}
+            for model in {model for model, _ in instances}
+        }
+        config = parse({"services": services, "models": models})
+        try:
+            bound = bind_instances(config, instance_specs(config), host(nodes, cpus_each))
+        except ConfigError:
+            return
+        for one, other in combinations(bound.specs, 2):
+            if set(one.cores) & set(other.cores):
+                assert {one.served_model, other.served_model} <= on_demand
+                assert one.served_model != other.served_model
