@@ -3,7 +3,7 @@
 """Holdout: the test of the CPU's help keeps its promise, and its verdict is obeyed."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.placement.admission import Admission
-from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, HelpSwitched
+from syshaxd.core.placement.claims import Claim, Effect, Fleet, HelpSwitched
 from syshaxd.core.placement.decision import InferenceRequest, Prediction
 from syshaxd.core.placement.holdout import ALPHA, FIRST_PAUSE_S, LEAST, ROUND, Holdout, Round, report_trial
 from syshaxd.core.placement.replay.profiles import PROFILES
 from syshaxd.core.placement.replay.run import replay
 from syshaxd.core.placement.replay.trace import TracedRequest
 from syshaxd.core.placement.rules import Policy
+from tests.fakes.admission import Client, Clients
 from tests.fakes.specs import make_spec
 
 EXPECTED = Prediction(offload_s=8.0, wait_s=10.0, others_s=0.5)
@@ -133,16 +133,13 @@ def test_requests_count_in_the_order_in_which_they_were_chosen() -> None:
 # In admission.
 
 
-class Bench:
+class Bench(Clients):
     """Requests that come to a GPU that is full, and end as told."""
 
     def __init__(self, share: float) -> None:
+        super().__init__((GPU, CPU), policy=Policy(name="turn", holdout=share))
         self.now_s = 0.0
-        self.admission = Admission(Policy(name="turn", holdout=share), max_queue_size=1000)
-        self.granted: list[tuple[Claim, Granted]] = []
-        self.decided: list[Decided] = []
         self.is_off = False
-        self.switches: list[bool] = []
 
     @property
     def fleet(self) -> Fleet:
@@ -151,87 +148,80 @@ class Bench:
             "cpu": InstanceLoad(read_at_s=self.now_s + 1, running=1, token_s=0.01, prefill_s=0.01, prefill_tokens=9),
         }
         snapshot = Snapshot(taken_at_s=self.now_s, instances=loads)
-        both = {"gpu": GPU, "cpu": CPU}
-        specs = tuple(both.values())
-        return Fleet(both, specs, lambda request, tried: specs, frozenset(), snapshot, self.now_s, self.now_s)
+        return Fleet(self.specs, self.ready, self.candidates, frozenset(), snapshot, self.now_s, self.now_s)
 
-    def carry_out(self, effects: list[Effect]) -> None:
+    def carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
-            match effect:
-                case HelpSwitched():
-                    self.is_off = not effect.on
-                    self.switches.append(effect.on)
-                case Granted():
-                    self.granted.append((effect.claim, effect))
-                    if effect.claim.request.pinned is None:
-                        helped = effect.grant.placement.places[-1] == "cpu"
-                        assert not (helped and self.is_off), "help is switched off"
-                        assert not (helped and effect.claim.held_out)
-                case Decided():
-                    self.decided.append(effect)
-                case _:
-                    raise AssertionError(effect)
+            if isinstance(effect, HelpSwitched):
+                self.is_off = not effect.on
+            super().carry_out([effect])
 
-    def arrive(self, pinned: str | None = None) -> Claim:
-        request = InferenceRequest(request_id="r", model="m", stream=True, prompt_tokens=10, pinned=pinned)
-        claim = Claim(request)
-        self.carry_out(self.admission.arrive(claim, self.fleet))
-        return claim
+    def on_grant(self, client: Client) -> None:
+        if client.claim.request.pinned is None and client.held == ("cpu",):
+            assert not self.is_off, "help is switched off"
+            assert not client.claim.held_out
 
-    def read(self) -> None:
+    def arrive(self, pinned: str | None = None) -> Client:
+        return self.ask(
+            Claim(InferenceRequest(request_id="r", model="m", stream=True, prompt_tokens=10, pinned=pinned))
+        )
+
+    def look(self) -> None:
+        """New readings come, a second later."""
         self.now_s += 1.0
-        self.carry_out(self.admission.observe_loads(self.fleet))
+        self.read(self.fleet.snapshot)
 
-    def end(self, number: int, whole_s: float) -> None:
+    @property
+    def running(self) -> list[Client]:
+        return [client for client in self.clients if client.held]
+
+    def answer(self, client: Client, whole_s: float) -> None:
         """Ends an answer; its time is as told, whatever the clock says."""
-        claim, granted = self.granted.pop(number % len(self.granted))
-        if claim.member is not None:
-            self.admission.observe_help(claim, claim.member.since_s + whole_s)
-        granted.grant.release()
-        self.carry_out(self.admission.admit(self.fleet))
+        if client.claim.member is not None:
+            self.admission.observe_help(client.claim, client.claim.member.since_s + whole_s)
+        self.end(client)
 
 
 def test_one_that_is_held_out_waits_and_is_told_why_while_others_are_helped() -> None:
     bench = Bench(share=1.0)
-    bench.read()
+    bench.look()
     held = bench.arrive()
-    while not held.held_out:
+    while not held.claim.held_out:
         held = bench.arrive()
-    assert not any("cpu" in granted.grant.placement.places for _, granted in bench.granted)
+    assert not any("cpu" in client.held for client in bench.clients)
     assert "held out" in bench.decided[-1].decision.reasons[-1]  # type: ignore[union-attr]
-    assert bench.arrive(pinned="cpu") in [claim for claim, _ in bench.granted], "its client insists on it"
+    assert bench.arrive(pinned="cpu").held == ("cpu",), "its client insists on it"
     bench.admission.set_policy(Policy(name="turn"))
-    helped = bench.arrive()
-    assert helped in [claim for claim, granted in bench.granted if granted.grant.placement.places == ("cpu",)]
+    assert bench.arrive().held == ("cpu",)
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 50), st.floats(0, 60)), max_size=200), st.booleans())
 def test_no_cpu_helps_while_help_is_switched_off(steps: list[tuple[int, int, float]], harmful: bool) -> None:
     bench = Bench(share=0.3)
-    bench.read()
+    bench.look()
     chance = random.Random(1)
     for _ in range(2000 if harmful else 0):  # enough to come to a verdict
         bench.arrive()
-        while len(bench.granted) > 4:
-            number = chance.randrange(len(bench.granted))
-            bench.end(number, chance.gauss(50.0 if not bench.granted[number][0].held_out else 5.0, 1.0))
+        while len(bench.running) > 4:
+            client = chance.choice(bench.running)
+            bench.answer(client, chance.gauss(5.0 if client.claim.held_out else 50.0, 1.0))
         if bench.is_off:
             break
-        bench.read()
+        bench.look()
     assert bench.is_off is harmful
     for kind, number, value in steps:
         if kind == 0:
             bench.arrive("cpu" if number == 0 else None)
-        elif kind == 1 and bench.granted:
-            bench.end(number, value)
+        elif kind == 1 and bench.running:
+            bench.answer(bench.running[number % len(bench.running)], value)
         elif kind == 2:
-            bench.read()
+            bench.look()
         else:
             bench.now_s += value
     if bench.is_off:
         bench.now_s += 2 * FIRST_PAUSE_S
-        bench.read()
+        bench.look()
         assert not bench.is_off, "it is tried again"
 
 

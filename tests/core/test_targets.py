@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from syshaxd.core.config import parse
-from syshaxd.core.errors import OverloadedError
+from syshaxd.core.errors import OverloadedError, SyshaxError
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement import scheduler
-from syshaxd.core.placement.admission import Admission
 from syshaxd.core.placement.capacity import Room
-from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
-from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Reject, RunOn, Wait
+from syshaxd.core.placement.claims import Claim
+from syshaxd.core.placement.decision import InferenceRequest, Offload, Reject, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.measured import Lengths, Line, Measured
 from syshaxd.core.placement.prediction import making_room_pays, predict_first_s
@@ -25,10 +24,9 @@ from syshaxd.core.placement.queue import Queue
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.rules import Policy, View
 from syshaxd.core.placement.scheduler import decide
-from syshaxd.core.placement.slots import Slot
 from syshaxd.core.placement.steps import StepTime
 from syshaxd.core.placement.targets import RequestClass, Target
-from syshaxd.core.types import InstanceSpec
+from tests.fakes.admission import Client, Clients
 from tests.fakes.specs import make_spec
 
 GPU, CPU = replace(make_spec("gpu"), max_num_seqs=4), replace(make_spec("cpu"), max_num_seqs=4)
@@ -140,60 +138,25 @@ def test_batch_takes_a_cpu_that_pays_nobody_but_half_of_its_slots_only() -> None
         assert decision.places[-1] == place  # type: ignore[union-attr]
 
 
-class Stream:
-    """An answer that can always move."""
+class Bench(Clients):
+    """Clients of one GPU and one CPU, known by their requests' names."""
 
-    def __init__(self, slot: Slot, tokens: int) -> None:
-        self.slot, self.tokens = slot, tokens
-        self.may_move = self.may_return = True
-
-    @property
-    def spec(self) -> InstanceSpec:
-        return self.slot.spec
-
-    def move(self, target: Slot, cause: Cause) -> bool:
-        self.slot.release()
-        self.slot = target
-        return True
-
-
-class Bench:
-    """An admission whose requests run until they are ended."""
-
-    def __init__(self, targets: Mapping[RequestClass, Target], snapshot: Snapshot | None = None) -> None:
-        self.admission = Admission(Policy(targets=targets), max_queue_size=1000)
-        self.admission.on_release(lambda _: self.carry_out(self.admission.admit(self.fleet)))
-        self.snapshot = snapshot or Snapshot()
-        self.running: dict[str, Granted] = {}
-        self.refused: dict[str, Exception] = {}
-        self.moves: list[tuple[str, Cause]] = []
-        self.decisions: list[Decision] = []
-
-    @property
-    def fleet(self) -> Fleet:
-        specs = {"gpu": GPU, "cpu": CPU}
-        return Fleet(specs, (GPU, CPU), lambda _, tried: (GPU, CPU), BOTH, self.snapshot, 0.0)
+    def __init__(self, targets: Mapping[RequestClass, Target]) -> None:
+        super().__init__((GPU, CPU), policy=Policy(targets=targets))
 
     def arrive(self, name: str, **fields: object) -> None:
-        self.carry_out(self.admission.arrive(Claim(request(name, **fields)), self.fleet))  # type: ignore[arg-type]
+        self.ask(Claim(request(name, **fields)))  # type: ignore[arg-type]
 
-    def carry_out(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Decided):
-                self.decisions.append(effect.decision)
-            elif isinstance(effect, Granted):
-                self.running[effect.claim.request.request_id] = effect
-                effect.claim.stream = Stream(effect.grant.slots[-1], len(self.running))
-            elif isinstance(effect, Refused):
-                self.refused[effect.claim.request.request_id] = effect.error
-            elif isinstance(effect, MoveStream) and effect.claim.stream is not None:
-                self.moves.append((effect.claim.request.request_id, effect.cause))
-                effect.claim.stream.move(effect.slot, effect.cause)
+    def see(self, **loads: InstanceLoad) -> None:
+        self.read(Snapshot(instances=loads))
 
-    def read(self, **loads: InstanceLoad) -> None:
-        self.snapshot = Snapshot(instances=loads)
-        self.carry_out(self.admission.observe_loads(self.fleet))
-        self.carry_out(self.admission.migrate(self.fleet, ()))
+    @property
+    def running(self) -> dict[str, Client]:
+        return {client.claim.request.request_id: client for client in self.clients if client.held}
+
+    @property
+    def refused(self) -> dict[str, SyshaxError]:
+        return {client.claim.request.request_id: client.refused for client in self.clients if client.refused}
 
 
 WORKING = {
@@ -205,7 +168,7 @@ WHOLE = {"whole_because": "seed", "movable": False}
 
 def test_a_request_that_cannot_get_its_first_token_in_time_is_refused_at_once_with_the_time_to_come_again() -> None:
     bench = Bench({RequestClass.INTERACTIVE: Target(ttft_s=15.0, refuse=True)})
-    bench.read(**WORKING)
+    bench.see(**WORKING)
     for number in range(12):
         bench.arrive(f"i{number}", **WHOLE)
     assert bench.refused
@@ -221,31 +184,22 @@ def test_a_request_that_cannot_get_its_first_token_in_time_is_refused_at_once_wi
 @given(st.lists(st.sampled_from(["whole", "split", "batch", "end"]), max_size=40), st.floats(0.5, 40.0))
 def test_a_refused_request_is_not_offloaded_and_has_no_slot(events: list[str], ttft_s: float) -> None:
     bench = Bench({RequestClass.INTERACTIVE: Target(ttft_s=ttft_s, refuse=True)})
-    bench.read(**WORKING | {"cpu": replace(WORKING["cpu"], running=0)})
-    ended: set[str] = set()
+    bench.see(**WORKING | {"cpu": replace(WORKING["cpu"], running=0)})
     for number, event in enumerate(events):
         if event != "end":
             bench.arrive(f"{event}{number}", batch=event == "batch", **WHOLE if event == "whole" else {})
-        elif going := sorted(set(bench.running) - ended):
-            ended.add(going[0])
-            bench.running[going[0]].grant.release()
+        elif bench.running:
+            bench.end(bench.running[min(bench.running)])
         assert not set(bench.refused) & set(bench.running)
-        assert not set(bench.refused) & {name for name, _ in bench.moves}
         assert all(not name.startswith("batch") for name in bench.refused), "its class does not ask for that"
-        assert len(bench.running) - len(ended) <= sum(bench.admission.inflight.values())
-    for name in set(bench.running) - ended:
-        bench.running[name].grant.release()
-    while going := sorted(set(bench.running) - ended):
-        ended.update(going)
-        for name in going:
-            bench.running[name].grant.release()
-    assert not any(bench.admission.inflight.values()), "refused requests hold no slot"
+        assert len(bench.running) <= sum(bench.admission.inflight.values())
+    bench.end_all()
 
 
 @pytest.mark.parametrize("target", [Target(), Target(ttft_s=15.0), Target(refuse=True)])
 def test_without_a_wish_to_be_refused_requests_are_served_late(target: Target) -> None:
     bench = Bench({RequestClass.INTERACTIVE: target})
-    bench.read(**WORKING)
+    bench.see(**WORKING)
     for number in range(12):
         bench.arrive(f"i{number}", **WHOLE)
     assert not bench.refused
@@ -253,14 +207,14 @@ def test_without_a_wish_to_be_refused_requests_are_served_late(target: Target) -
 
 def test_interactive_requests_go_before_batch_requests_that_wait() -> None:
     bench = Bench({})
-    bench.read(**WORKING)
+    bench.see(**WORKING)
     for number in range(9):
         bench.arrive(f"b{number}", batch=True, **WHOLE)
     waiting = bench.admission.queued
     assert waiting > 0
     bench.arrive("i", **WHOLE)
     assert "i" not in bench.running
-    next(one for one in bench.running.values() if one.grant.placement.places == ("gpu",)).grant.release()
+    bench.end(next(client for client in bench.running.values() if client.held == ("gpu",)))
     assert "i" in bench.running
     assert bench.admission.queued == waiting
 
@@ -268,16 +222,16 @@ def test_interactive_requests_go_before_batch_requests_that_wait() -> None:
 def test_a_batch_stream_makes_room_for_an_interactive_request_that_waits_and_comes_back_behind_it() -> None:
     bench = Bench({})
     for at_s in range(10):
-        bench.read(**{name: replace(load, read_at_s=at_s / 10) for name, load in WORKING.items()})
-    bench.read(gpu=replace(WORKING["gpu"], read_at_s=1.0), cpu=InstanceLoad(read_at_s=1.0))
+        bench.see(**{name: replace(load, read_at_s=at_s / 10) for name, load in WORKING.items()})
+    bench.see(gpu=replace(WORKING["gpu"], read_at_s=1.0), cpu=InstanceLoad(read_at_s=1.0))
     bench.arrive("b", batch=True, pinned="gpu")
     for number in range(4):
         bench.arrive(f"p{number}", pinned="gpu", **WHOLE)
     assert set(bench.running) == {"b", "p0", "p1", "p2", "p3"}
     bench.arrive("i", **WHOLE)
     assert bench.admission.queued == 1
-    bench.read(gpu=replace(WORKING["gpu"], read_at_s=2.0), cpu=InstanceLoad(read_at_s=2.0))
-    assert bench.moves[0] == ("b", Cause.PRIORITY)
+    bench.see(gpu=replace(WORKING["gpu"], read_at_s=2.0), cpu=InstanceLoad(read_at_s=2.0))
+    assert bench.running["b"].causes[0] is Cause.PRIORITY
     assert "i" in bench.running
     assert bench.admission.entries == 1, "the position to which the batch stream returns"
 
@@ -328,8 +282,8 @@ def test_a_request_is_refused_if_and_only_if_its_first_token_would_come_too_late
     bench, free = (Bench({RequestClass.INTERACTIVE: Target(ttft_s=ttft_s, refuse=its)}) for its in (True, False))
     for each in (bench, free):
         for at_s in range(1, 4):
-            each.read(gpu=replace(WORKING["gpu"], read_at_s=at_s, prefill_s=prompt_s), cpu=WORKING["cpu"])
-        each.read(gpu=InstanceLoad(read_at_s=9.0), cpu=InstanceLoad(read_at_s=9.0))
+            each.see(gpu=replace(WORKING["gpu"], read_at_s=at_s, prefill_s=prompt_s), cpu=WORKING["cpu"])
+        each.see(gpu=InstanceLoad(read_at_s=9.0), cpu=InstanceLoad(read_at_s=9.0))
         for number in range(others):
             each.arrive(f"p{number}", pinned="gpu", **WHOLE)
     decision = free.admission.decide(request(**asked), free.fleet)
@@ -347,7 +301,7 @@ def test_a_request_is_refused_if_and_only_if_its_first_token_would_come_too_late
         assert 1 <= error.retry_after_s <= 60
         assert error.retry_after_s >= min(60, first_s - ttft_s)
         assert bench.admission.inflight == free.admission.inflight, "it has taken no slot"
-        assert bench.decisions[-1] == Reject(str(error), error.retry_after_s), "the history tells why"
+        assert bench.decided[-1].decision == Reject(str(error), error.retry_after_s), "the history tells why"
 
 
 def test_targets_are_configured_by_class() -> None:

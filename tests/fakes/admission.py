@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
+from syshaxd.core.errors import SyshaxError
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.admission import Admission
-from syshaxd.core.placement.claims import Claim, Effect, Fleet, Granted, MoveStream, Refused
+from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, MoveStream, Refused
 from syshaxd.core.placement.decision import InferenceRequest, Placement
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.rules import Policy
@@ -29,7 +30,7 @@ class Client:
     """Slots that it releases when `Clients.settle` is called."""
     causes: tuple[Cause, ...] = ()
     """Of the moves of its stream."""
-    refused: bool = False
+    refused: SyshaxError | None = None
     may_return: bool = True
 
     @property
@@ -43,7 +44,7 @@ class Client:
 
     @property
     def waits(self) -> bool:
-        return self.grant is None and not self.refused
+        return self.grant is None and self.refused is None
 
     # MovableStream.
 
@@ -82,7 +83,7 @@ class Clients:
         self,
         specs: Sequence[InstanceSpec],
         *,
-        policy: str,
+        policy: str | Policy,
         snapshot: Snapshot | None = None,
         max_queue_size: int = 1000,
     ) -> None:
@@ -91,9 +92,11 @@ class Clients:
         self.snapshot = snapshot or Snapshot()
         self.can_move = True
         self.clients: list[Client] = []
+        self.decided: list[Decided] = []
         self.overtaken: list[int] = []
         """Numbers of requests that were overtaken, for subclasses."""
-        self.admission = Admission(Policy(name=policy), max_queue_size=max_queue_size)
+        policy = Policy(name=policy) if isinstance(policy, str) else policy
+        self.admission = Admission(policy, max_queue_size=max_queue_size)
         self.admission.on_release(lambda _: self.admit())
         self.numbers = itertools.count()
 
@@ -125,7 +128,9 @@ class Clients:
                         client.leaving = list(client.slots[:-1])
                     self.on_grant(client)
                 case Refused():
-                    self._client(effect.claim).refused = True
+                    self._client(effect.claim).refused = effect.error
+                case Decided():
+                    self.decided.append(effect)
                 case MoveStream():
                     client = self._client(effect.claim)
                     assert client.move(effect.slot, effect.cause)
