@@ -114,3 +114,13 @@ def test_without_a_daemon_the_command_changes_the_file(path: Path) -> None:
     assert "exact  api     interactive  all     full" in shell.invoke(main, ["keys", "list", *file]).output
     failed = shell.invoke(main, ["keys", "create", "a b", *file])
     assert (failed.exit_code, "name: " in failed.output) == (1, True)
+
+
+def test_a_list_is_whole_at_100_columns(path: Path) -> None:
+    shell, file = CliRunner(env={"COLUMNS": "100"}), ("--file", str(path))
+    model = "DeepSeek-R1-Distill-Qwen-32B"
+    limits = ("--requests-per-minute", "60", "--tokens-per-minute", "100000", "--expires-in", "90d")
+    assert shell.invoke(main, ["keys", "create", "alice", "--model", model, *limits, *file]).exit_code == 0
+    listed = shell.invoke(main, ["keys", "list", *file]).output
+    assert max(map(len, listed.splitlines())) <= 100
+    assert "…" not in listed

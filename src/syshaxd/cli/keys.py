@@ -22,6 +22,7 @@ from syshaxd.core.placement.targets import RequestClass
 from syshaxd.core.types import FULL_WEIGHTS
 from syshaxd.system.api_keys import ApiKeys
 
+_LONG = frozenset(("NAME", "MODELS", "LIMITS"))
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -196,7 +197,7 @@ def _limits_text(key: Mapping[str, Any]) -> str:
         "max_requests": "{} at a time",
         "max_prompt_tokens": "prompts of {}",
     }
-    return ", ".join(form.format(key[name]) for name, form in forms.items() if key.get(name)) or "-"
+    return "\n".join(form.format(key[name]) for name, form in forms.items() if key.get(name)) or "-"
 
 
 def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
@@ -205,15 +206,15 @@ def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for name in ("NAME", "ACCESS", "CLASS", "MODELS", "WEIGHTS", "LIMITS", "CREATED", "EXPIRES"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name not in _LONG, overflow="fold")
     for key in found:
         expires_at_s = key.get("expires_at_s")
         expiry = "never" if expires_at_s is None else show.clock_text(expires_at_s, "%Y-%m-%d %H:%M")
         if expires_at_s is not None and expires_at_s <= time.time():
             expiry = f"expired ({expiry})"
-        created = show.clock_text(key["created_at_s"], "%Y-%m-%d %H:%M")
+        created = show.clock_text(key["created_at_s"], "%Y-%m-%d")
         its_class = RequestClass.BATCH if key["batch_only"] else RequestClass.INTERACTIVE
-        models = ", ".join(key["models"]) or "all"
+        models = "\n".join(key["models"]) or "all"
         weights = FULL_WEIGHTS if key["full_weights"] else "any"
         texts = (key["name"], key["access"], its_class, models, weights, _limits_text(key), created, expiry)
         table.add_row(*map(Text, texts))
