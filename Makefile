@@ -103,8 +103,17 @@ include packaging/packages.mk
 # `FAULTS_SECURE=1` lets the load have TLS and an API key with limits; the hostile clients are left out then.
 FAULTS_SCALE ?= small
 FAULTS_TABLE ?= build/faults.md
-test-faults: .venv/.dev build/vllm-router/.done
+test-faults: .venv/.dev build/vllm-router/.done build/schemathesis/.done
 	FAULTS_SCALE=$(FAULTS_SCALE) FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/pytest $(if $(FAULTS_SECURE),$(addprefix tests/faults/test_,bodies.py kills.py load.py operators.py soak.py),tests/faults)
+
+# Requests by an OpenAPI document, for a test.
+.PHONY: schemathesis
+schemathesis: build/schemathesis/.done
+build/schemathesis/.done:
+	@echo "==> installing schemathesis"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check 'schemathesis==4.32.5'
+	@touch $@
 
 # A router that was made for several vLLM servers: it stands in front of two syshaxd in a test, and beside one in a benchmark.
 .PHONY: vllm-router

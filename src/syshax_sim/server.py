@@ -53,6 +53,7 @@ class SimInstance:
         version: str = VERSION,
         kv_store: KvStore | None = None,
         images: Images | None = None,
+        document: dict[str, object] | None = None,
         die: Callable[[int], None] | None = None,
     ) -> None:
         """Remembers what to simulate.
@@ -66,6 +67,7 @@ class SimInstance:
             version: That of vLLM, as /version tells it.
             kv_store: Where KV caches are handed over; instances that share one can do that.
             images: Speaks the dialect of the patched images 0.2.x, in this way. Default: it does not.
+            document: Its /openapi.json. Default: one that tells the routes, and nothing of them.
             die: What the fault `die` does. Default: all connections are closed, and no new ones are accepted.
         """
         self.engine = Engine(profile)
@@ -82,6 +84,7 @@ class SimInstance:
             bytes_per_s=profile.handover_bytes_per_s,
         )
         self._version = version
+        self._document = document
         self._takes_prompt_ids = tuple(map(int, version.split(".")[:2])) >= _PROMPT_IDS_SINCE
         self._images = images
         self._old_metric_names = old_metric_names
@@ -296,9 +299,14 @@ class SimInstance:
     async def _detokenize(self, request: web.Request) -> web.Response:
         body = parse_object(await request.read())
         check_model(body, self.model)
-        return _json({"prompt": detokenize(body.get("tokens") or ())})
+        ids = body.get("tokens")
+        if not isinstance(ids, list) or not all(type(each) is int and 0 <= each < 2**32 for each in ids):
+            raise malformed("Input should be a valid list of integers", "body.tokens")
+        return _json({"prompt": detokenize(ids)})
 
     async def _openapi(self, request: web.Request) -> web.Response:
+        if self._document is not None:
+            return _json(self._document)
         paths: dict[str, object] = {path: {method.lower(): {}} for path, (method, _) in self._routes.items()}
         return _json({"openapi": "3.1.0", "info": {"title": "FastAPI", "version": "0.1.0"}, "paths": paths})
 

@@ -4,7 +4,8 @@
 
 Its environment tells what else it is to do: FAULTS_KV is a folder through which instances hand KV caches over,
 FAULTS_MAPPED and FAULTS_OPEN files that it keeps mapped and open, FAULTS_STEP_S the time that a token takes,
-FAULTS_POISON a text that ends each process that gets it, FAULTS_POISON_AFTER_S how long it takes to.
+FAULTS_POISON a text that ends each process that gets it, FAULTS_POISON_AFTER_S how long it takes to, FAULTS_CONTEXT
+how many tokens prompt and answer may have. Its OpenAPI document is that of vLLM 0.32, as far as it has the routes.
 """
 
 import argparse
@@ -60,6 +61,7 @@ def main() -> None:
         max_num_seqs=args.max_num_seqs,
         max_batched_tokens=1_000_000,
         kv_tokens=50_000_000,
+        max_model_len=int(os.environ.get("FAULTS_CONTEXT", Profile.max_model_len)),
     )
     with ExitStack() as kept:
         if path := os.environ.get("FAULTS_MAPPED"):
@@ -88,6 +90,7 @@ async def serve(args: argparse.Namespace, profile: Profile) -> None:
         host=args.host,
         port=args.port,
         kv_store=FolderKvStore(Path(os.environ["FAULTS_KV"])),
+        document=json.loads(Path(__file__).with_name("openapi.json").read_text()),
         die=os._exit,
     )
     after_s = float(os.environ.get("FAULTS_POISON_AFTER_S", "0"))

@@ -185,6 +185,8 @@ async def test_a_file_with_faults_is_refused_with_all_of_them(bed: Bed) -> None:
         (6, "invalid_body"),
     ]
     assert not bed.stand.gpu.requests
+    odd = await bed.ended(await bed.create(lines(1, custom_id="\ud800")))
+    assert [fault.code for fault in odd.errors.data] == ["invalid_custom_id"]
     empty = await bed.ended(await bed.create(b"\n"))
     assert [fault.code for fault in empty.errors.data] == ["empty_file"]
 
@@ -425,6 +427,30 @@ async def test_a_bad_batch_is_refused(bed: Bed, options: dict[str, Any], param: 
     with pytest.raises(openai.BadRequestError) as caught:
         await bed.create(lines(1), **options)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"endpoint": {}}, {"endpoint": []}, {"endpoint": "\ud800"}, {"input_file_id": "\ud800"}, {"input_file_id": 5}],
+)
+async def test_values_of_other_types_are_refused(bed: Bed, changes: dict[str, Any]) -> None:
+    asked = {"endpoint": CHAT_ROUTE, "input_file_id": "file-1", "completion_window": "24h"} | changes
+    async with bed.stand.session.post(f"{bed.stand.url}/v1/batches", json=asked) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == next(iter(changes))
+
+
+async def test_pages(bed: Bed) -> None:
+    ids = [await bed.upload(lines(1)) for _ in range(3)]
+    found = []
+    for query in ("?limit=2", f"?limit=2&after={ids[1]}"):
+        async with bed.stand.session.get(f"{bed.stand.url}/v1/files{query}") as response:
+            page = await response.json()
+            found += [each["id"] for each in page["data"]]
+    assert sorted(found) == sorted(ids), "each once"
+    for query, status in (("limit=0", 400), ("limit=101", 400), ("limit=x", 400), ("limit=", 400), ("after=gone", 404)):
+        async with bed.stand.session.get(f"{bed.stand.url}/v1/files?{query}") as response:
+            assert response.status == status, query
 
 
 async def test_routes_and_methods(bed: Bed) -> None:

@@ -71,6 +71,10 @@ class Authentication:
         """A key for the daemon's own requests to the endpoint, which no file holds; empty: they need none."""
         return self._own_secret if self.required else ""
 
+    def needs_key(self, path: str) -> bool:
+        """Whether a request for a path needs a key."""
+        return self.required and path not in self._open
+
     def owner(self, name: str) -> ApiKey | None:
         """The key of this name, for what it has ordered earlier; None: requests need no key.
 
@@ -86,7 +90,7 @@ class Authentication:
             UnauthorizedError: It has no valid key.
             ForbiddenError: Its key is not for this route.
         """
-        if not self.required or path in self._open:
+        if not self.needs_key(path):
             return None
         watches = path in _METRICS or path in _DASHBOARD
         try:

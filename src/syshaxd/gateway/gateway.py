@@ -270,7 +270,9 @@ class Gateway:
     def _document(self, collected: Collected, key: ApiKey | None) -> Answer:
         """An instance's OpenAPI document as a client with this key gets it. Raises InstanceFailedError."""
         status, body = collected.answer()
-        return Answer(status, open_document(body, partial(self._is_open, key)) if status == HTTPStatus.OK else body)
+        if status != HTTPStatus.OK:
+            return Answer(status, body)
+        return Answer(status, open_document(body, partial(self._is_open, key), self._authentication.needs_key))
 
     def _is_open(self, key: ApiKey | None, method: str, path: str) -> bool:
         """Whether a client with this key may use a method of a route of the daemon's or of an instance's."""

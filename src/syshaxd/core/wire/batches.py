@@ -5,7 +5,7 @@
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeGuard
 
 from syshaxd.core.errors import BadRequestError
 
@@ -126,6 +126,11 @@ def batch_json(batch: Batch) -> dict[str, Any]:
     }
 
 
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether a value of JSON is a text that can be stored: one with half a surrogate pair can't."""
+    return isinstance(value, str) and not any("\ud800" <= each <= "\udfff" for each in value)
+
+
 def window_s(text: object) -> int:
     """Returns the seconds of a completion window such as `24h`. Raises BadRequestError."""
     if isinstance(text, str) and text[:-1].isascii() and text[:-1].isdecimal() and text[-1:] in _UNITS:
@@ -158,7 +163,7 @@ def read_line(data: bytes, number: int, batch: Batch, seen: set[str]) -> Line:
     if not isinstance(line, dict):
         raise BadRequestError("it is not an object", code="invalid_json_line")
     custom_id, body = line.get("custom_id"), line.get("body")
-    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= _MAX_CUSTOM_ID:
+    if not is_text(custom_id) or not 0 < len(custom_id) <= _MAX_CUSTOM_ID:
         raise BadRequestError(f"it needs 1 to {_MAX_CUSTOM_ID} characters", param="custom_id", code="invalid_custom_id")
     if custom_id in seen:
         raise BadRequestError("an earlier line has the same", param="custom_id", code="duplicate_custom_id")

@@ -12,7 +12,8 @@ from urllib.parse import parse_qs
 
 from syshaxd.core.config.api_keys import ApiKey
 from syshaxd.core.errors import BadRequestError, MethodNotAllowedError, NotFoundError
-from syshaxd.core.wire.batches import ENDPOINTS, MAX_METADATA, batch_json, file_json
+from syshaxd.core.wire.batches import ENDPOINTS, MAX_METADATA, batch_json, file_json, is_text
+from syshaxd.core.wire.body import as_int
 from syshaxd.gateway.batches.multipart import read_form
 from syshaxd.gateway.batches.worker import BatchWorker
 from syshaxd.gateway.errors import Answer
@@ -95,10 +96,10 @@ class BatchApi:
         if not isinstance(asked, dict):
             raise BadRequestError("the body must be a JSON object", code="invalid_body")
         endpoint, file_id, window = (asked.get(name) for name in ("endpoint", "input_file_id", "completion_window"))
-        if endpoint not in ENDPOINTS:
+        if not is_text(endpoint) or endpoint not in ENDPOINTS:
             text = f"endpoint: one of {', '.join(sorted(ENDPOINTS))}"
             raise BadRequestError(text, param="endpoint", code="invalid_value")
-        if not isinstance(file_id, str):
+        if not is_text(file_id):
             raise BadRequestError("input_file_id: the id of a file", param="input_file_id", code="invalid_value")
         metadata = _metadata(asked.get("metadata"))
         create = partial(
@@ -160,12 +161,21 @@ def _metadata(given: object) -> dict[str, str]:
 
 
 def _page(objects: Sequence[dict[str, Any]], query: str) -> Answer:
-    """A page of a list, after the object that the query names."""
-    asked = {name: values[-1] for name, values in parse_qs(query).items()}
-    limit = int(asked["limit"]) if asked.get("limit", "").isdecimal() else _PAGE
-    limit = max(1, min(limit, _MAX_PAGE))
+    """A page of a list, after the object that the query names.
+
+    Raises:
+        BadRequestError: It can't have so many objects.
+        NotFoundError: There is no such object.
+    """
+    asked = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
+    limit = as_int(asked.get("limit", _PAGE))
+    if limit is None or not 1 <= limit <= _MAX_PAGE:
+        raise BadRequestError(f"limit: a number from 1 to {_MAX_PAGE}", param="limit", code="invalid_value")
     ids = [each["id"] for each in objects]
-    start = ids.index(asked["after"]) + 1 if asked.get("after") in ids else 0
+    after = asked.get("after", "")
+    if after and after not in ids:
+        raise NotFoundError(f"after: there is no {after!r}", param="after", code="not_found")
+    start = ids.index(after) + 1 if after else 0
     page = objects[start : start + limit]
     ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
     return _json({"object": "list", "data": list(page), **ends, "has_more": start + limit < len(objects)})
