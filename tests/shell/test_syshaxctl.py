@@ -216,7 +216,7 @@ async def test_status_as_json(socket: Path) -> None:
     assert status["faults"] == []
     gpu, cpu = status["instances"]
     assert list(gpu) == [
-        *("name", "role", "device", "device_text", "runtime", "model", "served_model", "address", "cores"),
+        *("name", "role", "device", "device_text", "runtime", "model", "served_model", "address", "cores", "gpus"),
         *(
             "depends_on",
             "max_num_seqs",

@@ -66,6 +66,7 @@ def _instance_json(status: EngineStatus, instance: InstanceStatus, monotonic_s: 
         "served_model": spec.served_model,
         "address": spec.address.authority,
         "cores": format_cpulist(spec.cores),
+        "gpus": list(spec.gpus),
         "depends_on": spec.depends_on,
         "max_num_seqs": spec.max_num_seqs,
         "weights": spec.weights_text,
