@@ -10,9 +10,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.types import InstanceSpec
+from syshaxd.core.types import InstanceSpec, InstanceStatus, State
 from syshaxd.instances.capabilities import read_facts
 from syshaxd.instances.catalog import Catalog, assumed, read_catalog
+from syshaxd.instances.discovery import Discovery
+from syshaxd.instances.registry import InstanceRegistry
 from tests.fakes.specs import make_spec
 
 MODELS = {"object": "list", "data": [{"id": "m", "max_model_len": 2048}, {"id": "lora"}]}
@@ -80,3 +82,25 @@ def test_before_it_was_asked_an_instance_serves_its_configured_model() -> None:
     catalog = assumed(_spec(1))
     assert list(catalog.models) == [_spec(1).served_model]
     assert catalog.serves_route("POST", "/v1/anything")
+
+
+async def test_a_server_that_serves_another_model_is_told() -> None:
+    spec = _spec(1)
+    registry = InstanceRegistry((spec,))
+    names = ["tiny"]
+
+    async def listed(_: InstanceSpec) -> Catalog:
+        return Catalog({name: {"id": name} for name in names})
+
+    async def nothing(_: InstanceSpec) -> None:
+        return None
+
+    discovery = Discovery(registry, health=nothing, read_catalog=listed, read_facts=nothing)  # type: ignore[arg-type]
+    told: list[tuple[str, str]] = []
+    discovery.on_other_models(lambda name, text: told.append((name, text)))
+    registry.on_status(InstanceStatus(spec=spec, state=State.READY, generation=1))
+    await discovery.probe(spec)
+    for names[:] in (["tiny"], ["tiny", "adapter"], ["other"], ["other"]):
+        await discovery.refresh()
+    assert told == [("gpu", "now serves tiny, adapter"), ("gpu", "now serves other, no longer adapter, tiny")]
+    await discovery.close()

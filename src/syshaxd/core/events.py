@@ -21,7 +21,8 @@ class EventKind(StrEnum):
     REQUEST = "request"
     """An operator cancelled a request."""
     MODEL = "model"
-    """An on-demand model was started or stopped, or CPUs begin or cease to answer a model alone."""
+    """An on-demand model was started or stopped, CPUs begin or cease to answer a model alone, or an instance serves
+    other models."""
     OFFLOAD = "offload"
     """Help by a CPU was switched off as it does not pay, or is tried again."""
     CALIBRATION = "calibration"

@@ -15,6 +15,7 @@ import aiohttp
 from syshaxd.control import ControlServer, Operations, TlsEndpoint
 from syshaxd.core.config import Config, TracingConfig
 from syshaxd.core.errors import SyshaxError
+from syshaxd.core.events import EventKind
 from syshaxd.core.launch.bound import Bound
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
@@ -167,6 +168,7 @@ async def build(
         ask_token=partial(generate_token, session),
         on_demand=on_demand,
     )
+    discovery.on_other_models(lambda name, text: engine.events.add(EventKind.MODEL, text, instance=name))
     instances = InstanceOperations(
         engine,
         calibrator=_calibrator(engine, registry, monitor),

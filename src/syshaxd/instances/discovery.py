@@ -10,7 +10,7 @@ from contextlib import suppress
 from syshaxd.core.errors import InstanceFailedError, SyshaxError
 from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.types import HandoverProtocol, InstanceSpec, State
-from syshaxd.instances.catalog import Catalog
+from syshaxd.instances.catalog import Catalog, shown_names
 from syshaxd.instances.registry import InstanceRegistry
 
 _log = logging.getLogger(__name__)
@@ -51,10 +51,15 @@ class Discovery:
         self._read_catalog = read_catalog
         self._read_facts = read_facts
         self._interval_s = interval_s
+        self._told: Callable[[str, str], None] = lambda _name, _text: None
         self._asking: dict[str, tuple[InstanceSpec, asyncio.Task[None]]] = {}
         self._looked_up_at_s = -_LOOK_UP_INTERVAL_S
         self._loop = asyncio.get_running_loop()
         registry.subscribe(self._on_change)
+
+    def on_other_models(self, callback: Callable[[str, str], None]) -> None:
+        """Has `callback` called with an instance's name and a sentence when it begins to serve other models."""
+        self._told = callback
 
     async def probe(self, spec: InstanceSpec) -> None:
         """Returns if the instance is healthy and has reported what it serves: it takes requests.
@@ -104,7 +109,11 @@ class Discovery:
         if catalog.listed == known.catalog.listed and catalog.plain == known.catalog.plain:
             return
         if set(catalog.models) != set(known.catalog.models):
-            _log.info("%s now serves %s", spec.name, catalog.shown_models, extra={"instance": spec.name})
+            text = f"now serves {catalog.shown_models}"
+            if gone := set(known.catalog.models) - set(catalog.models):
+                text += f", no longer {shown_names(sorted(gone))}"
+            _log.info("%s %s", spec.name, text, extra={"instance": spec.name})
+            self._told(spec.name, text)
         same_base = catalog.base_models == known.catalog.base_models
         facts = known.facts if same_base else await self._facts(spec)
         self._registry.learn(spec, catalog, facts)
