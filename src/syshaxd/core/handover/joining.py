@@ -15,7 +15,7 @@ from typing import Any
 
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import dump_body, token_limit
-from syshaxd.core.handover.chunks import PLAIN_DELTA, REASONED_DELTA, ChunkWriter, Piece, read_piece, usage_of
+from syshaxd.core.handover.chunks import DONE, PLAIN_DELTA, REASONED_DELTA, ChunkWriter, Piece, read_piece, usage_of
 from syshaxd.core.handover.plain_events import PlainEvents
 from syshaxd.core.handover.restated import RestatedText
 from syshaxd.core.report.describe import excerpt
@@ -228,7 +228,7 @@ class JoinedAnswer:
         text = event.removeprefix(_DATA).rstrip(b"\n")
         if text == _DONE:
             self._told_done = True
-            return event
+            return b""  # the stream's end follows at once, and `end` sends both
         if not event.startswith(_DATA):
             return event  # a comment
         told = json.loads(text)
@@ -330,7 +330,7 @@ class JoinedAnswer:
     def end(self) -> bytes:
         """What is missing at the end of the client's stream."""
         if self._told_done:
-            return b""
+            return DONE
         usage = self._usage()
         if self._prompt_details is not None:
             usage["prompt_tokens_details"] = self._prompt_details

@@ -55,8 +55,8 @@ class ClientAnswer:
         self._send(head, body)
         return write
 
-    def begin_events(self, head: ResponseHead) -> Callable[[bytes], None] | None:
-        """Sends the head of an instance's answer as that of an event stream.
+    def begin_events(self, head: ResponseHead, events: bytes) -> Callable[[bytes], None] | None:
+        """Sends the head of an instance's answer as that of an event stream, and its first events, if there are any.
 
         Returns:
             What sends a chunk of events, complete with its framing; None: the client takes no chunks.
@@ -70,14 +70,14 @@ class ClientAnswer:
                 content_length=None,
                 chunked=True,
             ),
-            b"",
+            chunk(events) if events and not self._client.http10 else events,
         )
         return self._write if self._chunked else None
 
     def events(self, events: bytes) -> None:
         """Sends more events."""
         assert self._write is not None
-        self._write(b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events)
+        self._write(chunk(events) if self._chunked else events)
 
     def end(self, events: bytes = b"") -> None:
         """Sends the last events of a stream, and its proper end."""

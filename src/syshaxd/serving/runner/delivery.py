@@ -23,9 +23,12 @@ class Delivery:
 
     def send(self, events: bytes) -> None:
         """Sends events, if there are any."""
-        if events:
-            self._begin()
+        if not events:
+            return
+        if self.answer.begun:
             self.answer.events(events)
+        else:
+            self._begin(events)
 
     def pass_on(self, response: Response) -> bool:
         """Gives the client an answer other than 200 as it is.
@@ -53,7 +56,8 @@ class Delivery:
         if not self.joined.stream:
             self.answer.whole(self.head, self.joined.whole())
             return
-        self._begin()
+        if not self.answer.begun:
+            self._begin()
         self.answer.end(self.joined.end())
 
     def break_off(self, error: SyshaxError) -> None:
@@ -66,7 +70,6 @@ class Delivery:
         self.answer.abandon()
         self.over = True
 
-    def _begin(self) -> None:
-        if not self.answer.begun:
-            assert self.head is not None
-            self.answer.begin_events(self.head)
+    def _begin(self, events: bytes = b"") -> None:
+        assert self.head is not None
+        self.answer.begin_events(self.head, events)
