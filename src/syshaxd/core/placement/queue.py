@@ -190,7 +190,12 @@ class Queues:
         if not claim.queue:
             with suppress(NotFoundError):  # the decision refuses it
                 claim.queue = _model_of(fleet.candidates(claim.request, ()) or fleet.waited_for(claim.request, ()))
-        return self._queues.setdefault(claim.queue, Queue()) if claim.queue else Queue()
+        queue = self._queues.get(claim.queue)
+        if queue is None:
+            queue = Queue()
+            if claim.queue:
+                self._queues[claim.queue] = queue
+        return queue
 
     def of_instances(self, candidates: Sequence[InstanceSpec]) -> Queue:
         """The queue of the model that these instances serve."""

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The exchanges of an answer that several instances make, one after the other."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,7 +24,7 @@ class Exchanges:
         """Sends nothing yet."""
         self._runner = runner
         self._request = request
-        self._loop = asyncio.get_running_loop()
+        self._loop = runner.loop
         self._count = 0
         self.paused = False
         """The client takes no more for now."""

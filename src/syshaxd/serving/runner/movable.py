@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """An answer that several instances make in turn: an offload, or a stream that migrates."""
 
-import asyncio
 import secrets
 from collections.abc import Mapping
 from types import TracebackType
@@ -77,7 +76,7 @@ class MovableAnswer:
         """Whether another instance may continue if its instance fails: it is known to compute the same."""
         self.may_return = not request.inference.offload
         """Whether it may leave the instance to which it was offloaded."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = runner.loop
         self._joined = JoinedAnswer(
             request.path,
             request.fields,

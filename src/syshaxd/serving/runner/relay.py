@@ -245,7 +245,7 @@ class MovableRelay(Relay):
         """Sink: the response's head."""
         super().head(head)
         self.joins = self.is_stream and head.status == 200
-        self._dechunker = Dechunker() if head.chunked else None
+        self._dechunker = Dechunker() if self.joins and head.chunked else None
 
     def chunk(self, data: bytes) -> bool:
         """Sink: passes on a chunk with an event whose kind is known."""
@@ -260,13 +260,22 @@ class MovableRelay(Relay):
 
     def body(self, data: bytes, *, whole: bool) -> None:
         """Sink: a piece of the body."""
+        if self._dechunker is not None:
+            data = self._dechunker.feed(data)
         if not self.committed or not self.joins:
             super().body(data, whole=whole)
             return
         self.progress += 1
-        self._pass_on(data)
+        events = self._joined.pass_on(data)
+        if events:
+            self._answer.events(events)
+        self._check_part()
         if self.on_taken is not None:
             self.on_taken()
+
+    def payload(self) -> bytes:
+        """As Response; what is held of an event stream has no framing."""
+        return b"".join(self._held) if self.joins else super().payload()
 
     def end(self) -> None:
         """Sink: the response is complete."""
@@ -291,21 +300,11 @@ class MovableRelay(Relay):
             return
         assert self.head_ is not None
         self.committed = True
-        data = b"".join(self._held)
+        events = self._joined.pass_on(self.payload())
         self._held.clear()
         # Head and first events leave in one write: each costs a system call, and wakes the client.
-        self._write_chunk = self._answer.begin_events(self.head_, self._events_in(data))
+        self._write_chunk = self._answer.begin_events(self.head_, events)
         self._check_part()
-
-    def _pass_on(self, data: bytes) -> None:
-        events = self._events_in(data)
-        if events:
-            self._answer.events(events)
-        self._check_part()
-
-    def _events_in(self, data: bytes) -> bytes:
-        dechunker = self._dechunker
-        return self._joined.pass_on(data if dechunker is None else dechunker.feed(data))
 
     def _check_part(self) -> None:
         if self._joined.failure is not None:

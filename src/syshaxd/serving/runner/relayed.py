@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """An answer that one instance makes, passed on as it comes."""
 
-import asyncio
 from types import TracebackType
 from typing import Self
 
@@ -34,7 +33,7 @@ class RelayedAnswer:
         self._request = request
         self._slot = slot
         self.last_try = last_try
-        self._loop = asyncio.get_running_loop()
+        self._loop = runner.loop
         self._answer = answer or ClientAnswer(request, clock=self._loop.time)
         self._relay = Relay(self._answer, request, self._loop.create_future(), last_try=last_try)
         self.over = False

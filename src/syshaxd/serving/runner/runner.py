@@ -22,7 +22,8 @@ class Runner:
 
     def __init__(self, limits: TimeLimits) -> None:
         """Has no connection yet."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        """For whoever needs it on a request's way: to ask asyncio for it costs a system call."""
         self.limits = limits
         """May be changed at any time."""
         self._pools: dict[Address, UpstreamPool] = {}
@@ -66,7 +67,7 @@ class Runner:
                     if not reused or exchange.progress:
                         raise
                     connection, reused, broken = None, False, error
-                    exchange.done = self._loop.create_future()
+                    exchange.done = self.loop.create_future()
                 else:
                     return
         finally:
@@ -77,7 +78,7 @@ class Runner:
         address = spec.address
         pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[address] = UpstreamPool(address, self._loop)
+            pool = self._pools[address] = UpstreamPool(address, self.loop)
         return pool
 
     def _head(self, spec: InstanceSpec, request: Request, part: Part | None) -> bytes:
@@ -102,7 +103,7 @@ class Runner:
         """Closes idle connections and gives up silent exchanges, for ever: one timer for all of them."""
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
-            now = self._loop.time()
+            now = self.loop.time()
             for pool in self._pools.values():
                 pool.close_idle(IDLE_LIMIT_S - SWEEP_INTERVAL_S)
             for exchange, request in list(self._exchanges.items()):
