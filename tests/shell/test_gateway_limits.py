@@ -219,6 +219,7 @@ async def test_connections_over_the_limit_are_told_so(make_stand: MakeStand, cap
         assert (status, headers["connection"]) == (503, "close")
         assert int(headers["retry-after"]) >= 1
         assert "too many connections" in json.loads(body)["error"]["message"]
+        assert json.loads(body)["error"]["code"] == "daemon_unavailable"
     assert caplog.text.count("clients are refused") == 1
     kept[0][1].close()
     await until(lambda: stand.gateway.connections == 1)

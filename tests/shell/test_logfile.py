@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from syshaxd.runtime.logfile import LogFile
+from syshaxd.core.errors import LaunchFailedError
+from syshaxd.runtime.logfile import LogFile, check_room
 
 
 @pytest.fixture
@@ -131,3 +132,11 @@ async def test_logs_are_for_this_user_alone_whatever_the_umask(path: Path, log: 
     finally:
         os.umask(before)
     assert [stat.S_IMODE(each.stat().st_mode) for each in (path, path.with_name("gpu.log.1"))] == [0o600, 0o600]
+
+
+def test_a_folder_that_somebody_removed_is_made_again_before_a_launch(tmp_path: Path) -> None:
+    check_room(tmp_path / "state" / "syshax", "gpu")
+    assert stat.S_IMODE((tmp_path / "state" / "syshax").stat().st_mode) == 0o700
+    (tmp_path / "file").touch()
+    with pytest.raises(LaunchFailedError, match="Not a directory; let this user write there"):
+        check_room(tmp_path / "file" / "syshax", "gpu")

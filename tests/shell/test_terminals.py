@@ -136,6 +136,19 @@ async def test_explanations_fit_100_columns_and_an_export_begins_with_its_format
     assert out.startswith(b"help by the CPU: on; not measured")
 
 
+async def test_an_export_that_does_not_fit_on_the_disk_fails(socket: Path) -> None:
+    code, _ = await _outcome(socket, ["decisions", "--export", "/dev/full"], "utf-8")
+    assert code == 1
+
+
+async def test_an_earlier_export_stays_where_no_daemon_answers(tmp_path: Path) -> None:
+    earlier = tmp_path / "trace.jsonl"
+    await asyncio.to_thread(earlier.write_text, "precious")
+    code, _ = await _outcome(tmp_path / "nowhere.sock", ["decisions", "--export", str(earlier)], "utf-8")
+    assert code == 3
+    assert await asyncio.to_thread(earlier.read_text) == "precious"
+
+
 def test_what_is_drawn_keeps_its_shape() -> None:
     assert "▁▂▃▄▅▆▇█ ██░░ 66 °C … 中ü".encode("ascii", _ERRORS) == b"__--==## ##.. 66  C . ??"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import click
 from rich.table import Table
@@ -102,11 +102,13 @@ def cancel(socket: Path | None, request_id: str) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Continue with new ones until Ctrl-C.")
 @click.option("--model", default="", shell_complete=complete.models, help="Show only those for this model.")
 @click.option(
-    "--export", type=click.File("w", "utf-8", lazy=False), help="File for a trace of the recent requests; `-`: stdout."
+    "--export",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="File for a trace of the recent requests; `-`: stdout.",
 )
 @output_option
 @click.pass_obj
-def decisions(socket: Path | None, lines: int, model: str, output: str, *, follow: bool, export: TextIO | None) -> None:
+def decisions(socket: Path | None, lines: int, model: str, output: str, *, follow: bool, export: str | None) -> None:
     """Shows where requests were placed and why. JSON output has one line per decision.
 
     With --export, writes the requests that were answered (the latest 2000 are kept) as JSON lines, which `syshaxctl
@@ -119,18 +121,11 @@ def decisions(socket: Path | None, lines: int, model: str, output: str, *, follo
       syshaxctl decisions -f -o json | jq -r .decision.decode
       syshaxctl decisions --export trace.jsonl && syshaxctl replay trace.jsonl
     """  # noqa: D301
+    ends: list[str | None] = []
 
-    async def write(client: ControlClient) -> None:
-        assert export is not None
-        left_out = count = 0
-        export.write(header() + "\n")
+    async def read_ends(client: ControlClient) -> None:
         async with aclosing(client.stream("ListEnds")) as answers:
-            async for answer in answers:
-                text = line(answer["end"])
-                left_out, count = left_out + (text is None), count + (text is not None)
-                export.write("" if text is None else text + "\n")
-        omitted = f"; {left_out} omitted: not answered, or tokens not counted" if left_out else ""
-        click.echo(f"{count} requests exported{omitted}", err=True)
+            ends.extend([line(answer["end"]) async for answer in answers])
 
     async def work(client: ControlClient) -> None:
         async with aclosing(client.stream("WatchDecisions", last=lines, follow=follow, model=model)) as answers:
@@ -138,7 +133,15 @@ def decisions(socket: Path | None, lines: int, model: str, output: str, *, follo
                 entry = answer["decision"]
                 click.echo(json.dumps(entry) if output == "json" else decision_line(entry))
 
-    run(socket, work if export is None else write)
+    if export is None:
+        run(socket, work)
+        return
+    run(socket, read_ends)
+    kept = [text for text in ends if text is not None]
+    with click.open_file(export, "w", "utf-8") as file:  # closed here, where an error of the last byte is seen
+        file.write("\n".join((header(), *kept, "")))
+    omitted = f"; {len(ends) - len(kept)} omitted: not answered, or tokens not counted" if len(kept) < len(ends) else ""
+    click.echo(f"{len(kept)} requests exported{omitted}", err=True)
 
 
 @click.command()

@@ -126,6 +126,10 @@ class UnavailableError(RetryableError):
     """No instance that serves the request is ready."""
 
 
+class DaemonUnavailableError(UnavailableError):
+    """syshaxd itself lacks what the request needs: connections, memory, room on a disk."""
+
+
 class RequestCancelledError(SyshaxError):
     """An operator cancelled the request."""
 

@@ -11,6 +11,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from syshaxd.core.errors import (
     BadRequestError,
     ClosedError,
+    DaemonUnavailableError,
     ForbiddenError,
     InstanceFailedError,
     InstanceTimeoutError,
@@ -42,6 +43,7 @@ _KINDS: tuple[tuple[type[SyshaxError], int, str, str | None], ...] = (
     (BadRequestError, 400, "invalid_request_error", None),
     (RateLimitedError, 429, "rate_limit_error", "rate_limit_exceeded"),
     (OverloadedError, 429, "rate_limit_error", "overloaded"),
+    (DaemonUnavailableError, 503, "service_unavailable_error", "daemon_unavailable"),
     (UnavailableError, 503, "service_unavailable_error", "no_instance_ready"),
     (InstanceFailedError, 502, "upstream_error", "instance_failed"),
     (InstanceTimeoutError, 504, "timeout_error", "instance_timeout"),

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from syshaxd.core.config.api_keys import Access, ApiKey
-from syshaxd.core.errors import BadRequestError, RateLimitedError, SyshaxError, UnavailableError
+from syshaxd.core.errors import BadRequestError, DaemonUnavailableError, RateLimitedError, SyshaxError
 from syshaxd.core.placement.records import Outcome
 from syshaxd.core.secrets import safe_text
 from syshaxd.core.types import EngineStatus
@@ -234,7 +234,7 @@ class Gateway:
             client.answer_lines = self._cors.lines(origin)
         try:
             if client.refused:
-                raise UnavailableError("too many connections are open; try again later", retry_after_s=1.0)
+                raise DaemonUnavailableError("too many connections are open; try again later", retry_after_s=1.0)
             target, path = routes.split_target(request.target)
             key = self._authentication.caller(path, request.headers)
             if path not in routes.ALWAYS:

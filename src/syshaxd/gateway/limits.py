@@ -5,7 +5,7 @@
 from dataclasses import dataclass, field
 
 from syshaxd.core.config import GatewayConfig
-from syshaxd.core.errors import UnavailableError
+from syshaxd.core.errors import DaemonUnavailableError
 from syshaxd.core.placement.rate_limits import RateLimits
 
 # A client's connection needs a second one, to an instance.
@@ -67,10 +67,10 @@ class BodyBudget:
         """Adds bytes.
 
         Raises:
-            UnavailableError: The limit is exceeded.
+            DaemonUnavailableError: The limit is exceeded.
         """
         if self.held_bytes + size_bytes > self._max_bytes:
-            raise UnavailableError(
+            raise DaemonUnavailableError(
                 f"the bodies of running requests fill the {self._max_bytes} bytes that they may have together "
                 "(gateway.max_bodies_bytes)",
                 retry_after_s=_RETRY_AFTER_S,

@@ -8,6 +8,7 @@ What is written in the instant between the last copying and that is lost; nothin
 """
 
 import asyncio
+import errno
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -33,19 +34,21 @@ class _Position:
 
 
 def check_room(folder: Path, name: str) -> None:
-    """Writes as much as a launch does into a folder, and takes it back. Blocking.
+    """Creates a folder and writes as much into it as a launch does, then removes that again. Blocking.
 
     Raises:
         LaunchFailedError: A disk is full, say.
     """
     try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(_ROOM_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise LaunchFailedError(
-            f"{name}: its record and its log can't be written in {folder}: {error.strerror}; make room there (`df -h`)",
+            f"{name}: its record and its log can't be written in {folder}: {error.strerror}; "
+            + ("make room there (`df -h`)" if error.errno == errno.ENOSPC else "let this user write there"),
             permanent=False,
         ) from error
 

@@ -13,13 +13,13 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from syshaxd.core.backoff import backoff_s
 from syshaxd.core.errors import (
     BadRequestError,
+    DaemonUnavailableError,
     InstanceFailedError,
     InstanceTimeoutError,
     RateLimitedError,
     RetryableError,
     SyshaxError,
     UnauthorizedError,
-    UnavailableError,
 )
 from syshaxd.core.wire.batches import ENDED, Batch, BatchStatus, Line, answered_line, unanswered_line
 from syshaxd.system.batch_store import BatchStore
@@ -36,7 +36,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StoreFailedError(UnavailableError):
+class StoreFailedError(DaemonUnavailableError):
     """The store could not do what it should: the disk is full, say."""
 
 
@@ -119,10 +119,10 @@ class BatchWorker:
         Raises:
             SyshaxError: As the method does.
             StoreFailedError: The disk did not take or give what it should.
-            UnavailableError: The store is not open yet.
+            DaemonUnavailableError: The store is not open yet.
         """
         if self._store is None:
-            raise UnavailableError("batches are not ready yet; try again", retry_after_s=1.0)
+            raise DaemonUnavailableError("batches are not ready yet; try again", retry_after_s=1.0)
         try:
             return await self._in_thread(partial(method, self._store, *args, **options))
         except (OSError, sqlite3.Error) as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from syshaxd.core.address import Address
-from syshaxd.core.errors import InstanceFailedError, UnavailableError
+from syshaxd.core.errors import DaemonUnavailableError, InstanceFailedError
 from syshaxd.core.wire.http1 import (
     MAX_HEAD_BYTES,
     ProtocolError,
@@ -291,7 +291,7 @@ class UpstreamPool:
             raise InstanceFailedError(f"no connection within {timeout_s:g} s", reached=False) from None
         except (OSError, UnicodeError) as error:
             if is_own_shortage(error):
-                raise UnavailableError(
+                raise DaemonUnavailableError(
                     "syshaxd itself lacks descriptors or memory for a connection to an instance", retry_after_s=1.0
                 ) from error
             why = why_no_connection(error, self._address.host)
