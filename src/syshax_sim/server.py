@@ -300,7 +300,7 @@ class SimInstance:
         body = parse_object(await request.read())
         check_model(body, self.model)
         ids = body.get("tokens")
-        if not isinstance(ids, list) or not all(type(each) is int and 0 <= each < 2**32 for each in ids):
+        if not isinstance(ids, list) or not all(type(each) is int and each >= 0 for each in ids):
             raise malformed("Input should be a valid list of integers", "body.tokens")
         return _json({"prompt": detokenize(ids)})
 
