@@ -134,8 +134,8 @@ async def _make(plan: WeightsPlan, folder: Path, python: str) -> Path:
 def weights(names: tuple[str, ...], into: Path | None, output: str) -> None:
     """Lists or removes quantised weights that are kept.
 
-    Names with a dot in front are of weights that were begun and are not whole. An instance that runs with weights that
-    are removed runs on; its next start makes them anew.
+    A name that begins with a dot is of weights that are not complete. An instance keeps running with weights that you
+    remove; its next start makes them again.
 
     \b
     Examples:
