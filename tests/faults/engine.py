@@ -61,7 +61,7 @@ def main() -> None:
         max_num_seqs=args.max_num_seqs,
         max_batched_tokens=1_000_000,
         kv_tokens=50_000_000,
-        max_model_len=int(os.environ.get("FAULTS_CONTEXT", Profile.max_model_len)),
+        max_model_len=int(os.environ.get("FAULTS_CONTEXT", "32768")),
     )
     with ExitStack() as kept:
         if path := os.environ.get("FAULTS_MAPPED"):
