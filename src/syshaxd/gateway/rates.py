@@ -9,6 +9,9 @@ from syshaxd.core.errors import BadRequestError
 from syshaxd.core.placement.rate_limits import RateLimits, RateMeter
 from syshaxd.core.placement.records import RequestRecord
 
+_FEW_METERS = 1000
+"""Fewer are not worth looking through."""
+
 
 class RateLimiter:
     """Knows what each key has used. Lives in one event loop."""
@@ -25,6 +28,7 @@ class RateLimiter:
         self._max_prompt_tokens = max_prompt_tokens
         self._clock = clock
         self._meters: dict[str, tuple[str, RateMeter]] = {}
+        self._clear_at = _FEW_METERS
 
     def begin(self, key: ApiKey | None) -> "LimitedRequest":
         """A request with this key has come. Raises RateLimitedError: it exceeds a limit."""
@@ -55,6 +59,7 @@ class RateLimiter:
         """Of a key; another key of the same name has another one."""
         known = self._meters.get(key.name)
         if known is None or known[0] != key.sha256:
+            self._clear_unused()
             limits = RateLimits(
                 requests_per_minute=key.requests_per_minute,
                 tokens_per_minute=key.tokens_per_minute,
@@ -62,6 +67,14 @@ class RateLimiter:
             )
             known = self._meters[key.name] = key.sha256, RateMeter(limits, f"the API key {key.name}", self._clock())
         return known[1]
+
+    def _clear_unused(self) -> None:
+        """Keys come and go: now and then, drops the meters that measure nothing any more."""
+        if len(self._meters) < self._clear_at:
+            return
+        now_s = self._clock()
+        self._meters = {name: known for name, known in self._meters.items() if not known[1].is_unused(now_s)}
+        self._clear_at = max(_FEW_METERS, 2 * len(self._meters))
 
     def header_lines(self, key: ApiKey | None) -> bytes:
         """Header lines for an answer: on the key's limits, else on those of all."""

@@ -98,6 +98,11 @@ class RateMeter:
         """A request has ended."""
         self.running -= 1
 
+    def is_unused(self, now_s: float) -> bool:
+        """Whether it is as good as a new one: nothing runs, and everything that was taken has come back."""
+        buckets = [bucket for bucket in (self._requests, self._tokens) if bucket is not None]
+        return not self.running and all(bucket.left(now_s) >= bucket.per_minute for bucket in buckets)
+
     def header_lines(self, now_s: float) -> bytes:
         """OpenAI's header lines on the state of the limits, each with its end."""
         return b"".join(
