@@ -94,9 +94,9 @@ class Daemon:
     def log_tail(self) -> str:
         return self.log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
 
-    def syshaxctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        program = str(Path(sys.executable).with_name("syshaxctl"))
-        return subprocess.run([program, *arguments], env=self.environment, capture_output=True, text=True, timeout=120)
+    def syshaxctl(self, *arguments: str, limit_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+        program = [str(Path(sys.executable).with_name("syshaxctl")), *arguments]
+        return subprocess.run(program, env=self.environment, capture_output=True, text=True, timeout=limit_s)
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What `syshaxctl status` says of each instance."""

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Two models behind one endpoint, by OpenAI's own client: chat on two instances, vectors on a third, on real vLLM."""
 
+import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -95,6 +98,63 @@ def test_a_model_without_the_route_is_told_which_it_has(client: openai.OpenAI) -
     with pytest.raises(openai.NotFoundError) as caught:
         client.embeddings.create(model=MODEL, input="Hi")
     assert "/v1/chat/completions" in caught.value.message
+
+
+THE_DAEMONS_OWN = {"/ping", "/v1/files", "/v1/batches"}
+BODY = {
+    "messages": [{"role": "user", "content": "Hi"}],
+    "max_tokens": 4,
+    "prompt": "one",
+    "input": "one",
+    "query": "one",
+    "documents": ["one", "two"],
+    "queries": "one",
+    "tokens": [1, 2],
+}
+"""What one route or another needs; an instance that refuses the rest has got the request all the same."""
+
+
+@pytest.mark.parametrize(("model", "instances"), [(MODEL, ["chat-0", "chat-1"]), ("vec", ["vectors"])])
+def test_every_open_route_is_reached_by_the_models_name(endpoint: str, model: str, instances: list[str]) -> None:
+    told = post(endpoint, "/openapi.json", headers={"X-Syshax-Instance": instances[0]}, method="GET")
+    paths = json.loads(told[2])["paths"]
+    routes = {path for path, verbs in paths.items() if "post" in verbs and "{" not in path} - THE_DAEMONS_OWN
+    assert routes > ({"/v1/responses", "/v1/messages"} if model == MODEL else {"/v1/rerank", "/v1/score", "/pooling"})
+    for path in sorted(routes):
+        status, placement, text = post(endpoint, path, json.dumps(BODY | {"model": model}).encode())
+        assert set((placement or "none").split("+")) <= set(instances), (path, status, text)
+
+
+@pytest.mark.parametrize("kind", ["application/vnd.api+json", "text/plain", ""])
+def test_the_model_counts_in_json_of_any_media_type(endpoint: str, kind: str) -> None:
+    data = json.dumps({"model": "vec", "input": "one"}).encode()
+    assert post(endpoint, "/v1/embeddings", data, {"Content-Type": kind})[1] == "vectors"
+
+
+def test_a_form_and_a_path_name_the_model(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.audio.transcriptions.create(model="vec", file=("a.wav", b"RIFF"))
+    assert "the model 'vec'; it has /v1/embeddings" in caught.value.message
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.audio.transcriptions.create(model="whisper", file=("a.wav", b"RIFF"))
+    assert "'whisper' does not exist; there is" in caught.value.message
+    assert client.models.retrieve("vec").id == "vec"
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("gpt-4o")
+    assert "minivec" in caught.value.message
+
+
+def post(
+    endpoint: str, path: str, data: bytes | None = None, headers: dict[str, str] | None = None, method: str = "POST"
+) -> tuple[int, str | None, str]:
+    """Status, instance, and body of an answer."""
+    headers = {"Content-Type": "application/json"} | (headers or {})
+    order = urllib.request.Request(endpoint + path, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(order, timeout=60) as answer:
+            return answer.status, answer.headers["X-Syshax-Placement"], answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers["X-Syshax-Placement"], error.read().decode()
 
 
 def test_metrics_go_by_model(endpoint: str) -> None:
