@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The plot of characters: it fits, hides no line, and has a form in ASCII."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from syshaxd.cli.chart import chart
@@ -14,6 +14,7 @@ every_series = st.dictionaries(names, points, max_size=4)
 
 
 @given(every_series, st.integers(1, 200))
+@example({"gpu": [(1, 1.0)]}, 14)
 def test_it_fits_whatever_is_drawn(series: dict[str, list[tuple[float, float]]], width: int) -> None:
     lines = chart(series, width=width, x_name="requests", y_name="ms")
     assert max(map(len, lines), default=0) <= width

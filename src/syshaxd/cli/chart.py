@@ -61,10 +61,10 @@ def chart(series: Mapping[str, Points], *, width: int, x_name: str, y_name: str)
         text = f"{value:g}"
         ticks[place : place + len(text)] = text
     return [
-        f"{y_name} over {x_name}",
+        f"{y_name} over {x_name}"[:width],
         *(f"{label:>{_LABEL_WIDTH}} │{''.join(cells)}".rstrip() for label, cells in zip(labels, grid, strict=True)),
         f"{'':>{_LABEL_WIDTH}} └{'─' * columns}",
-        f"{'':>{_LABEL_WIDTH}}  {''.join(ticks)}".rstrip(),
+        f"{'':>{_LABEL_WIDTH}}  {''.join(ticks[:columns])}".rstrip(),
         *_wrapped([f"{_MARKS[number % len(_MARKS)]} {name}" for number, name in enumerate(series)], width),
     ]
 
