@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -156,6 +157,19 @@ def give_name(fd: int, path: Path) -> None:
     os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
 
 
+def open_file(path: Path) -> int:
+    """Opens a file for reading; anything else under its name, such as a pipe or a folder, is refused at once.
+
+    Raises:
+        OSError: It is not there, or is no file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return fd
+
+
 def is_owned(path: Path, arena_id: str = "") -> bool:
     """Whether the arena's creator runs. PIDs would not do: containers have their own.
 
@@ -164,7 +178,7 @@ def is_owned(path: Path, arena_id: str = "") -> bool:
         arena_id: Which one it must be, if that matters: a new engine may have taken the name of a dead one.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_file(path)
     except OSError:
         return False
     try:

@@ -130,7 +130,7 @@ class Folder:
         self.check()
         path = self._handover(key)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = arena.open_file(path)
         except FileNotFoundError:
             return None
         try:
@@ -201,7 +201,7 @@ class Folder:
     def _parts(self, handover: Path) -> list[tuple[str, str]]:
         """The arenas, with their ids, that a hand-over's bytes are in; none if it is damaged or gone."""
         try:
-            with handover.open("rb", buffering=0) as file:
+            with os.fdopen(arena.open_file(handover), "rb", buffering=0) as file:
                 start = file.read(_START_BYTES)
                 if start.count(b"\n", 0) < 2:  # heads with many ranks' packings are longer
                     start += file.read(MOST_HEAD_BYTES)
@@ -221,11 +221,14 @@ def _kind(mode: int) -> str:
 
 def _remove_unlocked(path: Path) -> bool:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = arena.open_file(path)
     except FileNotFoundError:
         return True
     except OSError:  # not ours, for example a link; no engine would load it
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:  # a folder
+            return False
         return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,13 +4,15 @@
 
 import math
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -208,6 +210,80 @@ def test_an_arena_that_is_gone_or_cut_off_is_noticed(bench: Bench) -> None:
         bench.producer.reserve("k2", 1)
     assert refusal.value.reason == "arena"
     other.close()
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+    (path / "x").touch()
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.fspath(path))
+
+
+def _holes(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 30)
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Ends what would wait for ever."""
+
+    def give_up(*_: object) -> None:
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(10)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("put", [_pipe, _folder, _link, _socket, _holes])
+def test_whatever_is_in_the_place_of_a_file_costs_that_hand_over_alone(
+    bench: Bench, put: Callable[[Path], None]
+) -> None:
+    put(bench.folder.path / "odd.kv")
+    bench.save("good")
+    with in_time():
+        with pytest.raises(MissError) as miss:
+            bench.claim("odd")
+        assert miss.value.reason == "damaged"
+        claimed = bench.claim("good")
+        assert claimed is not None
+        claimed[0].close()
+        bench.producer.sweep()
+        bench.folder.survey()
+    assert bench.claim("good") is not None
+
+
+@pytest.mark.parametrize("put", [_pipe, _folder, _link, _socket, _holes])
+def test_whatever_is_in_the_place_of_an_arena_is_none(bench: Bench, put: Callable[[Path], None]) -> None:
+    bench.save("lost")
+    bench.save("other")
+    bench.arena.path.unlink()
+    put(bench.arena.path)
+    put(bench.folder.path / "aside.kv")
+    put(bench.folder.path / "dead.0.arena")
+    with in_time():
+        with pytest.raises(OSError):  # noqa: PT011 - each kind has a reason of its own
+            arena.attach(bench.arena.path, bench.arena.id)
+        assert not bench.folder.has_arena("e")
+        bench.folder.reap(0.0, -1.0)
+        bench.folder.survey()
+    assert not {"lost.kv", "other.kv"} & bench.names(), "the odd ones keep no dead one from being removed"
 
 
 def test_no_room_in_the_tmpfs_is_an_error_that_leaves_nothing(shm: Path) -> None:

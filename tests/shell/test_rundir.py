@@ -1,6 +1,7 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
 import os
+import resource
 import socket
 import stat
 from collections.abc import Iterator
@@ -119,6 +120,16 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(SyshaxError, match=r"cannot create the folder .* File exists"):
         rundir.make_folder(path)
+
+
+def test_a_lock_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, former[1]))  # as on a full disk
+    try:
+        with pytest.raises(SyshaxError, match=r"cannot lock the admin socket with .*admin.sock.lock: File too large"):
+            rundir.claim_socket(tmp_path / "run" / "admin.sock")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
 def test_where_records_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

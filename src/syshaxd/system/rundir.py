@@ -140,6 +140,9 @@ def claim_socket(path: Path) -> int:
     try:
         had_it_before = _lock(lock, path)
         _check_stale(path, is_ours=had_it_before)
+    except OSError as error:  # a full disk, say
+        os.close(lock)
+        raise SyshaxError(f"cannot lock the admin socket with {lock_path}: {error.strerror}") from error
     except BaseException:
         os.close(lock)
         raise
