@@ -9,7 +9,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from syshaxd.core.config import parse
 from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.types import InstanceSpec, InstanceStatus, State
 from syshaxd.instances.capabilities import read_facts
 from syshaxd.instances.catalog import Catalog, assumed, read_catalog
@@ -104,3 +106,20 @@ async def test_a_server_that_serves_another_model_is_told() -> None:
         await discovery.refresh()
     assert told == [("gpu", "now serves tiny, adapter"), ("gpu", "now serves other, no longer adapter, tiny")]
     await discovery.close()
+
+
+@pytest.mark.parametrize(
+    ("modules", "adapters"),
+    [
+        ("poet=/adapters/poet", ["poet"]),
+        (["poet=/adapters/poet", '{"name": "coder", "path": "/adapters/coder"}'], ["poet", "coder"]),
+        (None, []),
+    ],
+)
+def test_adapters_that_an_instance_is_started_with_are_known_before_it_runs(
+    modules: str | list[str] | None, adapters: list[str]
+) -> None:
+    args = {"enable-lora": True, "lora_modules": modules, "max-model-len": 512}
+    service = {"runtime": "process", "python": "p", "args": {key: it for key, it in args.items() if it is not None}}
+    (spec,) = instance_specs(parse({"services": {"gpu": service, "cpu": {"enabled": False}}, "models": {"path": "/m"}}))
+    assert list(assumed(spec).models) == ["default", *adapters]

@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What an instance serves: its models and its routes, asked of the instance itself once it is ready."""
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import aiohttp
@@ -16,6 +19,7 @@ from syshaxd.system.connecting import NO_ANSWER, read_json, why_no_answer
 
 # FastAPI's own, which it leaves out of what it tells.
 _UNLISTED = frozenset((("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/redoc")))
+_ADAPTERS_FLAG = "--lora-modules"
 _TELLING = ("id", "root", "parent", "max_model_len")
 _MAX_SHOWN = 20
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
@@ -73,8 +77,20 @@ def shown_names(names: Sequence[str]) -> str:
 
 def assumed(spec: InstanceSpec) -> Catalog:
     """What can be said of an instance before it was asked."""
-    names = (spec.served_model, *spec.aliases)
+    names = (spec.served_model, *spec.aliases, *_adapters(spec.argv))
     return Catalog({name: {"id": name, "object": "model", "created": 0, "owned_by": "syshax"} for name in names})
+
+
+def _adapters(argv: Sequence[str]) -> Iterator[str]:
+    """The adapters that vLLM is started with: `NAME=FOLDER`, or JSON with a `name`."""
+    if _ADAPTERS_FLAG not in argv:
+        return
+    for word in takewhile(lambda word: not word.startswith("-"), argv[argv.index(_ADAPTERS_FLAG) + 1 :]):
+        name = word.partition("=")[0]
+        if word.startswith("{"):
+            with suppress(ValueError, KeyError):  # vLLM tells what is wrong with it
+                name = str(json.loads(word)["name"])
+        yield name
 
 
 async def read_catalog(session: aiohttp.ClientSession, spec: InstanceSpec) -> Catalog:
