@@ -23,6 +23,7 @@ _ROOM_BYTES = 64 * 1024
 _MODE = 0o600
 # For a person who reads along; a look costs 0.1 ms.
 _FOLLOW_INTERVAL_S = 0.2
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def check_room(folder: Path, name: str) -> None:
     except OSError as error:
         raise LaunchFailedError(
             f"{name}: its record and its log can't be written in {folder}: {error.strerror}; "
-            + ("make room there (`df -h`)" if error.errno == errno.ENOSPC else "let this user write there"),
+            + ("make room there (`df -h`)" if error.errno in _NO_ROOM else "let this user write there"),
             permanent=False,
         ) from error
 
