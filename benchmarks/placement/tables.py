@@ -35,7 +35,7 @@ def table(head, lines):
 
 def goodput(row, alone):
     """As a ratio; `-`: over twenty, as the GPU alone meets the targets of next to no request."""
-    return f"{row.goodput / alone.goodput:.2f}" if row.goodput <= 20 * alone.goodput else "-"
+    return f"{row.goodput / alone.goodput:.2f}" if row.goodput < 20 * alone.goodput else "-"
 
 
 def p99(row, alone):

@@ -123,6 +123,20 @@ def test_the_cpu_s_work_slows_the_gpu() -> None:
     assert token_s[1] == pytest.approx(1.5 * token_s[0], rel=0.05)
 
 
+def test_a_turn_that_comes_while_the_gpu_computes_the_prompt_of_an_offload_is_kept() -> None:
+    """The CPU is measured by it, at five seconds a token; the answer returns to the GPU with the first of them.
+
+    Without its turn it would wait until the GPU has nothing else to do.
+    """
+    gpu = replace(SMALL, max_num_seqs=2, kv_tokens=6000)
+    profile = replace(PROFILES["cpu-3x"], gpu=gpu, cpu=replace(gpu, step_base_s=5.0))
+    sizes = [(0.0, 10, 80), (0.0, 10, 82), (0.5, 500, 100), (1.3, 10, 4000)]
+    helped = replay(profile, Policy(name="cost"), [TracedRequest(*size) for size in sizes]).outcomes[2]
+    assert helped.places == ("gpu", "cpu")
+    assert [handover.target for handover in helped.handovers] == ["cpu", "gpu"]
+    assert helped.whole_s < 15
+
+
 def poisson(rate: float, seconds: float, seed: int) -> list[TracedRequest]:
     """Lengths as in conversations: half of the prompts under 1,000 tokens, half of the answers under 130."""
     chance = random.Random(seed)

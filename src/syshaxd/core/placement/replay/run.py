@@ -110,8 +110,9 @@ class _Stream:
 
     @property
     def spec(self) -> InstanceSpec | None:
-        """MovableStream."""
-        return None if self.slot is None else self.slot.spec
+        """MovableStream: of an offload, the instance of the answer, also while another one computes the prompt."""
+        slot = self.grant.slots[1] if self.prefills and self.grant is not None else self.slot
+        return None if slot is None else slot.spec
 
     @property
     def tokens(self) -> int:
