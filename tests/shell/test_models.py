@@ -93,6 +93,14 @@ def test_what_is_not_served_is_told_with_what_is(request_: InferenceRequest, tex
     assert str(caught.value) == text
 
 
+def test_adapters_that_were_loaded_while_an_instance_ran_end_with_it() -> None:
+    found = registry()
+    (spec,) = [spec for spec in found.specs.values() if spec.name == "chat-1"]
+    for state, models in ((State.DRAINING, {"chat", "lora"}), (State.STOPPED, {"chat"}), (State.READY, {"chat"})):
+        found.on_status(InstanceStatus(spec=spec, state=state))
+        assert set(found.instances["chat-1"].catalog.models) == models
+
+
 # The model that a form names.
 
 FORM = (

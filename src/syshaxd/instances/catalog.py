@@ -4,9 +4,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -50,6 +50,12 @@ class Catalog:
     def shown_models(self) -> str:
         """The names of its models, for a person; of many, the first ones."""
         return shown_names(list(self.models))
+
+    def only(self, names: Collection[str]) -> "Catalog":
+        """The same without other models than these."""
+        if self.models.keys() <= set(names):
+            return self
+        return replace(self, models={name: model for name, model in self.models.items() if name in names})
 
     def serves_model(self, model: str) -> bool:
         """Whether requests for `model` can go here. No model named: any will do."""

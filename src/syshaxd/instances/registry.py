@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 # Cached answers to "which instances serve this model and route?"; paths with IDs must not fill memory.
 _MAX_KEPT = 1000
 _MAX_SHOWN_ROUTES = 20
+# What was loaded while it ran, such as adapters, is gone.
+_ENDED = frozenset((State.STOPPED, State.BACKOFF, State.FAILED))
 # A prompt is known by its bytes: it may have so many times the tokens that are expected of them.
 _TOKENS_MARGIN = 2
 # Facts about a process end with it.
@@ -120,6 +122,8 @@ class InstanceRegistry:
         is_lost = status.state is State.UNHEALTHY and known.status.state is not State.UNHEALTHY
         if is_lost and status.spec.runtime is RuntimeKind.EXTERNAL:
             return replace(known, status=status, facts=None, discovered=False, losses=known.losses + 1)
+        if status.state in _ENDED and status.spec.runtime is not RuntimeKind.EXTERNAL:
+            return replace(known, status=status, catalog=known.catalog.only(assumed(status.spec).models))
         return replace(known, status=status)
 
     def learn(self, spec: InstanceSpec, catalog: Catalog | None, facts: InstanceFacts | None) -> None:
