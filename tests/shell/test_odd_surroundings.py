@@ -90,6 +90,24 @@ SURROUNDINGS: dict[str, tuple[str, Mapping[str, str | None]]] = {
     "an open umask": ("umask 000", {}),
     "another alphabet": ("", {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
     "an unknown locale": ("", {"LC_ALL": "xx_YY.UTF-8", "LANG": "xx"}),
+    "a locale of another encoding": ("", {"LC_ALL": "ja_JP.SJIS", "LANG": "ja_JP.SJIS"}),
+    "a time zone that is none": ("", {"TZ": "\x01:::Mars/Olympus+99"}),
+    "variables of Python": (
+        "",
+        {
+            "PYTHONOPTIMIZE": "2",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONINTMAXSTRDIGITS": "0",
+            "PYTHONSAFEPATH": "1",
+            "PYTHONSTARTUP": "/nowhere",
+        },
+    ),
+    "warnings that are errors": ("", {"PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1"}),
+    "proxies": ("", {"http_proxy": "http://127.0.0.1:1", "ALL_PROXY": "socks5://nowhere:1", "grpc_proxy": "x"}),
+    "variables of other programs": (
+        "",
+        {"CUDA_VISIBLE_DEVICES": "none,GPU-x", "OMP_NUM_THREADS": "many", "DOCKER_HOST": "tcp://nowhere:99999"},
+    ),
     "ascii streams": ("", {"PYTHONIOENCODING": "ascii:strict"}),
     "no temporary folder": ("", {"TMPDIR": "/nowhere"}),
     "a read-only state folder": ("", {"STATE_DIRECTORY": "/proc/1/nowhere"}),
@@ -101,7 +119,10 @@ TOGETHER: dict[str, tuple[str, ...]] = {
     "folders": ("a home that is not there", "a folder that was removed", "a read-only state folder"),
     "streams": ("ascii streams", "a terminal that has gone", "no temporary folder", "an unknown locale"),
     "a poor service manager": ("closed descriptors", "another alphabet", "ignored signals", "relative folders"),
-    "nothing that protects": ("an open umask",),
+    "nothing that protects": ("an open umask", "a locale of another encoding", "a time zone that is none"),
+    "another's variables": (
+        *("variables of Python", "warnings that are errors", "proxies", "variables of other programs"),
+    ),
 }
 """A daemon each; each of them alone has one of its own in `make test-all`."""
 
