@@ -8,6 +8,8 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from syshax_sim.images import Images
 from syshax_sim.profile import BUILT_IN, Profile, load
@@ -31,6 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in _OF_PROFILE:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="in place of the profile's")
     parser.add_argument("--rounding-nats", type=float, help="by how much log-probabilities are off")
+    parser.add_argument("--busy-file", type=Path, help="a file that is there while the instance computes")
+    parser.add_argument(
+        "--slowed-by",
+        nargs=2,
+        metavar=("FILE", "SHARE"),
+        help="steps take longer by SHARE while FILE is there, the --busy-file of another instance",
+    )
     args = parser.parse_args(argv)
     try:
         profile = _profile(args)
@@ -45,7 +54,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         images=Images() if args.dialect else None,
         die=os._exit,
     )
+    if args.busy_file is not None:
+        sim.engine.on_busy = lambda busy: mark(args.busy_file, busy=busy)
+    if args.slowed_by is not None:
+        file, share = args.slowed_by
+        sim.engine.slowdown = partial(slowdown, Path(file), float(share))
     asyncio.run(_serve(sim))
+
+
+def mark(file: Path, *, busy: bool) -> None:
+    """Creates a file, or removes it."""
+    if busy:
+        file.touch()
+    else:
+        file.unlink(missing_ok=True)
+
+
+def slowdown(file: Path, share: float) -> float:
+    """The share, while the file is there."""
+    return share if file.exists() else 0.0
 
 
 def _profile(args: argparse.Namespace) -> Profile:

@@ -77,6 +77,10 @@ class Engine:
     kv_used_tokens: int = 0
     stalled: bool = False
     """A fault: requests are admitted, but no step ends."""
+    slowdown: Callable[[], float] = lambda: 0.0
+    """Share by which a step that begins now takes longer, as another device is at work."""
+    on_busy: Callable[[bool], None] = lambda busy: None
+    """Called when it begins to compute, and when it has nothing to do any more."""
     _step_ends_s: float = 0.0
     _work: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -127,10 +131,12 @@ class Engine:
                 self._changed.set()
             if self.stalled or not (self.running or self.waiting):
                 self._work.clear()
+                self.on_busy(False)
                 await self._work.wait()
+                self.on_busy(True)
                 due = loop.time()
                 continue
-            duration_s = self.begin_step()
+            duration_s = self.begin_step() * (1 + self.slowdown())
             due = max(due + duration_s, loop.time() - _MAX_LAG_S)
             self._step_ends_s = due
             await asyncio.sleep(max(0.0, due - loop.time()))

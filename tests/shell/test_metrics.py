@@ -21,6 +21,7 @@ from syshaxd.core.types import (
     EngineStatus,
     InstanceSpec,
     InstanceStatus,
+    Interference,
     OffloadTrial,
     OnDemandStatus,
     Role,
@@ -194,7 +195,13 @@ def render(service: MetricsService, snapshot: Snapshot = SNAPSHOT) -> Exposition
         snapshot=snapshot,
         parity=parity,
         on_demand={"m": OnDemandStatus(queued=3, starts=2, failures=1, stops={"idle": 1, "room": 0})},
-        offload=OffloadTrial(predicted_s=2.0, measured_s=1.5, low_s=1.0, high_s=2.0),
+        offload=OffloadTrial(
+            predicted_s=2.0,
+            measured_s=1.5,
+            low_s=1.0,
+            high_s=2.0,
+            interference=(Interference(gpu="gpu", cpu="cpu", ratio=0.1),),
+        ),
         bindings={"cpu": BindingStatus(verification=seen(DRIFT), read_at_s=1700.5, drifts=(DRIFT,), drifted_at_s=1.0)},
     )
     text = service.render(status, ClientCounts(certificates_end_at_s={"cert": 1.0})).decode()

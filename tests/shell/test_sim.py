@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshax_sim import BUILT_IN, Faults, Profile, SimInstance
+from syshax_sim.__main__ import mark, slowdown
 from syshax_sim.engine import Engine, Generation
 from syshax_sim.handover import Arena, KvStore
 from syshax_sim.profile import load
@@ -444,3 +445,20 @@ def test_quantised_profiles_are_as_much_faster_as_was_measured(profile: str, fas
 
     for requests, times in faster.items():
         assert step_s("cpu", requests) / step_s(profile, requests) == pytest.approx(times, rel=0.2)
+
+
+async def test_an_instance_slows_another_one_down_while_it_computes(tmp_path: Path) -> None:
+    file, busy = tmp_path / "busy", list[bool]()
+    async with SimInstance(BUILT_IN["instant"]) as sim, aiohttp.ClientSession(sim.url) as http:
+        sim.engine.on_busy = busy.append
+        status, _ = await post(http, "/v1/completions", {"model": "m", "prompt": "hi", "max_tokens": 3})
+        assert status == 200
+        await until(sim, lambda: not sim.engine.running)
+        while busy[-1:] != [False]:
+            await asyncio.sleep(0)
+    assert busy[-2:] == [True, False]
+    mark(file, busy=True)
+    assert slowdown(file, 0.1) == 0.1
+    mark(file, busy=False)
+    mark(file, busy=False)
+    assert slowdown(file, 0.1) == 0.0

@@ -17,8 +17,10 @@ from syshaxd.cli import complete, show
 from syshaxd.cli.connection import output_option, run
 from syshaxd.cli.explain import decision_line, decision_text
 from syshaxd.client import ControlClient
+from syshaxd.core.placement.interference import LEAST
 from syshaxd.core.placement.replay.export import header, line
 from syshaxd.core.placement.rules import RULES
+from syshaxd.core.types import Interference
 
 _LOADS = {"running": int, "waiting": int, "kv_usage_ratio": float, "generation_tokens_per_s": float}
 
@@ -308,8 +310,18 @@ def offload(socket: Path | None, output: str) -> None:
             f"scheduler.holdout = {trial.holdout:g}; since the start {trial.all_held_out} held out, "
             f"switched off {trial.times_off} times"
         )
+        for its in trial.interference:
+            click.echo(_interference_text(its))
 
     run(socket, work)
+
+
+def _interference_text(its: Interference) -> str:
+    source = "learnt" if its.is_learnt else "calibrated or assumed"
+    text = f"{its.gpu}: a step takes {its.ratio:.1%} longer while {its.cpu} computes ({source})"
+    if its.seen is None or its.low is None or its.high is None:
+        return f"{text}; {its.comparisons} of {LEAST} comparisons seen" if its.comparisons else text
+    return f"{text}; seen {its.seen:.1%} ({its.low:.1%} to {its.high:.1%}, {its.comparisons} comparisons)"
 
 
 def _optional(seconds: float | None) -> str:

@@ -222,6 +222,24 @@ class HostTopology:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Interference:
+    """How much a CPU's work lengthens a GPU's steps, as a share of their time."""
+
+    gpu: str
+    cpu: str
+    ratio: float
+    """What placement counts with."""
+    is_learnt: bool = False
+    """It was learnt while requests were served; else it is calibrated or assumed."""
+    seen: float | None = None
+    """The mean of what was seen while requests were served; None: too little."""
+    low: float | None = None
+    """Bounds of its confidence interval, which holds at all times."""
+    high: float | None = None
+    comparisons: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OffloadTrial:
     """Whether help by a CPU pays: requests that it helped with, against requests held out, which waited for the GPU.
 
@@ -251,6 +269,8 @@ class OffloadTrial:
     """Since the daemon started."""
     times_off: int = 0
     """As above."""
+    interference: tuple[Interference, ...] = ()
+    """Of each CPU with each GPU that was seen at work beside it, or calibrated."""
 
 
 @dataclass(frozen=True, slots=True)

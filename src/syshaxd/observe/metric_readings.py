@@ -149,6 +149,14 @@ def offload_families(trial: OffloadTrial) -> Iterator[Metric]:
         "syshax_offload_held_out", "Requests that waited for the GPU to measure that.", value=trial.all_held_out
     )
     yield CounterMetricFamily("syshax_offload_switched_off", "Times that help was switched off.", value=trial.times_off)
+    interference = GaugeMetricFamily(
+        "syshax_offload_interference_ratio",
+        "Share by which a CPU's work lengthens a GPU's steps, as placement counts it.",
+        labels=("name", "peer"),
+    )
+    for its in trial.interference:
+        interference.add_metric((its.gpu, its.cpu), its.ratio)
+    yield interference
 
 
 def binding_families(bindings: Mapping[str, BindingStatus]) -> Iterator[Metric]:

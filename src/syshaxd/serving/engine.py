@@ -320,7 +320,8 @@ class Engine:
     @property
     def offload(self) -> OffloadTrial:
         """What is measured of help by the CPU."""
-        return report_trial(self._admission.holdout, self.policy.holdout, to_unix_s=time.time() - self._loop.time())
+        admission, to_unix_s = self._admission, time.time() - self._loop.time()
+        return report_trial(admission.holdout, self.policy.holdout, admission.interference, to_unix_s=to_unix_s)
 
     # Settings.
 

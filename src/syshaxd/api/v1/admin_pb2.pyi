@@ -230,7 +230,7 @@ class OnDemandStatus(_message.Message):
     def __init__(self, text: _Optional[str] = ..., queued: _Optional[int] = ..., starts: _Optional[int] = ..., failures: _Optional[int] = ..., stops: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class OffloadTrial(_message.Message):
-    __slots__ = ("on", "off_until_s", "text", "holdout", "held_out", "helped", "predicted_s", "measured_s", "low_s", "high_s", "all_held_out", "times_off")
+    __slots__ = ("on", "off_until_s", "text", "holdout", "held_out", "helped", "predicted_s", "measured_s", "low_s", "high_s", "all_held_out", "times_off", "interference")
     ON_FIELD_NUMBER: _ClassVar[int]
     OFF_UNTIL_S_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -243,6 +243,7 @@ class OffloadTrial(_message.Message):
     HIGH_S_FIELD_NUMBER: _ClassVar[int]
     ALL_HELD_OUT_FIELD_NUMBER: _ClassVar[int]
     TIMES_OFF_FIELD_NUMBER: _ClassVar[int]
+    INTERFERENCE_FIELD_NUMBER: _ClassVar[int]
     on: bool
     off_until_s: float
     text: str
@@ -255,7 +256,28 @@ class OffloadTrial(_message.Message):
     high_s: float
     all_held_out: int
     times_off: int
-    def __init__(self, on: bool = ..., off_until_s: _Optional[float] = ..., text: _Optional[str] = ..., holdout: _Optional[float] = ..., held_out: _Optional[int] = ..., helped: _Optional[int] = ..., predicted_s: _Optional[float] = ..., measured_s: _Optional[float] = ..., low_s: _Optional[float] = ..., high_s: _Optional[float] = ..., all_held_out: _Optional[int] = ..., times_off: _Optional[int] = ...) -> None: ...
+    interference: _containers.RepeatedCompositeFieldContainer[Interference]
+    def __init__(self, on: bool = ..., off_until_s: _Optional[float] = ..., text: _Optional[str] = ..., holdout: _Optional[float] = ..., held_out: _Optional[int] = ..., helped: _Optional[int] = ..., predicted_s: _Optional[float] = ..., measured_s: _Optional[float] = ..., low_s: _Optional[float] = ..., high_s: _Optional[float] = ..., all_held_out: _Optional[int] = ..., times_off: _Optional[int] = ..., interference: _Optional[_Iterable[_Union[Interference, _Mapping]]] = ...) -> None: ...
+
+class Interference(_message.Message):
+    __slots__ = ("gpu", "cpu", "ratio", "is_learnt", "seen", "low", "high", "comparisons")
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    RATIO_FIELD_NUMBER: _ClassVar[int]
+    IS_LEARNT_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    COMPARISONS_FIELD_NUMBER: _ClassVar[int]
+    gpu: str
+    cpu: str
+    ratio: float
+    is_learnt: bool
+    seen: float
+    low: float
+    high: float
+    comparisons: int
+    def __init__(self, gpu: _Optional[str] = ..., cpu: _Optional[str] = ..., ratio: _Optional[float] = ..., is_learnt: bool = ..., seen: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., comparisons: _Optional[int] = ...) -> None: ...
 
 class HandoverPair(_message.Message):
     __slots__ = ("source", "target", "refusal")

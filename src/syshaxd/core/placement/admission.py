@@ -23,6 +23,7 @@ from syshaxd.core.placement.calibration import RunResult, seed
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, HelpSwitched, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, Reject, RunOn, Wait
 from syshaxd.core.placement.holdout import Holdout
+from syshaxd.core.placement.interference import report
 from syshaxd.core.placement.migration import Migration
 from syshaxd.core.placement.placer import Placer
 from syshaxd.core.placement.queue import Queue, Queues
@@ -30,7 +31,7 @@ from syshaxd.core.placement.records import HandoverRecord
 from syshaxd.core.placement.rules import Policy, View
 from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.placement.turns import Entry
-from syshaxd.core.types import Role
+from syshaxd.core.types import Interference, Role
 
 _OFFERED_CPU = 16
 """Requests at the end of a queue that are offered a CPU with room at a time."""
@@ -66,6 +67,11 @@ class Admission:
     def holdout(self) -> Holdout:
         """What is measured of help by CPUs."""
         return self._placer.holdout
+
+    @property
+    def interference(self) -> tuple[Interference, ...]:
+        """How much CPUs slow GPUs down."""
+        return report(self._placer.estimates)
 
     @property
     def queued(self) -> int:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement.decision import InferenceRequest
-from syshaxd.core.placement.measured import Lengths, Line, Measured
+from syshaxd.core.placement.measured import Lengths, Line, Measured, Slowdown
 from syshaxd.core.placement.records import HandoverRecord
 from syshaxd.core.placement.steps import StepTime
 
@@ -48,6 +48,8 @@ class Estimates(msgspec.Struct, frozen=True, kw_only=True):
     """Share of an instance's hand-overs whose KV cache did not arrive, so that the target computed it."""
     interference: Mapping[tuple[str, str], float] = msgspec.field(default_factory=dict)
     """Share by which an instance's steps take longer while another one computes, by (instance, the other one)."""
+    slowdowns: Mapping[tuple[str, str], Slowdown] = msgspec.field(default_factory=dict)
+    """The same, as far as it was seen while requests were served, by (GPU, CPU)."""
     read_at_s: Mapping[str, float] = msgspec.field(default_factory=dict)
     """Monotonic times of the readings that it contains."""
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from syshaxd.core.backoff import backoff_s
 from syshaxd.core.placement.decision import Prediction
-from syshaxd.core.types import OffloadTrial
+from syshaxd.core.types import Interference, OffloadTrial
 
 ALPHA = 0.05
 """Of all rounds in which help gains and loses nothing, at most this share ends with an interval that excludes zero."""
@@ -210,12 +210,15 @@ class Holdout:
         return f"the CPU does not help for {pause_s:.0f} s: {self.round}, which is no sure gain"
 
 
-def report_trial(holdout: Holdout, share: float, *, to_unix_s: float) -> OffloadTrial:
+def report_trial(
+    holdout: Holdout, share: float, interference: tuple[Interference, ...] = (), *, to_unix_s: float
+) -> OffloadTrial:
     """The state of the experiment, for operators.
 
     Args:
         holdout: The experiment.
         share: Of requests that are held out.
+        interference: What is known of how much CPUs slow GPUs down.
         to_unix_s: Turns its times into Unix time.
     """
     shown = holdout.round if holdout.round.interval or holdout.last is None else holdout.last
@@ -234,4 +237,5 @@ def report_trial(holdout: Holdout, share: float, *, to_unix_s: float) -> Offload
         high_s=interval.high if interval else None,
         all_held_out=holdout.all_held_out,
         times_off=holdout.times_off,
+        interference=interference,
     )

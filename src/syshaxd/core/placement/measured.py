@@ -119,6 +119,16 @@ class Line:
         return _BOUND_SPREADS * self.spread / math.sqrt(min(self.count, _EFFECTIVE)) / self.y
 
 
+class Slowdown(msgspec.Struct, frozen=True, kw_only=True):
+    """How much longer the steps of a GPU were seen to take while a CPU computes, as a share of their time."""
+
+    mean: float
+    low: float
+    """Bounds of the confidence interval, which holds at all times."""
+    high: float
+    comparisons: int
+
+
 class Lengths(msgspec.Struct, frozen=True):
     """Lengths of the latest answers of one kind."""
 

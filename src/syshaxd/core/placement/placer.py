@@ -15,6 +15,7 @@ from syshaxd.core.placement.conversations import Conversations
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, Reject, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates, observe_answer, observe_handover, observe_loads
 from syshaxd.core.placement.holdout import Holdout
+from syshaxd.core.placement.interference import InterferenceMeter
 from syshaxd.core.placement.prediction import predict_first_s
 from syshaxd.core.placement.records import HandoverRecord
 from syshaxd.core.placement.rules import Policy, View
@@ -37,6 +38,7 @@ class Placer:
         self.estimates = Estimates()
         self.holdout = Holdout()
         self._conversations = Conversations()
+        self._meter = InterferenceMeter()
         self._mean_duration_s = 1.0
 
     # Decisions.
@@ -170,4 +172,7 @@ class Placer:
         self.slots.observe_loads(fleet.snapshot)
         taken = self.slots.latest()
         tokens = {name: taken.kv_tokens[name] / count for name, count in taken.counts.items() if count}
+        self._meter.observe(fleet.snapshot, fleet.specs, self.estimates)
         self.estimates = observe_loads(self.estimates, fleet.snapshot, tokens)
+        if self.estimates.slowdowns is not self._meter.slowdowns:
+            self.estimates = replace(self.estimates, slowdowns=self._meter.slowdowns)

@@ -177,7 +177,13 @@ def handover_s(estimates: Estimates, source: str, target: str, tokens: float) ->
 
 
 def interference(estimates: Estimates, gpu: str, cpu: str) -> float:
-    """Share by which a CPU's work lengthens a GPU's steps."""
+    """Share by which a CPU's work lengthens a GPU's steps: the assumed one, until it was certainly seen to be more."""
+    assumed, seen = assumed_interference(estimates, gpu, cpu), estimates.slowdowns.get((gpu, cpu))
+    return seen.mean if seen is not None and seen.low > assumed else assumed
+
+
+def assumed_interference(estimates: Estimates, gpu: str, cpu: str) -> float:
+    """The same, as a calibration measured it, or without one."""
     return estimates.interference.get((gpu, cpu), _INTERFERENCE)
 
 

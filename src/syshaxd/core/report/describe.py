@@ -26,6 +26,10 @@ def status_notes(status: EngineStatus) -> Iterator[tuple[str, str]]:
     """What is to be told besides figures and faults: the subject and a text of each note."""
     for model, its in status.carried.items():
         yield model, f"answered by {its}"
+    for each in status.offload.interference:
+        if each.is_learnt:
+            text = f"its work lengthens the steps of {each.gpu} by {each.ratio:.0%}, so it helps less"
+            yield each.cpu, f"{text}; see `syshaxctl offload`"
     if text := _calibration_text(status.calibration):
         yield "calibration", text
 

@@ -57,6 +57,7 @@ class _Read:
     prefills: int = 0
     prefill_tokens: int = 0
     prefill_s: float = 0.0
+    prompt_tokens: int = 0
 
 
 class Device:
@@ -121,6 +122,7 @@ class Device:
             waiting=len(self.waiting),
             kv_usage_ratio=min(1.0, self.kv_used / self.profile.kv_tokens),
             generation_tokens_per_s=(self.generated - before.generated) / (now_s - before.at_s),
+            prompt_tokens_per_s=before.prompt_tokens / (now_s - before.at_s),
             token_s=before.gaps_s / before.gaps if before.gaps else 0.0,
             prefill_tokens=before.prefill_tokens / before.prefills if before.prefills else 0.0,
             prefill_s=before.prefill_s / before.prefills if before.prefills else 0.0,
@@ -216,6 +218,7 @@ class Device:
             chunk = min(job.uncomputed, left)
             if chunk:
                 self._chunks.append((job, chunk))
+                self._read.prompt_tokens += chunk
                 left -= chunk
         self._step_s = profile.step_s(count, profile.max_batched_tokens - left) * (1 + self._slowed)
         if self._prefilling or self._leaving:
