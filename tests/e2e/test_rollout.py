@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import groupby
 from typing import Any
 
 import aiohttp
@@ -74,7 +75,7 @@ def steps_in(log: str) -> list[tuple[str, ...]]:
     found = re.finditer(
         r"(gpu|cpu): \w+ -> (DRAINING)|(gpu|cpu): STARTING -> (READY)|(parity) of gpu and cpu: agrees", log
     )
-    return [tuple(filter(None, each.groups())) for each in found]
+    return [step for step, _ in groupby(tuple(filter(None, each.groups())) for each in found)]
 
 
 def test_a_rollout_under_streams(daemon: Daemon) -> None:
@@ -94,7 +95,8 @@ def test_a_rollout_under_streams(daemon: Daemon) -> None:
     asyncio.run(run())
     after = daemon.status()
     assert [after[name]["launches"] - before[name]["launches"] for name in NAMES] == [1, 1]
-    assert steps_in(daemon.log.read_bytes()[log_bytes:].decode())[:5] == [
+    steps = steps_in(daemon.log.read_bytes()[log_bytes:].decode())
+    assert steps[steps.index(("gpu", "DRAINING")) :][:5] == [
         ("gpu", "DRAINING"),
         ("gpu", "READY"),
         ("parity",),
