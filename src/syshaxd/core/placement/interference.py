@@ -3,11 +3,11 @@
 """How much a CPU's work lengthens a GPU's steps, learnt from readings while requests are served.
 
 Whenever a CPU begins or ceases to compute, the GPU's time per token in the seconds before is compared with that in the
-seconds after, both as a share of what the estimates expect for their batch and context. The two are seconds apart, so
-whatever changes slowly (clocks, temperature, the mix of requests) cancels out; a trend adds to one comparison and
-takes from the next, as the CPU begins and ceases in turns. A comparison counts only if batch and context were alike on
-both sides, and no reading is in two comparisons. So comparisons are independent, and the confidence sequence of the
-hold-out holds for their mean, at all times.
+seconds after, both net of prompts and as a share of what the estimates expect for their batch and context. The two are
+seconds apart, so whatever changes slowly (clocks, temperature, the mix of requests) cancels out; a trend adds to one
+comparison and takes from the next, as the CPU begins and ceases in turns. A comparison counts only if batch, context
+and prompts were alike on both sides, and no reading is in two comparisons. So comparisons are independent, and the
+confidence sequence of the hold-out holds for their mean, at all times.
 """
 
 import math
@@ -32,7 +32,7 @@ _SIDE = 3
 _MOST_MIXED = 3
 """Readings in a row in which a CPU neither computed nor idled, after which the two sides are too far apart."""
 _ALIKE = 0.1
-"""Batches differ by at most this share, contexts by at most this share of the KV cache."""
+"""Batches differ by at most this share, contexts by this share of the KV cache, prompts by this share of a second."""
 _MOST_PROMPTS = 0.5
 """Seconds of which prompts take a greater share say little of steps."""
 _FARTHEST = 0.5
