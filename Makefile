@@ -148,6 +148,12 @@ BENCH_OPTIONS ?= --rounds 3
 bench-gateway: .venv/.run
 	benchmarks/gateway/run.sh build/bench-gateway $(BIN)/syshaxd $(BENCH_OPTIONS)
 
+# Thousands of streams at once on one core; BENCH_OPTIONS='--streams 1000 --rates 5000 --off', say.
+.PHONY: bench-streams
+bench-streams: private BENCH_OPTIONS =
+bench-streams: .venv/.run
+	benchmarks/gateway/run.sh build/bench-gateway $(BIN)/syshaxd --streams $(BENCH_OPTIONS)
+
 # Over simulated instances; with BENCH_OPTIONS='--url http://127.0.0.1:8010 --model NAME' against a syshaxd that runs.
 bench-placement: private BENCH_OPTIONS =
 bench-placement: .venv/.run

@@ -5,6 +5,7 @@
 # run.sh WORKDIR SYSHAXD [bench.py options]: sysHAX's gateway beside nginx and vllm-router, against a mock engine.
 # Needs Go, nginx and taskset (on Debian: apt-get install golang-go nginx), Python 3.11 with pip. Ports 9101, 9102, 9211, 9214,
 # 9215 and 29214 on loopback. About two minutes a round; prints Markdown tables, keeps results.jsonl in WORKDIR.
+# With --streams as the first option: thousands of streams at once, see streams.py.
 # BASELINE=SYSHAXD adds the syshaxd of another version, with hand-over off.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -17,7 +18,7 @@ done
 mkdir -p "$work"/{bin,run,logs,state}
 echo "==> building the mock engine and the load generator"
 (cd "$here" && go build -o "$work/bin/engine" ./engine && go build -o "$work/bin/load" ./load)
-if [ ! -x "$work/vllm-router/bin/vllm-router" ]; then
+if [ "${1:-}" != --streams ] && [ ! -x "$work/vllm-router/bin/vllm-router" ]; then
   echo "==> installing vllm-router"
   python3 -m venv "$work/vllm-router" && "$work/vllm-router/bin/pip" install -q 'vllm-router==0.1.17'
 fi
@@ -40,16 +41,18 @@ N
 config() {
   cat <<Y
 services:
-  gpu: {port: 9101, max_num_seqs: 1000, protocol: connector}
-  cpu: {port: 9102, max_num_seqs: 1000, protocol: connector}
+  gpu: {port: 9101, max_num_seqs: $2, protocol: connector}
+  cpu: {port: 9102, max_num_seqs: $2, protocol: connector}
   conductor: {port: 9215}
 models: {default: mock-model}
 offload: {enabled: $1}
 control: {socket: $work/run/admin.sock}
 Y
 }
-config true > "$work/syshax.yaml"
-config false > "$work/syshax-off.yaml"
+config true 1000 > "$work/syshax.yaml"
+config false 1000 > "$work/syshax-off.yaml"
+config true 6000 > "$work/syshax-streams.yaml"
+config false 6000 > "$work/syshax-streams-off.yaml"
 python3 - "$work" "$syshaxd" "${BASELINE:+$(realpath "$BASELINE")}" <<'P'
 import json
 import sys
@@ -81,4 +84,8 @@ if baseline:
 with open(f"{work}/gateways.json", "w") as file:
     json.dump(gateways, file, indent=1)
 P
+if [ "${1:-}" = --streams ]; then
+  shift
+  exec python3 "$here/streams.py" "$work" "$syshaxd" "$@"
+fi
 python3 "$here/bench.py" --gateways "$work/gateways.json" "$@"
