@@ -6,8 +6,10 @@ Source: the order of keys is that of vLLM 0.32.0, vllm/entrypoints/openai/{chat_
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from syshaxd.core.handover.bodies import CHAT_PATH, dump_body
 
@@ -22,8 +24,7 @@ _KNOWN_FIELDS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """Some tokens of an answer."""
 
     text: str

@@ -10,8 +10,9 @@ counts as delivered always ends with a whole character, so another instance can 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import dump_body, token_limit
