@@ -4,8 +4,8 @@
 #
 # run.sh WORKDIR SYSHAXD [bench.py options]: sysHAX's gateway beside nginx and vllm-router, against a mock engine.
 # Needs Go, nginx and taskset (on Debian: apt-get install golang-go nginx), Python 3.11 with pip. Ports 9101, 9102, 9211, 9214,
-# 9215 and 29214 on loopback. About two minutes a round; prints Markdown tables, keeps results.jsonl in WORKDIR.
-# With --streams as the first option: thousands of streams at once, see streams.py.
+# 9215 to 9218 and 29214 on loopback. About two minutes a round; prints Markdown tables, keeps results.jsonl in WORKDIR.
+# With --streams as the first option: thousands of streams at once, see streams.py; with --bursts, see bursts.py.
 # BASELINE=SYSHAXD adds the syshaxd of another version, with hand-over off.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -15,7 +15,7 @@ shift 2
 for tool in go nginx taskset; do
   command -v "$tool" >/dev/null || { echo "run.sh: $tool is missing; install it first (apt-get install golang-go nginx util-linux)" >&2; exit 1; }
 done
-mkdir -p "$work"/{bin,run,logs,state}
+mkdir -p "$work"/{bin,run,logs}
 echo "==> building the mock engine and the load generator"
 (cd "$here" && go build -o "$work/bin/engine" ./engine && go build -o "$work/bin/load" ./load)
 if [ "${1:-}" != --streams ] && [ ! -x "$work/vllm-router/bin/vllm-router" ]; then
@@ -41,32 +41,35 @@ N
 config() {
   cat <<Y
 services:
-  gpu: {port: 9101, max_num_seqs: $2, protocol: connector}
-  cpu: {port: 9102, max_num_seqs: $2, protocol: connector}
-  conductor: {port: 9215}
+  gpu: {port: 9101, max_num_seqs: $3, protocol: connector}
+  cpu: {port: 9102, max_num_seqs: $3, protocol: connector}
+  conductor: {port: $2}
 models: {default: mock-model}
 offload: {enabled: $1}
-control: {socket: $work/run/admin.sock}
+control: {socket: $work/run/admin-$2.sock}
 Y
 }
-config true 1000 > "$work/syshax.yaml"
-config false 1000 > "$work/syshax-off.yaml"
-config true 6000 > "$work/syshax-streams.yaml"
-config false 6000 > "$work/syshax-streams-off.yaml"
-python3 - "$work" "$syshaxd" "${BASELINE:+$(realpath "$BASELINE")}" <<'P'
+config true 9215 1000 > "$work/syshax-9215.yaml"
+config false 9217 1000 > "$work/syshax-9217.yaml"
+config false 9218 1000 > "$work/syshax-9218.yaml"
+config true 9215 6000 > "$work/syshax-streams.yaml"
+config false 9215 6000 > "$work/syshax-streams-off.yaml"
+mkdir -p "$work"/state{,-9215,-9217,-9218}
+python3 - "$work" "$syshaxd" "$here/pump.py" "${BASELINE:+$(realpath "$BASELINE")}" <<'P'
 import json
 import sys
+from pathlib import Path
 
-work, syshaxd, baseline = sys.argv[1:]
+work, syshaxd, pump, baseline = sys.argv[1:]
 engines = ["http://127.0.0.1:9101", "http://127.0.0.1:9102"]
 router = [f"{work}/vllm-router/bin/vllm-router", "--host", "127.0.0.1", "--port", "9214", "--prometheus-port", "29214"]
 
 
-def syshax(config, program=syshaxd):
+def syshax(port, program=syshaxd):
     return {
-        "cmd": [program, "--config", f"{work}/{config}.yaml"],
-        "port": 9215,
-        "env": {"XDG_STATE_HOME": f"{work}/state"},
+        "cmd": [program, "--config", f"{work}/syshax-{port}.yaml"],
+        "port": port,
+        "env": {"XDG_STATE_HOME": f"{work}/state-{port}"},
     }
 
 
@@ -76,11 +79,12 @@ gateways = {
         "cmd": [*router, "--worker-urls", *engines, "--policy", "power_of_two", "--log-level", "error"],
         "port": 9214,
     },
-    "sysHAX": {**syshax("syshax"), "movable": True},
-    "sysHAX (hand-over off)": syshax("syshax-off"),
+    "pump (Python)": {"cmd": [f"{Path(syshaxd).parent}/python", pump, "9216", "9101", "9102"], "port": 9216},
+    "sysHAX": {**syshax(9215), "movable": True},
+    "sysHAX (hand-over off)": syshax(9217),
 }
 if baseline:
-    gateways["baseline (hand-over off)"] = syshax("syshax-off", baseline)
+    gateways["baseline (hand-over off)"] = syshax(9218, baseline)
 with open(f"{work}/gateways.json", "w") as file:
     json.dump(gateways, file, indent=1)
 P
@@ -88,4 +92,6 @@ if [ "${1:-}" = --streams ]; then
   shift
   exec python3 "$here/streams.py" "$work" "$syshaxd" "$@"
 fi
-python3 "$here/bench.py" --gateways "$work/gateways.json" "$@"
+program=bench.py
+[ "${1:-}" = --bursts ] && program=bursts.py
+python3 "$here/$program" --gateways "$work/gateways.json" "$@"
