@@ -30,6 +30,7 @@ class Reply:
         }
         head = self._head | ({"object": "chat.completion.chunk"} if ask.chat else {})
         self._event_head = f'data: {compact(head)[:-1]},"choices":['
+        self._behind = [""] * len(ask.choices)
         self._detokenizers = [Detokenizer(choice.prompt.ids or ()) for choice in ask.choices] if ask.wide else []
 
     def role_event(self, index: int) -> bytes:
@@ -43,6 +44,10 @@ class Reply:
         """The event with the tokens number `begin` up to `end` of a choice."""
         choice = self._ask.choices[index]
         text = self._text(index, begin, end)
+        if self._ask.behind_chars:
+            text = self._behind[index] + text
+            told = len(text) if finished else max(0, len(text) - self._ask.behind_chars)
+            text, self._behind[index] = text[:told], text[told:]
         if not text and not finished and self._ask.chat and self._ask.profile.parser:
             return self._nothing(index, begin, end)
         ids = compact(self._ids(choice, begin, end)) if self._ask.return_token_ids else "null"

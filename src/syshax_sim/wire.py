@@ -97,6 +97,8 @@ class Ask:
     return_token_ids: bool
     wide: bool
     """Some characters span two tokens."""
+    behind_chars: int
+    """How much later than its tokens a stream tells its text, as it may begin a stop string. None is ever found."""
     orders: Orders
     """What is to be done with the KV cache."""
     loaded_tokens: int = 0
@@ -140,6 +142,7 @@ def _parse_ask(body: dict[str, Any], *, chat: bool, profile: Profile, takes_prom
         continuous_usage=profile.usage_unasked or (include_usage and bool(options.get("continuous_usage_stats"))),
         return_token_ids=bool(body.get("return_token_ids")),
         wide=profile.wide_characters,
+        behind_chars=_behind_chars(body) if stream else 0,
         orders=orders,
     )
 
@@ -186,6 +189,12 @@ def _prompt(value: object) -> Prompt:
     if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
         return Prompt("", tuple(value))
     raise malformed("Input should be a valid string", "body.prompt")
+
+
+def _behind_chars(body: dict[str, Any]) -> int:
+    stop = body.get("stop") or []
+    texts = [stop] if isinstance(stop, str) else stop
+    return 0 if body.get("include_stop_str_in_output") else max((len(text) - 1 for text in texts), default=0)
 
 
 def _count(body: dict[str, Any]) -> int:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import CHAT_PATH, COMPLETIONS_PATH
-from syshaxd.core.handover.joining import JoinedAnswer, incomplete_tail
+from syshaxd.core.handover.held_back import incomplete_tail
+from syshaxd.core.handover.joining import JoinedAnswer
 from syshaxd.core.handover.plain_events import PLAIN_EVENT
 from syshaxd.core.wire.http1 import chunk
 

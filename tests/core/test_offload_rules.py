@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syshaxd.core.handover.rules import CARRIED, STAY_RULES, WHOLE_RULES, FieldRule, Split, split_of
+from syshaxd.core.handover.rules import (
+    CARRIED,
+    STAY_RULES,
+    WHOLE_RULES,
+    FieldRule,
+    Split,
+    split_of,
+    whole_answer_because,
+)
 
 DOC = Path(__file__).parents[2] / "docs" / "offload-protocol.md"
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9, "stream": True}
@@ -90,6 +98,9 @@ NEUTRAL: list[dict[str, Any]] = [
     {"logprobs": True, "top_logprobs": 3},
     {"logprobs": 5},
     {"tools": [{"type": "function"}], "tool_choice": "none"},
+    {"tools": [{"type": "function"}]},
+    {"tools": [{"type": "function"}], "tool_choice": "auto"},
+    {"stop": ["Observation:", "\n\n"]},
 ]
 """Values that another field makes harmless."""
 
@@ -118,6 +129,27 @@ def test_an_answer_stays_on_one_instance_for_the_row_of_its_field(field: str, va
 @pytest.mark.parametrize("more", [*({field: value} for field, value in cases(SPLIT)), *NEUTRAL])
 def test_a_request_without_any_of_these_may_be_split_anywhere(more: dict[str, Any]) -> None:
     assert split_of(CHAT | more) == Split("", "")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [{}], "tool_choice": "required"},
+        {"tools": [{}], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"stop": "ab", "logprobs": True},
+        {"stop": "ab", "return_token_ids": True},
+        {"stop": "ab", "include_stop_str_in_output": True},
+        {"stop": ["ab", 5]},
+    ],
+)
+def test_what_a_stream_does_not_make_harmless(more: dict[str, Any]) -> None:
+    assert split_of(CHAT | more).stays_because
+
+
+def test_who_must_make_the_first_token() -> None:
+    assert whole_answer_because(CHAT | {"stop": "ab"}).startswith("stop: ")
+    assert whole_answer_because(CHAT | {"tools": [{}]}).startswith("tools: ")
+    assert whole_answer_because(CHAT | {"tools": [{}], "tool_choice": "none", "stop": "a"}) == ""
 
 
 def test_a_seed_counts_with_any_other_temperature() -> None:

@@ -23,6 +23,7 @@ from tests.fakes.handover import FAST, Duo, duo
 MESSAGES = [{"role": "user", "content": "Introduce openEuler. " * 20}]
 PROMPT = render_chat(MESSAGES)
 CHAT: dict[str, Any] = {"model": "m", "messages": MESSAGES, "max_tokens": 60, "stream": True}
+TOOLS = {"tools": [{"type": "function", "function": {"name": "f"}}]}
 USAGE = {"stream_options": {"include_usage": True}}
 SLOW = replace(FAST, step_base_s=0.004)
 
@@ -107,6 +108,41 @@ class TestParsers:
             assert (decided.request.whole_because, decided.request.stays_because) == ("", stays)
             assert decided.request.movable is not bool(stays)
 
+    @pytest.mark.parametrize(
+        ("flags", "version", "more", "stays"),
+        [
+            (("--tool-call-parser", "hermes"), "0.32.0", {}, ""),
+            (("--tool-call-parser", "hermes"), "0.26.0", {}, "tool-call-parser hermes: its state stays behind"),
+            (("--tool-call-parser", "mistral"), "0.32.0", {}, "tool-call-parser mistral: its state stays behind"),
+            ((), "0.32.0", {}, "tool-call-parser not known: its state stays behind"),
+            (
+                ("--tool-call-parser", "hermes"),
+                "0.32.0",
+                {"stop": "ab"},
+                "stop: parsers get text later than its tokens",
+            ),
+        ],
+    )
+    async def test_with_tools(self, flags: tuple[str, ...], version: str, more: dict[str, Any], stays: str) -> None:
+        async with duo(version=version, argv=("vllm", "serve", *flags)) as both:
+            async with both.post("/v1/chat/completions", CHAT | TOOLS | more) as answered:
+                await answered.read()
+            (decided,) = both.engine.requests.decisions.latest()
+            assert (decided.request.whole_because, decided.request.stays_because) == ("", stays)
+            assert decided.request.movable is not bool(stays)
+
+    async def test_a_stream_with_tools_moves_both_ways(self) -> None:
+        async with duo(SLOW, argv=("vllm", "serve", "--tool-call-parser", "hermes")) as both:
+            async with Client(both, "/v1/chat/completions", CHAT | TOOLS) as client:
+                await client.read(10)
+                both.supervisor.become("gpu", State.DRAINING)
+                await client.read(30)
+                await both.ready("gpu")
+                both.supervisor.become("cpu", State.DRAINING)
+                await client.read()
+            check(client, 60)
+            assert causes(both) == [Cause.DRAIN, Cause.DRAIN]
+
     async def test_a_stream_moves_and_comes_from_its_prompt_when_it_is_offloaded(self) -> None:
         async with duo(SLOW, argv=("vllm", "serve", "--reasoning-parser", "deepseek_r1")) as both:
             async with Client(both, "/v1/chat/pd_disagg", CHAT) as client:
@@ -116,6 +152,25 @@ class TestParsers:
                 await client.read()
             check(client, 60)
             assert causes(both) == [Cause.OFFLOAD, Cause.DRAIN]
+
+
+class TestStopStrings:
+    async def test_a_stream_moves_with_what_was_held_back_and_comes_from_its_prompt_when_it_is_offloaded(self) -> None:
+        async with duo(SLOW) as both:
+            async with Client(both, "/v1/chat/pd_disagg", CHAT | {"stop": ["nine char", "two"]}) as client:
+                await client.read(20)
+                both.supervisor.become("cpu", State.DRAINING)
+                await client.read()
+            check(client, 60)
+            assert causes(both) == [Cause.OFFLOAD, Cause.DRAIN]
+
+    async def test_after_a_failure_inside_a_token_the_stream_ends_with_an_error(self) -> None:
+        async with duo(SLOW) as both:
+            both.gpu.set_faults(Faults(break_after_events=10))
+            async with Client(both, "/v1/chat/completions", CHAT | {"stop": "four"}) as client:
+                await client.read()
+            assert "inside a token" in client.events[-1]["error"]["message"]
+            await settled(both)
 
 
 class TestDrain:
@@ -397,21 +452,25 @@ class TestRoom:
     dies=st.booleans(),
     ids=st.booleans(),
     tokens_per_event=st.integers(1, 3),
+    stop=st.sampled_from([None, "stop", "never told"]),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_wherever_a_stream_is_cut_the_text_is_that_of_one_instance(
-    cuts: list[int], content: str, dies: bool, ids: bool, tokens_per_event: int
+    cuts: list[int], content: str, dies: bool, ids: bool, tokens_per_event: int, stop: str | None
 ) -> None:
     """Also inside characters that span two tokens, and several times in one stream.
 
-    But not where the client was told the ids of half a character: that stream ends with an error.
+    But not where the client was told the ids of half a character, or a part of a token's text because the rest may
+    begin a stop string: that stream ends with an error.
     """
-    assume(not (dies and ids and tokens_per_event > 1))
+    assume(not (dies and ((ids and tokens_per_event > 1) or stop)))
     profile = replace(SLOW, step_base_s=0.001, wide_characters=True, tokens_per_event=tokens_per_event)
 
     async def run() -> None:
         async with duo(profile) as both:
             body = {"model": "m", "prompt": content, "max_tokens": 45, "stream": True, "return_token_ids": ids, **USAGE}
+            if stop is not None:
+                body["stop"] = stop
             async with Client(both, "/v1/completions", body) as client:
                 for cut in cuts:
                     await client.read(cut)

@@ -4,8 +4,9 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakSet
 
 from msgspec.structs import replace
@@ -13,8 +14,18 @@ from msgspec.structs import replace
 from syshaxd.core.events import EventKind
 from syshaxd.core.handover.bodies import CHAT_PATH
 from syshaxd.core.handover.dialect import ConnectorDialect, HandoverDialect
-from syshaxd.core.handover.pairs import REASONING_PARSER, STATELESS_PARSERS, InstanceFacts, Refusal, flag_value, refusal
-from syshaxd.core.handover.rules import split_of
+from syshaxd.core.handover.held_back import held_back_chars
+from syshaxd.core.handover.pairs import (
+    REASONING_PARSER,
+    STATELESS_PARSERS,
+    STATELESS_TOOL_PARSERS,
+    TOOL_PARSER,
+    InstanceFacts,
+    Refusal,
+    flag_value,
+    refusal,
+)
+from syshaxd.core.handover.rules import may_call_tools, split_of, whole_answer_because
 from syshaxd.core.handover.syshax import SyshaxDialect
 from syshaxd.core.placement.decision import InferenceRequest, Offload
 from syshaxd.core.placement.records import Cause
@@ -71,6 +82,8 @@ class Handover:
         """That every instance holds, as far as they have told."""
         self._parsers: dict[str, str] = {}
         """Reasoning parsers, by the names of their models."""
+        self._tool_parsers: dict[str, str] = {}
+        """Parsers of tool calls, likewise."""
         self._fixed_parsers: frozenset[str] = frozenset()
         """Reasoning parsers whose answers stay on one instance."""
         self._takes_chat_ids = True
@@ -112,11 +125,8 @@ class Handover:
         self._paths = _in_all(dialect.paths for dialect in dialects)
         self._prompt_paths = _in_all(dialect.prompt_paths for dialect in dialects)
         specs = [spec for spec in self._registry.specs.values() if flag_value(spec, REASONING_PARSER)]
-        self._parsers = {
-            name: flag_value(spec, REASONING_PARSER)
-            for spec in specs
-            for name in (spec.served_model, *spec.aliases, "")
-        }
+        self._parsers = _by_model(self._registry.specs.values(), REASONING_PARSER)
+        self._tool_parsers = _by_model(self._registry.specs.values(), TOOL_PARSER)
         # Older versions continue a chat as a text, which has no parser.
         old = {flag_value(spec, REASONING_PARSER) for spec in specs if not _takes_chat_ids(facts.get(spec.name))}
         self._fixed_parsers = (frozenset(self._parsers.values()) - STATELESS_PARSERS) | old
@@ -155,11 +165,11 @@ class Handover:
         why, stays = split_of(body)
         if not stays and path not in self._paths:
             stays = f"{path}: only chats and texts continue on another instance"
-        stays = stays or self._parser_reason(inference)
+        stays = stays or self._parser_reason(inference, body)
         if not stays and path == CHAT_PATH and body.short("logprobs") and not self._takes_chat_ids:
             stays = "logprobs: before vLLM 0.32 a chat continues as a text, which tells them in another form"
-        if not why and stays and path not in self._prompt_paths:
-            why = stays
+        if not why and path not in self._prompt_paths:
+            why = stays or whole_answer_because(body)
         if not why and inference.pinned is not None:
             why = "the client asks for one instance"
         if not why and inference.full_weights and any(spec.weights for spec in self._registry.specs.values()):
@@ -169,12 +179,21 @@ class Handover:
         movable = self._movable and not (why or stays) and not inference.offload
         return replace(inference, whole_because=why, stays_because=why or stays, movable=movable)
 
-    def _parser_reason(self, inference: InferenceRequest) -> str:
-        """Why a chat's answer stays on one instance for its parser; empty: it need not."""
-        parser = self._parsers.get(inference.model) if inference.path == CHAT_PATH else None
+    def _parser_reason(self, inference: InferenceRequest, body: Mapping[str, Any]) -> str:
+        """Why a chat's answer stays on one instance for its parsers; empty: it need not."""
+        if inference.path != CHAT_PATH:
+            return ""
+        parser, calls_tools = self._parsers.get(inference.model), may_call_tools(body)
         if parser in self._fixed_parsers:
             return f"reasoning-parser {parser}: its state stays behind"
-        return f"reasoning-parser {parser}: only streams continue" if parser and not inference.stream else ""
+        if parser and not inference.stream:
+            return f"reasoning-parser {parser}: only streams continue"
+        if (parser or calls_tools) and held_back_chars(body):
+            return "stop: parsers get text later than its tokens"
+        tool_parser = self._tool_parsers.get(inference.model, "")
+        if calls_tools and (tool_parser not in STATELESS_TOOL_PARSERS or not self._takes_chat_ids):
+            return f"{TOOL_PARSER} {tool_parser or 'not known'}: its state stays behind"
+        return ""
 
     def answer(self, request: Request, grant: Grant, *, last_try: bool) -> Answer:
         """Makes the answer that runs a request on its slots.
@@ -194,7 +213,11 @@ class Handover:
             self._dialects[spec.protocol],
             self._facts,
             movable=self._policy.migrate and not request.inference.stays_because,
-            from_prompt=bool(request.inference.stays_because or flag_value(spec, REASONING_PARSER)),
+            from_prompt=bool(
+                request.inference.stays_because
+                or flag_value(spec, REASONING_PARSER)
+                or whole_answer_because(request.fields or {})
+            ),
             recoverable=isinstance(grant.placement, Offload) or self._has_targets(spec.name),
             last_try=last_try,
         )
@@ -217,6 +240,16 @@ class Handover:
 
 def _in_all(paths: Iterable[frozenset[str]]) -> frozenset[str]:
     return frozenset[str].intersection(*found) if (found := list(paths)) else frozenset()
+
+
+def _by_model(specs: Iterable[InstanceSpec], flag: str) -> dict[str, str]:
+    """A flag's values, by the names of the models of those that have it; one of them for requests that name none."""
+    return {
+        name: value
+        for spec in specs
+        if (value := flag_value(spec, flag))
+        for name in (spec.served_model, *spec.aliases, "")
+    }
 
 
 def _takes_chat_ids(facts: InstanceFacts | None) -> bool:

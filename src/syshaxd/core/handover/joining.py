@@ -9,7 +9,7 @@ counts as delivered always ends with a whole character, so another instance can 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import dump_body, token_limit
 from syshaxd.core.handover.chunks import DONE, PLAIN_DELTA, REASONED_DELTA, ChunkWriter, Piece, read_piece, usage_of
+from syshaxd.core.handover.held_back import LookAhead, TokenEnds, held_back_chars
 from syshaxd.core.handover.plain_events import PlainEvents
 from syshaxd.core.handover.restated import RestatedText
 from syshaxd.core.report.describe import excerpt
@@ -43,7 +44,7 @@ class JoinedAnswer:
         *("_plain_delta", "_prompt_details", "_restated", "_sent_early", "_tells_ids", "_template", "_text_size"),
         *("_texts", "_to_be_continued", "_told_done", "_told_prompt_tokens", "_told_usage", "_writer"),
         *("cached_tokens", "chat", "failure", "finished", "part_id", "part_over", "parts", "plain", "prompt_ids"),
-        *("refused", "stream", "tells_tokens"),
+        *("refused", "stream", "tells_tokens", "_ahead", "_parses_all", "_token_ends"),
     )
 
     def __init__(
@@ -54,6 +55,7 @@ class JoinedAnswer:
         to_be_continued: frozenset[str] = frozenset(),
         tells_usage: bool = False,
         tells_reasoning: bool = False,
+        may_call_tools: bool = False,
     ) -> None:
         """Sets up for an answer.
 
@@ -64,6 +66,7 @@ class JoinedAnswer:
                 instances may repeat the text that is there.
             tells_usage: The instances tell usage unasked, as the client is to see.
             tells_reasoning: Whether what they make is reasoning, their parser finds out from the tokens so far.
+            may_call_tools: Their parser may hold back text in which the call of a tool may begin.
         """
         self.stream = bool(body.get("stream"))
         self._writer = ChunkWriter(path, body)
@@ -74,9 +77,11 @@ class JoinedAnswer:
         self._tells_ids, logprobs = self._writer.tells_ids, body.get("logprobs")
         self.tells_tokens = self._tells_ids or (logprobs is not None and logprobs is not False)
         """The client gets more of each token than its text: what was told cannot be withdrawn."""
+        behind_chars = held_back_chars(body)
+        self._token_ends = TokenEnds(behind_chars) if behind_chars else None
+        self._ahead = LookAhead() if may_call_tools else None
         self._to_be_continued = to_be_continued
-        self._limit = token_limit(body)
-        self._restated = RestatedText("")
+        self._limit, self._restated = token_limit(body), RestatedText("")
         self.tokens = 0
         """Tokens that the client has; events, where the instances do not tell their ids."""
         self.parts = 0
@@ -95,12 +100,12 @@ class JoinedAnswer:
         """What came so far can be told from its tokens alone."""
         self.cached_tokens: int | None = None
         """Prompt tokens that the present part did not have to compute, as far as it has told."""
-        self._told_prompt_tokens = 0
+        self._told_prompt_tokens = self._last_size = 0
         self._text_size = self._part_at = 0  # characters so far, and before the present part
         self._texts: list[str] = []
         self._keeps_text = bool(to_be_continued) or not self.stream
+        self._parses_all = self.tells_tokens or self._keeps_text or behind_chars > 0
         self._held: list[Piece] = []
-        self._last_size = 0
         self._finish = Piece("", ())
         self._prompt_details: Any = None
         self._template: dict[str, Any] = {}
@@ -136,7 +141,25 @@ class JoinedAnswer:
     @property
     def surely_whole(self) -> bool:
         """What was delivered ends with a whole character; else `tail_ids` must be looked at by a tokenizer."""
-        return self._last_size <= 1
+        return self._token_ends is not None or self._last_size <= 1
+
+    @property
+    def at_token_end(self) -> bool:
+        """What was delivered certainly ends where a token does, unless that is inside a character."""
+        if self._token_ends is not None:
+            return self._token_ends.tokens_of(self._text_size) is not None
+        return self._ahead is None or self._ahead.nothing_held
+
+    @property
+    def may_call_tools(self) -> bool:
+        """Whether a parser may hold back text in which the call of a tool may begin."""
+        return self._ahead is not None
+
+    def look_ahead(self) -> None:
+        """From now on an event waits for the next one, if only that shows whether the answer is `at_token_end`."""
+        if self._ahead is not None:
+            self._ahead.begin()
+            self._takes_unparsed = False
 
     def take_prefill(self, answer: Mapping[str, Any], *, max_model_len: int | None = None) -> bytes:
         """Takes the complete answer of one token; returns what to send, if anything.
@@ -174,6 +197,10 @@ class JoinedAnswer:
     def begin_part(self) -> None:
         """Another instance continues from what was delivered."""
         self._held.clear()
+        if self._ahead is not None:
+            self._ahead.end()
+        if self._token_ends is not None:
+            self._token_ends.begin(self._text_size, len(self.token_ids))
         self._rest = self._held_events = b""
         self.failure = None
         self.cached_tokens = None
@@ -220,9 +247,9 @@ class JoinedAnswer:
                 end = data.find(b"\n\n", begin) + 2
                 if end < 2:
                     break
-                out.append(self._pass_event(data[begin:end]))
+                out += map(self._pass_event, self._in_turn(data[begin:end]))
                 begin = end
-                self._takes_unparsed = self._begun and not (self._held or self.tells_tokens or self._keeps_text)
+                self._takes_unparsed = self._begun and not (self._held or self._parses_all or self._looks_ahead)
         except InstanceFailedError as error:
             self.failure = error
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
@@ -234,6 +261,14 @@ class JoinedAnswer:
             if len(self._rest) > _MAX_EVENT_BYTES:
                 self.failure = InstanceFailedError(f"the instance sent an event of over {_MAX_EVENT_BYTES} bytes")
         return b"".join(out)
+
+    @property
+    def _looks_ahead(self) -> bool:
+        return self._ahead is not None and self._ahead.active
+
+    def _in_turn(self, event: bytes | Mapping[str, Any]) -> Sequence[Any]:
+        """What is to be taken now that this event has come."""
+        return (event,) if self._ahead is None else self._ahead.in_turn(event)
 
     def _pass_event(self, event: bytes) -> bytes:
         text = event.removeprefix(_DATA).rstrip(b"\n")
@@ -270,8 +305,9 @@ class JoinedAnswer:
             InstanceFailedError: The event tells of a failure.
         """
         out = b""
-        for piece in self._read(event):
-            out += self._deliver(self._at_its_offset(piece))
+        for each in self._in_turn(event):
+            for piece in self._read(each):
+                out += self._deliver(self._at_its_offset(piece))
         return out
 
     def _at_its_offset(self, piece: Piece) -> Piece:
@@ -324,6 +360,17 @@ class JoinedAnswer:
     def tail_ids(self) -> tuple[int, ...]:
         """The last tokens that were delivered: enough to see whether they end with a whole character."""
         return tuple(self.token_ids[-max(8, self._last_size) :])
+
+    def drop_held_back(self) -> bool:
+        """Leaves out the tokens whose text was held back for stop strings, so that they are made again.
+
+        Returns:
+            False: the client has the beginning of a token's text.
+        """
+        if self._token_ends is None:
+            return True
+        tokens = self._token_ends.tokens_of(self._text_size)
+        return tokens is not None and self.drop_tail(len(self.token_ids) - tokens)
 
     def drop_tail(self, count: int) -> bool:
         """Leaves out the last tokens, whose character was not complete, so that they are made again.
@@ -397,6 +444,8 @@ class JoinedAnswer:
         self.plain = self.plain and not piece.parsed
         self._last_size = len(piece.token_ids)
         self._text_size += len(piece.text)
+        if self._token_ends is not None and piece.text and len(piece.token_ids) == 1:
+            self._token_ends.add(self._text_size, len(self.token_ids))
         if self._keeps_text:
             self._texts.append(piece.text)
         if piece.finish_reason is not None:
@@ -409,15 +458,3 @@ class JoinedAnswer:
 
 def _null(ids: re.Match[bytes]) -> bytes:
     return ids[1] + b"null"  # a template is expanded by code in Python, which takes longer
-
-
-def incomplete_tail(texts: list[str]) -> int:
-    """How many of the last tokens belong to a character that is not complete.
-
-    Args:
-        texts: What a tokenizer makes of the last tokens, then of these without the last one, the last two, ...
-    """
-    for dropped, text in enumerate(texts):
-        if not text.endswith(_REPLACEMENT):
-            return dropped
-    return len(texts)

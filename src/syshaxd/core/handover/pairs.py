@@ -17,6 +17,10 @@ REASONING_PARSER = "reasoning-parser"
 STATELESS_PARSERS = frozenset(("deepseek_r1",))
 """Reasoning parsers that find out from a prompt's tokens whether what follows is reasoning: an answer can continue on
 another instance."""
+TOOL_PARSER = "tool-call-parser"
+"""The flag that names what finds the calls of tools in a chat's answer."""
+STATELESS_TOOL_PARSERS = frozenset(("hermes",))
+"""Parsers of tool calls that have no state before the first call, but for text that may open it."""
 # Flags whose values must agree. Those of an external instance are unknown.
 _SAME_FLAGS = (
     "dtype",
@@ -29,6 +33,7 @@ _SAME_FLAGS = (
     "rope-parameters",
     "hf-overrides",
     REASONING_PARSER,
+    TOOL_PARSER,
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from syshaxd.core.handover.held_back import held_back_chars
 from syshaxd.core.wire.body import RequestBody
 
 _MAX_MESSAGES = 100_000
@@ -122,6 +123,21 @@ def _calls_no_tools(body: RequestBody) -> bool:
     return bool(body.short("tool_choice") == "none")
 
 
+def _may_call_later(body: RequestBody) -> bool:
+    return _calls_no_tools(body) or (_streams(body) and body.short("tool_choice") in (None, "auto"))
+
+
+def _holds_back(body: RequestBody) -> bool:
+    """Whether an instance tells no character of a stream that may begin a stop string, nor its token."""
+    tells = (body.short(name) for name in ("include_stop_str_in_output", "return_token_ids"))
+    return _streams(body) and not any(tells) and body.short("logprobs") in (None, False) and _are_texts(body)
+
+
+def _are_texts(body: RequestBody) -> bool:
+    stop = body.short("stop")
+    return all(isinstance(text, str) for text in (stop if isinstance(stop, list) else [stop]))
+
+
 _GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
 WHOLE_RULES: tuple[FieldRule, ...] = (
@@ -161,7 +177,14 @@ STAY_RULES: tuple[FieldRule, ...] = (
     FieldRule(("response_format",), "other than text", "the state of the grammar stays behind", _no_plain_text_format),
     FieldRule(("structured_outputs", *_GUIDED), "any", "the state of the grammar stays behind", _any),
     FieldRule(
-        ("tools", "functions"),
+        ("tools",),
+        'not empty, unless `tool_choice` is "none", or "auto" in a stream',
+        "the state of the parser of tool calls stays behind",
+        bool,
+        unless=_may_call_later,
+    ),
+    FieldRule(
+        ("functions",),
         'not empty, unless `tool_choice` is "none"',
         "the state of the parser of tool calls stays behind",
         bool,
@@ -176,7 +199,14 @@ STAY_RULES: tuple[FieldRule, ...] = (
         unless=_streams,
     ),
     FieldRule(("return_prompt_text",), "true", "both parts would return the prompt's text", bool),
-    FieldRule(("stop",), "over one character", "a stop string may lie across the boundary", _may_lie_across),
+    FieldRule(
+        ("stop",),
+        "over one character, unless in a stream without `logprobs`, `return_token_ids` and "
+        "`include_stop_str_in_output`",
+        "a stop string may lie across the boundary",
+        _may_lie_across,
+        unless=_holds_back,
+    ),
     FieldRule(
         ("presence_penalty", "frequency_penalty"),
         "not 0",
@@ -255,6 +285,19 @@ class Split(NamedTuple):
     """Why nothing of it can be handed over."""
     stays_because: str
     """Why one instance must make all of its answer, even where another computes the prompt."""
+
+
+def may_call_tools(body: Mapping[str, Any]) -> bool:
+    """Whether a chat whose answer need not stay on one instance may call tools."""
+    tools = body.short("tools") if isinstance(body, RequestBody) else body.get("tools")
+    return bool(tools) and body.get("tool_choice") != "none"
+
+
+def whole_answer_because(body: Mapping[str, Any]) -> str:
+    """Why the instance that makes an answer makes its first token, too; empty: another may."""
+    if held_back_chars(body):
+        return "stop: a stop string may begin in the first token"
+    return "tools: a call may begin with the first token" if may_call_tools(body) else ""
 
 
 def split_of(body: Mapping[str, Any]) -> Split:

@@ -11,6 +11,7 @@ from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, Sysha
 from syshaxd.core.handover.dialect import HandoverDialect
 from syshaxd.core.handover.joining import JoinedAnswer
 from syshaxd.core.handover.pairs import REASONING_PARSER, STATELESS_PARSERS, InstanceFacts, flag_value
+from syshaxd.core.handover.rules import may_call_tools
 from syshaxd.core.placement.records import Cause, HandoverRecord, Outcome
 from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.types import InstanceSpec
@@ -83,6 +84,7 @@ class MovableAnswer:
             to_be_continued=dialect.to_be_continued,
             tells_usage=any(_USAGE_UNASKED in slot.spec.argv for slot in grant.slots),
             tells_reasoning=flag_value(grant.slots[-1].spec, REASONING_PARSER) in STATELESS_PARSERS,
+            may_call_tools=may_call_tools(request.fields),
         )
         self._delivery = Delivery(ClientAnswer(request, clock=self._loop.time), self._joined)
         self._first: Relay | None = None
@@ -188,6 +190,7 @@ class MovableAnswer:
         self._grant.add(target)
         self.target, self._cause = target, cause
         self._events_to_wait = _EVENTS_TO_WAIT
+        self._joined.look_ahead()
         if isinstance(self._exchanges.response, MovableRelay):
             self._exchanges.response.on_taken = self._cut_if_due
         self._cut_if_due()
@@ -347,12 +350,12 @@ class MovableAnswer:
         if self._joined.tokens > had:
             self._spoken = True
             self._handovers.observe_token(self._loop.time())
-            if self.target is not None:
-                self._cut_if_due()
+        if self.target is not None:
+            self._cut_if_due()
 
     def _cut_if_due(self) -> None:
         response = self._exchanges.response
-        if self.target is None or response is None or not self._joined.may_be_cut:
+        if self.target is None or response is None or not (self._joined.may_be_cut and self._joined.at_token_end):
             return
         self._events_to_wait -= 1
         if self._joined.surely_whole or (self._events_to_wait < 0 and not self._joined.tells_tokens):
@@ -360,14 +363,18 @@ class MovableAnswer:
 
     async def _drop_incomplete(self, spec: InstanceSpec) -> None:
         """Has tokens made again whose character was not delivered, as its end was to come with the next token."""
-        if self._joined.surely_whole:
+        joined = self._joined
+        if not joined.drop_held_back():
+            raise InstanceFailedError("the answer broke off inside a token whose beginning the client has")
+        if joined.surely_whole and joined.at_token_end:
             return
         model = self._body.get("model") or spec.served_model
 
         async def ask(body: bytes) -> Segment:
             return await self._exchanges.read(spec, "/detokenize", body)
 
-        if not self._joined.drop_tail(await incomplete_tokens(ask, model, self._joined.tail_ids())):
+        incomplete = await incomplete_tokens(ask, model, joined.tail_ids(), may_call_tools=joined.may_call_tools)
+        if not joined.drop_tail(incomplete):
             raise InstanceFailedError("the answer broke off inside a character whose tokens the client has")
 
     # The end.

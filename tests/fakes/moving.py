@@ -1,0 +1,58 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""A client of streams that move, and the instances behind it. Needs no more than the standard library and our core."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from syshaxd.core.handover.bodies import CHAT_PATH
+from syshaxd.core.handover.joining import JoinedAnswer
+
+Event = dict[str, Any]
+Instance = Callable[[list[Any], list[str], int], Iterator[Event]]
+"""Streams the answer that has these tokens, with these stop strings, from a token on."""
+
+
+def sse(event: Event) -> bytes:
+    return b"data: " + json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+
+
+def told(data: bytes) -> tuple[Any, ...]:
+    """Text, names and arguments of calls, and how it ended."""
+    text, names, arguments, ending = "", "", "", (None, None)
+    for block in data.split(b"\n\n"):
+        if not block.startswith(b"data: {"):
+            continue
+        for choice in json.loads(block.removeprefix(b"data: "))["choices"]:
+            delta = choice.get("delta") or {}
+            text += choice.get("text") or delta.get("content") or ""
+            for call in delta.get("tool_calls") or ():
+                names += f"{call['index']}:{call['function']['name']}" if "name" in call["function"] else ""
+                arguments += call["function"].get("arguments") or ""
+            if choice["finish_reason"] is not None:
+                ending = choice["finish_reason"], choice.get("stop_reason")
+    return text, names, arguments, *ending
+
+
+def moved(
+    path: str, instance: Instance, tokens: list[Any], stop: list[str], due: set[int]
+) -> tuple[tuple[Any, int], int]:
+    """What the client gets if a move is due at these events, with the count of tokens; and how often it moved."""
+    body = {"stream": True, "stop": stop, "tools": [1] if path == CHAT_PATH else []}
+    joined = JoinedAnswer(path, body, may_call_tools=path == CHAT_PATH)
+    out, events, moving, moves = b"", instance(tokens, stop, 0), False, 0
+    number = 0
+    while (event := next(events, None)) is not None:
+        number += 1
+        out += joined.take(event) if joined.parts else joined.pass_on(sse(event))
+        assert joined.failure is None
+        if number in due:
+            moving = True
+            joined.look_ahead()
+        if moving and joined.may_be_cut and joined.at_token_end and joined.surely_whole:
+            assert joined.drop_held_back()
+            joined.begin_part()
+            events, moving, moves = instance(tokens, stop, len(joined.token_ids)), False, moves + 1
+    out += joined.end()
+    return (told(out), joined.tokens), moves
