@@ -74,7 +74,6 @@ async def test_each_instance_is_measured_alone_and_both_together(bench: Bench) -
         ("gpu", 4, "cpu"),
         ("cpu", 4, "gpu"),
     }
-    assert all(result.token_s >= 0.004 for result in results), "no quicker than the profile's steps"
     assert all(result.first_s > 0 for result in results)
     prompts = [result.prompt_tokens for result in results if result.instance == "gpu" and result.batch == 1]
     assert prompts == sorted(prompts)
