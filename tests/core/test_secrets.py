@@ -71,6 +71,8 @@ FORMS = st.sampled_from(
         lambda name, value: f"{name}={value}",
         lambda name, value: f"--{name}={value}",
         lambda name, value: f"--{name} {value}",
+        lambda name, value: f"EXTRA=--{name}={value}",
+        lambda name, value: f"EXTRA='--port=1 --{name} {value}'",
         lambda name, value: f"--{name} {shlex.quote(value + ' ' + value)}",
         lambda name, value: repr(["serve", f"--{name}", value]),
         lambda name, value: json.dumps([f"--{name}", value]),
@@ -129,7 +131,27 @@ def test_any_text_is_taken(text: str) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["x", "a-", "-", "k=[", 'k="', "k='", "'k':[", "--k ", "sk-", "://", "a://", "Bearer ", "eyJ", '"', "\\", " "],
+    [
+        "x",
+        "a-",
+        "-",
+        "a=",
+        "token=",
+        "a=--",
+        "k=[",
+        'k="',
+        "k='",
+        "'k':[",
+        "--k ",
+        "sk-",
+        "://",
+        "a://",
+        "Bearer ",
+        "eyJ",
+        '"',
+        "\\",
+        " ",
+    ],
 )
 def test_a_long_hostile_text_costs_no_more_than_a_long_one(piece: str) -> None:
     assert safe_text(piece * (200_000 // len(piece)))  # in quadratic time this would take hours

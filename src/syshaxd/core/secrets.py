@@ -6,7 +6,7 @@ Most secrets are recognized by name; those in texts (command lines, URLs, JSON, 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 HIDDEN = "(hidden)"
@@ -18,18 +18,19 @@ _KEYS = frozenset(("api", "access", "auth", "private", "signing", "encryption", 
 """Plurals that mean secrets; others, such as `max-tokens`, do not."""
 # Each pattern starts at few places and has bounded lookahead: hostile text costs no more than any other.
 _BEGIN = r"(?<![\w.-])"
-_VALUE = (
-    r"""(?P<value>\(hidden\)|'[^']{0,1000}'|"(?:[^"\\]|\\.){0,1000}"|\[[^\]]{0,500}\]"""
-    r"""|["'\[]?[^\s&'",;)\]}]+)"""
+_VALUE = re.compile(
+    r"""\(hidden\)|'[^']{0,1000}'|"(?:[^"\\]|\\.){0,1000}"|\[[^\]]{0,500}\]"""
+    r"""|["'\[]?[^\s&'",;)\]}]+"""
 )
 _URL = re.compile(rf"{_BEGIN}([a-zA-Z][a-zA-Z0-9+.-]{{1,30}}://)([^\s/?#'\"]{{0,1000}})@")
 _MIN_VALUE = 6
+# What stands before a value. The value is read only if the name means a secret: that of another may hold one.
 _NAMED = (
-    re.compile(rf"{_BEGIN}(?P<before>-{{0,2}}(?P<name>[A-Za-z_][\w.-]{{0,99}})=){_VALUE}"),
-    re.compile(rf"""(?P<before>(?P<quote>["'])(?P<name>[\w.-]{{1,99}})(?P=quote)\s{{0,9}}:\s{{0,9}}){_VALUE}"""),
-    re.compile(rf"{_BEGIN}(?P<before>--(?P<name>[\w.-]{{1,99}})\s{{1,9}})(?!-){_VALUE}"),
+    re.compile(rf"{_BEGIN}-{{0,2}}(?P<name>[A-Za-z_][\w.-]{{0,99}})="),
+    re.compile(r"""(?P<quote>["'])(?P<name>[\w.-]{1,99})(?P=quote)\s{0,9}:\s{0,9}"""),
+    re.compile(rf"{_BEGIN}--(?P<name>[\w.-]{{1,99}})\s{{1,9}}(?!-)"),
     # a command line as a list
-    re.compile(rf"""(?P<before>(?P<quote>["'])--(?P<name>[\w.-]{{1,99}})(?P=quote),\s{{0,9}})(?!["']-){_VALUE}"""),
+    re.compile(r"""(?P<quote>["'])--(?P<name>[\w.-]{1,99})(?P=quote),\s{0,9}(?!["']-)"""),
 )
 _NAME = re.compile(r"[A-Za-z_][\w.-]*")
 _BEARER = re.compile(r"\b(Bearer\s{1,9})(?!\(hidden\))[^\s'\"]+", re.IGNORECASE)
@@ -72,13 +73,26 @@ def safe_text(text: str, values: Iterable[str] = ()) -> str:
         text = text.replace(value, HIDDEN)
     text = _URL.sub(rf"\1{HIDDEN}@", text)
     for pattern in _NAMED:
-        text = pattern.sub(_hide_named, text)
+        text = _hide_values(pattern, text)
     text = _BEARER.sub(rf"\1{HIDDEN}", text)
     return _KNOWN_FORMS.sub(HIDDEN, text)
 
 
-def _hide_named(found: re.Match[str]) -> str:
-    return f"{found['before']}{HIDDEN}" if is_secret(found["name"]) else found[0]
+def _hide_values(pattern: re.Pattern[str], text: str) -> str:
+    shown, end = "", 0
+    for value in _values(pattern, text):
+        shown += text[end : value.start()] + HIDDEN
+        end = value.end()
+    return shown + text[end:]
+
+
+def _values(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """The values of secret names, in order, none in another."""
+    end = 0
+    for found in pattern.finditer(text):
+        if found.start() >= end and is_secret(found["name"]) and (value := _VALUE.match(text, found.end())):
+            end = value.end()
+            yield value
 
 
 def secret_values(argv: Iterable[str], env: Iterable[tuple[str, str]]) -> tuple[str, ...]:
@@ -92,8 +106,7 @@ def secret_values(argv: Iterable[str], env: Iterable[tuple[str, str]]) -> tuple[
     found = {value for name, value in env if is_secret(name)}
     found |= {word for word, shown in zip(words, safe_words(words), strict=True) if shown == HIDDEN}
     for text in (*words, *(value for _, value in env)):
-        named = (each for pattern in _NAMED for each in pattern.finditer(text))
-        found |= {each["value"].strip("\"'[]") for each in named if is_secret(each["name"])}
+        found |= {value[0].strip("\"'[]") for pattern in _NAMED for value in _values(pattern, text)}
         found |= {part for url in _URL.finditer(text) for part in (url[2], url[2].partition(":")[2])}
     return tuple(sorted((value for value in found if len(value) >= _MIN_VALUE), key=len, reverse=True))
 
