@@ -47,7 +47,7 @@ def format_cpulist(cpus: Iterable[int]) -> str:
 def format_stepped(cpus: Iterable[int]) -> str:
     """Returns a list that uses `start-end:step` where that is shorter, such as `0-38:2` for interleaved CPU numbers."""
     parts: list[str] = []
-    rest = sorted(set(cpus))
+    rest = all_cpus = sorted(set(cpus))
     while rest:
         step = rest[1] - rest[0] if len(rest) > 1 else 1
         length = 1
@@ -57,7 +57,8 @@ def format_stepped(cpus: Iterable[int]) -> str:
             length = 1  # two CPUs are no pattern
         run, rest = rest[:length], rest[length:]
         parts.append(format_cpulist(run) if step == 1 or length == 1 else f"{run[0]}-{run[-1]}:{step}")
-    return ",".join(parts)
+    # A step that takes the beginning of a run of neighbours may cost more than it saves: 68,76,84-86.
+    return min(",".join(parts), format_cpulist(all_cpus), key=len)
 
 
 def describe_cpus(cpus: Collection[int]) -> str:
