@@ -48,7 +48,9 @@ class Plan:
 class World:
     """Instances that end and are started again, and an Engine before them."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[str, ...], *, proxied: bool = False) -> None:
+        self.proxied = proxied
+        """Something before the instances takes connections, and cuts them if the instance has ended."""
         specs = tuple(replace(make_spec("gpu"), name=name, port=port) for port, name in enumerate(names, start=1))
         self.supervisor = FakeSupervisor(specs)
         self.registry = InstanceRegistry(specs)
@@ -133,7 +135,7 @@ class Answer:
     async def run(self) -> None:
         plan: Plan = self.request.client  # type: ignore[assignment]
         if self.instance in self.world.supervisor.unwell:
-            raise InstanceFailedError("no connection", reached=False)
+            raise InstanceFailedError("no connection", reached=self.world.proxied)
         self.suspect = self.request.tries.suspect
         running = self.world.running[self.instance]
         running[self] = None
@@ -180,8 +182,10 @@ async def send(world: World, number: int, plan: Plan) -> str:
         return type(error).__name__
 
 
-async def play(names: tuple[str, ...], plans: list[Plan], deaths: list[tuple[float, int]]) -> tuple[World, list[str]]:
-    world = World(names)
+async def play(
+    names: tuple[str, ...], plans: list[Plan], deaths: list[tuple[float, int]], *, proxied: bool = False
+) -> tuple[World, list[str]]:
+    world = World(names, proxied=proxied)
     loop = asyncio.get_running_loop()
     for at_s, number in deaths:
         loop.call_later(at_s, world.end, names[number % len(names)])
@@ -206,12 +210,13 @@ poisons = st.builds(Plan, at_s=times, takes_s=st.floats(0.1, 30), poison=st.just
     st.lists(poisons, min_size=1, max_size=2),
     st.lists(innocents, max_size=10),
     st.lists(st.tuples(times, st.integers(0, 2)), max_size=3),
+    st.booleans(),
 )
 def test_no_known_request_ends_the_last_ready_instance(
-    names: tuple[str, ...], killers: list[Plan], others: list[Plan], deaths: list[tuple[float, int]]
+    names: tuple[str, ...], killers: list[Plan], others: list[Plan], deaths: list[tuple[float, int]], proxied: bool
 ) -> None:
     async def body() -> None:
-        world, outcomes = await play(names, killers + others, deaths)
+        world, outcomes = await play(names, killers + others, deaths, proxied=proxied)
         assert all(world.ended_as_suspect), "the last ready instance was ended by a suspect"
         assert all(count <= 2 for request, count in world.ended.items() if request), world.ended
         assert set(outcomes[: len(killers)]) <= {"unavailable", "InstanceFailedError"}
@@ -228,6 +233,17 @@ def test_the_others_are_answered_when_a_late_poison_ends_an_instance() -> None:
         assert world.ended == {1: 2}
         assert outcomes[0] == "InstanceFailedError"
         assert Counter(outcomes[1:])["ok"] >= 32, Counter(outcomes)  # the few that were tried beside it are lost
+
+    run_in_movable_time(body(), StandingLoop)
+
+
+def test_an_end_counts_once() -> None:
+    """A container engine's proxy still takes connections when the instance behind it has ended."""
+
+    async def body() -> None:
+        plans = [Plan(at_s=number / 10, takes_s=9.0) for number in range(9)]
+        _, outcomes = await play(("gpu", "cpu", "third"), plans, [(3.0, 0)], proxied=True)
+        assert set(outcomes) == {"ok"}, outcomes
 
     run_in_movable_time(body(), StandingLoop)
 

@@ -236,6 +236,19 @@ class TestHealth:
             await b.advance(PROBE_INTERVAL_S)
             assert len(b.probed) == probes + 2
 
+    async def test_who_is_found_not_to_be_well_is_unhealthy_at_once_which_is_no_failed_probe(self) -> None:
+        async with bench() as b:
+            assert await b.supervisor.is_well("gpu")
+            assert b.state() is State.READY
+            b.sick["gpu"] = InstanceFailedError("connection refused")
+            for _ in range(5):
+                assert not await b.supervisor.is_well("gpu")
+                await b.calm()
+            assert (b.state(), b.status().reason) == (State.UNHEALTHY, "connection refused")
+            del b.sick["gpu"]
+            await b.advance(PROBE_INTERVAL_S)
+            assert b.state() is State.READY
+
 
 class TestCommands:
     async def test_stop_waits_for_running_requests(self) -> None:

@@ -180,8 +180,17 @@ class Supervisor:
             instance.prober.ask_now()
 
     async def is_well(self, name: str) -> bool:
-        """Asks an instance at once whether it is healthy. Changes nothing. Raises NotFoundError for an unknown name."""
-        return await self._get(name).prober.ask() is None
+        """Asks an instance at once whether it is healthy. If not, it is UNHEALTHY; that counts as no failed probe.
+
+        Raises NotFoundError for an unknown name.
+        """
+        instance = self._get(name)
+        generation = instance.lifecycle.generation
+        fault = await instance.prober.ask()
+        if fault is None or fault.inconclusive:
+            return True
+        self._post(instance, ProbeFailed(generation, fault.reason, counts=False, busy=False))
+        return False
 
     def note_launch(self, name: str, generation: int, text: str) -> None:
         """Reports progress of a slow launch: shown as the reason, and restarts the start time-out."""

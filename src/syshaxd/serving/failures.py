@@ -223,7 +223,7 @@ class Failures:
         try:
             async with asyncio.timeout(within_s):
                 self._check_may_be_tried(request, why)
-                while not (self._has_second(request) and self._trials.may_begin):
+                while not self._may_begin_trial(request):
                     await self._changed.wait()
                     self._check_may_be_tried(request, why)
         except TimeoutError:
@@ -241,6 +241,11 @@ class Failures:
         """Two instances of its model are ready: one may end, and the other serves."""
         ready = self._ready
         return sum(peer.spec.name in ready for peer in self._registry.peers(request.inference)) >= 2
+
+    def _may_begin_trial(self, request: Request) -> bool:
+        # Placement may still choose an instance that is ending, which would count as a second end of its request.
+        ending = any(peer.spec.name in self._ending for peer in self._registry.peers(request.inference))
+        return not ending and self._has_second(request) and self._trials.may_begin
 
     def _check_may_be_tried(self, request: Request, why: str) -> None:
         """Raises UnavailableError if waiting cannot help."""
@@ -285,8 +290,9 @@ class Failures:
     def _on_status(self, status: InstanceStatus) -> None:
         name, before = status.spec.name, self._states.get(status.spec.name)
         self._states[name] = status.state
-        if status.state is not State.READY:
+        if status.state is not State.READY and name in self._ending:
             self._ending.discard(name)
+            self._wake()
         if status.state is State.STOPPING and before is State.UNHEALTHY and status.wanted:
             self._given_up.add(name)
         elif status.state in {State.STARTING, State.READY}:

@@ -151,9 +151,12 @@ class Load:
     lost: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _asked: Counter[int] = field(default_factory=Counter)
+    """Requests of each client."""
 
     def run(self) -> None:
         while not self._stop.is_set():
+            self._asked[threading.get_ident()] += 1
             # Each with a text of its own: what ran on two instances that were killed is not tried again.
             asked = {"role": "user", "content": f"Hi {next(self._numbers)}"}
             body = json.dumps({"model": "ds-32b", "messages": [asked], "max_tokens": 4})
@@ -179,6 +182,11 @@ class Load:
                 return error.code, error.read().decode(errors="replace")
         except (OSError, ValueError) as error:
             return 0, repr(error)
+
+    def renew(self) -> None:
+        """Returns when all requests that are running now have been answered."""
+        before = dict(self._asked)
+        until(lambda: all(self._asked[client] > asked for client, asked in before.items()), "answers to all clients")
 
     @contextmanager
     def flowing(self) -> Iterator[None]:
@@ -263,6 +271,7 @@ def kill(daemon: Daemon, load: Load, name: str) -> set[str]:
     until(lambda: load.statuses[200] > answered + 8, f"answers after {name} is killed")
     until(lambda: daemon.generations() != generations, f"a new generation of {name}")
     daemon.wait_ready()
+    load.renew()  # what ran on it must not meet the next kill, too
     after = daemon.containers()
     return {each for each in daemon.ipc if before[f"vllm_{each}"] != after[f"vllm_{each}"]}
 
