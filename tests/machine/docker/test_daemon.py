@@ -73,7 +73,7 @@ class Daemon:
                 "backoff_base_s": 0.2,
                 "backoff_cap_s": 1.0,
                 "probe_interval_s": 0.5,
-                "probe_timeout_s": 2.0,
+                "probe_timeout_s": 5.0,
                 "stop_grace_s": 5.0,
             },
             "control": {"socket": str(self.folder / "admin.sock")},
