@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import time
+from collections import Counter
 
 import pytest
 
@@ -29,10 +30,11 @@ async def test_soak(bed: Bed, row: Row) -> None:
     end_s = time.monotonic() + DURATION_S
     bed.told_to_end |= set(NAMES)
     seeds = [choose.randrange(10**9) for _ in range(CLIENTS)]
-    clients = asyncio.gather(*(_client(bed, row, random.Random(seed), n, end_s) for n, seed in enumerate(seeds)))
+    asked: Counter[int] = Counter()
+    clients = asyncio.gather(*(_client(bed, row, random.Random(seed), n, end_s, asked) for n, seed in enumerate(seeds)))
     try:
         while time.monotonic() < end_s:
-            await _strike(bed, choose)
+            await _strike(bed, choose, asked, end_s)
         await clients
     finally:
         clients.cancel()
@@ -44,13 +46,15 @@ def _moved(bed: Bed, row: Row) -> None:
     row.notes.append(f"{bed.metric('syshax_handovers_total{'):.0f} hand-overs")
 
 
-async def _client(bed: Bed, row: Row, choose: random.Random, number: int, end_s: float) -> None:
-    asked = 2_000_000 + number * 10_000
+async def _client(bed: Bed, row: Row, choose: random.Random, number: int, end_s: float, asked: Counter[int]) -> None:
+    """Counts its requests in `asked`."""
+    first = 2_000_000 + number * 10_000
     while time.monotonic() < end_s:
-        asked += 1
+        asked[number] += 1
+        request_number = first + asked[number]
         kind = choose.random()
         if kind < 0.15:  # goes in the middle
-            data = request(chat(asked, tokens=200))
+            data = request(chat(request_number, tokens=200))
             try:
                 async with asyncio.timeout(choose.random()):
                     await exchange(bed.port, data)
@@ -59,16 +63,20 @@ async def _client(bed: Bed, row: Row, choose: random.Random, number: int, end_s:
         else:
             tokens, stream = choose.choice((1, 2, 10, 60, 200)), kind < 0.7
             version = choose.choice(("1.0", "1.1", "1.1"))
-            row.counts.add(await ask(bed.port, asked, tokens=tokens, stream=stream, version=version))
+            row.counts.add(await ask(bed.port, request_number, tokens=tokens, stream=stream, version=version))
         await asyncio.sleep(choose.random() * 0.1)
 
 
-async def _strike(bed: Bed, choose: random.Random) -> None:
+async def _strike(bed: Bed, choose: random.Random, asked: Counter[int], end_s: float) -> None:
     """Something happens to one instance, while the other is well."""
     name = choose.choice(NAMES)
     match choose.choice(("kill", "restart", "stop", "stall", "lose")):
         case "kill":
             await asyncio.to_thread(bed.crash, name)
+            before = dict(asked)
+            # What meets two kills is not tried again.
+            while any(asked[client] <= count for client, count in before.items()) and time.monotonic() < end_s:
+                await asyncio.sleep(0.05)
         case "restart":
             await asyncio.to_thread(bed.ctl, "restart", name, "--wait")
         case "stop":
