@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from syshaxd.core.errors import ConflictError, NotFoundError
@@ -189,7 +190,7 @@ class Supervisor:
         fault = await instance.prober.ask()
         if fault is None or fault.inconclusive:
             return True
-        self._post(instance, ProbeFailed(generation, fault.reason, counts=False, busy=False))
+        self._on_probe(name, generation, replace(fault, counts=False))
         return False
 
     def note_launch(self, name: str, generation: int, text: str) -> None:
