@@ -32,18 +32,17 @@ class History(Generic[T]):
             unread.append(entry)
             news.set()
 
-    def latest(self, count: int | None = None) -> list[T]:
-        """The last `count` entries (None: all), oldest first."""
-        entries = list(self._entries)
+    def latest(self, count: int | None = None, *, wanted: Callable[[T], bool] = lambda entry: True) -> list[T]:
+        """The last `count` wanted entries (None: all), oldest first."""
+        entries = [entry for entry in self._entries if wanted(entry)]
         return entries if count is None else entries[max(0, len(entries) - count) :]
 
     async def watch(
         self, last: int | None = 0, *, follow: bool = True, wanted: Callable[[T], bool] = lambda entry: True
     ) -> AsyncGenerator[T, None]:
         """Yields the last wanted entries, oldest first; with `follow` then each new one until the caller closes it."""
-        entries = [entry for entry in self._entries if wanted(entry)]
-        entries = entries if last is None else entries[max(0, len(entries) - last) :]
-        unread, news = deque(entries, maxlen=None if not follow else _MAX_BEHIND), asyncio.Event()
+        unread = deque(self.latest(last, wanted=wanted), maxlen=None if not follow else _MAX_BEHIND)
+        news = asyncio.Event()
         watcher = (unread, news)
         self._watchers.append(watcher)
         try:
