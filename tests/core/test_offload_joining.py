@@ -13,6 +13,7 @@ from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import CHAT_PATH, COMPLETIONS_PATH
 from syshaxd.core.handover.held_back import incomplete_tail
 from syshaxd.core.handover.joining import JoinedAnswer
+from syshaxd.core.handover.passing import PassedStream
 from syshaxd.core.handover.plain_events import PLAIN_EVENT
 from syshaxd.core.wire.http1 import chunk
 
@@ -48,14 +49,22 @@ def first(path: str) -> dict[str, Any]:
     return event_of(path, "a", [5]) | {"prompt_token_ids": [1, 2, 3]}
 
 
-def passing(path: str, **body: Any) -> JoinedAnswer:
+class Answer(JoinedAnswer):
+    """An answer and the stream of its first part."""
+
+    def __init__(self, path: str, body: dict[str, Any], **more: Any) -> None:
+        super().__init__(path, body, **more)
+        self.passed = PassedStream(self)
+
+
+def passing(path: str, **body: Any) -> Answer:
     """An answer whose first token has been passed on."""
-    answer = JoinedAnswer(path, {"stream": True} | body)
-    assert answer.pass_on(sse(first(path)))
+    answer = Answer(path, {"stream": True} | body)
+    assert answer.passed.read(sse(first(path)))
     return answer
 
 
-def begun(path: str, **body: Any) -> JoinedAnswer:
+def begun(path: str, **body: Any) -> Answer:
     """An answer that goes on elsewhere after its first token."""
     answer = passing(path, **body)
     answer.begin_part()
@@ -78,12 +87,12 @@ def events(data: bytes) -> list[dict[str, Any]]:
 def test_the_first_instances_events_pass_as_they_are_but_for_ids(
     path: str, made: list[tuple[str, list[int]]], more: dict[str, Any], piece_bytes: int, tells_ids: bool
 ) -> None:
-    answer = JoinedAnswer(path, {"stream": True, "return_token_ids": tells_ids})
+    answer = Answer(path, {"stream": True, "return_token_ids": tells_ids})
     told = [first(path), *(more | event_of(path, text, numbers) for text, numbers in made)]
     told.append(event_of(path, "", [9], "stop") | {"system_fingerprint": "fp"})
     data = b": a comment\n\n" + sse(*told) + b"data: [DONE]\n\n"
-    out = b"".join(answer.pass_on(data[at : at + piece_bytes]) for at in range(0, len(data), piece_bytes))
-    assert answer.failure is None
+    out = b"".join(answer.passed.read(data[at : at + piece_bytes]) for at in range(0, len(data), piece_bytes))
+    assert answer.passed.failure is None
     assert answer.token_ids == [5, *(number for _, numbers in made for number in numbers), 9]
     assert (answer.tokens, answer.prompt_ids, answer.finished) == (len(answer.token_ids), (1, 2, 3), True)
     assert not out.endswith(b"[DONE]\n\n")  # it leaves with the end of the stream, which follows at once
@@ -105,8 +114,8 @@ def test_plain_events_pass_without_parsing_as_they_would_with_it(path: str, text
     assert PLAIN_EVENT.fullmatch(sse(event))
     assert not PLAIN_EVENT.match(sse(unusual))
     unparsed, parsed = passing(path), passing(path)
-    (passed,) = events(unparsed.pass_on(sse(event)))
-    assert [{"x": []} | passed] == events(parsed.pass_on(sse(unusual)))
+    (passed,) = events(unparsed.passed.read(sse(event)))
+    assert [{"x": []} | passed] == events(parsed.passed.read(sse(unusual)))
     assert (unparsed.token_ids, unparsed.tokens, unparsed.surely_whole) == (
         parsed.token_ids,
         parsed.tokens,
@@ -130,8 +139,8 @@ def test_what_is_not_plain_is_parsed(path: str) -> None:
     for other in others:
         assert not PLAIN_EVENT.match(other)
     failing = passing(path)
-    assert failing.pass_on(sse({"error": {"message": "b"}}, plain)) == b""
-    assert failing.failure is not None
+    assert failing.passed.read(sse({"error": {"message": "b"}}, plain)) == b""
+    assert failing.passed.failure is not None
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -141,8 +150,8 @@ def test_plain_events_in_a_row_are_read_as_their_json_says(
 ) -> None:
     answer = passing(path)
     told = [event_of(path, odd + text, numbers) for text, numbers in made]
-    passed = events(answer.pass_on(sse(*told, event_of(path, "z", [8]))))
-    assert answer.failure is None
+    passed = events(answer.passed.read(sse(*told, event_of(path, "z", [8]))))
+    assert answer.passed.failure is None
     assert answer.token_ids == [5, *(number for _, numbers in made for number in numbers), 8]
     for event in told:
         event["choices"][0]["token_ids"] = None
@@ -179,12 +188,12 @@ def test_a_chunk_that_passes_in_one_step_passes_as_its_events_would(
         payloads[0] + payloads[-1],
         sse(event_of(path, "z", [8])),
     ]:
-        expected = slow.pass_on(payload)
-        passed = quick.pass_chunk(chunk(payload))
+        expected = slow.passed.read(payload)
+        passed = quick.passed.chunk(chunk(payload))
         if passed:
             assert passed == chunk(expected)
         else:
-            assert quick.pass_on(payload) == expected
+            assert quick.passed.read(payload) == expected
         assert quick.token_ids == slow.token_ids
         assert (quick.tokens, quick.plain, quick.surely_whole) == (slow.tokens, slow.plain, slow.surely_whole)
 
@@ -192,18 +201,18 @@ def test_a_chunk_that_passes_in_one_step_passes_as_its_events_would(
 @pytest.mark.parametrize("path", PATHS)
 def test_a_plain_event_in_a_chunk_of_its_own_passes_in_one_step(path: str) -> None:
     answer = passing(path)
-    answer.pass_on(sse(event_of(path, "a", [6])))
+    answer.passed.read(sse(event_of(path, "a", [6])))
     framed = chunk(sse(event_of(path, "b", [7])))
-    assert answer.pass_chunk(framed).endswith(b"\r\n")
+    assert answer.passed.chunk(framed).endswith(b"\r\n")
     for other in (framed[:-1], framed + framed, framed + b"0\r\n\r\n", chunk(sse({"error": {"message": "b"}})), b""):
-        assert answer.pass_chunk(other) == b""
+        assert answer.passed.chunk(other) == b""
     assert answer.token_ids == [5, 6, 7]
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_plain_event_after_a_held_one_completes_its_character(path: str) -> None:
     held = passing(path)
-    held.pass_on(sse(event_of(path, "", [6]), event_of(path, "b", [7])))
+    held.passed.read(sse(event_of(path, "", [6]), event_of(path, "b", [7])))
     assert held.token_ids == [5, 6, 7]
     assert held.tokens == 3
 
@@ -211,7 +220,7 @@ def test_a_plain_event_after_a_held_one_completes_its_character(path: str) -> No
 @pytest.mark.parametrize("path", PATHS)
 def test_words_that_look_like_ids_stay(path: str) -> None:
     text = '"token_ids":[1,2],"prompt_token_ids":[3]'
-    out = passing(path).pass_on(sse(event_of(path, text, [6, 7])))
+    out = passing(path).passed.read(sse(event_of(path, text, [6, 7])))
     (event,) = events(out)
     choice = event["choices"][0]
     assert (choice["delta"]["content"] if path == CHAT_PATH else choice["text"]) == text
@@ -222,31 +231,32 @@ def test_words_that_look_like_ids_stay(path: str) -> None:
 @pytest.mark.parametrize("bad", [{"error": {"message": "dead"}}, {"choices": [7]}, {"choices": [{"delta": 3}]}])
 def test_what_came_before_a_bad_event_reaches_the_client(path: str, bad: dict[str, Any]) -> None:
     answer = passing(path)
-    (event,) = events(answer.pass_on(sse(event_of(path, "b", [6]), bad, event_of(path, "c", [7]))))
+    (event,) = events(answer.passed.read(sse(event_of(path, "b", [6]), bad, event_of(path, "c", [7]))))
     assert "b" in str(event)
     assert answer.token_ids == [5, 6]
-    assert answer.failure is not None
+    assert answer.passed.failure is not None
 
 
 def test_an_event_that_there_is_only_for_its_ids_is_kept_back() -> None:
     nothing = event_of(CHAT_PATH, "", [6])
     nothing["choices"][0]["delta"] = {}
     answer = passing(CHAT_PATH)
-    assert answer.pass_on(sse(nothing)) == b""
-    assert len(events(answer.pass_on(sse(event_of(CHAT_PATH, "\N{SNOWMAN}", [7]))))) == 1
+    assert answer.passed.read(sse(nothing)) == b""
+    assert len(events(answer.passed.read(sse(event_of(CHAT_PATH, "\N{SNOWMAN}", [7]))))) == 1
     assert answer.token_ids == [5, 6, 7]
     elsewhere = begun(CHAT_PATH)
     assert elsewhere.take(nothing) == b""
     assert len(events(elsewhere.take(event_of(CHAT_PATH, "\N{SNOWMAN}", [7])))) == 1
     assert (
-        len(events(passing(CHAT_PATH, return_token_ids=True).pass_on(sse(nothing, event_of(CHAT_PATH, "b", [7]))))) == 2
+        len(events(passing(CHAT_PATH, return_token_ids=True).passed.read(sse(nothing, event_of(CHAT_PATH, "b", [7])))))
+        == 2
     )
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_an_empty_event_that_the_client_has_is_not_sent_again_when_its_token_is_made_again(path: str) -> None:
     answer = passing(path)
-    assert len(events(answer.pass_on(sse(event_of(path, "", [6]))))) == 1
+    assert len(events(answer.passed.read(sse(event_of(path, "", [6]))))) == 1
     assert answer.token_ids == [5]
     answer.begin_part()
     assert answer.take(event_of(path, "", [6])) == b""
@@ -258,20 +268,20 @@ def test_an_empty_event_that_the_client_has_is_not_sent_again_when_its_token_is_
 @pytest.mark.parametrize("usage", [False, True])
 def test_a_whole_answer_whose_last_words_did_not_come_is_completed(path: str, usage: bool) -> None:
     answer = passing(path, stream_options={"include_usage": usage})
-    assert answer.pass_on(sse(event_of(path, "", [6], "stop")))
+    assert answer.passed.read(sse(event_of(path, "", [6], "stop")))
     assert answer.finished
     said = answer.end()
     assert said.endswith(b"data: [DONE]\n\n")
     told = events(said.removesuffix(b"data: [DONE]\n\n"))
     assert [event["usage"]["completion_tokens"] for event in told] == ([2] if usage else [])
-    answer.pass_on(sse({"choices": [], "usage": {"completion_tokens": 2}}))
+    answer.passed.read(sse({"choices": [], "usage": {"completion_tokens": 2}}))
     assert answer.end() == b"data: [DONE]\n\n"
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_usage_that_an_instance_tells_unasked_is_told_to_the_end(path: str) -> None:
-    answer = JoinedAnswer(path, {"stream": True})
-    answer.pass_on(sse(first(path) | {"usage": {"prompt_tokens": 3, "completion_tokens": 1}}))
+    answer = Answer(path, {"stream": True})
+    answer.passed.read(sse(first(path) | {"usage": {"prompt_tokens": 3, "completion_tokens": 1}}))
     answer.begin_part()
     (event,) = events(answer.take(event_of(path, "b", [6])))
     assert event["usage"]["completion_tokens"] == 2
@@ -333,14 +343,14 @@ def test_a_parsers_delta_reaches_the_client_and_ends_what_can_be_moved() -> None
 
 
 def test_reasoning_may_be_cut_where_the_parser_finds_its_state_in_the_tokens() -> None:
-    answer = JoinedAnswer(CHAT_PATH, {"stream": True}, tells_reasoning=True)
+    answer = Answer(CHAT_PATH, {"stream": True}, tells_reasoning=True)
     first = event_of(CHAT_PATH, "", [5]) | {"prompt_token_ids": [1, 2, 3]}
     first["choices"][0]["delta"] = {"role": "assistant", "content": ""}
     thought = event_of(CHAT_PATH, "", [6])
     thought["choices"][0]["delta"] = {"reasoning": "hm"}
     end_of_thinking = event_of(CHAT_PATH, "", [7])
     end_of_thinking["choices"][0]["delta"] = {}
-    passed = events(answer.pass_on(sse(first, thought, end_of_thinking)))
+    passed = events(answer.passed.read(sse(first, thought, end_of_thinking)))
     assert passed[-1]["choices"][0]["delta"] == {"reasoning": "hm"}
     assert answer.may_be_cut
     assert answer.token_ids[-1] == 6  # the token that told the parser only is made again
@@ -363,12 +373,12 @@ def test_log_probabilities_are_joined_with_their_offsets(path: str) -> None:
         event["choices"][0]["logprobs"] = entry
         return event
 
-    answer = JoinedAnswer(path, {"stream": True, "logprobs": 1})
+    answer = Answer(path, {"stream": True, "logprobs": 1})
     first = told("ab", [5], 0)
     first["prompt_token_ids" if path == CHAT_PATH else "more"] = [1, 2, 3]
     first["choices"][0]["prompt_token_ids"] = [1, 2, 3]
     held = told("", [6], 2)
-    passed = events(answer.pass_on(sse(first, held)))
+    passed = events(answer.passed.read(sse(first, held)))
     assert [event["choices"][0]["logprobs"] for event in passed] == [first["choices"][0]["logprobs"]]
     assert passed[0]["choices"][0]["token_ids"] is None
     answer.begin_part()  # the held token, whose character was not complete, is made again
@@ -380,7 +390,7 @@ def test_log_probabilities_are_joined_with_their_offsets(path: str) -> None:
 
 
 def test_a_prefill_with_a_parsers_work_is_not_taken() -> None:
-    answer = JoinedAnswer(CHAT_PATH, {"stream": True})
+    answer = Answer(CHAT_PATH, {"stream": True})
     message = {"role": "assistant", "content": None, "reasoning": "hm"}
     told = {"id": "one", "created": 7, "model": "m", "prompt_token_ids": [1]}
     assert (
@@ -391,7 +401,7 @@ def test_a_prefill_with_a_parsers_work_is_not_taken() -> None:
 
 
 def test_a_prompt_that_leaves_no_room_for_a_second_token_ends_there() -> None:
-    answer = JoinedAnswer(COMPLETIONS_PATH, {"stream": True})
+    answer = Answer(COMPLETIONS_PATH, {"stream": True})
     choice = {"index": 0, "text": "a", "token_ids": [5], "prompt_token_ids": [1, 2, 3], "finish_reason": "length"}
     told = {"id": "one", "created": 7, "model": "m", "choices": [choice]}
     answer.take_prefill(told, max_model_len=4)

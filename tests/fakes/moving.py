@@ -8,6 +8,7 @@ from typing import Any
 
 from syshaxd.core.handover.bodies import CHAT_PATH
 from syshaxd.core.handover.joining import JoinedAnswer
+from syshaxd.core.handover.passing import PassedStream
 
 Event = dict[str, Any]
 Instance = Callable[[list[Any], list[str], int], Iterator[Event]]
@@ -41,12 +42,13 @@ def moved(
     """What the client gets if a move is due at these events, with the count of tokens; and how often it moved."""
     body = {"stream": True, "stop": stop, "tools": [1] if path == CHAT_PATH else []}
     joined = JoinedAnswer(path, body, may_call_tools=path == CHAT_PATH)
+    passed = PassedStream(joined)
     out, events, moving, moves = b"", instance(tokens, stop, 0), False, 0
     number = 0
     while (event := next(events, None)) is not None:
         number += 1
-        out += joined.take(event) if joined.parts else joined.pass_on(sse(event))
-        assert joined.failure is None
+        out += joined.take(event) if joined.parts else passed.read(sse(event))
+        assert passed.failure is None
         if number in due:
             moving = True
             joined.look_ahead()

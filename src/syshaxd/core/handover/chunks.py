@@ -11,9 +11,16 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import CHAT_PATH, dump_body
+from syshaxd.core.report.describe import excerpt
 
 DONE = b"data: [DONE]\n\n"
+DATA = b"data: "
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""Longer than any event, also one with the prompt's tokens."""
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+"""What reading an event of the wrong shape raises."""
 PLAIN_DELTA = frozenset(("role", "content"))
 """A delta with more than these is a parser's work, whose state cannot be told."""
 REASONED_DELTA = PLAIN_DELTA | {"reasoning", "reasoning_content"}
@@ -152,5 +159,10 @@ def usage_of(prompt: int, generated: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "total_tokens": prompt + generated, "completion_tokens": generated}
 
 
+def unreadable_event(error: Exception) -> InstanceFailedError:
+    """What an `UNREADABLE` error means."""
+    return InstanceFailedError(f"the instance sent an event that cannot be read: {excerpt(repr(error))}")
+
+
 def _event(value: Mapping[str, Any]) -> bytes:
-    return b"data: " + dump_body(value) + b"\n\n"
+    return DATA + dump_body(value) + b"\n\n"

@@ -16,8 +16,8 @@ from syshaxd.core.handover.bodies import (
     prefill_body,
     prompt_body,
 )
-from syshaxd.core.handover.joining import JoinedAnswer
 from syshaxd.core.handover.pairs import InstanceFacts
+from syshaxd.core.handover.so_far import AnswerSoFar
 
 
 class HandoverDialect(Protocol):
@@ -61,7 +61,7 @@ class HandoverDialect(Protocol):
         """
 
     def continuation(
-        self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None
+        self, body: Mapping[str, Any], so_far: AnswerSoFar, facts: InstanceFacts, *, load: str | None, save: str | None
     ) -> tuple[str, bytes]:
         """Path and body of the request for the rest, as a stream.
 
@@ -99,7 +99,7 @@ class ConnectorDialect:
         return loading_body(body, load) if save is None else movable_body(body, save, load)
 
     def continuation(
-        self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None
+        self, body: Mapping[str, Any], so_far: AnswerSoFar, facts: InstanceFacts, *, load: str | None, save: str | None
     ) -> tuple[str, bytes]:
         """HandoverDialect: by token ids, on the chat's own route where the instance takes them there."""
         chat = so_far.chat and facts.takes_chat_ids

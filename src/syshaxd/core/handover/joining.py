@@ -3,23 +3,30 @@
 """One answer out of the parts that several instances make of it.
 
 The client sees what one instance would have sent: one role, one id, every token once, the sums of the whole. While the
-first instance answers, its events pass as they are; those of a later part are rewritten in the name of the first. What
-counts as delivered always ends with a whole character, so another instance can continue from exactly there.
+first instance answers, its events pass as they are; those of a later part are rewritten in the name of the first.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import dump_body, token_limit
-from syshaxd.core.handover.chunks import DONE, PLAIN_DELTA, REASONED_DELTA, ChunkWriter, Piece, read_piece, usage_of
-from syshaxd.core.handover.held_back import LookAhead, TokenEnds, held_back_chars
-from syshaxd.core.handover.plain_events import PlainEvents
+from syshaxd.core.handover.chunks import (
+    DATA,
+    DONE,
+    PLAIN_DELTA,
+    REASONED_DELTA,
+    ChunkWriter,
+    Piece,
+    read_piece,
+    usage_of,
+)
 from syshaxd.core.handover.restated import RestatedText
+from syshaxd.core.handover.so_far import AnswerSoFar
 from syshaxd.core.report.describe import excerpt
 from syshaxd.core.wire.openai import error_text, is_refusal
 
@@ -28,23 +35,17 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BROKEN_OFF = frozenset(("abort", "error"))
 # A string's own quotes are escaped, so these are keys.
 _IDS = re.compile(rb'("(?:prompt_)?token_ids":)\[[^\]]*\]')
-_DATA = b"data: "
 _DONE = b"[DONE]"
-# Longer than the prompt's tokens in any event.
-_MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 
-class JoinedAnswer:
+class JoinedAnswer(AnswerSoFar):
     """Takes the events of one part after the other; gives what the client gets for them."""
 
-    # Each token changes the first ones; a dictionary of so many names would take twice the memory.
     __slots__ = (
-        *("_takes_unparsed", "_rest", "_plain_events", "token_ids", "tokens", "_last_size"),
-        *("_begun", "_ending", "_finish", "_held", "_held_events", "_keeps_text", "_limit", "_part_at"),
-        *("_plain_delta", "_prompt_details", "_restated", "_sent_early", "_tells_ids", "_template", "_text_size"),
-        *("_texts", "_to_be_continued", "_told_done", "_told_prompt_tokens", "_told_usage", "_writer"),
-        *("cached_tokens", "chat", "failure", "finished", "part_id", "part_over", "parts", "plain", "prompt_ids"),
-        *("refused", "stream", "tells_tokens", "_ahead", "_parses_all", "_token_ends"),
+        *("_begun", "_ending", "_held", "_held_events", "_limit", "_parses_all", "_part_at", "_plain_delta"),
+        *("_prompt_details", "_restated", "_sent_early", "_tells_ids", "_template", "_to_be_continued"),
+        *("_told_done", "_told_usage", "_writer", "cached_tokens", "part_id", "part_over", "refused", "stream"),
+        "takes_unparsed",
     )
 
     def __init__(
@@ -69,97 +70,39 @@ class JoinedAnswer:
             may_call_tools: Their parser may hold back text in which the call of a tool may begin.
         """
         self.stream = bool(body.get("stream"))
+        keeps_text = bool(to_be_continued) or not self.stream
+        super().__init__(path, body, keeps_text=keeps_text, may_call_tools=may_call_tools)
         self._writer = ChunkWriter(path, body)
         if tells_usage:
             self._writer.tell_usage()
         self._plain_delta = REASONED_DELTA if tells_reasoning else PLAIN_DELTA
-        self.chat = self._writer.chat
-        self._tells_ids, logprobs = self._writer.tells_ids, body.get("logprobs")
-        self.tells_tokens = self._tells_ids or (logprobs is not None and logprobs is not False)
-        """The client gets more of each token than its text: what was told cannot be withdrawn."""
-        behind_chars = held_back_chars(body)
-        self._token_ends = TokenEnds(behind_chars) if behind_chars else None
-        self._ahead = LookAhead() if may_call_tools else None
+        self._tells_ids = self._writer.tells_ids
         self._to_be_continued = to_be_continued
         self._limit, self._restated = token_limit(body), RestatedText("")
-        self.tokens = 0
-        """Tokens that the client has; events, where the instances do not tell their ids."""
-        self.parts = 0
-        """Parts after the prefill that have begun."""
         self.part_id: str | None = None
         """The id that the present part has given itself."""
         self.part_over = self._begun = False
         """`part_over`: the present part has ended, and another is to follow."""
-        self.prompt_ids: tuple[int, ...] = ()
-        """The prompt's tokens; empty: not known yet."""
-        self.token_ids: list[int] = []
-        """The answer's tokens that the client has."""
-        self.finished = self.refused = False
-        """The last token has come; `refused`: as the instance has refused the request in its stream."""
-        self.plain = True
-        """What came so far can be told from its tokens alone."""
+        self.refused = False
+        """The answer is `finished`, as the instance has refused the request in its stream."""
         self.cached_tokens: int | None = None
         """Prompt tokens that the present part did not have to compute, as far as it has told."""
-        self._told_prompt_tokens = self._last_size = 0
-        self._text_size = self._part_at = 0  # characters so far, and before the present part
-        self._texts: list[str] = []
-        self._keeps_text = bool(to_be_continued) or not self.stream
-        self._parses_all = self.tells_tokens or self._keeps_text or behind_chars > 0
+        self._part_at = 0  # characters before the present part
+        self._parses_all = self.tells_tokens or keeps_text or self._token_ends is not None
+        self.takes_unparsed = False
+        """Of an event with the text of one token, nothing matters now but the token."""
         self._held: list[Piece] = []
-        self._finish = Piece("", ())
         self._prompt_details: Any = None
         self._template: dict[str, Any] = {}
-        self._takes_unparsed = False
-        self._plain_events = PlainEvents()
-        self._rest = b""  # the beginning of an event
         self._held_events = b""  # those of the held pieces, where the client is told of their tokens
         self._sent_early = 0  # held pieces that the client has got as empty events
         self._ending = self._told_usage = self._told_done = False  # the last piece has come, its event was not sent
-        self.failure: InstanceFailedError | None = None
-        """Why no more of the present part can be used, although the instance continues."""
-
-    @property
-    def text(self) -> str:
-        """The answer's text that the client has; a stream that continues by tokens does not keep it."""
-        return "".join(self._texts)
-
-    @property
-    def prompt_tokens(self) -> int:
-        """How many the prompt has; 0: not known yet."""
-        return len(self.prompt_ids) or self._told_prompt_tokens
-
-    @property
-    def may_be_cut(self) -> bool:
-        """Another instance could continue from here with the KV cache of this one, as far as known."""
-        return bool(self.token_ids) and self.may_go_on
-
-    @property
-    def may_go_on(self) -> bool:
-        """Another instance could make the rest, as far as is known."""
-        return bool(self.prompt_ids and self.plain and not self.finished)
-
-    @property
-    def surely_whole(self) -> bool:
-        """What was delivered ends with a whole character; else `tail_ids` must be looked at by a tokenizer."""
-        return self._token_ends is not None or self._last_size <= 1
-
-    @property
-    def at_token_end(self) -> bool:
-        """What was delivered certainly ends where a token does, unless that is inside a character."""
-        if self._token_ends is not None:
-            return self._token_ends.tokens_of(self._text_size) is not None
-        return self._ahead is None or self._ahead.nothing_held
-
-    @property
-    def may_call_tools(self) -> bool:
-        """Whether a parser may hold back text in which the call of a tool may begin."""
-        return self._ahead is not None
 
     def look_ahead(self) -> None:
         """From now on an event waits for the next one, if only that shows whether the answer is `at_token_end`."""
         if self._ahead is not None:
             self._ahead.begin()
-            self._takes_unparsed = False
+            self.takes_unparsed = False
 
     def take_prefill(self, answer: Mapping[str, Any], *, max_model_len: int | None = None) -> bytes:
         """Takes the complete answer of one token; returns what to send, if anything.
@@ -200,82 +143,36 @@ class JoinedAnswer:
         if self._ahead is not None:
             self._ahead.end()
         if self._token_ends is not None:
-            self._token_ends.begin(self._text_size, len(self.token_ids))
-        self._rest = self._held_events = b""
-        self.failure = None
+            self._token_ends.begin(self.text_size, len(self.token_ids))
+        self._held_events = b""
         self.cached_tokens = None
         self.parts += 1
-        self._part_at = self._text_size
+        self._part_at = self.text_size
         self.part_id, self.part_over = None, False
         if self._to_be_continued:
             self._restated = RestatedText(self.text)
 
-    def pass_chunk(self, data: bytes) -> bytes:
-        """As `pass_on`, but takes an HTTP chunk and returns one: quickly, if its event is plain.
+    def pass_event(self, event: bytes) -> Iterator[bytes]:
+        """Takes one event of the first instance's stream; yields what to send.
 
-        Returns:
-            Nothing if this is not such a chunk: then `data` was not taken.
+        Raises:
+            InstanceFailedError: The event tells of a failure.
         """
-        if not self._takes_unparsed or self._rest:
-            return b""
-        plain = self._plain_events.read_chunk(data)
-        if plain is None:
-            return b""
-        self.token_ids.append(int(plain[1]))
-        self.tokens += 1
-        self._last_size = 1
-        return plain[0]
-
-    def pass_on(self, data: bytes) -> bytes:
-        """Takes bytes of the first instance's stream; returns what to send: the same, but for ids that nobody wants.
-
-        If `failure` is set afterwards, the rest of the part is of no use.
-        """
-        if self._rest:
-            data, self._rest = self._rest + data, b""
-        out: list[bytes] = []
-        begin = 0
-        try:
-            while begin < len(data):
-                if self._takes_unparsed and (plain := self._plain_events.read(data, begin)):
-                    event, digits, begin = plain
-                    out.append(event)
-                    self.token_ids.append(int(digits))
-                    self.tokens += 1
-                    self._last_size = 1
-                    continue
-                end = data.find(b"\n\n", begin) + 2
-                if end < 2:
-                    break
-                out += map(self._pass_event, self._in_turn(data[begin:end]))
-                begin = end
-                self._takes_unparsed = self._begun and not (self._held or self._parses_all or self._looks_ahead)
-        except InstanceFailedError as error:
-            self.failure = error
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            self.failure = InstanceFailedError(
-                f"the instance sent an event that cannot be read: {excerpt(repr(error))}"
-            )
-        else:
-            self._rest = data[begin:]
-            if len(self._rest) > _MAX_EVENT_BYTES:
-                self.failure = InstanceFailedError(f"the instance sent an event of over {_MAX_EVENT_BYTES} bytes")
-        return b"".join(out)
-
-    @property
-    def _looks_ahead(self) -> bool:
-        return self._ahead is not None and self._ahead.active
+        for each in self._in_turn(event):
+            yield self._pass_event(each)
+        looks_ahead = self._ahead is not None and self._ahead.active
+        self.takes_unparsed = self._begun and not (self._held or self._parses_all or looks_ahead)
 
     def _in_turn(self, event: bytes | Mapping[str, Any]) -> Sequence[Any]:
         """What is to be taken now that this event has come."""
         return (event,) if self._ahead is None else self._ahead.in_turn(event)
 
     def _pass_event(self, event: bytes) -> bytes:
-        text = event.removeprefix(_DATA).rstrip(b"\n")
+        text = event.removeprefix(DATA).rstrip(b"\n")
         if text == _DONE:
             self._told_done = True
             return b""  # the stream's end follows at once, and `end` sends both
-        if not event.startswith(_DATA):
+        if not event.startswith(DATA):
             return event  # a comment
         told = json.loads(text)
         if is_refusal(told.get("error")):
@@ -285,7 +182,7 @@ class JoinedAnswer:
         self._begun = True
         self._told_usage = self._told_usage or (not told.get("choices") and bool(told.get("usage")))
         for piece in pieces:
-            self._add(piece)
+            self.add(piece)
         if self._held and self.tells_tokens:
             # What was told of a token cannot be withdrawn: it waits until its character is whole.
             self._held_events += event
@@ -357,34 +254,6 @@ class JoinedAnswer:
                 reason = "length"
         return replace(piece, text=text, finish_reason=reason)
 
-    def tail_ids(self) -> tuple[int, ...]:
-        """The last tokens that were delivered: enough to see whether they end with a whole character."""
-        return tuple(self.token_ids[-max(8, self._last_size) :])
-
-    def drop_held_back(self) -> bool:
-        """Leaves out the tokens whose text was held back for stop strings, so that they are made again.
-
-        Returns:
-            False: the client has the beginning of a token's text.
-        """
-        if self._token_ends is None:
-            return True
-        tokens = self._token_ends.tokens_of(self._text_size)
-        return tokens is not None and self.drop_tail(len(self.token_ids) - tokens)
-
-    def drop_tail(self, count: int) -> bool:
-        """Leaves out the last tokens, whose character was not complete, so that they are made again.
-
-        Returns:
-            False: the client has their ids already.
-        """
-        if count and self.tells_tokens:
-            return False
-        del self.token_ids[len(self.token_ids) - count :]
-        self.tokens -= count
-        self._last_size = 0
-        return True
-
     def end(self) -> bytes:
         """What is missing at the end of the client's stream."""
         if self._told_done:
@@ -394,13 +263,13 @@ class JoinedAnswer:
             usage["prompt_tokens_details"] = self._prompt_details
         out = self._writer.end(None if self._told_usage else usage)
         if self._ending:
-            out = self._writer.piece(self._finish, self.prompt_ids, self.prompt_tokens, self.tokens) + out
+            out = self._writer.piece(self.finish, self.prompt_ids, self.prompt_tokens, self.tokens) + out
         return out
 
     def whole(self) -> bytes:
         """The answer in one piece, in the form of the instance that prefilled it."""
         choice = dict(self._template["choices"][0])
-        finish = self._finish
+        finish = self.finish
         choice |= {"finish_reason": finish.finish_reason, "stop_reason": finish.stop_reason}
         choice["token_ids"] = self.token_ids if self._tells_ids else None
         body = dict(self._template)
@@ -423,7 +292,7 @@ class JoinedAnswer:
         if not self._begun:
             self._begun = True
             out = self._writer.role(self.prompt_ids, self.prompt_tokens)
-        self._add(piece)
+        self.add(piece)
         if piece.finish_reason is not None:
             self._ending = True  # what stands in the last piece's event, only the instance's last event tells
         elif (
@@ -437,20 +306,6 @@ class JoinedAnswer:
         early = self._sent_early > 0
         self._sent_early -= early
         return early
-
-    def _add(self, piece: Piece) -> None:
-        self.token_ids += piece.token_ids
-        self.tokens += piece.tokens
-        self.plain = self.plain and not piece.parsed
-        self._last_size = len(piece.token_ids)
-        self._text_size += len(piece.text)
-        if self._token_ends is not None and piece.text and len(piece.token_ids) == 1:
-            self._token_ends.add(self._text_size, len(self.token_ids))
-        if self._keeps_text:
-            self._texts.append(piece.text)
-        if piece.finish_reason is not None:
-            self.finished = True
-            self._finish = piece
 
     def _usage(self) -> dict[str, Any]:
         return usage_of(self.prompt_tokens, self.tokens)

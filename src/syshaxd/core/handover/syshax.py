@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from syshaxd.core.handover.bodies import CHAT_PATH, dump_body, token_limit
-from syshaxd.core.handover.joining import JoinedAnswer
 from syshaxd.core.handover.pairs import InstanceFacts
+from syshaxd.core.handover.so_far import AnswerSoFar
 from syshaxd.core.wire.body import raw_fields
 
 SCHEDULED = "scheduled"
@@ -50,7 +50,7 @@ class SyshaxDialect:
         return dump_body(raw_fields(body))
 
     def continuation(
-        self, body: Mapping[str, Any], so_far: JoinedAnswer, facts: InstanceFacts, *, load: str | None, save: str | None
+        self, body: Mapping[str, Any], so_far: AnswerSoFar, facts: InstanceFacts, *, load: str | None, save: str | None
     ) -> tuple[str, bytes]:
         """HandoverDialect: without a key, by the text alone, which every vLLM understands."""
         changed = {**raw_fields(body), "stream": True, "stream_options": {"include_usage": True}}

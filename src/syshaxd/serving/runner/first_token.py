@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from syshaxd.core.errors import InstanceFailedError
+from syshaxd.core.handover.chunks import UNREADABLE
 from syshaxd.core.handover.dialect import HandoverDialect
 from syshaxd.core.handover.joining import JoinedAnswer
 from syshaxd.core.report.describe import excerpt
@@ -68,5 +69,5 @@ def _read(
         answered = json.loads(response.payload())
         load, size_bytes = dialect.load_key(answered, key), dialect.size_bytes(answered)
         return FirstToken(take(answered), load, size_bytes)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except UNREADABLE as error:
         raise InstanceFailedError(f"the instance's first token cannot be read: {excerpt(repr(error))}") from error

@@ -18,14 +18,13 @@ from syshaxd.core.types import InstanceSpec
 from syshaxd.serving.request import Request
 from syshaxd.serving.runner.answer import ClientAnswer
 from syshaxd.serving.runner.delivery import Delivery
-from syshaxd.serving.runner.detokenize import incomplete_tokens
+from syshaxd.serving.runner.detokenize import drop_incomplete
 from syshaxd.serving.runner.exchange import Part
 from syshaxd.serving.runner.exchanges import Exchanges
 from syshaxd.serving.runner.first_token import FirstToken, read_first_token, read_prompt
 from syshaxd.serving.runner.handing_over import HandoverMeter
 from syshaxd.serving.runner.relay import MovableRelay, Relay
 from syshaxd.serving.runner.runner import Runner
-from syshaxd.serving.runner.segment import Segment
 
 # An event with one token certainly ends with a whole character. If none of so many events has one, a tokenizer decides.
 _EVENTS_TO_WAIT = 8
@@ -332,7 +331,7 @@ class MovableAnswer:
 
     async def _continue(self, spec: InstanceSpec, save: str | None) -> None:
         """Reads the rest, which goes to the client in the name of the first instance."""
-        await self._drop_incomplete(spec)
+        await drop_incomplete(self._joined, self._exchanges, spec, self._body.get("model") or spec.served_model)
         path, body = self._dialect.continuation(
             self._body, self._joined, self._facts[spec.name], load=self._load, save=save
         )
@@ -360,22 +359,6 @@ class MovableAnswer:
         self._events_to_wait -= 1
         if self._joined.surely_whole or (self._events_to_wait < 0 and not self._joined.tells_tokens):
             response.cut()
-
-    async def _drop_incomplete(self, spec: InstanceSpec) -> None:
-        """Has tokens made again whose character was not delivered, as its end was to come with the next token."""
-        joined = self._joined
-        if not joined.drop_held_back():
-            raise InstanceFailedError("the answer broke off inside a token whose beginning the client has")
-        if joined.surely_whole and joined.at_token_end:
-            return
-        model = self._body.get("model") or spec.served_model
-
-        async def ask(body: bytes) -> Segment:
-            return await self._exchanges.read(spec, "/detokenize", body)
-
-        incomplete = await incomplete_tokens(ask, model, joined.tail_ids(), may_call_tools=joined.may_call_tools)
-        if not joined.drop_tail(incomplete):
-            raise InstanceFailedError("the answer broke off inside a character whose tokens the client has")
 
     # The end.
 

@@ -15,6 +15,7 @@ from syshaxd.core.errors import InstanceFailedError, SyshaxError
 from syshaxd.core.handover.bodies import CHAT_PATH, COMPLETIONS_PATH
 from syshaxd.core.handover.chunks import DONE
 from syshaxd.core.handover.joining import JoinedAnswer
+from syshaxd.core.handover.passing import PassedStream
 from syshaxd.core.placement.records import Outcome
 from syshaxd.core.wire.http1 import Dechunker, ResponseHead, is_one_chunk
 from syshaxd.core.wire.openai import choices_of
@@ -210,7 +211,7 @@ class Relay(Response):
 class MovableRelay(Relay):
     """Passes the first part of an answer that another instance may continue to the client."""
 
-    __slots__ = ("_dechunker", "_joined", "_write_chunk", "joins", "on_taken")
+    __slots__ = ("_dechunker", "_joined", "_passed", "_write_chunk", "joins", "on_taken")
 
     def __init__(
         self,
@@ -234,6 +235,7 @@ class MovableRelay(Relay):
         """
         super().__init__(answer, request, done, last_try=last_try, paused=paused)
         self._joined = joined
+        self._passed = PassedStream(joined)
         self.on_taken: Callable[[], None] | None = None
         """Called when something has come, while a move waits for it."""
         self.joins = False
@@ -251,7 +253,7 @@ class MovableRelay(Relay):
         """Sink: passes on a chunk with an event whose kind is known."""
         if self._write_chunk is None or self.on_taken is not None:
             return False
-        out = self._joined.pass_chunk(data)
+        out = self._passed.chunk(data)
         if not out:
             return False
         self.progress += 1
@@ -266,7 +268,7 @@ class MovableRelay(Relay):
             super().body(data, whole=whole)
             return
         self.progress += 1
-        events = self._joined.pass_on(data)
+        events = self._passed.read(data)
         if events:
             self._answer.events(events)
         self._check_part()
@@ -300,12 +302,12 @@ class MovableRelay(Relay):
             return
         assert self.head_ is not None
         self.committed = True
-        events = self._joined.pass_on(self.payload())
+        events = self._passed.read(self.payload())
         self._held.clear()
         # Head and first events leave in one write: each costs a system call, and wakes the client.
         self._write_chunk = self._answer.begin_events(self.head_, events)
         self._check_part()
 
     def _check_part(self) -> None:
-        if self._joined.failure is not None:
-            self.fail(self._joined.failure)
+        if self._passed.failure is not None:
+            self.fail(self._passed.failure)

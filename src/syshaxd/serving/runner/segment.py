@@ -8,13 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.report.describe import excerpt
+from syshaxd.core.handover.chunks import DATA, MAX_EVENT_BYTES, UNREADABLE, unreadable_event
 from syshaxd.core.wire.http1 import Dechunker, ResponseHead
 from syshaxd.serving.runner.response import Response
 
-# An answer that is not an event stream is the daemon's to read: a first token, or an error.
-_MAX_BODY_BYTES = 16 * 1024 * 1024
-_DATA = b"data: "
 _DONE = b"[DONE]"
 
 
@@ -50,26 +47,26 @@ class Segment(Response):
         self.progress += 1
         if not self.streamed:
             self._hold(data)
-            if self._held_bytes > _MAX_BODY_BYTES:
-                self.fail(InstanceFailedError(f"the instance's answer is over {_MAX_BODY_BYTES} bytes"))
+            if self._held_bytes > MAX_EVENT_BYTES:
+                self.fail(InstanceFailedError(f"the instance's answer is over {MAX_EVENT_BYTES} bytes"))
             return
         *events, self._rest = (self._rest + (data if self._dechunker is None else self._dechunker.feed(data))).split(
             b"\n\n"
         )
-        if len(self._rest) > _MAX_BODY_BYTES:
-            self.fail(InstanceFailedError(f"the instance sent an event of over {_MAX_BODY_BYTES} bytes"))
+        if len(self._rest) > MAX_EVENT_BYTES:
+            self.fail(InstanceFailedError(f"the instance sent an event of over {MAX_EVENT_BYTES} bytes"))
             return
         try:
             for event in events:
-                text = event.removeprefix(_DATA)
+                text = event.removeprefix(DATA)
                 if text not in (_DONE, event):
                     self._on_event(json.loads(text))
                 if self.done.done():
                     return
         except InstanceFailedError as error:
             self.fail(error)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            self.fail(InstanceFailedError(f"the instance sent an event that cannot be read: {excerpt(repr(error))}"))
+        except UNREADABLE as error:
+            self.fail(unreadable_event(error))
 
     def end(self) -> None:
         """Sink: the response is complete."""

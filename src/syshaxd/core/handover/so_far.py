@@ -1,0 +1,142 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""What the client has of an answer, and whether another instance can continue it from there.
+
+What counts as delivered always ends with a whole character, so another instance can continue from exactly there.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from syshaxd.core.handover.bodies import CHAT_PATH
+from syshaxd.core.handover.chunks import Piece
+from syshaxd.core.handover.held_back import LookAhead, TokenEnds, held_back_chars
+
+
+class AnswerSoFar:
+    """The tokens that the client has, and what is known of the prompt."""
+
+    # Each token changes the first ones; a dictionary of so many names would take twice the memory.
+    __slots__ = (
+        *("token_ids", "tokens", "last_size"),
+        *("_ahead", "_texts", "_token_ends", "_told_prompt_tokens", "chat", "finish", "finished", "keeps_text"),
+        *("parts", "plain", "prompt_ids", "tells_tokens", "text_size"),
+    )
+
+    def __init__(self, path: str, body: Mapping[str, Any], *, keeps_text: bool, may_call_tools: bool) -> None:
+        """Sets up for an answer of which the client has nothing.
+
+        Args:
+            path: The client's route.
+            body: The client's body.
+            keeps_text: Whether `text` will be needed.
+            may_call_tools: The instances' parser may hold back text in which the call of a tool may begin.
+        """
+        self.chat = path == CHAT_PATH
+        self.keeps_text = keeps_text
+        self.token_ids: list[int] = []
+        """The answer's tokens that the client has."""
+        self.tokens = 0
+        """Their number; that of events, where the instances do not tell their ids."""
+        self.last_size = 0
+        """Tokens of the latest piece."""
+        self.prompt_ids: tuple[int, ...] = ()
+        """The prompt's tokens; empty: not known yet."""
+        self.parts = 0
+        """Parts after the prefill that have begun."""
+        self.finished = False
+        """The last token has come."""
+        self.finish = Piece("", ())
+        """The last piece, once the answer is `finished`."""
+        self.plain = True
+        """What came so far can be told from its tokens alone."""
+        logprobs = body.get("logprobs")
+        self.tells_tokens = bool(body.get("return_token_ids")) or (logprobs is not None and logprobs is not False)
+        """The client gets more of each token than its text: what was told cannot be withdrawn."""
+        behind_chars = held_back_chars(body)
+        self._token_ends = TokenEnds(behind_chars) if behind_chars else None
+        self._ahead = LookAhead() if may_call_tools else None
+        self.text_size = 0
+        """Characters that the client has; not counted where neither the text nor its end matters."""
+        self._told_prompt_tokens = 0
+        self._texts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """The answer's text that the client has; a stream that continues by tokens does not keep it."""
+        return "".join(self._texts)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many the prompt has; 0: not known yet."""
+        return len(self.prompt_ids) or self._told_prompt_tokens
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Another instance could continue from here with the KV cache of this one, as far as known."""
+        return bool(self.token_ids) and self.may_go_on
+
+    @property
+    def may_go_on(self) -> bool:
+        """Another instance could make the rest, as far as is known."""
+        return bool(self.prompt_ids and self.plain and not self.finished)
+
+    @property
+    def surely_whole(self) -> bool:
+        """What was delivered ends with a whole character; else `tail_ids` must be looked at by a tokenizer."""
+        return self._token_ends is not None or self.last_size <= 1
+
+    @property
+    def at_token_end(self) -> bool:
+        """What was delivered certainly ends where a token does, unless that is inside a character."""
+        if self._token_ends is not None:
+            return self._token_ends.tokens_of(self.text_size) is not None
+        return self._ahead is None or self._ahead.nothing_held
+
+    @property
+    def may_call_tools(self) -> bool:
+        """Whether a parser may hold back text in which the call of a tool may begin."""
+        return self._ahead is not None
+
+    def tail_ids(self) -> tuple[int, ...]:
+        """The last tokens that were delivered: enough to see whether they end with a whole character."""
+        return tuple(self.token_ids[-max(8, self.last_size) :])
+
+    def drop_held_back(self) -> bool:
+        """Leaves out the tokens whose text was held back for stop strings, so that they are made again.
+
+        Returns:
+            False: the client has the beginning of a token's text.
+        """
+        if self._token_ends is None:
+            return True
+        tokens = self._token_ends.tokens_of(self.text_size)
+        return tokens is not None and self.drop_tail(len(self.token_ids) - tokens)
+
+    def drop_tail(self, count: int) -> bool:
+        """Leaves out the last tokens, whose character was not complete, so that they are made again.
+
+        Returns:
+            False: the client has their ids already.
+        """
+        if count and self.tells_tokens:
+            return False
+        del self.token_ids[len(self.token_ids) - count :]
+        self.tokens -= count
+        self.last_size = 0
+        return True
+
+    def add(self, piece: Piece) -> None:
+        """The client gets a piece."""
+        self.token_ids += piece.token_ids
+        self.tokens += piece.tokens
+        self.plain = self.plain and not piece.parsed
+        self.last_size = len(piece.token_ids)
+        self.text_size += len(piece.text)
+        if self._token_ends is not None and piece.text and len(piece.token_ids) == 1:
+            self._token_ends.add(self.text_size, len(self.token_ids))
+        if self.keeps_text:
+            self._texts.append(piece.text)
+        if piece.finish_reason is not None:
+            self.finished = True
+            self.finish = piece
