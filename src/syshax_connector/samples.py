@@ -22,7 +22,7 @@ def _made_from(folder: Path) -> list[str]:
     try:
         record = json.loads((folder / _RECORD).read_bytes())
         return [str(sample) for sample in record["made_from"]]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return []
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
+from syshaxd.core import jsontext
 from syshaxd.core.config import ModelParams
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.launch.instance_key import own_headers
@@ -158,7 +159,7 @@ async def _chat(
             headers={"X-Syshax-Instance": name, **headers},
             ssl=False,  # it is this process: its address need not be one that its certificate names
         ) as answer:
-            said = json.loads(await answer.text())
+            said = jsontext.loads(await answer.text())
         if not answer.ok:
             raise InstanceFailedError(f"{answer.status}: {said['error']['message']}")
         content = said["choices"][0]["message"]["content"]

@@ -141,6 +141,27 @@ async def test_unusable_files_leave_what_is_in_use(
     assert cert.exists()
 
 
+async def test_a_renewed_key_that_others_may_read_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = tmp_path / "key.pem"
+    config = write(tmp_path, trustme.CA())
+    key.chmod(0o600)
+    tls = await asyncio.to_thread(Tls, config)
+    renewals = {0o640: 0, 0o644: 1, 0o600: 0, 0o666: 1}
+    for mode, told in renewals.items():
+        caplog.clear()
+        write(tmp_path, trustme.CA())
+        key.chmod(mode)
+        for _ in range(2):
+            await asyncio.to_thread(tls.refresh)
+        assert caplog.text.count("is accessible to others than its owner") == told, oct(mode)
+    caplog.clear()
+    key.chmod(0o604)
+    await asyncio.to_thread(tls.refresh)
+    assert "is accessible to others than its owner (mode 0604)" in caplog.text
+
+
 async def test_clients_need_a_certificate_of_the_ca(make_stand: MakeStand, tmp_path: Path) -> None:
     ca, clients, strangers = trustme.CA(), trustme.CA(), trustme.CA()
     (tmp_path / "ca.pem").write_bytes(clients.cert_pem.bytes())

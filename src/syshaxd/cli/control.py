@@ -14,6 +14,7 @@ from syshaxd.cli import complete, show
 from syshaxd.cli.connection import output_option, run
 from syshaxd.cli.values import ValuesCommand, check_keys
 from syshaxd.client import ControlClient
+from syshaxd.core import jsontext
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.system.terminal import FileText
 
@@ -54,7 +55,7 @@ def get(socket: Path | None, keys: Sequence[str], output: str) -> None:
 
     async def work(client: ControlClient) -> None:
         answer = await client.ask("GetConfig", keys=list(keys))
-        values = {item["key"]: json.loads(item["value"]) if item["value"] else None for item in answer["values"]}
+        values = {item["key"]: jsontext.loads(item["value"]) if item["value"] else None for item in answer["values"]}
         if output == "json":
             click.echo(json.dumps(answer | {"values": values}))
             return

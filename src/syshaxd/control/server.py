@@ -26,7 +26,7 @@ from syshaxd.control.servicer import AdminServicer
 from syshaxd.core.address import Address
 from syshaxd.core.config import TcpConfig
 from syshaxd.core.errors import SyshaxError
-from syshaxd.system import rundir
+from syshaxd.system import rundir, smallfile
 
 _log = logging.getLogger(__name__)
 _SOCKET_MODE = 0o660
@@ -254,7 +254,7 @@ class ControlServer:
 
 def _read(name: str, path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return smallfile.read(path)
     except OSError as error:
         raise SyshaxError(f"control.tcp.{name}: cannot read {path}: {error.strerror}") from error
 

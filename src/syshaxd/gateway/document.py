@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.wire import anthropic
 from syshaxd.gateway.routes import CHAT, OFFLOADED_CHAT
 
 OPENAPI = "/openapi.json"
-_OWN: dict[str, Any] = json.loads((resources.files(__package__) / "openapi.json").read_bytes())
+_OWN: dict[str, Any] = jsontext.loads((resources.files(__package__) / "openapi.json").read_bytes())
 _METHODS = frozenset(("delete", "get", "head", "options", "patch", "post", "put", "trace"))
 _PAGE = "/dashboard"
 _KEYS: tuple[dict[str, list[str]], ...] = ({"bearer": []}, {"x-api-key": []})
@@ -33,8 +34,8 @@ def open_document(text: bytes, is_open: Callable[[str, str], bool], needs_key: C
         InstanceFailedError: It is not an OpenAPI document.
     """
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = jsontext.loads(text)
+    except ValueError:
         document = None
     if not isinstance(document, dict) or not isinstance(document.get("paths"), dict):
         raise InstanceFailedError("the instance's /openapi.json is not an OpenAPI document")

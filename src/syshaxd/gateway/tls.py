@@ -13,13 +13,13 @@ from pathlib import Path
 from syshaxd.core.config import TlsConfig
 from syshaxd.core.errors import ConfigError, ConfigFault
 from syshaxd.core.wire.certificates import first_end_s
-from syshaxd.system import replacing
+from syshaxd.system import configfile, replacing, smallfile
 
 _log = logging.getLogger(__name__)
 CHECK_INTERVAL_S = 10.0
 _SHORT_S = 14 * 86_400.0
 _WARNING_INTERVAL_S = 86_400.0
-_State = tuple[tuple[int, int, int], ...]
+_State = tuple[tuple[int, int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ class Tls:
                 self._loaded = self._load()
                 self._warned_at_s = -_WARNING_INTERVAL_S
                 _log.info("gateway.tls: the renewed certificate is in use")
+                for warning in configfile.open_key_warnings("gateway.tls.key", self._paths["key"]):
+                    _log.warning("%s", warning)
             except ConfigError as error:
                 self._failed = state
                 _log.warning("gateway.tls: the changed files cannot be used; the old ones still are: %s", error)
@@ -109,31 +111,31 @@ class Tls:
         return tuple(map(_file_state, self._paths.values()))
 
     def _load(self) -> _Loaded:
-        if faults := _unreadable(self._paths):
-            raise ConfigError(faults)
         state = self._state()
-        ends = {name: first_end_s(path.read_text("utf-8", "replace")) for name, path in self._paths.items()}
+        ends = {name: first_end_s(text) for name, text in _texts(self._paths).items()}
         known = {name: end_s for name, end_s in ends.items() if end_s is not None}
         return _Loaded(_context(self._paths), known, state)
 
 
-def _file_state(path: Path) -> tuple[int, int, int]:
+def _file_state(path: Path) -> tuple[int, int, int, int]:
     """What changes when a file does; zeros: it is not there."""
     try:
         found = path.stat()
     except OSError:
-        return 0, 0, 0
-    return found.st_ino, found.st_mtime_ns, found.st_size
+        return 0, 0, 0, 0
+    return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
 
 
-def _unreadable(paths: Mapping[str, Path]) -> tuple[ConfigFault, ...]:
-    faults = []
+def _texts(paths: Mapping[str, Path]) -> Mapping[str, str]:
+    texts, faults = {}, []
     for name, path in paths.items():
         try:
-            path.read_bytes()
+            texts[name] = smallfile.read(path).decode("utf-8", "replace")
         except OSError as error:
             faults.append(ConfigFault(f"gateway.tls.{name}", f"cannot read {path}: {replacing.reason(error)}"))
-    return tuple(faults)
+    if faults:
+        raise ConfigError(tuple(faults))
+    return texts
 
 
 def _context(paths: Mapping[str, Path]) -> ssl.SSLContext:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What an instance serves: its models and its routes, asked of the instance itself once it is ready."""
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.launch.instance_key import own_headers
 from syshaxd.core.types import InstanceSpec
@@ -95,7 +95,7 @@ def _adapters(argv: Sequence[str]) -> Iterator[str]:
         name = word.partition("=")[0]
         if word.startswith("{"):
             with suppress(ValueError, KeyError):  # vLLM tells what is wrong with it
-                name = str(json.loads(word)["name"])
+                name = str(jsontext.loads(word)["name"])
         yield name
 
 

@@ -9,6 +9,8 @@ import os
 from collections.abc import Set
 from pathlib import Path
 
+from syshaxd.system import smallfile
+
 _log = logging.getLogger(__name__)
 _MODE = 0o600
 
@@ -32,7 +34,7 @@ class StoppedInstances:
     def load(cls, path: Path) -> "StoppedInstances":
         """What an earlier daemon has left. Blocks."""
         try:
-            names = json.loads(path.read_text(encoding="utf-8"))
+            names = smallfile.read_json(path)
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ValueError("it is not a list of names")
         except FileNotFoundError:

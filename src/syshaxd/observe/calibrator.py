@@ -19,13 +19,14 @@ from typing import Any
 
 import aiohttp
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import ConflictError, InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.launch.instance_key import own_headers
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.calibration import Calibration, Run, RunResult, beside_batch, plan
 from syshaxd.core.types import CalibrationStatus, Device, InstanceSpec
 from syshaxd.instances.registry import InstanceRegistry
-from syshaxd.system import replacing
+from syshaxd.system import replacing, smallfile
 from syshaxd.system.connecting import NO_ANSWER, read_whole, why_no_answer
 
 _log = logging.getLogger(__name__)
@@ -113,8 +114,7 @@ class Calibrator:
 
     async def _load(self) -> None:
         try:
-            text = await asyncio.to_thread(self._path.read_text, "utf-8")
-            values = json.loads(text)
+            values = await asyncio.to_thread(smallfile.read_json, self._path)
             results = [RunResult(**result) for result in values.pop("results")]
             self._kept = Calibration(**values, results=results)
         except FileNotFoundError:
@@ -280,7 +280,7 @@ async def _ask(
                 raise InstanceFailedError(f"{what}: status {response.status} {text}")
             async for line in response.content:
                 if line.startswith(b"data: {"):
-                    chunk = json.loads(line[6:])
+                    chunk = jsontext.loads(line[6:])
                     usage = chunk.get("usage") or usage
                     if chunk.get("choices"):
                         times_s.append(time.monotonic())

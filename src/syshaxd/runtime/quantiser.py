@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import LaunchFailedError
 from syshaxd.core.weights import WeightsPlan
 from syshaxd.system.importable import QUANTISER, importable_folder
@@ -153,7 +154,7 @@ async def make_weights(
     faults: list[str] = []
 
     def on_line(line: bytes) -> None:
-        news = json.loads(line)
+        news = jsontext.loads(line)
         if "error" in news:
             faults.append(news["error"])
         if "total_bytes" in news or "waiting" in news:

@@ -14,7 +14,7 @@ from typing import Any
 
 from syshaxd.core.config.api_keys import PREFIX, ApiKey, KeyRing, key_text, made, parse_keys, sha256
 from syshaxd.core.errors import BadRequestError, ConfigError, ConflictError, NotFoundError, SyshaxError
-from syshaxd.system import replacing, rundir
+from syshaxd.system import replacing, rundir, smallfile
 
 _MODE = 0o600
 _KEY_BYTES = 32
@@ -144,17 +144,17 @@ def _named(path: Path) -> Iterator[None]:
 def _read(path: Path) -> KeyRing | None:
     """The keys in a file; None: there is no file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with smallfile.opened(path) as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(smallfile.MOST_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
         text = f"{path}: {replacing.reason(error)}; XDG_STATE_HOME chooses another folder"
         raise SyshaxError(text) from error
-    with os.fdopen(descriptor, encoding="utf-8") as file:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise SyshaxError(f"{path} holds API keys and is open to other users (mode {mode:04o}): chmod 0600 {path}")
-        try:
-            return KeyRing(parse_keys(file.read()))
-        except (ConfigError, ValueError) as error:
-            raise SyshaxError(f"{path} does not hold API keys: {error}; mend or remove it") from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SyshaxError(f"{path} holds API keys and is open to other users (mode {mode:04o}): chmod 0600 {path}")
+    try:
+        return KeyRing(parse_keys(content.decode()))
+    except (ConfigError, ValueError) as error:
+        raise SyshaxError(f"{path} does not hold API keys: {error}; mend or remove it") from None

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.weights import Quantize, choose, scheme_of
 from syshaxd.core.weights.auto import ROWS, AutoChoice, Times, choose_auto, full_weights, measured_shape
 from syshaxd.core.weights.scheme import Cpu
-from syshaxd.system import sdnotify
+from syshaxd.system import sdnotify, smallfile
 from syshaxd.system.importable import QUANTISER, importable_folder
 from syshaxd.system.weights import read_checkpoint, this_cpu, weights_dir
 
@@ -91,7 +92,7 @@ def _measure(order: Mapping[str, Any], python: str) -> dict[str, Any]:
     except (OSError, SyshaxError, subprocess.TimeoutExpired) as error:
         return {Quantize.NONE: str(error)}
     try:
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = jsontext.loads(done.stdout.splitlines()[-1])
         if isinstance(found, dict) and Quantize.NONE in found:
             return found
     except (ValueError, IndexError):
@@ -102,8 +103,8 @@ def _measure(order: Mapping[str, Any], python: str) -> dict[str, Any]:
 
 def _read() -> dict[str, dict[str, Any]]:
     try:
-        content = json.loads((weights_dir() / _RECORD).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = smallfile.read_json(weights_dir() / _RECORD)
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

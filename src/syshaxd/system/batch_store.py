@@ -17,6 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import BadRequestError, ConflictError, NotFoundError, SyshaxError, TooLargeError
 from syshaxd.core.wire.batches import (
     ENDED,
@@ -372,5 +373,5 @@ def _stored(name: str, value: Any) -> Any:
 
 def _batch(row: Sequence[Any]) -> Batch:
     values = dict(zip(_BATCH_COLUMNS, row, strict=True))
-    values |= {name: json.loads(values[name]) for name in _JSON} | {"status": BatchStatus(values["status"])}
+    values |= {name: jsontext.loads(values[name]) for name in _JSON} | {"status": BatchStatus(values["status"])}
     return Batch(**values)

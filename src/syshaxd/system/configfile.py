@@ -111,9 +111,17 @@ def warnings(path: Path, config: Config) -> tuple[str, ...]:
         if mode & stat.S_IROTH and (keys := secret_keys(config)):
             found.append(f"every user of this host can read {path}, which holds {', '.join(keys)}: chmod o-r")
     for name, key in (("control.tcp.key", config.control.tcp.key), ("gateway.tls.key", config.gateway.tls.key)):
-        if key is not None and (mode := _mode(Path(key))) is not None and mode & _BEYOND_THE_GROUPS_READING:
-            found.append(f"{name}: {key} is accessible to others than its owner (mode {mode:04o}): chmod 0600, or 0640")
+        if key is not None:
+            found += open_key_warnings(name, Path(key))
     return tuple(found)
+
+
+def open_key_warnings(name: str, path: Path) -> tuple[str, ...]:
+    """A warning if others than its owner and group have access to the file of a private key."""
+    mode = _mode(path)
+    if mode is None or not mode & _BEYOND_THE_GROUPS_READING:
+        return ()
+    return (f"{name}: {path} is accessible to others than its owner (mode {mode:04o}): chmod 0600, or 0640",)
 
 
 def _old(path: Path) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Reads answers of servers within limits; explains in plain words why a server can't be reached or used."""
 
-import json
 import os
 import socket
 from typing import Any
 
 import aiohttp
+
+from syshaxd.core import jsontext
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 """Of answers to the daemon's own requests."""
@@ -55,4 +56,4 @@ async def read_whole(response: aiohttp.ClientResponse) -> bytes:
 
 async def read_json(response: aiohttp.ClientResponse) -> Any:
     """Returns the JSON value of an answer. Raises one of NO_ANSWER: it has none, or is too long."""
-    return json.loads(await read_whole(response))
+    return jsontext.loads(await read_whole(response))

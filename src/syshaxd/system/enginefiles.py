@@ -17,6 +17,7 @@ from syshaxd.core.launch.quantised import quantised_by_us
 from syshaxd.core.numa.cpulist import parse_cpulist
 from syshaxd.core.types import RuntimeKind
 from syshaxd.core.weights import Quantize
+from syshaxd.system import smallfile
 from syshaxd.system.auto_weights import auto_choice
 from syshaxd.system.weights import plan_for, record_of, weight_samples, weights_dir
 
@@ -132,8 +133,8 @@ def _exists(path: Path) -> bool:
 
 def _model_config(folder: Path) -> dict[str, object] | None:
     try:
-        content = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = smallfile.read_json(folder / "config.json")
+    except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 

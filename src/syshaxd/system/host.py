@@ -7,7 +7,6 @@ file that is missing or odd is an error that names it; it never counts as empty.
 """
 
 import errno
-import json
 import os
 import re
 import time
@@ -19,6 +18,7 @@ from typing import TypeVar
 from syshaxd.core.errors import ProcessGoneError, SyshaxError, TopologyError
 from syshaxd.core.numa import Accelerator, AcceleratorKind, Memory, Node, NumaTopology, NumaUsage, Thread, Weights
 from syshaxd.core.numa.cpulist import parse_cpulist
+from syshaxd.system import smallfile
 
 _ROOT = Path("/")
 _CPUS = "sys/devices/system/cpu"
@@ -99,11 +99,11 @@ def weights(folder: Path) -> Weights:
 def _dtype(path: Path) -> str:
     """Type of the weights; empty if they are packed or there is no such file."""
     try:
-        config = json.loads(path.read_bytes())
+        config = smallfile.read_json(path)
         return "" if "quantization_config" in config else str(config.get("dtype") or config.get("torch_dtype") or "")
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise SyshaxError(f"can't read {path}, a model's configuration: {error}") from error
 
 

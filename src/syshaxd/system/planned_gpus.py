@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from syshaxd.core.types import InstanceSpec
-from syshaxd.system import rundir
+from syshaxd.system import rundir, smallfile
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def default_path() -> Path:
 def read(path: Path) -> dict[str, tuple[str, ...]]:
     """Returns the GPUs that instances had last, by instance; empty: nothing is known."""
     try:
-        noted = json.loads(path.read_bytes())
+        noted = smallfile.read_json(path)
         return {str(name): tuple(map(str, gpus)) for name, gpus in noted.items()}
     except FileNotFoundError:
         return {}

@@ -3,7 +3,6 @@
 """Models' folders as a plan for quantised weights needs them, and the folder in which such weights are kept."""
 
 import hashlib
-import json
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from syshaxd.core.weights import (
 from syshaxd.core.weights.plan import CONFIG, INDEX
 from syshaxd.core.weights.scheme import Cpu
 from syshaxd.core.weights.tensors import LENGTH_BYTES, MOST_HEADER_BYTES, parse_header
-from syshaxd.system import rundir
+from syshaxd.system import rundir, smallfile
 
 _CPUINFO = Path("/proc/cpuinfo")
 _WEIGHTS = frozenset((".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ckpt"))
@@ -85,7 +84,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     folder = folder.absolute()
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        config = smallfile.read_json(folder / CONFIG)
         paths = sorted(folder.glob("*.safetensors"))
         modified_ns = {path.name: path.stat().st_mtime_ns for path in paths}  # before anything is read of them
         files = {path.name: _tensors(path) for path in paths}
@@ -95,7 +94,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise WeightsError(
             f"{error.filename or folder}: {error.strerror or error}; name the folder of a model"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise WeightsError(f"{folder / CONFIG} can't be understood: {error}; copy the model again") from None
     if not isinstance(config, dict):
         raise WeightsError(f"{folder / CONFIG} is no JSON object; copy the model again")
@@ -122,7 +121,7 @@ def _check_whole(folder: Path, files: Mapping[str, object]) -> None:
     if not index.exists():
         return
     try:
-        wanted = set(json.loads(index.read_bytes())["weight_map"].values())
+        wanted = set(smallfile.read_json(index)["weight_map"].values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index} can't be read: {error}; copy the model again") from None
     if missing := sorted(wanted - files.keys()):
@@ -195,8 +194,8 @@ def remove(folder: Path, name: str) -> Path:
 def record_of(folder: Path) -> dict[str, Any]:
     """What a folder's weights were made of; empty: they were not quantised by sysHAX."""
     try:
-        content = json.loads((folder / RECORD).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = smallfile.read_json(folder / RECORD)
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

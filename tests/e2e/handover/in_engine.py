@@ -224,17 +224,24 @@ def check_counts_of_two_threads() -> None:
 
 
 def check_checksum() -> None:
-    """It differs for each byte that is changed, each row that is moved, and each size."""
+    """It differs for each bit that is changed, each row that is moved, and each size."""
     memory = bytearray(_chance.randbytes(100_003))
-    first = checksum(memory, 8, 99_987)
-    assert first == checksum(memory, 8, 99_987)
-    assert first != checksum(memory, 8, 99_986)
-    for place in (8, 9, 8200, 50_000, 99_990, 99_994):
-        memory[place] ^= 1
-        assert checksum(memory, 8, 99_987) != first, place
-        memory[place] ^= 1
-    memory[8:8200], memory[8200:16392] = memory[8200:16392], memory[8:8200]
-    assert checksum(memory, 8, 99_987) != first
+    begin, size, row_bytes = 8, 99_987, 4096
+    first = checksum(memory, begin, size)
+    assert first == checksum(memory, begin, size)
+    assert first != checksum(memory, begin, size - 1)
+    rows = range(begin, begin + size - row_bytes, row_bytes)
+    for place in (*(row + byte for row in rows for byte in (0, 1, 7, 1663)), begin + size - 1):
+        for bit in range(8):
+            memory[place] ^= 1 << bit
+            assert checksum(memory, begin, size) != first, (place, bit)
+            memory[place] ^= 1 << bit
+    for here, there, length in ((8, 4104, row_bytes), (8, 8200, 8192), (8, 4104, 8), (98_000, 99_000, 8)):
+        pieces = memory[here : here + length], memory[there : there + length]
+        memory[there : there + length], memory[here : here + length] = pieces
+        assert checksum(memory, begin, size) != first, (here, there)
+        memory[here : here + length], memory[there : there + length] = pieces
+    assert checksum(memory, begin, size) == first
 
 
 def main() -> None:

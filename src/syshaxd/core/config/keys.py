@@ -17,6 +17,7 @@ from typing import Annotated, Any, Never, TypeVar, cast, get_args, get_type_hint
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from syshaxd.core import jsontext
 from syshaxd.core.config.aliases import new_name, old_names
 from syshaxd.core.config.schema import Config
 from syshaxd.core.errors import ConfigError, ConfigFault
@@ -156,7 +157,8 @@ def parse_text(key: str, text: str) -> Any:
 def _list_value(values: TypeAdapter[Any], text: str) -> Any:
     """A list from `a,b` or `["a", "b"]`; None: not a valid value."""
     try:
-        items = json.loads(text) if text.startswith("[") else [item.strip() for item in text.split(",") if item.strip()]
+        words = (word.strip() for word in text.split(","))
+        items = jsontext.loads(text) if text.startswith("[") else [word for word in words if word]
         return values.dump_python(values.validate_python(items), mode="json")
     except ValueError:
         return None
@@ -319,7 +321,7 @@ def _range(schema: Mapping[str, Any]) -> str:
 def _entry_value(values: TypeAdapter[Any], text: str) -> Any:
     """Parses a number, list, true, false or null if the mapping allows it, anything else as text."""
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = jsontext.loads(text, parse_constant=_no_constant)
         values.validate_python({ENTRY: value})
     except ValueError:
         return text

@@ -19,7 +19,7 @@ DONE = b"data: [DONE]\n\n"
 DATA = b"data: "
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Longer than any event, also one with the prompt's tokens."""
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 """What reading an event of the wrong shape raises."""
 PLAIN_DELTA = frozenset(("role", "content"))
 """A delta with more than these is a parser's work, whose state cannot be told."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from syshaxd.core import jsontext
+
 PACKAGE = "syshax_connector"
 """Must be importable for the instance: the folder that holds it belongs on its PYTHONPATH."""
 KV_TRANSFER_FLAG = "kv-transfer-config"
@@ -138,7 +140,7 @@ def identity(argv: Sequence[str]) -> str:
 
 def _config(argv: Sequence[str]) -> dict[str, Any]:
     flag = f"--{KV_TRANSFER_FLAG}"
-    config: dict[str, Any] = json.loads(argv[argv.index(flag) + 1]) if flag in argv else {}
+    config: dict[str, Any] = jsontext.loads(argv[argv.index(flag) + 1]) if flag in argv else {}
     return config
 
 

@@ -6,10 +6,11 @@ Another instance must make it again. So an answer continues elsewhere only where
 a token.
 """
 
-import json
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
+
+from syshaxd.core import jsontext
 
 CALL_OPENING = "<tool_call>"
 """What the parser `hermes` waits for."""
@@ -88,7 +89,7 @@ class LookAhead:
 def _parsed(event: bytes) -> Any:
     """What an event says; nothing, if it is a comment or the end."""
     try:
-        return json.loads(event.removeprefix(b"data: "))
+        return jsontext.loads(event.removeprefix(b"data: "))
     except ValueError:
         return {}
 

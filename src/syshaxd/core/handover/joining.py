@@ -6,13 +6,13 @@ The client sees what one instance would have sent: one role, one id, every token
 first instance answers, its events pass as they are; those of a later part are rewritten in the name of the first.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.bodies import dump_body, token_limit
 from syshaxd.core.handover.chunks import (
@@ -174,7 +174,7 @@ class JoinedAnswer(AnswerSoFar):
             return b""  # the stream's end follows at once, and `end` sends both
         if not event.startswith(DATA):
             return event  # a comment
-        told = json.loads(text)
+        told = jsontext.loads(text)
         if is_refusal(told.get("error")):
             self.finished = self.refused = True
             return event

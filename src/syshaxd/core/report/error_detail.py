@@ -4,7 +4,7 @@
 
 import json
 
-from syshaxd.core import errors
+from syshaxd.core import errors, jsontext
 
 METADATA_KEY = "syshax-error"
 """Key of the gRPC trailer that carries it."""
@@ -22,7 +22,7 @@ def detail(error: errors.SyshaxError) -> str:
 def restored(detail: str, message: str) -> errors.SyshaxError | None:
     """The error that `detail` describes; None: unknown here, for example from a newer daemon."""
     try:
-        attributes = json.loads(detail)
+        attributes = jsontext.loads(detail)
         kind = vars(errors)[attributes.pop("type")]
         if kind is errors.ConfigError:
             return errors.ConfigError(tuple(errors.ConfigFault(*fault) for fault in attributes["faults"]))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import SyshaxError
 
 LENGTH_BYTES = 8
@@ -59,14 +60,14 @@ def parse_header(name: str, text: bytes, file_bytes: int) -> tuple[Tensor, ...]:
     """
     start = LENGTH_BYTES + len(text)
     try:
-        content = json.loads(text)
+        content = jsontext.loads(text)
         tensors = [
             Tensor(key, its["dtype"], tuple(map(int, its["shape"])), start + int(its["data_offsets"][0]))
             for key, its in content.items()
             if key != _METADATA
         ]
         ends = {key: start + int(its["data_offsets"][1]) for key, its in content.items() if key != _METADATA}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise WeightsError(f"{name} has no header as safetensors files have: {error!r}; copy it again") from None
     for tensor in tensors:
         if tensor.dtype not in _ITEM_BYTES:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeGuard
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import BadRequestError
 
 ENDPOINTS = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/rerank"))
@@ -157,8 +158,8 @@ def read_line(data: bytes, number: int, batch: Batch, seen: set[str]) -> Line:
         BadRequestError: It is not valid; the message does not name the line.
     """
     try:
-        line = json.loads(data)
-    except (ValueError, RecursionError):
+        line = jsontext.loads(data)
+    except ValueError:
         raise BadRequestError("it is not JSON", code="invalid_json_line") from None
     if not isinstance(line, dict):
         raise BadRequestError("it is not an object", code="invalid_json_line")
@@ -184,8 +185,8 @@ def read_line(data: bytes, number: int, batch: Batch, seen: set[str]) -> Line:
 def answered_line(batch_id: str, line: Line, status: int, request_id: str, body: bytes) -> bytes:
     """The line of an output or error file for a request that was answered."""
     try:
-        told = json.loads(body)
-    except (ValueError, RecursionError):
+        told = jsontext.loads(body)
+    except ValueError:
         told = {"error": {"message": body[:1000].decode("utf-8", "replace"), "type": "upstream_error"}}
     response = {"status_code": status, "request_id": request_id, "body": told}
     return _line(batch_id, line.number, line.custom_id, response, None)

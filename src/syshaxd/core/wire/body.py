@@ -13,6 +13,7 @@ from typing import Any, Never
 
 import msgspec
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import BadRequestError
 
 # A small body has few fields, so all of them are kept; of a larger one, only the known fields.
@@ -131,8 +132,8 @@ def decode(raw: msgspec.Raw) -> Any:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
     try:
-        return json.loads(bytes(raw))
-    except (ValueError, RecursionError):
+        return jsontext.loads(bytes(raw))
+    except ValueError:
         return UNREADABLE
 
 
@@ -209,9 +210,7 @@ def _read_leniently(data: bytes, strict_error: Exception) -> RequestBody:
     if len(data) > _MAX_LENIENT_BYTES:
         _refuse(f"the body is not valid JSON: {strict_error}")
     try:
-        values = json.loads(data)
-    except RecursionError:
-        _refuse("the body is nested too deeply")
+        values = jsontext.loads(data)
     except ValueError as error:
         _refuse(f"the body is not valid JSON: {error}")
     if not isinstance(values, dict):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from syshaxd.core import jsontext
 from syshaxd.core.config.api_keys import ApiKey
 from syshaxd.core.errors import BadRequestError, MethodNotAllowedError, NotFoundError
 from syshaxd.core.wire.batches import ENDPOINTS, MAX_METADATA, batch_json, file_json, is_text
@@ -90,8 +91,8 @@ class BatchApi:
 
     async def _create(self, owner: str, models: Sequence[str], body: bytes) -> Answer:
         try:
-            asked = json.loads(body)
-        except (ValueError, RecursionError):
+            asked = jsontext.loads(body)
+        except ValueError:
             asked = None
         if not isinstance(asked, dict):
             raise BadRequestError("the body must be a JSON object", code="invalid_body")

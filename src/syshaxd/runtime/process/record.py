@@ -14,6 +14,7 @@ from syshaxd.core.types import Handle
 from syshaxd.runtime.logfile import open_private
 from syshaxd.runtime.process.procfs import Process
 from syshaxd.runtime.process.shm import File
+from syshaxd.system import smallfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ class Record:
 
         What another version of syshaxd has noted is left out: that it knew better whose something is, nobody knows.
         """
-        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            return cls._from(json.loads(path.read_bytes()))
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            return cls._from(smallfile.read_json(path))
         return None
 
     @classmethod

@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.types import HandoverProtocol, InstanceSpec
@@ -155,7 +156,7 @@ def _environment(spec: InstanceSpec, folder: Path, record: Record) -> dict[str, 
 def _failure(spec: InstanceSpec, report: bytes, log_path: Path) -> LaunchFailedError:
     if not report:
         return LaunchFailedError(f"{spec.name}: the process died before its program; see {log_path}", permanent=False)
-    step, number = json.loads(report)
+    step, number = jsontext.loads(report)
     why = os.strerror(number)
     match step:
         case "bind":

@@ -4,6 +4,7 @@
 
 import json
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.held_back import incomplete_tail, may_begin_call
 from syshaxd.core.handover.so_far import AnswerSoFar
@@ -44,7 +45,7 @@ async def _incomplete_tokens(so_far: AnswerSoFar, exchanges: Exchanges, spec: In
         body = json.dumps({"model": model, "tokens": tail[: len(tail) - dropped]}).encode()
         answer = await exchanges.read(spec, "/detokenize", body)
         try:
-            texts.append(str(json.loads(answer.payload())["prompt"]))
+            texts.append(str(jsontext.loads(answer.payload())["prompt"]))
         except (ValueError, KeyError, TypeError):
             raise InstanceFailedError(f"cannot tell where a character ends: {answer.fault()}") from None
         if incomplete_tail(texts) < len(texts):

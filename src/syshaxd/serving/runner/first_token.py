@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """What one instance yields of an offloaded answer: the prompt's KV cache, and mostly the first token."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.chunks import UNREADABLE
 from syshaxd.core.handover.dialect import HandoverDialect
@@ -66,7 +66,7 @@ def _read(
     response: Segment, take: Callable[[Mapping[str, Any]], bytes], dialect: HandoverDialect, key: str
 ) -> FirstToken:
     try:
-        answered = json.loads(response.payload())
+        answered = jsontext.loads(response.payload())
         load, size_bytes = dialect.load_key(answered, key), dialect.size_bytes(answered)
         return FirstToken(take(answered), load, size_bytes)
     except UNREADABLE as error:

@@ -3,8 +3,8 @@
 """An instance's response, held until it is known whether it is good enough for the client."""
 
 import asyncio
-import json
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.report.describe import excerpt
 from syshaxd.core.wire.http1 import Dechunker, ProtocolError, ResponseHead
@@ -116,8 +116,8 @@ def failure_in(payload: bytes) -> InstanceFailedError | None:
     for line in payload.partition(b"\n\n")[0].splitlines():
         if line.startswith(b"data:") and b'"error"' in line:
             try:
-                problem = json.loads(line[5:])["error"]
-            except (ValueError, KeyError, TypeError, RecursionError):
+                problem = jsontext.loads(line[5:])["error"]
+            except (ValueError, KeyError, TypeError):
                 return None
             if problem and not is_refusal(problem):
                 return InstanceFailedError(f"the instance broke off: {error_text(problem)}")

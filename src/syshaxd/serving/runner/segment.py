@@ -3,10 +3,10 @@
 """A segment of an answer that the daemon reads itself: a first token, or the events of a later instance."""
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from syshaxd.core import jsontext
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.chunks import DATA, MAX_EVENT_BYTES, UNREADABLE, unreadable_event
 from syshaxd.core.wire.http1 import Dechunker, ResponseHead
@@ -60,7 +60,7 @@ class Segment(Response):
             for event in events:
                 text = event.removeprefix(DATA)
                 if text not in (_DONE, event):
-                    self._on_event(json.loads(text))
+                    self._on_event(jsontext.loads(text))
                 if self.done.done():
                     return
         except InstanceFailedError as error:

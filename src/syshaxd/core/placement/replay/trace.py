@@ -3,12 +3,12 @@
 """Traces: when requests arrive, and how long their prompts and answers are."""
 
 import csv
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from syshaxd.core import jsontext
 from syshaxd.core.placement.replay.export import check_header
 
 
@@ -54,7 +54,7 @@ def _json_rows(lines: Sequence[str]) -> Iterable[TracedRequest]:
         if not line.strip() or (number == 1 and _is_header(line)):
             continue
         try:
-            row = json.loads(line)
+            row = jsontext.loads(line)
             checked = _checked(float(row["timestamp"]) / 1000, int(row["input_length"]), int(row["output_length"]))
             limit = row.get("max_tokens")
             yield replace(
@@ -70,7 +70,7 @@ def _json_rows(lines: Sequence[str]) -> Iterable[TracedRequest]:
 def _is_header(line: str) -> bool:
     """Whether the line names the format of an export. Raises ValueError: one that is not known."""
     try:
-        row = json.loads(line)
+        row = jsontext.loads(line)
     except ValueError:
         return False
     found = isinstance(row, dict) and "format" in row

@@ -1,0 +1,15 @@
+# Copyright (c) 2026 sysHAX contributors
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Reads JSON that others have written, however it is nested."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+
+def loads(text: str | bytes, *, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """Returns the value. Raises ValueError: it is no JSON, or nested too deeply; `json` raises RecursionError then."""
+    try:
+        return json.loads(text, parse_constant=parse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
