@@ -9,10 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from syshax_embedded.engine import engine_python
 from syshax_embedded.folders import cache_folder, only_one
 from syshax_embedded.model import prepare_tiny
 from tests.fakes.ports import free_port
+from tests.fakes.waiting import until
 
 MODEL = "tiny"
 SLOTS = 8
@@ -33,15 +33,6 @@ STOP_TIMEOUT_S = 60.0
 BODY_LIMIT_BYTES = 1_000_000
 _SHM = Path("/dev/shm")
 _TAIL_BYTES = 6000
-
-
-def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    """Asks again until the condition holds; returns its value. For states of other processes, which send no event."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.05)
-    return value
 
 
 def get(url: str) -> tuple[int, bytes]:

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from syshaxd.client import ControlClient
-from tests.e2e.conftest import MODEL, SLOTS, Daemon, gone, left_in_shared_memory, shared_memory, until
+from tests.e2e.conftest import MODEL, SLOTS, Daemon, gone, left_in_shared_memory, shared_memory
+from tests.fakes.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 TOKENS = 600

@@ -16,8 +16,9 @@ import aiohttp
 import openai
 import pytest
 
-from tests.e2e.conftest import MODEL, Daemon, beside, until, wait_up
+from tests.e2e.conftest import MODEL, Daemon, beside, wait_up
 from tests.fakes.ports import free_port
+from tests.fakes.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 PROMPT = "The quick brown fox jumps over the lazy dog, and then it goes on: " * 12

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Daemon, beside, get, service, simulated_vllm, until
+from tests.e2e.conftest import Daemon, beside, get, service, simulated_vllm
 from tests.fakes.ports import free_port
+from tests.fakes.waiting import until
 
 pytestmark = pytest.mark.timeout(400)
 

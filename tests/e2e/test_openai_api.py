@@ -10,7 +10,8 @@ import aiohttp
 import openai
 import pytest
 
-from tests.e2e.conftest import BODY_LIMIT_BYTES, MODEL, Daemon, get, until
+from tests.e2e.conftest import BODY_LIMIT_BYTES, MODEL, Daemon, get
+from tests.fakes.waiting import until
 
 PROMPTS = ("Hello", "def forward(self, x):", "The quick brown fox jumps over the lazy dog. " * 20)
 PLACES = ("gpu", "cpu")

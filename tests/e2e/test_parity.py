@@ -17,8 +17,9 @@ import pytest
 
 from syshax_embedded.engine import engine_python
 from syshax_embedded.model import prepare_tiny
-from tests.e2e.conftest import MODEL, START_TIMEOUT_S, Daemon, beside, service, until, wait_up
+from tests.e2e.conftest import MODEL, START_TIMEOUT_S, Daemon, beside, service, wait_up
 from tests.fakes.ports import free_port
+from tests.fakes.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 

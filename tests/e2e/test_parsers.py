@@ -18,8 +18,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.conftest import MODEL, Daemon, beside, get, service, until, wait_up
+from tests.e2e.conftest import MODEL, Daemon, beside, get, service, wait_up
 from tests.fakes.ports import free_port
+from tests.fakes.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 CHATS, TEXTS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"

@@ -16,9 +16,10 @@ from syshax_embedded.engine import engine_python
 from syshaxd.core.weights import Quantize, Scheme, plan_weights
 from syshaxd.runtime.quantiser import ProcessWorker, make_weights
 from syshaxd.system.weights import read_checkpoint
-from tests.e2e.conftest import MODEL, Daemon, beside, service, until, wait_up
+from tests.e2e.conftest import MODEL, Daemon, beside, service, wait_up
 from tests.e2e.test_offload import OFFLOAD, STREAM, Answer, ask, body_of, session_to
 from tests.fakes.ports import free_port
+from tests.fakes.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 CHAT = "/v1/chat/completions"

@@ -17,8 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.conftest import get, gone, simulated_vllm, until
+from tests.e2e.conftest import get, gone, simulated_vllm
 from tests.fakes.ports import free_port
+from tests.fakes.waiting import until
 
 IN_TIME_S = 30.0
 

@@ -9,10 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 import psutil
 
 from tests.fakes.ports import free_port
+from tests.fakes.waiting import until
 from tests.faults.report import Leaks, Row, sized
 from tests.faults.secure import AUTHORIZATION, SCHEME, trusting, write
 
@@ -30,25 +29,6 @@ QUIET_S = 60.0
 MB = 2**20
 _ROOT = Path(__file__).parents[2]
 _TAIL_BYTES = 8000
-
-
-def until(state: Callable[[], Any], limit_s: float, what: str | Callable[[], str]) -> Any:
-    """Waits for a state of another process, which sends no event; returns what is true of it."""
-    deadline_s = time.monotonic() + limit_s
-    while not (value := state()):
-        if time.monotonic() > deadline_s:
-            raise AssertionError(f"not within {limit_s:g} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.1)
-    return value
-
-
-async def until_async(state: Callable[[], Awaitable[Any]], limit_s: float, what: str) -> Any:
-    """As `until`, beside a load."""
-    deadline_s = time.monotonic() + limit_s
-    while not (value := await state()):
-        assert time.monotonic() < deadline_s, f"not within {limit_s:g} s: {what}"
-        await asyncio.sleep(0.1)
-    return value
 
 
 def get(url: str, timeout_s: float = 10.0) -> tuple[int, str]:

@@ -8,7 +8,8 @@ from collections import Counter
 import openai
 import pytest
 
-from tests.faults.bed import READY_S, Bed, until
+from tests.fakes.waiting import until
+from tests.faults.bed import READY_S, Bed
 from tests.faults.report import Row, sized
 
 pytestmark = pytest.mark.timeout(600)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.bed import Bed, until_async
+from tests.fakes.waiting import until_async
+from tests.faults.bed import Bed
 from tests.faults.client import Counts, ask_many, chat, judge, request, under_load
 from tests.faults.conftest import MakeBed
 from tests.faults.report import FULL, Row, sized

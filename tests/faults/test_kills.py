@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.bed import NAMES, READY_S, Bed, get, until_async
+from tests.fakes.waiting import until_async
+from tests.faults.bed import NAMES, READY_S, Bed, get
 from tests.faults.client import LIMIT_S, ask, ask_many, chat, exchange, request, under_load
 from tests.faults.conftest import MakeBed
 from tests.faults.report import Row, sized

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.fakes.ports import free_port
-from tests.faults.bed import NAMES, Bed, program, until_async
+from tests.fakes.waiting import until_async
+from tests.faults.bed import NAMES, Bed, program
 from tests.faults.client import ask, under_load
 from tests.faults.conftest import MakeBed
 from tests.faults.report import Row, sized

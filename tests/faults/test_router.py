@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.ports import free_port
-from tests.faults.bed import READY_S, Bed, get, until
+from tests.fakes.waiting import until
+from tests.faults.bed import READY_S, Bed, get
 from tests.faults.conftest import MakeBed
 from tests.faults.report import Row
 

@@ -18,9 +18,10 @@ import pytest
 
 import syshax_connector
 from syshax_embedded.engine import engine_python
-from tests.e2e.conftest import get, until
+from tests.e2e.conftest import get
 from tests.e2e.handover.client import Client
 from tests.fakes.ports import free_port
+from tests.fakes.waiting import until
 
 START_TIMEOUT_S = 200.0
 SETTINGS: dict[str, Any] = {"arena_bytes": 48 << 20, "ttl_s": 10, "wait_s": 0.5, "sweep_s": 0.3}

@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.conftest import until
 from tests.e2e.handover.client import body, loading, new_key, prompt, saving
 from tests.e2e.handover.conftest import REAPED_WITHIN_S, Engine, Engines
+from tests.fakes.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.conftest import until
 from tests.e2e.handover.client import loading, new_key, prompt, saving
 from tests.e2e.handover.conftest import REAPED_WITHIN_S, Engine, Engines
+from tests.fakes.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 

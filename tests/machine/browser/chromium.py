@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.faults.bed import until
+from tests.fakes.waiting import until
 
 _START_S = 60.0
 _ANSWER_S = 30.0

@@ -23,6 +23,8 @@ from typing import Self
 from tests.machine.docker.image import make_tar
 
 IMAGE = "syshax-sim:test"
+LONG_S = 60.0
+"""Within this, what is waited for happens also beside other work."""
 _NUMBERS = itertools.count(1)
 _CLONE_NEWNET = 0x40000000
 _START_TIMEOUT_S = 60.0

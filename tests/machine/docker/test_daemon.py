@@ -21,20 +21,12 @@ from typing import Any
 
 import pytest
 
-from tests.machine.docker.bed import Bed
+from tests.fakes.waiting import until
+from tests.machine.docker.bed import LONG_S, Bed
 
 pytestmark = pytest.mark.timeout(180)
-LONG_S = 60.0
 PORTS = {"gpu": 18001, "cpu": 18002, "spare": 18003}
 ENDPOINT = 18010
-
-
-def until(condition: Callable[[], Any], what: str, timeout_s: float = LONG_S) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.05)
-    return value
 
 
 @dataclass
@@ -109,7 +101,7 @@ class Daemon:
         print(self.log.read_text()[-8000:])
 
     def wait_ready(self, timeout_s: float = LONG_S) -> None:
-        until(self.is_ready, "both instances are ready", timeout_s)
+        until(self.is_ready, timeout_s, "both instances are ready")
 
     def is_ready(self) -> bool:
         with suppress(OSError):
@@ -186,7 +178,11 @@ class Load:
     def renew(self) -> None:
         """Returns when all requests that are running now have been answered."""
         before = dict(self._asked)
-        until(lambda: all(self._asked[client] > asked for client, asked in before.items()), "answers to all clients")
+        until(
+            lambda: all(self._asked[client] > asked for client, asked in before.items()),
+            LONG_S,
+            "answers to all clients",
+        )
 
     @contextmanager
     def flowing(self) -> Iterator[None]:
@@ -233,9 +229,9 @@ def strike_all(daemon: Daemon, load: Load) -> None:
     for what, strike in strikes.items():
         before, answered = daemon.generations(), load.statuses[200]
         strike()
-        until(lambda: daemon.generations() != before, f"a new generation after {what}")  # noqa: B023
+        until(lambda: daemon.generations() != before, LONG_S, f"a new generation after {what}")  # noqa: B023
         daemon.wait_ready()
-        until(lambda: load.statuses[200] > answered, f"answers after {what}")  # noqa: B023
+        until(lambda: load.statuses[200] > answered, LONG_S, f"answers after {what}")  # noqa: B023
         print(f"{what}: generations {before} -> {daemon.generations()}")
 
 
@@ -268,8 +264,8 @@ def kill(daemon: Daemon, load: Load, name: str) -> set[str]:
     """Kills an instance's container. Returns the instances that have another one when all are ready again."""
     before, generations, answered = daemon.containers(), daemon.generations(), load.statuses[200]
     daemon.bed.docker("kill", f"vllm_{name}")
-    until(lambda: load.statuses[200] > answered + 8, f"answers after {name} is killed")
-    until(lambda: daemon.generations() != generations, f"a new generation of {name}")
+    until(lambda: load.statuses[200] > answered + 8, LONG_S, f"answers after {name} is killed")
+    until(lambda: daemon.generations() != generations, LONG_S, f"a new generation of {name}")
     daemon.wait_ready()
     load.renew()  # what ran on it must not meet the next kill, too
     after = daemon.containers()
@@ -294,16 +290,16 @@ def test_the_container_engine_restarts_and_the_containers_do_not(daemon: Daemon,
     before = daemon.containers(), daemon.generations()
     load = Load()
     with load.flowing():
-        until(lambda: load.statuses[200] > 4, "answers")
+        until(lambda: load.statuses[200] > 4, LONG_S, "answers")
         daemon.bed.stop_engine(number)
         daemon.bed.start_engine()
-        until(lambda: "answers again" in daemon.log.read_text(), "syshaxd is connected again")
+        until(lambda: "answers again" in daemon.log.read_text(), LONG_S, "syshaxd is connected again")
         daemon.wait_ready()
     print(f"answers by status: {dict(load.statuses)}; lost after asking again: {len(load.lost)}")
     assert load.lost == []
     assert (daemon.containers(), daemon.generations()) == before
     daemon.bed.docker("kill", "vllm_cpu")  # it still sees what happens
-    until(lambda: daemon.generations() != before[1], "a new generation")
+    until(lambda: daemon.generations() != before[1], LONG_S, "a new generation")
     daemon.wait_ready()
 
 
@@ -320,7 +316,7 @@ def test_a_killed_daemon_finds_its_containers_again(daemon: Daemon) -> None:
     assert (daemon.containers(), daemon.generations()) == before
     load = Load()
     with load.flowing():
-        until(lambda: load.statuses[200] > 4, "answers")
+        until(lambda: load.statuses[200] > 4, LONG_S, "answers")
     assert load.lost == []
 
 

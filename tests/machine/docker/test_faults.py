@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,16 +17,11 @@ from syshaxd.core.errors import LaunchFailedError, SyshaxError
 from syshaxd.core.launch.container import DONOR_NAME
 from syshaxd.core.types import Handle
 from syshaxd.runtime.docker import DockerRuntime
-from tests.machine.docker.bed import Bed
+from tests.fakes.waiting import until
+from tests.machine.docker.bed import LONG_S, Bed
 from tests.machine.docker.conftest import DockerHarness
 
-LONG_S = 45.0
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    async with asyncio.timeout(LONG_S):
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.05)
+pytestmark = pytest.mark.timeout(120)
 
 
 async def refusal(runtime: DockerRuntime, harness: DockerHarness, **container: Any) -> LaunchFailedError:
@@ -87,7 +82,7 @@ class TestLaunch:
         with socket.create_server(("127.0.0.1", 0)) as silent:  # a registry that never answers
             image = f"127.0.0.1:{silent.getsockname()[1]}/vllm:x"
             launching = asyncio.create_task(runtime.launch(harness.spec(image=image, pull=True), 1))
-            await until(lambda: harness.notes, "the fetching")
+            await asyncio.to_thread(until, lambda: harness.notes, LONG_S, "the fetching")
             assert not launching.done()
             runtime.abandon("gpu")
             async with asyncio.timeout(LONG_S):

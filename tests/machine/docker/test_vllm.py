@@ -19,8 +19,9 @@ import pytest
 from syshax_embedded.engine import engine_python
 from syshax_embedded.folders import cache_folder, only_one
 from syshax_embedded.model import prepare_tiny
-from tests.machine.docker.bed import Bed
-from tests.machine.docker.test_daemon import ENDPOINT, PORTS, Daemon, until
+from tests.fakes.waiting import until
+from tests.machine.docker.bed import LONG_S, Bed
+from tests.machine.docker.test_daemon import ENDPOINT, PORTS, Daemon
 
 pytestmark = pytest.mark.timeout(400)
 INSTANCES = ("gpu", "cpu")
@@ -88,7 +89,7 @@ def daemon(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemo
     try:
         daemon.wait_ready(150.0)
         # Only a pair whose answers were found to agree hands over.
-        until(lambda: _ALLOWED.search(get(f"http://127.0.0.1:{ENDPOINT}/metrics")), "the pair was compared", 120.0)
+        until(lambda: _ALLOWED.search(get(f"http://127.0.0.1:{ENDPOINT}/metrics")), 120.0, "the pair was compared")
         yield daemon
         assert daemon.generations() == {"gpu": 1, "cpu": 1}, "no engine has ended meanwhile"
         daemon.stop()
@@ -185,7 +186,7 @@ def test_both_answer_and_hand_over_through_the_memory_they_share(daemon: Daemon,
     memory.resize("256m")
     namespaces = {daemon.bed.docker("exec", f"vllm_{name}", "readlink", "/proc/self/ns/ipc") for name in INSTANCES}
     assert len(namespaces) == 1
-    until(lambda: len(memory.arenas) == 2, "with room for them, both arenas are made")
+    until(lambda: len(memory.arenas) == 2, LONG_S, "with room for them, both arenas are made")
     assert loaded_tokens("one two three ") > 100, "the prompt's KV cache came from the other container"
 
 
@@ -202,15 +203,16 @@ def test_shared_memory_that_others_fill_costs_the_hand_over_until_there_is_room_
             path.unlink()
         until(
             lambda: "arena was removed from outside" in daemon.syshaxctl("logs", "gpu", "--all"),
+            LONG_S,
             "the loss is noticed",
         )
         assert loaded_tokens("filled again ") == 0
         assert memory.arenas == []
 
     memory.clear()
-    until(lambda: len(memory.arenas) == 2, "with room for them, both arenas are made anew")
+    until(lambda: len(memory.arenas) == 2, LONG_S, "with room for them, both arenas are made anew")
     assert loaded_tokens("room again ") > 100
-    until(lambda: memory.files() == [".arena", ".arena"], "nothing else is left")
+    until(lambda: memory.files() == [".arena", ".arena"], LONG_S, "nothing else is left")
     log = daemon.syshaxctl("logs", "gpu", "--all")
     assert "could not be published" in log
     assert log.count("give it more (a container's: --shm-size") >= 3, "at the start, for the file, for the new arena"

@@ -18,12 +18,12 @@ from syshaxd.runtime.docker import DockerRuntime
 from syshaxd.runtime.quantised import QuantisedRuntime
 from syshaxd.system.weights import plan_for
 from tests.fakes import checkpoint
-from tests.machine.docker.bed import Bed
+from tests.fakes.waiting import until_async
+from tests.machine.docker.bed import LONG_S, Bed
 from tests.machine.docker.conftest import DockerHarness
 from tests.machine.docker.image import make_tar
 
-LONG_S = 45.0
-
+pytestmark = pytest.mark.timeout(120)
 IMAGE = "syshax-numpy:test"
 News = list[tuple[str, int, str]]
 
@@ -85,9 +85,11 @@ async def test_a_launch_that_is_not_wanted_any_more_ends_the_container(
     both: QuantisedRuntime = quantised(runtime, lambda *_: both.abandon("gpu"))
     with pytest.raises(LaunchFailedError, match="no longer wanted"):
         await both.launch(spec, 1)
-    async with asyncio.timeout(LONG_S):  # the launch does not wait for its removal
-        while await harness.docker("ps", "--all", "--quiet"):
-            await asyncio.sleep(0.05)
+
+    async def is_removed() -> bool:  # the launch does not wait for that
+        return not await harness.docker("ps", "--all", "--quiet")
+
+    await until_async(is_removed, LONG_S, "the container is removed")
 
 
 async def test_an_image_that_cannot_make_them_says_why(

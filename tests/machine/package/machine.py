@@ -7,12 +7,13 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
+
+from tests.fakes.waiting import until
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[3]
@@ -92,11 +93,7 @@ class Machine:
 
     def until(self, what: str, probe: Callable[[], T], timeout_s: float = 20.0) -> T:
         """Waits for a probe to become true. Returns what it found."""
-        deadline = time.monotonic() + timeout_s
-        while not (found := probe()):
-            assert time.monotonic() < deadline, f"not in {timeout_s:g} s: {what}\n{self.log.read_text()[-2000:]}"
-            time.sleep(0.05)
-        return found
+        return until(probe, timeout_s, lambda: f"{what}\n{self.log.read_text()[-2000:]}")
 
     def _has_booted(self) -> bool:
         return self.try_run("timeout", "5", "systemctl", "is-system-running").stdout.strip() in {"running", "degraded"}
