@@ -7,7 +7,7 @@ import os
 # gRPC's fork() handlers can't cope with a running server: a child process could die before it executes its program.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-from syshaxd.control.config import Operations
+from syshaxd.control.operations import Operations
 from syshaxd.control.server import ControlServer, TlsEndpoint
 
 __all__ = ["ControlServer", "Operations", "TlsEndpoint"]

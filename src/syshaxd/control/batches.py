@@ -3,17 +3,11 @@
 # ruff: noqa: N802, D102 - admin.proto names and explains the methods
 """The admin service's methods for batches of clients."""
 
-from typing import Any
-
-import grpc
-
 from syshaxd.api.v1 import batches_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
-from syshaxd.control.config import BatchControl, Operations
-from syshaxd.control.messages import make, message_of
+from syshaxd.control.messages import Context, make
+from syshaxd.control.operations import BatchControl, Operations
 from syshaxd.core.errors import ConflictError
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class BatchMethods(AdminServiceServicer):
@@ -22,12 +16,10 @@ class BatchMethods(AdminServiceServicer):
     _operations: Operations
 
     async def ListBatches(self, request: api.ListBatchesRequest, context: Context) -> api.ListBatchesResponse:
-        batches = await self._worker().every()
-        return make(api.ListBatchesResponse, batches=[message_of(api.Batch, batch) for batch in batches])
+        return make(api.ListBatchesResponse, batches=await self._worker().every())
 
     async def CancelBatch(self, request: api.CancelBatchRequest, context: Context) -> api.CancelBatchResponse:
-        batch = await self._worker().cancel(request.id, None)
-        return make(api.CancelBatchResponse, batch=message_of(api.Batch, batch))
+        return make(api.CancelBatchResponse, batch=await self._worker().cancel(request.id, None))
 
     def _worker(self) -> BatchControl:
         worker = self._operations.batches()

@@ -4,52 +4,16 @@
 """The admin service's methods for the daemon itself: configuration, events, shutdown."""
 
 import json
-from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import grpc
+from typing import Any
 
 from syshaxd.api.v1 import config_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
-from syshaxd.control.messages import make
+from syshaxd.control.messages import Context, make
+from syshaxd.control.operations import Operations
 from syshaxd.core.config import find_key, get_value, keys_in, path_of
 from syshaxd.core.config.diff import waiting_keys
 from syshaxd.core.secrets import is_private, safe_value
-from syshaxd.core.wire.batches import Batch
-from syshaxd.reconfigure import Reconfigurer
-from syshaxd.serving.engine import Engine
-from syshaxd.serving.leases import Leases
-from syshaxd.serving.operations import InstanceOperations
-from syshaxd.system.api_keys import ApiKeys
-
-Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class BatchControl(Protocol):
-    """Carries out the batches of clients."""
-
-    async def every(self) -> list[Batch]:
-        """Those of all clients, the latest first."""
-
-    async def cancel(self, its_id: str, owner: str | None) -> Batch:
-        """Cancels a batch; `owner` None: whosever it is. Raises NotFoundError."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operations:
-    """What the control plane commands."""
-
-    engine: Engine
-    instances: InstanceOperations
-    reconfigurer: Reconfigurer
-    leases: Leases
-    keys: ApiKeys
-    stop: Callable[[bool | None], None]
-    """Begins the daemon's end; tells whether the instances run on, None: as the configuration says."""
-    batches: Callable[[], BatchControl | None] = lambda: None
-    """None: there are none."""
 
 
 class DaemonMethods(AdminServiceServicer):
@@ -79,12 +43,7 @@ class DaemonMethods(AdminServiceServicer):
 
     async def ValidateConfig(self, request: api.ValidateConfigRequest, context: Context) -> api.ValidateConfigResponse:
         error, would = await self._operations.reconfigurer.check(request.text if request.HasField("text") else None)
-        faults = () if error is None else error.faults
-        return make(
-            api.ValidateConfigResponse,
-            faults=faults,
-            would_change=would,
-        )
+        return make(api.ValidateConfigResponse, faults=() if error is None else error.faults, would_change=would)
 
     async def ApplyConfig(self, request: api.ApplyConfigRequest, context: Context) -> api.ApplyConfigResponse:
         return make(api.ApplyConfigResponse, changes=await self._operations.reconfigurer.apply(request.text))
@@ -96,14 +55,11 @@ class DaemonMethods(AdminServiceServicer):
         # Sent at once, so that the client knows when it is watching.
         await context.send_initial_metadata(())
         events, name = self._operations.engine.events, request.instance
-        older = max(0, sum(event.instance == name for event in events.latest()) - request.last) if name else 0
-        async with aclosing(events.watch(None if name else request.last, follow=request.follow)) as stream:
+        watched = events.watch(
+            request.last, follow=request.follow, wanted=lambda event: not name or event.instance == name
+        )
+        async with aclosing(watched) as stream:
             async for event in stream:
-                if name and event.instance != name:
-                    continue
-                if older:
-                    older -= 1
-                    continue
                 await context.write(make(api.WatchEventsResponse, event=event))
 
     async def Shutdown(self, request: api.ShutdownRequest, context: Context) -> api.ShutdownResponse:

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from syshaxd.control.messages import Context
 from syshaxd.core import errors
 from syshaxd.core.report.error_detail import METADATA_KEY, detail
 from syshaxd.core.secrets import safe_text
@@ -25,16 +26,13 @@ _CODES = (  # the first match counts
     (errors.UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (errors.InstanceFailedError, grpc.StatusCode.UNAVAILABLE),
     (errors.InstanceTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (
-        errors.SyshaxError,
-        grpc.StatusCode.FAILED_PRECONDITION,
-    ),  # something of the host or the daemon's user, to be mended
+    # Something of the host or the daemon's user, to be mended.
+    (errors.SyshaxError, grpc.StatusCode.FAILED_PRECONDITION),
 )
 # A status is sent in HTTP/2 trailers: 8 KiB in all, and up to three bytes for each byte of the text.
 _MAX_MESSAGE_BYTES = 2000
 _MAX_DETAIL_BYTES = 2000
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Parse = Callable[[bytes], Any]
 
 
@@ -97,8 +95,6 @@ async def _errors_mapped(context: Context, name: str) -> AsyncIterator[None]:
             metadata = ((METADATA_KEY, encoded),)
     except DecodeError as error:
         code, message = grpc.StatusCode.INVALID_ARGUMENT, f"not a message that {name} takes: {error}"
-    except NotImplementedError:
-        code, message = grpc.StatusCode.UNIMPLEMENTED, "this daemon does not support that"
     except grpc.aio.AbortError:
         raise  # the method has set its status itself
     except Exception:  # noqa: BLE001 - the last edge before the wire

@@ -5,22 +5,17 @@
 
 import asyncio
 from functools import partial
-from typing import Any
-
-import grpc
 
 from syshaxd.api.v1 import keys_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceServicer
-from syshaxd.control.config import Operations
-from syshaxd.control.messages import make, message_of
-from syshaxd.core.config.api_keys import Access, ApiKey
+from syshaxd.control.messages import Context, make, message_of
+from syshaxd.control.operations import Operations
+from syshaxd.core.config.api_keys import Access
 
 _OPTIONAL = (
     *("expires_at_s", "requests_per_minute", "tokens_per_minute"),
     *("max_requests", "max_prompt_tokens"),
 )
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class KeyMethods(AdminServiceServicer):
@@ -40,18 +35,14 @@ class KeyMethods(AdminServiceServicer):
             **{name: getattr(asked, name) if asked.HasField(name) else None for name in _OPTIONAL},
         )
         new = await asyncio.to_thread(create)
-        return make(api.CreateKeyResponse, secret=new.secret, key=_message(new.key))
+        return make(api.CreateKeyResponse, secret=new.secret, key=message_of(api.ApiKey, new.key))
 
     async def ListKeys(self, request: api.ListKeysRequest, context: Context) -> api.ListKeysResponse:
         keys = self._operations.keys
-        listed = await asyncio.to_thread(keys.list)
+        listed = [message_of(api.ApiKey, key) for key in await asyncio.to_thread(keys.list)]
         insecure = self._operations.reconfigurer.started_with.gateway.insecure
-        return make(api.ListKeysResponse, keys=map(_message, listed), required=keys.exist and not insecure)
+        return make(api.ListKeysResponse, keys=listed, required=keys.exist and not insecure)
 
     async def RevokeKey(self, request: api.RevokeKeyRequest, context: Context) -> api.RevokeKeyResponse:
         await asyncio.to_thread(self._operations.keys.revoke, request.name)
         return api.RevokeKeyResponse()
-
-
-def _message(key: ApiKey) -> api.ApiKey:
-    return message_of(api.ApiKey, key)

@@ -11,11 +11,14 @@ from dataclasses import is_dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
+import grpc
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 M = TypeVar("M", bound=Message)
+Context = grpc.aio.ServicerContext[Any, Any]
+"""What a method gets with the message that it answers."""
 
 _RANGES = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),

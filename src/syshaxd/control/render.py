@@ -9,7 +9,7 @@ from syshaxd.control.messages import make, message_of
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa import BindingSettings, Fault, Unverified, Verification, dialect_of
 from syshaxd.core.parity import ParityReport
-from syshaxd.core.types import EngineStatus, HostTopology, InstanceStatus
+from syshaxd.core.types import EngineStatus, HostTopology
 
 
 def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:
@@ -37,11 +37,6 @@ def parity(report: ParityReport) -> api.ParityReport:
         reasons=verdict.reasons,
         allowed=verdict.allowed,
     )
-
-
-def instance_status(status: InstanceStatus) -> api.InstanceStatus:
-    """One instance."""
-    return message_of(api.InstanceStatus, status)
 
 
 def _snapshot(snapshot: Snapshot, now_s: float) -> api.Snapshot:

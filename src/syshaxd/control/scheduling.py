@@ -8,14 +8,11 @@ import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import asdict, replace
-from typing import Any
-
-import grpc
 
 from syshaxd.api.v1 import scheduling_pb2 as api
 from syshaxd.api.v1.scheduling_pb2_grpc import SchedulingServiceServicer
-from syshaxd.control.config import Operations
-from syshaxd.control.messages import make, message_of
+from syshaxd.control.messages import Context, make, message_of
+from syshaxd.control.operations import Operations
 from syshaxd.core.config import parse
 from syshaxd.core.errors import BadRequestError, NotFoundError
 from syshaxd.core.events import EventKind
@@ -29,7 +26,6 @@ from syshaxd.core.types import InstanceSpec
 from syshaxd.serving.leases import DEFAULT_TTL_S
 from syshaxd.serving.request import Request, is_request_id
 
-Context = grpc.aio.ServicerContext[Any, Any]
 _CHAT = "/v1/chat/completions"
 _SECTIONS = {
     "name": ("scheduler", "policy"),
@@ -119,10 +115,7 @@ class SchedulingServicer(SchedulingServiceServicer):
     async def ListRequests(self, request: api.ListRequestsRequest, context: Context) -> api.ListRequestsResponse:
         now_s = time.monotonic()
         found = sorted(self._engine.requests.running, key=lambda running: running.started_at_s)
-        return make(
-            api.ListRequestsResponse,
-            requests=[_in_flight(running, now_s) for running in found],
-        )
+        return make(api.ListRequestsResponse, requests=[_in_flight(running, now_s) for running in found])
 
     async def CancelRequest(self, request: api.CancelRequestRequest, context: Context) -> api.CancelRequestResponse:
         count = self._engine.requests.cancel(request.request_id) + self._leases.cancel(request.request_id)
@@ -133,7 +126,7 @@ class SchedulingServicer(SchedulingServiceServicer):
 
     async def GetPolicy(self, request: api.GetPolicyRequest, context: Context) -> api.GetPolicyResponse:
         choices = [make(api.NamedPolicy, name=name, summary=rules.summary) for name, rules in RULES.items()]
-        return make(api.GetPolicyResponse, policy=_policy(self._engine.policy), choices=choices)
+        return make(api.GetPolicyResponse, policy=self._engine.policy, choices=choices)
 
     async def SetPolicy(self, request: api.SetPolicyRequest, context: Context) -> api.SetPolicyResponse:
         given = {field.name: value for field, value in request.policy.ListFields()}
@@ -146,7 +139,7 @@ class SchedulingServicer(SchedulingServiceServicer):
         self._engine.set_policy(policy)
         changed = ", ".join(f"{name}={value}" for name, value in given.items()) or "nothing"
         self._engine.events.add(EventKind.CONFIG, f"policy set until the next reload: {changed}")
-        return make(api.SetPolicyResponse, policy=_policy(policy))
+        return make(api.SetPolicyResponse, policy=policy)
 
     def _specs(self) -> dict[str, InstanceSpec]:
         return {status.spec.name: status.spec for status in self._instances.status().instances}
@@ -261,7 +254,3 @@ def _in_flight(running: Request, now_s: float) -> api.RequestInFlight:
         stream=running.inference.stream,
         leased=running.task is None,
     )
-
-
-def _policy(policy: Policy) -> api.Policy:
-    return message_of(api.Policy, policy)

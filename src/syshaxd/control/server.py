@@ -19,8 +19,8 @@ from grpc_reflection.v1alpha import reflection
 from syshaxd.api.v1 import admin_pb2, scheduling_pb2
 from syshaxd.api.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from syshaxd.api.v1.scheduling_pb2_grpc import add_SchedulingServiceServicer_to_server
-from syshaxd.control.config import Operations
 from syshaxd.control.errors import ErrorInterceptor
+from syshaxd.control.operations import Operations
 from syshaxd.control.scheduling import SchedulingServicer
 from syshaxd.control.servicer import AdminServicer
 from syshaxd.core.address import Address
@@ -37,8 +37,6 @@ GROUP = "syshax"
 """Members of this group, if it exists, may use the socket."""
 _ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 _SCHEDULING = scheduling_pb2.DESCRIPTOR.services_by_name["SchedulingService"].full_name
-
-
 # Above 1000 calls that wait to be taken up, gRPC by default drops them at random, without a reason.
 _OPTIONS = tuple((f"grpc.server.max_pending_requests{limit}", 2**31 - 1) for limit in ("", "_hard_limit"))
 
@@ -66,7 +64,7 @@ class TlsEndpoint:
 
 
 class ControlServer:
-    """Serves the admin service and, with operations, the scheduling service."""
+    """Serves the admin and the scheduling service, health and reflection."""
 
     def __init__(
         self,

@@ -10,24 +10,21 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-import grpc
-
 from syshaxd import __version__
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.api.v1 import calibration_pb2
 from syshaxd.control import render
 from syshaxd.control.batches import BatchMethods
-from syshaxd.control.config import DaemonMethods, Operations
+from syshaxd.control.daemon import DaemonMethods
 from syshaxd.control.keys import KeyMethods
-from syshaxd.control.messages import make
+from syshaxd.control.messages import Context, make
+from syshaxd.control.operations import Operations
 from syshaxd.core.lifecycle.command_goal import Command, Goal
 from syshaxd.core.secrets import safe_text, secret_values
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 class AdminServicer(DaemonMethods, KeyMethods, BatchMethods):
-    """Translates between protobuf and the Engine. Errors pass through to the interceptor."""
+    """Translates between protobuf and the daemon's parts. Errors pass through to the interceptor."""
 
     def __init__(self, operations: Operations) -> None:
         super().__init__(operations)
@@ -97,10 +94,10 @@ class AdminServicer(DaemonMethods, KeyMethods, BatchMethods):
             before = await anext(statuses)
             goal = Goal(command, before)
             act()
-            await context.write(response(status=render.instance_status(before)))
+            await context.write(make(response, status=before))
             if not request.wait or goal.reached(before):
                 return
             async for status in statuses:
-                await context.write(response(status=render.instance_status(status)))
+                await context.write(make(response, status=status))
                 if goal.reached(status):
                     return

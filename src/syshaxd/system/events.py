@@ -23,14 +23,15 @@ class History(Generic[T]):
 
     def __init__(self, size: int) -> None:
         self._entries: deque[T] = deque(maxlen=size)
-        self._watchers: list[tuple[deque[T], asyncio.Event]] = []
+        self._watchers: list[tuple[deque[T], asyncio.Event, Callable[[T], bool]]] = []
 
     def append(self, entry: T) -> None:
         """Adds an entry; cheap while there is no watcher."""
         self._entries.append(entry)
-        for unread, news in self._watchers:
-            unread.append(entry)
-            news.set()
+        for unread, news, wanted in self._watchers:
+            if wanted(entry):
+                unread.append(entry)
+                news.set()
 
     def latest(self, count: int | None = None, *, wanted: Callable[[T], bool] = lambda entry: True) -> list[T]:
         """The last `count` wanted entries (None: all), oldest first."""
@@ -38,19 +39,18 @@ class History(Generic[T]):
         return entries if count is None else entries[max(0, len(entries) - count) :]
 
     async def watch(
-        self, last: int | None = 0, *, follow: bool = True, wanted: Callable[[T], bool] = lambda entry: True
+        self, last: int = 0, *, follow: bool = True, wanted: Callable[[T], bool] = lambda entry: True
     ) -> AsyncGenerator[T, None]:
         """Yields the last wanted entries, oldest first; with `follow` then each new one until the caller closes it."""
-        unread = deque(self.latest(last, wanted=wanted), maxlen=None if not follow else _MAX_BEHIND)
-        news = asyncio.Event()
-        watcher = (unread, news)
-        self._watchers.append(watcher)
+        older = self.latest(last, wanted=wanted)
+        unread, news = deque(older, maxlen=max(len(older), _MAX_BEHIND)), asyncio.Event()
+        watcher = (unread, news, wanted)
+        if follow:
+            self._watchers.append(watcher)
         try:
             while True:
                 while unread:
-                    entry = unread.popleft()
-                    if wanted(entry):
-                        yield entry
+                    yield unread.popleft()
                 if not follow:
                     return
                 news.clear()
