@@ -111,13 +111,13 @@ class BodyIntake:
             if not (model := model_in_form(data, content_type)):
                 return None
             return RequestBody(RequestBody.of({"model": model}).raw, unknown="all fields of a form but its model")
-        content_type = content_type.partition(";")[0].strip().lower()
         try:
             if len(data) <= SMALL_BYTES:
                 return self._reader.read(data)
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._read_large, data)
         except BadRequestError:
-            if content_type.partition("/")[2].rpartition("+")[2] == "json":
+            subtype = content_type.partition(";")[0].strip().lower().partition("/")[2]
+            if subtype.rpartition("+")[2] == "json":
                 raise
             return None
 

@@ -83,14 +83,13 @@ class RateLimiter:
 
     def check_prompt(self, key: ApiKey | None, tokens: int) -> None:
         """Raises BadRequestError: the prompt is too long."""
-        limits = (self._max_prompt_tokens, None if key is None else key.max_prompt_tokens)
-        limit = min((each for each in limits if each is not None), default=None)
-        if limit is not None and tokens > limit:
-            raise BadRequestError(
-                f"the request has about {tokens} tokens, and a prompt may have {limit} (gateway.max_prompt_tokens, or "
-                "the API key's limit)",
-                code="context_length_exceeded",
-            )
+        for limit in (self._max_prompt_tokens, None if key is None else key.max_prompt_tokens):
+            if limit is not None and tokens > limit:
+                raise BadRequestError(
+                    f"the request has about {tokens} tokens, and a prompt may have {limit} (gateway.max_prompt_tokens, "
+                    "or the API key's limit)",
+                    code="context_length_exceeded",
+                )
 
     @property
     def now_s(self) -> float:
@@ -133,9 +132,10 @@ class LimitedRequest:
 
     def _use(self, tokens: int) -> None:
         self._counted_tokens += tokens
-        now_s = self._limiter.now_s
-        for meter in self._meters:
-            meter.use(tokens, now_s)
+        if self._meters:
+            now_s = self._limiter.now_s
+            for meter in self._meters:
+                meter.use(tokens, now_s)
 
 
 class LimitedLine:

@@ -120,6 +120,8 @@ def split_target(raw: str) -> tuple[str, str]:
         authority_end = min((at for at in map(rest.find, "/?") if at >= 0), default=len(rest))
         target = rest[authority_end:] if rest[authority_end : authority_end + 1] == "/" else f"/{rest[authority_end:]}"
     path = target.partition("#")[0].partition("?")[0]
+    if path.isascii() and "%" not in path:
+        return target, path
     return target, unquote(path.encode("utf-8", "replace").decode(), errors="replace")
 
 

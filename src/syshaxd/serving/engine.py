@@ -110,7 +110,7 @@ class Engine:
             InstanceTimeoutError: As above, and the instance was silent for too long.
             RequestCancelledError: An operator ended it before anything was sent.
         """
-        self.requests.begin(request)
+        self.requests.begin(request, self._loop)
         try:
             self._failures.begin(request)
             request.inference = self._handover.examine(request)
@@ -138,14 +138,15 @@ class Engine:
                 except (InstanceFailedError, InstanceTimeoutError) as error:
                     instance, last_try, failure = answer.instance, answer.last_try, error
                 else:
-                    if answer.outcome is Outcome.OK:
+                    outcome = answer.outcome
+                    if outcome is Outcome.OK:
                         self._admission.observe_help(claim, self._loop.time())
                         took_s = self._loop.time() - placed_at_s
                         self._admission.observe_answer(claim.request, took_s, answer.usage[1], request.handovers)
-                    if answer.outcome is not Outcome.FAILED:
+                    if outcome is not Outcome.FAILED:
                         self._failures.answered(request)
                         self.breakers.succeeded(answer.instance)
-                    return answer.outcome
+                    return outcome
             why = f"instance {instance}: {failure}"
             self._failures.check_start_over(request, instance, failure, why, last_try=last_try)
             claim = Claim(claim.request, () if request.tries.suspect else (instance,))

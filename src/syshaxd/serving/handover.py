@@ -160,7 +160,7 @@ class Handover:
     def examine(self, request: Request) -> InferenceRequest:
         """Returns what placement needs to know about a request, with whether it can be split."""
         inference, body, path = request.inference, request.fields, request.path
-        if body is None or path not in self._paths | self._prompt_paths or request.method != "POST":
+        if body is None or request.method != "POST" or not (path in self._paths or path in self._prompt_paths):
             return inference
         why, stays = split_of(body)
         if not stays and path not in self._paths:

@@ -24,9 +24,9 @@ class RequestBook:
         self.decisions: History[Decided] = History(_REMEMBERED)
         self._ended: deque[RequestRecord] = deque(maxlen=_REMEMBERED)
 
-    def begin(self, request: Request) -> None:
-        """Adds a request, which the current task answers."""
-        request.task = asyncio.current_task()
+    def begin(self, request: Request, loop: asyncio.AbstractEventLoop) -> None:
+        """Adds a request, which the current task of this loop answers."""
+        request.task = asyncio.current_task(loop)  # without the loop, it is asked for by a system call
         self.add(request)
 
     def add(self, request: Request) -> None:

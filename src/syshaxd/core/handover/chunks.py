@@ -85,7 +85,7 @@ class ChunkWriter:
     def __init__(self, path: str, body: Mapping[str, Any]) -> None:
         """`path`, `body`: of the client's request."""
         options = body.get("stream_options")
-        options = options if isinstance(options, Mapping) else {}
+        options = options if isinstance(options, dict) else {}
         self.chat = path == CHAT_PATH
         self.tells_ids = bool(body.get("return_token_ids"))
         self._tells_usage = bool(options.get("include_usage"))

@@ -22,6 +22,8 @@ def held_back_chars(body: Mapping[str, Any]) -> int:
     if not body.get("stream") or body.get("include_stop_str_in_output"):
         return 0
     stop = body.get("stop")
+    if stop is None:
+        return 0
     texts = stop if isinstance(stop, list) else [stop]
     return max((len(text) - 1 for text in texts if isinstance(text, str) and text), default=0)
 

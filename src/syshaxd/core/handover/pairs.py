@@ -5,6 +5,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from syshaxd.core.handover.connector import identity
 from syshaxd.core.types import HandoverProtocol, InstanceSpec
@@ -135,10 +136,15 @@ def _model_refusal(source: InstanceSpec, target: InstanceSpec) -> str:
 
 def flag_value(spec: InstanceSpec, flag: str) -> str:
     """The value that an instance's command line gives a flag, or the keys of its JSON value; empty: none."""
+    return _flag_value(spec.argv, flag)
+
+
+@lru_cache(maxsize=1024)  # it is asked for by each request
+def _flag_value(argv: tuple[str, ...], flag: str) -> str:
     found = []
-    for at, part in enumerate(spec.argv):
+    for at, part in enumerate(argv):
         name, equals, value = part.partition("=")
         if name == f"--{flag}" or name.startswith(f"--{flag}."):
             key = name.removeprefix(f"--{flag}")
-            found.append(f"{key} {value if equals else next(iter(spec.argv[at + 1 : at + 2]), '')}".lstrip())
+            found.append(f"{key} {value if equals else next(iter(argv[at + 1 : at + 2]), '')}".lstrip())
     return "; ".join(sorted(found))

@@ -239,8 +239,8 @@ CARRIED = frozenset(
 )
 """Fields that mean the same for the rest of an answer as for its beginning, or are put right (bodies.py)."""
 
-_WHOLE_BY_FIELD = {field: rule for rule in WHOLE_RULES for field in rule.fields}
-_STAY_BY_FIELD = {field: rule for rule in STAY_RULES for field in rule.fields}
+_RULES_BY_FIELD = {field: rule for rule in (*WHOLE_RULES, *STAY_RULES) for field in rule.fields}
+_WHOLE_FIELDS = frozenset(field for rule in WHOLE_RULES for field in rule.fields)
 
 _OF_OTHER_ROUTES = frozenset(
     (
@@ -260,7 +260,7 @@ _OF_OTHER_ROUTES = frozenset(
 )
 """Fields of /v1/messages, of /v1/responses, and of chats with other servers, whose answers stay on one instance."""
 
-KNOWN_FIELDS = CARRIED | frozenset(_WHOLE_BY_FIELD) | frozenset(_STAY_BY_FIELD) | _OF_OTHER_ROUTES
+KNOWN_FIELDS = CARRIED | frozenset(_RULES_BY_FIELD) | _OF_OTHER_ROUTES
 """All fields of a body that can be split."""
 
 
@@ -315,31 +315,24 @@ def _find_split(body: RequestBody) -> Split:
         return Split(why := f"{body.unknown}: {_UNKNOWN}", why)
     stays = ""
     for name, raw in body.raw.items():
-        if bytes(memoryview(raw)[:5]) == b"null":
+        if raw == _NULL:
             continue
-        if why := _reason(_WHOLE_BY_FIELD.get(name), name, body) or _ill_typed(name, body):
-            return Split(f"{name}: {why}", f"{name}: {why}")
-        if not stays and (why := _stays_because(name, body)):
-            stays = f"{name}: {why}"
+        fits = _IS_WELL_TYPED.get(name)
+        if fits is not None and not fits(body.short(name)):
+            return Split(why := f"{name}: not of the type that the API gives it", why)
+        rule = _RULES_BY_FIELD.get(name)
+        if rule is None:
+            why = "" if name in CARRIED else _UNKNOWN
+        else:
+            value = raw if rule.undecoded else body.short(name)
+            why = rule.why if rule.applies(value) and not rule.unless(body) else ""
+        if why:
+            why = f"{name}: {why}"
+            if name in _WHOLE_FIELDS:
+                return Split(why, why)
+            stays = stays or why
     return Split("", stays)
 
 
+_NULL = msgspec.Raw(b"null")
 _UNKNOWN = "not known to be the same in the middle of an answer"
-
-
-def _ill_typed(name: str, body: RequestBody) -> str:
-    fits = _IS_WELL_TYPED.get(name)
-    return "not of the type that the API gives it" if fits is not None and not fits(body.short(name)) else ""
-
-
-def _stays_because(name: str, body: RequestBody) -> str:
-    if name in _STAY_BY_FIELD:
-        return _reason(_STAY_BY_FIELD[name], name, body)
-    return "" if name in CARRIED or name in _WHOLE_BY_FIELD else _UNKNOWN
-
-
-def _reason(rule: FieldRule | None, name: str, body: RequestBody) -> str:
-    if rule is None:
-        return ""
-    value = body.raw[name] if rule.undecoded else body.short(name)
-    return rule.why if rule.applies(value) and not rule.unless(body) else ""

@@ -55,8 +55,11 @@ class Estimates(msgspec.Struct, frozen=True, kw_only=True):
 
     def known_kind(self, kinds: Sequence[str]) -> str | None:
         """The first of these kinds of which enough answers have ended; None: of none."""
-        known = ((kind, self.lengths_by_kind.get(kind)) for kind in kinds)
-        return next((kind for kind, its in known if its is not None and len(its.latest) >= _MIN_FOR_A_KIND), None)
+        for kind in kinds:
+            its = self.lengths_by_kind.get(kind)
+            if its is not None and len(its.latest) >= _MIN_FOR_A_KIND:
+                return kind
+        return None
 
     def lengths_of(self, kinds: Sequence[str]) -> Lengths:
         """The lengths of answers to requests of the first of these kinds of which enough have ended, else of all."""

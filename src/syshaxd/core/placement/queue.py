@@ -4,7 +4,6 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import chain, islice
 
 from syshaxd.core.errors import NotFoundError
@@ -34,12 +33,13 @@ class Queue:
         self._batch = Turns()
         """Batch claims that interactive ones may still overtake."""
         self._overtaking = 0
+        self._size = 0
         self._returns = 0
         self._pinned: Counter[str | None] = Counter()
         """Entries by the instance that the client insists on."""
 
     def __len__(self) -> int:
-        return len(self._settled) + len(self._batch)
+        return self._size
 
     def __iter__(self) -> Iterator[Entry]:
         return chain(self._settled, self._batch)
@@ -143,6 +143,8 @@ class Queue:
 
     def remove_return(self, claim: Claim) -> None:
         """Removes a claim if a CPU answers it meanwhile."""
+        if not self._returns:
+            return
         entry = self._find(claim)
         if entry is not None and entry.gpu:
             self._discard(claim)
@@ -156,6 +158,7 @@ class Queue:
             self._count(claim, entry.gpu, -1)
 
     def _count(self, claim: Claim, gpu: str, change: int) -> None:
+        self._size += change
         self._returns += change * bool(gpu)
         self._pinned[claim.request.pinned] += change
 
@@ -188,8 +191,10 @@ class Queues:
     def of(self, claim: Claim, fleet: Fleet) -> Queue:
         """The queue of the model that a claim's instances serve; a claim that none serves is in no queue."""
         if not claim.queue:
-            with suppress(NotFoundError):  # the decision refuses it
+            try:
                 claim.queue = _model_of(fleet.candidates(claim.request, ()) or fleet.waited_for(claim.request, ()))
+            except NotFoundError:
+                return Queue()  # the decision refuses it
         queue = self._queues.get(claim.queue)
         if queue is None:
             queue = Queue()

@@ -71,6 +71,8 @@ class Turns:
 
     def ahead_of(self, key: str) -> int:
         """At most so many entries come before one of this key that arrives now; 0 only if none does."""
+        if not self._flows:
+            return 0
         turn = self._next_turn(key)
         heads = ((len(flow), next(iter(flow.values())).position[0]) for flow in self._flows.values())
         return sum(min(length, max(0, turn - head + 1)) for length, head in heads)

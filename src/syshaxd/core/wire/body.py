@@ -63,6 +63,13 @@ class RequestBody(Mapping[str, Any]):
             self._decoded[name] = decode(self.raw[name])
         return self._decoded[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Mapping; the inherited one raises an error for each field that is absent, and most are."""
+        return self[name] if name in self.raw else default
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.raw  # the inherited one decodes the field
+
     def short(self, name: str) -> Any:
         """A field that is a number, a name or an option; None if absent, UNREADABLE if far too long."""
         raw = self.raw.get(name)

@@ -22,7 +22,7 @@ def error_text(problem: Any) -> str:
 
 def is_refusal(problem: Any) -> bool:
     """Whether an error object in a stream blames the request, so that another instance would answer the same."""
-    code = problem.get("code") if isinstance(problem, Mapping) else None
+    code = problem.get("code") if isinstance(problem, dict) else None
     return isinstance(code, int) and 400 <= code < 500
 
 

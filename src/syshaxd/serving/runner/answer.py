@@ -62,16 +62,9 @@ class ClientAnswer:
             What sends a chunk of events, complete with its framing; None: the client takes no chunks.
         """
         lines = [line for line in head.lines if not line.lower().startswith(b"content-type:")]
-        self._send(
-            replace(
-                head,
-                lines=[b"content-type: " + _EVENT_STREAM, *lines],
-                content_type=_EVENT_STREAM,
-                content_length=None,
-                chunked=True,
-            ),
-            chunk(events) if events and not self._client.http10 else events,
-        )
+        lines.insert(0, b"content-type: " + _EVENT_STREAM)
+        stream = ResponseHead(head.status, head.reason, lines, _EVENT_STREAM, None, chunked=True, keep_alive=True)
+        self._send(stream, chunk(events) if events and not self._client.http10 else events)
         return self._write if self._chunked else None
 
     def events(self, events: bytes) -> None:
@@ -132,20 +125,20 @@ class ClientAnswer:
             placement=request.placement,
             dechunked=self._client.http10,
             close=not request.keep_alive,
-            extra=self._client.answer_lines + _weights_line(request) + _explain_line(request) + _carried_line(request),
+            extra=self._client.answer_lines + _own_lines(request),
         )
         self._write(text + body)
         if request.on_answer is not None:
             request.on_answer()
 
 
-def _weights_line(request: Request) -> bytes:
-    return f"x-syshax-weights: {request.weights}\r\n".encode("ascii") if request.weights else b""
-
-
-def _carried_line(request: Request) -> bytes:
-    return f"x-syshax-carried-for: {','.join(request.carried_for)}\r\n".encode("ascii") if request.carried_for else b""
-
-
-def _explain_line(request: Request) -> bytes:
-    return f"x-syshax-explain: {request.explanation}\r\n".encode("ascii") if request.explanation else b""
+def _own_lines(request: Request) -> bytes:
+    """What the client is told of the placement beside the instances' names."""
+    lines = ""
+    if request.weights:
+        lines += f"x-syshax-weights: {request.weights}\r\n"
+    if request.explanation:
+        lines += f"x-syshax-explain: {request.explanation}\r\n"
+    if request.carried_for:
+        lines += f"x-syshax-carried-for: {','.join(request.carried_for)}\r\n"
+    return lines.encode("ascii")

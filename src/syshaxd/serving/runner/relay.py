@@ -174,9 +174,9 @@ class Relay(Response):
         head = self.head_
         assert head is not None
         return (
-            self._is_openai_stream()
-            and not head.chunked
+            not head.chunked
             and head.content_length is None
+            and self._is_openai_stream()
             and DONE.rstrip() not in self._tail
             and _ERROR not in self._tail
         )

@@ -20,7 +20,7 @@ MAX_FAULT_BYTES = 64 * 1024
 class Response(Exchange):
     """Takes one response of an instance. Its subclasses handle the body."""
 
-    __slots__ = ("_held", "_held_bytes", "_last_try", "client_stalled", "cut_off", "head_")
+    __slots__ = ("_held", "_held_bytes", "_last_try", "client_stalled", "cut_off", "head_", "is_stream")
 
     def __init__(self, done: "asyncio.Future[None]", *, last_try: bool = False, paused: bool = False) -> None:
         """Sets up for one response.
@@ -34,6 +34,8 @@ class Response(Exchange):
         self._last_try = last_try
         self.head_: ResponseHead | None = None
         """The response's head, once it has arrived."""
+        self.is_stream = False
+        """Whether it is an event stream."""
         self.cut_off = False
         """Whether the daemon has ended it."""
         self.client_stalled = False
@@ -56,6 +58,7 @@ class Response(Exchange):
         """Sink: the response's head."""
         self.progress += 1
         self.head_ = head
+        self.is_stream = head.content_type.startswith(b"text/event-stream")
 
     def failed(self, error: InstanceFailedError) -> None:
         """Sink: the instance broke off."""
@@ -66,11 +69,6 @@ class Response(Exchange):
         """Exchange: fails."""
         self.client_stalled = self._paused
         self.fail(InstanceTimeoutError(f"{'the client took nothing' if self._paused else why} for {after_s:g} s"))
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether it is an event stream."""
-        return self.head_ is not None and self.head_.content_type.startswith(b"text/event-stream")
 
     @property
     def is_fault(self) -> bool:

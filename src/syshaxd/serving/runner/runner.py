@@ -3,6 +3,7 @@
 """Runner: sends requests to instances over pooled connections, and gives up those that are silent."""
 
 import asyncio
+from dataclasses import dataclass
 
 from syshaxd.core.address import Address
 from syshaxd.core.errors import InstanceFailedError
@@ -17,6 +18,18 @@ from syshaxd.serving.runner.upstream import IDLE_LIMIT_S, UpstreamPool
 SWEEP_INTERVAL_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """What each request to an instance needs."""
+
+    spec: InstanceSpec
+    pool: UpstreamPool
+    host: str
+    """Its Host field."""
+    authorization: bytes
+    """The header lines by which it knows the daemon."""
+
+
 class Runner:
     """Has the connections to all instances. Lives in one event loop."""
 
@@ -28,7 +41,7 @@ class Runner:
         """May be changed at any time."""
         self._pools: dict[Address, UpstreamPool] = {}
         self._exchanges: dict[Exchange, Request] = {}
-        self._authorizations: dict[str, tuple[InstanceSpec, bytes]] = {}
+        self._servers: dict[str, _Server] = {}
 
     async def exchange(
         self, spec: InstanceSpec, request: Request, exchange: Exchange, part: Part | None = None
@@ -46,7 +59,8 @@ class Runner:
             InstanceTimeoutError: As above, and the instance was silent for too long.
         """
         body = request.body if part is None else part.body
-        pool = self._pool(spec)
+        server = self._server(spec)
+        pool = server.pool
         connection = pool.take()
         self._exchanges[exchange] = request
         reused = connection is not None
@@ -59,7 +73,7 @@ class Runner:
                     except InstanceFailedError as error:
                         raise broken or error from None  # the instance has gone with its connection
                 exchange.start(connection)
-                connection.request(self._head(spec, request, part), body, exchange, bodiless=request.method == "HEAD")
+                connection.request(_head(server, request, part), body, exchange, bodiless=request.method == "HEAD")
                 try:
                     await exchange.done
                 except InstanceFailedError as error:
@@ -74,30 +88,16 @@ class Runner:
             del self._exchanges[exchange]
             exchange.cancel()
 
-    def _pool(self, spec: InstanceSpec) -> UpstreamPool:
-        address = spec.address
-        pool = self._pools.get(address)
-        if pool is None:
-            pool = self._pools[address] = UpstreamPool(address, self.loop)
-        return pool
-
-    def _head(self, spec: InstanceSpec, request: Request, part: Part | None) -> bytes:
-        return request_head(
-            request.method,
-            request.target if part is None else part.target,
-            spec.address.authority,
-            request.headers + self._authorization(spec) if request.own_credentials else request.headers,
-            request_id=request.id if part is None else part.request_id,
-            length=len(request.body if part is None else part.body),
-        )
-
-    def _authorization(self, spec: InstanceSpec) -> bytes:
-        """The header lines by which an instance knows the daemon."""
-        known = self._authorizations.get(spec.name)
-        if known is None or known[0] is not spec:
+    def _server(self, spec: InstanceSpec) -> _Server:
+        known = self._servers.get(spec.name)
+        if known is None or known.spec is not spec:
+            address = spec.address
+            pool = self._pools.get(address)
+            if pool is None:
+                pool = self._pools[address] = UpstreamPool(address, self.loop)
             lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in own_headers(spec).items())
-            known = self._authorizations[spec.name] = spec, lines
-        return known[1]
+            known = self._servers[spec.name] = _Server(spec, pool, address.authority, lines)
+        return known
 
     async def sweep(self) -> None:
         """Closes idle connections and gives up silent exchanges, for ever: one timer for all of them."""
@@ -124,3 +124,14 @@ class Runner:
         """Closes all idle connections."""
         for pool in self._pools.values():
             pool.close_idle()
+
+
+def _head(server: _Server, request: Request, part: Part | None) -> bytes:
+    return request_head(
+        request.method,
+        request.target if part is None else part.target,
+        server.host,
+        request.headers + server.authorization if request.own_credentials else request.headers,
+        request_id=request.id if part is None else part.request_id,
+        length=len(request.body if part is None else part.body),
+    )
