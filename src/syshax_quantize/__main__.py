@@ -9,7 +9,6 @@ then the process that started it is gone.
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else NumPy allocates memory for each CPU, which nothing here uses
 
 from syshax_quantize.maker import Maker, MakingError
+from syshax_quantize.orphaned import when_orphaned
 
 _INTERVAL_S = 0.5
 _NICE = 19
@@ -29,7 +29,7 @@ _MOST_THREADS = 16
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
     plan = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    when_orphaned(lambda: os._exit(_ORPHANED))
     os.nice(_NICE)
     if plan["cores"]:
         with suppress(OSError):  # these CPUs no longer exist, or are not allowed: any others do
@@ -55,12 +55,6 @@ def main(argv: Sequence[str]) -> int:
 
 def _say(news: Mapping[str, object]) -> None:
     print(json.dumps(news), flush=True)  # noqa: T201
-
-
-def _end_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os._exit(_ORPHANED)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
 
 Unlike the rest of this package it needs vLLM. It reads one line of JSON: `shape`, `rows`, `cores` (CPUs to compute on;
 empty: all), `threads`, and `configs` (a `quantization_config` or null, by name). It writes one: milliseconds by name
-and rows, or for a name the reason why there are none.
+and rows, or for a name the reason why there are none. Like the rest it ends when its standard input is closed.
 """
 
+import _thread
 import json
 import os
 import sys
@@ -22,6 +23,8 @@ from vllm.distributed import ensure_model_parallel_initialized, init_distributed
 from vllm.model_executor.layers.linear import ReplicatedLinear
 from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import CompressedTensorsConfig
 
+from syshax_quantize.orphaned import when_orphaned
+
 _CACHES_BYTES = 1 << 29
 """Weights that are used in turn. A model's weights do not fit into the caches, so these must not either."""
 _MOST_LAYERS = 16
@@ -33,7 +36,8 @@ Layer = Callable[[torch.Tensor], Any]
 
 def main() -> None:
     """Reads the order and writes the times."""
-    order = json.loads(sys.stdin.readline())
+    order = json.loads(sys.stdin.buffer.readline())
+    when_orphaned(_thread.interrupt_main)  # so that the folder below is removed
     with suppress(OSError):  # these CPUs no longer exist, or are not allowed: all do
         if order["cores"]:
             os.sched_setaffinity(0, order["cores"])

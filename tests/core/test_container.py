@@ -217,6 +217,7 @@ def test_ports(text: str, expected: tuple[str, int, int]) -> None:
         ("cannot join IPC of a non running container: abc", "container.ipc", False),
         ("No such container: vllm_gpu", "start that first", False),
         ('invalid mount config for type "bind": bind source path does not exist: /m', "container.volumes", True),
+        ('invalid mount config for type "bind": stat /m: permission denied', "rootless engine", True),
         ('exec: "vllm": executable file not found in $PATH', "container.command", True),
         ("exec /usr/bin/vllm: exec format error", "is for other CPUs than this host's", True),
         ("Requested CPUs are not available - requested 99, available: 0-1", "cpuset_cpus", True),

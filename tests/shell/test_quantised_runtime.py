@@ -5,7 +5,10 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from tests.fakes.specs import make_spec
 from tests.shell.runtime_contract import RuntimeContract
 from tests.shell.test_fake_runtime import FakeHarness
 
+LONG_S = 30.0
 Q8 = {"services": {"cpu": {"runtime": "process", "python": sys.executable, "quantize": "q8_0"}}}
 
 
@@ -118,7 +122,7 @@ async def test_a_model_that_changed_since_the_start_is_not_quantised(
 async def test_what_fails_in_the_making_fails_the_launch(home: Path, spec: InstanceSpec, inner: FakeRuntime) -> None:
     weights = replace(spec.weights or QuantisedWeights(quantize="q8_0"), python="/bin/false")
     runtime = QuantisedRuntime(inner, worker, lambda *_: None)
-    with pytest.raises(LaunchFailedError, match=r"no q8_0 weights of .*/m: its process ended with code 1"):
+    with pytest.raises(LaunchFailedError, match=r"no q8_0 weights of .*/m: its process exited with code 1"):
         await runtime.launch(replace(spec, weights=weights), 1)
 
 
@@ -195,7 +199,7 @@ def test_weights_are_of_the_model_that_they_were_made_of(home: Path, spec: Insta
 def engine(folder: Path, says: str) -> Path:
     """An interpreter that answers each order with this, and counts them."""
     path = folder / "python"
-    path.write_text(f"#!/bin/sh\necho . >> {folder}/asked\ncat > {folder}/order\n{says}\n")
+    path.write_text(f"#!/bin/sh\necho . >> {folder}/asked\nhead -n1 > {folder}/order\n{says}\n")
     path.chmod(0o755)
     return path
 
@@ -226,6 +230,28 @@ def test_auto_measures_once_and_takes_the_fastest(home: Path) -> None:
     order = json.loads((home / "order").read_text())
     assert (order["shape"], order["threads"], order["cores"]) == ([checkpoint.INNER, checkpoint.HIDDEN], 1, [0])
     assert order["configs"].keys() >= {"none", "q8_0"}
+
+
+def test_a_measurement_ends_with_its_daemon(home: Path) -> None:
+    checkpoint.write_model(home / "m")
+    python = engine(home, f"cat; echo . > {home}/ended")
+    code = (
+        "from pathlib import Path\n"
+        "from syshaxd.system.auto_weights import auto_choice\n"
+        f"auto_choice(Path({str(home / 'm')!r}), {str(python)!r}, '0.32.0', (), measure=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as daemon:
+        until((home / "order").exists)
+        assert not (home / "ended").exists()
+        daemon.kill()
+    until((home / "ended").exists)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("says", ["exit 1", "echo no json", "echo '{}'", "echo '[1]'"])

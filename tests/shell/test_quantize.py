@@ -21,10 +21,10 @@ from hypothesis.extra import numpy as hnp
 
 from syshax_quantize import rounding
 from syshax_quantize.maker import Maker, MakingError
-from syshaxd.core.errors import LaunchFailedError, NotFoundError
+from syshaxd.core.errors import ConflictError, LaunchFailedError, NotFoundError
 from syshaxd.core.weights import Quantize, Scheme, WeightsError, WeightsPlan, plan_weights
 from syshaxd.core.weights.scheme import Cpu
-from syshaxd.runtime.quantiser import ProcessWorker, Progress, make_weights
+from syshaxd.runtime.quantiser import ProcessWorker, Progress, failure, make_weights
 from syshaxd.system import weights
 from tests.fakes import checkpoint
 
@@ -289,9 +289,14 @@ async def test_cancelled_it_ends_and_goes_on_later(tmp_path: Path, large: Weight
 
 
 async def test_an_interpreter_that_cannot_make_them_is_told(tmp_path: Path, large: WeightsPlan) -> None:
-    for python, says in (("/no/such/python", "cannot start"), ("/bin/false", "ended with code 1")):
+    for python, says in (("/no/such/python", "cannot start"), ("/bin/false", "exited with code 1")):
         with pytest.raises(LaunchFailedError, match=says):
             await make_weights(large, tmp_path / "kept", worker=ProcessWorker(python, tmp_path), report=lambda _: None)
+
+
+@pytest.mark.parametrize("code", [-signal.SIGKILL, 128 + signal.SIGKILL])
+def test_a_making_that_is_killed_says_what_to_look_at(code: int) -> None:
+    assert "was killed by signal 9 (unless a user killed it, the kernel was out of memory" in failure(code, "")
 
 
 @pytest.mark.parametrize(
@@ -324,3 +329,24 @@ def test_what_is_kept_is_listed_and_removed(tmp_path: Path) -> None:
     assert weights.kept(tmp_path / "kept") == []
     with pytest.raises(NotFoundError, match="there is nothing"):
         weights.remove(tmp_path / "kept", made.name)
+
+
+def test_what_is_being_made_is_not_removed(tmp_path: Path) -> None:
+    """The making would name its folder complete without the files that were removed."""
+    plan = plan_of(checkpoint.write_model(tmp_path / "m", shards=3))
+    refused: list[str] = []
+
+    def remove(done: int, total: int) -> None:
+        for each in weights.kept(tmp_path / "kept"):
+            with pytest.raises(ConflictError, match="may be in the making") as caught:
+                weights.remove(tmp_path / "kept", each.path.name)
+            refused.append(str(caught.value))
+        if list((tmp_path / "kept").glob(".making-*/model-00002*.safetensors")):
+            raise Killed
+
+    with pytest.raises(Killed):
+        make(plan, tmp_path / "kept", remove)
+    assert refused
+    (left,) = weights.kept(tmp_path / "kept")
+    weights.remove(tmp_path / "kept", left.path.name)
+    assert weights.kept(tmp_path / "kept") == []

@@ -59,7 +59,9 @@ def auto_choice(model: Path, python: str, version: str, cores: Sequence[int], *,
     times = _measure(order, python)
     if not isinstance(times[Quantize.NONE], str):
         _write(known | {key: times})
-    return choose_auto(times | without)
+    choice = choose_auto(times | without)
+    _log.info("%s: %s", model, choice.reason)
+    return choice
 
 
 def _configs(cpu: Cpu) -> tuple[dict[str, Any], dict[str, str]]:
@@ -70,18 +72,20 @@ def _configs(cpu: Cpu) -> tuple[dict[str, Any], dict[str, str]]:
         try:
             configs[quantize] = scheme_of(quantize, cpu).config(())
         except SyshaxError as error:
-            without[quantize] = str(error)
+            without[quantize] = str(error).removeprefix(f"{quantize}: ")
     return configs, without
 
 
 def _measure(order: Mapping[str, Any], python: str) -> dict[str, Any]:
     sdnotify.extend_timeout(_TIMEOUT_S + _MARGIN_S)
     variables = {"CUDA_VISIBLE_DEVICES": "", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    reader, writer = os.pipe()
     try:
+        os.write(writer, json.dumps(order).encode() + b"\n")
         folder = importable_folder(weights_dir().parent, QUANTISER)
         done = subprocess.run(
             [python, "-s", "-m", f"{QUANTISER}.measure"],
-            input=json.dumps(order) + "\n",
+            stdin=reader,  # it stays open as long as this process lives
             capture_output=True,
             text=True,
             errors="replace",
@@ -91,6 +95,9 @@ def _measure(order: Mapping[str, Any], python: str) -> dict[str, Any]:
         )
     except (OSError, SyshaxError, subprocess.TimeoutExpired) as error:
         return {Quantize.NONE: str(error)}
+    finally:
+        os.close(reader)
+        os.close(writer)
     try:
         found = jsontext.loads(done.stdout.splitlines()[-1])
         if isinstance(found, dict) and Quantize.NONE in found:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Models' folders as a plan for quantised weights needs them, and the folder in which such weights are kept."""
 
+import fcntl
 import hashlib
 import platform
 import shutil
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from syshaxd.core.errors import NotFoundError
+from syshaxd.core.errors import ConflictError, NotFoundError
 from syshaxd.core.weights import (
     RECORD,
     Checkpoint,
@@ -32,6 +33,8 @@ _NOT_COPIED = frozenset((CONFIG, INDEX, RECORD))
 # Tokenizers have some 20 MB at most.
 _MOST_COPIED_BYTES = 100 << 20
 _HIDDEN = "."
+# Which `syshax_quantize` holds while it makes something in the folder.
+_LOCK = ".lock"
 _SAMPLE_BYTES = 1 << 16
 _SAMPLES = 9
 
@@ -174,6 +177,7 @@ def remove(folder: Path, name: str) -> Path:
 
     Raises:
         NotFoundError: There is no such thing.
+        ConflictError: It is not complete, and some weights are being made in this folder.
         OSError: It can't be removed.
     """
     names = {its.path.name: its.path for its in kept(folder)}
@@ -186,7 +190,12 @@ def remove(folder: Path, name: str) -> Path:
         shutil.rmtree(hidden, ignore_errors=True)
         path.rename(hidden)
         shutil.rmtree(hidden)
-    else:
+        return path
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(f"{path} may be in the making: interrupt that, or stop its instance, first") from None
         shutil.rmtree(path)
     return path
 

@@ -29,6 +29,8 @@ _NUMBERS = itertools.count(1)
 _CLONE_NEWNET = 0x40000000
 _START_TIMEOUT_S = 60.0
 _SEARCH_PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+_NOBODY = ("nobody", "nogroup")
+_FIRST_SUBORDINATE_ID = 300_000
 # Docker takes any request for GPUs if it finds this program; it sets up nothing here.
 _GPU_HOOK = "nvidia-container-runtime-hook"
 
@@ -36,13 +38,15 @@ _GPU_HOOK = "nvidia-container-runtime-hook"
 class Bed:
     """The engine and its network, from `with` to its end, after which nothing of them is left."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, remapped: bool = False) -> None:
         """Does no I/O yet.
 
         Args:
             folder: For the engine's state and socket; made, and removed again.
+            remapped: With `userns-remap`: root in a container is not root here.
         """
         self.folder = folder
+        self._remapped = remapped
         self.socket = folder / "docker.sock"
         self.image = IMAGE
         self.network = f"syshax-{os.getpid()}-{next(_NUMBERS)}"
@@ -84,11 +88,14 @@ class Bed:
         options = ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", "--live-restore"]
         options += ["--pidfile", f"{self.folder}/pid", "--storage-driver", "overlay2", "-H", self.url]
         options += ["--add-runtime", f"limited={self.folder}/bin/limited-runc", "--default-runtime", "limited"]
+        command = ["dockerd", *options]
+        if self._remapped:
+            command = [*self._with_subordinate_ids(), *command, "--userns-remap", ":".join(_NOBODY)]
         environment = os.environ | {"PATH": f"{self.folder}/bin:{_SEARCH_PATH}"}
         deadline = time.monotonic() + _START_TIMEOUT_S
         with self.log.open("ab") as log:
             while True:
-                self._engine = subprocess.Popen(["dockerd", *options], env=environment, stdout=log, stderr=log)
+                self._engine = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
                 while self._engine.poll() is None and not self.answers():
                     assert time.monotonic() < deadline, self.log.read_text()[-4000:]
                     time.sleep(0.05)
@@ -102,6 +109,13 @@ class Bed:
             make_tar(archive)
             self.docker("import", str(archive), IMAGE)
             archive.unlink()
+
+    def _with_subordinate_ids(self) -> list[str]:
+        """A command that runs another one, for which alone user and group ids are set aside for containers."""
+        ids = self.folder / "subid"
+        ids.write_text("".join(f"{name}:{_FIRST_SUBORDINATE_ID}:65536\n" for name in _NOBODY))
+        mounts = [f'mount --bind "{ids}" {path}' for path in ("/etc/subuid", "/etc/subgid")]
+        return ["unshare", "--mount", "sh", "-c", " && ".join([*mounts, 'exec "$@"']), "sh"]
 
     def stop_engine(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ends it; containers run on."""

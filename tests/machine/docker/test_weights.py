@@ -28,6 +28,17 @@ IMAGE = "syshax-numpy:test"
 News = list[tuple[str, int, str]]
 
 
+@pytest.fixture(scope="module", params=["root is root", "userns-remap"])
+def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
+    """An engine in whose containers root is root here, and one in which it is nobody."""
+    if request.param == "root is root":
+        yield request.getfixturevalue("bed")
+        return
+    with Bed(Path(__file__).parents[3] / "build" / "machine" / "userns", remapped=True) as remapped:
+        assert remapped.docker("run", "--rm", remapped.image, "cat", "/proc/self/uid_map").split()[1] != "0"
+        yield remapped
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _image(bed: Bed) -> Iterator[None]:
     archive = bed.folder / "numpy.tar"
@@ -69,6 +80,7 @@ async def test_weights_are_made_in_a_container_before_the_launch(
     plan = await asyncio.to_thread(plan_for, tmp_path / "m", Quantize.Q8_0)
     await asyncio.to_thread(Maker(plan.as_json(), expected, report=lambda *_: None).make)
     assert await asyncio.to_thread(contents, Path(spec.model)) == await asyncio.to_thread(contents, expected)
+    await harness.docker("exec", handle.ident, "sh", "-c", 'cat "$0"/* >/dev/null', spec.model)  # it may read them
     names = await harness.docker("ps", "--all", "--format", "{{.Names}}")
     assert names.split() == ["vllm_gpu"]
     await both.terminate(handle, 10.0)

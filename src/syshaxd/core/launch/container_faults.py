@@ -66,6 +66,12 @@ _LAUNCH = (
         permanent=False,
     ),
     _rule(
+        r"invalid mount config.*permission denied|error mounting.*permission denied",
+        "the container engine may not open a folder to mount: run syshaxd as the user of a rootless engine, give that "
+        "user access, or see {key}.volumes ({0})",
+        permanent=True,
+    ),
+    _rule(
         r"bind source path does not exist|invalid mount config|statfs .* no such file|error mounting",
         "a folder to mount does not exist: see {key}.volumes ({0})",
         permanent=True,
