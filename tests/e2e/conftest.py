@@ -218,11 +218,11 @@ def save_kv_cache(port: int) -> None:
 
 
 def run_syshaxd(config: dict[str, Any], folder: Path, ports: dict[str, int]) -> Daemon:
-    """Starts a daemon on a configuration whose files are all in the folder."""
+    """Starts a daemon on a configuration whose files are all in the folder, perhaps those of an earlier daemon."""
     config["control"] = {"socket": str(folder / "admin.sock")}
     (folder / "config.yaml").write_text(json.dumps(config))
     temporary = folder / "t"  # vLLM's sockets go there, and their paths may not be long
-    temporary.mkdir()
+    temporary.mkdir(exist_ok=True)
     environment = os.environ | {
         "XDG_STATE_HOME": str(folder / "state"),
         "SYSHAX_SOCKET": str(folder / "admin.sock"),
