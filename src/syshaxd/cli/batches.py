@@ -10,7 +10,8 @@ import click
 from rich.table import Table
 
 from syshaxd.cli import show
-from syshaxd.cli.connection import output_option, run
+from syshaxd.cli.connection import run
+from syshaxd.cli.options import output_option
 from syshaxd.client import ControlClient
 
 

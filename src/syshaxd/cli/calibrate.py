@@ -17,7 +17,8 @@ from rich.text import Text
 
 from syshaxd.cli import show
 from syshaxd.cli.chart import chart
-from syshaxd.cli.connection import output_option, run
+from syshaxd.cli.connection import run
+from syshaxd.cli.options import output_option
 from syshaxd.client import ControlClient
 from syshaxd.core.placement.calibration import RunResult, interference
 from syshaxd.system.terminal import controlled

@@ -17,8 +17,6 @@ from syshaxd.system import rundir
 
 _INTERRUPTED = 130
 
-output_option = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-
 Work = Callable[[ControlClient], Coroutine[Any, Any, None]]
 
 

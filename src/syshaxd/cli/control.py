@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from syshaxd.cli import complete, show
-from syshaxd.cli.connection import output_option, run
+from syshaxd.cli.connection import run
+from syshaxd.cli.options import output_option
 from syshaxd.cli.values import ValuesCommand, check_keys
 from syshaxd.client import ControlClient
 from syshaxd.core import jsontext

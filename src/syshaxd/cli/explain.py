@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from syshaxd.cli import complete, show
-from syshaxd.cli.connection import output_option, run
+from syshaxd.cli.connection import run
+from syshaxd.cli.options import output_option
 from syshaxd.client import ControlClient
 from syshaxd.core.types import FULL_WEIGHTS
 

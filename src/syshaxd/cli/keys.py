@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from syshaxd.cli import complete, show
-from syshaxd.cli.connection import output_option, run
+from syshaxd.cli.connection import run
+from syshaxd.cli.options import output_option, shown_errors
 from syshaxd.client import ControlClient
 from syshaxd.core.config.api_keys import Access, ApiKey
-from syshaxd.core.errors import SyshaxError
 from syshaxd.core.placement.targets import RequestClass
 from syshaxd.core.types import FULL_WEIGHTS
 from syshaxd.system.api_keys import ApiKeys
@@ -180,10 +180,8 @@ def _run(socket: Path | None, file: Path | None, ask: Any, directly: Callable[[A
     if file is None:
         run(socket, ask)
         return
-    try:
+    with shown_errors():
         directly(ApiKeys(file))
-    except SyshaxError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _plain(key: ApiKey) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from syshaxd.cli import default_config, show
+from syshaxd.cli import show
 from syshaxd.cli.connection import run
+from syshaxd.cli.options import config_option, output_option, shown_errors
 from syshaxd.client import ControlClient
 from syshaxd.core.config import parse
-from syshaxd.core.errors import ConfigError, NoBindingError, SyshaxError
+from syshaxd.core.errors import NoBindingError
 from syshaxd.core.launch.apply_plan import PlanRequest, plan_changes
 from syshaxd.core.launch.bound import Host
 from syshaxd.core.launch.gpu_binding import nodes_of_gpus
@@ -49,19 +50,6 @@ _MIB = 2**20
 _KEYS_OF_CPUSETS = ("cpuset_cpus", "cpuset_mems")
 _RANKS = "tensor-parallel-size"
 
-_output_option = click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
-_config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, readable=False),
-    default=default_config,
-    show_default="$SYSHAX_CONFIG, else the system's or your own",
-    metavar="FILE",
-    help="With --apply: the configuration file.",
-)
-
 
 @click.group()
 def numa() -> None:
@@ -79,8 +67,8 @@ def numa() -> None:
 @click.option("--gpus", multiple=True, metavar="NAME=GPUS", help="Plan so many GPUs of this host for an instance.")
 @click.option("--apply", "apply_", is_flag=True, help="Write the plan into the configuration.")
 @click.option("--instance", default="cpu", show_default=True, help="With --apply: the instance to bind.")
-@_config_option
-@_output_option
+@config_option("With --apply: the configuration file.")
+@output_option
 def plan(
     text: str | None,
     *,
@@ -91,7 +79,7 @@ def plan(
     gpus: Sequence[str],
     apply_: bool,
     instance: str,
-    config_path: Path,
+    path: Path,
     output: str,
 ) -> None:
     """Prints the best binding for this host or another one.
@@ -120,16 +108,12 @@ def plan(
             f"only gpu=N can be used with --apply, not {', '.join(others)}", param_hint="--reserve"
         )
     request = PlanRequest(instance=instance, threads=threads, ranks=ranks, stock=stock, gpu_cores=reserved.get("gpu"))
-    try:
+    with shown_errors(path):
         where = _host(text)
         if apply_:
-            _apply(config_path, request, where, output)
+            _apply(path, request, where, output)
         else:
             _print_plan(where, request, reserved, wanted, output)
-    except ConfigError as error:
-        raise click.ClickException(configfile.fault_text(config_path, error)) from None
-    except SyshaxError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _print_plan(
@@ -204,7 +188,7 @@ def _apply(path: Path, request: PlanRequest, where: Host, output: str) -> None:
 @click.option(
     "--model", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the model's weights."
 )
-@_output_option
+@output_option
 @click.pass_obj
 def check(
     socket: Path | None,
@@ -234,10 +218,8 @@ def check(
         raise click.UsageError("which binding? Give KEY=VALUE, such as CUSTOM_CPU_AFFINITY=0-159, or --for INSTANCE")
     settings = _settings(words)
     if name is None:
-        try:
+        with shown_errors():
             faults = _faults(settings, _host(text), _lists(taken), model)
-        except SyshaxError as error:
-            raise click.ClickException(str(error)) from None
     else:
         found: list[Fault] = []
 
@@ -284,7 +266,7 @@ def _print_faults(settings: BindingSettings, faults: Sequence[Fault], output: st
 
 @numa.command()
 @click.argument("name", required=False)
-@_output_option
+@output_option
 @click.pass_obj
 def verify(socket: Path | None, name: str | None, output: str) -> None:
     """Compares running instances with their CPU bindings.

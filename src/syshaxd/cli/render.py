@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from syshaxd.cli import complete, default_config
+from syshaxd.cli import complete
+from syshaxd.cli.options import config_option
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.launch.container import docker_run, shell_text
 from syshaxd.core.numa.cpulist import format_cpulist
@@ -20,16 +21,10 @@ from syshaxd.system import configfile
 
 @click.command()
 @click.argument("name", shell_complete=complete.instances)
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path, readable=False),
-    metavar="FILE",
-    help="Configuration file. Unset: $SYSHAX_CONFIG, else the system's or your own. The daemon is not asked.",
-)
+@config_option("Configuration file. The daemon is not asked.")
 @click.option("--show-secrets", is_flag=True, help="Show the values of flags and variables that look like secrets.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> None:
+def render(name: str, path: Path, output: str, *, show_secrets: bool) -> None:
     """Prints the command line that starts the instance NAME.
 
     For a container, prints the equivalent `docker run` command. Either starts what syshaxd starts with this file.
@@ -41,7 +36,6 @@ def render(name: str, path: Path | None, output: str, *, show_secrets: bool) -> 
     """  # noqa: D301
     from syshaxd.instances.binder import bind  # noqa: PLC0415 - it takes long to load, and only this command needs it
 
-    path = path or default_config()
     configfile.use_state_of_daemon(path)
     try:
         specs = {spec.name: spec for spec in bind(configfile.load(path)).specs}

@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 
 from syshaxd.cli import show
-from syshaxd.cli.connection import output_option
+from syshaxd.cli.options import output_option
 from syshaxd.core.placement.replay.compare import DEFAULT_LOADS, Comparison, Row, compare
 from syshaxd.core.placement.replay.plot import draw
 from syshaxd.core.placement.replay.profiles import PROFILES

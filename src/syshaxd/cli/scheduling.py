@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from syshaxd.cli import complete, show
-from syshaxd.cli.connection import output_option, run
+from syshaxd.cli.connection import run
 from syshaxd.cli.explain import decision_line, decision_text
+from syshaxd.cli.options import output_option
 from syshaxd.client import ControlClient
 from syshaxd.core.placement.interference import LEAST
 from syshaxd.core.placement.replay.export import header, line

@@ -7,19 +7,18 @@ Exit codes: 0 done, 1 refused or failed, 2 usage.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from syshaxd import __version__
-from syshaxd.cli import complete, default_config
+from syshaxd.cli import complete
+from syshaxd.cli.options import config_option, shown_errors
 from syshaxd.cli.values import ValuesCommand, check_keys
 from syshaxd.cli.weights import quantize, weights
 from syshaxd.core.address import Address
 from syshaxd.core.config import SHORT_KEYS, describe, enabled_services, find_key, full_keys, get_value
-from syshaxd.core.errors import ConfigError, SyshaxError
 from syshaxd.core.launch.spec import instance_specs
 from syshaxd.core.secrets import safe_text, safe_value
 from syshaxd.system import configfile
@@ -31,15 +30,7 @@ _SHORT_KEYS_HELP = (
     + "."
 )
 
-_config_option = click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path, readable=False),
-    default=default_config,
-    show_default="$SYSHAX_CONFIG, else the system's or your own",
-    metavar="FILE",
-    help="Configuration file.",
-)
+_config_option = config_option("Configuration file.")
 
 
 class _ConfigCommand(ValuesCommand):
@@ -54,17 +45,6 @@ class _ConfigCommand(ValuesCommand):
                     formatter.write_text(f"{key.meaning} [{key.allowed}{default}]")
         with formatter.section("Short keys"):
             formatter.write_text(_SHORT_KEYS_HELP)
-
-
-@contextmanager
-def _errors_of(path: Path) -> Iterator[None]:
-    """Turns every SyshaxError into a message and exit code 1."""
-    try:
-        yield
-    except ConfigError as error:
-        raise click.ClickException(configfile.fault_text(path, error)) from None
-    except SyshaxError as error:
-        raise click.ClickException(str(error)) from None
 
 
 @click.group(cls=ProgramGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,7 +76,7 @@ def init(path: Path, *, force: bool) -> None:
       syshax init
       syshax init --config ./syshax.yaml
     """  # noqa: D301
-    with _errors_of(path):
+    with shown_errors(path):
         configfile.create(path, force=force)
     name = click.get_current_context().find_root().info_name
     click.echo(f"Created {path}. Edit it, or set keys with `{name} config KEY VALUE`; then `{name} run`.")
@@ -126,7 +106,7 @@ def config(path: Path, words: tuple[str, ...], unset: tuple[str, ...]) -> None:
     check_keys(words)
     if len(words) % 2 and (len(words) > 1 or unset):
         raise click.UsageError(f"the key {words[-1]} has no value")
-    with _errors_of(path):
+    with shown_errors(path):
         if len(words) > 1 or unset:
             changes = [*zip(words[::2], words[1::2], strict=True), *((key, None) for key in unset)]
             _edit(path, {key: text for short, text in changes for key in full_keys(short)})
@@ -147,7 +127,7 @@ def check_config(path: Path) -> None:
       syshax check-config --config ./syshax.yaml
     """  # noqa: D301
     configfile.use_state_of_daemon(path)
-    with _errors_of(path):
+    with shown_errors(path):
         config = configfile.load(path)
         instance_specs(config)
     for warning in configfile.warnings(path, config):
@@ -164,7 +144,7 @@ def interfaces(path: Path) -> None:
     Examples:
       syshax interfaces
     """  # noqa: D301
-    with _errors_of(path):
+    with shown_errors(path):
         config = configfile.load(path)
     conductor = config.services.conductor
     places = {name: Address(service.host, service.port) for name, service in enabled_services(config).items()}
@@ -183,7 +163,7 @@ def model(path: Path) -> None:
     Examples:
       syshax model
     """  # noqa: D301
-    with _errors_of(path):
+    with shown_errors(path):
         models = configfile.load(path).models
     click.echo(f"model name: {models.default}")
     click.echo(f"max_tokens: {models.params.test_tokens}")

@@ -7,16 +7,12 @@ Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon answers, 130 ended
 
 import asyncio
 import json
-import sys
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from syshaxd import __version__
 from syshaxd.cli import complete, show
@@ -26,8 +22,10 @@ from syshaxd.cli.connection import run
 from syshaxd.cli.control import config, events, reload, shutdown
 from syshaxd.cli.endpoints import endpoints
 from syshaxd.cli.explain import explain
+from syshaxd.cli.instances import drain, restart, start, stop
 from syshaxd.cli.keys import keys
 from syshaxd.cli.numa import numa
+from syshaxd.cli.options import output_option, shown_errors
 from syshaxd.cli.parity import parity_table
 from syshaxd.cli.render import render
 from syshaxd.cli.replay import replay
@@ -37,18 +35,12 @@ from syshaxd.cli.sections import SectionedGroup
 from syshaxd.cli.top import TopView, latest_decisions, watch
 from syshaxd.cli.weights import weights
 from syshaxd.client import ControlClient, UnreachableError
-from syshaxd.core.errors import SyshaxError
 from syshaxd.core.numa import draw_topology, parse_topology
 from syshaxd.core.parity import report_json
 from syshaxd.core.report.status import status_json
-from syshaxd.core.types import HostTopology, InstanceStatus
+from syshaxd.core.types import HostTopology
 from syshaxd.system import host, rundir
-from syshaxd.system.terminal import FileText, controlled
-
-Statuses = AsyncGenerator[InstanceStatus, None]
-
-
-_name_argument = click.argument("name", shell_complete=complete.instances)
+from syshaxd.system.terminal import FileText
 
 
 @click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -74,7 +66,7 @@ def main(context: click.Context, socket: Path | None) -> None:
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option
 @click.pass_obj
 def status(socket: Path | None, output: str) -> None:
     """Shows the daemon, its instances and their loads.
@@ -125,16 +117,12 @@ def top(socket: Path | None, interval: float, *, once: bool) -> None:
         return
     if not console.is_terminal:
         raise click.UsageError("not a terminal; `--once` prints one view")
-    try:
+    with shown_errors(), suppress(KeyboardInterrupt):
         asyncio.run(watch(socket, console, interval_s=interval))
-    except SyshaxError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        return
 
 
 @click.command()
-@_name_argument
+@click.argument("name", shell_complete=complete.instances)
 @click.option(
     "-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Show this many recent lines."
 )
@@ -162,7 +150,7 @@ def logs(socket: Path | None, name: str, lines: int, *, everything: bool, follow
 @click.command()
 @click.argument("first", shell_complete=complete.instances)
 @click.argument("second", shell_complete=complete.instances)
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option
 @click.pass_obj
 def parity(socket: Path | None, first: str, second: str, output: str) -> None:
     """Compares what the instances FIRST and SECOND compute.
@@ -191,7 +179,7 @@ def parity(socket: Path | None, first: str, second: str, output: str) -> None:
 
 @click.command()
 @click.argument("text", type=FileText("replace"), required=False, metavar="[FILE]")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option
 @click.pass_obj
 def topology(socket: Path | None, text: str | None, output: str) -> None:
     """Draws the NUMA nodes, CPUs and accelerators of this host.
@@ -205,10 +193,8 @@ def topology(socket: Path | None, text: str | None, output: str) -> None:
       syshaxctl topology -o json | jq '.nodes[].cpus'
       ssh server 'LC_ALL=C lscpu; numactl -H' | syshaxctl topology -
     """  # noqa: D301
-    try:
+    with shown_errors():
         shown = asyncio.run(_this_host(socket)) if text is None else HostTopology(topology=parse_topology(text))
-    except SyshaxError as error:
-        raise click.ClickException(str(error)) from None
     if output == "json":
         owners = {"owners": dict(shown.owners), "gpu_owners": dict(shown.gpu_owners)}
         click.echo(json.dumps(asdict(shown.topology) | owners, indent=2))
@@ -223,143 +209,6 @@ async def _this_host(socket: Path | None) -> HostTopology:
             return await client.topology()
     except UnreachableError:
         return HostTopology(topology=host.topology())
-
-
-def _waiting_options(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option(
-        "--timeout", type=click.FloatRange(min=0, min_open=True), help="Longest time to wait, in seconds."
-    )(command)
-    return click.option(
-        "--wait/--no-wait", default=True, help="Wait until the command has completed (the default), or return at once."
-    )(command)
-
-
-_now_option = click.option("--now", is_flag=True, help="Do not wait for running requests.")
-
-
-@click.command()
-@_name_argument
-@_waiting_options
-@click.pass_obj
-def start(socket: Path | None, name: str, timeout: float | None, *, wait: bool) -> None:
-    """Starts the instance NAME. Waits until it is READY.
-
-    \b
-    Examples:
-      syshaxctl start gpu
-      syshaxctl start gpu --timeout 600
-      syshaxctl start cpu --no-wait
-    """  # noqa: D301
-    _command(socket, name, timeout, lambda client: client.start(name, wait=wait), wait=wait)
-
-
-@click.command()
-@_name_argument
-@_waiting_options
-@_now_option
-@click.pass_obj
-def stop(socket: Path | None, name: str, timeout: float | None, *, wait: bool, now: bool) -> None:
-    """Stops the instance NAME after its running requests. Waits until it is STOPPED.
-
-    \b
-    Examples:
-      syshaxctl stop cpu
-      syshaxctl stop cpu --now
-    """  # noqa: D301
-    _command(socket, name, timeout, lambda client: client.stop(name, drain=not now, wait=wait), wait=wait)
-
-
-@click.command()
-@_name_argument
-@_waiting_options
-@click.pass_obj
-def drain(socket: Path | None, name: str, timeout: float | None, *, wait: bool) -> None:
-    """Takes the instance NAME out of service. Same as `stop` without --now.
-
-    It gets no new requests; running ones finish or migrate to another instance; then it stops.
-
-    \b
-    Examples:
-      syshaxctl drain gpu
-      syshaxctl drain gpu --no-wait
-    """  # noqa: D301
-    _command(socket, name, timeout, lambda client: client.stop(name, drain=True, wait=wait), wait=wait)
-
-
-@click.command()
-@_name_argument
-@_waiting_options
-@_now_option
-@click.pass_obj
-def restart(socket: Path | None, name: str, timeout: float | None, *, wait: bool, now: bool) -> None:
-    """Restarts the instance NAME after its running requests. Waits until it is READY.
-
-    \b
-    Examples:
-      syshaxctl restart cpu
-      syshaxctl restart gpu --now --timeout 600
-    """  # noqa: D301
-    _command(socket, name, timeout, lambda client: client.restart(name, drain=not now, wait=wait), wait=wait)
-
-
-def _command(
-    socket: Path | None, name: str, timeout_s: float | None, send: Callable[[ControlClient], Statuses], *, wait: bool
-) -> None:
-    last: InstanceStatus | None = None
-
-    async def work(client: ControlClient) -> None:
-        nonlocal last
-        with _Live(name) if wait else nullcontext() as live:
-            try:
-                async with asyncio.timeout(timeout_s), aclosing(send(client)) as statuses:
-                    async for last in statuses:
-                        if live is not None:
-                            live.show(last)
-            except TimeoutError:
-                state = "not known" if last is None else last.state
-                raise SyshaxError(
-                    f"{name} is still {state} after {timeout_s:g} s; the command continues, see `syshaxctl status`"
-                ) from None
-        assert last is not None
-        click.echo(f"{name} is {last.state}" if wait else f"{name}: accepted; it is {last.state} now")
-
-    run(socket, work)
-
-
-class _Live:
-    """Shows an instance's state changes as they happen, if stderr is a terminal."""
-
-    def __init__(self, name: str) -> None:
-        self._console = show.VisibleConsole(file=controlled(sys.stderr), highlight=False)
-        self._progress = Progress(
-            SpinnerColumn("line"),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._progress.add_task(name)
-        self._name = name
-        self._started_s = time.monotonic()
-        self._shown = ""
-
-    def __enter__(self) -> "_Live":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
-
-    def show(self, status: InstanceStatus) -> None:
-        """Prints a line if the status is news."""
-        if self._progress.disable or self._shown == (news := f"{status.state} {status.reason}"):
-            return
-        self._shown = news
-        age_s = time.monotonic() - self._started_s
-        line = Text.assemble(f"{age_s:6.1f} s  ", show.state_text(status.state), f"  {status.reason}")
-        self._progress.console.print(line)
-        self._progress.update(self._task, description=f"{self._name} {status.state}")
 
 
 main.add_section("State", status, top, logs, events, topology, numa, parity, calibrate)

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import click
 
-from syshaxd.cli import default_config
+from syshaxd.cli.options import config_option, output_option, shown_errors
 from syshaxd.core.config import Config, default_model, device_of, enabled_services, model_of
-from syshaxd.core.errors import ConfigError, SyshaxError
 from syshaxd.core.types import Device
 from syshaxd.core.weights import Quantize, WeightsPlan
 from syshaxd.runtime.quantiser import ProcessWorker, Progress, make_weights
@@ -45,17 +44,9 @@ _into_option = click.option(
 @click.option("--python", help="An interpreter with NumPy. Unset: that of the instance which computes on CPUs.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be made.")
 @_into_option
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, readable=False),
-    default=default_config,
-    show_default="$SYSHAX_CONFIG, else the system's or your own",
-    metavar="FILE",
-    help="Configuration file, for what is not given here.",
-)
+@config_option("Configuration file, for what is not given here.")
 def quantize(
-    model: Path | None, quantize_: str, python: str | None, into: Path | None, config_path: Path, *, dry_run: bool
+    model: Path | None, quantize_: str, python: str | None, into: Path | None, path: Path, *, dry_run: bool
 ) -> None:
     """Makes weights of fewer bits for vLLM on CPUs.
 
@@ -69,19 +60,16 @@ def quantize(
       syshax quantize /models/ds-32b --python /opt/vllm/bin/python --dry-run
     """  # noqa: D301
     try:
-        given = model is None or python is None
-        config = configfile.load(config_path) if given and not (model and dry_run) else Config()
-        model = model or _model(config)
-        plan = plan_for(model, Quantize(quantize_))
-        folder = into or weights_dir()
-        _tell(plan, folder)
-        if not dry_run:
-            made = asyncio.run(_make(plan, folder, python or _python(config)))
-            click.echo(made)
-    except ConfigError as error:
-        raise click.ClickException(configfile.fault_text(config_path, error)) from None
-    except SyshaxError as error:
-        raise click.ClickException(str(error)) from None
+        with shown_errors(path):
+            given = model is None or python is None
+            config = configfile.load(path) if given and not (model and dry_run) else Config()
+            model = model or _model(config)
+            plan = plan_for(model, Quantize(quantize_))
+            folder = into or weights_dir()
+            _tell(plan, folder)
+            if not dry_run:
+                made = asyncio.run(_make(plan, folder, python or _python(config)))
+                click.echo(made)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; the same command continues from here", err=True)
         raise click.exceptions.Exit(_INTERRUPTED) from None
@@ -130,7 +118,7 @@ async def _make(plan: WeightsPlan, folder: Path, python: str) -> Path:
 @click.command()
 @click.option("--remove", "names", multiple=True, metavar="NAME", help="Remove these.")
 @_into_option
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option
 def weights(names: tuple[str, ...], into: Path | None, output: str) -> None:
     """Lists or removes quantised weights that are kept.
 
@@ -143,13 +131,12 @@ def weights(names: tuple[str, ...], into: Path | None, output: str) -> None:
       syshax weights --remove ds-32b-q8_0-0123456789ab
     """  # noqa: D301
     try:
-        folder = into or weights_dir()
-        for name in names:
-            click.echo(f"{remove(folder, name)} is removed")
+        with shown_errors():
+            folder = into or weights_dir()
+            for name in names:
+                click.echo(f"{remove(folder, name)} is removed")
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from None
-    except SyshaxError as error:
-        raise click.ClickException(str(error)) from None
     if names:
         return
     found = kept(folder)
