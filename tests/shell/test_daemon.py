@@ -147,7 +147,7 @@ async def test_errors_at_the_end_hide_neither_each_other_nor_why_it_ends(
     with pytest.raises(SyshaxError, match="not stop cleanly, see its log: odd"):
         await task
     assert ended == [False]
-    for what in ("endpoint", "ProcessRuntime"):
+    for what in ("endpoint", "runtimes"):
         assert f"{what}: error while stopping" in caplog.text
 
 

@@ -20,9 +20,10 @@ from syshaxd.core.launch.bound import Bound
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.core.types import InstanceStatus, RuntimeKind, State
 from syshaxd.daemon.orders import Orders
 from syshaxd.daemon.reconfiguring import handover_policy, make_reconfigurer
+from syshaxd.daemon.runtimes import Runtimes
 from syshaxd.daemon.service import Service, closed
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.gateway.authentication import Authentication, check_exposure
@@ -48,11 +49,6 @@ from syshaxd.observe.metrics import LAG_S, Histogram, MetricsService
 from syshaxd.observe.monitor import SystemMonitor, probe_health
 from syshaxd.observe.parity import ParityService, ask
 from syshaxd.runtime import InstanceRuntime
-from syshaxd.runtime.docker import DockerRuntime
-from syshaxd.runtime.external import ExternalRuntime
-from syshaxd.runtime.process import ProcessRuntime
-from syshaxd.runtime.quantised import QuantisedRuntime
-from syshaxd.runtime.quantiser import ProcessWorker, Worker
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover
 from syshaxd.serving.leases import Leases
@@ -103,22 +99,14 @@ async def build(
     def note_failure(name: str) -> None:
         supervisor.report_failure(name)
 
-    processes = ProcessRuntime(rundir.state_dir())
-    containers = DockerRuntime(
-        rundir.state_dir() / "containers",
-        host=config.docker.host,
-        timeout_s=config.docker.timeout_s,
+    runtimes = Runtimes(
+        rundir.state_dir(),
+        config.docker,
         tasks=side_tasks,
         note=note_launch,
         reconnected=lambda: _start_again(supervisor),
     )
-    runtimes: dict[RuntimeKind, InstanceRuntime] = {
-        RuntimeKind.PROCESS: QuantisedRuntime(processes, _process_worker, note_launch),
-        RuntimeKind.DOCKER: QuantisedRuntime(containers, partial(_weights_worker, containers), note_launch),
-        RuntimeKind.EXTERNAL: ExternalRuntime(),
-    }
-    for runtime in (processes, containers):
-        _close_with(stack, type(runtime).__name__, runtime.close)
+    _close_with(stack, "runtimes", runtimes.close)
     registry = InstanceRegistry(bound.specs)
     monitor = SystemMonitor(
         lambda: [status.spec for status in supervisor.statuses() if status.state in _SERVING],
@@ -234,8 +222,7 @@ async def build(
         config=config,
         bound=bound,
         handed=handed,
-        processes=processes,
-        containers=containers,
+        runtimes=runtimes,
         supervisor=supervisor,
         registry=registry,
         instances=instances,
@@ -349,17 +336,6 @@ def _gateway(
     if gateway.batch_worker is not None:
         _close_with(stack, "batches", gateway.batch_worker.close)
     return gateway
-
-
-def _process_worker(spec: InstanceSpec, _generation: int) -> Worker:
-    return ProcessWorker(spec.weights.python if spec.weights else "", rundir.state_dir())
-
-
-def _weights_worker(containers: DockerRuntime, spec: InstanceSpec, generation: int) -> Worker:
-    """The interpreter of this host that the configuration names, or a container of the instance's image."""
-    if spec.weights is not None and spec.weights.python:
-        return _process_worker(spec, generation)
-    return containers.weights_worker(spec, generation)
 
 
 def _start_again(supervisor: Supervisor) -> None:

@@ -16,16 +16,14 @@ from syshaxd import startup
 from syshaxd.control import ControlServer
 from syshaxd.core.config import Config
 from syshaxd.core.launch.bound import Bound
-from syshaxd.core.types import RuntimeKind
 from syshaxd.daemon.orders import Orders
+from syshaxd.daemon.runtimes import Runtimes
 from syshaxd.gateway import Gateway
 from syshaxd.gateway.authentication import Authentication
 from syshaxd.gateway.tls import Tls
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.reconfigure import Reconfigurer
-from syshaxd.runtime.docker import DockerRuntime
-from syshaxd.runtime.process import ProcessRuntime
 from syshaxd.serving.leases import Leases
 from syshaxd.serving.operations import InstanceOperations
 from syshaxd.system import logs, sdnotify
@@ -47,8 +45,7 @@ class Service:
     bound: Bound
     handed: Mapping[str, Sequence[socket.socket]]
     """Sockets kept open by systemd."""
-    processes: ProcessRuntime
-    containers: DockerRuntime
+    runtimes: Runtimes
     supervisor: Supervisor
     registry: InstanceRegistry
     instances: InstanceOperations
@@ -73,7 +70,7 @@ class Service:
 
     async def run(self) -> Exception | None:
         """Serves until asked to stop. Returns the error if the supervision failed instead."""
-        await self._end_others()
+        await self.runtimes.end_others(self.bound.specs)
         supervision = asyncio.create_task(self.supervisor.run(), name="supervisor")
         for name, work in self.works.items():
             self.side_tasks.start(name, work)
@@ -91,14 +88,6 @@ class Service:
             return None
         _log.critical("the supervision of instances has failed: stopping; instances run on", exc_info=fault)
         return fault
-
-    async def _end_others(self) -> None:
-        """Stops instances that an earlier daemon left running and that are no longer configured."""
-        for runtime, kind in ((self.processes, RuntimeKind.PROCESS), (self.containers, RuntimeKind.DOCKER)):
-            try:
-                await runtime.end_others([spec.name for spec in self.bound.specs if spec.runtime is kind])
-            except Exception:  # noqa: BLE001 - the instances that are there are worth more
-                _log.exception("instances (runtime: %s) that are no longer configured may still run", kind)
 
     async def stop(self, fault: Exception | None) -> Exception | None:
         """Stops the endpoint after its running requests, then the instances unless they stay running.
