@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from syshaxd.core.lifecycle.on_demand import (
+from syshaxd.core.lifecycle.on_demand import OnDemand
+from syshaxd.core.lifecycle.on_demand_models import (
     Cause,
-    OnDemand,
     OnDemandModel,
     OnDemandPlan,
     Phase,

@@ -14,9 +14,9 @@ from typing import Protocol
 from syshaxd.core.config import Config, named_models, on_demand_instances
 from syshaxd.core.launch.bound import Bound
 from syshaxd.core.launch.needs import on_demand_needs
-from syshaxd.core.lifecycle.on_demand import (
+from syshaxd.core.lifecycle.on_demand import OnDemand
+from syshaxd.core.lifecycle.on_demand_models import (
     Cause,
-    OnDemand,
     OnDemandModel,
     OnDemandPlan,
     Phase,
