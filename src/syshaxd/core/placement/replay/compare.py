@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from syshaxd.core.placement.replay.profiles import Profile
-from syshaxd.core.placement.replay.run import Outcome, Replayed, replay
+from syshaxd.core.placement.replay.run import Replayed, replay
+from syshaxd.core.placement.replay.stream import Outcome
 from syshaxd.core.placement.replay.trace import TracedRequest, at_rate, fit, section, with_batch
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.targets import RequestClass, Target
