@@ -5,7 +5,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from syshaxd.core.config import Config
@@ -23,6 +23,7 @@ from syshaxd.instances.catalog import Catalog, assumed
 from syshaxd.instances.discovery import Discovery
 from syshaxd.instances.on_demand import OnDemandModels, OnDemandSettings
 from syshaxd.instances.registry import InstanceRegistry
+from syshaxd.instances.settings import SupervisorSettings
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.liveness import Liveness
@@ -158,11 +159,13 @@ async def fake_daemon(
     supervisor = Supervisor(
         bound.specs,
         {RuntimeKind.PROCESS: runtime, RuntimeKind.EXTERNAL: ExternalRuntime()},
+        SupervisorSettings(
+            policy=RestartPolicy.from_config(config.lifecycle),
+            probe_interval_s=0.02,
+            probe_timeout_s=1.0,
+            stop_grace_s=1.0,
+        ),
         probe=discovery.probe,
-        policy=replace(RestartPolicy.from_config(config.lifecycle)),
-        probe_interval_s=0.02,
-        probe_timeout_s=1.0,
-        stop_grace_s=1.0,
         stays_stopped=stopped,
         on_demand=settings.instances,
     )

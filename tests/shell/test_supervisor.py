@@ -10,6 +10,7 @@ import pytest
 from syshaxd.core.errors import InstanceFailedError, LaunchFailedError, NotFoundError, SyshaxError
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.types import ExitStatus, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.instances.settings import SupervisorSettings
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.runtime.external import ExternalRuntime
 from tests.fakes.clock import FakeClock
@@ -47,11 +48,10 @@ class Bench:
         self.supervisor = Supervisor(
             specs,
             {RuntimeKind.PROCESS: self.runtime, RuntimeKind.EXTERNAL: ExternalRuntime()},
+            SupervisorSettings(
+                policy=policy, probe_interval_s=PROBE_INTERVAL_S, probe_timeout_s=5.0, stop_grace_s=15.0
+            ),
             probe=self.probe,
-            policy=policy,
-            probe_interval_s=PROBE_INTERVAL_S,
-            probe_timeout_s=5.0,
-            stop_grace_s=15.0,
             clock=self.clock,
             computes=self.computes,
             was_late_since=lambda _: self.late,

@@ -19,6 +19,7 @@ from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, Proce
 from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.types import Handle, InstanceStatus, RuntimeKind, State
 from syshaxd.instances.activity import is_at_work
+from syshaxd.instances.settings import SupervisorSettings
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.monitor import probe_health
 from syshaxd.system import host
@@ -227,11 +228,10 @@ async def test_a_server_whose_api_is_blocked_for_a_while_is_not_ended() -> None:
             supervisor = Supervisor(
                 (spec,),
                 {RuntimeKind.PROCESS: runtime},
+                SupervisorSettings(
+                    policy=RestartPolicy(probe_failures=3), probe_interval_s=0.1, probe_timeout_s=0.3, stop_grace_s=1.0
+                ),
                 probe=partial(probe_health, session),
-                policy=RestartPolicy(probe_failures=3),
-                probe_interval_s=0.1,
-                probe_timeout_s=0.3,
-                stop_grace_s=1.0,
             )
             supervisor.subscribe(lambda status: seen.append((status.state, status.reason)))
             running = asyncio.create_task(supervisor.run())

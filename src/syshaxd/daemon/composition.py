@@ -17,7 +17,6 @@ from syshaxd.core.config import Config, TracingConfig
 from syshaxd.core.errors import SyshaxError
 from syshaxd.core.events import EventKind
 from syshaxd.core.launch.bound import Bound
-from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.parity import Bounds
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.types import InstanceStatus, RuntimeKind, State
@@ -38,6 +37,7 @@ from syshaxd.instances.discovery import Discovery, Health
 from syshaxd.instances.on_demand import OnDemandModels, OnDemandSettings
 from syshaxd.instances.prober import Probe
 from syshaxd.instances.registry import InstanceRegistry
+from syshaxd.instances.settings import SupervisorSettings
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.access_log import AccessLog
@@ -260,15 +260,12 @@ def _supervision(
     probe: Probe,
     loop_lag: LoopLag,
 ) -> tuple[Supervisor, OnDemandModels]:
-    times, settings = config.lifecycle, OnDemandSettings.of(config, bound)
+    settings = OnDemandSettings.of(config, bound)
     supervisor = Supervisor(
         bound.specs,
         runtimes,
+        SupervisorSettings.from_config(config.lifecycle),
         probe=probe,
-        policy=RestartPolicy.from_config(times),
-        probe_interval_s=times.probe_interval_s,
-        probe_timeout_s=times.probe_timeout_s,
-        stop_grace_s=times.stop_grace_s,
         was_late_since=loop_lag.was_late_since,
         stays_stopped=stopped,
         on_demand=settings.instances,

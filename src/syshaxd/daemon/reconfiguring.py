@@ -8,9 +8,9 @@ from pathlib import Path
 
 from syshaxd.core.config import Config
 from syshaxd.core.launch.bound import Bound
-from syshaxd.core.lifecycle import RestartPolicy
 from syshaxd.core.placement.rules import Policy
 from syshaxd.instances.on_demand import OnDemandModels, OnDemandSettings
+from syshaxd.instances.settings import SupervisorSettings
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.observe.cpu_bindings import BindingMonitor
 from syshaxd.observe.liveness import Liveness
@@ -73,14 +73,9 @@ def _settle(
     on_demand: OnDemandModels,
 ) -> None:
     """Puts a configuration into effect, except for starting and stopping instances and keys that need a restart."""
-    times, system = config.lifecycle, config.system
-    supervisor.set_policy(
-        RestartPolicy.from_config(times),
-        probe_interval_s=times.probe_interval_s,
-        probe_timeout_s=times.probe_timeout_s,
-        stop_grace_s=times.stop_grace_s,
-    )
-    liveness.interval_s = times.liveness_interval_s
+    system = config.system
+    supervisor.set_settings(SupervisorSettings.from_config(config.lifecycle))
+    liveness.interval_s = config.lifecycle.liveness_interval_s
     runner.limits = TimeLimits.from_config(system)
     handover.set_policy(handover_policy(config))
     engine.set_failure_limits(breaker_failures=system.breaker_failures, retry_ratio=system.retry_ratio)

@@ -22,7 +22,6 @@ from syshaxd.core.lifecycle import (
     Lifecycle,
     ProbeFailed,
     ProbeSucceeded,
-    RestartPolicy,
     SetTimer,
     StartRequested,
     StopRequested,
@@ -37,6 +36,7 @@ from syshaxd.instances.activity import is_at_work
 from syshaxd.instances.clock import Clock, WallClock
 from syshaxd.instances.instance import Instance
 from syshaxd.instances.prober import Fault, Probe, Prober
+from syshaxd.instances.settings import SupervisorSettings
 from syshaxd.instances.shutdown import end_all, settle
 from syshaxd.instances.start_order import levels
 from syshaxd.instances.subscribers import OnInstances, OnStatus, Subscribers
@@ -63,12 +63,9 @@ class Supervisor:
         self,
         specs: Sequence[InstanceSpec],
         runtimes: Mapping[RuntimeKind, InstanceRuntime],
+        settings: SupervisorSettings,
         *,
         probe: Probe,
-        policy: RestartPolicy,
-        probe_interval_s: float,
-        probe_timeout_s: float,
-        stop_grace_s: float,
         clock: Clock | None = None,
         computes: Callable[[int], Awaitable[bool]] = is_at_work,
         was_late_since: Callable[[float], bool] = lambda _: False,
@@ -80,11 +77,8 @@ class Supervisor:
         Args:
             specs: The instances.
             runtimes: What launches and ends them.
+            settings: Times and limits.
             probe: Asks one for its health.
-            policy: When one is given up, started again, or left alone.
-            probe_interval_s: Seconds between two probes.
-            probe_timeout_s: Seconds after which a probe has failed.
-            stop_grace_s: Seconds between asking an instance to exit and killing it.
             clock: Time; default: the real one.
             computes: Whether a process, by its PID, is computing.
             was_late_since: Whether the event loop was blocked since a moment of its own clock.
@@ -92,11 +86,8 @@ class Supervisor:
             on_demand: Instances that `run` does not start.
         """
         self._runtimes = runtimes
+        self._settings = settings
         self._probe = probe
-        self._policy = policy
-        self._probe_interval_s = probe_interval_s
-        self._probe_timeout_s = probe_timeout_s
-        self._stop_grace_s = stop_grace_s
         self._clock = clock or WallClock()
         self._computes = computes
         self._was_late_since = was_late_since
@@ -115,19 +106,16 @@ class Supervisor:
         return Instance(
             status=InstanceStatus(spec=spec, generation=lifecycle.generation, since_s=self._clock.time()),
             runtime=self._runtimes[spec.runtime],
-            policy=self._policy_of(spec),
+            policy=self._settings.policy_of(spec),
             lifecycle=lifecycle,
             prober=self._prober(spec),
         )
-
-    def _policy_of(self, spec: InstanceSpec) -> RestartPolicy:
-        return self._policy.for_external() if spec.runtime is RuntimeKind.EXTERNAL else self._policy
 
     def _prober(self, spec: InstanceSpec) -> Prober:
         return Prober(
             spec,
             self._probe,
-            timeout_s=self._probe_timeout_s,
+            timeout_s=self._settings.probe_timeout_s,
             clock=self._clock,
             spawn=self._spawn,
             report=partial(self._on_probe, spec.name),
@@ -197,17 +185,12 @@ class Supervisor:
         """Reports progress of a slow launch: shown as the reason, and restarts the start time-out."""
         self._post(self._get(name), LaunchProgress(generation, text))
 
-    def set_policy(
-        self, policy: RestartPolicy, *, probe_interval_s: float, probe_timeout_s: float, stop_grace_s: float
-    ) -> None:
+    def set_settings(self, settings: SupervisorSettings) -> None:
         """Sets new times and limits; running timers keep theirs."""
-        self._policy = policy
-        self._probe_interval_s = probe_interval_s
-        self._probe_timeout_s = probe_timeout_s
-        self._stop_grace_s = stop_grace_s
+        self._settings = settings
         for instance in self._instances.values():
-            instance.policy = self._policy_of(instance.spec)
-            instance.prober.timeout_s = probe_timeout_s
+            instance.policy = settings.policy_of(instance.spec)
+            instance.prober.timeout_s = settings.probe_timeout_s
 
     async def reconfigure(self, specs: Sequence[InstanceSpec]) -> None:
         """Replaces the supervised instances, once all earlier commands have been processed.
@@ -312,7 +295,8 @@ class Supervisor:
         if not self._has_begun:
             self._ended.set()
             return
-        grace_s, drain_timeout_s = self._stop_grace_s, self._policy.drain_timeout_s if drain else 0.0
+        grace_s = self._settings.stop_grace_s
+        drain_timeout_s = self._settings.policy.drain_timeout_s if drain else 0.0
         ending = asyncio.create_task(
             settle(self, self._instances, stop_grace_s=grace_s)
             if leave_running
@@ -394,7 +378,7 @@ class Supervisor:
             instance.prober.stop()
         else:
             longest_s = _STARTING_PROBE_INTERVAL_S if lifecycle.state is State.STARTING else math.inf
-            instance.prober.plan(lifecycle.generation, min(self._probe_interval_s, longest_s))
+            instance.prober.plan(lifecycle.generation, min(self._settings.probe_interval_s, longest_s))
 
     # Effects out.
 
@@ -405,7 +389,7 @@ class Supervisor:
             case Abandon():
                 instance.runtime.abandon(instance.spec.name)
             case Terminate():
-                ending = actions.terminate(instance, effect, self._stop_grace_s, partial(self._post, instance))
+                ending = actions.terminate(instance, effect, self._settings.stop_grace_s, partial(self._post, instance))
                 instance.terminating = self._spawn(ending)
             case SetTimer():
                 instance.cancel_timer()
