@@ -209,6 +209,7 @@ def test_every_key_is_described() -> None:
     assert "services.cpu.env" in known_keys()
     assert find_key("services.gpu.port").allowed == "a whole number from 1 to 65535"
     assert find_key("services.gpu.port").default == "8001"
+    assert find_key("batches.file_ttl_s").default == "2592000", "whole numbers have no exponent"
     assert find_key("services.cpu.env.ANY.THING").name == "services.cpu.env.NAME"
 
 

@@ -88,7 +88,7 @@ def test_a_cpu_fifty_times_slower_helps_with_nothing_that_can_wait() -> None:
     full = decide(SLOW, 10, inflight={"gpu": 10})
     assert isinstance(full, Wait)
     assert full.cpu_has_room
-    assert "would take more of gpu's time from other requests than it spares" in full.reasons[1]
+    assert "would cost other requests more of gpu's time than it saves" in full.reasons[1]
 
 
 def test_others_on_the_cpu_count() -> None:
@@ -110,7 +110,7 @@ def test_what_is_unsure_is_not_done() -> None:
 def test_a_cpu_that_slows_the_gpu_by_more_than_it_spares_it_does_not_help() -> None:
     assert isinstance(decide(LIKE, 40), Offload)
     decision = decide(structs.replace(LIKE, interference={("gpu", "cpu"): 0.4}), 40)
-    assert "would take more of gpu's time from other requests than it spares" in " ".join(decision.reasons)  # type: ignore[union-attr]
+    assert "would cost other requests more of gpu's time than it saves" in " ".join(decision.reasons)  # type: ignore[union-attr]
 
 
 def test_a_prompt_that_the_gpu_computes_for_longer_than_the_cpu_spares_it_delays_nobody() -> None:
@@ -120,7 +120,7 @@ def test_a_prompt_that_the_gpu_computes_for_longer_than_the_cpu_spares_it_delays
     assert isinstance(decide(LIKE, 40), Offload)
     decision = decide(prompts, 40)
     assert decision.places == ("gpu",)  # type: ignore[union-attr]
-    assert "would take more of gpu's time from other requests than it spares" in " ".join(decision.reasons)  # type: ignore[union-attr]
+    assert "would cost other requests more of gpu's time than it saves" in " ".join(decision.reasons)  # type: ignore[union-attr]
 
 
 def test_refused_saves_speak_against_an_offload() -> None:

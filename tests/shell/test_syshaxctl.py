@@ -116,6 +116,13 @@ GPU 1 NVIDIA A100-SXM4-80GB: 0.0 of 80.0 GiB memory, used by gpu"""
     )
 
 
+def test_the_table_on_a_narrow_terminal(engine: FakeEngine) -> None:
+    lines = table(engine, 60).splitlines()
+    assert max(map(len, lines)) <= 60
+    rows = [line.split() for line in lines if line.startswith("cpu ")]
+    assert rows == [["cpu", "READY", "2h13m", "CPU", "0-39", "ds-32b", "2", "0", "2", "2%"]], "no cell is broken"
+
+
 def test_the_table_on_an_ordinary_terminal(engine: FakeEngine) -> None:
     engine.become("cpu", State.BACKOFF, reason="exited with code 1; next attempt (3 of 8) in 4 s [it says]")
     engine.snapshot = Snapshot()

@@ -136,6 +136,22 @@ async def test_explanations_fit_100_columns_and_an_export_begins_with_its_format
     assert out.startswith(b"help by the CPU: on; not measured")
 
 
+async def test_an_explanation_is_whole_at_60_columns(socket: Path) -> None:
+    code, out, err = await _run(socket, "explain", "placed", COLUMNS="60")
+    text = out.decode()
+    assert (code, err) == (0, b"")
+    assert max(map(len, text.splitlines())) <= 60
+    assert "WAY" in text
+    assert "…" not in text
+
+
+async def test_what_is_empty_says_so(socket: Path) -> None:
+    done = await _run(socket, "decisions", "--model", "nothing")
+    assert done == (0, b"", b"no decisions yet on requests for the model nothing\n")
+    await _run(socket, "cancel", "placed")
+    assert await _run(socket, "requests") == (0, b"", b"no requests are running or waiting\n")
+
+
 async def test_an_export_that_does_not_fit_on_the_disk_fails(socket: Path) -> None:
     code, _ = await _outcome(socket, ["decisions", "--export", "/dev/full"], "utf-8")
     assert code == 1

@@ -45,6 +45,9 @@ def list_batches(socket: Path | None, output: str) -> None:
         if output == "json":
             click.echo(json.dumps(found, indent=2))
             return
+        if not found:
+            click.echo("no batches", err=True)
+            return
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
         for name in ("BATCH", "KEY", "ENDPOINT", "STATUS", "DONE", "FAILED", "CREATED", "EXPIRES"):
             table.add_column(name, justify="right" if name in {"DONE", "FAILED"} else "left", overflow="fold")
@@ -71,7 +74,7 @@ def list_batches(socket: Path | None, output: str) -> None:
 def cancel(socket: Path | None, batch_id: str) -> None:
     """Cancels the batch BATCH_ID.
 
-    Its client keeps the answers that there are.
+    The client keeps the answers that are complete.
 
     \b
     Examples:

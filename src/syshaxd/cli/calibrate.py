@@ -28,8 +28,8 @@ _WIDTH, _HEIGHT, _MARGIN = 480, 240, 56
 
 
 @click.command()
-@click.option("--force", is_flag=True, help="Measure although requests are running: they become slower.")
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="File for a plot.")
+@click.option("--force", is_flag=True, help="Measure even while requests are running; this slows them down.")
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Also write a plot to this file.")
 @output_option
 @click.pass_obj
 def calibrate(socket: Path | None, *, force: bool, svg: Path | None, output: str) -> None:

@@ -32,7 +32,7 @@ _CHANGES = {
 def config() -> None:
     """Shows and changes the configuration of the running daemon.
 
-    `syshax config` edits the file without one.
+    `syshax config` edits the file without a daemon.
 
     \b
     Examples:

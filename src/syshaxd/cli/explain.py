@@ -5,7 +5,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import RenderableType
@@ -87,7 +87,7 @@ def _inputs(entry: Mapping[str, Any]) -> str:
         parts.append(f"prompt of about {entry['prompt_tokens']} tokens")
     limit = f", at most {entry['max_tokens']}" if "max_tokens" in entry else ""
     if entry["expected_tokens"]:
-        parts.append(f"answer of about {entry['expected_tokens']:.0f}{limit} ({_quantiles(entry)})")
+        parts.append(f"answer of about {entry['expected_tokens']:.0f} tokens{limit} ({_quantiles(entry)})")
     if entry["full_weights"]:
         parts.append("full weights only")
     if entry["policy"]:
@@ -97,7 +97,7 @@ def _inputs(entry: Mapping[str, Any]) -> str:
 
 def _quantiles(entry: Mapping[str, Any]) -> str:
     median, long = entry["expected_median_tokens"], entry["expected_long_tokens"]
-    return f"half up to {median}, nine of ten up to {long}, from {entry['expected_from']}"
+    return f"median {median}, 90th percentile {long}, from {entry['expected_from']}"
 
 
 def _alternatives(ways: Sequence[Mapping[str, Any]]) -> Table:
@@ -109,7 +109,7 @@ def _alternatives(ways: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _candidates(candidates: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("INSTANCE", "IN FLIGHT", "RUNNING", "WAITING", "KV", "TOKENS/S", "WEIGHTS")
+    table = _table("INSTANCE", "IN FLIGHT", "RUN", "WAIT", "KV", "TOKENS/S", "WEIGHTS")
     for item in candidates:
         kv = f"{item['kv_usage_ratio']:.0%}" if "kv_usage_ratio" in item else "-"
         rate = f"{item['generation_tokens_per_s']:.0f}" if "generation_tokens_per_s" in item else "-"
@@ -119,9 +119,11 @@ def _candidates(candidates: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _table(*names: str) -> Table:
+    """Names of several words take as many lines on narrow terminals, before anything is cut off."""
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(names):
-        table.add_column(name, justify="left" if number in {0, len(names) - 1} else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if number in {0, len(names) - 1} else "right"
+        table.add_column(name, justify=justify, no_wrap=" " not in name)
     return table
 
 

@@ -45,7 +45,7 @@ _file_option = click.option(
 
 @click.group()
 def keys() -> None:
-    """Makes, lists and revokes API keys of the endpoint's clients.
+    """Creates, lists and revokes API keys of the endpoint's clients.
 
     From the first key on, each request needs one: `Authorization: Bearer KEY` or `x-api-key: KEY`.
 
@@ -70,13 +70,28 @@ def keys() -> None:
     "models",
     multiple=True,
     shell_complete=complete.models,
-    help="A model that it may ask for; repeatable. Unset: all.",
+    help="A model that the key may use; repeatable. Unset: all.",
 )
-@click.option("--expires-in", callback=_seconds, metavar="TIME", help="Such as 90d, 12h or 30m. Unset: never.")
-@click.option("--requests-per-minute", type=click.IntRange(min=1), help="Unset: no such limit, as for those below.")
-@click.option("--tokens-per-minute", type=click.IntRange(min=1), help="Of prompts and answers together.")
-@click.option("--max-requests", type=click.IntRange(min=1), help="That run or wait at a time.")
-@click.option("--max-prompt-tokens", type=click.IntRange(min=1), help="Of one request, at about four bytes a token.")
+@click.option(
+    "--expires-in",
+    callback=_seconds,
+    metavar="TIME",
+    help="Time until the key expires, such as 90d, 12h or 30m. Unset: never.",
+)
+@click.option("--requests-per-minute", type=click.IntRange(min=1), help="Requests per minute. Unset: no limit.")
+@click.option(
+    "--tokens-per-minute",
+    type=click.IntRange(min=1),
+    help="Tokens per minute, prompts and answers together. Unset: no limit.",
+)
+@click.option(
+    "--max-requests", type=click.IntRange(min=1), help="Requests that may run or wait at a time. Unset: no limit."
+)
+@click.option(
+    "--max-prompt-tokens",
+    type=click.IntRange(min=1),
+    help="Longest prompt, counted at about four bytes per token. Unset: no limit.",
+)
 @click.option(
     "--class",
     "request_class",
@@ -89,13 +104,13 @@ def keys() -> None:
     type=click.Choice(["any", FULL_WEIGHTS]),
     default="any",
     show_default=True,
-    help="`full`: none of its requests gets an answer of quantised weights.",
+    help="`full`: its requests run only on full weights.",
 )
 @_file_option
 @output_option
 @click.pass_obj
 def create(socket: Path | None, /, file: Path | None, output: str, expires_in: float | None, **fields: Any) -> None:
-    """Makes an API key of this NAME and prints it. It is not shown again.
+    """Creates an API key called NAME and prints it. It is not shown again.
 
     The key is valid at once. syshaxd stores only its hash.
 
@@ -158,7 +173,7 @@ def list_keys(socket: Path | None, file: Path | None, output: str) -> None:
 @_file_option
 @click.pass_obj
 def revoke(socket: Path | None, file: Path | None, name: str) -> None:
-    """Makes the API key NAME invalid at once. Requests that run continue.
+    """Makes the API key NAME invalid at once. Running requests continue.
 
     \b
     Examples:
@@ -201,6 +216,9 @@ def _limits_text(key: Mapping[str, Any]) -> str:
 def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
     if output == "json":
         click.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        click.echo("no API keys", err=True)
         return
     table = Table(box=None, pad_edge=False)
     for name in ("NAME", "ACCESS", "CLASS", "MODELS", "WEIGHTS", "LIMITS", "CREATED", "EXPIRES"):

@@ -64,7 +64,7 @@ def numa() -> None:
 @click.option("--ranks", type=click.IntRange(min=1), help="Processes that share the model (stock vLLM). Unset: 1.")
 @click.option("--stock", is_flag=True, help="Plan for vLLM's own CPU backend instead of the sysHAX images.")
 @click.option("--reserve", multiple=True, metavar="NAME=CORES", help="Reserve cores for others, near the accelerators.")
-@click.option("--gpus", multiple=True, metavar="NAME=GPUS", help="Plan so many GPUs of this host for an instance.")
+@click.option("--gpus", multiple=True, metavar="NAME=GPUS", help="Plan this many of the host's GPUs for an instance.")
 @click.option("--apply", "apply_", is_flag=True, help="Write the plan into the configuration.")
 @click.option("--instance", default="cpu", show_default=True, help="With --apply: the instance to bind.")
 @config_option("With --apply: the configuration file.")

@@ -44,17 +44,23 @@ _COLUMNS = (
 @click.option("--profile", type=click.Choice(sorted(PROFILES)), default="h200-scarce-kv", show_default=True,
               help="Host to simulate.")  # fmt: skip
 @click.option("--load", "loads", multiple=True, type=click.FloatRange(min=0, min_open=True),
-              help="Arrivals, times what the GPU alone answers; may be repeated. Unset: 0.5 to 3.")  # fmt: skip
+              help="Arrivals, as a multiple of what the GPU alone answers; repeatable. Unset: 0.5 to 3.")  # fmt: skip
 @click.option("--requests", type=click.IntRange(min=10), default=1000, show_default=True,
-              help="Requests of each section of the trace.")  # fmt: skip
-@click.option("--sections", type=click.IntRange(min=1), default=3, show_default=True, help="Sections of the trace.")
+              help="Requests in each section of the trace.")  # fmt: skip
+@click.option(
+    "--sections",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Number of sections to take from the trace.",
+)
 @click.option("--holdout", type=click.FloatRange(0, 0.5), default=0.0, show_default=True,
               help="Share of requests that wait for the GPU to measure the CPU's help.")  # fmt: skip
 @click.option("--told-limits", is_flag=True, help="Requests send the length of their answers as max_tokens.")
 @click.option("--batch", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Share of requests of the class batch. The other columns then count interactive ones.")  # fmt: skip
 @click.option("--targets", is_flag=True, help="Placement knows the profile's targets (scheduler.slo.interactive).")
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="File for a plot.")
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Also write a plot to this file.")
 @output_option
 def replay(
     trace: str,

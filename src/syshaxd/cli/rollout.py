@@ -33,7 +33,7 @@ def rollout(socket: Path | None, name: str, output: str) -> None:
     """Restarts the instances of a model or a service one at a time.
 
     Each is restarted after its running requests. The next one follows when the last is READY and computes as before;
-    otherwise the rollout stops. Ctrl-C ends it after the present instance. A terminal gets a table that shows the
+    otherwise the rollout stops. Ctrl-C ends it after the current instance. A terminal gets a table that shows the
     progress.
 
     \b
@@ -108,7 +108,7 @@ class RolloutProgress:
         self._count = step["count"]
 
     def end(self, now_s: float) -> None:
-        """The present instance is READY."""
+        """The current instance is READY."""
         if self._restarts and self._restarts[-1].took_s is None:
             self._restarts[-1].took_s = now_s - self._restarts[-1].since_s
 
@@ -117,7 +117,7 @@ class RolloutProgress:
         self._states = {each.spec.name: show.state_text(each.state) for each in status.instances}
 
     def line(self) -> str:
-        """The present instance, for a file."""
+        """The current instance, for a file."""
         its = self._restarts[-1]
         number = len(self._restarts)
         return f"{its.since_s - self._began_s:6.1f} s  {number} of {self._count}  {its.instance}  {its.meanwhile}"

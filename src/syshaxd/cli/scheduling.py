@@ -28,12 +28,12 @@ _LOADS = {"running": int, "waiting": int, "kv_usage_ratio": float, "generation_t
 
 def _query_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--pinned", default="", help="The instance that must run it."),
-        click.option("--full-weights", is_flag=True, help="Not on quantised weights."),
-        click.option("--max-tokens", type=click.IntRange(min=1), help="Limit of generated tokens."),
+        click.option("--pinned", default="", help="Only this instance may run the request."),
+        click.option("--full-weights", is_flag=True, help="Only instances with full weights may run it."),
+        click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens that the answer may have."),
         click.option("--prompt-tokens", type=click.IntRange(min=0), default=0, help="Tokens of the prompt."),
-        click.option("--path", default="", help="Route. Unset: /v1/chat/completions."),
-        click.option("--model", default="", shell_complete=complete.models, help="Unset: any."),
+        click.option("--path", default="", help="Route of the request. Unset: /v1/chat/completions."),
+        click.option("--model", default="", shell_complete=complete.models, help="Model of the request. Unset: any."),
     ):
         command = option(command)
     return command
@@ -60,9 +60,12 @@ def requests(socket: Path | None, output: str) -> None:
         if output == "json":
             click.echo(json.dumps(found, indent=2))
             return
+        if not found:
+            click.echo("no requests are running or waiting", err=True)
+            return
         table = Table(box=None, pad_edge=False)
         for name in ("REQUEST", "ROUTE", "INSTANCE", "AGE", "TOKENS"):
-            table.add_column(name)
+            table.add_column(name, justify="right" if name in {"AGE", "TOKENS"} else "left")
         for item in found:
             where = item["placement"] or "(queue)"
             table.add_row(
@@ -93,7 +96,7 @@ def cancel(socket: Path | None, request_id: str) -> None:
 
     async def work(client: ControlClient) -> None:
         count = (await client.ask("CancelRequest", request_id=request_id))["cancelled"]
-        click.echo(f"{count} cancelled")
+        click.echo(f"{count} {'request' if count == 1 else 'requests'} cancelled")
 
     run(socket, work)
 
@@ -132,9 +135,13 @@ def decisions(socket: Path | None, lines: int, model: str, output: str, *, follo
 
     async def work(client: ControlClient) -> None:
         async with aclosing(client.stream("WatchDecisions", last=lines, follow=follow, model=model)) as answers:
+            count = 0
             async for answer in answers:
+                count += 1
                 entry = answer["decision"]
                 click.echo(json.dumps(entry) if output == "json" else decision_line(entry))
+        if not count and lines:
+            click.echo("no decisions yet" + (f" on requests for the model {model}" if model else ""), err=True)
 
     if export is None:
         run(socket, work)
@@ -171,7 +178,12 @@ def place(socket: Path | None, /, ttl_s: float, **query: Any) -> None:
 
 @click.command("renew-lease")
 @click.argument("lease_id")
-@click.option("--ttl", "ttl_s", type=click.FloatRange(min=0, min_open=True), help="Seconds from now. Unset: as before.")
+@click.option(
+    "--ttl",
+    "ttl_s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds from now until the lease expires. Unset: as before.",
+)
 @click.pass_obj
 def renew_lease(socket: Path | None, lease_id: str, *, ttl_s: float | None) -> None:
     """Renews the lease LEASE_ID.

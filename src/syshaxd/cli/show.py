@@ -68,7 +68,8 @@ def status_table(
 ) -> RenderableType:
     """The whole status, for a terminal of `width` columns; host and GPUs only with `devices`. `now_s` is Unix time."""
     view = _View(status, now_s, monotonic_s)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
+    gap = 2 if width >= _NARROW else 1
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
     columns = [column for column in _columns(view) if width >= column.from_width]
     for column in columns:
         name = column.name if width >= _WIDE else column.short_name or column.name
@@ -162,6 +163,7 @@ def _columns(view: _View) -> list["_Column"]:
 
 
 _WIDE = 120
+_NARROW = 80
 _WEIGHTS = _Column(
     "WEIGHTS", lambda view, instance: "" if instance.spec.weights is None else instance.spec.weights_text
 )

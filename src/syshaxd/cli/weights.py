@@ -27,7 +27,7 @@ _into_option = click.option(
     "--into",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where weights are kept. Unset: in the state folder; that of the service is /var/lib/syshax/weights.",
+    help="Folder of the weights. Unset: `weights` in the state folder (/var/lib/syshax/weights for the service).",
 )
 
 
@@ -39,19 +39,19 @@ _into_option = click.option(
     type=click.Choice([str(each) for each in (Quantize.Q8_0, Quantize.Q4_0)]),
     default=str(Quantize.Q8_0),
     show_default=True,
-    help="8 or 4 bits a weight.",
+    help="8 or 4 bits per weight.",
 )
-@click.option("--python", help="An interpreter with NumPy. Unset: that of the instance which computes on CPUs.")
-@click.option("--dry-run", is_flag=True, help="Only tell what would be made.")
+@click.option("--python", help="Python interpreter with NumPy. Unset: that of an instance on CPUs.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be made.")
 @_into_option
-@config_option("Configuration file, for what is not given here.")
+@config_option("Configuration file; supplies MODEL and --python if they are not given.")
 def quantize(
     model: Path | None, quantize_: str, python: str | None, into: Path | None, path: Path, *, dry_run: bool
 ) -> None:
     """Makes weights of fewer bits for vLLM on CPUs.
 
-    MODEL is the folder of a model; without it, it is that of the configuration. The weights are kept. What was
-    interrupted goes on where it was.
+    MODEL is the folder of a model. Unset: the model that the configuration names. The weights are kept for instances to
+    use. An interrupted run continues where it stopped.
 
     \b
     Examples:
@@ -116,14 +116,14 @@ async def _make(plan: WeightsPlan, folder: Path, python: str) -> Path:
 
 
 @click.command()
-@click.option("--remove", "names", multiple=True, metavar="NAME", help="Remove these.")
+@click.option("--remove", "names", multiple=True, metavar="NAME", help="Remove these weights; repeatable.")
 @_into_option
 @output_option
 def weights(names: tuple[str, ...], into: Path | None, output: str) -> None:
-    """Lists or removes quantised weights that are kept.
+    """Lists or removes the quantised weights on this host.
 
-    A name that begins with a dot is of weights that are not complete. An instance keeps running with weights that you
-    remove; its next start makes them again.
+    Incomplete weights have a name that begins with a dot. An instance keeps running with weights that you remove; its
+    next start makes them again.
 
     \b
     Examples:
@@ -153,7 +153,7 @@ def weights(names: tuple[str, ...], into: Path | None, output: str) -> None:
         click.echo(json.dumps(listed, indent=2))
         return
     for entry in found:
-        source = entry.record.get("source", "not whole" if not entry.is_whole else "made of what is not known")
+        source = entry.record.get("source", "incomplete" if not entry.is_whole else "source unknown")
         click.echo(f"{entry.path.name}  {entry.stored_bytes >> 20} MiB  {source}")
     if not found:
-        click.echo(f"{folder} keeps none", err=True)
+        click.echo(f"no quantised weights in {folder}", err=True)

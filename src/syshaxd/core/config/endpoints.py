@@ -24,7 +24,7 @@ class GatewayConfig(Section):
 
     insecure: bool = Field(
         False,
-        description="Serve requests without an API key, also to other hosts: something else must keep strangers away.",
+        description="Serve other hosts, too, without API keys; a proxy or a firewall must keep strangers away.",
     )
     tls: TlsConfig = Field(default_factory=TlsConfig, description="TLS at the OpenAI endpoint.")
     metrics_open: bool = Field(False, description="Serve GET /metrics without an API key.")
@@ -83,8 +83,8 @@ class GatewayConfig(Section):
     )
     public_routes: list[Annotated[str, Field(pattern=r"^/")]] = Field(
         [],
-        description="Further routes of the instances that clients may use, such as `/v1/videos`. Others than those of "
-        "the API need an API key with the access admin.",
+        description="Further routes of the instances that clients may use, such as `/v1/videos`. Routes "
+        "outside the API need a key with the access `admin`.",
     )
     allow_kv_transfer_params: bool = Field(
         False,
@@ -103,7 +103,7 @@ class BatchesConfig(Section):
         10 * 1024 * 1024 * 1024,
         description="Bytes of all files of batches in the state folder; uploads beyond that get 413.",
     )
-    file_ttl_s: Seconds = Field(30 * 86_400.0, description="Seconds after which a file is removed.")
+    file_ttl_s: Seconds = Field(30 * 86_400.0, description="Seconds after which a file of batches is removed.")
 
 
 class TracingConfig(Section):
@@ -112,11 +112,11 @@ class TracingConfig(Section):
     endpoint: str | None = Field(
         None,
         pattern=r"^https?://",
-        description="Where spans are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces. Unset: none are.",
+        description="Where spans are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces. Unset: not sent.",
     )
     service_name: str = Field("syshax", min_length=1, description="The name of this service in traces.")
     sample_ratio: Ratio = Field(
-        1.0, description="Share (0..1) of the requests that are traced, unless their client has decided it."
+        1.0, description="Share (0..1) of the requests that are traced, unless the client's `traceparent` decides."
     )
 
 

@@ -305,7 +305,7 @@ def _default_text(value: object) -> str:
         return value or ""
     if isinstance(value, list):
         return json.dumps(value) if value else ""
-    return f"{value:g}" if isinstance(value, float) else shown(value)
+    return f"{value:.15g}" if isinstance(value, float) else shown(value)
 
 
 def _range(schema: Mapping[str, Any]) -> str:

@@ -42,10 +42,11 @@ class ModelConfig(Section):
     )
     idle_ttl_s: Seconds | None = Field(
         300.0,
-        description="Seconds without a request after which an on-demand model is stopped. Unset: only to make room.",
+        description="Seconds without a request after which an on-demand model is stopped. "
+        "Unset: only to make room for another.",
     )
     min_up_s: Seconds = Field(
-        60.0, description="Seconds that an on-demand model stays up at least, although another one waits for its room."
+        60.0, description="Seconds that an on-demand model stays up at least, even if another one waits for its place."
     )
     start_wait_s: Seconds = Field(
         600.0,
@@ -155,11 +156,11 @@ class SloConfig(Section):
 
 
 class SchedulerConfig(Section):
-    """By which rules requests are placed."""
+    """The rules by which requests are placed."""
 
     policy: Literal["cost", "turn", "gpu-only", "cpu-only", "upstream-threshold"] = Field(
         "cost",
-        description="`cost`: the CPU helps only with what surely ends sooner so; `turn`: the rules of 0.3.0; "
+        description="`cost`: the CPU helps a request only if that surely ends it sooner; `turn`: the rules of 0.3.0; "
         "`gpu-only` and `cpu-only`: no help from the other; `upstream-threshold`: by the GPU's KV usage alone.",
     )
     holdout: float = Field(
@@ -171,10 +172,10 @@ class SchedulerConfig(Section):
     )
     calibrate: Literal["never", "first-start"] = Field(
         "never",
-        description="`first-start`: syshaxd does what `syshaxctl calibrate` does when all instances are READY and idle "
-        "and one of them was not calibrated as it is now. A request ends that at once; it begins again when none runs.",
+        description="`first-start`: calibrate as `syshaxctl calibrate` does, once all instances are READY and idle, if "
+        "one of them has no calibration that fits. A request interrupts it; it starts over when no request runs.",
     )
-    slo: SloConfig = Field(default_factory=SloConfig, description="Latencies that requests are to get, by class.")
+    slo: SloConfig = Field(default_factory=SloConfig, description="Target latencies of requests, by class.")
 
 
 class OffloadConfig(Section):
@@ -187,7 +188,7 @@ class OffloadConfig(Section):
     migrate: bool = Field(True, description="Migrate running streams when their instance stops, fails or is full.")
     across_weights: bool = Field(
         True,
-        description="Whether answers may continue on an instance with other weights, such as quantised ones.",
+        description="Let answers continue on an instance with other weights, such as quantised ones.",
     )
     arena_dir: str | None = Field(
         None,
@@ -196,7 +197,7 @@ class OffloadConfig(Section):
     )
     arena_bytes: Count = Field(
         1024 * 1024 * 1024,
-        description="Shared memory for them that each instance reserves at start, for each tensor-parallel rank.",
+        description="Bytes of shared memory for KV caches that each instance reserves, per tensor-parallel rank.",
     )
     verify: bool = Field(
         False,
@@ -210,9 +211,10 @@ class DockerConfig(Section):
     host: str | None = Field(
         None,
         pattern=r"^(unix|tcp|http|https|ssh)://.+",
-        description="URL of its API, such as `unix:///run/podman/podman.sock`. Unset: DOCKER_HOST, else unix:///run/docker.sock.",
+        description="URL of the engine's API, such as `unix:///run/podman/podman.sock`. "
+        "Unset: DOCKER_HOST, else unix:///run/docker.sock.",
     )
-    timeout_s: Seconds = Field(60.0, description="Seconds that the engine may take to answer.")
+    timeout_s: Seconds = Field(60.0, description="Seconds that the container engine may take to answer.")
 
 
 class ParityConfig(Section):

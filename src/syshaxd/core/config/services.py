@@ -141,8 +141,8 @@ class ServiceConfig(Section):
     port: Port = Field(description="Port at which the instance listens; with `replicas`, the first one.")
     runtime: RuntimeKind = Field(
         RuntimeKind.EXTERNAL,
-        description="How it is started: `docker` (by syshaxd, as a container), `process` (by syshaxd, as a child "
-        "process) or `external` (not by syshaxd).",
+        description="How the instance is started: `docker` (by syshaxd, as a container), `process` (by syshaxd, as a "
+        "child process) or `external` (not by syshaxd).",
     )
     device: Device | None = Field(
         None, description="The device that computes: `cuda` or `cpu`. Unset: the one that the role is named after."
@@ -165,7 +165,7 @@ class ServiceConfig(Section):
     )
     gpus: Literal["auto"] | GpuCount | list[str | StrictInt] | None = Field(
         None,
-        description="GPUs that the instance may use: `auto`, as many as its arguments ask for, near to each other; "
+        description="GPUs that the instance may use: `auto`, as many as its arguments ask for, near each other; "
         "their number, as a check; or a list of indices or UUIDs, which replicas share out evenly. "
         "Unset: all, unless `container.gpus` or `env.CUDA_VISIBLE_DEVICES` says otherwise.",
     )

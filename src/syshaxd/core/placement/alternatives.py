@@ -50,9 +50,9 @@ def expected_length(view: View, request: InferenceRequest) -> ExpectedLength:
     estimates, kinds, most = view.estimates, request.kinds, request.max_tokens
     lengths, kind = estimates.lengths_of(kinds), estimates.known_kind(kinds)
     if kind is None:
-        basis = "no answer yet" if lengths.are_assumed else "answers of all kinds"
+        basis = "no answers yet" if lengths.are_assumed else "answers of all kinds"
     else:
-        basis = f"answers to the key {request.key}" if request.key and kind == kinds[0] else "answers of its kind"
+        basis = f"answers to the key {request.key}" if request.key and kind == kinds[0] else "answers to such requests"
     return ExpectedLength(
         mean=lengths.mean if most is None else min(lengths.mean, most),
         median=lengths.quantile(MEDIAN, most),

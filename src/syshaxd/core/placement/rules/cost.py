@@ -104,7 +104,7 @@ def _best(
 
 def _refusal(help_: Help, prediction: Prediction) -> str:
     if prediction.delays_gpu:
-        return f"would take more of {help_.gpu}'s time from other requests than it spares"
+        return f"would cost other requests more of {help_.gpu}'s time than it saves"
     return (
         f"would take {prediction.offload_s:.1f} s, the wait for {help_.gpu} {prediction.wait_s:.1f} s; "
         f"surely gained: {prediction.least_s:.1f} s"
