@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec import structs
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.placement.claims import Claim
+from syshaxd.core.placement.claims import Claim, Fleet
 from syshaxd.core.placement.decision import InferenceRequest, Offload, RunOn
 from syshaxd.core.placement.records import Cause
 from syshaxd.core.placement.slots import Slot
@@ -144,6 +144,11 @@ class Machine(RuleBasedStateMachine):
         assert self.bench.admission.is_quiet == (not any(not client.refused for client in self.bench.clients))
 
     @invariant()
+    def nobody_who_insists_on_the_cpu_waits_for_others_than_it(self) -> None:
+        if any(client.claim.request.pinned == "cpu" for client in self.bench.waiting()):
+            assert self.bench.admission.inflight["cpu"] == MOST["cpu"]
+
+    @invariant()
     def nobody_waits_for_nothing(self) -> None:
         free = [client for client in self.bench.waiting() if client.claim.request.pinned is None]
         if free and not self.bench.admission.inflight.get("gpu") and GPU in self.bench.ready:
@@ -212,6 +217,36 @@ def test_the_last_in_the_queue_gets_what_room_the_cpu_has_and_the_first_its_slot
     assert [client.held for client in queue] == [("cpu",), (), ()], "nothing is known yet: the first is helped"
     bench.end(running[0])
     assert [client.held for client in queue] == [("cpu",), ("gpu",), ()]
+
+
+def test_a_request_that_insists_on_the_cpu_gets_its_next_slot_whoever_waits_for_the_gpu() -> None:
+    bench = Bench()
+    running = [bench.arrive(pinned=name) for name in ("gpu", "gpu", "gpu", "cpu", "cpu", "cpu")]
+    free = [bench.arrive() for _ in range(3)]
+    insisting = [bench.arrive(pinned="cpu") for _ in range(2)]
+    bench.end(running[-1])
+    assert [client.held for client in (*insisting, *free)] == [("cpu",), (), (), (), ()]
+    bench.end(running[-2])
+    assert [client.held for client in (*insisting, *free)] == [("cpu",), ("cpu",), (), (), ()]
+
+
+def test_a_request_that_insists_on_a_cpu_that_is_being_started_waits_for_it() -> None:
+    class Starting(Bench):
+        @property
+        def fleet(self) -> Fleet:
+            return structs.replace(super().fleet, waited_for=lambda request, tried: (CPU,))
+
+    bench = Starting()
+    bench.ready = (GPU,)
+    for _ in range(MOST["gpu"]):
+        bench.arrive(pinned="gpu")
+    free, insisting = bench.arrive(), bench.arrive(pinned="cpu")
+    bench.admit()
+    assert free.waits
+    assert insisting.waits
+    bench.ready = (GPU, CPU)
+    bench.admit()
+    assert insisting.held == ("cpu",)
 
 
 def test_a_stream_that_leaves_a_gpu_that_preempts_returns_before_all_others() -> None:

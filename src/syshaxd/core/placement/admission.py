@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Admission: which request gets slots now, and which waits for them. Pure: events in, effects out.
 
-Each model has one queue for its GPUs, in which API keys take turns. A CPU takes requests from the end of the queue,
-where the wait is longest, if it serves them sooner; no request is overtaken within its model, class and key. If the
-answer can move, the request keeps its position: when that comes up, the stream migrates to a GPU. Models that share
-instances get slots in turns.
+Each model has one queue for its GPUs, in which API keys take turns. A CPU takes requests that insist on it, then those
+at the end of the queue, where the wait is longest, if it serves them sooner. Otherwise no request is overtaken within
+its model, class and key. If the answer can move, the request keeps its position: when that comes up, the stream
+migrates to a GPU. Models that share instances get slots in turns.
 
 `Placer` decides on one claim, `Migration` on running streams, `Admission` on the order. Each of its methods except the
 questions is an event and returns effects, which the Engine (or a simulator) carries out in order. Call `admit` after
@@ -31,7 +31,7 @@ from syshaxd.core.placement.records import HandoverRecord
 from syshaxd.core.placement.rules import Policy, View
 from syshaxd.core.placement.slots import Grant, Slot
 from syshaxd.core.placement.turns import Entry
-from syshaxd.core.types import Interference, Role
+from syshaxd.core.types import InstanceSpec, Interference, Role
 
 _OFFERED_CPU = 16
 """Requests at the end of a queue that are offered a CPU with room at a time."""
@@ -293,6 +293,16 @@ class Admission:
                 self._queues.has_had_turn(model)
                 yield
         queue.put_back(passed_over)
+        for spec in fleet.specs.values():
+            if spec.role is Role.CPU and queue.waits_for(spec.name, is_gpu=False):
+                self._admit_pinned(queue, spec, fleet, effects)
+
+    def _admit_pinned(self, queue: Queue, cpu: InstanceSpec, fleet: Fleet, effects: list[Effect]) -> None:
+        """Grants a CPU's slots to requests that insist on it: what is still before them waits for GPUs."""
+        while self._placer.room(cpu, fleet).has_place and (claim := queue.first_pinned(cpu.name)) is not None:
+            if isinstance(self._settle(claim, fleet, effects), Wait):
+                break  # the instance is yet to be started
+            queue.remove_waiting(claim)
 
     @staticmethod
     def _may_pass(instance: str | None, queue: Queue, fleet: Fleet) -> bool:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The admission queues, one for each model. What an operation costs does not depend on a queue's length."""
+"""The admission queues, one for each model. Only `first_pinned` costs more in a longer queue."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
@@ -74,6 +74,10 @@ class Queue:
     def waits_for(self, instance: str, *, is_gpu: bool) -> bool:
         """Whether a claim here may get the next slot of an instance: all that insist on none wait for the GPUs."""
         return self._pinned[instance] > 0 or (is_gpu and self._pinned[None] > 0)
+
+    def first_pinned(self, instance: str) -> Claim | None:
+        """The first claim that insists on an instance."""
+        return next((claim for claim in self.claims() if claim.request.pinned == instance), None)
 
     def append(self, claim: Claim, gpu: str = "") -> None:
         """Adds a claim that has arrived."""
