@@ -160,19 +160,21 @@ estimates = st.builds(
 )
 
 
-@given(requests, loads, loads, counts, st.integers(0, 100), estimates, st.booleans())
-def test_for_all_loads(
-    request_: InferenceRequest,
-    gpu: InstanceLoad,
-    cpu: InstanceLoad,
-    inflight: dict[str, int],
-    queued: int,
-    known: Estimates,
-    paired: bool,
-) -> None:
-    snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
-    pairs = BOTH if paired else frozenset[tuple[str, str]]()
-    view = structs.replace(VIEW, snapshot=snapshot, inflight=inflight, pairs=pairs, queued=queued, estimates=known)
+@st.composite
+def views(draw: st.DrawFn) -> View:
+    """Any loads of both."""
+    return structs.replace(
+        VIEW,
+        snapshot=Snapshot(instances={"gpu": draw(loads), "cpu": draw(loads)}),
+        inflight=draw(counts),
+        pairs=draw(st.sampled_from([BOTH, frozenset[tuple[str, str]]()])),
+        queued=draw(st.integers(0, 100)),
+        estimates=draw(estimates),
+    )
+
+
+@given(requests, views())
+def test_for_all_loads(request_: InferenceRequest, view: View) -> None:
     decision = scheduler.decide(view, request_)
     assert not isinstance(decision, Reject)
     if isinstance(decision, RunOn | Offload):
@@ -181,7 +183,7 @@ def test_for_all_loads(
         assert last.has_place
         assert all(room.has_prefill_place for room in prefill)
     if isinstance(decision, Offload):
-        assert paired
+        assert view.pairs
         assert not request_.whole_because
         assert (decision.prefill, decision.decode) == ("gpu", "cpu")
         if not request_.offload:
@@ -189,28 +191,17 @@ def test_for_all_loads(
             assert decision.prediction is None or decision.prediction.benefit_s >= 0
 
 
-@given(requests, loads, loads, counts, st.integers(0, 100), estimates, st.booleans())
-def test_the_cpu_helps_only_with_what_does_not_end_sooner_on_the_gpu(
-    request_: InferenceRequest,
-    gpu: InstanceLoad,
-    cpu: InstanceLoad,
-    inflight: dict[str, int],
-    queued: int,
-    known: Estimates,
-    paired: bool,
-) -> None:
+@given(requests, views())
+def test_the_cpu_helps_only_with_what_does_not_end_sooner_on_the_gpu(request_: InferenceRequest, view: View) -> None:
     """As far as both were seen at work, and unless the client insists."""
-    snapshot = Snapshot(instances={"gpu": gpu, "cpu": cpu})
-    pairs = BOTH if paired else frozenset[tuple[str, str]]()
-    view = structs.replace(VIEW, snapshot=snapshot, inflight=inflight, pairs=pairs, queued=queued, estimates=known)
-    decision = scheduler.decide(view, request_)
+    decision, known, gpu = scheduler.decide(view, request_), view.estimates, view.snapshot.instances["gpu"]
     if not isinstance(decision, RunOn | Offload) or decision.places[-1] != "cpu" or len(known.token_s) < 2:
         return
     if isinstance(decision, Offload) and request_.offload:
         return
     tokens = min(known.lengths.mean, request_.max_tokens or known.lengths.mean)
     room = scheduler.room(view, GPU)
-    ahead = 1 + queued + max(gpu.waiting, inflight["gpu"] - room.slots)
+    ahead = 1 + view.queued + max(gpu.waiting, view.inflight["gpu"] - room.slots)
     on_gpu_s = ahead * known.lengths.mean * known.token_s["gpu"].mean_s / room.slots
     on_gpu_s += tokens * known.token_s["gpu"].mean_s
     on_cpu_s = tokens * known.token_s["cpu"].mean_s

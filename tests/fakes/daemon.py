@@ -3,11 +3,12 @@
 """The real Supervisor, Engine and Reconfigurer over a fake runtime: a daemon without inference servers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from syshaxd.control import ControlServer, Operations, TlsEndpoint
 from syshaxd.core.config import Config
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.handover.pairs import InstanceFacts
@@ -32,9 +33,11 @@ from syshaxd.reconfigure import Reconfigurer
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover, HandoverPolicy
+from syshaxd.serving.leases import Leases
 from syshaxd.serving.operations import InstanceOperations
 from syshaxd.serving.runner import Runner, TimeLimits
 from syshaxd.system import configfile
+from syshaxd.system.api_keys import ApiKeys
 from tests.fakes.bindings import unbound
 from tests.fakes.calibrator import no_calibrator
 from tests.fakes.quiet import assert_quiet
@@ -234,3 +237,26 @@ async def fake_daemon(
         comparing.cancel()
         await discovery.close()
         runner.close()
+
+
+@asynccontextmanager
+async def serving_control(
+    daemon: FakeDaemon, folder: Path, *, stop: Callable[[bool | None], None], tls: TlsEndpoint | None = None
+) -> AsyncIterator[tuple[ControlServer, Path]]:
+    """The control plane of a daemon, and its socket."""
+    leases, path = Leases(daemon.engine), folder / "run" / "admin.sock"
+    operations = Operations(
+        engine=daemon.engine,
+        instances=daemon.instances,
+        reconfigurer=daemon.reconfigurer,
+        leases=leases,
+        keys=ApiKeys(folder / "api_keys"),
+        stop=stop,
+    )
+    server = ControlServer(operations, path, tls=tls)
+    await server.start()
+    try:
+        yield server, path
+    finally:
+        leases.close()
+        await server.stop()

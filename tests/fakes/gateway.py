@@ -91,6 +91,16 @@ async def _ok(request: Request) -> None:
     await request.send(json_answer(ANSWER))
 
 
+def answer_after(go: asyncio.Event) -> Callable[[Request], Awaitable[None]]:
+    """Holds each request until `go` is set, then answers it."""
+
+    async def answer(request: Request) -> None:
+        await go.wait()
+        await request.send(json_answer(ANSWER))
+
+    return answer
+
+
 @asynccontextmanager
 async def stands() -> AsyncIterator[MakeStand]:
     """Makes gateways, each with instances of its own, and ends them."""

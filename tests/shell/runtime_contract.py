@@ -18,6 +18,20 @@ LONG_S = 30.0
 """A time that only a failing test takes."""
 
 
+async def said_until_ready(runtime: InstanceRuntime | None, handle: Handle) -> list[str]:
+    """What a server wrote up to its line `ready`, once it has."""
+    assert runtime is not None
+    said: list[str] = []
+    async with aclosing(runtime.logs(handle.name, tail=None, follow=True)) as lines:
+        async for line in lines:
+            if line.startswith(f"==== {handle.name}, generation {handle.generation},"):
+                said = []
+            said.append(line)
+            if line == "ready" and f"generation {handle.generation}," in said[0]:
+                return said
+    raise AssertionError("not reached")
+
+
 class Harness(Protocol):
     """One kind of runtime, and a way to tell its servers what to do."""
 

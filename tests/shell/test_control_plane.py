@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from syshaxd.api.v1 import admin_pb2 as api
 from syshaxd.api.v1.admin_pb2_grpc import AdminServiceStub
 from syshaxd.client import ControlClient
-from syshaxd.control import ControlServer, Operations, TlsEndpoint
+from syshaxd.control import ControlServer, TlsEndpoint
 from syshaxd.core.errors import (
     BadRequestError,
     ConfigError,
@@ -30,10 +30,8 @@ from syshaxd.core.errors import (
 from syshaxd.core.placement.rules import RULES
 from syshaxd.core.types import InstanceStatus, QuantisedWeights, State
 from syshaxd.instances.catalog import assumed
-from syshaxd.serving.leases import Leases
-from syshaxd.system.api_keys import ApiKeys
 from tests.fakes.control import operations_of
-from tests.fakes.daemon import FakeDaemon, fake_daemon
+from tests.fakes.daemon import FakeDaemon, fake_daemon, serving_control
 from tests.fakes.engine import FakeEngine
 
 IN_TIME_S = 50.0
@@ -68,23 +66,12 @@ def tls(tmp_path: Path) -> TlsEndpoint:
 @pytest.fixture
 async def plane(tmp_path: Path, tls: TlsEndpoint) -> AsyncIterator[Plane]:
     async with asyncio.timeout(IN_TIME_S), fake_daemon(tmp_path) as daemon:
-        leases, stops = Leases(daemon.engine), list[bool | None]()
-        operations = Operations(
-            engine=daemon.engine,
-            instances=daemon.instances,
-            reconfigurer=daemon.reconfigurer,
-            leases=leases,
-            keys=ApiKeys(tmp_path / "api_keys"),
-            stop=stops.append,
-        )
-        server = ControlServer(operations, tmp_path / "run" / "admin.sock", tls=tls)
-        await server.start()
-        try:
-            async with ControlClient(tmp_path / "run" / "admin.sock") as client:
-                yield Plane(daemon, server, client, stops)
-        finally:
-            leases.close()
-            await server.stop()
+        stops: list[bool | None] = []
+        async with (
+            serving_control(daemon, tmp_path, stop=stops.append, tls=tls) as (server, path),
+            ControlClient(path) as client,
+        ):
+            yield Plane(daemon, server, client, stops)
 
 
 # API keys.

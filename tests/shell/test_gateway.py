@@ -21,7 +21,7 @@ from syshaxd.core.wire.http1 import chunk
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.instances.catalog import Catalog, assumed
 from syshaxd.serving.request import Request as ClientRequest
-from tests.fakes.gateway import ANSWER, CHAT, MakeStand, Stand
+from tests.fakes.gateway import ANSWER, CHAT, MakeStand, Stand, answer_after
 from tests.fakes.instance import SSE_HEAD, Request, json_answer, sse, stream_answer
 
 
@@ -647,12 +647,7 @@ async def test_when_all_are_full_requests_wait_in_order_and_are_refused_over_the
 async def test_a_request_that_waits_too_long_gets_a_503_and_leaves_the_queue(make_stand: MakeStand) -> None:
     stand = await make_stand(slots=1, max_queue_wait_s=0.05)
     go = asyncio.Event()
-
-    async def answer(request: Request) -> None:
-        await go.wait()
-        await request.send(json_answer(ANSWER))
-
-    stand.gpu.answer = stand.cpu.answer = answer
+    stand.gpu.answer = stand.cpu.answer = answer_after(go)
 
     async def ask() -> int:
         async with stand.post() as response:
@@ -670,12 +665,7 @@ async def test_a_request_that_waits_too_long_gets_a_503_and_leaves_the_queue(mak
 async def test_a_draining_instance_gets_nothing_new_and_is_told_when_it_is_empty(make_stand: MakeStand) -> None:
     stand = await make_stand()
     go = asyncio.Event()
-
-    async def answer(request: Request) -> None:
-        await go.wait()
-        await request.send(json_answer(ANSWER))
-
-    stand.gpu.answer = answer
+    stand.gpu.answer = answer_after(go)
 
     async def ask() -> str:
         async with stand.post() as response:
@@ -726,12 +716,7 @@ async def test_one_model_is_found_by_its_id(make_stand: MakeStand) -> None:
 async def test_stop_lets_running_requests_end(make_stand: MakeStand) -> None:
     stand = await make_stand()
     go = asyncio.Event()
-
-    async def answer(request: Request) -> None:
-        await go.wait()
-        await request.send(json_answer(ANSWER))
-
-    stand.gpu.answer = answer
+    stand.gpu.answer = answer_after(go)
 
     async def ask() -> bytes:
         async with stand.post() as response:

@@ -25,8 +25,8 @@ from syshaxd.gateway.front import _limited_address
 from syshaxd.instances.catalog import Catalog, assumed
 from syshaxd.serving.runner.upstream import UpstreamPool
 from tests.fakes.clock import FakeClock
-from tests.fakes.gateway import ANSWER, CHAT, LIMITS, MakeStand, Stand
-from tests.fakes.instance import SSE_HEAD, Request, json_answer, sse
+from tests.fakes.gateway import ANSWER, CHAT, LIMITS, MakeStand, Stand, answer_after
+from tests.fakes.instance import SSE_HEAD, Request, sse
 
 BODY = json.dumps(CHAT).encode()
 CHAT_LINE = b"POST /v1/chat/completions HTTP/1.1\r\n"
@@ -120,12 +120,7 @@ async def test_a_connection_that_is_answered_is_not_swept(make_stand: MakeStand)
     clock = FakeClock()
     stand = await make_stand(clock=clock.time)
     go = asyncio.Event()
-
-    async def answer(request: Request) -> None:
-        await go.wait()
-        await request.send(json_answer(ANSWER))
-
-    stand.gpu.answer = answer
+    stand.gpu.answer = answer_after(go)
     reader, writer = await stand.raw()
     for _ in range(2):
         go.clear()
@@ -290,12 +285,7 @@ def connect_with(create_connection: Any) -> Any:
 async def test_bodies_together_are_limited_and_given_back(make_stand: MakeStand) -> None:
     stand = await make_stand(limits=Limits(max_body_bytes=50_000, max_bodies_bytes=80_000))
     go = asyncio.Event()
-
-    async def answer(request: Request) -> None:
-        await go.wait()
-        await request.send(json_answer(ANSWER))
-
-    stand.gpu.answer = stand.cpu.answer = answer
+    stand.gpu.answer = stand.cpu.answer = answer_after(go)
     large = CHAT | {"user": "x" * 45_000}
     first = asyncio.create_task(_status(stand, large))
     await until(lambda: stand.engine.inflight["gpu"])

@@ -18,11 +18,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 from syshaxd.api.v1 import admin_pb2, scheduling_pb2
 from syshaxd.client import ControlClient
-from syshaxd.control import ControlServer, Operations
 from syshaxd.core.errors import BadRequestError
-from syshaxd.serving.leases import Leases
-from syshaxd.system.api_keys import ApiKeys
-from tests.fakes.daemon import fake_daemon
+from tests.fakes.daemon import fake_daemon, serving_control
 
 IN_TIME_S = 100.0
 CALLS = 600
@@ -115,23 +112,12 @@ async def called(channel: grpc.aio.Channel, method: str, raw: bytes) -> tuple[st
 @pytest.fixture
 async def path(tmp_path: Path) -> AsyncIterator[Path]:
     """The socket of a daemon that is quiet when the test ends."""
-    async with asyncio.timeout(IN_TIME_S), fake_daemon(tmp_path) as daemon:
-        leases = Leases(daemon.engine)
-        operations = Operations(
-            engine=daemon.engine,
-            instances=daemon.instances,
-            reconfigurer=daemon.reconfigurer,
-            leases=leases,
-            keys=ApiKeys(tmp_path / "api_keys"),
-            stop=lambda leave_running: None,
-        )
-        server = ControlServer(operations, tmp_path / "run" / "admin.sock")
-        await server.start()
-        try:
-            yield tmp_path / "run" / "admin.sock"
-        finally:
-            leases.close()
-            await server.stop()
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        fake_daemon(tmp_path) as daemon,
+        serving_control(daemon, tmp_path, stop=lambda leave_running: None) as (_, path),
+    ):
+        yield path
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -27,7 +27,7 @@ from syshaxd.runtime.process import ProcessRuntime, procfs
 from syshaxd.runtime.process.record import Record
 from tests.fakes import server
 from tests.fakes.specs import make_spec
-from tests.shell.runtime_contract import LONG_S, RuntimeContract
+from tests.shell.runtime_contract import LONG_S, RuntimeContract, said_until_ready
 
 
 class ProcessHarness:
@@ -45,18 +45,8 @@ class ProcessHarness:
     def broken_spec(self) -> InstanceSpec:
         return make_spec(argv=("/nowhere/bin/python",))
 
-    async def ready(self, handle: Handle) -> list[str]:
-        """Returns what it said until then."""
-        assert self.runtime is not None
-        said: list[str] = []
-        async with aclosing(self.runtime.logs(handle.name, tail=None, follow=True)) as lines:
-            async for line in lines:
-                if line.startswith(f"==== {handle.name}, generation {handle.generation},"):
-                    said = []
-                said.append(line)
-                if line == "ready" and f"generation {handle.generation}," in said[0]:
-                    return said
-        raise AssertionError("not reached")
+    async def ready(self, handle: Handle) -> None:
+        await said_until_ready(self.runtime, handle)
 
     async def exit(self, handle: Handle, code: int) -> None:
         await self.ready(handle)
@@ -438,7 +428,7 @@ def make_weights(path: Path) -> None:
 
 async def said(harness: ProcessHarness, handle: Handle, what: str) -> str:
     """What follows `what` in the server's output."""
-    lines = await harness.ready(handle)
+    lines = await said_until_ready(harness.runtime, handle)
     return next(line.removeprefix(f"{what} ") for line in lines if line.startswith(f"{what} "))
 
 

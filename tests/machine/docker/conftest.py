@@ -7,7 +7,6 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from syshaxd.runtime.docker import DockerRuntime
 from tests.fakes import server
 from tests.fakes.specs import make_spec
 from tests.machine.docker.bed import Bed
+from tests.shell.runtime_contract import said_until_ready
 
 PYTHON = f"{sys.base_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
 SERVER = "/server.py"
@@ -50,15 +50,7 @@ class DockerHarness:
         return replace(self.spec(), argv=("/nowhere/bin/vllm",))
 
     async def ready(self, handle: Handle) -> None:
-        assert self.runtime is not None
-        said: list[str] = []
-        async with aclosing(self.runtime.logs(handle.name, tail=None, follow=True)) as lines:
-            async for line in lines:
-                if line.startswith(f"==== {handle.name}, generation {handle.generation},"):
-                    said = []
-                said.append(line)
-                if line == "ready" and f"generation {handle.generation}," in said[0]:
-                    return
+        await said_until_ready(self.runtime, handle)
 
     async def exit(self, handle: Handle, code: int) -> None:
         await self.ready(handle)
