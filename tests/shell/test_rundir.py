@@ -138,3 +138,14 @@ def test_where_records_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rundir.state_dir() == Path("/xdg/syshax")
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/syshax:/var/lib/other")
     assert rundir.state_dir() == Path("/var/lib/syshax")
+
+
+def test_a_daemon_that_takes_no_connections_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as waiting:
+        listening.bind(os.fspath(path))
+        listening.listen(0)
+        waiting.connect(os.fspath(path))  # who comes next would wait for ever
+        assert rundir.answers(path)
+        assert rundir.is_awaited(path)
+        assert not rundir.forbidden(path)

@@ -84,8 +84,11 @@ def forbidden(path: Path) -> bool:
 
 def _connect_error(path: Path) -> OSError | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
+        except BlockingIOError:  # more wait there than it takes
+            return None
         except OSError as error:
             return error
         return None
