@@ -8,6 +8,7 @@ PYTHONPATH=src .venv/bin/python benchmarks/quantize/memory.py --mib 2048 --shard
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def main():
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (options.limit_mib << 20, options.limit_mib << 20))
 
-    print("| to | checkpoint, MiB | files | limit, MiB | peak memory so far, MiB | time, s |")
+    print("| to | checkpoint, MiB | files | limit, MiB | peak memory, MiB | time, s |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory(dir=options.dir) as scratch:
         model = Path(scratch, "m")
@@ -70,9 +71,10 @@ def main():
             ) as process:
                 process.stdin.write(order)
                 process.stdin.flush()
-                code = process.wait()
+                _, status, usage = os.wait4(process.pid, 0)
+                code = process.returncode = os.waitstatus_to_exitcode(status)
             took_s = time.monotonic() - begun_s
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+            peak = usage.ru_maxrss >> 10
             done = f"{took_s:.0f}" if code == 0 else f"failed with {code}"
             print(f"| {name} | {size} | {options.shards} | {options.limit_mib} | {peak} | {done} |", flush=True)
 

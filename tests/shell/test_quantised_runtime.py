@@ -262,6 +262,14 @@ def test_where_auto_cannot_measure_the_weights_stay_full(home: Path, says: str) 
     assert spec.weights_reason == "full weights: a layer could not be measured (it is broken)"
 
 
+def test_a_measurement_that_is_killed_says_what_to_look_at(home: Path) -> None:
+    checkpoint.write_model(home / "m")
+    spec = auto_spec(home, engine(home, "kill -ILL $$"))
+    assert spec.weights_reason.startswith(
+        "full weights: a layer could not be measured (killed by signal 4 (it was built"
+    )
+
+
 def test_auto_leaves_a_model_that_cannot_be_quantised(home: Path) -> None:
     checkpoint.write_model(home / "m", config={"num_experts": 8})
     spec = auto_spec(home, Path("/no/such/python"))

@@ -61,8 +61,9 @@ def quantize(
     """  # noqa: D301
     try:
         with shown_errors(path):
-            given = model is None or python is None
-            config = configfile.load(path) if given and not (model and dry_run) else Config()
+            wants_python = python is None and not dry_run
+            # Who names the model may have no configuration yet.
+            config = configfile.load(path) if model is None or (wants_python and path.exists()) else Config()
             model = model or _model(config)
             plan = plan_for(model, Quantize(quantize_))
             folder = into or weights_dir()
@@ -92,7 +93,9 @@ def _python(config: Config) -> str:
 
 
 def _tell(plan: WeightsPlan, folder: Path) -> None:
-    click.echo(f"{plan.source}: {plan.stored_bytes >> 20} MiB as {plan.quantize}, {folder / plan.name}", err=True)
+    made = folder / plan.name
+    already = ", which is there already" if made.exists() else ""
+    click.echo(f"{plan.source}: {plan.stored_bytes >> 20} MiB as {plan.quantize}, {made}{already}", err=True)
     for text in left_texts(plan.left):
         click.echo(f"left as it is: {text}", err=True)
 

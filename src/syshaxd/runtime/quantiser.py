@@ -17,13 +17,12 @@ from typing import IO, Protocol
 
 from syshaxd.core import jsontext
 from syshaxd.core.errors import LaunchFailedError
-from syshaxd.core.launch.container_faults import exit_status
+from syshaxd.core.launch.launch_faults import program_end
 from syshaxd.core.weights import WeightsPlan
 from syshaxd.system.importable import QUANTISER, importable_folder
 from syshaxd.system.threads import in_thread
 
 _LAST_BYTES = 2000
-_SIGNALS_FROM = 128
 _NO_NUMPY = "No module named 'numpy'"
 
 
@@ -176,14 +175,10 @@ async def make_weights(
 
 
 def failure(code: int, said: str) -> str:
-    """Why `syshax_quantize` failed, from its exit code and the end of its standard error.
-
-    A signal's code is negative, as of a process, or above 128, as of a container.
-    """
+    """Why `syshax_quantize` failed, from its exit code (see `program_end`) and the end of its standard error."""
     if _NO_NUMPY in said:
         return "the interpreter has no NumPy: set services.NAME.python to vLLM's own"
-    shell_code = code if code >= 0 else _SIGNALS_FROM - code
-    how = exit_status(shell_code, name="", out_of_memory=False, asked=False, last_lines=())
+    how = program_end(code)
     return f"its process {'was ' if how.signal else ''}{how}: {said or 'it said nothing'}"
 
 

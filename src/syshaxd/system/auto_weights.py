@@ -13,6 +13,7 @@ from typing import Any
 
 from syshaxd.core import jsontext
 from syshaxd.core.errors import SyshaxError
+from syshaxd.core.launch.launch_faults import program_end
 from syshaxd.core.weights import Quantize, choose, scheme_of
 from syshaxd.core.weights.auto import ROWS, AutoChoice, Times, choose_auto, full_weights, measured_shape
 from syshaxd.core.weights.scheme import Cpu
@@ -104,7 +105,7 @@ def _measure(order: Mapping[str, Any], python: str) -> dict[str, Any]:
             return found
     except (ValueError, IndexError):
         pass
-    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    last = (done.stderr.strip().splitlines() or [str(program_end(done.returncode))])[-1]
     return {Quantize.NONE: last[-_MAX_ERROR_CHARS:]}
 
 

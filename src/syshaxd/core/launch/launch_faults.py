@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from signal import SIGBUS, SIGILL, SIGKILL, SIGSEGV
 
 from syshaxd.core.secrets import HIDDEN, is_secret, safe_text
+from syshaxd.core.types import ExitStatus
 
 LAST_LINES = 400
 """Lines to read: the cause precedes the tracebacks of several processes."""
@@ -153,6 +154,13 @@ def lines_of_last_launch(lines: Sequence[str], name: str) -> list[str]:
     """The lines after the last title that the runtime wrote to the log of a service."""
     titles = [index for index, line in enumerate(lines) if line.startswith(f"==== {name}, generation ")]
     return list(lines[titles[-1] + 1 :] if titles else lines)
+
+
+def program_end(code: int) -> ExitStatus:
+    """How a program ended that an engine's environment ran; `code` is negative, or above 128, for a signal."""
+    signal = -code if code < 0 else code - 128 if 128 < code <= 128 + 64 else None
+    cause = launch_cause((), name="", signal=signal)
+    return ExitStatus(code=code if signal is None else None, signal=signal, cause=cause)
 
 
 def launch_cause(lines: Sequence[str], *, name: str, signal: int | None = None) -> str:
