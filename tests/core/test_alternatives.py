@@ -112,7 +112,7 @@ def test_what_is_kept_with_a_decision_is_small() -> None:
 @pytest.mark.parametrize(
     ("learnt", "key", "basis"),
     [
-        ((), "k", "no answer yet"),
+        ((), "k", "no answers yet"),
         (("m",), "k", "answers of all kinds"),
         (("n",), "k", "answers of its kind"),
         (("n", "k"), "k", "answers to the key k"),
