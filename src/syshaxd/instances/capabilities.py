@@ -24,15 +24,15 @@ async def read_facts(session: aiohttp.ClientSession, spec: InstanceSpec) -> Inst
     Raises:
         InstanceFailedError: It cannot be asked.
     """
-    base = spec.address.url()
+    base, headers = spec.address.url(), own_headers(spec)
     try:
-        version = await _json(session.get(f"{base}/version", headers=own_headers(spec), timeout=_TIMEOUT))
-        models = await _json(session.get(f"{base}/v1/models", headers=own_headers(spec), timeout=_TIMEOUT))
+        version = await _json(session.get(f"{base}/version", headers=headers, timeout=_TIMEOUT))
+        models = await _json(session.get(f"{base}/v1/models", headers=headers, timeout=_TIMEOUT))
         cards: Mapping[str, Mapping[str, Any]] = {model["id"]: model for model in models["data"]}
         ask: dict[str, Any] = {"model": spec.served_model, "prompt": _PROBE}
-        ids = await _json(session.post(f"{base}/tokenize", json=ask, headers=own_headers(spec), timeout=_TIMEOUT))
+        ids = await _json(session.post(f"{base}/tokenize", json=ask, headers=headers, timeout=_TIMEOUT))
         ask = {"model": spec.served_model, "messages": [{"role": "user", "content": _PROBE}]}
-        async with session.post(f"{base}/tokenize", json=ask, headers=own_headers(spec), timeout=_TIMEOUT) as answer:
+        async with session.post(f"{base}/tokenize", json=ask, headers=headers, timeout=_TIMEOUT) as answer:
             # A model without a chat template refuses this.
             chat_ids = (await read_json(answer))["tokens"] if answer.status == 200 else []
         return InstanceFacts(

@@ -65,14 +65,14 @@ class OnDemandSettings:
         instances: dict[str, list[str]] = {}
         for name, model in on_demand_instances(config).items():
             instances.setdefault(model, []).append(name)
-        its = {model: named_models(config)[model] for model in instances}
+        configured = named_models(config)
         models = tuple(
             OnDemandModel(
                 name=model,
                 instances=tuple(names),
                 needs=needs[model],
-                idle_ttl_s=its[model].idle_ttl_s,
-                min_up_s=its[model].min_up_s,
+                idle_ttl_s=configured[model].idle_ttl_s,
+                min_up_s=configured[model].min_up_s,
             )
             for model, names in instances.items()
         )
@@ -83,7 +83,7 @@ class OnDemandSettings:
             backoff_base_s=times.backoff_base_s,
             backoff_cap_s=times.backoff_cap_s,
         )
-        return cls(plan, {model: its[model].start_wait_s for model in instances})
+        return cls(plan, {model: configured[model].start_wait_s for model in instances})
 
     @property
     def instances(self) -> frozenset[str]:
@@ -218,11 +218,10 @@ class OnDemandModels:
         )
 
     def _count_failures(self, seen: Mapping[str, Seen]) -> None:
-        for model, its in seen.items():
-            failed = its.phase in {Phase.RETRYING, Phase.FAILED}
-            if failed and self._phases.get(model) is not its.phase:
+        for model, now in seen.items():
+            if now.phase in {Phase.RETRYING, Phase.FAILED} and self._phases.get(model) is not now.phase:
                 self._failures[model] += 1
-            self._phases[model] = its.phase
+            self._phases[model] = now.phase
 
     def _carry_out(self, effect: StartModel | StopModel | RefuseWaiting, demand: Demand) -> None:
         match effect:

@@ -18,7 +18,7 @@ _AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class ProbeFault:
     """Why a probe failed."""
 
     reason: str
@@ -34,7 +34,7 @@ class Fault:
 
 Probe = Callable[[InstanceSpec], Awaitable[None]]
 """Returns if the instance is healthy; raises SyshaxError, OSError or TimeoutError with the reason otherwise."""
-Report = Callable[[int, Fault | None], None]
+Report = Callable[[int, ProbeFault | None], None]
 """Gets the generation that was asked, and what is wrong with it (None: nothing)."""
 Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 
@@ -79,14 +79,14 @@ class Prober:
         self._asking: asyncio.Task[None] | None = None
         self._said = ""
 
-    async def ask(self) -> Fault | None:
+    async def ask(self) -> ProbeFault | None:
         """Returns what is wrong with the instance; None: nothing."""
         began_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self.timeout_s):
                 await self._probe(self._spec)
         except (SyshaxError, OSError) as error:
-            return Fault(
+            return ProbeFault(
                 reason=str(error) or type(error).__name__,
                 silent=isinstance(error, TimeoutError | InstanceTimeoutError),
                 inconclusive=is_own_shortage(error) or self._was_late_since(began_s),
@@ -94,7 +94,7 @@ class Prober:
         except Exception as error:  # noqa: BLE001 - a fault of ours must end neither the instance nor the daemon
             reason = f"it could not be probed: {type(error).__name__}: {error}"
             self._say(reason, error)
-            return Fault(reason=reason, counts=False, inconclusive=is_own_shortage(error))
+            return ProbeFault(reason=reason, counts=False, inconclusive=is_own_shortage(error))
         self._said = ""
         return None
 

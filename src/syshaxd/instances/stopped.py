@@ -3,9 +3,7 @@
 """Remembers which instances an operator stopped: they stay stopped across restarts of the daemon."""
 
 import asyncio
-import json
 import logging
-import os
 from collections.abc import Set
 from pathlib import Path
 
@@ -19,7 +17,7 @@ class StoppedInstances:
     """A set of names, and a file that holds it for the next daemon. Lives in one event loop."""
 
     def __init__(self, path: Path | None = None, names: Set[str] = frozenset()) -> None:
-        """Touches nothing.
+        """Does no I/O.
 
         Args:
             path: The file; its folder need not exist. None: nothing is kept.
@@ -69,7 +67,7 @@ class StoppedInstances:
     async def _write(self, path: Path) -> None:
         while (names := frozenset(self._names)) != self._written:
             try:
-                await asyncio.to_thread(_replace, path, json.dumps(sorted(names)))
+                await asyncio.to_thread(smallfile.replace_json, path, sorted(names), synced=True, mode=_MODE)
             except OSError as error:
                 _log.warning(
                     "which instances are stopped can't be written to %s: %s; after a restart of syshaxd those that are "
@@ -80,14 +78,3 @@ class StoppedInstances:
                 )
                 return
             self._written = names
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

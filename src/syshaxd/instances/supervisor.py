@@ -35,7 +35,7 @@ from syshaxd.instances import actions
 from syshaxd.instances.activity import is_at_work
 from syshaxd.instances.clock import Clock, WallClock
 from syshaxd.instances.instance import Instance
-from syshaxd.instances.prober import Fault, Probe, Prober
+from syshaxd.instances.prober import Probe, ProbeFault, Prober
 from syshaxd.instances.settings import SupervisorSettings
 from syshaxd.instances.shutdown import end_all, settle
 from syshaxd.instances.start_order import levels
@@ -363,7 +363,7 @@ class Supervisor:
                 if other.spec.depends_on == instance.spec.name:
                     self._handle(other, news)
 
-    def _on_probe(self, name: str, generation: int, fault: Fault | None) -> None:
+    def _on_probe(self, name: str, generation: int, fault: ProbeFault | None) -> None:
         if (instance := self._instances.get(name)) is None:
             return
         if fault is None:

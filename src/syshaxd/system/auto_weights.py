@@ -120,10 +120,7 @@ def _read() -> dict[str, dict[str, Any]]:
 def _write(known: Mapping[str, Times]) -> None:
     path = weights_dir() / _RECORD
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.new")
-        new.write_text(json.dumps(known, indent=2))
-        new.replace(path)
+        smallfile.replace_json(path, known, synced=False)
     except OSError as error:
         _log.warning("%s: %s; the next start measures again", path, error.strerror)
 

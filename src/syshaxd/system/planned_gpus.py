@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Remembers which GPUs instances got, so that those that stay keep them across reloads and restarts of the daemon."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,10 +37,7 @@ def write(path: Path, specs: Sequence[InstanceSpec]) -> None:
     present: Mapping[str, tuple[str, ...]] = {spec.name: spec.gpus for spec in specs if spec.gpus}
     if present == read(path):
         return
-    draft = path.with_name(f"{path.name}.new")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft.write_text(json.dumps(present), encoding="utf-8")
-        draft.replace(path)
+        smallfile.replace_json(path, present, synced=False)
     except OSError as error:
         _log.warning("which GPUs instances have can't be written to %s: %s", path, error.strerror)

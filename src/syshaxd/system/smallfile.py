@@ -1,8 +1,9 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Reads small files without blocking, whatever is in their place."""
+"""Reads small files without blocking, whatever is in their place, and replaces them whole."""
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
@@ -47,3 +48,26 @@ def read_json(path: Path) -> Any:
         ValueError: It is no JSON, or nested too deeply.
     """
     return jsontext.loads(read(path))
+
+
+def replace_json(path: Path, value: Any, *, synced: bool, mode: int = 0o644) -> None:
+    """Writes JSON in a file's place, whole or not at all; its folder need not exist.
+
+    Args:
+        path: The file.
+        value: What JSON can hold.
+        synced: It is on the disk when this returns.
+        mode: The file's, less the umask.
+
+    Raises:
+        OSError: It can't be written. The file is unchanged.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(value, file)
+        file.flush()
+        if synced:
+            os.fsync(file.fileno())
+    draft.replace(path)
