@@ -114,10 +114,10 @@ def test_what_is_kept_with_a_decision_is_small() -> None:
     [
         ((), "k", "no answers yet"),
         (("m",), "k", "answers of all kinds"),
-        (("n",), "k", "answers of its kind"),
+        (("n",), "k", "answers to such requests"),
         (("n", "k"), "k", "answers to the key k"),
-        (("n", "k"), "other", "answers of its kind"),
-        (("n", "k"), "", "answers of its kind"),
+        (("n", "k"), "other", "answers to such requests"),
+        (("n", "k"), "", "answers to such requests"),
     ],
 )
 def test_an_explanation_tells_from_what_the_length_is_expected(learnt: tuple[str, ...], key: str, basis: str) -> None:
