@@ -18,7 +18,7 @@ from syshaxd.instances.capabilities import read_facts
 from syshaxd.instances.catalog import read_catalog
 from syshaxd.observe.devices import HostReader
 from syshaxd.observe.monitor import SystemMonitor, probe_health
-from syshaxd.observe.parity import ask
+from syshaxd.observe.parity_ask import ask
 from syshaxd.runtime.ports import check_port
 from syshaxd.serving.runner.upstream import UpstreamPool
 from syshaxd.system.connecting import why_no_connection

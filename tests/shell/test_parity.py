@@ -18,7 +18,8 @@ from syshaxd.core.handover.pairs import Refusal
 from syshaxd.core.parity import PROMPTS, Agreement, Bounds, ParityCause, ParityReport, PromptAnswer
 from syshaxd.core.types import Device, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
 from syshaxd.instances.registry import InstanceRegistry
-from syshaxd.observe.parity import ParityService, ask
+from syshaxd.observe.parity import ParityService
+from syshaxd.observe.parity_ask import ask
 
 IN_TIME_S = 50.0
 INSTANT = BUILT_IN["instant"]

@@ -3,7 +3,6 @@
 """Makes the parts of the daemon by hand, each with what it calls."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -45,9 +44,11 @@ from syshaxd.observe.calibrator import Calibrator
 from syshaxd.observe.cpu_bindings import BindingMonitor
 from syshaxd.observe.first_calibration import FirstCalibration
 from syshaxd.observe.liveness import Liveness, generate_token
-from syshaxd.observe.metrics import LAG_S, Histogram, MetricsService
+from syshaxd.observe.metric_sums import LAG_S, Histogram
+from syshaxd.observe.metrics import MetricsService
 from syshaxd.observe.monitor import SystemMonitor, probe_health
-from syshaxd.observe.parity import ParityService, ask
+from syshaxd.observe.parity import ParityService
+from syshaxd.observe.parity_ask import ask
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.serving.engine import Engine
 from syshaxd.serving.handover import Handover
@@ -63,7 +64,6 @@ from syshaxd.system.sidetasks import SideTasks
 if TYPE_CHECKING:
     from syshaxd.observe.tracing import Tracing  # which needs OpenTelemetry
 
-_log = logging.getLogger(__name__)
 _SERVING = frozenset((State.READY, State.UNHEALTHY, State.DRAINING))
 
 

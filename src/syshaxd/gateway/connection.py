@@ -3,7 +3,6 @@
 """One client's connection: aiohttp's parser reads it, a relay writes to it, and it knows what it waits for."""
 
 import asyncio
-import logging
 import socket
 import struct
 from collections import deque
@@ -24,8 +23,6 @@ from syshaxd.core.wire.openai import error_body
 from syshaxd.gateway.errors import Answer
 from syshaxd.gateway.limits import Limits
 from syshaxd.serving.request import Flow
-
-_log = logging.getLogger(__name__)
 
 # A client that was told to go has so long to take its last answer, and to send what is left of its request.
 _CLOSING_LIMIT_S = 5.0

@@ -44,8 +44,6 @@ from syshaxd.serving.request import Request, is_request_id
 if TYPE_CHECKING:
     from syshaxd.observe.tracing import Tracing  # which needs OpenTelemetry
 
-__all__ = ["Gateway", "Limits"]
-
 _log = logging.getLogger(__name__)
 _FIRST_REQUEST_LIMIT_S = 0.2
 _MAX_LOGGED_PATH = 2048

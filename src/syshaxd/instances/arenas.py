@@ -15,10 +15,10 @@ from pathlib import Path
 from syshax_connector.folder import Folder
 from syshaxd.core.handover.connector import arena_dir, engine_id
 from syshaxd.core.handover.pairs import InstanceFacts
-from syshaxd.core.types import HandoverProtocol, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.core.lifecycle import ENDED
+from syshaxd.core.types import HandoverProtocol, InstanceSpec, InstanceStatus, RuntimeKind
 
 _log = logging.getLogger(__name__)
-_ENDED = frozenset((State.STOPPED, State.BACKOFF, State.FAILED))
 _IPC_OF_THE_HOST = "host"
 
 
@@ -44,7 +44,7 @@ class ArenaSweeper:
         """Sweeps the folder of an ended instance, unless another running instance will."""
         folder = _folder(status.spec)
         if folder is None or any(
-            other.state not in _ENDED and _folder(other.spec) == folder for other in self._statuses()
+            other.state not in ENDED and _folder(other.spec) == folder for other in self._statuses()
         ):
             return
         task = asyncio.get_running_loop().create_task(_sweep(folder))

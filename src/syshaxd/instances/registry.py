@@ -11,6 +11,7 @@ from typing import Any
 
 from syshaxd.core.errors import NotFoundError
 from syshaxd.core.handover.pairs import InstanceFacts
+from syshaxd.core.lifecycle import ENDED
 from syshaxd.core.lifecycle.carried import carried_models
 from syshaxd.core.placement.decision import InferenceRequest
 from syshaxd.core.types import CarriedModel, InstanceSpec, InstanceStatus, RuntimeKind, State
@@ -20,12 +21,8 @@ _log = logging.getLogger(__name__)
 # Cached answers to "which instances serve this model and route?"; paths with IDs must not fill memory.
 _MAX_KEPT = 1000
 _MAX_SHOWN_ROUTES = 20
-# What was loaded while it ran, such as adapters, is gone.
-_ENDED = frozenset((State.STOPPED, State.BACKOFF, State.FAILED))
 # A prompt is known by its bytes: it may have so many times the tokens that are expected of them.
 _TOKENS_MARGIN = 2
-# Facts about a process end with it.
-_GONE = frozenset((State.STOPPED, State.STOPPING, State.BACKOFF, State.FAILED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +119,8 @@ class InstanceRegistry:
         is_lost = status.state is State.UNHEALTHY and known.status.state is not State.UNHEALTHY
         if is_lost and status.spec.runtime is RuntimeKind.EXTERNAL:
             return replace(known, status=status, facts=None, discovered=False, losses=known.losses + 1)
-        if status.state in _ENDED and status.spec.runtime is not RuntimeKind.EXTERNAL:
+        if status.state in ENDED and status.spec.runtime is not RuntimeKind.EXTERNAL:
+            # What was loaded while it ran, such as adapters, is gone.
             return replace(known, status=status, catalog=known.catalog.only(assumed(status.spec).models))
         return replace(known, status=status)
 

@@ -36,8 +36,6 @@ from syshaxd.observe.metric_readings import (
 from syshaxd.observe.metric_sums import LAG_S, HandoverSums, Histogram, PlacementSums
 from syshaxd.observe.metric_vllm import vllm_families
 
-__all__ = ["LAG_S", "NO_PLACEMENT", "OTHER_ROUTE", "ROUTES", "ClientCounts", "Histogram", "MetricsService"]
-
 ROUTES = frozenset(
     {
         "/v1/chat/completions",

@@ -16,9 +16,7 @@ from syshaxd.core.handover.pairs import Refusal
 from syshaxd.core.parity import PROMPTS, Agreement, Bounds, ParityReport, PromptAnswer, compare, unknown
 from syshaxd.core.types import InstanceSpec
 from syshaxd.instances.registry import InstanceRegistry, RegisteredInstance
-from syshaxd.observe.parity_ask import PATH, ask
-
-__all__ = ["Ask", "ParityService", "ask"]
+from syshaxd.observe.parity_ask import PATH
 
 Ask = Callable[[InstanceSpec], Awaitable[tuple[PromptAnswer, ...]]]
 """Sends the prompts to an instance; raises SyshaxError if that fails."""

@@ -10,7 +10,6 @@ from syshaxd.core.config.aliases import RENAMED_KEYS, SHORT_KEYS, full_keys, new
 from syshaxd.core.config.endpoints import GatewayConfig, TcpConfig, TlsConfig, TracingConfig
 from syshaxd.core.config.exposures import exposures, secret_keys, unprotected
 from syshaxd.core.config.instances import (
-    ServedModel,
     container_name,
     default_model,
     device_of,
@@ -20,11 +19,9 @@ from syshaxd.core.config.instances import (
     named_models,
     on_demand_instances,
     section_of,
-    sections,
 )
 from syshaxd.core.config.keys import (
     ENTRY,
-    Key,
     describe,
     find_key,
     get_value,
@@ -41,8 +38,6 @@ from syshaxd.core.config.services import (
     AUTO,
     ArgValue,
     ContainerConfig,
-    CpuServiceConfig,
-    GpuServiceConfig,
     ServiceConfig,
 )
 
@@ -54,13 +49,9 @@ __all__ = [
     "ArgValue",
     "Config",
     "ContainerConfig",
-    "CpuServiceConfig",
     "GatewayConfig",
-    "GpuServiceConfig",
-    "Key",
     "LifecycleConfig",
     "ModelParams",
-    "ServedModel",
     "ServiceConfig",
     "TcpConfig",
     "TlsConfig",
@@ -88,7 +79,6 @@ __all__ = [
     "path_of",
     "secret_keys",
     "section_of",
-    "sections",
     "set_value",
     "unprotected",
     "unset_value",

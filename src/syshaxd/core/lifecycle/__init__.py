@@ -4,9 +4,9 @@
 
 from syshaxd.core.lifecycle.lifecycle import (
     ALIVE,
+    ENDED,
     HOLDING,
     PROBED,
-    Effects,
     Lifecycle,
     RestartPolicy,
     dependency_event,
@@ -39,6 +39,7 @@ from syshaxd.core.lifecycle.messages import (
 
 __all__ = [
     "ALIVE",
+    "ENDED",
     "HOLDING",
     "PROBED",
     "Abandon",
@@ -47,7 +48,6 @@ __all__ = [
     "DependencyUp",
     "Drained",
     "Effect",
-    "Effects",
     "Event",
     "Exited",
     "Launch",

@@ -44,6 +44,8 @@ ALIVE = frozenset((State.STARTING, State.READY, State.UNHEALTHY, State.DRAINING)
 """A server runs or is being launched, and is not being stopped."""
 HOLDING = frozenset((State.READY, State.UNHEALTHY))
 """Dependent instances can run."""
+ENDED = frozenset((State.STOPPED, State.BACKOFF, State.FAILED))
+"""No server runs."""
 PROBED = frozenset((State.STARTING, State.READY, State.UNHEALTHY))
 """It is probed, once it has a handle."""
 

@@ -6,16 +6,14 @@
 files that are made. `syshax_quantize` carries a plan out and decides nothing.
 """
 
-from syshaxd.core.weights.choice import Choice, choose
-from syshaxd.core.weights.plan import RECORD, Checkpoint, Making, WeightsPlan, plan_weights
+from syshaxd.core.weights.choice import choose
+from syshaxd.core.weights.plan import RECORD, Checkpoint, WeightsPlan, plan_weights
 from syshaxd.core.weights.scheme import Quantize, Scheme, scheme_of
 from syshaxd.core.weights.tensors import Tensor, WeightsError, parse_header
 
 __all__ = [
     "RECORD",
     "Checkpoint",
-    "Choice",
-    "Making",
     "Quantize",
     "Scheme",
     "Tensor",
