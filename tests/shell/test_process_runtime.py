@@ -172,6 +172,17 @@ class TestLaunch:
             f"==== gpu, generation 1: {error.value}"
         ]
 
+    async def test_a_full_disk_is_named(self, runtime: ProcessRuntime, harness: ProcessHarness) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            with pytest.raises(LaunchFailedError, match=rf"can't be written in {harness.folder}: .*make room") as error:
+                await runtime.launch(harness.spec(), 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not error.value.permanent
+        await runtime.terminate(await runtime.launch(harness.spec(), 2), LONG_S)
+
     async def test_a_folder_in_use_by_another_daemon(self, runtime: ProcessRuntime, harness: ProcessHarness) -> None:
         await runtime.adopt(harness.spec())
         with pytest.raises(LaunchFailedError, match="another syshaxd"):

@@ -93,6 +93,7 @@ class DockerRuntime:
         running = self._running.get(spec.name)
         if running is not None and not running.watch.done():
             raise LaunchFailedError(f"{spec.name} still runs as {running.handle.ident[:12]}", permanent=False)
+        await asyncio.to_thread(check_room, self._folder, spec.name)
         log = self._log_of(spec.name)
         await log.limit()
         title = f"==== {spec.name}, generation {generation}"
@@ -102,7 +103,8 @@ class DockerRuntime:
             await self._fetch(spec, generation, given_up)
             state = await self._engine.call(self._api.launch, spec, generation, digest(spec))
         except SyshaxError as error:
-            await log.append(f"{title}: {error}")
+            with suppress(OSError):
+                await log.append(f"{title}: {error}")
             raise
         return self._watch_from_now(spec, state, since_s=None)
 

@@ -20,7 +20,7 @@ from syshaxd.core.launch.launch_faults import LAST_LINES, launch_cause, lines_of
 from syshaxd.core.secrets import safe_words
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec
 from syshaxd.runtime.digest import digest
-from syshaxd.runtime.logfile import LogFile
+from syshaxd.runtime.logfile import LogFile, check_room
 from syshaxd.runtime.process import ending, procfs, shm, tempfolder
 from syshaxd.runtime.process.kernels import check_kernels
 from syshaxd.runtime.process.procfs import Process
@@ -83,6 +83,7 @@ class ProcessRuntime:
             raise LaunchFailedError(f"{spec.name} still runs as pid {running.record.pid}", permanent=False)
         if running is not None and not running.watch.cancelled() and running.watch.exception() is not None:
             await self._end_unwatched(spec.name)
+        await asyncio.to_thread(check_room, self._folder, spec.name)
         log = self._log_of(spec.name)
         await log.limit()
         title = f"==== {spec.name}, generation {generation}"
@@ -99,7 +100,7 @@ class ProcessRuntime:
             await self._check_kernels(spec)
             record = await asyncio.to_thread(self._spawn, spec, record, log.path)
         except LaunchFailedError as error:
-            await log.append(f"{title}: {error}")
+            await _warn(spec.name, "its log", log.append(f"{title}: {error}"))
             raise
         return self._watch_from_now(record, os.pidfd_open(record.pid), is_child=True)
 
