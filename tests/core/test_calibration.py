@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.placement.calibration import Calibration, RunResult, interference, plan, seed
+from syshaxd.core.placement.calibration import Calibration, RunResult, drift, interference, plan, seed
 from syshaxd.core.placement.estimate import Estimates, observe_loads
 from tests.fakes.specs import make_spec
 
@@ -52,6 +52,33 @@ def test_readings_soon_weigh_more_than_the_calibration() -> None:
         load = InstanceLoad(read_at_s=float(number), running=16, token_s=0.05)
         known = observe_loads(known, Snapshot(instances={"gpu": load}))
     assert known.token_s["gpu"].at(16) == pytest.approx(0.05, rel=0.05)
+
+
+def read(
+    times: float, *, readings: int = 160, contexts: tuple[float, ...] = (0.1, 0.5), context_s: float = 0.01
+) -> Estimates:
+    """Estimates that began with RESULTS and then saw batches of 1 to 16 whose steps took so many times as long."""
+    known = seed(Estimates(), RESULTS, "gpu")
+    calibrated = known.token_s["gpu"]
+    for number in range(readings):
+        batch, context = 1 + number % 16, contexts[number // 2 % len(contexts)]
+        token_s = calibrated.at(batch) * times + context_s * context
+        load = InstanceLoad(read_at_s=float(number), running=batch, token_s=token_s, kv_usage_ratio=context)
+        known = observe_loads(known, Snapshot(instances={"gpu": load}))
+    return known
+
+
+@pytest.mark.parametrize("times", [0.25, 4.0])
+def test_readings_that_are_far_off_contradict_a_calibration(times: float) -> None:
+    assert drift(read(times), RESULTS, "gpu") == pytest.approx(times, rel=0.3)
+    assert drift(read(times), RESULTS, "cpu") is None, "it was not read"
+    assert drift(read(times, readings=80), RESULTS, "gpu") is None, "too few"
+    assert drift(read(times, contexts=(0.3,)), RESULTS, "gpu") is None, "it may be the context"
+
+
+@given(st.floats(0.7, 1.4), st.floats(0, 0.02))
+def test_another_instance_at_work_and_long_contexts_contradict_none(times: float, context_s: float) -> None:
+    assert drift(read(times, context_s=context_s), RESULTS, "gpu") is None
 
 
 def test_interference_is_the_ratio_to_the_same_batch_alone() -> None:

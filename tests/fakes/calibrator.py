@@ -17,4 +17,5 @@ def no_calibrator(registry: InstanceRegistry) -> Calibrator:
         running=lambda: 0,
         snapshot=Snapshot,
         seed=lambda calibration, name: None,
+        drift=lambda calibration, name: None,
     )

@@ -32,6 +32,7 @@ class Bench:
         self.path = folder / "state" / "calibration.json"
         self.running = 0
         self.seeded: list[tuple[Calibration, str]] = []
+        self.drifts: dict[str, float] = {}
 
     def new(self) -> Calibrator:
         return Calibrator(
@@ -40,6 +41,7 @@ class Bench:
             running=lambda: self.running,
             snapshot=Snapshot,
             seed=lambda calibration, name: self.seeded.append((calibration, name)),
+            drift=lambda calibration, name: self.drifts.get(name),
         )
 
     async def calibrate(self, *, force: bool = False) -> list[RunResult]:
@@ -92,6 +94,29 @@ async def test_a_calibration_of_other_instances_is_not_used(bench: Bench) -> Non
     values["fingerprints"]["cpu"] = "another"
     bench.path.write_text(json.dumps(values))
     assert await bench.start_again() == ["gpu"]
+
+
+async def test_a_calibration_that_readings_contradict_is_stale_until_the_next_one(bench: Bench) -> None:
+    await bench.calibrate()
+    calibrator = bench.new()
+    registry = bench.both.engine.registry
+    task = asyncio.create_task(calibrator.run())
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            while not calibrator.looked_at >= {"gpu", "cpu"}:
+                await asyncio.sleep(0.001)
+            assert calibrator.status.stale == ()
+            bench.drifts["cpu"] = 3.0
+            while calibrator.status.stale != ("cpu",):
+                registry.on_status(registry.instances["cpu"].status)  # it looks again
+                await asyncio.sleep(0.001)
+            assert calibrator.unmeasured == {"cpu"}
+            bench.drifts.clear()
+            assert [result async for result, _ in calibrator.calibrate(force=False)]
+            assert calibrator.status.stale == ()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"results": [{}]}', "\xff"])

@@ -44,6 +44,7 @@ class Bench:
             running=lambda: len(requests.running),
             snapshot=lambda: self.snapshot,
             seed=self.both.engine.seed_estimates,
+            drift=self.both.engine.drift,
         )
         self.first = FirstCalibration(
             self.calibrator,

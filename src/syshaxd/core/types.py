@@ -325,7 +325,7 @@ class CalibrationStatus:
     runs: int = 0
     """Runs that it consists of; 0: none is running."""
     stale: tuple[str, ...] = ()
-    """Instances that are no longer as they were when they were calibrated."""
+    """Instances that are no longer as they were when they were calibrated, by their fingerprint or their readings."""
     text: str = ""
     """Where a calibration at first start stands, for a person; empty: nothing is to be done."""
 

@@ -362,6 +362,7 @@ def _calibrator(engine: Engine, registry: InstanceRegistry, monitor: SystemMonit
         running=lambda: len(engine.requests.running),
         snapshot=monitor.latest,
         seed=engine.seed_estimates,
+        drift=engine.drift,
     )
 
 

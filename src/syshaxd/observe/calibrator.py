@@ -64,6 +64,7 @@ class Calibrator:
         running: Callable[[], int],
         snapshot: Callable[[], Snapshot],
         seed: Callable[[Calibration, str], None],
+        drift: Callable[[Calibration, str], float | None],
     ) -> None:
         """Reads nothing yet.
 
@@ -73,12 +74,14 @@ class Calibrator:
             running: Tells how many requests of clients run or wait.
             snapshot: The latest readings, which name the GPUs.
             seed: Has the estimates of an instance begin with a calibration.
+            drift: Tells how many times as long as calibrated an instance's steps take, if readings contradict it.
         """
         self._registry = registry
         self._path = path
         self._running = running
         self._snapshot = snapshot
         self._seed = seed
+        self._drift = drift
         self._kept: Calibration | None = None
         self._looked_at: dict[str, tuple[object, _Fit]] = {}
         self._progress = 0, 0
@@ -218,6 +221,7 @@ class Calibrator:
         for spec in self._measurable():
             name, seen = spec.name, (spec, facts.get(spec.name))
             if name in self._looked_at and self._looked_at[name][0] == seen:
+                self._check_drift(name)
                 continue
             if spec.device is Device.CUDA and not (snapshot.gpus_read_at_s or snapshot.gpu_error):
                 continue  # its GPU was not read yet
@@ -229,6 +233,15 @@ class Calibrator:
             elif kept is not None and fit is _Fit.FITS:
                 self._seed(kept, name)
             self._looked_at[name] = seen, fit
+
+    def _check_drift(self, name: str) -> None:
+        """Gives up a calibration that fits an instance by its fingerprint, but not by its readings."""
+        seen, fit = self._looked_at[name]
+        if fit is not _Fit.FITS or self._kept is None or (times := self._drift(self._kept, name)) is None:
+            return
+        self._looked_at[name] = seen, _Fit.STALE
+        text = f"{name}: its calibration is stale: a step takes {times:.2g} times as long now"
+        _log.info("%s; `syshaxctl calibrate` measures it again", text)
 
     async def _fingerprint(self, spec: InstanceSpec) -> str:
         """Of hardware, model, engine and weights."""

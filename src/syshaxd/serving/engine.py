@@ -20,7 +20,7 @@ from syshaxd.core.errors import (
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.admission import Admission
-from syshaxd.core.placement.calibration import Calibration
+from syshaxd.core.placement.calibration import Calibration, drift
 from syshaxd.core.placement.claims import Claim, Fleet, Granted
 from syshaxd.core.placement.decision import Decision, InferenceRequest
 from syshaxd.core.placement.holdout import report_trial
@@ -349,6 +349,10 @@ class Engine:
     def seed_estimates(self, calibration: Calibration, name: str) -> None:
         """Starts the estimates of an instance from what a calibration measured."""
         self._admission.seed_estimates(calibration.results, name)
+
+    def drift(self, calibration: Calibration, name: str) -> float | None:
+        """How many times as long as calibrated a step of an instance takes, if readings contradict the calibration."""
+        return drift(self._admission.estimates, calibration.results, name)
 
     # Instances.
 

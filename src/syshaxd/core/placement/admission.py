@@ -22,6 +22,7 @@ from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
 from syshaxd.core.placement.calibration import RunResult, seed
 from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, HelpSwitched, Refused
 from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, Reject, RunOn, Wait
+from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.holdout import Holdout
 from syshaxd.core.placement.interference import report
 from syshaxd.core.placement.migration import Migration
@@ -67,6 +68,11 @@ class Admission:
     def holdout(self) -> Holdout:
         """What is measured of help by CPUs."""
         return self._placer.holdout
+
+    @property
+    def estimates(self) -> Estimates:
+        """What has been measured."""
+        return self._placer.estimates
 
     @property
     def interference(self) -> tuple[Interference, ...]:

@@ -20,6 +20,10 @@ _LEAST_INTERFERENCE = 0.01
 """Short runs cannot show less."""
 _OBSERVATIONS = 2
 """Each run counts as so many readings, so that later readings soon outweigh it."""
+_MIN_READINGS = 100
+"""Readings after which the runs count for nothing."""
+_STALE_TIMES = 2.0
+"""A step takes so many times as long or as short: more than another instance beside it, or chance, can do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +123,22 @@ def seed(estimates: Estimates, results: Sequence[RunResult], name: str) -> Estim
         pair: max(_LEAST_INTERFERENCE, times - 1) for pair, times in interference(results).items() if name in pair
     }
     return replace(estimates, token_s=token_s, prefill_s=prefill_s, interference={**estimates.interference, **beside})
+
+
+def drift(estimates: Estimates, results: Sequence[RunResult], name: str) -> float | None:
+    """How many times as long as in the runs a step of an instance takes by its readings, if they contradict the runs.
+
+    Both are compared at a batch that the runs had, without context.
+    """
+    then = seed(Estimates(), results, name).token_s.get(name)
+    now = estimates.token_s.get(name)
+    if then is None or now is None or not now.knows_context:
+        return None
+    if now.by_batch.count < then.by_batch.count + _MIN_READINGS:
+        return None
+    batch = min(now.by_batch.x, max(result.batch for result in results if result.instance == name))
+    times = now.at(batch, 0.0) / then.at(batch)
+    return None if 1 / _STALE_TIMES < times < _STALE_TIMES else times
 
 
 def interference(results: Sequence[RunResult]) -> dict[tuple[str, str], float]:

@@ -78,8 +78,13 @@ class StepTime:
 
     @property
     def context_slope(self) -> float:
-        """Seconds that a full KV cache adds at the same batch; never negative."""
-        return max(0.0, self.covariance / self.variance) if self.variance >= _MIN_VARIANCE else 0.0
+        """Seconds that a full KV cache adds at the same batch; never negative, and 0 if it is not known."""
+        return max(0.0, self.covariance / self.variance) if self.knows_context else 0.0
+
+    @property
+    def knows_context(self) -> bool:
+        """Whether batches of one size were seen with contexts of different lengths."""
+        return self.variance >= _MIN_VARIANCE
 
     @property
     def error_ratio(self) -> float:
