@@ -30,7 +30,7 @@ def running(binding: Binding) -> NumaUsage:
     """An instance that keeps to its binding as vLLM does: a process for each rank, one thread pinned to each CPU."""
     fence = binding.cpuset or binding.cpus
     threads = [Thread(pid=SERVER_PID, tid=SERVER_PID, name="vllm", cpus=fence)]
-    memory = [Memory(pid=SERVER_PID, own_bytes={binding.memory_nodes[-1]: GIB}, file_bytes={7: GIB})]
+    memory = [Memory(pid=SERVER_PID, own_bytes={binding.memory_nodes[-1]: GIB})]
     for rank, group in enumerate(binding.groups):
         pid = SERVER_PID + 1 + rank
         threads.append(Thread(pid=pid, tid=pid, name="worker", cpus=fence))
@@ -114,10 +114,10 @@ def test_a_rank_whose_memory_is_on_another_ranks_node_has_drifted() -> None:
     assert verification.remote_memory_ratio == 4 / 17
 
 
-def test_a_little_memory_elsewhere_and_pages_of_files_are_no_drift() -> None:
+def test_a_little_memory_elsewhere_is_no_drift() -> None:
     binding = plan_binding(KUNPENG, dialect=Dialect.STOCK)
     placement = running(binding)
-    touched_before = Memory(pid=7, own_bytes={3: 60 * MIB}, file_bytes={3: 100 * GIB})
+    touched_before = Memory(pid=7, own_bytes={3: 60 * MIB})
     assert verify_binding(binding, replace(placement, memory=(*placement.memory, touched_before)), KUNPENG).ok
     a_lot = replace(touched_before, own_bytes={3: GIB})
     verification = verify_binding(binding, replace(placement, memory=(*placement.memory, a_lot)), KUNPENG)

@@ -307,7 +307,6 @@ def _threads(folder: Path, pid: int) -> Iterator[Thread]:
 
 def _memory(path: Path, pid: int) -> Memory:
     own: dict[int, int] = {}
-    files: dict[int, int] = {}
     for line in _proc(path).splitlines():
         if not _MAPPING.fullmatch(line):
             raise TopologyError(f"{path}: {line!r} is not a mapping")
@@ -315,8 +314,8 @@ def _memory(path: Path, pid: int) -> Memory:
             size = _PAGE_SIZE.search(line)
             if size is None:
                 raise TopologyError(f"{path}: {line!r} has no kernelpagesize_kB")
-            is_file = " file=" in line and not _SHARED_MEMORY.search(line)
-            part = files if is_file else own
+            if " file=" in line and not _SHARED_MEMORY.search(line):
+                continue
             for node, count in pages:
-                part[int(node)] = part.get(int(node), 0) + int(count) * int(size[1]) * _KIB
-    return Memory(pid=pid, own_bytes=own, file_bytes=files)
+                own[int(node)] = own.get(int(node), 0) + int(count) * int(size[1]) * _KIB
+    return Memory(pid=pid, own_bytes=own)

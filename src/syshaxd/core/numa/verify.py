@@ -30,13 +30,12 @@ class Thread:
 class Memory:
     """Memory of one process, by node.
 
-    File pages are counted separately: they are shared, and stay on the node that read them first.
+    File pages are left out: they are shared, and stay on the node that read them first.
     """
 
     pid: int
     own_bytes: Mapping[int, int] = field(default_factory=dict)
     """Heap, stacks, anonymous and shared memory, huge pages."""
-    file_bytes: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
