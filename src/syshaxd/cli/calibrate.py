@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
-from html import escape
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -21,18 +21,18 @@ from syshaxd.cli.connection import run
 from syshaxd.cli.options import output_option
 from syshaxd.client import ControlClient
 from syshaxd.core.placement.calibration import RunResult, interference
+from syshaxd.core.report import svg
 from syshaxd.system.terminal import controlled
-
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd")
-_WIDTH, _HEIGHT, _MARGIN = 480, 240, 56
 
 
 @click.command()
 @click.option("--force", is_flag=True, help="Measure even while requests are running; this slows them down.")
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Also write a plot to this file.")
+@click.option(
+    "--svg", "picture", type=click.Path(path_type=Path, dir_okay=False), help="Also write a plot to this file."
+)
 @output_option
 @click.pass_obj
-def calibrate(socket: Path | None, *, force: bool, svg: Path | None, output: str) -> None:
+def calibrate(socket: Path | None, *, force: bool, picture: Path | None, output: str) -> None:
     """Measures the instances by short runs of requests.
 
     Each instance is measured alone, then GPUs and CPUs together. The results are kept in the state folder, and
@@ -56,10 +56,10 @@ def calibrate(socket: Path | None, *, force: bool, svg: Path | None, output: str
                     progress.update(task, total=answer["runs"], completed=len(results))
 
     run(socket, work)
-    if svg is not None:
-        svg.write_text(draw(results), "utf-8")
+    if picture is not None:
+        picture.write_text(draw(results), "utf-8")
     if output == "json":
-        click.echo(json.dumps([_values(result) for result in results], indent=2))
+        click.echo(json.dumps([asdict(result) for result in results], indent=2))
         return
     show_results(results, show.console())
 
@@ -71,11 +71,6 @@ def show_results(results: Sequence[RunResult], console: Console) -> None:
         console.print(Text("\n".join(["", *_chart(results, console.width), ""])))
     for (name, other), ratio in interference(results).items():
         console.print(Text(f"{name}: a token takes {ratio:.2f} times as long while {other} computes"))
-
-
-def _values(result: RunResult) -> dict[str, object]:
-    names = ("instance", "batch", "prompt_tokens", "beside", "first_s", "token_s")
-    return {name: getattr(result, name) for name in names}
 
 
 def _table(results: Sequence[RunResult]) -> Table:
@@ -108,35 +103,11 @@ def _chart(results: Sequence[RunResult], width: int) -> list[str]:
 
 
 def draw(results: Sequence[RunResult]) -> str:
-    """An SVG document: milliseconds a token over the requests that run, a line for each instance."""
-    names = list(dict.fromkeys(result.instance for result in results))
-    most_batch = max(result.batch for result in results)
-    most_s = max(1e-9, *(result.token_s for result in results))
-    width, height = _WIDTH + 2 * _MARGIN, _HEIGHT + 3 * _MARGIN
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<g transform="translate({_MARGIN},{_MARGIN})" font-size="12">',
-        '<text x="0" y="-12">ms a token over requests at once; circles: beside the other instance</text>',
-        f'<path d="M0,0V{_HEIGHT}H{_WIDTH}" fill="none" stroke="black"/>',
-        f'<text x="-4" y="10" text-anchor="end">{1000 * most_s:.3g}</text>',
-    ]
-
-    def at(result: RunResult) -> tuple[float, float]:
-        return _WIDTH * result.batch / most_batch, _HEIGHT * (1 - result.token_s / most_s)
-
-    for batch in sorted({result.batch for result in results}):
-        x = _WIDTH * batch / most_batch
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT + 16}" text-anchor="middle">{batch}</text>')
-    for number, name in enumerate(names):
-        colour = _COLOURS[number % len(_COLOURS)]
-        mine = sorted((one for one in results if one.instance == name), key=lambda one: one.batch)
-        points = " ".join("{:.1f},{:.1f}".format(*at(one)) for one in mine if not one.beside)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for one in mine:
-            if one.beside:
-                x, y = at(one)
-                parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="none" stroke="{colour}"/>')
-        parts.append(f'<rect x="{140 * number}" y="{_HEIGHT + 31}" width="14" height="10" fill="{colour}"/>')
-        parts.append(f'<text x="{140 * number + 20}" y="{_HEIGHT + 40}">{escape(name)}</text>')
-    return "\n".join([*parts, "</g></svg>"]) + "\n"
+    """An SVG document: a line for each instance, circles for what it did beside another one."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    circles: dict[str, list[tuple[float, float]]] = {}
+    for one in results:
+        shown = circles if one.beside else lines
+        shown.setdefault(one.instance, []).append((one.batch, 1000 * one.token_s))
+    title = "ms a token over requests at once; circles: beside another"
+    return svg.draw([svg.Panel(title, lines, circles)], heading="calibration")

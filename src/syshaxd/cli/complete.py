@@ -3,7 +3,7 @@
 """Shell completion. Any error here means no completions."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from syshaxd.core.config import ENTRY, enabled_services, find_key, keys_in
 from syshaxd.core.errors import SyshaxError
+from syshaxd.core.types import InstanceStatus
 from syshaxd.system import configfile, rundir
 
 _PATIENCE_S = 1.0
@@ -19,17 +20,24 @@ _PATIENCE_S = 1.0
 
 def instances(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of instances by model: the daemon's, or the configuration file's if no daemon answers."""
-    try:
-        socket = context.find_root().params.get("socket")
-        states = asyncio.run(_states(rundir.find_socket(socket)))
-    except (SyshaxError, TimeoutError):
-        states = dict.fromkeys(_configured(), "")
-    return [CompletionItem(name, help=state) for name, state in states.items() if name.startswith(incomplete)]
+    statuses = _statuses(context)
+    if statuses is None:
+        return [CompletionItem(name) for name in _configured() if name.startswith(incomplete)]
+    from syshaxd.cli.groups import by_model  # noqa: PLC0415 - rich is slow to load, too
+
+    return [
+        CompletionItem(each.spec.name, help=f"{model}, {each.state}")
+        for model, group in by_model(statuses).items()
+        for each in group
+        if each.spec.name.startswith(incomplete)
+    ]
 
 
 def models(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of models: the daemon's, or the configuration file's if no daemon answers."""
-    return [CompletionItem(name) for name in _models(context) if name.startswith(incomplete)]
+    statuses = _statuses(context)
+    found = _configured().values() if statuses is None else (each.spec.served_model for each in statuses)
+    return [CompletionItem(name) for name in dict.fromkeys(found) if name.startswith(incomplete)]
 
 
 def models_and_instances(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -39,45 +47,28 @@ def models_and_instances(context: click.Context, parameter: click.Parameter, inc
     return found + [item for item in instances(context, parameter, incomplete) if item.value not in known]
 
 
-def _models(context: click.Context) -> list[str]:
+def _statuses(context: click.Context) -> Sequence[InstanceStatus] | None:
+    """The daemon's instances; None: no daemon answers."""
     try:
-        return asyncio.run(_served(rundir.find_socket(context.find_root().params.get("socket"))))
+        return asyncio.run(_ask(rundir.find_socket(context.find_root().params.get("socket"))))
     except (SyshaxError, TimeoutError):
-        return _configured_models()
+        return None
 
 
-async def _served(socket: Path) -> list[str]:
-    # As below.
-    from syshaxd.client import ControlClient  # noqa: PLC0415
+async def _ask(socket: Path) -> Sequence[InstanceStatus]:
+    from syshaxd.client import ControlClient  # noqa: PLC0415 - gRPC is slow to load; most completions don't need it
 
     async with asyncio.timeout(_PATIENCE_S), ControlClient(socket) as client:
-        return list(dict.fromkeys(each.spec.served_model for each in (await client.status()).instances))
+        return (await client.status()).instances
 
 
-def _configured_models() -> list[str]:
+def _configured() -> Mapping[str, str]:
+    """The models of the configuration file's instances, by instance."""
     try:
         config = configfile.load(configfile.default_path())
     except SyshaxError:
-        return []
-    named = (service.model or config.models.default for service in enabled_services(config).values())
-    return list(dict.fromkeys(named))
-
-
-async def _states(socket: Path) -> dict[str, str]:
-    # gRPC and rich are slow to load, and most completions don't need them.
-    from syshaxd.cli.groups import by_model  # noqa: PLC0415
-    from syshaxd.client import ControlClient  # noqa: PLC0415
-
-    async with asyncio.timeout(_PATIENCE_S), ControlClient(socket) as client:
-        models = by_model((await client.status()).instances)
-        return {each.spec.name: f"{model}, {each.state}" for model, its in models.items() for each in its}
-
-
-def _configured() -> tuple[str, ...]:
-    try:
-        return tuple(enabled_services(configfile.load(configfile.default_path())))
-    except SyshaxError:
-        return ()
+        return {}
+    return {name: service.model or config.models.default for name, service in enabled_services(config).items()}
 
 
 def _content() -> Mapping[str, Any]:
