@@ -222,6 +222,8 @@ def refuse_router_fields(body: RequestBody) -> None:
     Raises:
         BadRequestError: The body has it.
     """
+    if body.raw.keys().isdisjoint((*_ROUTER_FIELDS, _EXTRA_FIELDS)):
+        return
     for name in _ROUTER_FIELDS:
         if body.short(name):
             _refuse(name)

@@ -61,8 +61,9 @@ def read_piece(event: Mapping[str, Any], plain: frozenset[str] = PLAIN_DELTA) ->
     """Returns what an event's choice has, of a chat or not; `plain`: what a delta may have that tokens tell."""
     choice = event["choices"][0]
     piece = _read_choice(choice, plain)
-    more = {name: value for name, value in event.items() if name not in _KNOWN_FIELDS}
-    return replace(piece, more=more) if more else piece
+    if _KNOWN_FIELDS.issuperset(event):
+        return piece
+    return replace(piece, more={name: value for name, value in event.items() if name not in _KNOWN_FIELDS})
 
 
 def _read_choice(choice: Mapping[str, Any], plain: frozenset[str]) -> Piece:
@@ -71,12 +72,12 @@ def _read_choice(choice: Mapping[str, Any], plain: frozenset[str]) -> Piece:
     delta, logprobs = choice.get("delta"), choice.get("logprobs")
     if delta is None:
         return Piece(choice.get("text") or "", ids, *ending, logprobs=logprobs)
+    text, silent = delta.get("content") or "", not delta and ending[0] is None
+    if PLAIN_DELTA.issuperset(delta):
+        return Piece(text, ids, *ending, logprobs=logprobs, silent=silent)
     more = [name for name, value in delta.items() if value and name not in PLAIN_DELTA]
-    silent = not delta and ending[0] is None
     parsed = not plain.issuperset(more)
-    return Piece(
-        delta.get("content") or "", ids, *ending, delta if more else None, parsed, logprobs=logprobs, silent=silent
-    )
+    return Piece(text, ids, *ending, delta if more else None, parsed, logprobs=logprobs, silent=silent)
 
 
 class ChunkWriter:

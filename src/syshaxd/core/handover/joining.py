@@ -78,7 +78,8 @@ class JoinedAnswer(AnswerSoFar):
         self._plain_delta = REASONED_DELTA if tells_reasoning else PLAIN_DELTA
         self._tells_ids = self._writer.tells_ids
         self._to_be_continued = to_be_continued
-        self._limit, self._restated = token_limit(body), RestatedText("")
+        self._limit = token_limit(body) if to_be_continued else None
+        self._restated = RestatedText("")
         self.part_id: str | None = None
         """The id that the present part has given itself."""
         self.part_over = self._begun = False
@@ -153,21 +154,24 @@ class JoinedAnswer(AnswerSoFar):
             self._restated = RestatedText(self.text)
 
     def pass_event(self, event: bytes) -> Iterator[bytes]:
-        """Takes one event of the first instance's stream; yields what to send.
+        """Takes one event of the first instance's stream; returns what to send, piece by piece.
 
         Raises:
             InstanceFailedError: The event tells of a failure.
         """
-        for each in self._in_turn(event):
-            yield self._pass_event(each)
-        looks_ahead = self._ahead is not None and self._ahead.active
-        self.takes_unparsed = self._begun and not (self._held or self._parses_all or looks_ahead)
+        return map(self._pass_event, self._in_turn(event))
 
     def _in_turn(self, event: bytes | Mapping[str, Any]) -> Sequence[Any]:
         """What is to be taken now that this event has come."""
         return (event,) if self._ahead is None else self._ahead.in_turn(event)
 
     def _pass_event(self, event: bytes) -> bytes:
+        out = self._passed(event)
+        looks_ahead = self._ahead is not None and self._ahead.active
+        self.takes_unparsed = self._begun and not (self._held or self._parses_all or looks_ahead)
+        return out
+
+    def _passed(self, event: bytes) -> bytes:
         text = event.removeprefix(DATA).rstrip(b"\n")
         if text == _DONE:
             self._told_done = True
@@ -175,7 +179,7 @@ class JoinedAnswer(AnswerSoFar):
         if not event.startswith(DATA):
             return event  # a comment
         told = jsontext.loads(text)
-        if is_refusal(told.get("error")):
+        if "error" in told and is_refusal(told["error"]):
             self.finished = self.refused = True
             return event
         pieces = self._read(told)
@@ -192,7 +196,7 @@ class JoinedAnswer(AnswerSoFar):
             return event if self._tells_ids else _IDS.sub(_null, event)
         if not pieces and self._held and self._held[-1].silent:
             return b""
-        self._sent_early = sum(not piece.silent for piece in self._held)
+        self._sent_early = sum(not piece.silent for piece in self._held) if self._held else 0
         return _IDS.sub(_null, event)
 
     def take(self, event: Mapping[str, Any]) -> bytes:
@@ -227,7 +231,9 @@ class JoinedAnswer(AnswerSoFar):
             self._writer.tell_usage()  # also where the client did not ask: the instance is told to
         self.part_id = event.get("id")
         choice = event["choices"][0]
-        piece = self._without_repetition(read_piece(event, self._plain_delta))
+        piece = read_piece(event, self._plain_delta)
+        if self._to_be_continued:
+            piece = self._without_repetition(piece)
         if piece.finish_reason in _BROKEN_OFF:
             raise InstanceFailedError(f"the instance broke off: finish_reason {excerpt(str(piece.finish_reason))}")
         if not self.prompt_ids:
@@ -242,8 +248,6 @@ class JoinedAnswer(AnswerSoFar):
 
     def _without_repetition(self, piece: Piece) -> Piece:
         """The piece as a part of the whole answer: without what the client has, and without the end of a mere part."""
-        if not self._to_be_continued:
-            return piece
         text, reason = self._restated.push(piece.text), piece.finish_reason
         if reason is not None:
             text += self._restated.end()

@@ -193,10 +193,11 @@ class Relay(Response):
         tail = self._tail
         if self.is_stream and (at := tail.rfind(_ERROR)) >= 0:
             self._answer.outcome = Outcome.FAILED if failure_in(tail[at:]) is not None else Outcome.CLIENT_ERROR
-        prompt, completion = _PROMPT_TOKENS.findall(tail), _COMPLETION_TOKENS.findall(tail)
+        told = tail if b'_tokens"' in tail else b""  # most streams tell no usage
+        prompt, completion = _PROMPT_TOKENS.findall(told), _COMPLETION_TOKENS.findall(told)
         if prompt:
             self.tokens_in = int(prompt[-1])
-        if cached := _CACHED_TOKENS.findall(tail):
+        if cached := _CACHED_TOKENS.findall(told):
             name, count = cached[-1]
             self.cached_tokens = int(count)
             # Anthropic does not count them among the others.
