@@ -13,7 +13,8 @@ gateways.json: {"name": {"cmd": [...], "port": N, "cwd": "...", "env": {...},
                          "rounds": 2, "skip": ["c"], "start_timeout": 60}}
   port: where it listens on 127.0.0.1; slow: scales the number of requests (not of c,
   c50); rounds, skip: fewer rounds, scenarios left out; cpus: instead of --gw-cpus;
-  movable: its streams can move between the engines: it counts as started once they can.
+  movable: its streams can move between the engines: it counts as started once they can;
+  key: what clients send as their API key.
 The name "direct" needs no entry.  Only the standard library is used.
 """
 
@@ -132,6 +133,9 @@ class Gateway:
                 "stream": movable,
             }
         ).encode()
+        headers = {"content-type": "application/json"}
+        if self.spec.get("key"):
+            headers["authorization"] = f"Bearer {self.spec['key']}"
         before = stats()["movable"]
         end = time.time() + self.spec.get("start_timeout", 60)
         err = None
@@ -139,9 +143,7 @@ class Gateway:
             if self.proc.poll() is not None:
                 raise RuntimeError(f"{self.name} ended with {self.proc.returncode}")
             try:
-                req = urllib.request.Request(
-                    f"http://127.0.0.1:{self.port}/v1/chat/completions", body, {"content-type": "application/json"}
-                )
+                req = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/chat/completions", body, headers)
                 with urllib.request.urlopen(req, timeout=5) as r:
                     r.read()
                     if r.status == 200 and (stats()["movable"] > before or not movable):
@@ -187,6 +189,8 @@ def run_load(port, opts, n, sec, cpus, spec, warm):
     ] + opts
     if spec.get("model"):
         cmd += ["-model", spec["model"]]
+    if spec.get("key"):
+        cmd += ["-key", spec["key"]]
     out = subprocess.run(cmd, stdout=subprocess.PIPE, timeout=sec * 3 + 120, check=True).stdout
     return json.loads(out)
 

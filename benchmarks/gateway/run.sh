@@ -4,7 +4,7 @@
 #
 # run.sh WORKDIR SYSHAXD [bench.py options]: sysHAX's gateway beside nginx and vllm-router, against a mock engine.
 # Needs Go, nginx and taskset (on Debian: apt-get install golang-go nginx), Python 3.11 with pip. Ports 9101, 9102, 9211, 9214,
-# 9215 to 9218 and 29214 on loopback. About two minutes a round; prints Markdown tables, keeps results.jsonl in WORKDIR.
+# 9215 to 9219 and 29214 on loopback. About two minutes a round; prints Markdown tables, keeps results.jsonl in WORKDIR.
 # With --streams as the first option: thousands of streams at once, see streams.py; with --bursts, see bursts.py.
 # BASELINE=SYSHAXD adds the syshaxd of another version, with hand-over off.
 set -euo pipefail
@@ -36,7 +36,8 @@ http {
                  proxy_buffering off; proxy_request_buffering off; } }
 }
 N
-# As by default, streams can move between the two instances; then with that switched off.
+# As users run it: streams can move between the two instances, and each client has an API key with limits. Then without
+# a key, and with hand-over off as well.
 # The mock engine counts for both ports together, so neither may look full.
 config() {
   cat <<Y
@@ -52,15 +53,22 @@ Y
 config true 9215 1000 > "$work/syshax-9215.yaml"
 config false 9217 1000 > "$work/syshax-9217.yaml"
 config false 9218 1000 > "$work/syshax-9218.yaml"
+config true 9219 1000 > "$work/syshax-9219.yaml"
 config true 9215 6000 > "$work/syshax-streams.yaml"
 config false 9215 6000 > "$work/syshax-streams-off.yaml"
-mkdir -p "$work"/state{,-9215,-9217,-9218}
-python3 - "$work" "$syshaxd" "$here/pump.py" "${BASELINE:+$(realpath "$BASELINE")}" <<'P'
+mkdir -p "$work"/state-{9215,9217,9218,9219,streams}
+# The client's key; its limits are counted, and never reached.
+keys=$work/state-9215/syshax/api_keys
+rm -f "$keys"
+key=$("$(dirname "$syshaxd")/syshaxctl" keys create bench --file "$keys" --requests-per-minute 1000000000 \
+  --tokens-per-minute 1000000000000 --max-requests 100000 2>/dev/null)
+mkdir -p -m 700 "$work/state-streams/syshax" && cp "$keys" "$work/state-streams/syshax/api_keys"
+python3 - "$work" "$syshaxd" "$here/pump.py" "$key" "${BASELINE:+$(realpath "$BASELINE")}" <<'P'
 import json
 import sys
 from pathlib import Path
 
-work, syshaxd, pump, baseline = sys.argv[1:]
+work, syshaxd, pump, key, baseline = sys.argv[1:]
 engines = ["http://127.0.0.1:9101", "http://127.0.0.1:9102"]
 router = [f"{work}/vllm-router/bin/vllm-router", "--host", "127.0.0.1", "--port", "9214", "--prometheus-port", "29214"]
 
@@ -80,17 +88,18 @@ gateways = {
         "port": 9214,
     },
     "pump (Python)": {"cmd": [f"{Path(syshaxd).parent}/python", pump, "9216", "9101", "9102"], "port": 9216},
-    "sysHAX": {**syshax(9215), "movable": True},
-    "sysHAX (hand-over off)": syshax(9217),
+    "sysHAX": {**syshax(9215), "movable": True, "key": key},
+    "sysHAX (no key)": {**syshax(9219), "movable": True},
+    "sysHAX (no key, hand-over off)": syshax(9217),
 }
 if baseline:
-    gateways["baseline (hand-over off)"] = syshax(9218, baseline)
+    gateways["baseline (no key, hand-over off)"] = syshax(9218, baseline)
 with open(f"{work}/gateways.json", "w") as file:
     json.dump(gateways, file, indent=1)
 P
 if [ "${1:-}" = --streams ]; then
   shift
-  exec python3 "$here/streams.py" "$work" "$syshaxd" "$@"
+  exec python3 "$here/streams.py" "$work" "$syshaxd" "$key" "$@"
 fi
 program=bench.py
 [ "${1:-}" = --bursts ] && program=bursts.py

@@ -3,11 +3,11 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Thousands of streams at once through one syshaxd on one core, at several rates of chunks.
 
-  streams.py WORKDIR SYSHAXD [--streams 5000] [--rates 2500,5000,10000,20000] [--seconds 15] [--off]
+  streams.py WORKDIR SYSHAXD KEY [--streams 5000] [--rates 2500,5000,10000,20000] [--seconds 15] [--off]
 
-WORKDIR is that of run.sh, which builds and configures everything. Engine and load generator share the other core. All
-streams run before the measured time begins, and until it is over. "direct" goes from the load generator to the engine:
-what the gateway adds is the difference. Prints a Markdown table.
+WORKDIR is that of run.sh, which builds and configures everything, and makes the clients' KEY. Engine and load generator
+share the other core. All streams run before the measured time begins, and until it is over. "direct" goes from the load
+generator to the engine: what the gateway adds is the difference. Prints a Markdown table.
 """
 
 import argparse
@@ -25,6 +25,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("work")
     p.add_argument("syshaxd")
+    p.add_argument("key")
     p.add_argument("--streams", type=int, default=5000)
     p.add_argument("--rates", default="2500,5000,10000,20000", help="chunks/s of all streams together")
     p.add_argument("--seconds", type=float, default=15.0, help="measured, after all streams have begun")
@@ -41,8 +42,9 @@ def main():
     syshax = {
         "cmd": [a.syshaxd, "--config", f"{a.work}/{config}.yaml"],
         "port": 9215,
-        "env": {"XDG_STATE_HOME": f"{a.work}/state"},
+        "env": {"XDG_STATE_HOME": f"{a.work}/state-streams"},
         "movable": not a.off,
+        "key": a.key,
     }
     print(
         f"{a.streams:,} streams; hand-over {'off' if a.off else 'on'}\n\n"
@@ -86,7 +88,7 @@ def measure(a, gateway, rate, engine):
             for name, at_s in (("start", start_s), ("end", start_s + a.seconds)):
                 threading.Timer(at_s, look, (name,)).start()
             movable = bench.stats()["movable"]
-            told = bench.run_load(gateway.port, options, a.streams, 600, a.load_cpus, {}, 0)
+            told = bench.run_load(gateway.port, options, a.streams, 600, a.load_cpus, gateway.spec, 0)
         finally:
             gateway.stop()
     (cpu0, _, stats0), (cpu1, mib, stats1) = looked["start"], looked["end"]

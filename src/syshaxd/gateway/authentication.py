@@ -186,8 +186,8 @@ def _scheme(headers: Mapping[str, str]) -> str:
 
 def _given(headers: Mapping[str, str], *, basic_too: bool) -> str:
     """The key that a request carries; empty: none."""
-    value = headers.get("Authorization", "").strip().partition(" ")[2]
-    match _scheme(headers):
+    scheme, _, value = headers.get("Authorization", "").strip().partition(" ")
+    match scheme.lower():
         case "bearer":
             return value.strip()
         case "basic" if basic_too:  # what a browser can send: the key is the password
