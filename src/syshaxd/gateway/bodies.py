@@ -8,14 +8,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from syshaxd.core.errors import BadRequestError, RequestTimeoutError, TooLargeError
 from syshaxd.core.handover.rules import KNOWN_FIELDS, split_of
 from syshaxd.core.wire.body import SMALL_BYTES, UNREADABLE, BodyReader, RequestBody, as_bool, as_int
 from syshaxd.core.wire.form import model_in_form
-from syshaxd.gateway.connection import ClientConnection, ClientRequest
+from syshaxd.gateway.connection import ClientConnection, ClientRequest, UnreadableBodyError
 from syshaxd.gateway.limits import BodyBudget, Limits
 from syshaxd.gateway.routes import CHAT, COMPLETIONS, OFFLOADED_CHAT, RESPONSES
 
@@ -80,7 +79,7 @@ class BodyIntake:
                 f"the body arrived too slowly: {held.size_bytes} bytes so far "
                 "(gateway.body_timeout_s, gateway.min_body_bytes_per_s)"
             ) from None
-        except (web.RequestPayloadError, HttpProcessingError):
+        except (UnreadableBodyError, HttpProcessingError):
             raise BadRequestError("the body is not encoded as the request's head says", code="invalid_body") from None
 
     async def _receive_pieces(self, request: ClientRequest, client: ClientConnection, held: "HeldBody") -> bytes:

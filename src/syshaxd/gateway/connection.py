@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol, cast
 
-from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser, HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
@@ -33,6 +32,10 @@ _MAX_HEADER_LINES = 128
 # SO_LINGER: on, zero seconds.
 _RESET = struct.pack("ii", 1, 0)
 _TUNNELS = frozenset(("websocket", "tcp"))
+
+
+class UnreadableBodyError(Exception):
+    """A body is not encoded as its head says."""
 
 
 class Phase(Enum):
@@ -119,7 +122,7 @@ class ClientConnection(BaseProtocol):
             max_line_size=limits.max_header_bytes,
             max_field_size=limits.max_header_bytes,
             max_headers=_MAX_HEADER_LINES,
-            payload_exception=web.RequestPayloadError,
+            payload_exception=UnreadableBodyError,
         )
         super().__init__(loop, parser)
         self._owner = owner
