@@ -80,7 +80,7 @@ class Folder:
             raise FolderError(f"arena_dir {path}: {error.strerror}") from error
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
             raise FolderError(
-                f"arena_dir {path}: a folder of this user's own is wanted (mode 0700, owner {os.geteuid()}), found "
+                f"arena_dir {path}: must be a folder of this user alone (mode 0700, owner {os.geteuid()}), but has "
                 f"mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}{_kind(found.st_mode)}; who can write "
                 "there can forge KV caches. Remove it, or name another one"
             )

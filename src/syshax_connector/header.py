@@ -154,7 +154,7 @@ def _head(data: bytes) -> tuple[dict[str, Any], bytes]:
     except (ValueError, RecursionError) as error:
         raise BadHeaderError(f"malformed: {error!r}") from error
     if not isinstance(fixed, dict):
-        raise BadHeaderError("malformed: an object is wanted")
+        raise BadHeaderError("malformed: not an object")
     return fixed, raw
 
 

@@ -88,7 +88,7 @@ class Producer:
             if key in self._entries or self._folder.exists(key):
                 raise RefusedError("key", f"the key {key} is in use: each hand-over needs a new one")
             if size > self._extents.most_bytes:
-                raise RefusedError("budget", f"{size} bytes are wanted, arena_bytes is {self._settings.arena_bytes}")
+                raise RefusedError("budget", f"{size} bytes are needed, arena_bytes is {self._settings.arena_bytes}")
             for rank in range(self._ranks):
                 if not (path := self._folder.arena_path(self._owner, rank)).exists():
                     raise RefusedError("arena", f"{path}: not there; it is being made, or there is no room for it")
@@ -98,7 +98,7 @@ class Producer:
                 extent = self._extents.take(size) or self._evict(size)
             if extent is None:
                 raise RefusedError(
-                    "budget", f"{size} bytes are wanted, {self.used_bytes} of {self._settings.arena_bytes} are taken"
+                    "budget", f"{size} bytes are needed, {self.used_bytes} of {self._settings.arena_bytes} are taken"
                 )
             self._entries[key] = _Entry(extent)
             return extent

@@ -67,12 +67,12 @@ def refused(key: str, tokens: int, size_bytes: int, reason: str) -> dict[str, An
 
 def _mapping(value: object, name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise BadParamsError(f"{name}: an object is wanted, not {type(value).__name__}")
+        raise BadParamsError(f"{name}: must be an object, not {type(value).__name__}")
     return value
 
 
 def _key(entry: Mapping[str, Any], name: str) -> str:
     key = entry.get("key")
     if not is_key(key):
-        raise BadParamsError(f"{name}.key: 1 to 128 letters, digits, - and _ are wanted, not {str(key)[:80]!r}")
+        raise BadParamsError(f"{name}.key: must be 1 to 128 letters, digits, - and _, not {str(key)[:80]!r}")
     return str(key)

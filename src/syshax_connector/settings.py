@@ -54,14 +54,14 @@ def parse(extra: Mapping[str, Any]) -> Settings:
     if "arena_dir" in values:
         values["arena_dir"] = Path(_typed(values, "arena_dir", str))
         if not values["arena_dir"].is_absolute():
-            raise SettingsError(f"arena_dir: an absolute path is wanted, not {values['arena_dir']}")
+            raise SettingsError(f"arena_dir: must be an absolute path, not {values['arena_dir']}")
     for name in ("ttl_s", "wait_s", "sweep_s"):
         if name in values and not (values[name] == values[name] and 0 <= _typed(values, name, (int, float)) <= 86400):
-            raise SettingsError(f"{name}: seconds between 0 and 86400 are wanted, not {values[name]}")
+            raise SettingsError(f"{name}: must be from 0 to 86400 seconds, not {values[name]}")
     if values.get("sweep_s") == 0:
-        raise SettingsError("sweep_s: more than 0 is wanted")
+        raise SettingsError("sweep_s: must be more than 0")
     if "arena_bytes" in values and _typed(values, "arena_bytes", int) < _MIB:
-        raise SettingsError(f"arena_bytes: at least {_MIB} are wanted, not {values['arena_bytes']}")
+        raise SettingsError(f"arena_bytes: must be at least {_MIB}, not {values['arena_bytes']}")
     for name, kind in (("identity", str), ("payload_checksum", bool)):
         if name in values:
             _typed(values, name, kind)
@@ -72,5 +72,5 @@ def _typed(values: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) 
     value = values[name]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         wanted = kind.__name__ if isinstance(kind, type) else "a number"
-        raise SettingsError(f"{name}: {wanted} is wanted, not {value!r}")
+        raise SettingsError(f"{name}: must be {wanted}, not {value!r}")
     return value

@@ -35,7 +35,7 @@ class Arena:
         """Takes room for a save; returns why there is none."""
         size, taken = tokens * self.token_bytes, sum(self.kept.values())
         if self.size_bytes and taken + size > self.size_bytes:
-            return f"{size} bytes are wanted, {taken} of {self.size_bytes} are taken"
+            return f"{size} bytes are needed, {taken} of {self.size_bytes} are taken"
         self.kept[key] = size
         return ""
 

@@ -67,7 +67,7 @@ async def watch_start(
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TEST_TIMEOUT_S)) as session:
         if not is_testable:
-            _log.info("connectivity test: left out, as clients need a certificate (gateway.tls.client_ca)")
+            _log.info("connectivity test: skipped, as clients need a certificate (gateway.tls.client_ca)")
         chatting = [spec for spec in registry.ready if registry.instances[spec.name].catalog.serves_route(*_CHAT)]
         for spec in chatting if is_testable else ():
             headers = {"Authorization": f"Bearer {key}"} if key else own_headers(spec)
@@ -164,7 +164,7 @@ async def _chat(
             raise InstanceFailedError(f"{answer.status}: {said['error']['message']}")
         content = said["choices"][0]["message"]["content"]
     except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError, InstanceFailedError) as error:
-        look = f"`syshaxctl logs {name}` may tell why"
+        look = f"`syshaxctl logs {name}` may say why"
         if spec.runtime is RuntimeKind.EXTERNAL:
             look = f"does {spec.address.url('/v1/models')} name {model}, as the configuration does?"
         _log.warning("connectivity test: %s failed: %s; %s", name, error, look, extra={"instance": name})

@@ -80,9 +80,9 @@ def test_an_instance_that_names_no_gpus_has_all() -> None:
 
 def test_no_gpu_is_promised_twice_unless_memory_shares_say_so() -> None:
     a, b = service(1, gpus=[0]), service(2, gpus=[0])
-    assert "GPU 0 is promised to a, too" in faults(a=a, b=b)["services.b.gpus"]
+    assert "GPU 0 is given to a, too" in faults(a=a, b=b)["services.b.gpus"]
     env = service(2, env={"CUDA_VISIBLE_DEVICES": 0})
-    assert "GPU 0 is promised to a, too" in faults(a=a, b=env)["services.b.gpus"]
+    assert "GPU 0 is given to a, too" in faults(a=a, b=env)["services.b.gpus"]
     assert "a-0" in faults(a=service(1, replicas=2, gpus=[0]))["services.a.gpus"]
     half = {"gpu-memory-utilization": 0.45}
     assert len(specs(a=a | {"args": half}, b=b | {"args": half})) == 2
@@ -206,7 +206,7 @@ def test_all_faults_are_told_at_once() -> None:
     )
     assert problems(found) == {
         "services.a.gpus": "GPU 5: this host has GPUs 0-1",
-        "services.c.gpus": "GPU 1 is promised to b, too; name others, or give each a share of its memory "
+        "services.c.gpus": "GPU 1 is given to b, too; name others, or give each a share of its memory "
         "(args.gpu-memory-utilization), at most 1 together",
         "services.d.gpus": "a GPU is named twice, by its index and its UUID",
         "services.e.gpus": "e needs 1 GPU with 90% of the memory free, but this host has 0-1, of which a has 5; "
@@ -248,7 +248,7 @@ def test_cores_far_from_the_gpus_of_an_instance_are_told() -> None:
     (fault,) = bound.faults["a"]
     assert fault.rule is Rule.GPU_NODE
     assert not fault.blocking
-    assert fault.detail == "none is near to the instance's GPUs, which are on node 1 with CPUs 20-39"
+    assert fault.detail == "none is near the instance's GPUs, which are on node 1 with CPUs 20-39"
 
 
 def test_gpus_are_drawn_with_their_owners() -> None:

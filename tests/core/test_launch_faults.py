@@ -28,7 +28,7 @@ TEXTS = (
             "with the model's max seq len (131072), (16.0 GiB KV cache is needed, which is larger than the available "
             "KV cache memory (3.42 GiB). Based on the available memory, the estimated maximum model length is 28016."
         ),
-        "one request of 131072 tokens takes 16.0 GiB, and 3.42 GiB are there: lower services.gpu.args.max-model-len",
+        "tokens takes 16.0 GiB, but only 3.42 GiB are available: lower services.gpu.args.max-model-len",
     ),
     (
         "ValueError: Free memory on device cuda:0 (1.5/79.1 GiB) on startup is less than desired GPU memory",

@@ -62,7 +62,9 @@ def test_each_limit_is_told() -> None:
     meter.check(0.0)
     meter.begin(0.0)
     meter.begin(0.0)
-    with pytest.raises(RateLimitedError, match="the API key a may have 2 requests at a time, and has 2") as caught:
+    with pytest.raises(
+        RateLimitedError, match="the API key a may have 2 requests at a time, and already has 2"
+    ) as caught:
         meter.check(0.0)
     assert caught.value.limit == "concurrent"
     meter.end()

@@ -131,7 +131,7 @@ def test_a_kernel_without_numa_is_one_node() -> None:
         (KUNPENG_LSCPU.replace("list:    0-159", "list:    0-"), "'On-line CPU\\(s\\) list': '0-'"),
         (KUNPENG_LSCPU.replace("Socket(s):            2", "Socket(s):            two"), "'two', not a count"),
         (KUNPENG_LSCPU.replace("core:   1", "core:   3"), "does not show which of CPUs 0-39 share a core"),
-        (NUMACTL.replace("node 3 size: 0 MB\n", ""), "is the text whole"),
+        (NUMACTL.replace("node 3 size: 0 MB\n", ""), "is the text complete"),
         (NUMACTL.split("  0:", maxsplit=1)[0], "distances of 0"),
         (NUMACTL.replace("  3:  21  10\n", ""), "distances of 1"),
         ('{"lscpu": [{"field": "On-line CPU(s) list:", "data": "0"}]}', "not the output of `lscpu -J -e`"),

@@ -43,7 +43,7 @@ def test_the_file_holds_hashes_and_is_for_its_owner_alone(path: Path) -> None:
 def test_a_name_is_taken_until_its_key_is_revoked(path: Path) -> None:
     keys = ApiKeys(path)
     keys.create("alice")
-    with pytest.raises(ConflictError, match="there is an API key alice already"):
+    with pytest.raises(ConflictError, match="an API key named alice already exists"):
         keys.create("alice")
     keys.revoke("alice")
     keys.create("alice")

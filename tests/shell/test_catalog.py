@@ -62,7 +62,7 @@ async def test_an_instance_that_hides_its_routes_may_be_asked_for_any(openapi: A
 
 @pytest.mark.parametrize("models", [None, {}, [], {"data": 7}, {"data": [{}]}])
 async def test_an_instance_that_does_not_tell_its_models_is_a_failure_that_names_it(models: Any) -> None:
-    with pytest.raises(InstanceFailedError, match="does not tell its models"):
+    with pytest.raises(InstanceFailedError, match="does not report its models"):
         await read(models, PATHS)
 
 
@@ -71,7 +71,7 @@ async def test_what_else_it_does_not_tell_is_said_in_a_line_for_people() -> None
         url = server.make_url("/version")
         with pytest.raises(InstanceFailedError) as caught:
             await read_facts(session, _spec(server.port))
-    assert str(caught.value) == f"gpu does not tell its version and tokens: 404, message='Not Found', url='{url}'"
+    assert str(caught.value) == f"gpu does not report its version and tokens: 404, message='Not Found', url='{url}'"
 
 
 async def test_nobody_there_is_a_failure_too() -> None:

@@ -146,7 +146,7 @@ def test_a_model_that_cannot_be_quantised_is_a_fault_of_the_key(home: Path) -> N
         ({"device": "cuda", "runtime": "process", "python": "p", "model": "/m"}, r"services.cpu.quantize: .*CPUs only"),
         (
             {"runtime": "process", "python": "p", "model": "/m", "args": {"quantization": "fp8"}},
-            r"services.cpu.args.quantization: does not go with services.cpu.quantize",
+            r"services.cpu.args.quantization: cannot be combined with services.cpu.quantize",
         ),
         ({"runtime": "external"}, r"services.cpu.quantize: syshaxd does not start this instance"),
         (

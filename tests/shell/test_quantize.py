@@ -306,7 +306,7 @@ def test_a_making_that_is_killed_says_what_to_look_at(code: int) -> None:
         (lambda model: (model / "config.json").write_text("{"), "can't be understood"),
         (lambda model: (model / "config.json").write_text("[]"), "no JSON object"),
         (lambda model: next(model.glob("*.safetensors")).unlink(), "lacks model-00001"),
-        (lambda model: os.truncate(next(model.glob("*.safetensors")), 100), "not a whole safetensors file"),
+        (lambda model: os.truncate(next(model.glob("*.safetensors")), 100), "not a complete safetensors file"),
         (lambda model: [path.unlink() for path in model.glob("*.safetensors")], "holds no .*safetensors"),
     ],
 )
@@ -338,7 +338,7 @@ def test_what_is_being_made_is_not_removed(tmp_path: Path) -> None:
 
     def remove(done: int, total: int) -> None:
         for each in weights.kept(tmp_path / "kept"):
-            with pytest.raises(ConflictError, match="may be in the making") as caught:
+            with pytest.raises(ConflictError, match="may still be in progress") as caught:
                 weights.remove(tmp_path / "kept", each.path.name)
             refused.append(str(caught.value))
         if list((tmp_path / "kept").glob(".making-*/model-00002*.safetensors")):

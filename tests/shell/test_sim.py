@@ -425,7 +425,7 @@ async def test_a_kv_cache_takes_its_room_and_its_time_on_the_way() -> None:
     told = store.save_in(arena, "first", range(8))
     assert (told["state"], told["bytes"]) == ("saving", 700)
     refused = store.save_in(arena, "second", range(8))
-    assert (refused["state"], refused["reason"]) == ("refused", "700 bytes are wanted, 700 of 1000 are taken")
+    assert (refused["state"], refused["reason"]) == ("refused", "700 bytes are needed, 700 of 1000 are taken")
     began_s = loop.time()
     await store.published("first")
     assert loop.time() - began_s >= 0.06

@@ -70,6 +70,6 @@ async def test_a_failed_connectivity_test_says_what_was_answered_and_where_to_lo
     told = [record.getMessage() for record in caplog.records if record.name == "syshaxd.startup"]
     failed = "failed: 503: no such model here"
     assert told == [
-        f"connectivity test: gpu {failed}; `syshaxctl logs gpu` may tell why",
+        f"connectivity test: gpu {failed}; `syshaxctl logs gpu` may say why",
         f"connectivity test: cpu {failed}; does http://127.0.0.1:8002/v1/models name m, as the configuration does?",
     ]

@@ -141,5 +141,7 @@ class RolloutProgress:
 
     def result(self) -> str:
         """How it ended."""
-        done = f"{self._count} restarted, all READY" if self._restarts else "nothing runs: nothing was restarted"
+        done = (
+            f"{self._count} restarted, all READY" if self._restarts else "nothing is running, so nothing was restarted"
+        )
         return f"{time.monotonic() - self._began_s:6.1f} s  {done}"

@@ -242,7 +242,9 @@ class ControlClient:
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise self._slow() from None
             if code is grpc.StatusCode.UNIMPLEMENTED:
-                raise errors.SyshaxError(f"syshaxd on {self.path} can't do that: it is of another version") from None
+                raise errors.SyshaxError(
+                    f"syshaxd on {self.path} does not support this: it has another version"
+                ) from None
             if code in _GONE:
                 raise self._gone() from None
             raise _ERRORS.get(code, errors.SyshaxError)(text) from None

@@ -40,7 +40,7 @@ class Orders:
             self.hurry.set()
             return
         self.leave_running = leave_running
-        rest = "; instances run on" if leave_running else ""
+        rest = "; instances keep running" if leave_running else ""
         _log.info("%s: stopping after the running requests%s; a second one stops at once", who, rest)
         self.stop.set()
 
@@ -67,7 +67,7 @@ async def _reload(reconfigurer: Reconfigurer) -> None:
     except SyshaxError as error:
         sdnotify.notify(f"STATUS=the last reload failed: {str(error).splitlines()[0]}")
     except Exception:  # noqa: BLE001 - whatever it is: what runs, runs on
-        _log.exception("the reload failed by a fault of syshaxd")
-        sdnotify.notify("STATUS=the last reload failed by a fault of syshaxd: see the log")
+        _log.exception("the reload failed because of a fault in syshaxd")
+        sdnotify.notify("STATUS=the last reload failed because of a fault in syshaxd: see the log")
     finally:
         sdnotify.notify("READY=1")

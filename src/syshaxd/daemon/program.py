@@ -48,7 +48,7 @@ def main(config_path: Path | None, log_level: str, *, check_config: bool) -> Non
     """Runs sysHAX in the foreground: supervises the instances and serves the OpenAI API.
 
     SIGINT and SIGTERM stop it after the running requests; a second one stops it at once. SIGUSR1 stops only the daemon:
-    instances run on, and the next daemon adopts them. SIGHUP applies the configuration file.
+    instances keep running, and the next daemon adopts them. SIGHUP applies the configuration file.
 
     \b
     Examples:
@@ -116,7 +116,7 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
         fault = await daemon.run()
         disorder = await daemon.stop(fault)
     if fault is not None:
-        raise SyshaxError(f"syshaxd has ended by a fault of its own; instances run on: {fault}") from fault
+        raise SyshaxError(f"syshaxd has failed; instances keep running: {fault}") from fault
     if disorder is not None:
         raise SyshaxError(f"syshaxd did not stop cleanly, see its log: {disorder}") from disorder
     _log.info("stopped")

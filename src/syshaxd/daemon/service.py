@@ -86,7 +86,7 @@ class Service:
         fault = supervision.exception()
         if not isinstance(fault, Exception):
             return None
-        _log.critical("the supervision of instances has failed: stopping; instances run on", exc_info=fault)
+        _log.critical("the supervision of instances has failed: stopping; instances keep running", exc_info=fault)
         return fault
 
     async def stop(self, fault: Exception | None) -> Exception | None:

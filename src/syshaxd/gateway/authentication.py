@@ -16,7 +16,7 @@ from syshaxd.core.types import InstanceSpec
 from syshaxd.system import api_keys
 from syshaxd.system.api_keys import ApiKeys
 
-# Routers and orchestrators ask them, and they tell nothing else.
+# Routers and orchestrators probe them, and they reveal nothing else.
 _OPEN = frozenset(("/health", "/live", "/ping", "/ready"))
 _METRICS = frozenset(("/metrics",))
 _FOR_ANY_KEY = frozenset(("/load",))

@@ -131,13 +131,13 @@ class BodyIntake:
             self._thread.submit(time.sleep, min(time.perf_counter() - began_s, _MAX_PAUSE_S))
 
     def take(self, held_bytes: int, size_bytes: int) -> None:
-        """A body that has so many bytes takes more. Raises TooLargeError or UnavailableError."""
+        """Adds to a body of this size. Raises TooLargeError or UnavailableError."""
         if held_bytes + size_bytes > self._limits.max_body_bytes:
             raise self._too_large("more")
         self._budget.take(size_bytes)
 
     def give_back(self, size_bytes: int) -> None:
-        """A body of so many bytes is held no more."""
+        """Releases a body of this size."""
         self._budget.give_back(size_bytes)
         self._is_untrimmed = self._is_untrimmed or size_bytes > SMALL_BYTES
 
@@ -146,7 +146,7 @@ class BodyIntake:
         return TooLargeError(f"the body has {size} bytes; at most {limit} are taken (gateway.max_body_bytes)")
 
     def trim(self) -> None:
-        """Has the C library return what it keeps of the memory of large bodies."""
+        """Makes the C library return the memory of large bodies that it keeps."""
         if self._is_untrimmed and _malloc_trim is not None:
             self._is_untrimmed = False
             self._thread.submit(_malloc_trim, 0)

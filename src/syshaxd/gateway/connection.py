@@ -23,9 +23,10 @@ from syshaxd.gateway.errors import Answer
 from syshaxd.gateway.limits import Limits
 from syshaxd.serving.request import Flow
 
-# A client that was told to go has so long to take its last answer, and to send what is left of its request.
+# A client whose connection is being closed has this long to take its last answer, and to send what is left of its
+# request.
 _CLOSING_LIMIT_S = 5.0
-# A client with so many requests that wait for the answers before them is not read from meanwhile.
+# While this many requests of a client wait for the answers before them, nothing more is read from it.
 _MAX_AHEAD = 16
 _READ_AHEAD_BYTES = 256 * 1024
 _MAX_HEADER_LINES = 128

@@ -78,7 +78,7 @@ class Front:
             connection.abort()
 
     def closed(self, connection: ClientConnection) -> None:
-        """ConnectionOwner: counts it no more."""
+        """ConnectionOwner: no longer counts it."""
         address = self.open.pop(connection)
         self._per_address[address] -= 1
         if not self._per_address[address]:

@@ -221,7 +221,7 @@ class Gateway:
         return request.keep_alive and not (client.refused or self._stopping)
 
     def _examine(self, client: ClientConnection, request: ClientRequest, request_id: str) -> Request | Answer:
-        """What is asked of an instance, or the answer."""
+        """The request for an instance, or the answer."""
         client.answer_lines = b""
         path = ""
         origin = request.headers.get("Origin")

@@ -57,8 +57,9 @@ class Listener:
                 port = self._servers[-1].sockets[0].getsockname()[1]
                 if handed:
                     _log.warning(
-                        "syshaxd.socket has not the address of services.conductor (%s), which refuses connections "
-                        "while syshaxd restarts; set its ListenStream= with `systemctl edit syshaxd.socket`",
+                        "syshaxd.socket does not listen at the address of services.conductor (%s), which "
+                        "therefore refuses connections while syshaxd restarts; set its ListenStream= with `systemctl "
+                        "edit syshaxd.socket`",
                         Address(host, port),
                     )
         except (OSError, UnicodeError) as error:

@@ -86,8 +86,8 @@ class RateLimiter:
         for limit in (self._max_prompt_tokens, None if key is None else key.max_prompt_tokens):
             if limit is not None and tokens > limit:
                 raise BadRequestError(
-                    f"the request has about {tokens} tokens, and a prompt may have {limit} (gateway.max_prompt_tokens, "
-                    "or the API key's limit)",
+                    f"the request has about {tokens} tokens; a prompt may have at most {limit} "
+                    "(gateway.max_prompt_tokens, or the API key's limit)",
                     code="context_length_exceeded",
                 )
 

@@ -42,7 +42,7 @@ async def read_facts(session: aiohttp.ClientSession, spec: InstanceSpec) -> Inst
         )
     except NO_ANSWER as error:
         why = why_no_answer(error, spec.host)
-        raise InstanceFailedError(f"{spec.name} does not tell its version and tokens: {why}") from error
+        raise InstanceFailedError(f"{spec.name} does not report its version and tokens: {why}") from error
 
 
 async def _json(request: Any) -> Mapping[str, Any]:

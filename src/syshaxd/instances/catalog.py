@@ -113,7 +113,7 @@ async def read_catalog(session: aiohttp.ClientSession, spec: InstanceSpec) -> Ca
             models = {str(model["id"]): model for model in listed}
     except NO_ANSWER as error:
         why = why_no_answer(error, spec.host)
-        raise InstanceFailedError(f"{spec.name} does not tell its models: {why}") from error
+        raise InstanceFailedError(f"{spec.name} does not report its models: {why}") from error
     try:
         async with session.get(f"{base}/openapi.json", headers=own_headers(spec), timeout=_TIMEOUT) as answer:
             answer.raise_for_status()

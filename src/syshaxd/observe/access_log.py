@@ -26,7 +26,7 @@ _MODE = 0o640
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who has asked, and what."""
+    """A client and its request."""
 
     client: str
     """The client's address."""

@@ -38,11 +38,11 @@ _TEXT = "the quick brown fox jumps over a lazy dog and sails far beyond every qu
 
 
 class _Fit(Enum):
-    """Whether a calibration is one of an instance as it is now."""
+    """Whether a calibration fits an instance as it is now."""
 
     FITS = auto()
     STALE = auto()
-    """It is one of the instance as it was."""
+    """It fits the instance as it was, not as it is."""
     MISSING = auto()
 
 
@@ -71,10 +71,10 @@ class Calibrator:
         Args:
             registry: The instances.
             path: The file that keeps the results.
-            running: Tells how many requests of clients run or wait.
+            running: Returns how many requests of clients run or wait.
             snapshot: The latest readings, which name the GPUs.
-            seed: Has the estimates of an instance begin with a calibration.
-            drift: Tells how many times as long as calibrated an instance's steps take, if readings contradict it.
+            seed: Makes the estimates of an instance begin with a calibration.
+            drift: Returns how many times as long as calibrated an instance's steps take, if readings contradict it.
         """
         self._registry = registry
         self._path = path
@@ -139,7 +139,9 @@ class Calibrator:
         if self._busy:
             raise ConflictError("a calibration is running already")
         if (count := self._running()) and not force:
-            raise ConflictError(f"{count} requests are running: they would be slowed down and distort what is measured")
+            raise ConflictError(
+                f"{count} requests are running: the measurement would slow them down, and they would distort it"
+            )
         specs = {spec.name: spec for spec in self._measurable()}
         if not specs:
             raise ConflictError(f"no instance that has {_PATH} is ready to be measured")

@@ -211,7 +211,7 @@ class BindingMonitor:
             return
         if known.drifts:
             what = "; ".join(map(str, known.drifts))
-            _log.warning("%s: drifted from its CPU binding: %s; restarting it repairs that", name, what)
+            _log.warning("%s: drifted from its CPU binding: %s; restart it to repair this", name, what)
         else:
             _log.info("%s: back on its CPU binding", name)
         for on_drift in self._subscribers:

@@ -140,7 +140,7 @@ _PARITY_GAUGES: tuple[tuple[str, str, Callable[[Figures], float]], ...] = (
 
 
 def offload_families(trial: OffloadTrial) -> Iterator[Metric]:
-    """What is measured of help by the CPU."""
+    """What help by the CPU gains, predicted and measured."""
     yield GaugeMetricFamily("syshax_offload_enabled", "0 while the CPU does not help, as it gains nothing.", trial.on)
     values = {"measured": trial.measured_s, "low": trial.low_s, "high": trial.high_s, "predicted": trial.predicted_s}
     known = {name: value for name, value in values.items() if value is not None}

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""A digest that tells whether a running server matches its spec."""
+"""A digest that shows whether a running server matches its spec."""
 
 import hashlib
 import json

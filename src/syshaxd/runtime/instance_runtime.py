@@ -67,7 +67,7 @@ class InstanceRuntime(Protocol):
         """
 
     def is_away(self) -> bool:
-        """Whether what it acts through is gone for now: a server that does not answer then may be none the worse."""
+        """Whether what it acts through is away: a server that does not answer meanwhile may still be healthy."""
 
     async def close(self) -> None:
         """Releases the runtime's own resources; instances keep running."""

@@ -153,7 +153,7 @@ class LogFile:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """A file for this user alone, whatever the umask: engines print what they are told, and what they are asked."""
+    """A file for this user alone, whatever the umask: engines print their settings and their requests."""
     descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, _MODE)
     os.fchmod(descriptor, _MODE)  # one that an earlier version has made
     return descriptor

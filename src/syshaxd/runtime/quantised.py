@@ -29,7 +29,7 @@ class QuantisedRuntime:
         Args:
             inner: What launches and ends the instances.
             worker_of: Returns what makes the weights for a launch of an instance, by its spec and generation.
-            note: Is told of an instance's launch, by its name and generation, how far it is.
+            note: Called with an instance's name and generation, and the progress of its launch.
         """
         self._inner = inner
         self._worker_of = worker_of

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Runs `syshax_quantize` in an engine's environment, and tells how far it is."""
+"""Runs `syshax_quantize` in an engine's environment, and reports its progress."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ _NO_NUMPY = "No module named 'numpy'"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a making is."""
+    """The progress of making weights."""
 
     done_bytes: int
     total_bytes: int

@@ -184,7 +184,9 @@ class Failures:
         """Takes a retry from the budget. Raises InstanceFailedError if the budget is used up."""
         reserve = 2 * sum(spec.max_num_seqs for spec in self._registry.specs.values())
         if not self.budget.spend(reserve, self._loop.time()):
-            raise InstanceFailedError(f"{why}; too many requests fail to try each on another (system.retry_ratio)")
+            raise InstanceFailedError(
+                f"{why}; too many requests are failing to try each on another (system.retry_ratio)"
+            )
 
     def check_start_over(
         self, request: Request, instance: str, error: SyshaxError, why: str, *, last_try: bool

@@ -167,7 +167,7 @@ class Handover:
             stays = f"{path}: only chats and texts continue on another instance"
         stays = stays or self._parser_reason(inference, body)
         if not stays and path == CHAT_PATH and body.short("logprobs") and not self._takes_chat_ids:
-            stays = "logprobs: before vLLM 0.32 a chat continues as a text, which tells them in another form"
+            stays = "logprobs: before vLLM 0.32 a chat continues as a text, which reports them in another form"
         if not why and path not in self._prompt_paths:
             why = stays or whole_answer_because(body)
         if not why and inference.pinned is not None:

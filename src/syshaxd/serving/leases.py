@@ -119,4 +119,4 @@ def _check(ttl_s: float) -> None:
 
 
 def _no_lease(lease_id: str) -> NotFoundError:
-    return NotFoundError(f"no lease {lease_id!r}: it has ended, its time is over, or an operator has cancelled it")
+    return NotFoundError(f"no lease {lease_id!r}: it has ended or expired, or an operator has cancelled it")

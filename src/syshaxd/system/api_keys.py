@@ -97,7 +97,7 @@ class ApiKeys:
 
         def add(keys: Sequence[ApiKey]) -> Sequence[ApiKey]:
             if any(other.name == name for other in keys):
-                raise ConflictError(f"there is an API key {name} already; revoke it first, or choose another name")
+                raise ConflictError(f"an API key named {name} already exists; revoke it first, or choose another name")
             return (*keys, key)
 
         self._change(add)
@@ -157,4 +157,4 @@ def _read(path: Path) -> KeyRing | None:
     try:
         return KeyRing(parse_keys(content.decode()))
     except (ConfigError, ValueError) as error:
-        raise SyshaxError(f"{path} does not hold API keys: {error}; mend or remove it") from None
+        raise SyshaxError(f"{path} does not hold API keys: {error}; fix or remove it") from None

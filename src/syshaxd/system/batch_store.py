@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Batches and their files in the state folder: SQLite for what is known of them, one file each for the contents.
 
-A line's result is committed before the line counts as done, so a batch goes on after a restart where it was: a line
-whose result is stored is never asked again. All methods block, and belong to one thread.
+A line's result is committed before the line counts as done, so a batch continues after a restart where it stopped: a
+line whose result is stored is never asked again. All methods block, and belong to one thread.
 """
 
 import json

@@ -82,9 +82,9 @@ def default_path() -> Path:
 
 
 def use_state_of_daemon(path: Path) -> None:
-    """Has this process look for state where the daemon that uses this file keeps it.
+    """Makes this process look for state where the daemon that uses this file keeps it.
 
-    It is for commands that tell what that daemon does. The system's file is the service's, for which systemd sets the
+    It is for commands that show what that daemon does. The system's file is the service's, for which systemd sets the
     folder; another file is used by a daemon of the same user.
     """
     if path.absolute() == _SYSTEM_PATH and rundir.SERVICE_STATE.is_dir():

@@ -98,8 +98,8 @@ def _arena_fault(folder: Path) -> str:
         return ""
     what = "a folder" if stat.S_ISDIR(found.st_mode) else "no folder"
     return (
-        f"{folder} is {what} of user {found.st_uid} with mode {stat.S_IMODE(found.st_mode):04o}: one of user "
-        f"{os.getuid()} alone (0700) is wanted; remove it, or set offload.arena_dir to another one in shared memory"
+        f"{folder} is {what} of user {found.st_uid} with mode {stat.S_IMODE(found.st_mode):04o}: it must belong "
+        f"to user {os.getuid()} alone (0700); remove it, or set offload.arena_dir to another one in shared memory"
     )
 
 

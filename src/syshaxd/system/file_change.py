@@ -25,7 +25,7 @@ class FileChange:
         self._draft = replacing.Draft(self._path, self._text)
 
     def commit(self) -> str:
-        """Replaces the file. Returns what is to be told of it; raises ConfigError: it is as before."""
+        """Replaces the file. Returns a message about it; raises ConfigError: it is as before."""
         assert self._draft is not None
         note = ""
         with replacing.locked(self._path):

@@ -146,7 +146,7 @@ def cpu_time_s(pid: int, root: Path = _ROOT) -> float:
         except ProcessGoneError:
             continue
         except (ValueError, IndexError):
-            raise TopologyError(f"{path} does not tell the CPU time") from None
+            raise TopologyError(f"{path} does not show the CPU time") from None
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -225,7 +225,7 @@ def _memory_bytes(path: Path) -> int:
 
 
 def _groups(root: Path, online: tuple[int, ...], names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    """The groups of online CPUs that the first of these files under cpuN/topology that exists tells."""
+    """The groups of online CPUs, by the first of these files under cpuN/topology that exists."""
     folders = {cpu: root / _CPUS / f"cpu{cpu}" / "topology" for cpu in online}
     first = folders[online[0]]
     name = next((name for name in names if (first / name).exists()), None)

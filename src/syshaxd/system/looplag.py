@@ -34,7 +34,7 @@ class LoopLag:
         return self._late_at_s >= since_s or self._loop.time() - self._due_s >= LATE_S
 
     def close(self) -> None:
-        """Looks no more."""
+        """Stops sampling."""
         self._timer.cancel()
 
     def _plan(self) -> None:

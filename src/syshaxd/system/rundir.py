@@ -32,14 +32,14 @@ def socket_path(configured: str | None) -> Path:
         try:
             path = Path(configured).expanduser().absolute()
         except RuntimeError as error:  # `~` of a user without a home, or of none
-            raise SyshaxError(f"control.socket: {configured}: {error}; give the whole path") from None
+            raise SyshaxError(f"control.socket: {configured}: {error}; give the full path") from None
     elif folders := os.environ.get("RUNTIME_DIRECTORY"):  # created by systemd for this service
         path = Path(folders.split(":")[0], _SOCKET)
     else:
         path = _user_sockets()[0]
     if (size := len(os.fsencode(path))) > _MAX_PATH_BYTES:
         raise SyshaxError(
-            f"the socket's path {path} has {size} bytes, and {_MAX_PATH_BYTES} is the most; "
+            f"the socket's path {path} has {size} bytes, and may have {_MAX_PATH_BYTES}; "
             "set control.socket to a shorter one"
         )
     return path
@@ -118,7 +118,7 @@ def folder_fault(folder: Path) -> str | None:
     if not stat.S_ISDIR(info.st_mode):
         return "is not a folder"
     if info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX:
-        return "can be written to by everybody"
+        return "can be written to by all users"
     return None
 
 

@@ -114,7 +114,7 @@ def _tensors(path: Path) -> tuple[Tensor, ...]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if not 0 < length <= min(MOST_HEADER_BYTES, size):
-            raise WeightsError(f"{path.name} is not a whole safetensors file; copy it again")
+            raise WeightsError(f"{path.name} is not a complete safetensors file; copy it again")
         return parse_header(path.name, file.read(length), size)
 
 
@@ -195,7 +195,9 @@ def remove(folder: Path, name: str) -> Path:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConflictError(f"{path} may be in the making: interrupt that, or stop its instance, first") from None
+            raise ConflictError(
+                f"{path} may still be in progress: interrupt that, or stop its instance, first"
+            ) from None
         shutil.rmtree(path)
     return path
 

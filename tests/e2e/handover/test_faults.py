@@ -165,7 +165,7 @@ def test_a_full_arena_refuses_and_recovers(engines: Engines) -> None:
         saved = engines.a.complete(token_ids, 1, **saving(key := new_key())).transfer
         states.append(saved["state"])
         if saved["state"] == "refused":
-            assert "bytes are wanted" in saved["reason"]
+            assert "bytes are needed" in saved["reason"]
             answer = engines.b.complete(token_ids, 5, **loading(key))
             assert answer.token_ids == engines.a.complete(token_ids, 5).token_ids
     assert states == ["saving"] * 8 + ["refused"] * 2

@@ -57,7 +57,7 @@ class ApiKey(Section):
 
     @property
     def is_limited(self) -> bool:
-        """It has a limit of requests or tokens in a time, or at a time."""
+        """Whether it has a limit of requests or tokens a minute, or of requests at a time."""
         return not (self.requests_per_minute is self.tokens_per_minute is self.max_requests is None)
 
     def permits(self, model: str) -> bool:
@@ -93,7 +93,7 @@ class KeyRing:
         """The key of this name. Raises UnauthorizedError: there is none, or it has expired."""
         key = self._by_name.get(name)
         if key is None:
-            raise UnauthorizedError(f"the API key {name} has been revoked" if name else "an API key is needed now")
+            raise UnauthorizedError(f"the API key {name} has been revoked" if name else "an API key is now required")
         return _unexpired(key, now_s)
 
 

@@ -66,16 +66,16 @@ def memory_share(service: ServiceConfig) -> float:
 
 
 def sharing_fault(key: str, gpu: str, others: Iterable[str]) -> ConfigFault:
-    """That a GPU is promised to others, too, who need more of its memory than is left."""
+    """The fault that a GPU is also given to others, which need more of its memory than is left."""
     return ConfigFault(
         f"{key}.gpus",
-        f"GPU {gpu} is promised to {' and '.join(others)}, too; name others, or give each a share of its "
+        f"GPU {gpu} is given to {' and '.join(others)}, too; name others, or give each a share of its "
         f"memory (args.{_SHARE}), at most 1 together",
     )
 
 
 def faults_of_gpus(config: Config) -> Iterator[ConfigFault]:
-    """GPUs that are named in a wrong way, too few or too many for an instance, or promised twice."""
+    """GPUs that are named in a wrong way, too few or too many for an instance, or given out twice."""
     services = enabled_services(config)
     taken: dict[str, dict[str, float]] = {}
     on_demand = on_demand_instances(config)

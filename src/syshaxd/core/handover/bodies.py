@@ -59,7 +59,7 @@ def loading_body(body: Mapping[str, Any], load: str | None) -> bytes:
 
 
 def movable_body(body: Mapping[str, Any], key: str, load: str | None = None) -> bytes:
-    """The request as it is, but for telling its tokens, and for saving its KV under `key` when it is given up.
+    """The request as it is, except that it returns its tokens, and saves its KV under `key` if it is aborted.
 
     Args:
         body: The client's.

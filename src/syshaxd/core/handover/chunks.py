@@ -44,7 +44,7 @@ class Piece(msgspec.Struct, frozen=True):
     parsed: bool = False
     """The delta cannot be told from the tokens alone."""
     count: int | None = None
-    """Number of tokens, where the instance tells it without their ids."""
+    """Number of tokens, where the instance reports it without their ids."""
     more: Mapping[str, Any] | None = None
     """What its event has that nobody here knows."""
     logprobs: Mapping[str, Any] | None = None

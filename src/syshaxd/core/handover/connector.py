@@ -129,12 +129,12 @@ def arena_dir(argv: Sequence[str]) -> str:
 
 
 def engine_id(argv: Sequence[str]) -> str:
-    """What an instance with this command line calls its files there; empty: it is not told."""
+    """What an instance with this command line calls its files there; empty: not given."""
     return str(_config(argv).get("engine_id", ""))
 
 
 def identity(argv: Sequence[str]) -> str:
-    """What its connector compares models by; empty: it is not told."""
+    """What its connector compares models by; empty: not given."""
     return str(_extra(argv).get("identity", ""))
 
 

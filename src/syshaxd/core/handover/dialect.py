@@ -49,7 +49,7 @@ class HandoverDialect(Protocol):
         """
 
     def size_bytes(self, answer: Mapping[str, Any]) -> int:
-        """How much the prefill's answer says is handed over; 0: it does not tell."""
+        """How much the prefill's answer says is handed over; 0: not reported."""
 
     def whole(self, body: Mapping[str, Any], *, load: str | None, save: str | None) -> bytes:
         """The request for all of the answer.

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Text that an instance has made and not told yet, because it may begin a stop string or the call of a tool.
+"""Text that an instance has generated and not sent yet, because it may begin a stop string or the call of a tool.
 
 Another instance must make it again. So an answer continues elsewhere only where the text that the client has ends with
 a token.
@@ -48,7 +48,7 @@ class TokenEnds:
             self._ends.popleft()
 
     def tokens_of(self, chars: int) -> int | None:
-        """How many tokens make just so many characters; None: a token begins before that place and ends behind it."""
+        """How many tokens make exactly this many characters; None: a token lies across that place."""
         return next((tokens for end, tokens in self._ends if end == chars), None)
 
 

@@ -40,14 +40,14 @@ _SAME_FLAGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceFacts:
-    """What an instance said of itself when it became ready."""
+    """What an instance reported of itself when it became ready."""
 
     version: str = ""
-    """Of vLLM; empty: it does not tell."""
+    """Of vLLM; empty: not reported."""
     max_model_len: int | None = None
     """Tokens of prompt and answer together."""
     probe_ids: tuple[int, ...] = ()
-    """The tokens that it makes of a fixed chat; empty: it does not tell."""
+    """The tokens that it makes of a fixed chat; empty: not reported."""
     arena_fault: str = ""
     """Why it can't keep KV caches for others, for a person; empty: it can, or that can't be seen."""
 

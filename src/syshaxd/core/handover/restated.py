@@ -6,8 +6,8 @@
 class RestatedText:
     """Takes the text of one part, piece by piece; gives what is new in it.
 
-    A part either begins with all of the text that is known, or goes on right behind it. Which of the two it is shows as
-    soon as it differs from what is known.
+    A part either begins with all of the text that is known, or continues right after it. Which of the two it is shows
+    as soon as it differs from what is known.
     """
 
     def __init__(self, known: str) -> None:
@@ -26,7 +26,7 @@ class RestatedText:
         return self._settle(self._held)
 
     def end(self) -> str:
-        """Returns what was held back: a part that repeats, repeats all, so this was no repetition."""
+        """Returns what was held back: a part that repeats would repeat everything, so this was no repetition."""
         return self._settle(self._held)
 
     def _settle(self, new: str) -> str:

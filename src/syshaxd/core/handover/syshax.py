@@ -3,7 +3,7 @@
 """The dialect of upstream's patched images, syshax-vllm-gpu and syshax-vllm-cpu 0.2.x.
 
 Three fields of a chat's body carry it. `num_decode_tokens`: end after so many tokens, with the finish_reason
-`scheduled` if the answer is not complete. `request_id_inference`: go on with the answer of that id, whose KV cache and
+`scheduled` if the answer is not complete. `request_id_inference`: continue the answer of that id, whose KV cache and
 tokens the instances hand over by themselves. `generated_text`: what has been made of it so far, but after the prefill.
 
 Source: upstream sysHAX 0.2.0, src/workflow/; the images' own sources are not public.
@@ -19,12 +19,12 @@ from syshaxd.core.wire.body import raw_fields
 
 SCHEDULED = "scheduled"
 _PREFILL_TOKENS = 2
-# For a request without a limit, on an instance that does not tell how much it holds.
+# For a request without a limit, on an instance that does not report how much it holds.
 _DEFAULT_TOKENS = 4096
 
 
 class SyshaxDialect:
-    """A HandoverDialect: a running stream moves only where an instance ends its part of its own accord."""
+    """A HandoverDialect: a running stream moves only where an instance ends its part by itself."""
 
     movable = False
     paths = frozenset((CHAT_PATH,))
@@ -42,7 +42,7 @@ class SyshaxDialect:
         return ident if isinstance(ident, str) and ident else None
 
     def size_bytes(self, answer: Mapping[str, Any]) -> int:
-        """HandoverDialect: not told."""
+        """HandoverDialect: not reported."""
         return 0
 
     def whole(self, body: Mapping[str, Any], *, load: str | None, save: str | None) -> bytes:

@@ -78,7 +78,7 @@ _LAUNCH = (
     ),
     _rule(
         r"exec format error",
-        "the image {image} is for other CPUs than this host's (`docker image inspect` tells its architecture): set "
+        "the image {image} is for other CPUs than this host's (`docker image inspect` shows its architecture): set "
         "{key}.image",
         permanent=True,
     ),
@@ -155,7 +155,7 @@ def exit_status(code: int, *, name: str, out_of_memory: bool, asked: bool, last_
         cause = GPU_LOST
     elif out_of_memory:
         cause = (
-            "out of memory: let it use less (`gpu-memory-utilization`, VLLM_CPU_KVCACHE_SPACE), or give the host more"
+            "out of memory: make it use less (`gpu-memory-utilization`, VLLM_CPU_KVCACHE_SPACE), or give the host more"
         )
     elif code in NOT_RUN:
         cause = "its program could not be run"

@@ -23,7 +23,7 @@ from syshaxd.core.numa.reading import Cpus
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An on-demand model, and the group of which it is one. Of a group, one model runs at a time."""
+    """An on-demand model and its group. Of a group, one model runs at a time."""
 
     group: int
     model: str

@@ -120,7 +120,8 @@ def _plan(
 ) -> dict[str, Binding]:
     """The bindings of those with `cores: auto`.
 
-    On-demand models that do not fit side by side share cores, too; all of them do if there are too few cores else.
+    On-demand models that do not fit side by side share cores, too. If there are too few cores otherwise, all on-demand
+    models share them.
     """
     assert unplanned.topology is not None
     plan = partial(plan_cores, settings, constraints, unplanned.topology, gpu_cores=config.numa.gpu_cores)

@@ -60,7 +60,7 @@ class Confined:
     specs: tuple[InstanceSpec, ...]
     faults: tuple[ConfigFault, ...] = ()
     nodes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """NUMA nodes near to each instance's GPUs; instances without GPUs of their own, or of unknown place, are absent."""
+    """NUMA nodes near each instance's GPUs; instances without GPUs of their own, or at an unknown place, are absent."""
     gpus: tuple[GpuLoad, ...] = ()
     """The host's."""
 
@@ -168,7 +168,7 @@ def _near(gpus: Sequence[str], host: HostGpus, homes: Mapping[int, int]) -> tupl
 
 
 def _unit(host: HostGpus, name: str) -> str:
-    """One name for what instances have the memory of: a GPU's index, or the UUID of its part."""
+    """One name for each memory that instances use: a GPU's index, or the UUID of its part."""
     gpu = host.find(name)
     return name if gpu is None or name.startswith("MIG-") else str(gpu.index)
 

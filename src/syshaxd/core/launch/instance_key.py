@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The API key of an instance, for the daemon's own requests to it, and for clients' requests whose key it has checked.
 
-Without API keys of clients, their requests carry what they gave. Keys are never logged: see core/secrets.
+Without API keys for clients, their requests pass on what the client sent. Keys are never logged: see core/secrets.
 """
 
 from collections.abc import Mapping, Sequence

@@ -34,7 +34,7 @@ _RULES = (
     _rule(
         r"model's max seq len\s+\((\d+)\).{0,20}?([\d.]+) GiB KV\s+cache is needed, which is larger than the available "
         r"KV cache\s+memory \(([\d.]+) GiB\)",
-        "too little memory for its KV cache: one request of {0} tokens takes {1} GiB, and {2} GiB are there: "
+        "too little memory for its KV cache: one request of {0} tokens takes {1} GiB, but only {2} GiB are available: "
         "lower {key}.args.max-model-len, or give it more (gpu-memory-utilization; on a CPU VLLM_CPU_KVCACHE_SPACE)",
     ),
     _rule(
@@ -146,7 +146,7 @@ _SAYS_NOTHING = re.compile(
     r"Engine core initialization failed|WorkerProc initialization failed|See root cause|stack trace above|"
     r"Engine process failed|EngineDeadError"
 )
-# They tell of settings and of what went well, in words that would mean a fault elsewhere.
+# Such lines report settings and successes, in words that would mean a fault elsewhere.
 _NO_ERROR = re.compile(r"(?:\([^)\n]*\) )?(?:DEBUG|INFO|WARNING)\b")
 
 

@@ -53,7 +53,7 @@ def turn_groups(needs: Mapping[str, Mapping[str, float]], capacity: Mapping[str,
     """Returns the group of each on-demand model: no two models of a group fit side by side.
 
     Args:
-        needs: Of each model, as `on_demand_needs` tells them.
+        needs: Of each model, as `on_demand_needs` returns them.
         capacity: What there is of each resource.
     """
     groups: list[list[str]] = []

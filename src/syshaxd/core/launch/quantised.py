@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Who quantises an instance's weights, and what the instance is told of it."""
+"""Who quantises an instance's weights, and what is passed to the instance."""
 
 from collections.abc import Iterator
 
@@ -38,7 +38,7 @@ def quantise_faults(
     Args:
         section: The key of the service: `services.NAME`.
         service: Its configuration.
-        planned: The weights, or why there are none; None: the host was not looked at.
+        planned: The weights, or why there are none; None: the host was not examined.
     """
     if service.quantize is Quantize.NONE:
         return
@@ -57,13 +57,13 @@ def quantise_faults(
         text = f"needed with {key} (auto): an interpreter of this host with the same vLLM, which measures its layers"
         yield ConfigFault(f"{section}.python", text)
     elif any(flag.replace("_", "-") == _OWN_FLAG and value for flag, value in service.args.items()):
-        yield ConfigFault(f"{section}.args.{_OWN_FLAG}", f"does not go with {key}: leave out one of the two")
+        yield ConfigFault(f"{section}.args.{_OWN_FLAG}", f"cannot be combined with {key}: leave out one of the two")
     elif isinstance(planned, str):
         yield ConfigFault(key, planned)
 
 
 def image_env(service: ServiceConfig) -> dict[str, str]:
-    """The variable that makes a sysHAX image quantise; empty: it is no such image, or need not."""
+    """The variable that makes a sysHAX image quantise; empty: it is no such image, or need not quantise."""
     if service.quantize is Quantize.NONE or not _is_image(service):
         return {}
     return {QUANTIZE: str(service.quantize)}

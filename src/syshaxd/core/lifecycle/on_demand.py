@@ -72,7 +72,7 @@ class OnDemand:
         self._wake_at_s = math.inf
 
     def replace(self, plan: OnDemandPlan) -> None:
-        """Other models or settings hold from now on; what is remembered of models that stay is kept."""
+        """Applies other models or settings; what is remembered of models that stay is kept."""
         self._plan = plan
         self._models = {model.name: model for model in plan.models}
         self._records = {name: self._records.get(name) or _Record() for name in self._models}

@@ -357,7 +357,7 @@ def _gpu_node(reading: ResolvedSettings, topology: NumaTopology, constraints: Co
         return
     if not topology.by_node(reading.cpuset).keys() & set(constraints.gpu_nodes):
         near = [cpu for node in constraints.gpu_nodes if topology.has_node(node) for cpu in topology.node(node).cpus]
-        detail = f"none is near to the instance's GPUs, which are on node {format_cpulist(constraints.gpu_nodes)}"
+        detail = f"none is near the instance's GPUs, which are on node {format_cpulist(constraints.gpu_nodes)}"
         detail += f" with {describe_cpus(near)}" if near else ""
         yield Fault(rule=Rule.GPU_NODE, part=CPUSET_CPUS, detail=detail, blocking=False)
 

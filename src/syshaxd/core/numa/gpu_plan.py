@@ -32,7 +32,7 @@ class GpuWish:
     present: tuple[str, ...] = ()
     """The GPUs that it has already."""
     group: str = ALWAYS
-    """Instances of different groups take turns; those that are always there are there beside each of them."""
+    """Instances of different groups never run together; those that always run are beside each group."""
 
 
 def fits(shares: float) -> bool:
@@ -41,7 +41,7 @@ def fits(shares: float) -> bool:
 
 
 def shares_beside(used: Mapping[str, float], group: str) -> float:
-    """The share of a GPU, by group, that is in use at most while an instance of this group runs."""
+    """The largest share of a GPU that is in use while an instance of this group runs, by group."""
     in_turns = [share for other, share in used.items() if other != ALWAYS and group in {ALWAYS, other}]
     return used.get(ALWAYS, 0.0) + max(in_turns, default=0.0)
 
@@ -111,7 +111,7 @@ def _plan(
 
 
 def _near(gpus: Sequence[Gpu], count: int, distance: Callable[[int, int], int]) -> tuple[str, ...]:
-    """So many of the GPUs, as near to each other as possible; in their order."""
+    """This many of the GPUs, as near each other as possible, in their own order."""
     on_node = {gpu.node: sum(other.node == gpu.node for other in gpus) for gpu in gpus}
 
     def between(one: int | None, other: int | None) -> int:

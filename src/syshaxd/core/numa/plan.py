@@ -121,7 +121,7 @@ def reserve_cores(
 
 
 def share_out(topology: NumaTopology, constraints: Constraints, count: int) -> list[tuple[int, ...]]:
-    """Returns the free CPUs in so many parts: of whole nodes if there are enough, else of whole cores.
+    """Divides the free CPUs into this many parts: of whole nodes if there are enough, else of whole cores.
 
     A part may be empty.
     """

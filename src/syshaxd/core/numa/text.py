@@ -25,8 +25,8 @@ Groups = tuple[tuple[int, ...], ...]
 def parse_topology(text: str) -> NumaTopology:
     """Parses the output of `lscpu`, of `numactl -H`, or of both, concatenated.
 
-    numactl tells distances and memory, lscpu tells cores and sockets; with both, only accelerators miss.
-    `lscpu -J -e` also tells which CPUs share a core, which is a guess from `lscpu` alone.
+    numactl lists distances and memory, lscpu lists cores and sockets; with both, only accelerators are missing.
+    `lscpu -J -e` also lists which CPUs share a core, which is a guess from `lscpu` alone.
 
     Raises:
         TopologyError: It is neither, something is missing, or the two contradict each other.
@@ -178,7 +178,7 @@ def parse_numactl(text: str) -> NumaTopology:
     if len(nodes) != int(head[1]) or not nodes == sizes.keys() == distances.keys():
         raise TopologyError(
             f"numactl counts {head[1]} nodes, but there are CPUs of {len(cpus)}, sizes of {len(sizes)} "
-            f"and distances of {len(distances)}: is the text whole?"
+            f"and distances of {len(distances)}: is the text complete?"
         )
     return NumaTopology(
         nodes=tuple(

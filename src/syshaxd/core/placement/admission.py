@@ -147,7 +147,7 @@ class Admission:
         elif queue.has_room(claim.key, self.max_queue_size):
             queue.append(claim)
         else:
-            text = f"all instances are full and {queue.waiting} requests wait already"
+            text = f"all instances are full and {queue.waiting} requests are already waiting"
             effects.append(Refused(claim, OverloadedError(text, retry_after_s=self._retry_after_s(claim, fleet))))
             return effects
         return effects + self.admit(fleet, offered_cpu=1)
@@ -163,7 +163,7 @@ class Admission:
         view = self._placer.view(fleet, candidates, claim.request, queued=len(queue))
         decision: Decision
         if queue.waiting:
-            decision = Wait((f"{queue.waiting} requests wait already",))
+            decision = Wait((f"{queue.waiting} requests are already waiting",))
         else:
             decision = self._placer.decide(claim, view)
         effects: list[Effect] = [self._decided(claim, decision, view, fleet)]

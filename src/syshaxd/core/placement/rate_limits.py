@@ -71,7 +71,7 @@ class RateMeter:
     def check(self, now_s: float) -> None:
         """Raises RateLimitedError: one more request exceeds a limit."""
         if self._max_requests is not None and self.running >= self._max_requests:
-            text = f"{self._who} may have {self._max_requests} requests at a time, and has {self.running}"
+            text = f"{self._who} may have {self._max_requests} requests at a time, and already has {self.running}"
             raise RateLimitedError(text, retry_after_s=_RETRY_S, limit="concurrent")
         if self._requests is not None:
             self._check(self._requests, 1, "requests", now_s)

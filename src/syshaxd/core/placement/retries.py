@@ -76,7 +76,7 @@ class Retries:
         if self._ends >= MAX_ENDS:
             return f"{self._ends} instances ended while they ran this request"
         if self._remembered and self._failures:
-            return "such a request may have ended an instance lately, as this one may have now"
+            return "an equal request may have ended an instance lately, and this one may have ended one now"
         return ""
 
 

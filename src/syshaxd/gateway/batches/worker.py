@@ -126,7 +126,7 @@ class BatchWorker:
         try:
             return await self._in_thread(partial(method, self._store, *args, **options))
         except (OSError, sqlite3.Error) as error:
-            text = f"batches cannot be stored: {error}; look at the disk of the state folder"
+            text = f"batches cannot be stored: {error}; check the disk of the state folder"
             raise StoreFailedError(text, retry_after_s=_LONGEST_PAUSE_S) from error
 
     async def _insist(self, method: Callable[..., T], /, *args: Any, **options: Any) -> T:
@@ -138,7 +138,7 @@ class BatchWorker:
             except StoreFailedError as error:
                 failures += 1
                 if failures == 1:
-                    _log.warning("%s; this is tried again", error)
+                    _log.warning("%s; trying again", error)
                 await asyncio.sleep(backoff_s(failures, first_s=_FIRST_PAUSE_S, cap_s=_LONGEST_PAUSE_S))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

@@ -159,8 +159,8 @@ class ContainerApi:
 
         Args:
             spec: The instance.
-            note: Told how far it is.
-            is_wanted: Asked now and then; once it is not, the fetching ends.
+            note: Called with the progress.
+            is_wanted: Called now and then; once it is false, the fetching ends.
 
         Raises:
             LaunchFailedError: It can't be fetched, or may not be.

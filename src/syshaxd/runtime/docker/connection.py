@@ -73,7 +73,7 @@ class EngineConnection:
         self._tasks.start("docker events", partial(self._listen, events))
 
     async def close(self, *stops: Callable[[], None]) -> None:
-        """Listens no more; `stops` end what else reads from the engine."""
+        """Stops listening; `stops` end what else reads from the engine."""
         self._closed.set()
         if self._events is not None:
             events, self._events = self._events, None
@@ -102,7 +102,7 @@ class EngineConnection:
                 return await self.call(work, *args, **kwargs)
             except EngineAwayError as error:
                 if not told:
-                    _log.warning("%s: nothing is known of it for now: %s", name, error)
+                    _log.warning("%s: its state is unknown for now: %s", name, error)
                 told = True
                 changed.clear()
                 with suppress(TimeoutError):
@@ -110,7 +110,7 @@ class EngineConnection:
                         await changed.wait()
 
     async def _listen(self, events: EventReader) -> None:
-        """Hears of the engine's events until it is closed. What is not the engine going away is raised."""
+        """Listens to the engine's events until it is closed. Raises every error but that the engine went away."""
         loop, losses = asyncio.get_running_loop(), 0
         while not self._closed.is_set():
             began_s = loop.time()

@@ -44,8 +44,8 @@ _MISFIT_GRACE_S = 15.0
 class DockerRuntime:
     """Keeps instances in containers that carry its labels, and their output in one folder.
 
-    The containers don't hang on the daemon's life: the next one finds them by their labels. They have no restart policy
-    in the engine: the supervisor alone starts them again.
+    The containers outlive the daemon: the next one finds them by their labels. They have no restart policy in the
+    engine: the supervisor alone starts them again.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class DockerRuntime:
         await self._engine.call(self._api.check_image, spec)
 
     def abandon(self, name: str) -> None:
-        """An image is not fetched any further. See InstanceRuntime."""
+        """Stops fetching an image. See InstanceRuntime."""
         if name in self._given_up:
             self._given_up[name].set()
 
@@ -348,7 +348,7 @@ class DockerRuntime:
         if state.labels.get(DIGEST) != digest(spec):
             return f"runs with other settings (generation {state.labels[GENERATION]})"
         if not await self._engine.call(self._api.is_coupled, state, spec):
-            return "sits in an IPC namespace that is not the present one"
+            return "is in an IPC namespace that is no longer current"
         return ""
 
 

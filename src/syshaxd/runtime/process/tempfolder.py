@@ -50,12 +50,12 @@ def remove(path: str, name: str) -> None:
         return
     is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
     if not is_own or not folder.name.startswith(f"{_prefix(name)}-"):
-        _log.warning("%s: %s is not the folder that was made for it any more: it stays", name, path)
+        _log.warning("%s: %s is no longer the folder that was made for it; leaving it", name, path)
         return
     try:
         shutil.rmtree(folder)  # follows no links
     except OSError as error:
-        _log.warning("%s: its temporary files in %s stay: %s", name, path, error)
+        _log.warning("%s: cannot remove its temporary files in %s: %s", name, path, error)
 
 
 def _prefix(name: str) -> str:

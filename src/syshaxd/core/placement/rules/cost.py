@@ -65,7 +65,7 @@ def _help(
         elif not cpu.running and (_has_place(gpus, help_) if help_.splits else request.prompt_tokens <= _SHORT_PROMPT):
             return _placement(help_, None, reasons)
         else:
-            refusal = refusal or "has room, but how quick it is gets known first, by one request"
+            refusal = refusal or "has room, but its speed is not known yet; one request measures it first"
     best = _best(view, request, found)
     if best is None:
         return refusal
