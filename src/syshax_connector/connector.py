@@ -158,7 +158,7 @@ class SyshaxConnector(KVConnectorBase_V1, SupportsHMA):
     # In both.
 
     def get_kv_connector_stats(self) -> HandoverStats | None:
-        """What happened; the scheduler's half tells it for all."""
+        """What happened; the scheduler's half reports it for all."""
         return None if self._scheduler is None else self._scheduler.stats()
 
     def shutdown(self) -> None:

@@ -70,7 +70,7 @@ def head_copies(kv_heads: int, producer_ranks: int, consumer_ranks: int, rank: i
 
 
 class Digit(NamedTuple):
-    """One loop of a strided walk: so many steps, so far apart."""
+    """One loop of a strided walk: this many steps, this far apart."""
 
     size: int
     stride: int

@@ -140,7 +140,7 @@ class Scheduler:
         )
 
     def finished(self, request: Request, blocks: list[int]) -> tuple[bool, dict[str, Any] | None]:
-        """The request has ended: tells whether its blocks must stay for a save, and what its answer says."""
+        """The request has ended: returns whether its blocks must stay for a save, and what its answer says."""
         self._give_up(request.request_id)
         handover = self._params(request, count=True)
         if self._producer is None or handover.save_key is None:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""One rank's share of a hand-over as a tensor, as its producer left it; whoever loads it makes it its own way."""
+"""One rank's share of a hand-over as a tensor, as its producer left it; the instance that loads it converts it."""
 
 import mmap
 from collections.abc import Iterator

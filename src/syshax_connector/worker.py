@@ -230,7 +230,7 @@ class Worker:
         return Part(source.path.name, source.id, sum_, self._cache.packed)
 
     def _stored(self, source: Arena, offset: int, tokens: int, ranks: int, packed: Packed | None) -> Stored:
-        """A hand-over's bytes in the arena of one of so many ranks."""
+        """A hand-over's bytes in the arena of one of this many ranks."""
         size = self._shape.rank_bytes(tokens if packed is None else packed.room(tokens), ranks)
         whole = torch.frombuffer(source.memory, dtype=torch.uint8, count=size, offset=offset).view(self._dtype)
         layers, heads, head_size = self._shape.layers, self._shape.rank_heads(ranks), self._shape.head_size

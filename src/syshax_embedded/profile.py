@@ -23,7 +23,7 @@ _MAX_MODEL_LEN_TOKENS = 4096
 _ARGS: dict[str, object] = {
     "dtype": "bfloat16",
     "max-model-len": _MAX_MODEL_LEN_TOKENS,
-    # syshaxd asks these every second or two: a log full of them tells nothing.
+    # syshaxd asks these every second or two: a log full of them is useless.
     "disable-access-log-for-endpoints": "/health,/metrics",
 }
 # No hub, no telemetry.

@@ -58,7 +58,7 @@ class KvStore:
         self.saved[key] = tuple(ids[:-1])
 
     def save_in(self, arena: Arena, key: str, ids: Sequence[int], *, after_s: float = 0.0) -> dict[str, Any]:
-        """Publishes the KV of `ids`, if the arena has room; returns what the instance tells of it.
+        """Publishes the KV of `ids`, if the arena has room; returns what the instance reports of it.
 
         Args:
             arena: Of the instance.

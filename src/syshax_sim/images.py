@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """The dialect of the patched images syshax-vllm-gpu and syshax-vllm-cpu 0.2.x: answers in parts, by several instances.
 
-No state is handed over: the id of a part tells how many tokens of the answer have been made.
+No state is handed over: the id of a part says how many tokens of the answer have been made.
 """
 
 from collections.abc import Mapping

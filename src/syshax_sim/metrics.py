@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""The engine's state as vLLM's /metrics tells it, in the names of V1 or the older ones."""
+"""The engine's state as vLLM's /metrics reports it, in the names of V1 or the older ones."""
 
 from syshax_sim.engine import Engine
 

@@ -38,9 +38,9 @@ class Profile:
     wide_characters: bool = False
     """Whether some characters of answers span two tokens."""
     usage_unasked: bool = False
-    """Every stream tells its usage with each event (vLLM's --enable-force-include-usage)."""
+    """Every stream reports its usage with each event (vLLM's --enable-force-include-usage)."""
     prompt_details: bool = False
-    """Usage always tells how many tokens of the prompt were cached (vLLM's --enable-prompt-tokens-details)."""
+    """Usage always reports how many tokens of the prompt were cached (vLLM's --enable-prompt-tokens-details)."""
     parser: bool = False
     """A parser sees chats: tokens without text make no event, unless ids were asked for."""
     weights: int = 0

@@ -64,10 +64,10 @@ class SimInstance:
             host: Address to listen at.
             port: Port to listen at; 0: any, see `port` after the start.
             old_metric_names: Whether /metrics uses the names from before V1.
-            version: That of vLLM, as /version tells it.
+            version: That of vLLM, as /version reports it.
             kv_store: Where KV caches are handed over; instances that share one can do that.
             images: Speaks the dialect of the patched images 0.2.x, in this way. Default: it does not.
-            document: Its /openapi.json. Default: one that tells the routes, and nothing of them.
+            document: Its /openapi.json. Default: one that lists the routes without describing them.
             die: What the fault `die` does. Default: all connections are closed, and no new ones are accepted.
         """
         self.engine = Engine(profile)

@@ -58,7 +58,7 @@ def detokenize(ids: Iterable[int]) -> str:
 
 
 class Detokenizer:
-    """Text of an answer, token by token, as vLLM tells it: nothing while the last character is incomplete."""
+    """Text of an answer, token by token, as vLLM sends it: nothing while the last character is incomplete."""
 
     def __init__(self, prompt_ids: Sequence[int] = ()) -> None:
         """`prompt_ids`: what came before. As with vLLM, text is damaged if that ends in part of a character."""

@@ -98,7 +98,7 @@ class Ask:
     wide: bool
     """Some characters span two tokens."""
     behind_chars: int
-    """How much later than its tokens a stream tells its text, as it may begin a stop string. None is ever found."""
+    """How much later than its tokens a stream sends its text, as it may begin a stop string. None is ever found."""
     orders: Orders
     """What is to be done with the KV cache."""
     loaded_tokens: int = 0

@@ -196,7 +196,7 @@ class ClientConnection(BaseProtocol):
         self._enter(Phase.ANSWER)
 
     async def _answer(self, request: ClientRequest) -> None:
-        """Has a request answered; begins the next one, or closes the connection."""
+        """Gets a request answered; begins the next one, or closes the connection."""
         stays_open = False
         try:
             stays_open = await self._owner.answer(self, request)
@@ -358,7 +358,7 @@ class ClientConnection(BaseProtocol):
             self._flow.resume()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """aiohttp: a body is not too far ahead of its reader. It is told so for every body."""
+        """aiohttp: a body is not too far ahead of its reader. It is called for every body."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
             if self._is_too_far_ahead:

@@ -109,7 +109,7 @@ class LimitedRequest:
         self._counted_tokens = 0
 
     def expect(self, prompt_tokens: int) -> None:
-        """Its prompt has about so many tokens.
+        """Its prompt has about this many tokens.
 
         Raises:
             BadRequestError: They are too many.
@@ -124,7 +124,7 @@ class LimitedRequest:
         self._use(prompt_tokens)
 
     def end(self, tokens: int) -> None:
-        """It has ended, and has taken so many tokens in all."""
+        """It has ended, and has taken this many tokens in all."""
         self._use(tokens - self._counted_tokens)
         for meter in self._meters:
             meter.end()
@@ -151,7 +151,7 @@ class LimitedLine:
         self._use(prompt_tokens)
 
     def add(self, tokens: int) -> None:
-        """One try has taken so many tokens."""
+        """One try has taken this many tokens."""
         self._used_tokens += tokens
 
     def end(self) -> None:

@@ -84,7 +84,7 @@ class PublicRoutes:
             return
         if not allowed:
             if is_public:
-                return  # no instance has it: the answer tells which routes the request's model has instead
+                return  # no instance has it: the answer lists the routes that the request's model has instead
             raise NotFoundError(f"no route {path}; the API is under /v1", code="route_not_found")
         names = tuple(sorted(allowed))
         raise MethodNotAllowedError(f"{path} takes {' or '.join(names)}, not {method}", allowed=names)

@@ -269,7 +269,7 @@ async def _keep_busy(session: aiohttp.ClientSession, spec: InstanceSpec, begun: 
 async def _ask(
     session: aiohttp.ClientSession, spec: InstanceSpec, number: int, prompt_tokens: int, answer_tokens: int
 ) -> _Answer:
-    """Has one answer streamed; its prompt is in no prefix cache."""
+    """Gets one answer as a stream; its prompt is in no prefix cache."""
     words = _TEXT.split()
     prompt = " ".join(words[(number * 7 + at * (1 + number % 5)) % len(words)] for at in range(prompt_tokens))
     body = {

@@ -99,7 +99,7 @@ class LogFile:
                 yield _text(line)
 
     async def _start(self, tail: int | None) -> _Position:
-        """A position that at least `tail` whole lines follow, if there are so many; None: the very beginning."""
+        """A position that at least `tail` whole lines follow, if there are that many; None: the very beginning."""
         async with self._lock:
             return await asyncio.to_thread(self._find_start, tail)
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Engine: dispatches requests. It tells admission what happens, and carries out what admission decides."""
+"""Engine: dispatches requests. It reports to admission what happens, and carries out what admission decides."""
 
 import asyncio
 import logging

@@ -99,7 +99,7 @@ class Grants:
         return UnavailableError(text, retry_after_s=error.retry_after_s)
 
     def poke_on_demand(self) -> None:
-        """Has the models that are started on demand decided again."""
+        """Makes the models that are started on demand be decided again."""
         if self._on_demand is not None:
             self._on_demand.poke()
 

@@ -78,7 +78,7 @@ class KeyRing:
         self._by_name = {key.name: key for key in self.keys}
 
     def find(self, given: str, now_s: float) -> ApiKey:
-        """The key that a client gave, in constant time: the lookup tells at most the beginning of a hash.
+        """The key that a client gave, in constant time: the lookup reveals at most the beginning of a hash.
 
         Raises:
             UnauthorizedError: There is no such key, or it has expired.

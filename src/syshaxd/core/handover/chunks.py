@@ -46,14 +46,14 @@ class Piece(msgspec.Struct, frozen=True):
     count: int | None = None
     """Number of tokens, where the instance reports it without their ids."""
     more: Mapping[str, Any] | None = None
-    """What its event has that nobody here knows."""
+    """What its event has that is not known here."""
     logprobs: Mapping[str, Any] | None = None
     silent: bool = False
     """There is an event for it only because ids were asked for: a parser waits for more."""
 
     @property
     def tokens(self) -> int:
-        """How many; for text of which nothing is told, one."""
+        """How many; one for text whose tokens are not reported."""
         return len(self.token_ids) or (int(bool(self.text)) if self.count is None else self.count)
 
 
@@ -97,7 +97,7 @@ class ChunkWriter:
 
     @property
     def begun(self) -> bool:
-        """Whose answer it is has been told."""
+        """What all events have in common is known."""
         return bool(self._head)
 
     def remember(self, told: Mapping[str, Any]) -> None:

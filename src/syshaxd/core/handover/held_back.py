@@ -38,11 +38,11 @@ class TokenEnds:
         self._ends: deque[tuple[int, int]] = deque([(0, 0)])
 
     def begin(self, chars: int, tokens: int) -> None:
-        """A part begins behind so many characters and tokens."""
+        """A part begins after this many characters and tokens."""
         self._ends = deque([(chars, tokens)])
 
     def add(self, chars: int, tokens: int) -> None:
-        """The last of so many tokens has let the client have text, `chars` in all: it ends as far behind that."""
+        """With this many tokens the client has `chars` characters: the last token ends `behind` characters later."""
         self._ends.append((chars + self._behind, tokens))
         while self._ends[0][0] < chars:
             self._ends.popleft()

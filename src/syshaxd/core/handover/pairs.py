@@ -14,7 +14,7 @@ _CHAT_IDS_SINCE = (0, 32)
 """The first vLLM known to take a chat's prompt as tokens. 0.26 does not."""
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 REASONING_PARSER = "reasoning-parser"
-"""The flag that names what tells a chat's reasoning from its answer."""
+"""The flag that names what separates a chat's reasoning from its answer."""
 STATELESS_PARSERS = frozenset(("deepseek_r1",))
 """Reasoning parsers that find out from a prompt's tokens whether what follows is reasoning: an answer can continue on
 another instance."""

@@ -128,9 +128,9 @@ def _may_call_later(body: RequestBody) -> bool:
 
 
 def _holds_back(body: RequestBody) -> bool:
-    """Whether an instance tells no character of a stream that may begin a stop string, nor its token."""
-    tells = (body.short(name) for name in ("include_stop_str_in_output", "return_token_ids"))
-    return _streams(body) and not any(tells) and body.short("logprobs") in (None, False) and _are_texts(body)
+    """Whether an instance holds back the characters of a stream that may begin a stop string, and their tokens."""
+    reveals = (body.short(name) for name in ("include_stop_str_in_output", "return_token_ids"))
+    return _streams(body) and not any(reveals) and body.short("logprobs") in (None, False) and _are_texts(body)
 
 
 def _are_texts(body: RequestBody) -> bool:

@@ -150,7 +150,7 @@ def _confined(
 
 
 def _nodes(host: HostGpus, topology: NumaTopology | None) -> dict[int, int]:
-    """The node of each GPU, by its index, as far as the firmware tells it."""
+    """The node of each GPU, by its index, as far as the firmware reports it."""
     nodes = {device.address: device.node for device in topology.accelerators} if topology else {}
     known = {node.id for node in topology.nodes} if topology else set()
     return {gpu.index: node for gpu in host.gpus if (node := nodes.get(gpu.address)) in known and node is not None}

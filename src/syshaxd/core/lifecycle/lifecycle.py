@@ -85,7 +85,7 @@ class RestartPolicy:
         return replace(self, start_timeout_s=None, probe_failures=None, max_attempts=None)
 
     def backoff_s(self, attempts: int) -> float:
-        """The pause after so many failed attempts in a row."""
+        """The pause after this many failed attempts in a row."""
         return backoff_s(attempts, first_s=self.backoff_base_s, cap_s=self.backoff_cap_s)
 
 

@@ -23,7 +23,7 @@ VARIABLES = CPU_VARIABLES | {NRC, QUANTIZE, KV_SPACE}
 
 
 class Dialect(StrEnum):
-    """How an instance is told its CPUs."""
+    """How an instance is given its CPUs."""
 
     PATCHED = "patched"
     """The sysHAX images' fused CPU kernels: one process, threads over all nodes, CUSTOM_CPU_AFFINITY."""

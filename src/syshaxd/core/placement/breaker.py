@@ -24,7 +24,7 @@ class Breaker:
     """The breaker of one instance. Times are monotonic."""
 
     def __init__(self, failures: int) -> None:
-        """`failures`: so many within the window open it; 0: none do."""
+        """`failures`: this many within the window open it; 0: none do."""
         self.failures = failures
         """May be changed at any time."""
         self.reason = ""
@@ -55,7 +55,7 @@ class Breaker:
         return 0 < self.failures <= self._failed >= self._succeeded and not self.is_open
 
     def open(self, why: str, now_s: float) -> None:
-        """Opens it; `why` tells of the last failure."""
+        """Opens it; `why` is the last failure."""
         self.reason = f"{self._failed} of {self._failed + self._succeeded} requests failed lately: {why}"
         if now_s - self._closed_s > _FORGET_S:
             self._pauses = 0

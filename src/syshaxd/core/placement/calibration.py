@@ -19,7 +19,7 @@ _ANSWER_TOKENS = 16
 _LEAST_INTERFERENCE = 0.01
 """Short runs cannot show less."""
 _OBSERVATIONS = 2
-"""Each run counts as so many readings, so that later readings soon outweigh it."""
+"""Each run counts as this many readings, so that later readings soon outweigh it."""
 _MIN_READINGS = 100
 """Readings after which the runs count for nothing."""
 _STALE_TIMES = 2.0

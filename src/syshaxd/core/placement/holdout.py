@@ -34,7 +34,7 @@ ROUND = 200
 FIRST_PAUSE_S = 600.0
 LONGEST_PAUSE_S = 6 * 3600.0
 _TIGHTEST_AT = 100
-"""The interval is narrowest at so many answers, as far as that can be chosen."""
+"""The interval is narrowest at this many answers, as far as that can be chosen."""
 _MAX_MEMBERS = 4096
 
 

@@ -160,7 +160,7 @@ class Lengths(msgspec.Struct, frozen=True):
         return Lengths((*self.latest[1:], tokens), ordered, mean, mean_square)
 
     def shortened(self, count: int) -> "Lengths":
-        """The same, with so many of the latest answers."""
+        """The same, with this many of the latest answers."""
         return replace(self, latest=self.latest[:count])
 
     def made(self, most: int | None = None) -> float:

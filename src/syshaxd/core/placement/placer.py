@@ -151,7 +151,7 @@ class Placer:
         return min(waits_s, default=0.0)
 
     def retry_after_s(self, model: str, queued: int, fleet: Fleet) -> float:
-        """Seconds until a model's instances have served so many requests, at the present mean duration."""
+        """Seconds until a model's instances have served this many requests, at the present mean duration."""
         slots = sum(self.room(spec, fleet).slots for spec in fleet.ready if spec.served_model == model) or 1
         return min(_MAX_RETRY_AFTER_S, math.ceil(1 + queued * self._mean_duration_s / slots))
 

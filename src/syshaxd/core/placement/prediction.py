@@ -13,12 +13,12 @@ from syshaxd.core.placement.steps import StepTime
 
 _HANDOVER_S = 0.1
 _HANDOVER_STEPS = 2
-"""A hand-over that was never measured counts as `_HANDOVER_S` plus so many steps of the slower instance."""
+"""A hand-over that was never measured counts as `_HANDOVER_S` plus this many steps of the slower instance."""
 MEDIAN, LONG = 0.5, 0.9
 """Quantiles of the answers' lengths: help must pay at both."""
 _MARGIN_S = 0.25
 _MARGIN_RATIO = 0.1
-"""Help must gain at least so many seconds and such a share of the wait: less may be lost in unmeasured costs."""
+"""Help must gain at least this many seconds and such a share of the wait: less may be lost in unmeasured costs."""
 _MAX_ERROR_RATIO = 0.9
 _INTERFERENCE = 0.02
 """Share by which a CPU's work lengthens a GPU's steps, unless it was measured: engines share the host's cores, caches
@@ -168,7 +168,7 @@ def return_pays(estimates: Estimates, gpu: str, cpu: str) -> bool:
 
 
 def handover_s(estimates: Estimates, source: str, target: str, tokens: float) -> Measured:
-    """Seconds between the tokens of two instances, if the KV cache of so many tokens is handed over."""
+    """Seconds between the tokens of two instances, if the KV cache of this many tokens is handed over."""
     line = estimates.handover_s.get((source, target))
     if line is not None:
         return Measured(max(line.y / 2, line.at(tokens)), line.spread, line.count)
@@ -226,7 +226,7 @@ class _Case:
         self.delays_gpu = self._takes_of_gpu(made) > self._spares_gpu(made)
 
     def _spares_gpu(self, made: float) -> float:
-        """Seconds of the GPU's time that the CPU saves by making so many tokens."""
+        """Seconds of the GPU's time that the CPU saves by making this many tokens."""
         prompt_s = 0.0 if self._help.splits else self._gpu_prompt_work_s
         return prompt_s + made * self._gpu_token_work_s
 

@@ -13,7 +13,7 @@ from syshaxd.core.placement.turns import Entry, Turns
 from syshaxd.core.types import InstanceSpec
 
 MOST_OVERTAKEN = 256
-"""A batch request is overtaken by at most so many interactive ones that arrived later."""
+"""A batch request is overtaken by at most this many interactive ones that arrived later."""
 _SCANNED = 4
 """Entries that are examined for each one that is offered the CPU."""
 
@@ -66,7 +66,7 @@ class Queue:
         return self._settled.count(key) + self._batch.count(key) < size // len(keys)
 
     def ahead_of(self, request: InferenceRequest) -> int:
-        """At most so many entries come before a request that arrives now; 0 only if none does."""
+        """At most this many entries come before a request that arrives now; 0 only if none does."""
         if request.is_batch:
             return len(self._settled) + self._batch.ahead_of(request.key)
         return self._settled.ahead_of(request.key)

@@ -79,7 +79,7 @@ class RateMeter:
             self._check(self._tokens, 1, "tokens", now_s)
 
     def check_tokens(self, tokens: int, now_s: float) -> None:
-        """Raises RateLimitedError: so many tokens exceed a limit."""
+        """Raises RateLimitedError: this many tokens exceed a limit."""
         if self._tokens is not None:
             self._check(self._tokens, tokens, "tokens", now_s)
 

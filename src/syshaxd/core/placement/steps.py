@@ -59,7 +59,7 @@ class StepTime:
         )
 
     def at(self, batch: float, context_ratio: float | None = None) -> float:
-        """Seconds of a step with so many requests, at the usual context unless one is given."""
+        """Seconds of a step with this many requests, at the usual context unless one is given."""
         usual_s = self.by_batch.at(batch)
         if context_ratio is None:
             return usual_s

@@ -70,7 +70,7 @@ class Turns:
         return self._flows.get(claim.key, _NO_FLOW).get(claim)
 
     def ahead_of(self, key: str) -> int:
-        """At most so many entries come before one of this key that arrives now; 0 only if none does."""
+        """At most this many entries come before one of this key that arrives now; 0 only if none does."""
         if not self._flows:
             return 0
         turn = self._next_turn(key)

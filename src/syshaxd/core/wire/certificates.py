@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""When certificates end. Python's ssl tells it of a peer's certificate alone."""
+"""When certificates expire. Python's ssl reports that of a peer's certificate only."""
 
 import base64
 import binascii

@@ -60,7 +60,7 @@ class Lines:
         return BegunLine(self, batch, line, limited)
 
     async def answer(self, begun: "BegunLine") -> tuple[int, bytes]:
-        """Has a line answered; returns status and body. Raises SyshaxError: it was not."""
+        """Gets a line answered; returns status and body. Raises SyshaxError: it was not."""
         client = Collected()
         batch, line = begun.batch, begun.line
         key = self._authentication.owner(batch.owner)  # it may have waited for long

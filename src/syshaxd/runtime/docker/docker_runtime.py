@@ -62,7 +62,7 @@ class DockerRuntime:
         """Does no I/O yet.
 
         Args:
-            folder: For logs; it is also what tells this daemon's containers from another's.
+            folder: For logs; it also distinguishes this daemon's containers from another's.
             host: URL of the engine's API; None: as DOCKER_HOST says, or the usual socket.
             timeout_s: In which the engine must answer.
             tasks: Runs what listens to the engine.
@@ -188,7 +188,7 @@ class DockerRuntime:
             _log.warning("cannot check for containers of former instances: %s", error)
 
     async def pid(self, handle: Handle) -> int | None:
-        """The container's main process, as the engine tells it. See InstanceRuntime."""
+        """The container's main process, as the engine reports it. See InstanceRuntime."""
         running = self._running.get(handle.name)
         if running is None or running.handle != handle or running.watch.done():
             return None

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What the container engine tells of a container, and the labels by which a daemon knows its own."""
+"""What the container engine reports of a container, and the labels by which a daemon knows its own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ NAME = "org.syshax.container"
 
 @dataclass(frozen=True, slots=True)
 class ContainerState:
-    """What the engine tells of a container."""
+    """What the engine reports of a container."""
 
     ident: str
     name: str

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Whether this host's CPUs can run the engine of an instance, before it is launched, or a healthy one is ended for it.
 
-No file of an engine tells what CPUs it was built for, so some of its kernels are run, once in each boot of the host.
+No file of an engine says what CPUs it was built for, so some of its kernels are run, once in each boot of the host.
 """
 
 import asyncio

@@ -142,7 +142,7 @@ class ProcessRuntime:
             raise SyshaxError(f"SIGKILL did not end {ending.pids(left)}; look with `ps -o pid,stat,wchan,args`")
 
     async def adopt(self, spec: InstanceSpec) -> Handle | None:
-        """Finds the process that the record tells of. See InstanceRuntime."""
+        """Finds the process that the record names. See InstanceRuntime."""
         record = await self._find(spec.name)
         if record is None:
             return None
@@ -169,7 +169,7 @@ class ProcessRuntime:
                 await self.terminate(record.handle, self._misfit_grace_s)
 
     async def _find(self, name: str) -> Record | None:
-        """Watches the process that a record tells of. None: it is gone, and what it left is cleared away."""
+        """Watches the process that a record names. None: it is gone, and what it left is cleared away."""
         await self._open()
         record = await asyncio.to_thread(Record.read, self._record_path(name))
         if record is None:
@@ -276,7 +276,7 @@ class ProcessRuntime:
         return status
 
     async def _cause(self, record: Record, status: ExitStatus) -> str:
-        """Why it ended without being asked to, as its log tells."""
+        """Why it ended without being asked to, by its log."""
         lines: list[str] = []
         with suppress(OSError):
             lines = [line async for line in self._log_of(record.name).lines(tail=LAST_LINES, follow=False)]

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What /proc tells of processes. Blocking, if only for milliseconds: call it in a thread."""
+"""What /proc reports of processes. Blocking, if only for milliseconds: call it in a thread."""
 
 import os
 from collections.abc import Iterable, Iterator

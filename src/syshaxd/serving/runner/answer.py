@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""What a client gets: one head, a body, and an end that tells whether it is complete."""
+"""What a client gets: one head, a body, and an end that shows whether it is complete."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +27,7 @@ class ClientAnswer:
         self._head: ResponseHead | None = None
         self._chunked = False  # what the client gets is
         self.outcome = Outcome.OK
-        """How the request has ended, as far as the client's answer tells."""
+        """How the request has ended, as far as the client's answer shows."""
         request.keep_alive = request.keep_alive and not self._client.http10
 
     @property
@@ -133,7 +133,7 @@ class ClientAnswer:
 
 
 def _own_lines(request: Request) -> bytes:
-    """What the client is told of the placement beside the instances' names."""
+    """What the client learns of the placement besides the instances' names."""
     lines = ""
     if request.weights:
         lines += f"x-syshax-weights: {request.weights}\r\n"

@@ -70,7 +70,7 @@ class Exchange(Sink):
         return now_s - self._seen_at_s
 
     def timed_out(self, why: str, after_s: float) -> None:
-        """The sweeper: the answer has taken too long; `why` tells what the instance did, unless the client is slow."""
+        """The sweeper: the answer has taken too long; `why` says what the instance did, unless the client is slow."""
         raise NotImplementedError
 
     def _settle(self, error: InstanceFailedError | InstanceTimeoutError | None) -> None:

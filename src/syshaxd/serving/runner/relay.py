@@ -170,7 +170,7 @@ class Relay(Response):
         self._write = self._answer.begin(self.head_, self._last)
 
     def _lacks_its_end(self) -> bool:
-        """Where the connection's end is that of the body, only the last event tells whether it was cut."""
+        """Where the connection's end is that of the body, only the last event shows whether it was cut."""
         head = self.head_
         assert head is not None
         return (
@@ -205,7 +205,7 @@ class Relay(Response):
         if completion:
             self.tokens_out = int(completion[-1])
         elif self.is_stream:
-            # One event a token, but for the chat's first, which only tells the role.
+            # One event a token, but for the chat's first, which only names the role.
             self.tokens_out = max(0, self.events - (1 if self._request.path.startswith("/v1/chat/") else 0))
 
 

@@ -74,7 +74,7 @@ class RelayedAnswer:
         Cancelling this drops the connection to the instance, which stops working on the request.
 
         Raises:
-            InstanceFailedError: The instance has failed; `begun` tells whether another may be asked.
+            InstanceFailedError: The instance has failed; `begun` says whether another may be asked.
             InstanceTimeoutError: As above, and the instance was silent for too long.
         """
         assert self._request.client is not None

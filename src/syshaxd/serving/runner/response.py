@@ -106,7 +106,7 @@ class Response(Exchange):
 
 
 def failure_in(payload: bytes) -> InstanceFailedError | None:
-    """What the first event of a stream tells of a failure, if it does.
+    """What the first event of a stream says of a failure, if it does.
 
     Vllm answers 200 before the engine has looked at the request. An error of the client's is none: it would be the same
     elsewhere.

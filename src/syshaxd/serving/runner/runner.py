@@ -31,12 +31,12 @@ class _Server:
 
 
 class Runner:
-    """Has the connections to all instances. Lives in one event loop."""
+    """Keeps the connections to all instances. Lives in one event loop."""
 
     def __init__(self, limits: TimeLimits) -> None:
         """Has no connection yet."""
         self.loop = asyncio.get_running_loop()
-        """For whoever needs it on a request's way: to ask asyncio for it costs a system call."""
+        """For those who need it on a request's way: to ask asyncio for it costs a system call."""
         self.limits = limits
         """May be changed at any time."""
         self._pools: dict[Address, UpstreamPool] = {}

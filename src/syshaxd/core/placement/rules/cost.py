@@ -155,7 +155,7 @@ def _placement(help_: Help, prediction: Prediction | None, reasons: tuple[str, .
 
 
 def _back(view: View, gpu: Room, cpu: Room) -> Move | None:
-    """Streams return to a GPU with spare room, only so many that it need not send them away again soon."""
+    """Streams return to a GPU with spare room, only as many as it need not send away again soon."""
     pair = cpu.spec.name, gpu.spec.name
     kv_full = gpu.load.kv_usage_ratio > view.policy.gpu_cache_threshold - HYSTERESIS
     if pair not in view.pairs or gpu.load.waiting or kv_full or not return_pays(view.estimates, *reversed(pair)):

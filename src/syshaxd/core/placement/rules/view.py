@@ -70,7 +70,7 @@ class Move:
     target: str
     cause: Cause
     count: int
-    """At most so many streams; the longest first."""
+    """At most this many streams; the longest first."""
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
