@@ -54,7 +54,7 @@ def test_any_status_arrives_and_is_shown(seed: int, width: int) -> None:
         view.saw(got, now_s=9.0, monotonic_s=7.0)
         _shown(view.render(width=width, now_s=9.0, monotonic_s=7.0), width).encode()
     for report in got.parity:
-        _shown(parity_table(report), width).encode()
+        _shown(parity_table(report, width), width).encode()
 
 
 def _of_a_later_version(message: Any) -> None:
@@ -85,7 +85,7 @@ def test_what_a_later_daemon_says_is_shown_as_it_is(seed: int) -> None:
     for report in got.parity:
         assert report.verdict.agreement == "unknown-99"
         assert report.verdict.agreement is not Agreement.UNKNOWN
-        assert "unknown-99" in _shown(parity_table(report), 200)
+        assert "unknown-99" in _shown(parity_table(report, 200), 200)
     assert {drift.kind for its in got.bindings.values() for drift in its.drifts} <= {"later"}
 
 

@@ -7,12 +7,23 @@ import time
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from syshaxd.cli import show
 from syshaxd.cli.connection import run
 from syshaxd.cli.options import output_option
+from syshaxd.cli.tables import Heading, fitting_table
 from syshaxd.client import ControlClient
+
+_HEADINGS = (
+    Heading("BATCH", least=20),
+    Heading("KEY", spare=1),
+    Heading("ENDPOINT", spare=2),
+    Heading("STATUS"),
+    Heading("DONE", right=True),
+    Heading("FAILED", right=True),
+    Heading("CREATED", spare=4),
+    Heading("EXPIRES", spare=3),
+)
 
 
 @click.group()
@@ -48,12 +59,10 @@ def list_batches(socket: Path | None, output: str) -> None:
         if not found:
             click.echo("no batches", err=True)
             return
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
-        for name in ("BATCH", "KEY", "ENDPOINT", "STATUS", "DONE", "FAILED", "CREATED", "EXPIRES"):
-            table.add_column(name, justify="right" if name in {"DONE", "FAILED"} else "left", overflow="fold")
+        rows = []
         for batch in found:
             done = batch["completed"] + batch["failed"]
-            table.add_row(
+            texts = (
                 batch["id"],
                 batch["owner"] or "-",
                 batch["endpoint"],
@@ -63,7 +72,9 @@ def list_batches(socket: Path | None, output: str) -> None:
                 f"{show.duration_text(time.time() - float(batch['created_at']))} ago",
                 "-" if batch.get("ended_at") else f"in {show.duration_text(float(batch['expires_at']) - time.time())}",
             )
-        show.console().print(table)
+            rows.append(texts)
+        console = show.console()
+        console.print(fitting_table(_HEADINGS, rows, console.width))
 
     run(socket, work)
 

@@ -19,6 +19,7 @@ from syshaxd.cli import show
 from syshaxd.cli.chart import chart
 from syshaxd.cli.connection import run
 from syshaxd.cli.options import output_option
+from syshaxd.cli.tables import Heading, fitting_table
 from syshaxd.client import ControlClient
 from syshaxd.core.placement.calibration import RunResult, interference
 from syshaxd.core.report import svg
@@ -66,21 +67,18 @@ def calibrate(socket: Path | None, *, force: bool, picture: Path | None, output:
 
 def show_results(results: Sequence[RunResult], console: Console) -> None:
     """Prints a table, a plot if the console is a terminal, and how much the instances slow each other down."""
-    console.print(_table(results))
+    console.print(_table(results, console.width))
     if console.is_terminal:
         console.print(Text("\n".join(["", *_chart(results, console.width), ""])))
     for (name, other), ratio in interference(results).items():
         console.print(Text(f"{name}: a token takes {ratio:.2f} times as long while {other} computes"))
 
 
-def _table(results: Sequence[RunResult]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in ("INSTANCE", "BESIDE"):
-        table.add_column(name)
-    for name in ("REQUESTS", "PROMPT", "FIRST S", "TOKEN MS", "TOKENS/S"):
-        table.add_column(name, justify="right")
-    for result in results:
-        table.add_row(
+def _table(results: Sequence[RunResult], width: int) -> Table:
+    numbers = ("REQUESTS", "PROMPT", "FIRST S", "TOKEN MS", "TOKENS/S")
+    headings = (Heading("INSTANCE"), Heading("BESIDE"), *(Heading(name, right=True) for name in numbers))
+    rows = [
+        (
             result.instance,
             result.beside or "-",
             str(result.batch),
@@ -89,7 +87,9 @@ def _table(results: Sequence[RunResult]) -> Table:
             f"{1000 * result.token_s:.1f}",
             f"{result.batch / result.token_s:.1f}" if result.token_s else "-",
         )
-    return table
+        for result in results
+    ]
+    return fitting_table(headings, rows, width)
 
 
 def _chart(results: Sequence[RunResult], width: int) -> list[str]:

@@ -10,19 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from syshaxd.cli import complete, show
 from syshaxd.cli.connection import run
 from syshaxd.cli.options import output_option, shown_errors
+from syshaxd.cli.tables import Heading, fitting_table
 from syshaxd.client import ControlClient
 from syshaxd.core.config.api_keys import Access, ApiKey
 from syshaxd.core.placement.targets import RequestClass
 from syshaxd.core.types import FULL_WEIGHTS
 from syshaxd.system.api_keys import ApiKeys
 
-_LONG = frozenset(("NAME", "MODELS", "LIMITS"))
+_HEADINGS = (
+    Heading("NAME", least=12),
+    Heading("ACCESS"),
+    Heading("CLASS", spare=1),
+    Heading("MODELS", least=12),
+    Heading("WEIGHTS", spare=2),
+    Heading("LIMITS", least=12),
+    Heading("CREATED", spare=3),
+    Heading("EXPIRES"),
+)
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -220,9 +228,7 @@ def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
     if not found:
         click.echo("no API keys", err=True)
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("NAME", "ACCESS", "CLASS", "MODELS", "WEIGHTS", "LIMITS", "CREATED", "EXPIRES"):
-        table.add_column(name, no_wrap=name not in _LONG, overflow="fold")
+    rows = []
     for key in found:
         expires_at_s = key.get("expires_at_s")
         expiry = "never" if expires_at_s is None else show.clock_text(expires_at_s, "%Y-%m-%d %H:%M")
@@ -233,5 +239,6 @@ def _show(found: Sequence[Mapping[str, Any]], output: str) -> None:
         models = "\n".join(key["models"]) or "all"
         weights = FULL_WEIGHTS if key["full_weights"] else "any"
         texts = (key["name"], key["access"], its_class, models, weights, _limits_text(key), created, expiry)
-        table.add_row(*map(Text, texts))
-    show.console().print(table)
+        rows.append(texts)
+    console = show.console()
+    console.print(fitting_table(_HEADINGS, rows, console.width))

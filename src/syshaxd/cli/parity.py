@@ -5,9 +5,9 @@
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from syshaxd.cli.tables import Heading, fitting_table
 from syshaxd.core.parity import Agreement, ParityCause, ParityReport, PromptReport
 
 _COLOURS = {
@@ -17,8 +17,15 @@ _COLOURS = {
     Agreement.DIFFERS: "red",
     Agreement.UNKNOWN: "yellow",
 }
-_PROMPT_COLUMNS = 28
-"""Terminal columns: Chinese characters take two."""
+_PROMPT_COLUMNS, _NARROW_PROMPT_COLUMNS = 28, 16
+"""Terminal columns, on narrow terminals too: Chinese characters take two."""
+_NARROW = 80
+_HEADINGS = (
+    Heading("PROMPT"),
+    Heading("FIRST", right=True, spare=1),
+    *(Heading(name, right=True) for name in ("PREFIX", "SAME TOP", "PREFILL", "DECODE")),
+    Heading("DIVERGE AT", least=10),
+)
 
 
 def parity_line(report: ParityReport) -> Text:
@@ -34,15 +41,10 @@ def parity_line(report: ParityReport) -> Text:
     )
 
 
-def parity_table(report: ParityReport) -> RenderableType:
-    """The whole report."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
-    table.add_column("PROMPT", no_wrap=True)
-    for name in ("FIRST", "PREFIX", "SAME TOP", "PREFILL", "DECODE"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("DIVERGE AT", no_wrap=True)
-    for prompt in report.prompts:
-        table.add_row(*_cells(prompt))
+def parity_table(report: ParityReport, width: int) -> RenderableType:
+    """The whole report, for a terminal of `width` columns."""
+    columns = _PROMPT_COLUMNS if width >= _NARROW else _NARROW_PROMPT_COLUMNS
+    table = fitting_table(_HEADINGS, [_cells(prompt, columns) for prompt in report.prompts], width)
     return Group(*_head(report), *((Text(), table) if report.prompts else ()))
 
 
@@ -66,11 +68,11 @@ def _head(report: ParityReport) -> Iterator[Text]:
         )
 
 
-def _cells(prompt: PromptReport) -> tuple[str | Text, ...]:
+def _cells(prompt: PromptReport, columns: int) -> tuple[str | Text, ...]:
     shown = Text(prompt.prompt.replace("\n", " "))
-    shown.truncate(_PROMPT_COLUMNS, overflow="ellipsis")
+    shown.truncate(columns, overflow="ellipsis")
     if not prompt.same_tokens:
-        return (shown, "other tokens", "", "", "", "", "")
+        return (shown, "", "", "", "", "", "other tokens")
     return (
         shown,
         "same" if prompt.common_tokens else "differs",

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from syshaxd.cli import show
 from syshaxd.cli.options import output_option
+from syshaxd.cli.tables import Heading, fitting_table
 from syshaxd.core.placement.replay.compare import DEFAULT_LOADS, Comparison, Row, compare
 from syshaxd.core.placement.replay.plot import draw
 from syshaxd.core.placement.replay.profiles import PROFILES
@@ -20,20 +21,20 @@ from syshaxd.core.placement.rules import RULES
 from syshaxd.system.terminal import FileText
 
 _BAR_WIDTH = 12
-_COLUMNS = (
-    "LOAD",
-    "POLICY",
-    "GOOD/S",
-    "",
-    "TOKENS/S",
-    "OF IDEAL",
-    "FIRST",
-    "P99",
-    "WHOLE",
-    "P99",
-    "TOKEN",
-    "HELPED",
-    "BATCH",
+_HEADINGS = (
+    Heading("LOAD", right=True),
+    Heading("POLICY"),
+    Heading("GOOD/S", right=True),
+    Heading("", spare=8),
+    Heading("TOKENS/S", right=True, spare=2),
+    Heading("OF IDEAL", right=True, spare=5),
+    Heading("FIRST", right=True, spare=3),
+    Heading("P99", right=True, spare=4),
+    Heading("WHOLE", right=True),
+    Heading("P99", right=True),
+    Heading("TOKEN", right=True, spare=6),
+    Heading("HELPED", right=True, spare=1),
+    Heading("BATCH", right=True, spare=7),
 )
 
 
@@ -109,17 +110,16 @@ def replay(
     if output == "json":
         click.echo(json.dumps([asdict(row) for row in rows], indent=2))
     else:
-        show.console().print(_table(rows))
+        console = show.console()
+        console.print(_table(rows, console.width))
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in {"POLICY", ""} else "right")
+def _table(rows: Sequence[Row], width: int) -> Table:
     most = {load: max(row.goodput for row in rows if row.load == load) for load in {row.load for row in rows}}
+    cells = []
     for row in rows:
         share = row.goodput / most[row.load] if most[row.load] else 0.0
-        table.add_row(
+        texts = (
             f"{row.load:g}x",
             row.policy,
             f"{row.goodput:.3g}",
@@ -131,4 +131,5 @@ def _table(rows: Sequence[Row]) -> Table:
             f"{row.helped:.0%}",
             f"{row.batch_whole_s:.2f}" if row.batch_whole_s else "-",
         )
-    return table
+        cells.append(texts)
+    return fitting_table(_HEADINGS, cells, width)

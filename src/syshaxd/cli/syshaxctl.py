@@ -170,7 +170,8 @@ def parity(socket: Path | None, first: str, second: str, output: str) -> None:
         if output == "json":
             click.echo(json.dumps(report_json(report), indent=2, ensure_ascii=False))
         else:
-            show.console().print(parity_table(report))
+            console = show.console()
+            console.print(parity_table(report, console.width))
         if not report.verdict.allowed:
             raise click.exceptions.Exit(1)
 
