@@ -23,6 +23,7 @@ from syshaxd.core.types import EngineStatus, InstanceSpec, InstanceStatus, Runti
 from syshaxd.instances.registry import InstanceRegistry, RegisteredInstance
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.operations import InstanceOperations
+from syshaxd.system.connecting import client_session
 
 _log = logging.getLogger(__name__)
 _FIRST_REPORT_S = 5.0
@@ -65,7 +66,7 @@ async def watch_start(
             for status in _pending(registry):
                 _log.info("%s", await progress(instances.supervisor, status))
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TEST_TIMEOUT_S)) as session:
+    async with client_session(timeout=aiohttp.ClientTimeout(total=_TEST_TIMEOUT_S)) as session:
         if not is_testable:
             _log.info("connectivity test: skipped, as clients need a certificate (gateway.tls.client_ca)")
         chatting = [spec for spec in registry.ready if registry.instances[spec.name].catalog.serves_route(*_CHAT)]

@@ -58,6 +58,7 @@ from syshaxd.serving.runner import Runner, TimeLimits
 from syshaxd.system import activation, api_keys, descriptors, rundir
 from syshaxd.system.api_keys import ApiKeys
 from syshaxd.system.batch_store import BatchStore
+from syshaxd.system.connecting import client_session
 from syshaxd.system.looplag import LoopLag
 from syshaxd.system.sidetasks import SideTasks
 
@@ -86,7 +87,7 @@ async def build(
     stack.callback(loop_lag.close)
     side_tasks = SideTasks()
     _close_with(stack, "tasks", side_tasks.close)
-    session = await stack.enter_async_context(aiohttp.ClientSession())
+    session = await stack.enter_async_context(client_session())
     keys = await asyncio.to_thread(ApiKeys, api_keys.default_path())
     authentication = Authentication.from_config(config, keys)
     tls = await asyncio.to_thread(Tls.from_config, config.gateway.tls)

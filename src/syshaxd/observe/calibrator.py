@@ -27,7 +27,7 @@ from syshaxd.core.placement.calibration import Calibration, Run, RunResult, besi
 from syshaxd.core.types import CalibrationStatus, Device, InstanceSpec
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.system import replacing, smallfile
-from syshaxd.system.connecting import NO_ANSWER, read_whole, why_no_answer
+from syshaxd.system.connecting import NO_ANSWER, client_session, read_whole, why_no_answer
 
 _log = logging.getLogger(__name__)
 _PATH = "/v1/completions"
@@ -152,7 +152,7 @@ class Calibrator:
         results: list[RunResult] = []
         self._progress = 0, len(runs)
         try:
-            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            async with client_session(connector=aiohttp.TCPConnector(limit=0)) as session:
                 await self._run(session, runs[0], specs)  # what an engine does only once
                 for run in runs:
                     results.append(await self._run(session, run, specs))

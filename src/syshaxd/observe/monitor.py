@@ -18,7 +18,7 @@ from syshaxd.core.loads import NO_LOAD, HostLoad, Snapshot
 from syshaxd.core.types import InstanceSpec
 from syshaxd.core.wire import vllm_metrics
 from syshaxd.observe.devices import HostReader
-from syshaxd.system.connecting import read_whole, why_no_answer
+from syshaxd.system.connecting import client_session, read_whole, why_no_answer
 from syshaxd.system.gpus import GpuReader, GpuReading
 from syshaxd.system.threads import in_thread
 
@@ -77,7 +77,7 @@ class SystemMonitor:
     async def run(self) -> None:
         """Reads everything periodically, until cancelled."""
         running: dict[str, asyncio.Task[None]] = {}
-        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+        async with client_session() as session, asyncio.TaskGroup() as group:
             while True:
                 for source, read in self._sources(session).items():
                     if source not in running or running[source].done():

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Reads answers of servers within limits; explains in plain words why a server can't be reached or used."""
+"""Asks servers, reads their answers within limits, and explains in plain words why one can't be reached or used."""
 
 import os
 import socket
@@ -39,7 +39,22 @@ def why_no_answer(error: Exception, host: str) -> str:
         return why_no_connection(error.os_error, host)
     if isinstance(error, UnicodeError):
         return why_no_connection(error, host)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     return str(error) or type(error).__name__
+
+
+def client_session(**options: Any) -> aiohttp.ClientSession:
+    """For the daemon's own requests: a server can neither have it keep anything, nor send it to another server."""
+    return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_refuse_redirects,), **options)
+
+
+async def _refuse_redirects(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    response = await send(request)
+    if 300 <= response.status < 400:
+        response.close()
+        raise aiohttp.ClientError(f"status {response.status}: it redirects to {response.headers.get('Location')}")
+    return response
 
 
 async def read_whole(response: aiohttp.ClientResponse) -> bytes:
