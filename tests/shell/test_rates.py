@@ -151,4 +151,6 @@ async def test_long_prompts_are_refused_before_any_work(make_stand: MakeStand, k
         assert ((await ask(stand, body, **alice))[0], (await ask(stand, body, **bob))[0]) == (of_alice, of_bob)
     assert len(stand.gpu.requests) == 3
     async with stand.post(b"{" * 500, headers=alice | {"Content-Type": "application/json"}) as response:
-        assert (await response.json())["error"]["code"] == "context_length_exceeded", "its fields were not read"
+        error = (await response.json())["error"]
+    assert error["code"] == "context_length_exceeded", "its fields were not read"
+    assert "at most 50 " in error["message"], "the lower of the two limits"

@@ -83,13 +83,15 @@ class RateLimiter:
 
     def check_prompt(self, key: ApiKey | None, tokens: int) -> None:
         """Raises BadRequestError: the prompt is too long."""
-        for limit in (self._max_prompt_tokens, None if key is None else key.max_prompt_tokens):
-            if limit is not None and tokens > limit:
-                raise BadRequestError(
-                    f"the request has about {tokens} tokens; a prompt may have at most {limit} "
-                    "(gateway.max_prompt_tokens, or the API key's limit)",
-                    code="context_length_exceeded",
-                )
+        limit, of_key = self._max_prompt_tokens, None if key is None else key.max_prompt_tokens
+        if limit is None or (of_key is not None and of_key < limit):
+            limit = of_key
+        if limit is not None and tokens > limit:
+            raise BadRequestError(
+                f"the request has about {tokens} tokens; a prompt may have at most {limit} "
+                "(gateway.max_prompt_tokens, or the API key's limit)",
+                code="context_length_exceeded",
+            )
 
     @property
     def now_s(self) -> float:
