@@ -299,7 +299,7 @@ def _snapshot(message: api.Snapshot, now_s: float) -> Snapshot:
 
 
 def _faults(message: api.CheckBindingResponse) -> tuple[Fault, ...]:
-    """Each with the one proposal. Its dialect does not travel: the variables tell it."""
+    """Each with the one proposal. Its dialect does not travel: the variables show it."""
     given = message.proposal
     dialect = dialect_of(dict(given.env), on_cpu=True)
     proposal = value_of(BindingSettings, given, dialect=dialect) if message.HasField("proposal") else None

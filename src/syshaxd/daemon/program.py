@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """syshaxd: reads the configuration, builds the parts by hand, runs them, and stops them in order.
 
-Exit codes: 0 stopped as it was told, 1 refused or failed, 2 usage.
+Exit codes: 0 stopped as requested, 1 refused or failed, 2 usage.
 """
 
 import asyncio
@@ -107,7 +107,7 @@ async def serve(path: Path, text: str, config: Config, bound: Bound) -> None:
     """Runs the daemon with the text of a configuration file until it is asked to stop.
 
     Raises:
-        SyshaxError: What the service can't be without could not be had, or failed: instances run on then.
+        SyshaxError: An essential part could not be started, or has failed: instances keep running.
     """
     orders = Orders()
     async with AsyncExitStack() as stack:

@@ -35,7 +35,7 @@ class OwnRoutes:
         """Knows the routes.
 
         Args:
-            registry: The instances whose state they tell.
+            registry: The instances whose state they report.
             metrics: Returns all metrics as text.
             load: Returns how many requests run or wait.
             dashboard: The page of states and loads; None: there is none.

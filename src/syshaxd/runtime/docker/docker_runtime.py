@@ -305,7 +305,7 @@ class DockerRuntime:
             if state is None or not state.running:
                 return state
             if state.started_at_s != running.handle.started_at_s:
-                # Its end was over before anybody could look: all that it held is lost, and who joined it is apart.
+                # It had ended before anyone looked: all that it held is lost, and what joined it is cut off.
                 running.cause = "its container was restarted from outside"
                 return None
             if running.uses_donor and not await self._until_answered(

@@ -53,8 +53,8 @@ class _Running:
 class ProcessRuntime:
     """Launches instances in sessions of their own; keeps their logs and records in one folder.
 
-    An instance doesn't hang on the daemon's life: it writes its output into a file, and its record lets the next daemon
-    adopt it, even after a SIGKILL in the middle of a launch.
+    An instance outlives the daemon: it writes its output into a file, and its record lets the next daemon adopt it,
+    even after a SIGKILL in the middle of a launch.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ class Record:
     def read(cls, path: Path) -> Self | None:
         """The record in a file; None if there is none, or if it can't be understood.
 
-        What another version of syshaxd has noted is left out: that it knew better whose something is, nobody knows.
+        What another version of syshaxd has noted is left out: it may have judged ownership by other rules.
         """
         with suppress(OSError, ValueError, TypeError, KeyError):
             return cls._from(smallfile.read_json(path))
