@@ -153,7 +153,7 @@ class Reconfigurer:
             specs = [spec for spec in self._bound.specs if name in {spec.name, spec.service, spec.served_model}]
             if not specs:
                 known = dict.fromkeys(each for spec in self._bound.specs for each in (spec.served_model, spec.name))
-                raise NotFoundError(f"no instance, service or model {name!r}; there are {', '.join(known)}")
+                raise NotFoundError(f"no instance, service or model {name!r}; available: {', '.join(known)}")
             specs = [spec for spec in specs if self._supervisor.status(spec.name).wanted]
             for at, spec in enumerate(specs):
                 yield RolloutStep(spec.name, at + 1, len(specs), self._instances.carried_by(spec))

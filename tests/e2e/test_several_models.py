@@ -137,7 +137,7 @@ def test_a_form_and_a_path_name_the_model(client: openai.OpenAI) -> None:
     assert "the model 'vec'; it has /v1/embeddings" in caught.value.message
     with pytest.raises(openai.NotFoundError) as caught:
         client.audio.transcriptions.create(model="whisper", file=("a.wav", b"RIFF"))
-    assert "'whisper' does not exist; there is" in caught.value.message
+    assert "'whisper' does not exist; available:" in caught.value.message
     assert client.models.retrieve("vec").id == "vec"
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("gpt-4o")

@@ -204,7 +204,7 @@ class FakeEngine:
 
     def role(self, name: str) -> Role:
         if name not in set(Role):
-            raise NotFoundError(f"no instance {name!r}; there are gpu, cpu")
+            raise NotFoundError(f"no instance {name!r}; available: gpu, cpu")
         return Role(name)
 
 

@@ -28,7 +28,7 @@ def test_a_key_is_valid_from_its_making_to_its_revocation(path: Path) -> None:
     assert keys.exist  # requests need a key all the same
     with pytest.raises(UnauthorizedError):
         keys.find(new.secret)
-    with pytest.raises(NotFoundError, match="there is no API key alice; there are none"):
+    with pytest.raises(NotFoundError, match="there is no API key alice; none exist"):
         keys.revoke("alice")
 
 

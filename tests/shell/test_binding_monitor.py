@@ -261,7 +261,7 @@ async def test_verifying_tells_of_every_instance_why_or_what() -> None:
     assert await monitor.verify("cpu") == {"cpu": Unverified("it has just ended")}
     stage.become("cpu", State.STOPPED)
     assert await monitor.verify("cpu") == {"cpu": Unverified("not running: STOPPED")}
-    with pytest.raises(NotFoundError, match="no instance 'npu'; there are gpu, cpu"):
+    with pytest.raises(NotFoundError, match="no instance 'npu'; available: gpu, cpu"):
         await monitor.verify("npu")
     assert await Stage().monitor().verify("gpu") == {"gpu": Unverified("not bound: it names no CPUs")}
 

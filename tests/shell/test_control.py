@@ -268,7 +268,7 @@ async def test_an_unknown_instance(client: ControlClient) -> None:
         client.stop("tpu", drain=True, wait=False),
         client.logs("tpu", tail=None, follow=False),
     ):
-        with pytest.raises(errors.NotFoundError, match="no instance 'tpu'; there are gpu, cpu"):
+        with pytest.raises(errors.NotFoundError, match="no instance 'tpu'; available: gpu, cpu"):
             await anext(call)
 
 

@@ -189,7 +189,7 @@ async def test_a_dry_run_under_given_loads_changes_nothing(plane: Plane) -> None
     assert plane.running() == {"gpu": 0, "cpu": 0}
     with pytest.raises(NotFoundError):
         await plane.client.ask("ExplainDecision", request_id="dry-run")
-    with pytest.raises(NotFoundError, match="no instance 'gpu2'; there are gpu, cpu"):
+    with pytest.raises(NotFoundError, match="no instance 'gpu2'; available: gpu, cpu"):
         await plane.client.ask("DryRun", loads={"gpu2": {"running": 1}})
 
 

@@ -70,7 +70,7 @@ def test_a_pinned_request_without_a_model_stays_there() -> None:
 @pytest.mark.parametrize(
     ("request_", "text"),
     [
-        (asked("x"), "the model 'x' does not exist; there is chat, lora, minilm"),
+        (asked("x"), "the model 'x' does not exist; available: chat, lora, minilm"),
         (asked("x", pinned="vectors"), "vectors does not serve the model 'x'; it serves minilm"),
         (
             asked("minilm"),

@@ -327,7 +327,7 @@ def test_what_is_kept_is_listed_and_removed(tmp_path: Path) -> None:
     weights.remove(tmp_path / "kept", made.name)
     weights.remove(tmp_path / "kept", ".making-other")
     assert weights.kept(tmp_path / "kept") == []
-    with pytest.raises(NotFoundError, match="there is nothing"):
+    with pytest.raises(NotFoundError, match="available: nothing"):
         weights.remove(tmp_path / "kept", made.name)
 
 

@@ -93,7 +93,7 @@ async def test_a_rollout_stops_at_the_first_failure(daemon: FakeDaemon) -> None:
 
 
 async def test_a_rollout_of_nothing_tells_what_there_is(daemon: FakeDaemon) -> None:
-    with pytest.raises(NotFoundError, match="no instance, service or model 'x'; there are m, chat-0, chat-1"):
+    with pytest.raises(NotFoundError, match="no instance, service or model 'x'; available: m, chat-0, chat-1"):
         await steps(daemon, "x")
 
 

@@ -356,7 +356,7 @@ class TestCommands:
     async def test_unknown_names(self) -> None:
         async with bench() as b:
             for command in (b.supervisor.start, b.supervisor.stop, b.supervisor.restart, b.supervisor.drained):
-                with pytest.raises(NotFoundError, match="no instance 'x'; there are gpu"):
+                with pytest.raises(NotFoundError, match="no instance 'x'; available: gpu"):
                     command("x")
             with pytest.raises(NotFoundError):
                 b.supervisor.logs("x", tail=None, follow=False)

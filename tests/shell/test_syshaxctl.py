@@ -284,7 +284,7 @@ async def test_a_time_limit(socket: Path, engine: FakeEngine) -> None:
 @pytest.mark.parametrize("words", [("logs", "tpu"), ("start", "tpu"), ("stop", "tpu"), ("restart", "tpu", "--no-wait")])
 async def test_an_unknown_instance(socket: Path, words: tuple[str, ...]) -> None:
     outcome = await syshaxctl(socket, *words)
-    assert outcome == Outcome(1, "", "Error: no instance 'tpu'; there are gpu, cpu\n")
+    assert outcome == Outcome(1, "", "Error: no instance 'tpu'; available: gpu, cpu\n")
 
 
 async def test_logs(socket: Path, engine: FakeEngine) -> None:

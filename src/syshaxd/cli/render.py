@@ -42,7 +42,7 @@ def render(name: str, path: Path, output: str, *, show_secrets: bool) -> None:
     except SyshaxError as error:
         raise click.ClickException(configfile.fault_text(path, error)) from None
     if name not in specs:
-        raise click.ClickException(f"{path}: no instance {name} is enabled; there is {', '.join(specs)}")
+        raise click.ClickException(f"{path}: no instance {name} is enabled; available: {', '.join(specs)}")
     spec = specs[name]
     if spec.runtime is RuntimeKind.EXTERNAL:
         raise click.ClickException(f"syshaxd does not start {name} ({spec.key}.runtime is external)")

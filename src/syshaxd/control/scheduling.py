@@ -74,7 +74,7 @@ class SchedulingServicer(SchedulingServiceServicer):
     async def DryRun(self, request: api.DryRunRequest, context: Context) -> api.DryRunResponse:
         status, specs = self._instances.status(), self._specs()
         if unknown := set(request.loads).difference(specs):
-            raise NotFoundError(f"no instance {min(unknown)!r}; there are {', '.join(specs)}")
+            raise NotFoundError(f"no instance {min(unknown)!r}; available: {', '.join(specs)}")
         snapshot, inflight = _assumed(status.snapshot, status.inflight, request.loads)
         decision = self._engine.decide(_query(request.query, "dry-run"), snapshot=snapshot, inflight=inflight)
         return make(api.DryRunResponse, decision=_decision(decision, specs))

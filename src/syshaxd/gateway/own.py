@@ -91,7 +91,7 @@ class OwnRoutes:
         name = path.removeprefix(_MODEL_PREFIX)
         known = self._permitted(key)
         if name not in known:
-            text = f"the model {name!r} does not exist; there is {', '.join(known) or 'none'}"
+            text = f"the model {name!r} does not exist; available: {', '.join(known) or 'none'}"
             raise NotFoundError(text, param="model", code="model_not_found")
         return _json(known[name])
 

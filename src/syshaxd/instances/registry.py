@@ -265,13 +265,13 @@ class InstanceRegistry:
     def _check_known(self, request: InferenceRequest) -> None:
         if request.pinned is not None and request.pinned not in self.specs:
             raise NotFoundError(
-                f"no instance {request.pinned!r}; there are {', '.join(self.specs)}", code="instance_not_found"
+                f"no instance {request.pinned!r}; available: {', '.join(self.specs)}", code="instance_not_found"
             )
         asked = list(self.instances.values()) if request.pinned is None else [self.instances[request.pinned]]
         catalogs = [instance.catalog for instance in asked]
         if not any(catalog.serves_model(request.model) for catalog in catalogs):
             known = sorted({model for catalog in catalogs for model in catalog.models})
-            what = f"the model {request.model!r} does not exist; there is"
+            what = f"the model {request.model!r} does not exist; available:"
             if request.pinned is not None:
                 what = f"{request.pinned} does not serve the model {request.model!r}; it serves"
             raise NotFoundError(f"{what} {shown_names(known)}", param="model", code="model_not_found")

@@ -335,7 +335,7 @@ class Supervisor:
         try:
             return self._instances[name]
         except KeyError:
-            raise NotFoundError(f"no instance {name!r}; there are {', '.join(self._instances)}") from None
+            raise NotFoundError(f"no instance {name!r}; available: {', '.join(self._instances)}") from None
 
     def _post(self, instance: Instance, event: Event) -> None:
         self._events.put_nowait((instance, event))

@@ -146,7 +146,7 @@ class BindingMonitor:
     def _status(self, name: str) -> InstanceStatus:
         statuses = {status.spec.name: status for status in self._statuses()}
         if name not in statuses:
-            raise NotFoundError(f"no instance {name!r}; there are {', '.join(statuses)}")
+            raise NotFoundError(f"no instance {name!r}; available: {', '.join(statuses)}")
         return statuses[name]
 
     async def _verify(self, status: InstanceStatus) -> Verification | Unverified:

@@ -165,7 +165,7 @@ class ParityService:
         pair = tuple(name for name in self._known if name in {first, second})
         for name in (first, second):
             if name not in pair:
-                raise NotFoundError(f"no instance {name!r}; there are {', '.join(self._known)}")
+                raise NotFoundError(f"no instance {name!r}; available: {', '.join(self._known)}")
             if not self._known[name].ready:
                 raise ConflictError(f"{name} is not ready: wait for it, or start it with `syshaxctl start {name}`")
         for known in [self._known[name] for name in pair]:

@@ -112,7 +112,7 @@ class ApiKeys:
 
         def remove(keys: Sequence[ApiKey]) -> Sequence[ApiKey]:
             if all(key.name != name for key in keys):
-                others = f"; there are {', '.join(key.name for key in keys)}" if keys else "; there are none"
+                others = f"; available: {', '.join(key.name for key in keys)}" if keys else "; none exist"
                 raise NotFoundError(f"there is no API key {name}{others}")
             return [key for key in keys if key.name != name]
 

@@ -182,7 +182,7 @@ def remove(folder: Path, name: str) -> Path:
     """
     names = {its.path.name: its.path for its in kept(folder)}
     if name not in names:
-        raise NotFoundError(f"{folder} has no {name}; there is {', '.join(names) or 'nothing'}")
+        raise NotFoundError(f"{folder} has no {name}; available: {', '.join(names) or 'nothing'}")
     path = names[name]
     if not path.name.startswith(_HIDDEN):
         # Half removed, it must not be taken for whole ones.

@@ -81,7 +81,7 @@ def plan_changes(
 def _not_ours(names: list[str], specs: Mapping[str, InstanceSpec]) -> Iterator[ConfigFault]:
     for name in names:
         if name not in specs:
-            yield ConfigFault(f"services.{name}", f"no such instance is enabled; there is {', '.join(specs)}")
+            yield ConfigFault(f"services.{name}", f"no such instance is enabled; available: {', '.join(specs)}")
         elif specs[name].runtime is RuntimeKind.EXTERNAL:
             problem = "`external`: syshaxd does not start this instance and so can't bind it"
             yield ConfigFault(f"{specs[name].key}.runtime", problem)
