@@ -7,36 +7,35 @@ at the end of the queue, where the wait is longest, if it serves them sooner. Ot
 its model, class and key. If the answer can move, the request keeps its position: when that comes up, the stream
 migrates to a GPU. Models that share instances get slots in turns.
 
-`Placer` decides on one claim, `Migration` on running streams, `Admission` on the order. Each of its methods except the
-questions is an event and returns effects, which the Engine (or a simulator) carries out in order. Call `admit` after
-the release of a slot.
+`Placer` decides on one claim, `Granter` carries that out; `Migration` decides on running streams, `Admission` on the
+order. Each of its methods except the questions is an event and returns effects, which the Engine (or a simulator)
+carries out in order. Call `admit` after the release of a slot.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from syshaxd.core.errors import NotFoundError, OverloadedError, UnavailableError
+from syshaxd.core.errors import OverloadedError, UnavailableError
 from syshaxd.core.placement.calibration import RunResult, seed
-from syshaxd.core.placement.claims import Claim, Decided, Effect, Fleet, Granted, HelpSwitched, Refused
-from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, Placement, Reject, RunOn, Wait
+from syshaxd.core.placement.claims import Claim, Effect, Fleet, HelpSwitched, Refused
+from syshaxd.core.placement.decision import Decision, InferenceRequest, Offload, RunOn, Wait
 from syshaxd.core.placement.estimate import Estimates
+from syshaxd.core.placement.granter import Granter
 from syshaxd.core.placement.holdout import Holdout
 from syshaxd.core.placement.interference import report
 from syshaxd.core.placement.migration import Migration
 from syshaxd.core.placement.placer import Placer
 from syshaxd.core.placement.queue import Queue, Queues
 from syshaxd.core.placement.records import HandoverRecord
-from syshaxd.core.placement.rules import Policy, View
-from syshaxd.core.placement.slots import Grant, Slot
+from syshaxd.core.placement.rules import Policy
+from syshaxd.core.placement.slots import Slot
 from syshaxd.core.placement.turns import Entry
 from syshaxd.core.types import InstanceSpec, Interference, Role
 
 _OFFERED_CPU = 16
 """Requests at the end of a queue that are offered a CPU with room at a time."""
-_STARTS = Wait(("its model is started on demand",))
 
 
 class Admission:
@@ -55,6 +54,7 @@ class Admission:
         self._placer = Placer(policy)
         self._queues = Queues()
         self._running: dict[Claim, None] = {}  # in the order in which they were granted
+        self._granter = Granter(self._placer, self._queues, self._running)
         self._migration = Migration(self._placer, self._queues, self._running)
 
     # Questions.
@@ -134,10 +134,10 @@ class Admission:
         effects: list[Effect] = []
         queue = self._queues.of(claim, fleet)
         ahead = queue.ahead_of(claim.request)
-        if refusal := self._refuse_late(claim, ahead, fleet):
+        if refusal := self._granter.refuse_late(claim, ahead, fleet):
             return refusal
         if claim.first or not ahead or self._may_pass(claim.request.pinned, queue, fleet):
-            decision = self._settle(claim, fleet, effects, arrives=True)
+            decision = self._granter.settle(claim, fleet, effects, arrives=True)
             if not isinstance(decision, Wait):
                 if isinstance(decision, RunOn | Offload) and decision.returns_to:
                     queue.append(claim, decision.returns_to)
@@ -166,9 +166,9 @@ class Admission:
             decision = Wait((f"{queue.waiting} requests are already waiting",))
         else:
             decision = self._placer.decide(claim, view)
-        effects: list[Effect] = [self._decided(claim, decision, view, fleet)]
+        effects: list[Effect] = [self._granter.decided(claim, decision, view, fleet)]
         if isinstance(decision, RunOn | Offload):
-            effects.append(self._grant(claim, decision, view, fleet))
+            effects.append(self._granter.grant(claim, decision, view, fleet))
         return decision, effects
 
     def give_up(self, claim: Claim) -> None:
@@ -284,7 +284,7 @@ class Admission:
             if pinned in taken:
                 passed_over.append(entry)
                 continue
-            decision = self._settle(entry.claim, fleet, effects, without=taken)
+            decision = self._granter.settle(entry.claim, fleet, effects, without=taken)
             if isinstance(decision, Wait):
                 passed_over.append(entry)
                 if pinned is None:
@@ -306,7 +306,7 @@ class Admission:
     def _admit_pinned(self, queue: Queue, cpu: InstanceSpec, fleet: Fleet, effects: list[Effect]) -> None:
         """Grants a CPU's slots to requests that insist on it: what is still before them waits for GPUs."""
         while self._placer.room(cpu, fleet).has_place and (claim := queue.first_pinned(cpu.name)) is not None:
-            if isinstance(self._settle(claim, fleet, effects), Wait):
+            if isinstance(self._granter.settle(claim, fleet, effects), Wait):
                 break  # the instance is yet to be started
             queue.remove_waiting(claim)
 
@@ -320,7 +320,7 @@ class Admission:
         for position, claim in queue.last(count):
             if claim.request.pinned is not None:
                 continue
-            decision = self._settle(claim, fleet, effects, queued=position, only=Role.CPU)
+            decision = self._granter.settle(claim, fleet, effects, queued=position, only=Role.CPU)
             if isinstance(decision, Wait):
                 if not decision.cpu_has_room:
                     return
@@ -328,87 +328,6 @@ class Admission:
                 queue.replace(claim, decision.returns_to)
             else:
                 queue.remove_waiting(claim)
-
-    def _settle(
-        self,
-        claim: Claim,
-        fleet: Fleet,
-        effects: list[Effect],
-        *,
-        queued: int = 0,
-        only: Role | None = None,
-        without: Set[str] = frozenset(),
-        arrives: bool = False,
-    ) -> Decision | None:
-        """Decides on a claim, and grants or refuses it unless it has to wait; None: no instance serves it.
-
-        Args:
-            claim: The claim.
-            fleet: The instances.
-            effects: Gets the effects.
-            queued: Requests that get the GPU before it.
-            only: The role of the instance that it may take; any, if None.
-            without: Instances that it may not take: requests ahead of it insist on them.
-            arrives: It is new, so the history records that it has to wait.
-        """
-        try:
-            candidates = fleet.candidates(claim.request, claim.tried)
-        except NotFoundError as error:
-            # Its traceback refers to `effects`: a cycle, which would keep the request.
-            effects.append(Refused(claim, error.with_traceback(None)))
-            return None
-        if without and candidates and not (candidates := [spec for spec in candidates if spec.name not in without]):
-            return Wait()
-        was_held_out = claim.held_out
-        view = self._placer.view(fleet, candidates, claim.request, queued=queued)
-        decision = self._placer.decide_or_hold_out(claim, view, fleet.now_s)
-        if isinstance(decision, Reject) and not candidates and fleet.waited_for(claim.request, claim.tried):
-            decision = _STARTS
-        if isinstance(decision, RunOn | Offload):
-            if only is not None and fleet.specs[decision.places[-1]].role is not only:
-                return Wait(cpu_has_room=True)
-            effects.append(self._decided(claim, decision, view, fleet))
-            effects.append(self._grant(claim, decision, view, fleet))
-        elif isinstance(decision, Wait):
-            if arrives or claim.held_out is not was_held_out:
-                effects.append(self._decided(claim, decision, view, fleet))
-        elif only is not None:
-            return Wait(cpu_has_room=True)
-        else:
-            effects.append(self._decided(claim, decision, view, fleet))
-            effects.append(Refused(claim, UnavailableError(decision.reason, retry_after_s=decision.retry_after_s)))
-        return decision
-
-    def _refuse_late(self, claim: Claim, ahead: int, fleet: Fleet) -> list[Effect]:
-        """Refuses a claim that has just come if its class wants that and its target can't be met; else nothing."""
-        if claim.first or not self.policy.target(claim.request).refuse:
-            return []
-        try:
-            candidates = fleet.candidates(claim.request, claim.tried)
-        except NotFoundError:
-            return []  # the decision refuses it
-        view = self._placer.view(fleet, candidates, claim.request, queued=ahead)
-        error = self._placer.late(claim, view)
-        if error is None:
-            return []
-        decision = Reject(str(error), error.retry_after_s)
-        return [self._decided(claim, decision, view, fleet), Refused(claim, error)]
-
-    def _decided(self, claim: Claim, decision: Decision, view: View, fleet: Fleet) -> Decided:
-        entries = len(self._queues.of_instances(view.candidates))
-        return Decided(fleet.at_s, claim.request, decision, view, entries)
-
-    def _grant(self, claim: Claim, placement: Placement, view: View, fleet: Fleet) -> Granted:
-        slots = self._placer.take(claim.request, placement, view, fleet)
-        self._running[claim] = None
-        return Granted(claim, Grant(placement, slots, released=partial(self._forget, claim)))
-
-    def _forget(self, claim: Claim) -> None:
-        """The request has ended; its position may still be in the queue."""
-        self._running.pop(claim, None)
-        self._queues.get(claim.queue).remove_return(claim)
-        if claim.member is not None:
-            claim.member.over = True
 
     def _retry_after_s(self, claim: Claim, fleet: Fleet) -> float:
         """Seconds until the present queue of a claim's model will have been served."""
