@@ -156,7 +156,7 @@ def rank_cache(layers: Sequence[Any], caches: Sequence[torch.Tensor], block_size
     # vLLM 0.26 keeps it on the layer's implementation, later ones on the layer.
     isa = getattr(layers[0], "isa", None) or getattr(layers[0].impl, "isa", None)
     if isa is None:
-        raise UnknownPackingError("this version of vLLM does not tell how its CPU backend packs K and V")
+        raise UnknownPackingError("this version of vLLM does not report how its CPU backend packs K and V")
     if caches[0].shape[2] != block_size:
         raise UnknownPackingError(
             f"blocks of {caches[0].shape[2]} tokens in the CPU's cache, of {block_size} in vLLM's book"

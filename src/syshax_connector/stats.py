@@ -100,7 +100,7 @@ class HandoverMetrics(KVConnectorPromMetrics):
         self._state = {
             "arena_bytes": gauge("arena_bytes", "Size of each rank's arena."),
             "arena_used_bytes": gauge("arena_used_bytes", "Bytes taken in each rank's arena."),
-            "waiting": gauge("waiting", "Hand-overs in the folder that nobody has loaded yet."),
+            "waiting": gauge("waiting", "Hand-overs in the folder that have not been loaded yet."),
             "oldest_seconds": gauge("oldest_seconds", "Age of the oldest of them."),
         }
 
