@@ -59,10 +59,10 @@ def weights_dir() -> Path:
     return rundir.state_dir() / "weights"
 
 
-def this_cpu(path: Path = _CPUINFO) -> Cpu:
+def this_cpu() -> Cpu:
     """This host's CPUs, as far as it can be read."""
     try:
-        text = path.read_text(encoding="ascii", errors="replace")
+        text = _CPUINFO.read_text(encoding="ascii", errors="replace")
     except OSError:
         text = ""
     lines = (line.partition(":") for line in text.splitlines())

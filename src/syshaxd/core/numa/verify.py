@@ -115,7 +115,6 @@ def verify_binding(
     placement: NumaUsage,
     topology: NumaTopology,
     *,
-    remote_ratio: float = _REMOTE_MEMORY_RATIO,
     remote_bytes: int = _REMOTE_MEMORY_BYTES,
 ) -> Verification:
     """Compares a running instance with its binding.
@@ -128,7 +127,6 @@ def verify_binding(
         binding: The planned binding.
         placement: The actual use of CPUs and memory.
         topology: The host at the same moment.
-        remote_ratio: Share of the memory, 0..1, that may be remote, for example touched before the binding.
         remote_bytes: Bytes that may be remote in any case.
     """
     confined = set(binding.cpuset)
@@ -139,7 +137,7 @@ def verify_binding(
     total = _sum_by_node([memory.own_bytes for memory in placement.memory])
     remote_total = _sum_by_node(remote)
     drifts = [*_off_line(binding, topology), *_outside(binding, outside), *_unbound(binding, bound, topology)]
-    if (amount := sum(remote_total.values())) > max(remote_bytes, remote_ratio * sum(total.values())):
+    if (amount := sum(remote_total.values())) > max(remote_bytes, _REMOTE_MEMORY_RATIO * sum(total.values())):
         where = ", ".join(f"{size / _MIB:.0f} MiB on node {node}" for node, size in remote_total.items())
         detail = f"{where}, remote to the planned nodes ({amount / sum(total.values()):.0%} of all)"
         drifts.append(Drift(kind=DriftKind.REMOTE_MEMORY, detail=detail, nodes=tuple(remote_total)))
