@@ -21,18 +21,10 @@ from syshaxd.core.lifecycle import (
     transition,
 )
 from syshaxd.core.lifecycle.command_goal import Command, Goal
-from syshaxd.core.types import Device, ExitStatus, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
+from syshaxd.core.types import ExitStatus, InstanceStatus, State
+from tests.fakes.specs import make_spec
 
-SPEC = InstanceSpec(
-    name="cpu",
-    role=Role.CPU,
-    device=Device.CPU,
-    runtime=RuntimeKind.PROCESS,
-    model="m",
-    served_model="m",
-    host="127.0.0.1",
-    port=8002,
-)
+SPEC = make_spec("cpu", port=8002)
 UP = InstanceStatus(spec=SPEC, state=State.READY, wanted=True, generation=1)
 DOWN = InstanceStatus(spec=SPEC, state=State.STOPPED, generation=1)
 

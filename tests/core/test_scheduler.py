@@ -11,21 +11,12 @@ from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.placement import scheduler
 from syshaxd.core.placement.decision import InferenceRequest, Reject, RunOn, Wait
 from syshaxd.core.placement.rules import RULES, Policy, View
-from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
+from syshaxd.core.types import InstanceSpec, Role
+from tests.fakes.specs import external_spec
 
 
 def _spec(name: str, role: Role, slots: int = 8) -> InstanceSpec:
-    return InstanceSpec(
-        name=name,
-        role=role,
-        device=Device.CPU,
-        runtime=RuntimeKind.EXTERNAL,
-        model="m",
-        served_model="m",
-        host="h",
-        port=1,
-        max_num_seqs=slots,
-    )
+    return external_spec(name, role=role, max_num_seqs=slots)
 
 
 GPU, CPU = _spec("gpu", Role.GPU), _spec("cpu", Role.CPU)

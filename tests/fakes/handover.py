@@ -17,7 +17,7 @@ from syshaxd.core.handover.pairs import InstanceFacts, Refusal
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.records import RequestRecord
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.types import Device, HandoverProtocol, InstanceSpec, Role, RuntimeKind, State
+from syshaxd.core.types import HandoverProtocol, InstanceSpec, Role, State
 from syshaxd.gateway import Gateway, Limits
 from syshaxd.instances.capabilities import read_facts
 from syshaxd.instances.catalog import read_catalog
@@ -32,6 +32,7 @@ from tests.fakes.bindings import unbound
 from tests.fakes.calibrator import no_calibrator
 from tests.fakes.parity import no_parity
 from tests.fakes.quiet import assert_quiet
+from tests.fakes.specs import external_spec
 from tests.fakes.supervisor import FakeSupervisor
 
 FAST = Profile(prefill_tokens_per_s=1e9, step_base_s=0.0005, step_per_request_s=0)
@@ -127,13 +128,8 @@ async def duo(
                 SimInstance(profile, kv_store=store, version=version, images=(images or {}).get(role), host=host)
             )
         specs = [
-            InstanceSpec(
-                name=role,
-                role=role,
-                device=Device.CPU,
-                runtime=RuntimeKind.EXTERNAL,
-                model="m",
-                served_model="m",
+            external_spec(
+                role,
                 host=host,
                 port=sims[role].port,
                 max_num_seqs=slots,

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
+from syshaxd.core.types import InstanceSpec, Role
 from syshaxd.core.wire.http1 import LAST_CHUNK, chunk
+from tests.fakes.specs import external_spec
 
 SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -135,14 +136,4 @@ class FakeInstance:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def spec(self, max_num_seqs: int = 4) -> InstanceSpec:
-        return InstanceSpec(
-            name=self.name,
-            role=self._role,
-            device=Device.CPU,
-            runtime=RuntimeKind.EXTERNAL,
-            model="m",
-            served_model="m",
-            host="127.0.0.1",
-            port=self.port,
-            max_num_seqs=max_num_seqs,
-        )
+        return external_spec(self.name, role=self._role, port=self.port, max_num_seqs=max_num_seqs)

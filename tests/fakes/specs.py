@@ -1,32 +1,19 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""InstanceSpecs for tests of the supervisor and the runtimes."""
+"""InstanceSpecs: `make_spec` for instances that a test launches, `external_spec` for servers that are there."""
+
+from typing import Any
 
 from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
 
 
-def make_spec(
-    name: str = "gpu",
-    *,
-    argv: tuple[str, ...] = (),
-    port: int = 0,
-    host: str = "127.0.0.1",
-    cores: tuple[int, ...] = (),
-    env: tuple[tuple[str, str], ...] = (),
-    runtime: RuntimeKind = RuntimeKind.PROCESS,
-    depends_on: str | None = None,
-) -> InstanceSpec:
-    return InstanceSpec(
-        name=name,
-        role=Role(name),
-        device=Device.CPU,
-        runtime=runtime,
-        model="tiny",
-        served_model="tiny",
-        host=host,
-        port=port,
-        argv=argv,
-        env=env,
-        cores=cores,
-        depends_on=depends_on,
-    )
+def make_spec(name: str = "gpu", **settings: Any) -> InstanceSpec:
+    """An instance named by its role, unless `role` tells it."""
+    usual = {"device": Device.CPU, "runtime": RuntimeKind.PROCESS, "model": "tiny", "served_model": "tiny"}
+    usual |= {"host": "127.0.0.1", "port": 0}
+    return InstanceSpec(**({"name": name} | usual | settings | {"role": settings.get("role") or Role(name)}))
+
+
+def external_spec(name: str, **settings: Any) -> InstanceSpec:
+    """As `make_spec`, for a server of the model `m` that syshaxd does not start."""
+    return make_spec(name, **({"runtime": RuntimeKind.EXTERNAL, "model": "m", "served_model": "m"} | settings))

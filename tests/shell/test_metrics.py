@@ -19,18 +19,17 @@ from syshaxd.core.placement.records import Cause, HandoverRecord, Outcome, Reque
 from syshaxd.core.types import (
     Device,
     EngineStatus,
-    InstanceSpec,
     InstanceStatus,
     Interference,
     OffloadTrial,
     OnDemandStatus,
     Role,
-    RuntimeKind,
     State,
 )
 from syshaxd.observe.metric_aliases import RENAMED, REPLACED
 from syshaxd.observe.metrics import ClientCounts, MetricsService
 from tests.fakes.engine import DRIFT, GIB, parity_report, seen
+from tests.fakes.specs import external_spec
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
@@ -38,16 +37,7 @@ COUNTERS = {alias.old for alias in RENAMED if alias.old in {"syshax_tokens", "sy
 OLD_NAMES = {
     f"{name}_total" if name in COUNTERS else name for name in {alias.old for alias in RENAMED} | REPLACED.keys()
 }
-SPEC = InstanceSpec(
-    name="gpu",
-    role=Role.GPU,
-    device=Device.CUDA,
-    runtime=RuntimeKind.EXTERNAL,
-    model="m",
-    served_model="m",
-    host="127.0.0.1",
-    port=8001,
-)
+SPEC = external_spec("gpu", device=Device.CUDA, port=8001)
 STATUSES = (
     InstanceStatus(spec=SPEC, state=State.READY, generation=3),
     InstanceStatus(spec=replace(SPEC, name="cpu", role=Role.CPU), state=State.BACKOFF, generation=1),

@@ -18,10 +18,11 @@ from syshax_sim import BUILT_IN, Faults, SimInstance
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError
 from syshaxd.core.launch.gpu_binding import HostGpus
 from syshaxd.core.loads import HostLoad, Snapshot
-from syshaxd.core.types import Device, InstanceSpec, Role, RuntimeKind
+from syshaxd.core.types import InstanceSpec
 from syshaxd.observe.devices import HostReader
 from syshaxd.observe.monitor import SystemMonitor, probe_health
 from syshaxd.system.gpus import GpuReader, GpuReading, host_gpus
+from tests.fakes.specs import external_spec
 
 INTERVAL_S = 0.02
 LIMIT_S = 50.0
@@ -36,16 +37,7 @@ HOST = HostLoad(
 
 
 def spec_of(sim: SimInstance, name: str = "gpu") -> InstanceSpec:
-    return InstanceSpec(
-        name=name,
-        role=Role(name),
-        device=Device.CPU,
-        runtime=RuntimeKind.EXTERNAL,
-        model="m",
-        served_model="m",
-        host=sim.host,
-        port=sim.port,
-    )
+    return external_spec(name, host=sim.host, port=sim.port)
 
 
 class Watched:

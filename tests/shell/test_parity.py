@@ -16,10 +16,11 @@ from syshax_sim import BUILT_IN, Faults, SimInstance
 from syshaxd.core.errors import BadRequestError, ConflictError, InstanceFailedError, InstanceTimeoutError, NotFoundError
 from syshaxd.core.handover.pairs import Refusal
 from syshaxd.core.parity import PROMPTS, Agreement, Bounds, ParityCause, ParityReport, PromptAnswer
-from syshaxd.core.types import Device, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
+from syshaxd.core.types import InstanceSpec, InstanceStatus, Role, State
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.observe.parity import ParityService
 from syshaxd.observe.parity_ask import ask
+from tests.fakes.specs import external_spec
 
 IN_TIME_S = 50.0
 INSTANT = BUILT_IN["instant"]
@@ -28,16 +29,7 @@ NOT_COMPARED = Refusal("gpu and cpu have not been compared yet", lasting=False)
 
 
 def spec(role: Role, port: int, model: str = "m") -> InstanceSpec:
-    return InstanceSpec(
-        name=role,
-        role=role,
-        device=Device.CPU,
-        runtime=RuntimeKind.EXTERNAL,
-        model="m",
-        served_model=model,
-        host="127.0.0.1",
-        port=port,
-    )
+    return external_spec(role, served_model=model, port=port)
 
 
 @dataclass
