@@ -190,7 +190,7 @@ def test_cores_of_other_instances_are_left_to_them(server: str, config: Path) ->
     ("old", "new", "words", "message"),
     [
         ("    runtime: process", "    runtime: external", (), "services.cpu.runtime: `external`"),
-        ("", "", ("--instance", "npu"), "services.npu: no such instance is enabled; there is gpu, cpu"),
+        ("", "", ("--instance", "npu"), "services.npu: no such instance is enabled; available: gpu, cpu"),
         ("", "", ("--threads", "161"), "services.cpu.cores: 161 threads can't be shared out evenly"),
         ("path: /models/none", "path: [", (), "config.yaml:\n  line 16"),
     ],

@@ -9,12 +9,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
-from rich.table import Table
 from rich.text import Text
 
 from syshaxd.cli import show
 from syshaxd.cli.connection import run
 from syshaxd.cli.options import config_option, output_option, shown_errors
+from syshaxd.cli.tables import Heading, fitting_table
 from syshaxd.client import ControlClient
 from syshaxd.core.config import parse
 from syshaxd.core.errors import NoBindingError
@@ -47,6 +47,12 @@ from syshaxd.system.gpus import host_gpus
 from syshaxd.system.terminal import FileText
 
 _MIB = 2**20
+_VERIFIED = (
+    Heading("INSTANCE"),
+    *(Heading(name, right=True) for name in ("CPUS BOUND", "THREADS", "OUTSIDE")),
+    Heading("MEMORY BY NODE", least=14),
+    Heading("REMOTE", right=True, least=8),
+)
 _KEYS_OF_CPUSETS = ("cpuset_cpus", "cpuset_mems")
 _RANKS = "tensor-parallel-size"
 
@@ -295,16 +301,16 @@ def verify(socket: Path | None, name: str | None, output: str) -> None:
 
 
 def _print_verifications(seen: Mapping[str, Verification | Unverified]) -> None:
-    table = Table("INSTANCE", "CPUS BOUND", "THREADS", "OUTSIDE", "MEMORY BY NODE", "REMOTE", box=None, pad_edge=False)
+    rows = []
     for name, result in seen.items():
         if isinstance(result, Verification):
             cpus = f"{result.cpus_bound} of {result.cpus_planned}" if result.cpus_planned else "-"
             memory = ", ".join(f"{node}: {size / _MIB:.0f} MiB" for node, size in result.memory_bytes.items())
             remote = f"{result.remote_memory_bytes / _MIB:.0f} MiB ({result.remote_memory_ratio:.0%})"
-            table.add_row(name, cpus, str(result.threads), str(result.threads_outside), memory or "unknown", remote)
+            rows.append((name, cpus, str(result.threads), str(result.threads_outside), memory or "unknown", remote))
     console = show.console()
-    if table.rows:
-        console.print(table)
+    if rows:
+        console.print(fitting_table(_VERIFIED, rows, console.width))
     for name, result in seen.items():
         if isinstance(result, Unverified):
             console.print(Text(f"{name}: not checked: {result.reason}"))
