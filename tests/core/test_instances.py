@@ -123,7 +123,7 @@ def test_every_fault_at_once() -> None:
     assert faults_of(mapping) == {
         "services.a-1": "is also the name of a replica of services.a",
         "services._c": "a name has up to 40 letters, digits, `-` and `_`, the first no `-` or `_`",
-        "services.b.model": "no model chta under `models`; there is chat, idle. The path of a folder contains a `/`",
+        "services.b.model": "no model chta under `models`; available: chat, idle. The path of a folder contains a `/`",
         "models.idle": "no service serves it; set services.NAME.model to idle",
         "models.chat.aliases": "default is already a name by models.default",
         "models.chat.path": "required by services.d with runtime `process`: the folder of the weights",
@@ -146,7 +146,7 @@ def test_a_role_that_is_not_there_hides_no_other_fault() -> None:
         "services.a.role": "required: gpu or cpu",
         "services.b.role": 'must be gpu or cpu, not "npu"',
         "services.cpu.role": 'must be cpu, not "gpu"',
-        "services.a.model": "no model chta under `models`; there is chat. The path of a folder contains a `/`",
+        "services.a.model": "no model chta under `models`; available: chat. The path of a folder contains a `/`",
         "services.b.port": "8001 is already taken by services.a.port",
     }
 

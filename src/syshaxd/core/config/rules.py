@@ -70,7 +70,7 @@ def _faults_of_models(config: Config) -> Iterator[ConfigFault]:
     for name, service in services.items():
         is_key = service.model is not None and "/" not in service.model and (models or name not in {"gpu", "cpu"})
         if is_key and service.model not in models:
-            there = f"there is {', '.join(models)}" if models else "there is none"
+            there = f"available: {', '.join(models)}" if models else "there is none"
             yield ConfigFault(
                 f"services.{name}.model",
                 f"no model {service.model} under `models`; {there}. The path of a folder contains a `/`",
