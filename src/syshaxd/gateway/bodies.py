@@ -208,8 +208,8 @@ def answer_limit(path: str, body: RequestBody) -> int | None:
     """The request's own limit of generated tokens; None: as many as fit."""
     limit = as_int(body.short("max_output_tokens" if path == RESPONSES else "max_tokens"))
     if path in {CHAT, OFFLOADED_CHAT}:
-        newer = as_int(body.short("max_completion_tokens"))
-        limit = limit if newer is None else newer
+        if (newer := as_int(body.short("max_completion_tokens"))) is not None:
+            limit = newer
     elif path == COMPLETIONS and limit is None:
         limit = _COMPLETION_TOKENS
     return limit if limit is not None and 0 <= limit <= _MAX_TOKENS else None

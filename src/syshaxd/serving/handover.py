@@ -183,7 +183,10 @@ class Handover:
         """Why a chat's answer stays on one instance for its parsers; empty: it need not."""
         if inference.path != CHAT_PATH:
             return ""
-        parser, calls_tools = self._parsers.get(inference.model), may_call_tools(body)
+        parser = self._parsers.get(inference.model)
+        if not parser and "tools" not in body:
+            return ""
+        calls_tools = may_call_tools(body)
         if parser in self._fixed_parsers:
             return f"reasoning-parser {parser}: its state stays behind"
         if parser and not inference.stream:

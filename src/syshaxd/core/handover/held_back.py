@@ -19,10 +19,8 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 def held_back_chars(body: Mapping[str, Any]) -> int:
     """How many characters a stream is behind its tokens for its stop strings (vLLM, v1/engine/detokenizer.py)."""
-    if not body.get("stream") or body.get("include_stop_str_in_output"):
-        return 0
     stop = body.get("stop")
-    if stop is None:
+    if stop is None or not body.get("stream") or body.get("include_stop_str_in_output"):
         return 0
     texts = stop if isinstance(stop, list) else [stop]
     return max((len(text) - 1 for text in texts if isinstance(text, str) and text), default=0)

@@ -295,6 +295,8 @@ def may_call_tools(body: Mapping[str, Any]) -> bool:
 
 def whole_answer_because(body: Mapping[str, Any]) -> str:
     """Why the instance that makes an answer makes its first token, too; empty: another may."""
+    if "stop" not in body and "tools" not in body:
+        return ""
     if held_back_chars(body):
         return "stop: a stop string may begin in the first token"
     return "tools: a call may begin with the first token" if may_call_tools(body) else ""
