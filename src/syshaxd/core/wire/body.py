@@ -71,7 +71,7 @@ class RequestBody(Mapping[str, Any]):
         return name in self.raw  # the inherited one decodes the field
 
     def short(self, name: str) -> Any:
-        """A field that is a number, a name or an option; None if absent, UNREADABLE if too long to be decoded for it."""
+        """A field that is a number, a name or an option; None if absent, UNREADABLE if it is too long to be one."""
         if name in self._decoded:
             return self._decoded[name]
         raw = self.raw.get(name)
