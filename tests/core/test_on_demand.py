@@ -3,7 +3,6 @@
 """Which on-demand models are started and stopped: examples, and a state machine against a world of instances."""
 
 from collections import Counter
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import settings
@@ -292,11 +291,6 @@ def test_a_start_that_nobody_waits_for_any_more_makes_room() -> None:
 )
 def test_the_phase_of_several_instances(states: tuple[tuple[State, bool], ...], phase: Phase) -> None:
     assert phase_of(states) is phase
-
-
-@dataclass
-class _Waiting:
-    since_s: float
 
 
 _NAMES = ("a", "b", "c", "d")

@@ -110,7 +110,6 @@ class FakeEngine:
         self.bindings = _FakeBindings(self)
         self.commands: list[tuple[object, ...]] = []
         self.watchers: list[asyncio.Queue[InstanceStatus]] = []
-        self.watching = asyncio.Event()
         self.react: Callable[[str, str], None] = lambda command, name: None
         self.lines = ["INFO loading", "INFO ready"]
         self.more_lines: asyncio.Queue[str] = asyncio.Queue()
