@@ -15,7 +15,8 @@ from syshaxd.core.config.rounds import mixed, rounds
 from syshaxd.core.errors import ConfigError, ConflictError, NotFoundError, SyshaxError
 from syshaxd.core.events import EventKind
 from syshaxd.core.launch.bound import Bound
-from syshaxd.core.types import InstanceSpec, RolloutStep, RuntimeKind, State
+from syshaxd.core.report.engine_status import RolloutStep
+from syshaxd.core.types import InstanceSpec, RuntimeKind, State
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.operations import InstanceOperations
 from syshaxd.system import configfile, replacing

@@ -19,7 +19,8 @@ from syshaxd.core.config import ModelParams
 from syshaxd.core.errors import InstanceFailedError
 from syshaxd.core.launch.instance_key import own_headers
 from syshaxd.core.report.describe import device_text
-from syshaxd.core.types import EngineStatus, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.core.report.engine_status import EngineStatus
+from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.instances.registry import InstanceRegistry, RegisteredInstance
 from syshaxd.instances.supervisor import Supervisor
 from syshaxd.serving.operations import InstanceOperations

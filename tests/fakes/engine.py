@@ -11,17 +11,8 @@ from syshaxd.core.errors import NotFoundError
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.numa import BindingSettings, BindingStatus, Drift, DriftKind, Fault, Unverified, Verification
 from syshaxd.core.parity import Agreement, Difference, Figures, ParityCause, ParityReport, PromptReport, Verdict
-from syshaxd.core.types import (
-    Device,
-    EngineStatus,
-    Handle,
-    HostTopology,
-    InstanceSpec,
-    InstanceStatus,
-    Role,
-    RuntimeKind,
-    State,
-)
+from syshaxd.core.report.engine_status import EngineStatus, HostTopology
+from syshaxd.core.types import Device, Handle, InstanceSpec, InstanceStatus, Role, RuntimeKind, State
 from syshaxd.serving.in_flight import RequestBook
 from tests.core.topologies import KUNPENG
 

@@ -18,7 +18,7 @@ from syshaxd.core.config.api_keys import Access
 from syshaxd.core.errors import ConfigError
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.targets import RequestClass
-from syshaxd.core.types import EngineStatus
+from syshaxd.core.report.engine_status import EngineStatus
 from syshaxd.core.wire.body import RequestBody
 from syshaxd.gateway.authentication import Authentication, check_exposure
 from syshaxd.gateway.dashboard import Dashboard

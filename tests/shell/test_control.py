@@ -40,7 +40,8 @@ from syshaxd.core.numa import (
     Unverified,
 )
 from syshaxd.core.parity import Agreement, ParityCause
-from syshaxd.core.types import Device, HostTopology, Role, RuntimeKind, State
+from syshaxd.core.report.engine_status import HostTopology
+from syshaxd.core.types import Device, Role, RuntimeKind, State
 from syshaxd.system import rundir
 from tests.core.topologies import KUNPENG
 from tests.fakes.control import operations_of

@@ -13,7 +13,8 @@ from syshax_sim import Profile
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.report.describe import status_notes
-from syshaxd.core.types import CalibrationStatus, EngineStatus, State
+from syshaxd.core.report.engine_status import CalibrationStatus, EngineStatus
+from syshaxd.core.types import State
 from syshaxd.observe.calibrator import Calibrator
 from syshaxd.observe.first_calibration import FirstCalibration
 from tests.fakes.handover import Duo, duo

@@ -11,7 +11,8 @@ from rich.console import Console
 from syshaxd.cli.show import status_table
 from syshaxd.cli.top import TopView
 from syshaxd.core.loads import InstanceLoad, Snapshot
-from syshaxd.core.types import EngineStatus, InstanceStatus, Role, State
+from syshaxd.core.report.engine_status import EngineStatus
+from syshaxd.core.types import InstanceStatus, Role, State
 from tests.fakes.engine import parity_report, spec
 
 

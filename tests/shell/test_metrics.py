@@ -16,16 +16,8 @@ from syshaxd.core.numa import BindingStatus
 from syshaxd.core.parity import Figures, unknown
 from syshaxd.core.placement.decision import Prediction
 from syshaxd.core.placement.records import Cause, HandoverRecord, Outcome, RequestRecord
-from syshaxd.core.types import (
-    Device,
-    EngineStatus,
-    InstanceStatus,
-    Interference,
-    OffloadTrial,
-    OnDemandStatus,
-    Role,
-    State,
-)
+from syshaxd.core.report.engine_status import EngineStatus, Interference, OffloadTrial, OnDemandStatus
+from syshaxd.core.types import Device, InstanceStatus, Role, State
 from syshaxd.observe.metric_aliases import RENAMED, REPLACED
 from syshaxd.observe.metrics import ClientCounts, MetricsService
 from tests.fakes.engine import DRIFT, GIB, parity_report, seen

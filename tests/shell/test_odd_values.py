@@ -21,8 +21,8 @@ from syshaxd.client.client import _engine_status
 from syshaxd.control import render
 from syshaxd.control.messages import make
 from syshaxd.core.parity import Agreement
+from syshaxd.core.report.engine_status import EngineStatus
 from syshaxd.core.report.status import status_json
-from syshaxd.core.types import EngineStatus
 from tests.fakes.engine import FakeEngine
 from tests.fakes.odd import odd
 

@@ -10,7 +10,8 @@ import pytest
 
 from syshaxd.core.errors import ConflictError, LaunchFailedError, NotFoundError
 from syshaxd.core.placement.decision import InferenceRequest
-from syshaxd.core.types import RolloutStep, State
+from syshaxd.core.report.engine_status import RolloutStep
+from syshaxd.core.types import State
 from tests.fakes.daemon import FakeDaemon, fake_daemon
 
 IN_TIME_S = 50.0

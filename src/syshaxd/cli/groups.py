@@ -8,7 +8,8 @@ from rich.text import Text
 
 from syshaxd.cli.parity import parity_line
 from syshaxd.core.parity import ParityReport
-from syshaxd.core.types import EngineStatus, InstanceStatus, State
+from syshaxd.core.report.engine_status import EngineStatus
+from syshaxd.core.types import InstanceStatus, State
 
 MAX_ALONE = 6
 """So many instances are shown one by one where a line for each model would do."""

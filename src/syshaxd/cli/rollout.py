@@ -20,7 +20,8 @@ from syshaxd.cli import complete, show
 from syshaxd.cli.connection import run
 from syshaxd.cli.options import output_option
 from syshaxd.client import ControlClient, UnreachableError
-from syshaxd.core.types import EngineStatus, State
+from syshaxd.core.report.engine_status import EngineStatus
+from syshaxd.core.types import State
 
 _REFRESH_S = 0.5
 

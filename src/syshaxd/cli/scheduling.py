@@ -21,7 +21,7 @@ from syshaxd.client import ControlClient
 from syshaxd.core.placement.interference import LEAST
 from syshaxd.core.placement.replay.export import header, line
 from syshaxd.core.placement.rules import RULES
-from syshaxd.core.types import Interference
+from syshaxd.core.report.engine_status import Interference
 
 _LOADS = {"running": int, "waiting": int, "kv_usage_ratio": float, "generation_tokens_per_s": float}
 

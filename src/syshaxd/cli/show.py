@@ -18,7 +18,8 @@ from rich.text import Text
 from syshaxd.cli.groups import by_model, handover_notes, model_cells, parity_notes
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad
 from syshaxd.core.report.describe import device_text, status_notes, users_of
-from syshaxd.core.types import EngineStatus, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.core.report.engine_status import EngineStatus
+from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.system.terminal import controlled, visible
 
 _GIB = 2**30

@@ -37,8 +37,8 @@ from syshaxd.cli.weights import weights
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.numa import draw_topology, parse_topology
 from syshaxd.core.parity import report_json
+from syshaxd.core.report.engine_status import HostTopology
 from syshaxd.core.report.status import status_json
-from syshaxd.core.types import HostTopology
 from syshaxd.system import host, rundir
 from syshaxd.system.terminal import FileText
 

@@ -24,7 +24,8 @@ from syshaxd.cli.explain import decision_line
 from syshaxd.cli.groups import MAX_ALONE, by_model
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.loads import GpuLoad, HostLoad
-from syshaxd.core.types import EngineStatus, State
+from syshaxd.core.report.engine_status import EngineStatus
+from syshaxd.core.types import State
 from syshaxd.system import rundir
 
 _SAMPLES = 60

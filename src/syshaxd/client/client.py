@@ -31,9 +31,10 @@ from syshaxd.core.loads import InstanceLoad, Snapshot
 from syshaxd.core.numa import BindingSettings, Fault, NumaTopology, Unverified, Verification, dialect_of
 from syshaxd.core.parity import ParityReport, Verdict
 from syshaxd.core.report import error_detail
+from syshaxd.core.report.engine_status import EngineStatus, HostTopology
 from syshaxd.core.report.error_detail import METADATA_KEY
 from syshaxd.core.secrets import safe_text
-from syshaxd.core.types import EngineStatus, Handle, HostTopology, InstanceStatus
+from syshaxd.core.types import Handle, InstanceStatus
 from syshaxd.system import rundir
 
 _ANSWER_TIMEOUT_S = 10.0

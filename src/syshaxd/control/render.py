@@ -9,7 +9,7 @@ from syshaxd.control.messages import make, message_of
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa import BindingSettings, Fault, Unverified, Verification, dialect_of
 from syshaxd.core.parity import ParityReport
-from syshaxd.core.types import EngineStatus, HostTopology
+from syshaxd.core.report.engine_status import EngineStatus, HostTopology
 
 
 def status(status: EngineStatus, *, now_s: float) -> api.GetStatusResponse:

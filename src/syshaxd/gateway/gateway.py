@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from syshaxd.core.config.api_keys import Access, ApiKey
 from syshaxd.core.errors import BadRequestError, DaemonUnavailableError, RateLimitedError, SyshaxError
 from syshaxd.core.placement.records import Outcome
+from syshaxd.core.report.engine_status import EngineStatus
 from syshaxd.core.secrets import safe_text
-from syshaxd.core.types import EngineStatus
 from syshaxd.core.wire.http1 import ProtocolError, end_to_end_headers
 from syshaxd.gateway import routes
 from syshaxd.gateway.authentication import Authentication

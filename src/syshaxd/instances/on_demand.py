@@ -26,7 +26,8 @@ from syshaxd.core.lifecycle.on_demand_models import (
     StopModel,
     phase_of,
 )
-from syshaxd.core.types import InstanceStatus, OnDemandStatus
+from syshaxd.core.report.engine_status import OnDemandStatus
+from syshaxd.core.types import InstanceStatus
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.instances.supervisor import Supervisor
 

@@ -14,7 +14,8 @@ from syshaxd.core.handover.pairs import InstanceFacts
 from syshaxd.core.lifecycle import ENDED
 from syshaxd.core.lifecycle.carried import carried_models
 from syshaxd.core.placement.decision import InferenceRequest
-from syshaxd.core.types import CarriedModel, InstanceSpec, InstanceStatus, RuntimeKind, State
+from syshaxd.core.report.engine_status import CarriedModel
+from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind, State
 from syshaxd.instances.catalog import Catalog, assumed, shown_names
 
 _log = logging.getLogger(__name__)

@@ -24,7 +24,8 @@ from syshaxd.core.errors import ConflictError, InstanceFailedError, InstanceTime
 from syshaxd.core.launch.instance_key import own_headers
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.placement.calibration import Calibration, Run, RunResult, beside_batch, plan
-from syshaxd.core.types import CalibrationStatus, Device, InstanceSpec
+from syshaxd.core.report.engine_status import CalibrationStatus
+from syshaxd.core.types import Device, InstanceSpec
 from syshaxd.instances.registry import InstanceRegistry
 from syshaxd.system import replacing, smallfile
 from syshaxd.system.connecting import NO_ANSWER, client_session, read_whole, why_no_answer

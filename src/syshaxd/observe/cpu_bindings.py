@@ -27,7 +27,8 @@ from syshaxd.core.numa import (
     next_status,
     verify_binding,
 )
-from syshaxd.core.types import Handle, HostTopology, InstanceStatus, RuntimeKind, State
+from syshaxd.core.report.engine_status import HostTopology
+from syshaxd.core.types import Handle, InstanceStatus, RuntimeKind, State
 from syshaxd.system import host
 from syshaxd.system.threads import in_thread
 

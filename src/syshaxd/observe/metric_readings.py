@@ -9,7 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from syshaxd.core.loads import GpuLoad, HostLoad, InstanceLoad, Snapshot
 from syshaxd.core.numa import BindingStatus, DriftKind
 from syshaxd.core.parity import Agreement, Figures, ParityReport
-from syshaxd.core.types import EngineStatus, InstanceStatus, OffloadTrial, OnDemandStatus, Role, State
+from syshaxd.core.report.engine_status import EngineStatus, OffloadTrial, OnDemandStatus
+from syshaxd.core.types import InstanceStatus, Role, State
 from syshaxd.observe.metric_aliases import OLD_DRIFT_KINDS
 
 

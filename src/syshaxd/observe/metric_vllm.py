@@ -13,7 +13,8 @@ from statistics import fmean
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from syshaxd.core.loads import InstanceLoad
-from syshaxd.core.types import EngineStatus, InstanceStatus, State
+from syshaxd.core.report.engine_status import EngineStatus
+from syshaxd.core.types import InstanceStatus, State
 from syshaxd.observe.metric_sums import Histogram, PlacementSums
 
 _LABELS = ("model_name", "engine")

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 
 from syshaxd import __version__
 from syshaxd.core.placement.records import Outcome, RequestRecord
-from syshaxd.core.types import EngineStatus
+from syshaxd.core.report.engine_status import EngineStatus
 from syshaxd.observe.metric_aliases import old_families
 from syshaxd.observe.metric_readings import (
     binding_families,

@@ -28,7 +28,8 @@ from syshaxd.core.placement.records import Cause, Outcome
 from syshaxd.core.placement.retry_budget import RetryBudget
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.slots import Grant
-from syshaxd.core.types import InstanceSpec, InstanceStatus, OffloadTrial, State
+from syshaxd.core.report.engine_status import OffloadTrial
+from syshaxd.core.types import InstanceSpec, InstanceStatus, State
 from syshaxd.instances.breakers import Ask, Breakers
 from syshaxd.instances.on_demand import OnDemandModels
 from syshaxd.instances.registry import InstanceRegistry

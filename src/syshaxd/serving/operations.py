@@ -13,7 +13,8 @@ from syshaxd.core.errors import ConflictError
 from syshaxd.core.events import EventKind
 from syshaxd.core.loads import Snapshot
 from syshaxd.core.numa import BindingStatus
-from syshaxd.core.types import CarriedModel, EngineStatus, InstanceSpec, InstanceStatus, Role, State
+from syshaxd.core.report.engine_status import CarriedModel, EngineStatus
+from syshaxd.core.types import InstanceSpec, InstanceStatus, Role, State
 from syshaxd.instances.on_demand import OnDemandModels
 from syshaxd.instances.stopped import StoppedInstances
 from syshaxd.instances.supervisor import Supervisor

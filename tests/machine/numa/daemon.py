@@ -17,7 +17,8 @@ from pathlib import Path
 
 from syshaxd.client import ControlClient, UnreachableError
 from syshaxd.core.numa import BindingStatus, DriftKind, Verification
-from syshaxd.core.types import EngineStatus, State
+from syshaxd.core.report.engine_status import EngineStatus
+from syshaxd.core.types import State
 from syshaxd.system import host
 
 SOCKET = Path("/run/admin.sock")

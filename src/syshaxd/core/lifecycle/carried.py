@@ -4,7 +4,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from syshaxd.core.types import CarriedModel, InstanceSpec, Role
+from syshaxd.core.report.engine_status import CarriedModel
+from syshaxd.core.types import InstanceSpec, Role
 
 
 def carried_models(specs: Iterable[InstanceSpec], ready: Iterable[InstanceSpec]) -> Mapping[str, CarriedModel]:

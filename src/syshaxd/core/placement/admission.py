@@ -32,7 +32,8 @@ from syshaxd.core.placement.records import HandoverRecord
 from syshaxd.core.placement.rules import Policy
 from syshaxd.core.placement.slots import Slot
 from syshaxd.core.placement.turns import Entry
-from syshaxd.core.types import InstanceSpec, Interference, Role
+from syshaxd.core.report.engine_status import Interference
+from syshaxd.core.types import InstanceSpec, Role
 
 _OFFERED_CPU = 16
 """Requests at the end of a queue that are offered a CPU with room at a time."""

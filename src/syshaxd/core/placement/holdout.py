@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from syshaxd.core.backoff import backoff_s
 from syshaxd.core.placement.decision import Prediction
-from syshaxd.core.types import Interference, OffloadTrial
+from syshaxd.core.report.engine_status import Interference, OffloadTrial
 
 ALPHA = 0.05
 """Of all rounds in which help gains and loses nothing, at most this share ends with an interval that excludes zero."""

@@ -21,7 +21,8 @@ from syshaxd.core.placement.estimate import Estimates
 from syshaxd.core.placement.holdout import Sample
 from syshaxd.core.placement.measured import Slowdown
 from syshaxd.core.placement.prediction import assumed_interference, interference
-from syshaxd.core.types import InstanceSpec, Interference, Role
+from syshaxd.core.report.engine_status import Interference
+from syshaxd.core.types import InstanceSpec, Role
 
 ALPHA = 0.05
 """Of all pairs between which there is no interference, at most this share is ever found to have some."""

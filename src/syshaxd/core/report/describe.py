@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from syshaxd.core.loads import GpuLoad, Snapshot
 from syshaxd.core.numa.cpulist import format_cpulist
-from syshaxd.core.types import CalibrationStatus, Device, EngineStatus, InstanceSpec, RuntimeKind
+from syshaxd.core.report.engine_status import CalibrationStatus, EngineStatus
+from syshaxd.core.types import Device, InstanceSpec, RuntimeKind
 
 
 def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:

@@ -11,7 +11,8 @@ from syshaxd.core.numa import BindingStatus, Unverified, Verification
 from syshaxd.core.numa.cpulist import format_cpulist
 from syshaxd.core.parity import report_json
 from syshaxd.core.report.describe import device_text, users_of
-from syshaxd.core.types import EngineStatus, InstanceStatus
+from syshaxd.core.report.engine_status import EngineStatus
+from syshaxd.core.types import InstanceStatus
 
 
 def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:

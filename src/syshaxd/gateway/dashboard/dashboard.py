@@ -19,8 +19,8 @@ from syshaxd.core.numa import NumaTopology, picture
 from syshaxd.core.placement.claims import Decided
 from syshaxd.core.placement.decision import Reject, Wait
 from syshaxd.core.report.describe import gpu_owners, status_notes
+from syshaxd.core.report.engine_status import EngineStatus
 from syshaxd.core.report.status import status_json
-from syshaxd.core.types import EngineStatus
 from syshaxd.gateway.errors import Answer
 from syshaxd.system.events import EventLog, History
 
