@@ -17,11 +17,10 @@ from pathlib import Path
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else NumPy allocates memory for each CPU, which nothing here uses
 
 from syshax_quantize.maker import Maker, MakingError
-from syshax_quantize.orphaned import when_orphaned
+from syshax_quantize.orphaned import end_when_orphaned
 
 _INTERVAL_S = 0.5
 _NICE = 19
-_ORPHANED = 3
 _MOST_THREADS = 16
 """Each needs memory, and no disk is faster than this many."""
 
@@ -29,7 +28,7 @@ _MOST_THREADS = 16
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
     plan = json.loads(sys.stdin.buffer.readline())
-    when_orphaned(lambda: os._exit(_ORPHANED))
+    end_when_orphaned()
     os.nice(_NICE)
     if plan["cores"]:
         with suppress(OSError):  # these CPUs no longer exist, or are not allowed: any others do

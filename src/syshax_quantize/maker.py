@@ -12,11 +12,12 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from syshax_quantize import rounding
 
@@ -24,6 +25,7 @@ GROUP = 32
 _BLOCK_NUMBERS = 1 << 20
 """Numbers that a thread holds in memory: some 30 MB, including what is computed from them."""
 _COPY_BYTES = 1 << 22
+_WAIT_S = 0.5
 _SPARE_BYTES = 64 << 20
 """Disk space for small files, and for others."""
 _MAKE_ROOM = "make room (`syshax weights` lists and removes older ones), or move the state folder"
@@ -60,7 +62,7 @@ class Maker:
         """Makes what is missing. Returns once the folder exists, even if another process made it.
 
         Args:
-            waiting: Is called before this waits for another process that makes weights in the same place.
+            waiting: Is called now and then while another process makes weights in the same place.
 
         Raises:
             MakingError: The folder can't be made.
@@ -289,9 +291,15 @@ def _sync(folder: Path) -> None:
 def _only_one(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Lets one process at a time make weights in a folder. The kernel drops the lock of one that dies."""
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        while not _locked(file):
             waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+            time.sleep(_WAIT_S)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

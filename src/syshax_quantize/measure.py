@@ -7,14 +7,15 @@ empty: all), `threads`, and `configs` (a `quantization_config` or null, by name)
 and rows, or for a name the reason why there are none. Like the rest it ends when its standard input is closed.
 """
 
-import _thread
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from vllm.distributed import ensure_model_parallel_initialized, init_distributed
 from vllm.model_executor.layers.linear import ReplicatedLinear
 from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import CompressedTensorsConfig
 
-from syshax_quantize.orphaned import when_orphaned
+from syshax_quantize.orphaned import end_when_orphaned
 
 _CACHES_BYTES = 1 << 29
 """Weights that are used in turn. A model's weights do not fit into the caches, so these must not either."""
@@ -37,13 +38,13 @@ Layer = Callable[[torch.Tensor], Any]
 def main() -> None:
     """Reads the order and writes the times."""
     order = json.loads(sys.stdin.buffer.readline())
-    when_orphaned(_thread.interrupt_main)  # so that the folder below is removed
     with suppress(OSError):  # these CPUs no longer exist, or are not allowed: all do
         if order["cores"]:
             os.sched_setaffinity(0, order["cores"])
     torch.set_num_threads(order["threads"])
     torch.set_default_dtype(torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder, set_current_vllm_config(VllmConfig()), torch.inference_mode():
+        end_when_orphaned(partial(shutil.rmtree, folder, ignore_errors=True))
         # Layers ask for their rank, even if there is only one.
         init_distributed_environment(1, 0, f"file://{folder}/ranks", 0, "gloo")
         ensure_model_parallel_initialized(1, 1)

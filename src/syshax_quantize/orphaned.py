@@ -7,13 +7,19 @@ import sys
 import threading
 from collections.abc import Callable
 
+_ORPHANED = 3
 
-def when_orphaned(end: Callable[[], object]) -> None:
-    """Has `end` called, in a thread of its own, once the standard input is closed. Call it after reading the order."""
+
+def end_when_orphaned(clear: Callable[[], object] = lambda: None) -> None:
+    """From here on this process ends once its standard input is closed. To be called after the order was read.
+
+    `clear`: is called before, in another thread.
+    """
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1):
             pass
-        end()
+        clear()
+        os._exit(_ORPHANED)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -3,6 +3,7 @@
 """Instances get their quantised weights before they are launched; what happens to a launch on the way."""
 
 import asyncio
+import fcntl
 import json
 import os
 import subprocess
@@ -97,6 +98,26 @@ async def test_weights_are_made_before_the_launch_and_once(home: Path, spec: Ins
     await runtime.terminate(handle, 0)
     await runtime.launch(spec, 4)
     assert not news
+
+
+async def test_to_wait_for_another_making_is_progress(home: Path, spec: InstanceSpec, inner: FakeRuntime) -> None:
+    """Each note restarts the start time-out, which a large model would exceed."""
+    notes: list[str] = []
+    twice = asyncio.Event()
+
+    def note(name: str, generation: int, text: str) -> None:
+        notes.append(text)
+        if notes[1:]:
+            twice.set()
+
+    weights_dir().mkdir(parents=True)
+    with (weights_dir() / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        launching = asyncio.create_task(QuantisedRuntime(inner, worker, note).launch(spec, 1))
+        async with asyncio.timeout(LONG_S):
+            await twice.wait()
+        assert set(notes) == {"waiting for another process that makes weights"}
+    assert (await launching).generation == 1
 
 
 async def test_a_launch_that_is_not_wanted_any_more_stops_the_making(

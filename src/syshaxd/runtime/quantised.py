@@ -52,7 +52,8 @@ class QuantisedRuntime:
 
         def report(progress: Progress) -> None:
             nonlocal told
-            if (text := str(progress)) != told:
+            # Whatever another process makes, to wait for it is no reason to give the launch up.
+            if (text := str(progress)) != told or progress.waits:
                 told = text
                 self._note(spec.name, generation, text)
 
