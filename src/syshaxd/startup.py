@@ -98,7 +98,8 @@ async def wait_for_adopted(registry: InstanceRegistry, instances: InstanceOperat
             for name in registry.instances:
                 await _wanted(registry, instances, name)
             while any(
-                its.status.state is State.READY and not its.takes_requests for its in registry.instances.values()
+                instance.status.state is State.READY and not instance.takes_requests
+                for instance in registry.instances.values()
             ):
                 await registry.changed()
 
@@ -109,9 +110,9 @@ def _is_undiscovered(instance: RegisteredInstance) -> bool:
 
 def _pending(registry: InstanceRegistry) -> list[InstanceStatus]:
     return [
-        its.status
-        for its in registry.instances.values()
-        if not its.takes_requests and its.status.wanted and its.status.state is not State.FAILED
+        instance.status
+        for instance in registry.instances.values()
+        if not instance.takes_requests and instance.status.wanted and instance.status.state is not State.FAILED
     ]
 
 

@@ -119,9 +119,9 @@ class RolloutProgress:
 
     def line(self) -> str:
         """The current instance, for a file."""
-        its = self._restarts[-1]
-        number = len(self._restarts)
-        return f"{its.since_s - self._began_s:6.1f} s  {number} of {self._count}  {its.instance}  {its.meanwhile}"
+        restart, number = self._restarts[-1], len(self._restarts)
+        after_s = restart.since_s - self._began_s
+        return f"{after_s:6.1f} s  {number} of {self._count}  {restart.instance}  {restart.meanwhile}"
 
     def table(self, now_s: float) -> Table:
         """All instances so far, for a terminal."""
@@ -131,12 +131,12 @@ class RolloutProgress:
         table.add_column("STATE")
         table.add_column("FOR", justify="right")
         table.add_column("MEANWHILE")
-        for number, its in enumerate(self._restarts, 1):
-            done = its.took_s is not None
-            state = show.state_text(State.READY) if done else self._states.get(its.instance, Text("-"))
-            took_s = now_s - its.since_s if its.took_s is None else its.took_s
+        for number, restart in enumerate(self._restarts, 1):
+            done = restart.took_s is not None
+            state = show.state_text(State.READY) if done else self._states.get(restart.instance, Text("-"))
+            took_s = now_s - restart.since_s if restart.took_s is None else restart.took_s
             table.add_row(
-                f"{number} of {self._count}", Text(its.instance), state, f"{took_s:.0f}s", Text(its.meanwhile)
+                f"{number} of {self._count}", Text(restart.instance), state, f"{took_s:.0f}s", Text(restart.meanwhile)
             )
         return table
 

@@ -323,18 +323,18 @@ def offload(socket: Path | None, output: str) -> None:
             f"scheduler.holdout = {trial.holdout:g}; since the start {trial.all_held_out} held out, "
             f"switched off {trial.times_off} times"
         )
-        for its in trial.interference:
-            click.echo(_interference_text(its))
+        for pair in trial.interference:
+            click.echo(_interference_text(pair))
 
     run(socket, work)
 
 
-def _interference_text(its: Interference) -> str:
-    source = "learnt" if its.is_learnt else "calibrated or assumed"
-    text = f"{its.gpu}: a step takes {its.ratio:.1%} longer while {its.cpu} computes ({source})"
-    if its.seen is None or its.low is None or its.high is None:
-        return f"{text}; {its.comparisons} of {LEAST} comparisons seen" if its.comparisons else text
-    return f"{text}; seen {its.seen:.1%} ({its.low:.1%} to {its.high:.1%}, {its.comparisons} comparisons)"
+def _interference_text(pair: Interference) -> str:
+    source = "learnt" if pair.is_learnt else "calibrated or assumed"
+    text = f"{pair.gpu}: a step takes {pair.ratio:.1%} longer while {pair.cpu} computes ({source})"
+    if pair.seen is None or pair.low is None or pair.high is None:
+        return f"{text}; {pair.comparisons} of {LEAST} comparisons seen" if pair.comparisons else text
+    return f"{text}; seen {pair.seen:.1%} ({pair.low:.1%} to {pair.high:.1%}, {pair.comparisons} comparisons)"
 
 
 def _optional(seconds: float | None) -> str:

@@ -230,8 +230,8 @@ def _notes(view: _View) -> Iterator[Text]:
                 Text.assemble((f"{name}: ", "bold"), (f"drifted from its CPU binding for {age}: {drift}", "red"))
                 for drift in binding.drifts
             ]
-    for model, its in view.status.on_demand.items():
-        notes.append(Text.assemble((f"{model}: ", "bold"), f"on demand: {its.text}"))
+    for model, demand in view.status.on_demand.items():
+        notes.append(Text.assemble((f"{model}: ", "bold"), f"on demand: {demand.text}"))
     for name, reason in view.status.open_circuits.items():
         notes.append(Text.assemble((f"{name}: ", "bold"), (f"gets no requests: {reason}", "red")))
     notes += [Text.assemble((f"{subject}: ", "bold"), text) for subject, text in status_notes(view.status)]

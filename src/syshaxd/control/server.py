@@ -176,7 +176,7 @@ class ControlServer:
 
     async def _guard_socket(self) -> None:
         """Recreates the socket whenever it was removed, for example by a clean-up of /tmp or /run. Never returns."""
-        told = ""
+        reported = ""
         while True:
             await asyncio.sleep(self._check_interval_s)
             try:
@@ -185,11 +185,11 @@ class ControlServer:
                     continue
                 await self._restore()
             except (RuntimeError, OSError, SyshaxError) as error:
-                if str(error) != told:
-                    told = str(error)
+                if str(error) != reported:
+                    reported = str(error)
                     _log.error("the admin socket %s was removed and cannot be recreated: %s", self._path, error)
             else:
-                told = ""
+                reported = ""
                 _log.warning("the admin socket %s was removed; recreated it", self._path)
 
     def _is_in_place(self) -> bool:

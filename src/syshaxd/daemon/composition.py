@@ -279,11 +279,13 @@ def _supervision(
 
 
 def _batches(config: Config) -> BatchOptions | None:
-    its = config.batches
-    if not its.enabled:
+    settings = config.batches
+    if not settings.enabled:
         return None
-    store = partial(BatchStore, rundir.state_dir() / "batches", max_bytes=its.max_bytes, file_ttl_s=its.file_ttl_s)
-    return BatchOptions(store=store, max_concurrency=its.max_concurrency)
+    store = partial(
+        BatchStore, rundir.state_dir() / "batches", max_bytes=settings.max_bytes, file_ttl_s=settings.file_ttl_s
+    )
+    return BatchOptions(store=store, max_concurrency=settings.max_concurrency)
 
 
 def _tracing(stack: AsyncExitStack, config: TracingConfig) -> "Tracing | None":
@@ -313,22 +315,22 @@ def _gateway(
     authentication: Authentication,
     tls: Tls | None,
 ) -> Gateway:
-    its = config.gateway
+    settings = config.gateway
     gateway = Gateway(
         engine,
         metrics,
         instances.status,
-        limits=Limits.from_config(its, descriptors.limit() - descriptors.reserve()),
-        cors_origins=its.cors_origins,
-        allow_router_fields=its.allow_kv_transfer_params,
+        limits=Limits.from_config(settings, descriptors.limit() - descriptors.reserve()),
+        cors_origins=settings.cors_origins,
+        allow_router_fields=settings.allow_kv_transfer_params,
         authentication=authentication,
         tls=tls,
-        public_routes=its.public_routes,
-        access_log=None if its.access_log is None else AccessLog(its.access_log),
+        public_routes=settings.public_routes,
+        access_log=None if settings.access_log is None else AccessLog(settings.access_log),
         tracing=_tracing(stack, config.tracing),
         batches=_batches(config),
         dashboard=Dashboard(instances.status, bound.topology, engine.events, engine.requests.decisions)
-        if its.dashboard
+        if settings.dashboard
         else None,
     )
     if gateway.batch_worker is not None:
@@ -368,14 +370,14 @@ def _calibrator(engine: Engine, registry: InstanceRegistry, monitor: SystemMonit
 
 
 def _parity(config: Config, registry: InstanceRegistry, session: aiohttp.ClientSession) -> ParityService:
-    its = config.parity
+    settings = config.parity
     return ParityService(
         registry,
-        partial(ask, session, timeout_s=its.timeout_s),
+        partial(ask, session, timeout_s=settings.timeout_s),
         Bounds(
-            noise_distance=its.noise_distance,
-            max_distance=its.max_distance,
-            max_distance_quantised=its.max_distance_quantised,
+            noise_distance=settings.noise_distance,
+            max_distance=settings.max_distance,
+            max_distance_quantised=settings.max_distance_quantised,
         ),
-        enabled=its.enabled,
+        enabled=settings.enabled,
     )

@@ -89,5 +89,5 @@ def _settle(
 
 def handover_policy(config: Config) -> HandoverPolicy:
     """What a configuration allows to hand over."""
-    its = config.offload
-    return HandoverPolicy(enabled=its.enabled, migrate=its.migrate, across_weights=its.across_weights)
+    offload = config.offload
+    return HandoverPolicy(enabled=offload.enabled, migrate=offload.migrate, across_weights=offload.across_weights)

@@ -121,17 +121,17 @@ async def closed(what: str, closing: Awaitable[None]) -> Exception | None:
     return None
 
 
-async def _show_start(its: Service) -> None:
+async def _show_start(service: Service) -> None:
     text = await startup.watch_start(
-        its.registry,
-        its.instances,
-        its.config.models.params,
-        key=its.authentication.own_secret,
-        is_testable=its.tls is None or not its.tls.wants_certificates,
-        dashboard=its.config.gateway.dashboard,
+        service.registry,
+        service.instances,
+        service.config.models.params,
+        key=service.authentication.own_secret,
+        is_testable=service.tls is None or not service.tls.wants_certificates,
+        dashboard=service.config.gateway.dashboard,
     )
-    models = dict.fromkeys(spec.served_model for spec in its.registry.specs.values())
-    sdnotify.notify(f"STATUS=serving {', '.join(models)} at {its.instances.endpoint}")
+    models = dict.fromkeys(spec.served_model for spec in service.registry.specs.values())
+    sdnotify.notify(f"STATUS=serving {', '.join(models)} at {service.instances.endpoint}")
     if not logs.is_journal(sys.stdout):
         click.echo(text)
 

@@ -77,7 +77,7 @@ class Breakers:
                 async with asyncio.timeout_at(min(times, default=None)):
                     await self._news.wait()
             now_s = self._loop.time()
-            due = [name for name, its in self._breakers.items() if its.is_open and its.probe_at_s <= now_s]
+            due = [name for name, breaker in self._breakers.items() if breaker.is_open and breaker.probe_at_s <= now_s]
             await asyncio.gather(*map(self._probe, due))
 
     async def _probe(self, name: str) -> None:
@@ -106,14 +106,16 @@ class Breakers:
     def _models(self) -> dict[str, frozenset[str]]:
         """What the instances that can take requests serve."""
         instances = self._registry.instances
-        return {name: frozenset(its.catalog.models) for name, its in instances.items() if its.takes_requests}
+        return {
+            name: frozenset(instance.catalog.models) for name, instance in instances.items() if instance.takes_requests
+        }
 
     def _on_instances(self) -> None:
         """A new generation has a new breaker; one that cannot be spared any more gets requests again."""
         instances = self._registry.instances
         for name in list(self._breakers):
-            its = instances.get(name)
-            if its is None or its.status.state in {State.STARTING, State.STOPPED, State.FAILED}:
+            instance = instances.get(name)
+            if instance is None or instance.status.state in {State.STARTING, State.STOPPED, State.FAILED}:
                 was_open = self._breakers.pop(name).is_open
                 if was_open:
                     self._registry.set_open(frozenset(self.reasons))

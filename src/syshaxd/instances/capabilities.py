@@ -48,5 +48,5 @@ async def read_facts(session: aiohttp.ClientSession, spec: InstanceSpec) -> Inst
 async def _json(request: Any) -> Mapping[str, Any]:
     async with request as answer:
         answer.raise_for_status()
-        told: Mapping[str, Any] = await read_json(answer)
-        return told
+        answered: Mapping[str, Any] = await read_json(answer)
+        return answered

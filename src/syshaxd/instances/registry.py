@@ -47,8 +47,8 @@ class RegisteredInstance:
 
     def length(self, model: str) -> float:
         """Tokens of prompt and answer that it holds; infinity: it does not tell."""
-        told = self.catalog.models.get(model or self.spec.served_model, {}).get("max_model_len")
-        return told if isinstance(told, int) and told > 0 else math.inf
+        length = self.catalog.models.get(model or self.spec.served_model, {}).get("max_model_len")
+        return length if isinstance(length, int) and length > 0 else math.inf
 
     @property
     def takes_requests(self) -> bool:
@@ -193,8 +193,8 @@ class InstanceRegistry:
 
     def carried_for(self, spec: InstanceSpec) -> tuple[str, ...]:
         """The GPU instances in whose place a CPU answers, as none of them takes requests."""
-        its = self.carried.get(spec.served_model)
-        return its.instead_of if its is not None and spec.name in its.by else ()
+        carried = self.carried.get(spec.served_model)
+        return carried.instead_of if carried is not None and spec.name in carried.by else ()
 
     def peers(self, request: InferenceRequest) -> tuple[RegisteredInstance, ...]:
         """All instances of the request's model and route, ready or not, whichever of them it insists on."""
@@ -206,8 +206,8 @@ class InstanceRegistry:
 
     def waited_for(self, request: InferenceRequest, tried: Sequence[str] = ()) -> tuple[InstanceSpec, ...]:
         """The instances that serve the request once it has started them, without those tried."""
-        able = self._able(self.startable, request) if self.startable else ()
-        return tuple(spec for spec in able if spec.name not in tried)
+        serving = self._able(self.startable, request) if self.startable else ()
+        return tuple(spec for spec in serving if spec.name not in tried)
 
     def _able(self, specs: Sequence[InstanceSpec], request: InferenceRequest) -> tuple[InstanceSpec, ...]:
         found = tuple(
@@ -246,9 +246,9 @@ class InstanceRegistry:
         listed = {spec.name for spec in (*self.ready, *self.startable)}
         found: dict[str, tuple[float, Mapping[str, Any]]] = {}
         for name in [name for name in self.instances if name in listed] or list(self.instances):
-            its = self.instances[name]
-            for key, model in its.catalog.models.items():
-                length = its.length(key)
+            instance = self.instances[name]
+            for key, model in instance.catalog.models.items():
+                length = instance.length(key)
                 if key not in found or found[key][0] < length < math.inf:
                     found[key] = length, model
         return [model for _, model in found.values()]

@@ -147,7 +147,7 @@ class Calibrator:
         if not specs:
             raise ConflictError(f"no instance that has {_PATH} is ready to be measured")
         facts = self._facts()
-        lengths = [its.max_model_len for name in specs if (its := facts.get(name)) and its.max_model_len]
+        lengths = [known.max_model_len for name in specs if (known := facts.get(name)) and known.max_model_len]
         runs = list(plan(list(specs.values()), min(lengths, default=None)))
         self._busy = True
         results: list[RunResult] = []

@@ -78,7 +78,7 @@ class FirstCalibration:
 
     def _not_ready(self) -> list[str]:
         instances = self._registry.instances.items()
-        return [name for name, its in instances if its.status.wanted and not its.takes_requests]
+        return [name for name, instance in instances if instance.status.wanted and not instance.takes_requests]
 
     async def _is_idle(self) -> bool:
         """Returns whether no request came for a while and the instances do nothing, as far as was read."""

@@ -128,21 +128,25 @@ class Liveness:
 
     def _look(self, interval_s: float) -> None:
         now_s = self._loop.time()
-        running = {its.spec.name: its for its in self._registry.instances.values() if its.discovered and _is_up(its)}
+        running = {
+            instance.spec.name: instance
+            for instance in self._registry.instances.values()
+            if instance.discovered and _is_up(instance)
+        }
         for name in self._seen.keys() - running.keys():
             self._forget(name)
-        for name, its in running.items():
+        for name, instance in running.items():
             seen = self._seen.get(name)
             tokens = self._tokens(name)
-            if seen is not None and seen.generation != its.status.generation:
+            if seen is not None and seen.generation != instance.status.generation:
                 self._forget(name)
                 seen = None
             if seen is None:
-                self._seen[name] = _Seen(its.status.generation, tokens, now_s)
+                self._seen[name] = _Seen(instance.status.generation, tokens, now_s)
             elif tokens != seen.tokens:
                 seen.tokens, seen.at_s, seen.fault = tokens, now_s, None
-            elif now_s - seen.at_s >= interval_s and seen.asking is None and _generates(its):
-                seen.asking = self._loop.create_task(self._ask_token(its.spec, seen), name=f"token of {name}")
+            elif now_s - seen.at_s >= interval_s and seen.asking is None and _generates(instance):
+                seen.asking = self._loop.create_task(self._ask_token(instance.spec, seen), name=f"token of {name}")
 
     def _forget(self, name: str) -> None:
         seen = self._seen.pop(name)

@@ -40,15 +40,15 @@ def on_demand_families(models: Mapping[str, OnDemandStatus]) -> Iterator[Metric]
         "syshax_model_waiting_requests",
         "Requests that wait for the on-demand model.",
         "model",
-        {model: its.queued for model, its in models.items()},
+        {model: demand.queued for model, demand in models.items()},
     )
     starts = CounterMetricFamily("syshax_model_starts", "Starts of the model by requests.", labels=("model",))
     failures = CounterMetricFamily("syshax_model_start_failures", "Starts that have failed.", labels=("model",))
     stops = CounterMetricFamily("syshax_model_stops", "Stops of the model, by cause.", labels=("model", "cause"))
-    for model, its in models.items():
-        starts.add_metric((model,), its.starts)
-        failures.add_metric((model,), its.failures)
-        for cause, count in its.stops.items():
+    for model, demand in models.items():
+        starts.add_metric((model,), demand.starts)
+        failures.add_metric((model,), demand.failures)
+        for cause, count in demand.stops.items():
             stops.add_metric((model, cause), count)
     yield starts
     yield failures
@@ -155,8 +155,8 @@ def offload_families(trial: OffloadTrial) -> Iterator[Metric]:
         "Share by which a CPU's work lengthens a GPU's steps, as placement counts it.",
         labels=("name", "peer"),
     )
-    for its in trial.interference:
-        interference.add_metric((its.gpu, its.cpu), its.ratio)
+    for pair in trial.interference:
+        interference.add_metric((pair.gpu, pair.cpu), pair.ratio)
     yield interference
 
 

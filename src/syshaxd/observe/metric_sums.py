@@ -54,7 +54,7 @@ class Histogram:
 
     def add(self, other: "Histogram") -> None:
         """Adds the observations of another histogram with the same buckets."""
-        self.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
 
     def buckets(self) -> list[tuple[str, float]]:

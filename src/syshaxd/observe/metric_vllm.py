@@ -31,10 +31,10 @@ def vllm_families(status: EngineStatus, placements: Mapping[str, PlacementSums])
     yield from _gauges(status, instances)
     yield from _counters(status)
     sums = {model: PlacementSums() for model in instances}
-    for placement, its in placements.items():
+    for placement, of_placement in placements.items():
         model = model_of.get(placement.partition("+")[0])
         if model is not None:
-            sums[model].add(its)
+            sums[model].add(of_placement)
     success = CounterMetricFamily("vllm:request_success", "Requests that have ended well.", labels=_LABELS)
     for model, total in sums.items():
         success.add_metric((model, _HOST), total.succeeded)
@@ -54,14 +54,14 @@ def _gauges(status: EngineStatus, instances: Mapping[str, list[InstanceStatus]])
     )
     usage = GaugeMetricFamily("vllm:kv_cache_usage_perc", "KV-cache usage, 0..1.", labels=_LABELS)
     queued = _queued(status, instances)
-    for model, its in instances.items():
-        loads = {instance.spec.name: status.snapshot.load(instance.spec.name) for instance in its}
+    for model, group in instances.items():
+        loads = {instance.spec.name: status.snapshot.load(instance.spec.name) for instance in group}
         # The daemon's own count is newer than a reading; a reading also has the requests of others.
         inside = {name: max(status.inflight.get(name, 0), load.running + load.waiting) for name, load in loads.items()}
         waiting_inside = sum(load.waiting for load in loads.values())
         running.add_metric((model, _HOST), sum(inside.values()) - waiting_inside)
         waiting.add_metric((model, _HOST), queued[model] + waiting_inside)
-        ready = {instance.spec.name for instance in its if instance.state is State.READY}
+        ready = {instance.spec.name for instance in group if instance.state is State.READY}
         ratios = [load.kv_usage_ratio for name, load in loads.items() if name in ready and load.read_at_s]
         if ratios:
             usage.add_metric((model, _HOST), fmean(ratios))
@@ -70,7 +70,7 @@ def _gauges(status: EngineStatus, instances: Mapping[str, list[InstanceStatus]])
 
 def _queued(status: EngineStatus, instances: Mapping[str, list[InstanceStatus]]) -> dict[str, int]:
     """Requests in the admission queue by model; those that name none, or an adapter, count for the first."""
-    names = {name: model for model, its in instances.items() for each in its for name in each.spec.aliases}
+    names = {name: model for model, group in instances.items() for each in group for name in each.spec.aliases}
     queued = dict.fromkeys(instances, 0)
     for asked, count in status.queued_models.items():
         model = asked if asked in queued else names.get(asked, next(iter(queued), None))

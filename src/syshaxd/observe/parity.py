@@ -147,10 +147,10 @@ class ParityService:
 
     def _is_compared(self, known: _Known) -> bool:
         """Whether another instance serves its model, and it generates text."""
-        its = known.spec
+        spec = known.spec
         return any(
-            other is not known and other.spec.served_model == its.served_model for other in self._known.values()
-        ) and self._registry.instances[its.name].catalog.serves_route("POST", PATH)
+            other is not known and other.spec.served_model == spec.served_model for other in self._known.values()
+        ) and self._registry.instances[spec.name].catalog.serves_route("POST", PATH)
 
     async def compare(self, first: str, second: str) -> ParityReport:
         """Asks both now, even if reports exist.

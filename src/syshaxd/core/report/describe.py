@@ -25,8 +25,8 @@ def device_text(spec: InstanceSpec, snapshot: Snapshot) -> str:
 
 def status_notes(status: EngineStatus) -> Iterator[tuple[str, str]]:
     """What is to be told besides figures and faults: the subject and a text of each note."""
-    for model, its in status.carried.items():
-        yield model, f"answered by {its}"
+    for model, carried in status.carried.items():
+        yield model, f"answered by {carried}"
     for each in status.offload.interference:
         if each.is_learnt:
             text = f"its work lengthens the steps of {each.gpu} by {each.ratio:.0%}, so it helps less"
@@ -35,11 +35,11 @@ def status_notes(status: EngineStatus) -> Iterator[tuple[str, str]]:
         yield "calibration", text
 
 
-def _calibration_text(its: CalibrationStatus) -> str:
-    parts = [f"{its.done} of {its.runs} runs done"] if its.runs else []
-    parts += [its.text] if its.text else []
-    if its.stale:
-        parts.append(f"stale for {', '.join(its.stale)}; `syshaxctl calibrate` measures again")
+def _calibration_text(calibration: CalibrationStatus) -> str:
+    parts = [f"{calibration.done} of {calibration.runs} runs done"] if calibration.runs else []
+    parts += [calibration.text] if calibration.text else []
+    if calibration.stale:
+        parts.append(f"stale for {', '.join(calibration.stale)}; `syshaxctl calibrate` measures again")
     return "; ".join(parts)
 
 

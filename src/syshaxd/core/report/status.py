@@ -35,9 +35,9 @@ def status_json(status: EngineStatus, *, monotonic_s: float) -> dict[str, Any]:
         "open_circuits": dict(status.open_circuits),
         "faults": list(status.faults),
         "offload": asdict(status.offload),
-        "on_demand": {model: asdict(its) for model, its in status.on_demand.items()},
+        "on_demand": {model: asdict(demand) for model, demand in status.on_demand.items()},
         "calibration": asdict(status.calibration),
-        "carried": {model: asdict(its) for model, its in status.carried.items()},
+        "carried": {model: asdict(carried) for model, carried in status.carried.items()},
     }
     return dict(_without_odd_numbers(result))
 

@@ -83,17 +83,19 @@ def compare(trace: Sequence[TracedRequest], what: Comparison) -> Iterator[Row]:
     ]
     target = Target(ttft_s=profile.slo_first_s, tpot_s=profile.slo_token_s)
     targets = {RequestClass.INTERACTIVE: target} if what.targets else {}
-    capacities = [(_capacity(profile, "gpu-only", its), _capacity(profile, "cpu-only", its)) for its in sections]
+    capacities = [
+        (_capacity(profile, "gpu-only", requests), _capacity(profile, "cpu-only", requests)) for requests in sections
+    ]
     for load in what.loads:
         runs: dict[str, list[Row]] = {}
         for requests, (gpu, cpu) in zip(sections, capacities, strict=True):
             arriving = at_rate(requests, load * gpu.requests_per_s)
             ideal = _ideal(arriving, gpu.tokens_per_s + cpu.tokens_per_s)
             named = dict.fromkeys(("gpu-only", *what.policies), arriving) | {_NOISE: _jittered(arriving)}
-            for name, its in named.items():
+            for name, given in named.items():
                 rules = "gpu-only" if name == _NOISE else name
                 policy = Policy(name=rules, targets=targets, holdout=what.holdout)
-                replayed = replay(profile, policy, its, told_limits=what.told_limits)
+                replayed = replay(profile, policy, given, told_limits=what.told_limits)
                 runs.setdefault(name, []).append(_row(profile, load, name, replayed, ideal))
         noise_p99, noise_goodput = _worst(runs[_NOISE], runs["gpu-only"])
         for name in what.policies:

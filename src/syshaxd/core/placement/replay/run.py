@@ -75,7 +75,7 @@ class _Replay:
         self._profile = profile
         self.devices: Mapping[str, Device] = {"gpu": Device(profile.gpu), "cpu": Device(profile.cpu)}
         self.now_s = 0.0
-        specs = tuple(_spec(role, its) for role, its in ((Role.GPU, profile.gpu), (Role.CPU, profile.cpu)))
+        specs = tuple(_spec(role, device) for role, device in ((Role.GPU, profile.gpu), (Role.CPU, profile.cpu)))
         self._specs = MappingProxyType({spec.name: spec for spec in specs})
         self._snapshot = Snapshot()
         self._fleet = self._new_fleet()
@@ -115,22 +115,22 @@ class _Replay:
 
     def saves(self, source: Slot, stream: Stream) -> bool:
         """Devices."""
-        its, size = self._profile.handover, stream.context * self._profile.handover.token_bytes
-        if self._arena_bytes[source.spec.name] + size > its.arena_bytes:
+        handover, size = self._profile.handover, stream.context * self._profile.handover.token_bytes
+        if self._arena_bytes[source.spec.name] + size > handover.arena_bytes:
             return False
         self._arena_bytes[source.spec.name] += size
         return True
 
     def hand_over(self, stream: Stream, source: Slot, *, saved: bool) -> None:
         """Devices."""
-        its, size = self._profile.handover, stream.context * self._profile.handover.token_bytes
+        handover, size = self._profile.handover, stream.context * self._profile.handover.token_bytes
 
         def arrive() -> None:
             if saved:
                 self._arena_bytes[source.spec.name] -= size
             stream.compute(1 if saved else stream.context, stream.outcome.traced.answer_tokens - stream.made)
 
-        self._at(self.now_s + its.fixed_s + (size / its.bytes_per_s if saved else 0.0), arrive)
+        self._at(self.now_s + handover.fixed_s + (size / handover.bytes_per_s if saved else 0.0), arrive)
 
     def _at(self, at_s: float, what: Callable[[], None]) -> None:
         self._serial += 1
@@ -172,9 +172,9 @@ class _Replay:
 
     def _interfere(self) -> None:
         """Each device slows the other down while it computes."""
-        gpu, cpu, its = self.devices["gpu"], self.devices["cpu"], self._profile
-        gpu.slow(its.gpu_interference if cpu.running else 0.0, self.now_s)
-        cpu.slow(its.cpu_interference if gpu.running else 0.0, self.now_s)
+        gpu, cpu, profile = self.devices["gpu"], self.devices["cpu"], self._profile
+        gpu.slow(profile.gpu_interference if cpu.running else 0.0, self.now_s)
+        cpu.slow(profile.cpu_interference if gpu.running else 0.0, self.now_s)
 
     def _on_release(self, name: str) -> None:
         self._released = True
