@@ -18,7 +18,7 @@ from syshaxd.core.events import EventKind
 from syshaxd.core.launch.bound import Bound
 from syshaxd.core.parity import Bounds
 from syshaxd.core.placement.rules import Policy
-from syshaxd.core.types import InstanceStatus, RuntimeKind, State
+from syshaxd.core.types import RuntimeKind, State
 from syshaxd.daemon.orders import Orders
 from syshaxd.daemon.reconfiguring import handover_policy, make_reconfigurer
 from syshaxd.daemon.runtimes import Runtimes
@@ -135,9 +135,7 @@ async def build(
         loop_lag=loop_lag,
     )
     _close_with(stack, "arenas", ArenaSweeper(supervisor.statuses, supervisor.subscribe).close)
-    bindings = BindingMonitor(
-        bound, supervisor.statuses, partial(_pid, runtimes), interval_s=config.numa.verify_interval_s
-    )
+    bindings = BindingMonitor(bound, supervisor.statuses, runtimes.pid, interval_s=config.numa.verify_interval_s)
     runner = Runner(TimeLimits.from_config(config.system))
     stack.callback(runner.close)
     parity = _parity(config, registry, session)
@@ -343,10 +341,6 @@ def _start_again(supervisor: Supervisor) -> None:
     for status in supervisor.statuses():
         if status.spec.runtime is RuntimeKind.DOCKER and status.state in {State.BACKOFF, State.FAILED}:
             supervisor.start(status.spec.name)
-
-
-async def _pid(runtimes: Mapping[RuntimeKind, InstanceRuntime], status: InstanceStatus) -> int | None:
-    return None if status.handle is None else await runtimes[status.spec.runtime].pid(status.handle)
 
 
 def _discovery(registry: InstanceRegistry, session: aiohttp.ClientSession, health: Health) -> Discovery:

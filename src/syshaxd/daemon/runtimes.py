@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from syshaxd.core.config.schema import DockerConfig
-from syshaxd.core.types import InstanceSpec, RuntimeKind
+from syshaxd.core.types import InstanceSpec, InstanceStatus, RuntimeKind
 from syshaxd.runtime import InstanceRuntime
 from syshaxd.runtime.external import ExternalRuntime
 from syshaxd.runtime.process import ProcessRuntime
@@ -71,6 +71,10 @@ class Runtimes(Mapping[RuntimeKind, InstanceRuntime]):
 
     def __len__(self) -> int:
         return len(RuntimeKind)
+
+    async def pid(self, status: InstanceStatus) -> int | None:
+        """The process ID of an instance's server; None: it has none on this host."""
+        return None if status.handle is None else await self[status.spec.runtime].pid(status.handle)
 
     async def end_others(self, specs: Iterable[InstanceSpec]) -> None:
         """Stops instances that an earlier daemon left running and that are none of these."""

@@ -43,10 +43,10 @@ def _faults_beside_roles(mapping: Mapping[str, Any], faults: Mapping[str, Config
     services = mapping.get("services") if isinstance(mapping, Mapping) else None
     if not isinstance(services, Mapping) or not faults.keys() <= {f"services.{name}.role" for name in services}:
         return
-    assumed = {name: dict(its or {}) for name, its in services.items()}
-    for name, its in assumed.items():
+    assumed = {name: dict(service or {}) for name, service in services.items()}
+    for name, service in assumed.items():
         if f"services.{name}.role" in faults:
-            its["role"] = name if name in set(Role) else Role.GPU if "gpus" in its else Role.CPU
+            service["role"] = name if name in set(Role) else Role.GPU if "gpus" in service else Role.CPU
     with suppress(ValidationError):
         yield from faults_between_keys(Config.model_validate({**mapping, "services": assumed}))
 

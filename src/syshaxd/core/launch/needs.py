@@ -33,20 +33,20 @@ def on_demand_needs(config: Config, bound: Bound) -> tuple[dict[str, Mapping[str
     for name, service in services.items():
         if service.runtime is RuntimeKind.EXTERNAL:
             continue
-        its = needs[on_demand[name]] if name in on_demand else taken
-        its.update(_memory(name, bound))
+        needed = needs[on_demand[name]] if name in on_demand else taken
+        needed.update(_memory(name, bound))
         if device_of(service) is Device.CUDA and gpus[name]:
-            its.update(dict.fromkeys(gpus[name], memory_share(service)))
+            needed.update(dict.fromkeys(gpus[name], memory_share(service)))
         if name not in on_demand:
             continue
         if device_of(service) is Device.CUDA and not gpus[name]:  # it may be on any of those that others name
-            its |= Counter(dict.fromkeys((_GPU, *named), memory_share(service)))
-        its |= Counter({f"CPU {cpu}": 1.0 for cpu in bound.owners().get(name, ())})
-    capacity = {resource: 1.0 for its in needs.values() for resource in its if resource != MEMORY}
+            needed |= Counter(dict.fromkeys((_GPU, *named), memory_share(service)))
+        needed |= Counter({f"CPU {cpu}": 1.0 for cpu in bound.owners().get(name, ())})
+    capacity = {resource: 1.0 for needed in needs.values() for resource in needed if resource != MEMORY}
     if bound.topology is not None and (size := sum(node.memory_bytes or 0 for node in bound.topology.nodes)):
         capacity[MEMORY] = size / _GIB
     left = {resource: size - taken.get(resource, 0.0) for resource, size in capacity.items()}
-    return {model: dict(its) for model, its in needs.items()}, left
+    return {model: dict(needed) for model, needed in needs.items()}, left
 
 
 def turn_groups(needs: Mapping[str, Mapping[str, float]], capacity: Mapping[str, float]) -> dict[str, int]:
@@ -57,8 +57,8 @@ def turn_groups(needs: Mapping[str, Mapping[str, float]], capacity: Mapping[str,
         capacity: What there is of each resource.
     """
     groups: list[list[str]] = []
-    for model, its in needs.items():
-        rivals = (group for group in groups if all(not _fit(its, needs[other], capacity) for other in group))
+    for model, needed in needs.items():
+        rivals = (group for group in groups if all(not _fit(needed, needs[other], capacity) for other in group))
         if (group := next(rivals, None)) is None:
             groups.append(group := [])
         group.append(model)
