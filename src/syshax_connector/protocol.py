@@ -25,6 +25,8 @@ class Handover:
     save_key: str | None = None
     save_on: SaveOn = "finish"
     load_key: str | None = None
+    continued: int = 0
+    """How many of the prompt's last tokens another instance has made of the answer."""
 
 
 NOTHING = Handover()
@@ -47,7 +49,10 @@ def parse(params: object) -> Handover:
             raise BadParamsError(f'{FIELD}.save.on: {save_on!r} is neither "finish" nor "abort"')
     if "load" in entry:
         load_key = _key(_mapping(entry["load"], f"{FIELD}.load"), f"{FIELD}.load")
-    return Handover(save_key, save_on or "finish", load_key)
+    continued = entry.get("continued", 0)
+    if type(continued) is not int or continued < 0:
+        raise BadParamsError(f"{FIELD}.continued: must be a number of tokens, not {str(continued)[:80]!r}")
+    return Handover(save_key, save_on or "finish", load_key, continued)
 
 
 def is_key(key: object) -> bool:

@@ -86,6 +86,7 @@ class Scheduler:
         self._block_size = block_size
         self._loads: dict[str, _Load] = {}
         self._saves: dict[str, _Save] = {}
+        self._continued: set[str] = set()
         self._jobs = Jobs()
         self._events: list[dict[str, Any]] = []
         self._told: dict[str, float] = {}
@@ -97,6 +98,7 @@ class Scheduler:
 
     def match(self, request: Request, computed: int) -> tuple[int | None, bool]:
         """How many tokens beyond the `computed` ones can be loaded; None to be asked again in the next step."""
+        self._continue_grammar(request)
         if self._consumer is None or (key := self._params(request).load_key) is None:
             return 0, False
         load = self._loads.setdefault(request.request_id, _Load(key, time.monotonic(), request))
@@ -141,6 +143,7 @@ class Scheduler:
 
     def finished(self, request: Request, blocks: list[int]) -> tuple[bool, dict[str, Any] | None]:
         """The request has ended: returns whether its blocks must stay for a save, and what its answer says."""
+        self._continued.discard(request.request_id)
         self._give_up(request.request_id)
         handover = self._params(request, count=True)
         if self._producer is None or handover.save_key is None:
@@ -205,6 +208,16 @@ class Scheduler:
                 load.claim.close()
         if self._producer is not None:
             self._producer.close()
+
+    def _continue_grammar(self, request: Request) -> None:
+        """Takes the request's grammar to where the answer's tokens so far lead: vLLM begins it behind the prompt."""
+        structured, count = request.structured_output_request, self._params(request).continued
+        if not count or structured is None or request.request_id in self._continued:
+            return
+        self._continued.add(request.request_id)  # should it be preempted, its grammar stays as it is
+        known = list(request.prompt_token_ids or ())[-count:]
+        if not structured.grammar.accept_tokens(request.request_id, known):
+            _logger.warning("request %s: its answer so far is not of its grammar", request.request_id)
 
     def _params(self, request: Request, *, count: bool = False) -> Handover:
         try:

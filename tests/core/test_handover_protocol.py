@@ -26,6 +26,7 @@ EXAMPLES = {name: json.loads(text) for name, text in re.findall(r"```json (\w+)\
         ("save", Handover("h-7f3a-1", "finish", None)),
         ("load", Handover(load_key="h-7f3a-1")),
         ("both", Handover("h-7f3a-2", "abort", "h-7f3a-1")),
+        ("continued", Handover(load_key="h-7f3a-1", continued=2)),
     ],
 )
 def test_requests(name: str, meaning: Handover) -> None:
@@ -35,9 +36,19 @@ def test_requests(name: str, meaning: Handover) -> None:
 def test_the_daemons_requests() -> None:
     body = {"model": "m", "messages": [], "max_tokens": 9}
     assert json.loads(prefill_body(body, "h-7f3a-1"))["kv_transfer_params"] == EXAMPLES["save"]["kv_transfer_params"]
-    for name, load, save in (("load", "h-7f3a-1", None), ("both", "h-7f3a-1", "h-7f3a-2")):
+    grammar = {"response_format": {"type": "json_object"}}
+    for name, more, save in (("load", {}, None), ("both", {}, "h-7f3a-2"), ("continued", grammar, None)):
         sent = continuation_body(
-            body, chat=True, prompt_ids=[1, 881], generated_ids=[27, 402], max_model_len=None, load=load, save=save
+            body | more,
+            chat=True,
+            plain_text=False,
+            keeps_special_tokens=False,
+            prompt_ids=[1, 881],
+            generated_ids=[27, 402],
+            grammar_tokens=2,
+            max_model_len=None,
+            load="h-7f3a-1",
+            save=save,
         )
         assert json.loads(sent)["kv_transfer_params"] == EXAMPLES[name]["kv_transfer_params"]
 
@@ -77,6 +88,9 @@ def test_nothing_is_asked_for(params: object) -> None:
     [
         1,
         {"save": 1},
+        {"continued": "2"},
+        {"continued": -1},
+        {"continued": True},
         {"save": {}},
         {"load": {"key": 1}},
         {"load": {"key": ""}},

@@ -32,7 +32,14 @@ def prefill(body: dict[str, Any]) -> Any:
 
 def rest(body: dict[str, Any], generated: int = 1, *, chat: bool = True, **more: Any) -> Any:
     ids = list(range(100, 100 + generated))
-    options = {"max_model_len": 4096, "load": "l", "save": "s"} | more
+    options = {
+        "plain_text": False,
+        "keeps_special_tokens": False,
+        "grammar_tokens": generated,
+        "max_model_len": 4096,
+        "load": "l",
+        "save": "s",
+    } | more
     return json.loads(continuation_body(body, chat=chat, prompt_ids=[1, 2], generated_ids=ids, **options))
 
 
@@ -73,6 +80,15 @@ def test_a_chat_goes_on_from_its_tokens() -> None:
     assert (got["max_tokens"], got["min_tokens"]) == (17, 2)
     assert got["messages"] == CHAT["messages"]
     assert got["stream_options"] == {"include_usage": True}
+
+
+def test_the_rest_of_a_chat_with_tools_comes_as_plain_text() -> None:
+    tools = {"tools": [{}], "tool_choice": "auto", "skip_special_tokens": True}
+    got = rest(CHAT | tools, plain_text=True, keeps_special_tokens=True)
+    assert (got["tool_choice"], got["skip_special_tokens"]) == ("none", False)
+    text = rest(CHAT | tools, chat=False, plain_text=True, keeps_special_tokens=True)
+    assert not text.keys() & {"tools", "tool_choice"}
+    assert text["skip_special_tokens"] is False
 
 
 def test_a_chat_goes_on_as_text_where_chats_take_no_tokens() -> None:

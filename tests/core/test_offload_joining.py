@@ -343,7 +343,7 @@ def test_a_parsers_delta_reaches_the_client_and_ends_what_can_be_moved() -> None
 
 
 def test_reasoning_may_be_cut_where_the_parser_finds_its_state_in_the_tokens() -> None:
-    answer = Answer(CHAT_PATH, {"stream": True}, tells_reasoning=True)
+    answer = Answer(CHAT_PATH, {"stream": True}, reasoning_parser="deepseek_r1")
     first = event_of(CHAT_PATH, "", [5]) | {"prompt_token_ids": [1, 2, 3]}
     first["choices"][0]["delta"] = {"role": "assistant", "content": ""}
     thought = event_of(CHAT_PATH, "", [6])
@@ -363,6 +363,55 @@ def test_reasoning_may_be_cut_where_the_parser_finds_its_state_in_the_tokens() -
     call["choices"][0]["delta"] = {"tool_calls": [{"index": 0}]}
     answer.take(call)
     assert not answer.may_be_cut
+
+
+def test_the_rest_of_a_chat_counts_all_reasoning() -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    answer = Answer(CHAT_PATH, {"stream": True, "stream_options": options}, reasoning_parser="deepseek_r1")
+    begin = event_of(CHAT_PATH, "", [5]) | {"prompt_token_ids": [1, 2, 3]}
+    thought = event_of(CHAT_PATH, "", [6])
+    thought["choices"][0]["delta"] = {"reasoning": "hm"}
+    answer.passed.read(sse(begin, thought))
+    answer.reasoning_tags = (5, 9)
+    answer.begin_part()
+    end_of_thinking = event_of(CHAT_PATH, "", [9])
+    end_of_thinking["choices"][0]["delta"] = {}
+    out = answer.take(thought) + answer.take(end_of_thinking) + answer.take(event_of(CHAT_PATH, "so", [7], "stop"))
+    usage = [event["usage"] for event in events((out + answer.end()).removesuffix(b"data: [DONE]\n\n"))]
+    assert [each["completion_tokens_details"] for each in usage] == [{"reasoning_tokens": 2}] * 3
+    assert [each["completion_tokens"] for each in usage] == [3, 5, 5]
+
+
+def test_a_think_behind_the_reasoning_is_text() -> None:
+    for thought, again in (({"reasoning": "hm"}, False), ({"content": "hm"}, True)):
+        answer = passing(CHAT_PATH)
+        event = event_of(CHAT_PATH, "", [8, 6])
+        event["choices"][0]["delta"] = thought
+        answer.passed.read(sse(event))
+        assert not answer.thinks_again  # not known yet
+        answer.reasoning_tags = (8, 9)
+        assert answer.thinks_again is again
+
+
+def test_reasoning_may_end_inside_an_event() -> None:
+    answer = passing(CHAT_PATH)
+    mixed = event_of(CHAT_PATH, "", [6, 7, 9, 4])
+    mixed["choices"][0]["delta"] = {"reasoning": "hm", "content": "so"}
+    answer.passed.read(sse(mixed))
+    answer.reasoning_tags = (8, 9)
+    assert (answer.reasoning_end, answer.grammar_tokens) == (3, 1)
+
+
+def test_a_grammar_begins_behind_the_reasoning() -> None:
+    answer = passing(CHAT_PATH)
+    assert answer.grammar_tokens == 1
+    thought = event_of(CHAT_PATH, "", [6])
+    thought["choices"][0]["delta"] = {"reasoning": "hm"}
+    answer.passed.read(sse(thought))
+    assert answer.grammar_tokens == 0
+    answer.reasoning_tags = (8, 9)
+    answer.passed.read(sse(event_of(CHAT_PATH, "{", [9, 5, 4])))
+    assert answer.grammar_tokens == 2
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -100,7 +100,11 @@ NEUTRAL: list[dict[str, Any]] = [
     {"tools": [{"type": "function"}], "tool_choice": "none"},
     {"tools": [{"type": "function"}]},
     {"tools": [{"type": "function"}], "tool_choice": "auto"},
+    {"tools": [{"type": "function", "function": {"strict": False}}], "parallel_tool_calls": True},
+    {"tools": [{"function": {"strict": True}}], "parallel_tool_calls": False, "tool_choice": "none"},
     {"stop": ["Observation:", "\n\n"]},
+    {"response_format": {"type": "json_object"}},
+    {"structured_outputs": {"regex": "a+"}},
 ]
 """Values that another field makes harmless."""
 
@@ -136,6 +140,8 @@ def test_a_request_without_any_of_these_may_be_split_anywhere(more: dict[str, An
     [
         {"tools": [{}], "tool_choice": "required"},
         {"tools": [{}], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"tools": [{"function": {"strict": True}}]},
+        {"tools": [{}], "parallel_tool_calls": False},
         {"stop": "ab", "logprobs": True},
         {"stop": "ab", "return_token_ids": True},
         {"stop": "ab", "include_stop_str_in_output": True},
@@ -147,6 +153,8 @@ def test_what_a_stream_does_not_make_harmless(more: dict[str, Any]) -> None:
 
 
 def test_who_must_make_the_first_token() -> None:
+    assert whole_answer_because(CHAT | {"response_format": {"type": "json_object"}}).startswith("response_format: ")
+    assert whole_answer_because(CHAT | {"response_format": {"type": "text"}}) == ""
     assert whole_answer_because(CHAT | {"stop": "ab"}).startswith("stop: ")
     assert whole_answer_because(CHAT | {"tools": [{}]}).startswith("tools: ")
     assert whole_answer_because(CHAT | {"tools": [{}], "tool_choice": "none", "stop": "a"}) == ""

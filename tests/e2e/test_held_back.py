@@ -33,3 +33,4 @@ def test_streams_move_wherever_vllm_holds_text_back(tiny_model: Path) -> None:
     assert found["streams"] == 240
     assert found["moves"] > 240
     assert found["calls"] > 60
+    assert found["thoughts"] > 60

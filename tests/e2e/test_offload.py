@@ -186,21 +186,33 @@ def test_an_offloaded_text_is_that_of_one_instance(daemon: Daemon, tmp_path: Pat
         assert second.handovers(cause="room", source="cpu", target="gpu", result="loaded") == 1
 
 
+CHATS, TEXTS = "/v1/chat/completions", "/v1/completions"
+NUMBERS = {"type": "array", "minItems": 300, "items": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+STREAMS: tuple[tuple[str, dict[str, Any]], ...] = (
+    (CHATS, {}),
+    (TEXTS, {}),
+    (CHATS, {"response_format": {"type": "json_schema", "json_schema": {"name": "numbers", "schema": NUMBERS}}}),
+    (TEXTS, {"structured_outputs": {"regex": "([a-c]{7}[0-9]{5}-){500}"}}),
+)
+
+
 def test_streams_move_when_their_instance_is_stopped(daemon: Daemon) -> None:
-    """A chat and a text. They lose nothing on the way, and the new instance computes one token of what the old knew."""
+    """Chats and texts, with and without grammars. They lose nothing on the way, and the new instance computes one token
+    of what the old knew.
+    """
     daemon.wait_ready()
-    paths = ("/v1/chat/completions", "/v1/completions")
+    streams = [(path, body_of(path, tokens=900) | STREAM | more) for path, more in STREAMS]
     before = daemon.handovers(cause="drain", source="gpu", target="cpu", result="loaded")
 
     async def run() -> tuple[list[Answer], list[Answer]]:
         async with session_to(daemon) as session:
-            alone = [await ask(session, path, body_of(path, tokens=900) | STREAM, "gpu") for path in paths]
-            begun = [asyncio.Event() for _ in paths]
+            alone = [await ask(session, *stream, "gpu") for stream in streams]
+            begun = [asyncio.Event() for _ in streams]
             async with asyncio.TaskGroup() as group:
                 # Without another client on it the GPU is first.
                 moving = [
-                    group.create_task(ask(session, path, body_of(path, tokens=900) | STREAM, begun=event.set))
-                    for path, event in zip(paths, begun, strict=True)
+                    group.create_task(ask(session, *stream, begun=event.set))
+                    for stream, event in zip(streams, begun, strict=True)
                 ]
                 for event in begun:
                     await event.wait()
@@ -216,7 +228,7 @@ def test_streams_move_when_their_instance_is_stopped(daemon: Daemon) -> None:
             told = daemon.syshaxctl("explain", moving.request_id).stdout
             assert re.search(r"moved: from gpu to cpu \(drain\) with \d+ tokens, KV cache loaded, \d+ ms", told), told
         assert daemon.status()["gpu"]["state"] == "STOPPED"
-        assert daemon.handovers(cause="drain", source="gpu", target="cpu", result="loaded") == before + 2
+        assert daemon.handovers(cause="drain", source="gpu", target="cpu", result="loaded") == before + len(streams)
     finally:
         assert daemon.syshaxctl("start", "gpu", "--wait").returncode == 0
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Offloads between two real vLLM instances with a reasoning parser and a tool parser.
+"""Offloads and moving streams between two real vLLM instances with a reasoning parser and a tool parser.
 
 The answers are those of one instance, event by event. They are greedy, or seeded, in float32.
 """
@@ -24,8 +24,14 @@ from tests.fakes.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 CHATS, TEXTS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
-THINK, END_OF_THINKING = 4094, 4095
-"""Tokens that the model's tokenizer gets in place of two rare ones."""
+CALL, END_OF_CALL, THINK, END_OF_THINKING = 4092, 4093, 4094, 4095
+"""Tokens that the model's tokenizer gets in place of rare ones."""
+TEXTS_OF_TOKENS = {
+    CALL: '<tool_call>\n{"name": "weather", "arguments": {"city": "',
+    END_OF_CALL: '"}}\n</tool_call>',
+    THINK: "<think>",
+    END_OF_THINKING: "</think>",
+}
 PROMPT = "The quick brown fox jumps over the lazy dog, and then it goes on: " * 12
 TOOL = {
     "type": "function",
@@ -43,7 +49,7 @@ def make_thinking(tiny_model: Path, folder: Path) -> Path:
     shutil.copytree(tiny_model, folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     vocabulary = tokenizer["model"]["vocab"]
-    for token, ident in (("<think>", THINK), ("</think>", END_OF_THINKING)):
+    for ident, token in TEXTS_OF_TOKENS.items():
         (replaced,) = [each for each, number in vocabulary.items() if number == ident]
         del vocabulary[replaced]
         tokenizer["model"]["merges"] = [
@@ -227,3 +233,86 @@ def test_offloaded_answers_are_those_of_one_instance(thinking: Daemon) -> None:
     got = asyncio.run(run())
     for name, (offloaded, alone) in got.items():
         assert offloaded == alone, name
+
+
+TOKENS = 400
+MOVES_AFTER = 100
+"""Events, in each stream."""
+LETTERS = [*range(69, 77), *range(300, 330)]
+FREE_TOOL = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA["schema"]}}
+
+
+def long_chat(number: int, bias: dict[int, float], **more: Any) -> dict[str, Any]:
+    logit_bias = {str(ident): value for ident, value in bias.items()}
+    return chat(number, ignore_eos=True, logit_bias=logit_bias, **USAGE) | {"max_tokens": TOKENS} | more
+
+
+def calling(number: int, end: float, call: float, end_of_call: float, **more: Any) -> dict[str, Any]:
+    """A chat of letters and calls; how often reasoning and calls end and begin is by the bias of their tokens."""
+    bias = {END_OF_THINKING: end, CALL: call, END_OF_CALL: end_of_call, THINK: -100.0}
+    return long_chat(number, bias, tools=[FREE_TOOL], allowed_token_ids=[*LETTERS, *TEXTS_OF_TOKENS], **more)
+
+
+NUMBERS = {
+    "type": "json_schema",
+    "json_schema": {"name": "numbers", "schema": {"type": "array", "minItems": 200, "items": {"type": "integer"}}},
+}
+LONG_TEXT = {**TEXT, **USAGE, "prompt": f"20 {PROMPT}", "max_tokens": TOKENS, "ignore_eos": True}
+MOVED: dict[str, tuple[str, dict[str, Any]]] = {
+    "stop string": (TEXTS, LONG_TEXT),
+    "reasoning": (CHATS, long_chat(22, {END_OF_THINKING: 5, THINK: 4})),
+    "calls": (CHATS, calling(23, 2, 2, 2)),
+    "grammar": (CHATS, long_chat(24, {END_OF_THINKING: 6}, response_format=NUMBERS)),
+    "no call": (CHATS, calling(25, 2, -100, -100)),
+    "long arguments": (CHATS, calling(26, 1, 0, -1)),
+    "arguments, tokens": (CHATS, calling(27, 1, 0, -1, logprobs=True, return_token_ids=True)),
+}
+
+
+async def follow(
+    session: aiohttp.ClientSession, path: str, body: dict[str, Any], *, begun: asyncio.Event | None = None
+) -> list[dict[str, Any]]:
+    """The events of a stream that begins on the GPU; without `begun`, it also ends there."""
+    headers = {"X-Syshax-Instance": "gpu"} if begun is None else {}
+    events: list[dict[str, Any]] = []
+    async with session.post(path, json=body, headers=headers) as response:
+        assert response.headers["x-syshax-placement"] == "gpu"
+        async for line in response.content:
+            if line.startswith(b"data: {"):
+                events.append(json.loads(line[6:]))
+            if begun is not None and (len(events) > MOVES_AFTER or line == b"data: [DONE]\n"):
+                begun.set()
+    return events
+
+
+def take_gpu_for_free(daemon: Daemon) -> None:
+    """From now on the daemon places requests on its GPU."""
+    file = Path(daemon.environment["SYSHAX_SOCKET"]).with_name("config.yaml")
+    config = json.loads(file.read_text("utf-8"))
+    config["decider"]["gpu_cache_threshold"] = 0.9
+    file.write_text(json.dumps(config), "utf-8")
+    done = daemon.syshaxctl("reload")
+    assert done.returncode == 0, done.stderr
+
+
+def test_moved_streams_are_those_of_one_instance(thinking: Daemon) -> None:
+    async def run() -> tuple[list[list[dict[str, Any]]], list[list[dict[str, Any]]]]:
+        timeout = aiohttp.ClientTimeout(total=200)
+        async with aiohttp.ClientSession(thinking.url, timeout=timeout) as session:
+            ((text,),) = [merged(await follow(session, TEXTS, LONG_TEXT))[".choices.text"]]
+            LONG_TEXT["stop"] = ["never told", text[-60:-50]]
+            alone = await asyncio.gather(*(follow(session, *case) for case in MOVED.values()))
+            begun = [asyncio.Event() for _ in MOVED]
+            async with asyncio.TaskGroup() as group:
+                each = zip(MOVED.values(), begun, strict=True)
+                moved = [group.create_task(follow(session, *case, begun=event)) for case, event in each]
+                for event in begun:
+                    await event.wait()
+                group.create_task(asyncio.to_thread(thinking.syshaxctl, "stop", "gpu", "--wait"))
+            return alone, [task.result() for task in moved]
+
+    take_gpu_for_free(thinking)
+    before = thinking.handovers(cause="drain", source="gpu", target="cpu", result="loaded")
+    for name, alone, moved in zip(MOVED, *asyncio.run(run()), strict=True):
+        assert merged(moved) == merged(alone), name
+    assert thinking.handovers(cause="drain", source="gpu", target="cpu", result="loaded") == before + len(MOVED)

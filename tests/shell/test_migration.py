@@ -97,7 +97,8 @@ class TestParsers:
             ("deepseek_r1", "0.32.0", True, ""),
             ("deepseek_r1", "0.32.0", False, "reasoning-parser deepseek_r1: only streams continue"),
             ("deepseek_r1", "0.26.0", True, "reasoning-parser deepseek_r1: its state stays behind"),
-            ("qwen3", "0.32.0", True, "reasoning-parser qwen3: its state stays behind"),
+            ("qwen3", "0.32.0", True, ""),
+            ("mistral", "0.32.0", True, "reasoning-parser mistral: its state stays behind"),
         ],
     )
     async def test_by_parser_version_and_kind(self, parser: str, version: str, stream: bool, stays: str) -> None:
@@ -115,6 +116,12 @@ class TestParsers:
             (("--tool-call-parser", "hermes"), "0.26.0", {}, "tool-call-parser hermes: its state stays behind"),
             (("--tool-call-parser", "mistral"), "0.32.0", {}, "tool-call-parser mistral: its state stays behind"),
             ((), "0.32.0", {}, "tool-call-parser not known: its state stays behind"),
+            (
+                ("--tool-call-parser", "hermes", "--tool-strict-level", "function"),
+                "0.32.0",
+                {},
+                "tool-call-parser hermes, tool-strict-level function: its state stays behind",
+            ),
             (
                 ("--tool-call-parser", "hermes"),
                 "0.32.0",

@@ -16,16 +16,17 @@ from syshaxd.core.handover.bodies import CHAT_PATH
 from syshaxd.core.handover.dialect import ConnectorDialect, HandoverDialect
 from syshaxd.core.handover.held_back import held_back_chars
 from syshaxd.core.handover.pairs import (
-    REASONING_PARSER,
-    STATELESS_PARSERS,
-    STATELESS_TOOL_PARSERS,
+    KNOWN_TOOL_PARSERS,
     TOOL_PARSER,
     InstanceFacts,
     Refusal,
-    flag_value,
+    grammar_fault,
+    reasoning_parser,
     refusal,
+    tool_parser,
 )
-from syshaxd.core.handover.rules import may_call_tools, split_of, whole_answer_because
+from syshaxd.core.handover.reasoning import REASONING_PARSERS
+from syshaxd.core.handover.rules import grammar_field, may_call_tools, split_of, whole_answer_because
 from syshaxd.core.handover.syshax import SyshaxDialect
 from syshaxd.core.placement.decision import InferenceRequest, Offload
 from syshaxd.core.placement.records import Cause
@@ -84,6 +85,8 @@ class Handover:
         """Reasoning parsers, by the names of their models."""
         self._tool_parsers: dict[str, str] = {}
         """Parsers of tool calls, likewise."""
+        self._grammar_faults: dict[str, str] = {}
+        """Why grammars are not taken up, likewise."""
         self._fixed_parsers: frozenset[str] = frozenset()
         """Reasoning parsers whose answers stay on one instance."""
         self._takes_chat_ids = True
@@ -124,12 +127,13 @@ class Handover:
         dialects = [self._dialects[protocol] for protocol in protocols]
         self._paths = _in_all(dialect.paths for dialect in dialects)
         self._prompt_paths = _in_all(dialect.prompt_paths for dialect in dialects)
-        specs = [spec for spec in self._registry.specs.values() if flag_value(spec, REASONING_PARSER)]
-        self._parsers = _by_model(self._registry.specs.values(), REASONING_PARSER)
-        self._tool_parsers = _by_model(self._registry.specs.values(), TOOL_PARSER)
+        specs = [spec for spec in self._registry.specs.values() if reasoning_parser(spec)]
+        self._parsers = _by_model(self._registry.specs.values(), reasoning_parser)
+        self._tool_parsers = _by_model(self._registry.specs.values(), tool_parser)
+        self._grammar_faults = _by_model(self._registry.specs.values(), grammar_fault)
         # Older versions continue a chat as a text, which has no parser.
-        old = {flag_value(spec, REASONING_PARSER) for spec in specs if not _takes_chat_ids(facts.get(spec.name))}
-        self._fixed_parsers = (frozenset(self._parsers.values()) - STATELESS_PARSERS) | old
+        old = {reasoning_parser(spec) for spec in specs if not _takes_chat_ids(facts.get(spec.name))}
+        self._fixed_parsers = (frozenset(self._parsers.values()) - REASONING_PARSERS.keys()) | old
         self._takes_chat_ids = all(map(_takes_chat_ids, facts.values()))
         self._movable = self._policy.migrate and all(dialect.movable for dialect in dialects)
         for answer in self._answers:
@@ -165,7 +169,7 @@ class Handover:
         why, stays = split_of(body)
         if not stays and path not in self._paths:
             stays = f"{path}: only chats and texts continue on another instance"
-        stays = stays or self._parser_reason(inference, body)
+        stays = stays or self._parser_reason(inference, body) or self._grammar_reason(inference, body)
         if not stays and path == CHAT_PATH and body.short("logprobs") and not self._takes_chat_ids:
             stays = "logprobs: before vLLM 0.32 a chat continues as a text, which reports them in another form"
         if not why and path not in self._prompt_paths:
@@ -193,10 +197,22 @@ class Handover:
             return f"reasoning-parser {parser}: only streams continue"
         if (parser or calls_tools) and held_back_chars(body):
             return "stop: parsers get text later than its tokens"
-        tool_parser = self._tool_parsers.get(inference.model, "")
-        if calls_tools and (tool_parser not in STATELESS_TOOL_PARSERS or not self._takes_chat_ids):
-            return f"{TOOL_PARSER} {tool_parser or 'not known'}: its state stays behind"
+        finds_calls = self._tool_parsers.get(inference.model, "")
+        if calls_tools and (finds_calls not in KNOWN_TOOL_PARSERS or not self._takes_chat_ids):
+            return f"{TOOL_PARSER} {finds_calls or 'not known'}: its state stays behind"
         return ""
+
+    def _grammar_reason(self, inference: InferenceRequest, body: Mapping[str, Any]) -> str:
+        """Why an answer stays on one instance for its grammar; empty: it need not."""
+        field = grammar_field(body)
+        if not field:
+            return ""
+        if may_call_tools(body):
+            return f"{field}: with tools, its grammar is another one"
+        if not self._takes_chat_ids:
+            return f"{field}: before vLLM 0.32, its state stays behind"
+        fault = self._grammar_faults.get(inference.model, "")
+        return f"{field}: {fault}" if fault else ""
 
     def answer(self, request: Request, grant: Grant, *, last_try: bool) -> Answer:
         """Makes the answer that runs a request on its slots.
@@ -217,9 +233,7 @@ class Handover:
             self._facts,
             movable=self._policy.migrate and not request.inference.stays_because,
             from_prompt=bool(
-                request.inference.stays_because
-                or flag_value(spec, REASONING_PARSER)
-                or whole_answer_because(request.fields or {})
+                request.inference.stays_because or reasoning_parser(spec) or whole_answer_because(request.fields or {})
             ),
             recoverable=isinstance(grant.placement, Offload) or self._has_targets(spec.name),
             last_try=last_try,
@@ -245,13 +259,10 @@ def _in_all(paths: Iterable[frozenset[str]]) -> frozenset[str]:
     return frozenset[str].intersection(*found) if (found := list(paths)) else frozenset()
 
 
-def _by_model(specs: Iterable[InstanceSpec], flag: str) -> dict[str, str]:
-    """A flag's values, by the names of the models of those that have it; one of them for requests that name none."""
+def _by_model(specs: Iterable[InstanceSpec], value_of: Callable[[InstanceSpec], str]) -> dict[str, str]:
+    """Values of instances that have one, by the names of their models; one of them for requests that name none."""
     return {
-        name: value
-        for spec in specs
-        if (value := flag_value(spec, flag))
-        for name in (spec.served_model, *spec.aliases, "")
+        name: value for spec in specs if (value := value_of(spec)) for name in (spec.served_model, *spec.aliases, "")
     }
 
 

@@ -50,6 +50,10 @@ def body(token_ids: list[int], tokens: int, handover: dict[str, Any], **more: An
     }
 
 
+def held_to(regex: str) -> dict[str, Any]:
+    return {"structured_outputs": {"regex": regex}} if regex else {}
+
+
 @dataclass(frozen=True)
 class Answer:
     token_ids: list[int]
@@ -62,10 +66,12 @@ class Answer:
 class Client:
     url: str
 
-    def complete(self, token_ids: list[int], tokens: int, timeout_s: float = 60, **handover: Any) -> Answer:
+    def complete(
+        self, token_ids: list[int], tokens: int, timeout_s: float = 60, regex: str = "", **handover: Any
+    ) -> Answer:
         request = urllib.request.Request(
             f"{self.url}/v1/completions",
-            json.dumps(body(token_ids, tokens, handover)).encode(),
+            json.dumps(body(token_ids, tokens, handover, **held_to(regex))).encode(),
             {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
@@ -74,11 +80,11 @@ class Client:
         transfer = (whole.get("kv_transfer_params") or {}).get("syshax", {})
         return Answer(whole["choices"][0]["token_ids"], cached, transfer)
 
-    def stream_and_close(self, token_ids: list[int], enough: int, **handover: Any) -> list[int]:
+    def stream_and_close(self, token_ids: list[int], enough: int, regex: str = "", **handover: Any) -> list[int]:
         """Streams a long answer, and closes the connection when enough tokens have come. Returns those that came."""
         host = self.url.removeprefix("http://")
         with closing(http.client.HTTPConnection(host, timeout=60)) as connection:
-            text = json.dumps(body(token_ids, 4096 - len(token_ids), handover, stream=True))
+            text = json.dumps(body(token_ids, 4096 - len(token_ids), handover, stream=True, **held_to(regex)))
             connection.request("POST", "/v1/completions", text, {"Content-Type": "application/json"})
             got: list[int] = []
             for token_id in _streamed(connection.getresponse()):

@@ -127,3 +127,17 @@ def test_only_the_asked_for_end_saves(engines: Engines) -> None:
     engines.a.stream_and_close(prompt(60), 3, **saving(aborted, "finish"))
     engines.a.complete(prompt(70), 1)
     assert not engines.handovers()
+
+
+REGEX = "([a-c]{7}[0-9]{5}-){100}"
+
+
+def test_a_grammar_goes_on_where_the_answer_is(engines: Engines) -> None:
+    token_ids, key = prompt(150, 2), new_key()
+    whole = engines.b.complete(token_ids, 80, regex=REGEX).token_ids
+    got = engines.a.stream_and_close(token_ids, 30, regex=REGEX, **saving(key, "abort"))
+    for late in (key, new_key()):  # the second is asked for again and again, and never there
+        answer = engines.b.complete(token_ids + got, 80 - len(got), regex=REGEX, continued=len(got), **loading(late))
+        assert got + answer.token_ids == whole
+    again = engines.b.complete(token_ids + got, 80 - len(got), regex=REGEX)
+    assert got + again.token_ids != whole  # else this would show nothing

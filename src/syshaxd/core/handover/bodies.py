@@ -8,6 +8,7 @@ Source: the hand-over contract, src/syshax_connector/PROTOCOL.md.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from syshaxd.core.handover.rules import grammar_field
 from syshaxd.core.wire.body import encode, raw_fields
 
 CHAT_PATH = "/v1/chat/completions"
@@ -20,7 +21,7 @@ _CHAT_ONLY = frozenset(
     (
         *("messages", "max_completion_tokens", "add_generation_prompt", "continue_final_message", "chat_template"),
         *("chat_template_kwargs", "documents", "reasoning_effort", "tool_choice", "parallel_tool_calls"),
-        *("top_logprobs", "include_reasoning"),
+        *("top_logprobs", "include_reasoning", "tools", "functions"),
     )
 )
 
@@ -76,8 +77,11 @@ def continuation_body(
     body: Mapping[str, Any],
     *,
     chat: bool,
+    plain_text: bool,
+    keeps_special_tokens: bool,
     prompt_ids: Sequence[int],
     generated_ids: Sequence[int],
+    grammar_tokens: int,
     max_model_len: int | None,
     load: str | None,
     save: str | None,
@@ -87,8 +91,11 @@ def continuation_body(
     Args:
         body: The client's.
         chat: To /v1/chat/completions, on an instance that takes the prompt's tokens there; else to /v1/completions.
+        plain_text: Calls of tools are not to be found in it.
+        keeps_special_tokens: It contains their text, as a parser needs that.
         prompt_ids: The prompt's tokens.
         generated_ids: The answer's tokens so far.
+        grammar_tokens: How many of these are of its grammar, if it has one.
         max_model_len: Tokens of prompt and answer that the instance can hold; None: not known.
         load: Key of the KV that was saved for these tokens.
         save: Key under which to save the KV if the request is given up in its turn.
@@ -99,6 +106,8 @@ def continuation_body(
         orders["load"] = {"key": load}
     if save is not None:
         orders["save"] = {"key": save, "on": "abort"}
+    if grammar_tokens and grammar_field(body):
+        orders["continued"] = grammar_tokens
     params: dict[str, Any] = {"syshax": orders} if orders else {}
     changed = raw_fields(body)
     if chat:
@@ -115,6 +124,10 @@ def continuation_body(
         changed["max_tokens"] = limit - len(generated_ids)
         if chat and "max_completion_tokens" in body:
             changed["max_completion_tokens"] = limit - len(generated_ids)
+    if keeps_special_tokens:
+        changed["skip_special_tokens"] = False
+    if chat and plain_text:
+        changed["tool_choice"] = "none"
     if _min_tokens(body):
         changed["min_tokens"] = max(0, _min_tokens(body) - len(generated_ids))
     changed |= {

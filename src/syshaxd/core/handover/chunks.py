@@ -23,8 +23,10 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 """What reading an event of the wrong shape raises."""
 PLAIN_DELTA = frozenset(("role", "content"))
 """A delta with more than these is a parser's work, whose state cannot be told."""
-REASONED_DELTA = PLAIN_DELTA | {"reasoning", "reasoning_content"}
-"""The same, where the reasoning parser takes its state from the tokens."""
+REASONING = frozenset(("reasoning", "reasoning_content"))
+"""What a delta has where the reasoning parser takes its state from the tokens."""
+CALLS = frozenset(("tool_calls",))
+"""What a delta has where the calls of a later part are found in its text."""
 
 _KNOWN_FIELDS = frozenset(
     ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "prompt_token_ids", "prompt_text")
@@ -91,9 +93,16 @@ class ChunkWriter:
         self.tells_ids = bool(body.get("return_token_ids"))
         self._tells_usage = bool(options.get("include_usage"))
         self._tells_usage_so_far = self._tells_usage and bool(options.get("continuous_usage_stats"))
+        self.reasoning_tokens: int | None = None
+        """How many of the answer's tokens are reasoning; None: not counted."""
         self._head: dict[str, Any] = {}
         self._role = "assistant"
         self._fingerprint: dict[str, Any] = {}
+
+    @property
+    def tells_usage(self) -> bool:
+        """The client gets usage."""
+        return self._tells_usage
 
     @property
     def begun(self) -> bool:
@@ -151,13 +160,14 @@ class ChunkWriter:
         return _event({**self._head, "choices": [], "usage": usage, **self._fingerprint}) + DONE
 
     def _usage_so_far(self, prompt: int, generated: int) -> dict[str, Any]:
-        counts = usage_of(prompt, generated)
-        return counts | {"completion_tokens_details": None} if self.chat else counts
+        counts = usage_of(prompt, generated, self.reasoning_tokens)
+        return {"completion_tokens_details": None} | counts if self.chat else counts
 
 
-def usage_of(prompt: int, generated: int) -> dict[str, Any]:
-    """OpenAI's counts of tokens."""
-    return {"prompt_tokens": prompt, "total_tokens": prompt + generated, "completion_tokens": generated}
+def usage_of(prompt: int, generated: int, reasoning: int | None) -> dict[str, Any]:
+    """OpenAI's counts of tokens; `reasoning`: None if it is not counted."""
+    usage = {"prompt_tokens": prompt, "total_tokens": prompt + generated, "completion_tokens": generated}
+    return usage if reasoning is None else usage | {"completion_tokens_details": {"reasoning_tokens": reasoning}}
 
 
 def unreadable_event(error: Exception) -> InstanceFailedError:

@@ -101,13 +101,17 @@ class ConnectorDialect:
     def continuation(
         self, body: Mapping[str, Any], so_far: AnswerSoFar, facts: InstanceFacts, *, load: str | None, save: str | None
     ) -> tuple[str, bytes]:
-        """HandoverDialect: by token ids, on the chat's own route where the instance takes them there."""
-        chat = so_far.chat and facts.takes_chat_ids
+        """HandoverDialect: by token ids, on the chat's own route if the instance understands them there."""
+        understood = facts.takes_chat_ids and (bool(body.get("logprobs")) or not so_far.thinks_again)
+        chat = so_far.chat and understood
         rest = continuation_body(
             body,
             chat=chat,
             prompt_ids=so_far.prompt_ids,
             generated_ids=so_far.token_ids,
+            grammar_tokens=so_far.grammar_tokens,
+            plain_text=so_far.may_call_tools,
+            keeps_special_tokens=so_far.keeps_special_tokens,
             max_model_len=facts.max_model_len,
             load=load,
             save=save,

@@ -1,19 +1,19 @@
 # Copyright (c) 2026 sysHAX contributors
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Text that an instance has generated and not sent yet, because it may begin a stop string or the call of a tool.
+"""Text that an instance has generated and not sent yet, because it may begin a stop string or a tag.
 
 Another instance must make it again. So an answer continues elsewhere only where the text that the client has ends with
 a token.
 """
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from syshaxd.core import jsontext
 
-CALL_OPENING = "<tool_call>"
-"""What the parser `hermes` waits for."""
+_BEGINNING_OF_TAG = re.compile(r"<[/a-z_=]*$")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -72,16 +72,16 @@ class LookAhead:
         return events
 
     def in_turn(self, event: bytes | Mapping[str, Any]) -> list[Any]:
-        """Returns the event before this one, which now waits; all, if the answer ends, or a call begins."""
+        """Returns the event before this one, which now waits; all, if the answer ends."""
         if not self.active:
             return [event]
         told = _parsed(event) if isinstance(event, bytes) else event
         choice: Mapping[str, Any] = next(iter(told.get("choices") or ()), {"finish_reason": ""})
-        delta = choice.get("delta") or {}
-        if choice.get("finish_reason") is not None or delta.get("tool_calls"):
+        if choice.get("finish_reason") is not None:
             return [*self.end(), event]
+        delta = choice.get("delta") or {}
         text = delta.get("reasoning") or delta.get("reasoning_content") or delta.get("content") or ""
-        self.nothing_held = bool(text) and not text.startswith(CALL_OPENING[0])
+        self.nothing_held = bool(text) and not text.startswith("<")
         events, self._waiting = self._waiting, [event]
         return events
 
@@ -94,9 +94,9 @@ def _parsed(event: bytes) -> Any:
         return {}
 
 
-def may_begin_call(text: str) -> bool:
-    """Whether a text ends with a part of what opens the call of a tool."""
-    return any(text.endswith(CALL_OPENING[:size]) for size in range(1, len(CALL_OPENING)))
+def may_begin_tag(text: str) -> bool:
+    """Whether a text ends with what may be a part of a tag."""
+    return _BEGINNING_OF_TAG.search(text) is not None
 
 
 def incomplete_tail(texts: list[str]) -> int:

@@ -14,17 +14,20 @@ from msgspec.structs import replace
 
 from syshaxd.core import jsontext
 from syshaxd.core.errors import InstanceFailedError
-from syshaxd.core.handover.bodies import dump_body, token_limit
+from syshaxd.core.handover.bodies import CHAT_PATH, dump_body, token_limit
 from syshaxd.core.handover.chunks import (
+    CALLS,
     DATA,
     DONE,
     PLAIN_DELTA,
-    REASONED_DELTA,
+    REASONING,
     ChunkWriter,
     Piece,
     read_piece,
     usage_of,
 )
+from syshaxd.core.handover.hermes import HermesParser
+from syshaxd.core.handover.reasoning import REASONING_PARSERS, ReasoningTokens, may_think
 from syshaxd.core.handover.restated import RestatedText
 from syshaxd.core.handover.so_far import AnswerSoFar
 from syshaxd.core.report.describe import excerpt
@@ -42,10 +45,21 @@ class JoinedAnswer(AnswerSoFar):
     """Takes the events of one part after the other; gives what the client gets for them."""
 
     __slots__ = (
-        *("_begun", "_ending", "_held", "_held_events", "_limit", "_parses_all", "_part_at", "_plain_delta"),
-        *("_prompt_details", "_restated", "_sent_early", "_tells_ids", "_template", "_to_be_continued"),
-        *("_told_done", "_told_usage", "_writer", "cached_tokens", "part_id", "part_over", "refused", "stream"),
-        "takes_unparsed",
+        *(
+            "_begun",
+            "_counts_from_start",
+            "_ending",
+            "_held",
+            "_held_events",
+            "_limit",
+            "_parser",
+            "_parses_all",
+            "_part_at",
+            "_plain_delta",
+        ),
+        *("_prompt_details", "_reasoning", "_restated", "_sent_early", "_tells_ids", "_template", "_to_be_continued"),
+        *("_told_done", "_told_usage", "_writer", "cached_tokens", "part_id", "part_over", "refused"),
+        *("_thinks", "stream", "takes_unparsed", "tells_reasoning"),
     )
 
     def __init__(
@@ -55,7 +69,7 @@ class JoinedAnswer(AnswerSoFar):
         *,
         to_be_continued: frozenset[str] = frozenset(),
         tells_usage: bool = False,
-        tells_reasoning: bool = False,
+        reasoning_parser: str = "",
         may_call_tools: bool = False,
     ) -> None:
         """Sets up for an answer.
@@ -66,16 +80,28 @@ class JoinedAnswer(AnswerSoFar):
             to_be_continued: What an instance gives as `finish_reason` where another part is to follow; parts of such
                 instances may repeat the text that is there.
             tells_usage: The instances tell usage unasked, as the client is to see.
-            tells_reasoning: Whether what they make is reasoning, their parser finds out from the tokens so far.
-            may_call_tools: Their parser may hold back text in which the call of a tool may begin.
+            reasoning_parser: Their parser of reasoning, if it is one of `REASONING_PARSERS`.
+            may_call_tools: There may be calls of tools in it, in the form of the parser `hermes`.
         """
         self.stream = bool(body.get("stream"))
         keeps_text = bool(to_be_continued) or not self.stream
-        super().__init__(path, body, keeps_text=keeps_text, may_call_tools=may_call_tools)
+        parser = REASONING_PARSERS.get(reasoning_parser) if path == CHAT_PATH else None
+        holds_tags = parser is not None and parser.holds_back
+        super().__init__(path, body, keeps_text=keeps_text, may_call_tools=may_call_tools, holds_tags=holds_tags)
         self._writer = ChunkWriter(path, body)
         if tells_usage:
             self._writer.tell_usage()
-        self._plain_delta = REASONED_DELTA if tells_reasoning else PLAIN_DELTA
+        self.tells_reasoning = parser is not None
+        self.keeps_special_tokens = self.may_call_tools or (parser is not None and parser.keeps_special_tokens)
+        self._counts_from_start = parser is not None and parser.counts_from_start
+        self._thinks = parser is not None and may_think(body)
+        self._reasoning: ReasoningTokens | None = None
+        self._plain_delta = PLAIN_DELTA
+        if self.tells_reasoning:
+            self._plain_delta |= REASONING
+        if may_call_tools:
+            self._plain_delta |= CALLS
+        self._parser: HermesParser | None = None
         self._tells_ids = self._writer.tells_ids
         self._to_be_continued = to_be_continued
         self._limit = token_limit(body) if to_be_continued else None
@@ -101,7 +127,7 @@ class JoinedAnswer(AnswerSoFar):
 
     def look_ahead(self) -> None:
         """From now on an event waits for the next one, if only that shows whether the answer is `at_token_end`."""
-        if self._ahead is not None:
+        if self._ahead is not None and self.may_hold_tag:
             self._ahead.begin()
             self.takes_unparsed = False
 
@@ -138,11 +164,21 @@ class JoinedAnswer(AnswerSoFar):
         usage = answer.get("usage") or {}
         self._told_prompt_tokens = usage.get("prompt_tokens") or usage.get("input_tokens") or 0
 
-    def begin_part(self) -> None:
-        """Another instance continues from what was delivered."""
+    def begin_part(self, content: str = "") -> None:
+        """Another instance continues from what was delivered.
+
+        Args:
+            content: If it `may_call_tools`, the text of `content_ids`.
+        """
+        if self.reasoning_tags and self._writer.tells_usage:
+            self._reasoning = ReasoningTokens(
+                *self.reasoning_tags, from_start=self._counts_from_start, thinks=self._thinks
+            )
         self._held.clear()
         if self._ahead is not None:
             self._ahead.end()
+        if self.may_call_tools:
+            self._parser = HermesParser(content)
         if self._token_ends is not None:
             self._token_ends.begin(self.text_size, len(self.token_ids))
         self._held_events = b""
@@ -205,11 +241,8 @@ class JoinedAnswer(AnswerSoFar):
         Raises:
             InstanceFailedError: The event tells of a failure.
         """
-        out = b""
-        for each in self._in_turn(event):
-            for piece in self._read(each):
-                out += self._deliver(self._at_its_offset(piece))
-        return out
+        pieces = (piece for each in self._in_turn(event) for piece in self._read(each))
+        return b"".join(self._deliver(self._at_its_offset(piece)) for piece in pieces)
 
     def _at_its_offset(self, piece: Piece) -> Piece:
         """The piece of a later part, with the offsets of its tokens in the whole text."""
@@ -234,6 +267,8 @@ class JoinedAnswer(AnswerSoFar):
         piece = read_piece(event, self._plain_delta)
         if self._to_be_continued:
             piece = self._without_repetition(piece)
+        if self._parser is not None:
+            piece = self._with_calls(piece, self._parser)
         if piece.finish_reason in _BROKEN_OFF:
             raise InstanceFailedError(f"the instance broke off: finish_reason {excerpt(str(piece.finish_reason))}")
         if not self.prompt_ids:
@@ -257,6 +292,15 @@ class JoinedAnswer(AnswerSoFar):
             if self._limit is not None and self.tokens + bool(text) >= self._limit:
                 reason = "length"
         return replace(piece, text=text, finish_reason=reason)
+
+    def _with_calls(self, piece: Piece, parser: HermesParser) -> Piece:
+        """The piece of a later part, whose text may have calls of tools in it."""
+        found = parser.push(piece.text, last=piece.finish_reason is not None)
+        self.called = self.called or "tool_calls" in found
+        reason = "tool_calls" if self.called and piece.finish_reason == "stop" else piece.finish_reason
+        delta = {**(piece.delta or {}), **found} if piece.delta or "tool_calls" in found else None
+        silent = not (found or delta)
+        return replace(piece, text=found.get("content", ""), delta=delta, silent=silent, finish_reason=reason)
 
     def end(self) -> bytes:
         """What is missing at the end of the client's stream."""
@@ -297,6 +341,8 @@ class JoinedAnswer(AnswerSoFar):
             self._begun = True
             out = self._writer.role(self.prompt_ids, self.prompt_tokens)
         self.add(piece)
+        if self._reasoning is not None:
+            self._writer.reasoning_tokens = self._reasoning.among(self.token_ids, self.reasoning_end)
         if piece.finish_reason is not None:
             self._ending = True  # what stands in the last piece's event, only the instance's last event tells
         elif (
@@ -312,7 +358,7 @@ class JoinedAnswer(AnswerSoFar):
         return early
 
     def _usage(self) -> dict[str, Any]:
-        return usage_of(self.prompt_tokens, self.tokens)
+        return usage_of(self.prompt_tokens, self.tokens, self._writer.reasoning_tokens)
 
 
 def _null(ids: re.Match[bytes]) -> bytes:

@@ -15,13 +15,10 @@ _CHAT_IDS_SINCE = (0, 32)
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 REASONING_PARSER = "reasoning-parser"
 """The flag that names what separates a chat's reasoning from its answer."""
-STATELESS_PARSERS = frozenset(("deepseek_r1",))
-"""Reasoning parsers that find out from a prompt's tokens whether what follows is reasoning: an answer can continue on
-another instance."""
 TOOL_PARSER = "tool-call-parser"
 """The flag that names what finds the calls of tools in a chat's answer."""
-STATELESS_TOOL_PARSERS = frozenset(("hermes",))
-"""Parsers of tool calls that have no state before the first call, but for text that may open it."""
+KNOWN_TOOL_PARSERS = frozenset(("hermes",))
+"""Parsers of tool calls whose work the daemon does for the rest of an answer (hermes.py)."""
 # Flags whose values must agree. Those of an external instance are unknown.
 _SAME_FLAGS = (
     "dtype",
@@ -35,6 +32,7 @@ _SAME_FLAGS = (
     "hf-overrides",
     REASONING_PARSER,
     TOOL_PARSER,
+    "structured-outputs-config",
 )
 
 
@@ -132,6 +130,23 @@ def _model_refusal(source: InstanceSpec, target: InstanceSpec) -> str:
     if mine != other or (not mine and source.model != target.model):
         return f"their models' files differ (weights, configuration): {source.model} and {target.model}"
     return ""
+
+
+def tool_parser(spec: InstanceSpec) -> str:
+    """What finds the calls of tools in a chat's answer, and what holds these to a grammar; empty: not known."""
+    parser, level = flag_value(spec, TOOL_PARSER), flag_value(spec, "tool-strict-level")
+    return parser if level in {"", "auto"} else f"{parser}, tool-strict-level {level}"
+
+
+def reasoning_parser(spec: InstanceSpec) -> str:
+    """What separates a chat's reasoning from its answer; empty: nothing, or not known."""
+    return flag_value(spec, REASONING_PARSER)
+
+
+def grammar_fault(spec: InstanceSpec) -> str:
+    """Why it cannot take up a grammar in the middle of an answer; empty: it can."""
+    known = spec.argv and spec.protocol is HandoverProtocol.CONNECTOR
+    return "" if known else f"{spec.name} is not known to have a connector that takes up a grammar"
 
 
 def flag_value(spec: InstanceSpec, flag: str) -> str:

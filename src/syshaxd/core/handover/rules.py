@@ -123,8 +123,15 @@ def _calls_no_tools(body: RequestBody) -> bool:
     return bool(body.short("tool_choice") == "none")
 
 
-def _may_call_later(body: RequestBody) -> bool:
-    return _calls_no_tools(body) or (_streams(body) and body.short("tool_choice") in (None, "auto"))
+def _are_free(body: RequestBody) -> bool:
+    """Whether the calls of tools in a stream are what the model makes of its own accord."""
+    if _calls_no_tools(body):
+        return True
+    free = body.short("tool_choice") in (None, "auto") and body.short("parallel_tool_calls") in (None, True)
+    return free and _streams(body) and _STRICT.search(memoryview(body.raw["tools"])) is None
+
+
+_STRICT = re.compile(rb'"strict"\s*:\s*[^\sfn]')
 
 
 def _holds_back(body: RequestBody) -> bool:
@@ -174,14 +181,28 @@ STAY_RULES: tuple[FieldRule, ...] = (
         _any,
         unless=_is_greedy,
     ),
-    FieldRule(("response_format",), "other than text", "the state of the grammar stays behind", _no_plain_text_format),
-    FieldRule(("structured_outputs", *_GUIDED), "any", "the state of the grammar stays behind", _any),
+    FieldRule(
+        ("response_format",),
+        "other than text, unless `stream` is true",
+        "the state of the grammar stays behind",
+        _no_plain_text_format,
+        unless=_streams,
+    ),
+    FieldRule(
+        ("structured_outputs",),
+        "any, unless `stream` is true",
+        "the state of the grammar stays behind",
+        _any,
+        unless=_streams,
+    ),
+    FieldRule(_GUIDED, "any", "the state of the grammar stays behind", _any),
     FieldRule(
         ("tools",),
-        'not empty, unless `tool_choice` is "none", or "auto" in a stream',
-        "the state of the parser of tool calls stays behind",
+        'not empty, unless `tool_choice` is "none", or the stream is free to call them: `tool_choice` is "auto", '
+        "`parallel_tool_calls` is not false, and no tool is `strict`",
+        "the state of the grammar of tool calls stays behind",
         bool,
-        unless=_may_call_later,
+        unless=_are_free,
     ),
     FieldRule(
         ("functions",),
@@ -215,7 +236,7 @@ STAY_RULES: tuple[FieldRule, ...] = (
     ),
     FieldRule(("bad_words",), "not empty", "a forbidden word may lie across the boundary", bool),
     FieldRule(("truncate_prompt_tokens",), "any", "the longer prompt would be cut elsewhere", _any),
-    FieldRule(("thinking_token_budget",), "any", "how much is left of it stays behind", _any),
+    FieldRule(("thinking_token_budget",), "any", "its forced end may lie across the boundary", _any),
     FieldRule(
         ("repetition_detection", "watermarking", "vllm_xargs", "logits_processors"),
         "not empty",
@@ -293,12 +314,25 @@ def may_call_tools(body: Mapping[str, Any]) -> bool:
     return bool(tools) and body.get("tool_choice") != "none"
 
 
+_FROM_FIRST_TOKEN = ("stop", "tools", "response_format", "structured_outputs")
+
+
+def grammar_field(body: Mapping[str, Any]) -> str:
+    """The field that holds the answer to a grammar; empty: there is none."""
+    for name in ("response_format", "structured_outputs"):
+        if (value := body.get(name)) is not None and _no_plain_text_format(value):
+            return name
+    return ""
+
+
 def whole_answer_because(body: Mapping[str, Any]) -> str:
     """Why the instance that makes an answer makes its first token, too; empty: another may."""
-    if "stop" not in body and "tools" not in body:
+    if not any(name in body for name in _FROM_FIRST_TOKEN):
         return ""
     if held_back_chars(body):
         return "stop: a stop string may begin in the first token"
+    if field := grammar_field(body):
+        return f"{field}: its grammar begins with the first token"
     return "tools: a call may begin with the first token" if may_call_tools(body) else ""
 
 

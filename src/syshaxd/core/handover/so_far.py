@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from syshaxd.core.handover.bodies import CHAT_PATH
-from syshaxd.core.handover.chunks import Piece
+from syshaxd.core.handover.chunks import REASONING, Piece
 from syshaxd.core.handover.held_back import LookAhead, TokenEnds, held_back_chars
 
 
@@ -19,18 +19,22 @@ class AnswerSoFar:
     # Each token changes the first ones; a dictionary of so many names would take twice the memory.
     __slots__ = (
         *("token_ids", "tokens", "last_size"),
-        *("_ahead", "_texts", "_token_ends", "_told_prompt_tokens", "chat", "finish", "finished", "keeps_text"),
-        *("parts", "plain", "prompt_ids", "tells_tokens", "text_size"),
+        *("_ahead", "_content_at", "_mixed", "_texts", "_token_ends", "_told_prompt_tokens", "called", "chat"),
+        *("finish", "finished", "keeps_special_tokens", "keeps_text", "may_call_tools", "parts", "plain"),
+        *("prompt_ids", "reasoning_tags", "tells_tokens", "text_size"),
     )
 
-    def __init__(self, path: str, body: Mapping[str, Any], *, keeps_text: bool, may_call_tools: bool) -> None:
+    def __init__(
+        self, path: str, body: Mapping[str, Any], *, keeps_text: bool, may_call_tools: bool, holds_tags: bool
+    ) -> None:
         """Sets up for an answer of which the client has nothing.
 
         Args:
             path: The client's route.
             body: The client's body.
             keeps_text: Whether `text` will be needed.
-            may_call_tools: The instances' parser may hold back text in which the call of a tool may begin.
+            may_call_tools: There may be calls of tools in it.
+            holds_tags: The instances hold back reasoning in which a tag may begin.
         """
         self.chat = path == CHAT_PATH
         self.keeps_text = keeps_text
@@ -55,7 +59,17 @@ class AnswerSoFar:
         """The client gets more of each token than its text: what was told cannot be withdrawn."""
         behind_chars = held_back_chars(body)
         self._token_ends = TokenEnds(behind_chars) if behind_chars else None
-        self._ahead = LookAhead() if may_call_tools else None
+        self._ahead = LookAhead() if holds_tags else None
+        self.may_call_tools = may_call_tools and self.chat
+        """A part that continues it comes as plain text, in which the calls are to be found (`content_ids`)."""
+        self.called = False
+        """The call of a tool has begun."""
+        self.reasoning_tags: tuple[int, ...] = ()
+        """The tokens that begin and end reasoning, once they are known."""
+        self._content_at = 0  # tokens before the first event with more than reasoning
+        self._mixed = False  # that event has reasoning, too
+        self.keeps_special_tokens = False
+        """The text of special tokens is part of it, whatever the request says."""
         self.text_size = 0
         """Characters that the client has; not counted where neither the text nor its end matters."""
         self._told_prompt_tokens = 0
@@ -91,12 +105,35 @@ class AnswerSoFar:
         """What was delivered certainly ends where a token does, unless that is inside a character."""
         if self._token_ends is not None:
             return self._token_ends.tokens_of(self.text_size) is not None
-        return self._ahead is None or self._ahead.nothing_held
+        return not self.may_hold_tag or (self._ahead is not None and self._ahead.nothing_held)
 
     @property
-    def may_call_tools(self) -> bool:
-        """Whether a parser may hold back text in which the call of a tool may begin."""
-        return self._ahead is not None
+    def may_hold_tag(self) -> bool:
+        """The instance may have held back reasoning in which a tag may begin."""
+        return self._ahead is not None and not self.content_ids
+
+    @property
+    def content_ids(self) -> list[int]:
+        """The tokens of events behind the reasoning, with what ends it."""
+        return self.token_ids[self._content_at :]
+
+    @property
+    def reasoning_end(self) -> int:
+        """How many of the answer's tokens there are up to the end of what has come as reasoning."""
+        ids, ends = self.content_ids if self._mixed else [], self.reasoning_tags[1:]
+        return self._content_at + (ids.index(ends[0]) if ends and ends[0] in ids else 0)
+
+    @property
+    def grammar_tokens(self) -> int:
+        """How many of the answer's tokens are of its grammar, if it has one: those behind the reasoning."""
+        ids = self.content_ids
+        ends = self.reasoning_tags[1:]
+        return len(ids) - ids.index(ends[0]) - 1 if ends and ends[0] in ids else len(ids)
+
+    @property
+    def thinks_again(self) -> bool:
+        """A <think> has come behind the reasoning: it is text, but a parser that sees only the tokens cannot know."""
+        return bool(self.reasoning_tags) and self.reasoning_tags[0] in self.content_ids
 
     def tail_ids(self) -> tuple[int, ...]:
         """The last tokens that were delivered: enough to see whether they end with a whole character."""
@@ -128,6 +165,8 @@ class AnswerSoFar:
 
     def add(self, piece: Piece) -> None:
         """The client gets a piece."""
+        if piece.delta is not None:
+            self._add_parsed(piece, piece.delta)
         self.token_ids += piece.token_ids
         self.tokens += piece.tokens
         self.plain = self.plain and not piece.parsed
@@ -140,3 +179,10 @@ class AnswerSoFar:
         if piece.finish_reason is not None:
             self.finished = True
             self.finish = piece
+
+    def _add_parsed(self, piece: Piece, delta: Mapping[str, Any]) -> None:
+        calls = bool(delta.get("tool_calls"))
+        self.called = self.called or calls
+        if delta.keys() & REASONING:
+            self._mixed = calls or bool(piece.text)
+            self._content_at = len(self.token_ids) + (0 if self._mixed else len(piece.token_ids))

@@ -10,7 +10,7 @@ from typing import Any, Self
 from syshaxd.core.errors import InstanceFailedError, InstanceTimeoutError, SyshaxError
 from syshaxd.core.handover.dialect import HandoverDialect
 from syshaxd.core.handover.joining import JoinedAnswer
-from syshaxd.core.handover.pairs import REASONING_PARSER, STATELESS_PARSERS, InstanceFacts, flag_value
+from syshaxd.core.handover.pairs import InstanceFacts, reasoning_parser
 from syshaxd.core.handover.rules import may_call_tools
 from syshaxd.core.placement.records import Cause, HandoverRecord, Outcome
 from syshaxd.core.placement.slots import Grant, Slot
@@ -18,7 +18,7 @@ from syshaxd.core.types import InstanceSpec
 from syshaxd.serving.request import Request
 from syshaxd.serving.runner.answer import ClientAnswer
 from syshaxd.serving.runner.delivery import Delivery
-from syshaxd.serving.runner.detokenize import drop_incomplete
+from syshaxd.serving.runner.detokenize import content_of, drop_incomplete, reasoning_tags
 from syshaxd.serving.runner.exchange import Part
 from syshaxd.serving.runner.exchanges import Exchanges
 from syshaxd.serving.runner.first_token import FirstToken, read_first_token, read_prompt
@@ -82,7 +82,7 @@ class MovableAnswer:
             request.fields,
             to_be_continued=dialect.to_be_continued,
             tells_usage=any(_USAGE_UNASKED in slot.spec.argv for slot in grant.slots),
-            tells_reasoning=flag_value(grant.slots[-1].spec, REASONING_PARSER) in STATELESS_PARSERS,
+            reasoning_parser=reasoning_parser(grant.slots[-1].spec),
             may_call_tools=may_call_tools(request.fields),
         )
         self._delivery = Delivery(ClientAnswer(request, clock=self._loop.time), self._joined)
@@ -331,12 +331,15 @@ class MovableAnswer:
 
     async def _continue(self, spec: InstanceSpec, save: str | None) -> None:
         """Reads the rest, which goes to the client in the name of the first instance."""
-        await drop_incomplete(self._joined, self._exchanges, spec, self._body.get("model") or spec.served_model)
+        asked = self._joined, self._exchanges, spec, self._body.get("model") or spec.served_model
+        await drop_incomplete(*asked)
+        content = await content_of(*asked)
+        self._joined.reasoning_tags = await reasoning_tags(*asked)
         path, body = self._dialect.continuation(
             self._body, self._joined, self._facts[spec.name], load=self._load, save=save
         )
         self._had = self._joined.tokens
-        self._joined.begin_part()
+        self._joined.begin_part(content)
         response = await self._exchanges.read(spec, path, body, self._take)
         if not response.streamed:
             raise response.fault()
