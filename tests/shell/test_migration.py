@@ -24,6 +24,8 @@ MESSAGES = [{"role": "user", "content": "Introduce openEuler. " * 20}]
 PROMPT = render_chat(MESSAGES)
 CHAT: dict[str, Any] = {"model": "m", "messages": MESSAGES, "max_tokens": 60, "stream": True}
 TOOLS = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+GRAMMAR = {"response_format": {"type": "json_object"}}
+TEXT: dict[str, Any] = {"model": "m", "prompt": PROMPT, "max_tokens": 60, "stream": True}
 USAGE = {"stream_options": {"include_usage": True}}
 SLOW = replace(FAST, step_base_s=0.004)
 
@@ -137,6 +139,38 @@ class TestParsers:
             (decided,) = both.engine.requests.decisions.latest()
             assert (decided.request.whole_because, decided.request.stays_because) == ("", stays)
             assert decided.request.movable is not bool(stays)
+
+    @pytest.mark.parametrize(
+        ("path", "flags", "more", "stays"),
+        [
+            ("/v1/chat/completions", (), {}, ""),
+            ("/v1/chat/completions", ("--reasoning-parser", "qwen3"), {}, ""),
+            ("/v1/chat/completions", ("--tool-call-parser", "hermes"), TOOLS, "with tools, its grammar is another one"),
+            (
+                "/v1/chat/completions",
+                ("--structured-outputs-config", '{"enable_in_reasoning": true}'),
+                {},
+                "it may include reasoning",
+            ),
+            ("/v1/completions", (), {}, ""),
+            ("/v1/completions", ("--reasoning-parser", "qwen3"), {}, "outside chats, it begins where "),
+        ],
+    )
+    async def test_with_a_grammar(self, path: str, flags: tuple[str, ...], more: dict[str, Any], stays: str) -> None:
+        body = (CHAT if "chat" in path else TEXT) | GRAMMAR | more
+        async with duo(argv=("vllm", "serve", *flags)) as both:
+            async with both.post(path, body) as answered:
+                await answered.read()
+            (decided,) = both.engine.requests.decisions.latest()
+            assert decided.request.stays_because.startswith(f"response_format: {stays}" if stays else "")
+            assert decided.request.movable is not bool(stays)
+
+    async def test_a_grammar_stays_where_the_connector_may_be_another(self) -> None:
+        async with duo() as both:
+            async with both.post("/v1/chat/completions", CHAT | GRAMMAR) as answered:
+                await answered.read()
+            (decided,) = both.engine.requests.decisions.latest()
+            assert decided.request.stays_because.endswith("a connector that takes up a grammar")
 
     async def test_a_stream_with_tools_moves_both_ways(self) -> None:
         async with duo(SLOW, argv=("vllm", "serve", "--tool-call-parser", "hermes")) as both:

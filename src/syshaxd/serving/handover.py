@@ -211,6 +211,8 @@ class Handover:
             return f"{field}: with tools, its grammar is another one"
         if not self._takes_chat_ids:
             return f"{field}: before vLLM 0.32, its state stays behind"
+        if inference.path != CHAT_PATH and inference.model in self._parsers:
+            return f"{field}: outside chats, it begins where the reasoning-parser finds the end of reasoning"
         fault = self._grammar_faults.get(inference.model, "")
         return f"{field}: {fault}" if fault else ""
 

@@ -19,6 +19,8 @@ TOOL_PARSER = "tool-call-parser"
 """The flag that names what finds the calls of tools in a chat's answer."""
 KNOWN_TOOL_PARSERS = frozenset(("hermes",))
 """Parsers of tool calls whose work the daemon does for the rest of an answer (hermes.py)."""
+GRAMMARS = "structured-outputs-config"
+"""The flag that says how grammars are applied."""
 # Flags whose values must agree. Those of an external instance are unknown.
 _SAME_FLAGS = (
     "dtype",
@@ -32,7 +34,7 @@ _SAME_FLAGS = (
     "hf-overrides",
     REASONING_PARSER,
     TOOL_PARSER,
-    "structured-outputs-config",
+    GRAMMARS,
 )
 
 
@@ -145,8 +147,9 @@ def reasoning_parser(spec: InstanceSpec) -> str:
 
 def grammar_fault(spec: InstanceSpec) -> str:
     """Why it cannot take up a grammar in the middle of an answer; empty: it can."""
-    known = spec.argv and spec.protocol is HandoverProtocol.CONNECTOR
-    return "" if known else f"{spec.name} is not known to have a connector that takes up a grammar"
+    if not spec.argv or spec.protocol is not HandoverProtocol.CONNECTOR:
+        return f"{spec.name} is not known to have a connector that takes up a grammar"
+    return "it may include reasoning" if "in_reasoning" in flag_value(spec, GRAMMARS) else ""
 
 
 def flag_value(spec: InstanceSpec, flag: str) -> str:
