@@ -69,13 +69,27 @@ def _recomputed(engine: Engine, reasons: str) -> float:
     return sum(results.get(f"load recomputed {reason}", 0) for reason in reasons.split("|"))
 
 
-def _flip_a_byte_of_the_cache(engines: Engines, path: Path) -> None:
-    header = decode(path.read_bytes())
-    with (engines.folder / header.parts[0].arena).open("r+b") as arena:
-        arena.seek(header.offset + header.size // 2)
-        byte = arena.read(1)[0]
-        arena.seek(-1, os.SEEK_CUR)
-        arena.write(bytes([byte ^ 1]))
+def _change_the_cache(change: Callable[[bytearray], None]) -> Callable[[Engines, Path], None]:
+    """Changes one rank's bytes in the arena, whose header stays as it is."""
+
+    def do(engines: Engines, path: Path) -> None:
+        header = decode(path.read_bytes())
+        with (engines.folder / header.parts[0].arena).open("r+b") as arena:
+            arena.seek(header.offset)
+            content = bytearray(arena.read(header.size))
+            change(content)
+            arena.seek(header.offset)
+            arena.write(content)
+
+    return do
+
+
+def _flip(content: bytearray, place: int, bit: int) -> None:
+    content[place] ^= 1 << bit
+
+
+def _move(content: bytearray) -> None:
+    content[:8192] = content[4096:8192] + content[:4096]
 
 
 def _swap_the_arena(engines: Engines, path: Path) -> None:
@@ -103,7 +117,10 @@ _FAULTS: dict[str, tuple[str, Callable[[Engines, Path], None]]] = {
         "load",
         _rewrite(lambda header: replace(header, parts=(replace(header.parts[0], arena_id="x"),))),
     ),
-    "a changed byte": ("load", _flip_a_byte_of_the_cache),
+    "a changed bit": ("load", _change_the_cache(lambda content: _flip(content, len(content) // 2, 0))),
+    "a changed sign": ("load", _change_the_cache(lambda content: _flip(content, 4096 + 7, 7))),
+    "pages that changed places": ("load", _change_the_cache(_move)),
+    "overwritten with zeros": ("load", _change_the_cache(lambda content: content.__setitem__(slice(64), bytes(64)))),
     "another arena's file": ("load", _swap_the_arena),
     # Its owner's sweep may be quicker than the test, and the new arena under the same name too.
     "no arena": (
