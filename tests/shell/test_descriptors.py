@@ -65,6 +65,11 @@ def test_our_own_shortage_is_found_under_what_it_led_to(code: int) -> None:
     assert descriptors.is_own_shortage(ExceptionGroup("several", [ValueError(), OSError(code, "")]))
 
 
+def test_a_thread_that_cannot_be_started_is_our_own_shortage() -> None:
+    assert descriptors.is_own_shortage(RuntimeError("can't start new thread"))
+    assert not descriptors.is_own_shortage(RuntimeError("cannot schedule new futures after shutdown"))
+
+
 def test_the_others_fault_is_not_ours() -> None:
     assert not descriptors.is_own_shortage(ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
     assert not descriptors.is_own_shortage(TimeoutError())

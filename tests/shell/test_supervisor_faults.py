@@ -33,9 +33,21 @@ STRAY = [
     OverflowError("int too large"),
     RecursionError("deep"),
     KeyError("nobody knows"),
-    MemoryError(),
     AssertionError(),
 ]
+SHORTAGES = [MemoryError(), RuntimeError("can't start new thread")]
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: type(error).__name__)
+async def test_a_launch_that_our_own_shortage_prevents_is_tried_again(error: Exception) -> None:
+    runtime = FakeRuntime()
+    runtime.launch_errors["gpu"] = [error]
+    async with bench(GPU, CPU, runtime=runtime, ready=False) as b:
+        await b.advance(0.5)
+        assert (b.state("gpu"), b.state("cpu")) == (State.BACKOFF, State.READY)
+        assert type(error).__name__ in b.status("gpu").reason
+        await b.advance(30.0)
+        assert b.state("gpu") is State.READY
 
 
 @pytest.mark.parametrize("error", STRAY, ids=lambda error: type(error).__name__)

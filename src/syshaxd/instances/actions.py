@@ -13,6 +13,7 @@ from syshaxd.core.lifecycle import Event, Exited, Launched, LaunchFailed, Termin
 from syshaxd.core.types import ExitStatus, Handle, InstanceSpec, State
 from syshaxd.instances.instance import Instance
 from syshaxd.runtime import InstanceRuntime
+from syshaxd.system.descriptors import is_own_shortage
 
 _log = logging.getLogger(__name__)
 # For a server that was never ready: vLLM doesn't hear SIGTERM while its engine starts (seen for 40 s with 0.32).
@@ -49,7 +50,7 @@ async def launch(instance: Instance, generation: int, post: Post) -> None:
         return
     except Exception as error:  # noqa: BLE001 - it is this instance's fault alone
         _note_fault(instance, "launched")
-        post(LaunchFailed(generation, _unexpected(error), permanent=True))
+        post(LaunchFailed(generation, _unexpected(error), permanent=not is_own_shortage(error)))
         return
     post(Launched(handle))
     await await_exit(instance, handle, post)

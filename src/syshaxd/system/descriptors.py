@@ -15,6 +15,8 @@ _log = logging.getLogger(__name__)
 _RESERVE = 64
 # Of a very low limit, at most this share is reserved.
 _RESERVE_RATIO = 0.25
+_NO_THREAD = "can't start new thread"
+"""All that Python says of it."""
 _OWN_SHORTAGE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 
 
@@ -59,6 +61,8 @@ def is_own_shortage(error: BaseException) -> bool:
             continue
         seen.add(id(cause))
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _OWN_SHORTAGE):
+            return True
+        if isinstance(cause, RuntimeError) and _NO_THREAD in str(cause):
             return True
         if isinstance(cause, BaseExceptionGroup):
             causes += cause.exceptions

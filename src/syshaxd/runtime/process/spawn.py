@@ -24,6 +24,7 @@ from syshaxd.system.importable import importable_folder
 _PRIVATE_VARIABLES = frozenset(
     ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "JOURNAL_STREAM")
 )
+_TOO_MANY = "no more processes and threads are allowed here; raise TasksMax= of the unit, pids.max, or `ulimit -u`"
 
 
 def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path) -> Record:
@@ -67,8 +68,9 @@ def spawn(spec: InstanceSpec, record: Record, record_path: Path, log_path: Path)
         )
     except (OSError, ValueError, OverflowError) as error:  # a NUL or a lone surrogate is a ValueError
         os.close(report_fd)
+        why = _TOO_MANY if isinstance(error, BlockingIOError) else error
         raise LaunchFailedError(
-            f"{spec.name}: no process could be started: {error}", permanent=not isinstance(error, OSError)
+            f"{spec.name}: no process could be started: {why}", permanent=not isinstance(error, OSError)
         ) from error
     finally:
         os.close(shim_fd)
