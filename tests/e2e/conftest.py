@@ -23,6 +23,8 @@ import pytest
 from syshax_embedded.engine import engine_python
 from syshax_embedded.folders import cache_folder, only_one
 from syshax_embedded.model import prepare_tiny
+from syshaxd.core.config import parse
+from syshaxd.system.enginefiles import read_launch_host
 from tests.fakes.ports import free_port
 from tests.fakes.waiting import until
 
@@ -32,6 +34,12 @@ START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 60.0
 BODY_LIMIT_BYTES = 1_000_000
 _SHM = Path("/dev/shm")
+_OURS = f"syshax-e2e-{os.getpid()}"
+_OF_THE_USER = (
+    Path(read_launch_host(parse({})).arena_dir),
+    Path.home() / ".config/syshax",
+    Path.home() / ".local/state/syshax",
+)
 _TAIL_BYTES = 6000
 
 
@@ -77,6 +85,8 @@ class Daemon:
     """Of the instances, by name."""
     log: Path
     environment: dict[str, str]
+    arenas: Path
+    """Folder of hand-overs."""
     shared_memory: set[int] = field(default_factory=set)
     """Inodes of what its instances were seen to use."""
     seen: set[psutil.Process] = field(default_factory=set)
@@ -218,7 +228,12 @@ def save_kv_cache(port: int) -> None:
 
 
 def run_syshaxd(config: dict[str, Any], folder: Path, ports: dict[str, int]) -> Daemon:
-    """Starts a daemon on a configuration whose files are all in the folder, perhaps those of an earlier daemon."""
+    """Starts a daemon on a configuration whose files are all in the folder, perhaps those of an earlier daemon.
+
+    Who calls this removes `arenas`, which is in shared memory.
+    """
+    arenas = _SHM / f"{_OURS}-{folder.name}"
+    config["offload"] = config.get("offload", {}) | {"arena_dir": str(arenas)}
     config["control"] = {"socket": str(folder / "admin.sock")}
     (folder / "config.yaml").write_text(json.dumps(config))
     temporary = folder / "t"  # vLLM's sockets go there, and their paths may not be long
@@ -235,12 +250,12 @@ def run_syshaxd(config: dict[str, Any], folder: Path, ports: dict[str, int]) -> 
             [program, "--config", str(folder / "config.yaml")], env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     url = f"http://127.0.0.1:{config['services']['conductor']['port']}"
-    return Daemon(process, url, ports, log, environment)
+    return Daemon(process, url, ports, log, environment, arenas)
 
 
 @contextmanager
 def beside(config: dict[str, Any], folder: Path, ports: dict[str, int]) -> Iterator[Daemon]:
-    """A further daemon, which shows its log if the block fails."""
+    """A further daemon, which shows its log if the block fails. Afterwards no hand-over may be left."""
     another = run_syshaxd(config, folder, ports)
     try:
         yield another
@@ -250,10 +265,22 @@ def beside(config: dict[str, Any], folder: Path, ports: dict[str, int]) -> Itera
     finally:
         another.process.send_signal(signal.SIGINT)
         another.process.wait(STOP_TIMEOUT_S)
+        left = list(another.arenas.iterdir()) if another.arenas.exists() else []
+        shutil.rmtree(another.arenas, ignore_errors=True)
+    assert not left
 
 
 def wait_up(daemon: Daemon) -> None:
     until(lambda: get(f"{daemon.url}/ready?all=1")[0] == 200, START_TIMEOUT_S, "all instances are ready")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """No module of this folder leaves hand-overs in shared memory, or uses a folder of the user's own syshaxd."""
+    before = [folder for folder in _OF_THE_USER if folder.exists()]
+    yield
+    assert not list(_SHM.glob(f"{_OURS}*"))
+    assert [folder for folder in _OF_THE_USER if folder.exists()] == before
 
 
 @pytest.fixture(scope="session")
@@ -265,7 +292,6 @@ def daemon(
     cores = sorted(os.sched_getaffinity(0))
     ports = {"gpu": free_port(), "cpu": free_port()}
     url_port = free_port()
-    arenas = Path(f"/dev/shm/syshax-e2e-{os.getpid()}")
     config = {
         "services": {
             "gpu": service(ports["gpu"], cores[0]),
@@ -274,7 +300,7 @@ def daemon(
         },
         "models": {"default": MODEL, "path": str(tiny_model)},
         "gateway": {"max_body_bytes": BODY_LIMIT_BYTES},
-        "offload": {"arena_dir": str(arenas), "arena_bytes": 64 * 1024 * 1024},
+        "offload": {"arena_bytes": 64 * 1024 * 1024},
         "scheduler": {"policy": "turn", "holdout": 0},  # both work, whether that pays or not
         # So that an instance that hangs is given up in seconds.
         "lifecycle": {
@@ -286,7 +312,7 @@ def daemon(
         },
     }
     running = run_syshaxd(config, folder, ports)
-    process = running.process
+    process, arenas = running.process, running.arenas
     request.session.stash[_RUNNING] = running
     try:
         running.wait_ready()

@@ -72,7 +72,6 @@ def thinking(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("p")
     cores = sorted(os.sched_getaffinity(0))
     ports = {"gpu": free_port(), "cpu": free_port()}
-    arenas = Path(f"/dev/shm/syshax-parsers-{os.getpid()}")
     services = {"gpu": service(ports["gpu"], cores[0]), "cpu": service(ports["cpu"], cores[-1])}
     for each in services.values():
         each["args"] |= {
@@ -83,19 +82,16 @@ def thinking(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     config = {
         "services": {**services, "conductor": {"port": free_port()}},
         "models": {"default": MODEL, "path": str(make_thinking(tiny_model, folder / "model"))},
-        "offload": {"arena_dir": str(arenas), "arena_bytes": 64 * 1024 * 1024},
+        "offload": {"arena_bytes": 64 * 1024 * 1024},
         "parity": {"enabled": False},
         "scheduler": {"policy": "upstream-threshold", "holdout": 0},
         "decider": {"gpu_cache_threshold": 0},
         "monitor": {"interval_s": 0.5},
     }
-    try:
-        with beside(config, folder, ports) as daemon:
-            wait_up(daemon)
-            until(lambda: "gpu to cpu: can hand over" in daemon.syshaxctl("status").stdout, 60, "the pair is known")
-            yield daemon
-    finally:
-        shutil.rmtree(arenas, ignore_errors=True)
+    with beside(config, folder, ports) as daemon:
+        wait_up(daemon)
+        until(lambda: "gpu to cpu: can hand over" in daemon.syshaxctl("status").stdout, 60, "the pair is known")
+        yield daemon
 
 
 @asynccontextmanager

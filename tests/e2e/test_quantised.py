@@ -44,7 +44,7 @@ def test_answers_move_between_full_and_quantised_weights(
     config = {
         "services": services | {"conductor": {"port": free_port()}},
         "models": {"default": MODEL, "path": str(tiny_model)},
-        "offload": {"arena_dir": f"/dev/shm/syshax-e2e-{quantize}-{os.getpid()}", "arena_bytes": 64 << 20},
+        "offload": {"arena_bytes": 64 << 20},
         "parity": {"max_distance_quantised": 1.0},  # with random weights the distance means nothing
     }
     # vLLM's sockets are in this folder, and their paths may not be long.
