@@ -76,8 +76,20 @@ def test_nothing_that_placement_or_a_hand_over_reads_can_raise(values: dict[str,
         prefill_body(read, "k"),
         movable_body(read, "k"),
         *(
-            continuation_body(read, chat=chat, prompt_ids=[1], generated_ids=[2], max_model_len=100, load="k", save="s")
+            continuation_body(
+                read,
+                chat=chat,
+                plain_text=plain_text,
+                keeps_special_tokens=not plain_text,
+                prompt_ids=[1],
+                generated_ids=[2],
+                grammar_tokens=1,
+                max_model_len=100,
+                load="k",
+                save="s",
+            )
             for chat in (True, False)
+            for plain_text in (True, False)
         ),
     ):
         assert isinstance(json.loads(built), dict)
