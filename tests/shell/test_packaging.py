@@ -41,6 +41,17 @@ def test_the_lock_has_every_dependency_in_a_version_that_will_do() -> None:
             assert version >= bound if sign == ">=" else version < bound, (wanted, version)
 
 
+def test_a_distributions_own_packages_are_required_in_the_versions_that_the_project_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    needed = {_normal(wanted.name): wanted.specifier for wanted in map(Requirement, project["dependencies"])}
+    spec = (ROOT / "syshax.spec").read_text("utf-8")
+    required = re.findall(rf"^Requires: +python3-({NAME}) >= (\S+)$", spec, re.MULTILINE)
+    assert required
+    for name, version in required:
+        bounds = {each.version for each in needed[_normal(name)] if each.operator == ">="}
+        assert bounds == {version}, name
+
+
 def test_the_locked_packages_need_no_others() -> None:
     """Of those that are installed in the locked version; `make wheels` has pip check all of them."""
     locked, checked = _locked(), 0
