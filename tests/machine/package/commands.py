@@ -61,7 +61,7 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
     "syshaxctl rollout": (Trial("gpu", "1 of 1  gpu"), Trial("cpu -o json", '"instance": "cpu"')),
     "syshaxctl render": (Trial("gpu", "docker"), Trial("cpu -o json", "/opt/engine/bin/python")),
     "syshaxctl requests": (Trial(), Trial("-o json", r"\[")),
-    "syshaxctl batches list": (Trial("", "BATCH"), Trial("-o json", r"\[")),
+    "syshaxctl batches list": (Trial("", "no batches"), Trial("-o json", r"\[")),
     "syshaxctl batches cancel": (Trial("batch_none", "no batch", code=1),),
     "syshaxctl decisions": (
         Trial("", FIRST),
@@ -90,7 +90,7 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
     ),
     "syshaxctl keys create": (
         Trial("alice --file /srv/api_keys --model ds-32b --expires-in 90d", "sk-syshax-"),
-        Trial("alice --file /srv/api_keys", "there is an API key alice already", code=1),
+        Trial("alice --file /srv/api_keys", "an API key named alice already exists", code=1),
     ),
     "syshaxctl keys list": (Trial("", ""), Trial("--file /srv/api_keys -o json", '"name": "alice"')),
     "syshaxctl keys revoke": (Trial("alice --file /srv/api_keys", "revoked"), Trial("nobody", "no API key", code=1)),
