@@ -179,7 +179,7 @@ HEAD = f"| {' | '.join(COLUMNS)} |\n| ---: | --- | --- | {' | '.join(['---:'] * 
 def table(rate, arms):
     """Rows of one rate: each arm, and how they compare."""
     for name, its in arms.items():
-        cells = [f"{rate:.3g}", name, its.placements, str(its.refused), f"{its.tokens_per_s:.3g}"]
+        cells = [f"{rate:.3g}", name, its.placements, str(its.refused), f"{its.tokens_per_s:.4g}"]
         yield f"| {' | '.join([*cells, *(f'{value:.2f}' for value in its.times)])} |"
     both, alone = arms.values()
     ratios = [
