@@ -8,8 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from syshaxd.system.weights import plan_for, weight_samples, weights_dir
 from tests.fakes import checkpoint
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.specs import make_spec
+from tests.fakes.waiting import until
 from tests.shell.runtime_contract import RuntimeContract
 from tests.shell.test_fake_runtime import FakeHarness
 
@@ -262,17 +261,10 @@ def test_a_measurement_ends_with_its_daemon(home: Path) -> None:
         f"auto_choice(Path({str(home / 'm')!r}), {str(python)!r}, '0.32.0', (), measure=True)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as daemon:
-        until((home / "order").exists)
+        until((home / "order").exists, LONG_S, "no measurement has begun")
         assert not (home / "ended").exists()
         daemon.kill()
-    until((home / "ended").exists)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until((home / "ended").exists, LONG_S, "the measurement runs on")
 
 
 @pytest.mark.parametrize("says", ["exit 1", "echo no json", "echo '{}'", "echo '[1]'"])

@@ -45,21 +45,10 @@ class JoinedAnswer(AnswerSoFar):
     """Takes the events of one part after the other; gives what the client gets for them."""
 
     __slots__ = (
-        *(
-            "_begun",
-            "_counts_from_start",
-            "_ending",
-            "_held",
-            "_held_events",
-            "_limit",
-            "_parser",
-            "_parses_all",
-            "_part_at",
-            "_plain_delta",
-        ),
-        *("_prompt_details", "_reasoning", "_restated", "_sent_early", "_tells_ids", "_template", "_to_be_continued"),
-        *("_told_done", "_told_usage", "_writer", "cached_tokens", "part_id", "part_over", "refused"),
-        *("_thinks", "stream", "takes_unparsed", "tells_reasoning"),
+        *("_begun", "_counts_from_start", "_ending", "_held", "_held_events", "_limit", "_parser", "_parses_all"),
+        *("_part_at", "_plain_delta", "_prompt_details", "_reasoning", "_restated", "_sent_early", "_tells_ids"),
+        *("_template", "_thinks", "_to_be_continued", "_told_done", "_told_usage", "_writer", "cached_tokens"),
+        *("part_id", "part_over", "refused", "stream", "takes_unparsed", "tells_reasoning"),
     )
 
     def __init__(

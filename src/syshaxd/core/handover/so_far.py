@@ -110,7 +110,7 @@ class AnswerSoFar:
     @property
     def may_hold_tag(self) -> bool:
         """The instance may have held back reasoning in which a tag may begin."""
-        return self._ahead is not None and not self.content_ids
+        return self._ahead is not None and len(self.token_ids) <= self._content_at
 
     @property
     def content_ids(self) -> list[int]:
@@ -120,15 +120,22 @@ class AnswerSoFar:
     @property
     def reasoning_end(self) -> int:
         """How many of the answer's tokens there are up to the end of what has come as reasoning."""
-        ids, ends = self.content_ids if self._mixed else [], self.reasoning_tags[1:]
-        return self._content_at + (ids.index(ends[0]) if ends and ends[0] in ids else 0)
+        end = self._end_of_thinking() if self._mixed else None
+        return self._content_at if end is None else end
 
     @property
     def grammar_tokens(self) -> int:
         """How many of the answer's tokens are of its grammar, if it has one: those behind the reasoning."""
-        ids = self.content_ids
+        end = self._end_of_thinking()
+        return max(0, len(self.token_ids) - (self._content_at if end is None else end + 1))
+
+    def _end_of_thinking(self) -> int | None:
+        """Where among the tokens the one is that ends reasoning; None: it has not come, or is not known."""
         ends = self.reasoning_tags[1:]
-        return len(ids) - ids.index(ends[0]) - 1 if ends and ends[0] in ids else len(ids)
+        try:
+            return self.token_ids.index(ends[0], self._content_at) if ends else None
+        except ValueError:
+            return None
 
     @property
     def thinks_again(self) -> bool:

@@ -300,8 +300,9 @@ class Admission:
                 self._queues.has_had_turn(model)
                 yield
         queue.put_back(passed_over)
-        for spec in fleet.specs.values():
-            if spec.role is Role.CPU and queue.waits_for(spec.name, is_gpu=False):
+        for name in queue.pinned:
+            spec = fleet.specs.get(name)
+            if spec is not None and spec.role is Role.CPU:
                 self._admit_pinned(queue, spec, fleet, effects)
 
     def _admit_pinned(self, queue: Queue, cpu: InstanceSpec, fleet: Fleet, effects: list[Effect]) -> None:

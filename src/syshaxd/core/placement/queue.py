@@ -75,6 +75,11 @@ class Queue:
         """Whether a claim here may get the next slot of an instance: all that insist on none wait for the GPUs."""
         return self._pinned[instance] > 0 or (is_gpu and self._pinned[None] > 0)
 
+    @property
+    def pinned(self) -> list[str]:
+        """The instances that claims here insist on."""
+        return [name for name, count in self._pinned.items() if name is not None and count]
+
     def first_pinned(self, instance: str) -> Claim | None:
         """The first claim that insists on an instance."""
         return next((claim for claim in self.claims() if claim.request.pinned == instance), None)
