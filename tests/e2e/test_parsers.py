@@ -291,6 +291,9 @@ def take_gpu_for_free(daemon: Daemon) -> None:
     assert done.returncode == 0, done.stderr
 
 
+# Long, as it depends on pace: on a busy machine the streams end before the GPU is stopped, and vLLM then puts several
+# tokens in one event, which its parser of reasoning cuts at another place.
+@pytest.mark.long
 def test_moved_streams_are_those_of_one_instance(thinking: Daemon) -> None:
     async def run() -> tuple[list[list[dict[str, Any]]], list[list[dict[str, Any]]]]:
         timeout = aiohttp.ClientTimeout(total=200)
